@@ -1,0 +1,1 @@
+//! Checkpoints (safetensors, PyTorch pickles) to GGUF. Sees the engine only for formats and the container.

@@ -1,0 +1,8 @@
+//! The runtime of Möwe: opens GGUF files, keeps their experts, computes the forward.
+//!
+//! Modules stand in the order of their layers; each uses only those above it (ARCHITECTURE.md draws the map).
+
+pub mod error;
+pub mod quant;
+
+pub use error::{Error, Result};

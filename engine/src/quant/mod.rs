@@ -1,0 +1,199 @@
+//! Block formats: how weights are stored in few bits.
+//!
+//! One file per format and one line in the `formats!` list below; everything else (help text, tests, kernels,
+//! the converter) iterates [`FORMATS`] or goes through [`visit`]. A format supplies `unpack`: its codes as signed
+//! bytes with scales; dequantization and the generic kernels follow from it. Kernels live in `kernels/`.
+
+mod float;
+mod q4_k;
+mod q8_0;
+
+pub use float::{Bf16, F16, F32, Float};
+
+use bytemuck::{AnyBitPattern, NoUninit};
+
+/// A group of weights stored together; the unit of a quantized row.
+///
+/// A weight is `code * scale - min`, computed in f32 in this order. `code` fits a signed byte; `scale` and `min`
+/// are shared by [`Block::GROUP`] consecutive weights.
+pub trait Block: AnyBitPattern + NoUninit + Send + Sync {
+    /// GGUF's name, e.g. `Q4_K`.
+    const NAME: &'static str;
+    /// GGUF's type number.
+    const ID: u32;
+    /// Weights per block: 32 or 256.
+    const LEN: usize;
+    /// Weights per scale: 16 or 32, a divisor of `LEN`.
+    const GROUP: usize;
+    /// Whether any group has a `min` other than zero; where false, `unpack` leaves `mins` alone.
+    const HAS_MIN: bool;
+
+    /// Writes `LEN` codes, `LEN / GROUP` scales and, with `HAS_MIN`, as many mins.
+    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]);
+
+    /// Writes the `LEN` weights. Equal to the reference implementation bit for bit.
+    #[inline]
+    fn dequantize(&self, weights: &mut [f32]) {
+        let (mut codes, mut scales, mut mins) = ([0i8; 256], [0f32; 16], [0f32; 16]);
+        self.unpack(&mut codes[..Self::LEN], &mut scales, &mut mins);
+        for (i, (weight, &code)) in weights[..Self::LEN].iter_mut().zip(&codes).enumerate() {
+            let product = code as f32 * scales[i / Self::GROUP];
+            *weight = if Self::HAS_MIN { product - mins[i / Self::GROUP] } else { product };
+        }
+    }
+}
+
+/// A block format that can also be written.
+pub trait Quantize: Block {
+    /// Quantizes `LEN` weights; `importance` holds one factor per weight where known.
+    fn quantize(weights: &[f32], importance: Option<&[f32]>) -> Self;
+}
+
+/// What a format stores per element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Floating point: activations stay f32.
+    Float,
+    /// Blocks of codes: activations are quantized to bytes.
+    Blocks,
+}
+
+/// A quantizer over whole rows: weights, importance per weight of a row, destination bytes.
+pub type QuantizeRow = fn(&[f32], Option<&[f32]>, &mut [u8]);
+
+/// A block format with its type erased: one row of the table.
+#[derive(Debug)]
+pub struct Format {
+    /// GGUF's name, e.g. `Q4_K`.
+    pub name: &'static str,
+    /// GGUF's type number.
+    pub id: u32,
+    /// Float or blocks.
+    pub kind: Kind,
+    /// Weights per block.
+    pub block_len: usize,
+    /// Bytes per block.
+    pub block_bytes: usize,
+    /// Bytes of whole blocks (any alignment) to weights; lengths must match.
+    pub dequantize: fn(&[u8], &mut [f32]),
+    /// Weights to bytes, where this format can be written.
+    pub quantize: Option<QuantizeRow>,
+}
+
+impl PartialEq for Format {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+impl Eq for Format {}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Format {
+    const fn blocks<B: Block>(quantize: Option<QuantizeRow>) -> Self {
+        assert!(B::LEN <= 256 && B::LEN % B::GROUP == 0 && B::GROUP >= 16);
+        Self {
+            name: B::NAME,
+            id: B::ID,
+            kind: Kind::Blocks,
+            block_len: B::LEN,
+            block_bytes: size_of::<B>(),
+            dequantize: dequantize_blocks::<B>,
+            quantize,
+        }
+    }
+
+    const fn float<F: Float>() -> Self {
+        Self {
+            name: F::NAME,
+            id: F::ID,
+            kind: Kind::Float,
+            block_len: 1,
+            block_bytes: size_of::<F>(),
+            dequantize: float::dequantize_row::<F>,
+            quantize: Some(float::quantize_row::<F>),
+        }
+    }
+
+    /// The format of a GGUF type number.
+    pub fn by_id(id: u32) -> Option<&'static Format> {
+        FORMATS.iter().find(|format| format.id == id)
+    }
+
+    /// The format of a name, upper or lower case.
+    pub fn by_name(name: &str) -> Option<&'static Format> {
+        FORMATS.iter().find(|format| format.name.eq_ignore_ascii_case(name))
+    }
+
+    /// Bytes of `elements` weights; `None` where blocks do not divide them or the number overflows.
+    pub fn bytes_for(&self, elements: u64) -> Option<u64> {
+        if !elements.is_multiple_of(self.block_len as u64) {
+            return None;
+        }
+        (elements / self.block_len as u64).checked_mul(self.block_bytes as u64)
+    }
+
+    /// Average bits per weight.
+    pub fn bits_per_weight(&self) -> f64 {
+        self.block_bytes as f64 * 8.0 / self.block_len as f64
+    }
+}
+
+fn dequantize_blocks<B: Block>(bytes: &[u8], weights: &mut [f32]) {
+    assert_eq!(bytes.len() / size_of::<B>(), weights.len() / B::LEN);
+    for (block, weights) in bytes.chunks_exact(size_of::<B>()).zip(weights.chunks_exact_mut(B::LEN)) {
+        bytemuck::pod_read_unaligned::<B>(block).dequantize(weights);
+    }
+}
+
+fn quantize_blocks<B: Quantize>(weights: &[f32], importance: Option<&[f32]>, bytes: &mut [u8]) {
+    assert_eq!(bytes.len() / size_of::<B>(), weights.len() / B::LEN);
+    let blocks = weights.chunks_exact(B::LEN).zip(bytes.chunks_exact_mut(size_of::<B>()));
+    for (i, (weights, bytes)) in blocks.enumerate() {
+        let importance = importance.map(|all| {
+            let start = i * B::LEN % all.len();
+            &all[start..start + B::LEN]
+        });
+        bytes.copy_from_slice(bytemuck::bytes_of(&B::quantize(weights, importance)));
+    }
+}
+
+/// Something to do with a format whose type is known only at run time; see [`visit`].
+pub trait Visit {
+    /// What comes out.
+    type Output;
+    /// The format stores blocks `B`.
+    fn blocks<B: Block>(self) -> Self::Output;
+    /// The format stores floats `F`.
+    fn float<F: Float>(self) -> Self::Output;
+}
+
+/// Declares [`FORMATS`] and [`visit`] from one list.
+macro_rules! formats {
+    (float: $($float:ty),*; written: $($written:ty),*; read: $($read:ty),* $(;)?) => {
+        /// Every format, in the order of GGUF's type numbers within each group.
+        pub static FORMATS: &[Format] = &[
+            $(Format::float::<$float>(),)*
+            $(Format::blocks::<$written>(Some(quantize_blocks::<$written>)),)*
+            $(Format::blocks::<$read>(None),)*
+        ];
+
+        /// Calls the visitor with the Rust type of `format`: once per matrix, never per block.
+        pub fn visit<V: Visit>(format: &Format, visitor: V) -> V::Output {
+            $(if format.id == <$float as Float>::ID { return visitor.float::<$float>(); })*
+            $(if format.id == <$written as Block>::ID { return visitor.blocks::<$written>(); })*
+            $(if format.id == <$read as Block>::ID { return visitor.blocks::<$read>(); })*
+            unreachable!("{format} is not in the table it came from")
+        }
+    };
+}
+
+formats! {
+    float: F32, F16, Bf16;
+    written: q8_0::Q8_0;
+    read: q4_k::Q4K;
+}

@@ -1,0 +1,3 @@
+//! The `moewe` command.
+
+fn main() {}
