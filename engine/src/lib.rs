@@ -3,6 +3,10 @@
 //! Modules stand in the order of their layers; each uses only those above it (ARCHITECTURE.md draws the map).
 
 pub mod error;
+pub mod threads;
+pub mod simd;
 pub mod quant;
+pub mod ops;
+pub mod kernels;
 
 pub use error::{Error, Result};

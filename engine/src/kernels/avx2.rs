@@ -1,0 +1,125 @@
+//! Inner loops for AVX2 without VNNI.
+//!
+//! `maddubs` adds pairs of products in 16 bits: with codes as magnitudes (at most 128) and inputs of at most 127
+//! a pair stays below 32,512, so nothing saturates and sums equal those of every other instruction set.
+
+use super::activations::{Quantized, QuantizedRow, quantize_body};
+use super::blocks::{ByteDots, Panel, Shape};
+use super::{Job, PANEL, blocks, floats};
+use crate::quant::{Block, Float};
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+struct Avx2;
+
+/// 32 codes times 32 inputs, summed by fours.
+#[inline(always)]
+unsafe fn dots(codes: __m256i, input: __m256i, signed: bool) -> __m256i {
+    // SAFETY: callers are compiled for AVX2.
+    unsafe {
+        let (codes, input) = match signed {
+            true => (_mm256_abs_epi8(codes), _mm256_sign_epi8(input, codes)),
+            false => (codes, input),
+        };
+        _mm256_madd_epi16(_mm256_maddubs_epi16(codes, input), _mm256_set1_epi16(1))
+    }
+}
+
+impl ByteDots for Avx2 {
+    const OFFSET_CODES: bool = false;
+
+    #[inline(always)]
+    unsafe fn row(codes: &[i8], factors: &[f32], input: &[i8], shape: Shape) -> f32 {
+        assert!(codes.len() == input.len() && factors.len() == codes.len() / shape.group);
+        // SAFETY: every load stays below `codes.len()`, a multiple of 32, and its number of factors.
+        unsafe {
+            let mut sums = _mm256_setzero_ps();
+            for i in 0..codes.len() / 32 {
+                let codes = _mm256_loadu_si256(codes.as_ptr().add(i * 32).cast());
+                let input = _mm256_loadu_si256(input.as_ptr().add(i * 32).cast());
+                let factor = match shape.group {
+                    32 => _mm256_set1_ps(*factors.as_ptr().add(i)),
+                    _ => _mm256_set_m128(
+                        _mm_set1_ps(*factors.as_ptr().add(2 * i + 1)),
+                        _mm_set1_ps(*factors.as_ptr().add(2 * i)),
+                    ),
+                };
+                sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots(codes, input, shape.signed)), factor, sums);
+            }
+            let lanes = std::mem::transmute::<__m256, [f32; 8]>(sums);
+            lanes.iter().sum()
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn panel<const N: usize>(panel: &Panel<'_>, inputs: &[QuantizedRow<'_>; N]) -> [[f32; PANEL]; N] {
+        let group = panel.shape.group;
+        let groups = panel.codes.len() / (group * PANEL);
+        assert!(
+            panel.scales.len() == groups * PANEL
+                && (panel.mins.is_empty() || panel.mins.len() == groups * PANEL)
+        );
+        for input in inputs {
+            assert!(input.codes.len() == groups * group && input.scales.len() == groups * group / 32);
+            assert!(input.sums.len() == groups);
+        }
+        let mut sums = [[0f32; PANEL]; N];
+        for (sums, input) in sums.iter_mut().zip(inputs) {
+            for half in 0..2 {
+                // SAFETY: the lengths above bound every load.
+                unsafe { half_panel(panel, half, input, groups, sums) };
+            }
+        }
+        sums
+    }
+}
+
+#[inline(always)]
+unsafe fn half_panel(
+    panel: &Panel<'_>,
+    half: usize,
+    input: &QuantizedRow<'_>,
+    groups: usize,
+    out: &mut [f32; PANEL],
+) {
+    let group = panel.shape.group;
+    // SAFETY: the caller checked all lengths against `groups`.
+    unsafe {
+        let mut sums = _mm256_setzero_ps();
+        for g in 0..groups {
+            let mut total = _mm256_setzero_si256();
+            for k in 0..group / 4 {
+                let at = g * group / 4 + k;
+                let codes = _mm256_loadu_si256(panel.codes.as_ptr().add(at * 64 + half * 32).cast());
+                let four = input.codes.as_ptr().cast::<i32>().add(at).read_unaligned();
+                total = _mm256_add_epi32(total, dots(codes, _mm256_set1_epi32(four), panel.shape.signed));
+            }
+            let at = g * PANEL + half * 8;
+            let input_scale = _mm256_set1_ps(*input.scales.as_ptr().add(g * group / 32));
+            let factor = _mm256_mul_ps(_mm256_loadu_ps(panel.scales.as_ptr().add(at)), input_scale);
+            sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), factor, sums);
+            if !panel.mins.is_empty() {
+                let mins = _mm256_loadu_ps(panel.mins.as_ptr().add(at));
+                sums = _mm256_fnmadd_ps(mins, _mm256_set1_ps(*input.sums.as_ptr().add(g)), sums);
+            }
+        }
+        _mm256_storeu_ps(out.as_mut_ptr().add(half * 8), sums);
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn rows_of_blocks<B: Block>(job: &Job<'_>, range: Range<usize>) {
+    // SAFETY: compiled for the instructions; outputs by the caller's promise.
+    unsafe { blocks::rows_body::<B, Avx2>(job, range) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn rows_of_floats<F: Float>(job: &Job<'_>, range: Range<usize>) {
+    // SAFETY: outputs by the caller's promise.
+    unsafe { floats::rows_body::<F, true>(job, range) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn quantize(row: &[f32], out: &mut Quantized<'_>) {
+    quantize_body(row, out);
+}

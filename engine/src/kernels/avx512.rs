@@ -1,0 +1,146 @@
+//! Inner loops for AVX-512 with VNNI: 64 byte products an instruction.
+
+use super::activations::{Quantized, QuantizedRow, quantize_body};
+use super::blocks::{ByteDots, Panel, Shape};
+use super::{Job, PANEL, blocks, floats};
+use crate::quant::{Block, Float};
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+struct Vnni;
+
+/// 64 codes times 64 inputs, summed by fours. VNNI wants its first operand unsigned: a negative code moves its
+/// sign to the input.
+#[inline(always)]
+unsafe fn dots(codes: __m512i, input: __m512i, signed: bool) -> __m512i {
+    // SAFETY: callers are compiled for AVX-512 VNNI.
+    unsafe {
+        let zero = _mm512_setzero_si512();
+        if !signed {
+            return _mm512_dpbusd_epi32(zero, codes, input);
+        }
+        let negative = _mm512_movepi8_mask(codes);
+        let input = _mm512_mask_sub_epi8(input, negative, zero, input);
+        _mm512_dpbusd_epi32(zero, _mm512_abs_epi8(codes), input)
+    }
+}
+
+impl ByteDots for Vnni {
+    const OFFSET_CODES: bool = true;
+
+    #[inline(always)]
+    unsafe fn row(codes: &[i8], factors: &[f32], input: &[i8], shape: Shape) -> f32 {
+        assert!(codes.len() == input.len() && factors.len() == codes.len() / shape.group);
+        // One register of sixteen factors covers `step` codes.
+        let step = 16 * shape.group;
+        let registers = step / 64;
+        let whole = codes.len() / step;
+        // SAFETY: all loads stay below `whole * step` codes and `whole * 16` factors.
+        unsafe {
+            let mut sums = [_mm512_setzero_ps(); 2];
+            for i in 0..whole {
+                let all = _mm512_loadu_ps(factors.as_ptr().add(i * 16));
+                for r in 0..registers {
+                    let at = i * step + r * 64;
+                    let codes = _mm512_loadu_si512(codes.as_ptr().add(at).cast());
+                    let input = _mm512_loadu_si512(input.as_ptr().add(at).cast());
+                    let factor = _mm512_permutexvar_ps(factor_lanes(r, shape.group), all);
+                    let dots = _mm512_cvtepi32_ps(dots(codes, input, shape.signed));
+                    sums[r % 2] = _mm512_fmadd_ps(dots, factor, sums[r % 2]);
+                }
+            }
+            _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]))
+                + tail(codes, factors, input, shape, whole * step)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn panel<const N: usize>(panel: &Panel<'_>, inputs: &[QuantizedRow<'_>; N]) -> [[f32; PANEL]; N] {
+        let group = panel.shape.group;
+        let groups = panel.codes.len() / (group * PANEL);
+        assert!(
+            panel.scales.len() == groups * PANEL
+                && (panel.mins.is_empty() || panel.mins.len() == groups * PANEL)
+        );
+        for input in inputs {
+            assert!(input.codes.len() == groups * group && input.scales.len() == groups * group / 32);
+            assert!(input.sums.len() == groups && input.offsets.len() == groups);
+        }
+        // SAFETY: the lengths above bound every load.
+        unsafe {
+            let mut sums = [_mm512_setzero_ps(); N];
+            for g in 0..groups {
+                let mut dots = inputs.map(|input| {
+                    let offset = if panel.shape.signed {
+                        input.offsets.as_ptr().add(g).cast::<i32>().read()
+                    } else {
+                        0
+                    };
+                    _mm512_set1_epi32(offset)
+                });
+                for k in 0..group / 4 {
+                    let at = g * group / 4 + k;
+                    let codes = _mm512_loadu_si512(panel.codes.as_ptr().add(at * 64).cast());
+                    for (dots, input) in dots.iter_mut().zip(inputs) {
+                        let four = input.codes.as_ptr().cast::<i32>().add(at).read_unaligned();
+                        *dots = _mm512_dpbusd_epi32(*dots, codes, _mm512_set1_epi32(four));
+                    }
+                }
+                let scales = _mm512_loadu_ps(panel.scales.as_ptr().add(g * PANEL));
+                for ((sums, dots), input) in sums.iter_mut().zip(dots).zip(inputs) {
+                    let factor =
+                        _mm512_mul_ps(scales, _mm512_set1_ps(*input.scales.as_ptr().add(g * group / 32)));
+                    *sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), factor, *sums);
+                }
+                if !panel.mins.is_empty() {
+                    let mins = _mm512_loadu_ps(panel.mins.as_ptr().add(g * PANEL));
+                    for (sums, input) in sums.iter_mut().zip(inputs) {
+                        *sums = _mm512_fnmadd_ps(mins, _mm512_set1_ps(*input.sums.as_ptr().add(g)), *sums);
+                    }
+                }
+            }
+            sums.map(|sums| std::mem::transmute::<__m512, [f32; PANEL]>(sums))
+        }
+    }
+}
+
+/// Which of sixteen factors each lane of register `r` takes: a lane holds four codes.
+#[inline(always)]
+unsafe fn factor_lanes(r: usize, group: usize) -> __m512i {
+    let first = (r * 64 / group) as i32;
+    let lanes_per_group = group as i32 / 4;
+    let lane = |lane: i32| first + lane / lanes_per_group;
+    let lanes: [i32; 16] = std::array::from_fn(|i| lane(i as i32));
+    // SAFETY: callers are compiled for AVX-512; the array is one register long.
+    unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
+}
+
+/// The groups after the last whole step.
+#[inline(always)]
+fn tail(codes: &[i8], factors: &[f32], input: &[i8], shape: Shape, from: usize) -> f32 {
+    let codes = codes[from..].chunks_exact(shape.group);
+    let input = input[from..].chunks_exact(shape.group);
+    let mut sum = 0.0;
+    for ((codes, input), factor) in codes.zip(input).zip(&factors[from / shape.group..]) {
+        let dot: i32 = codes.iter().zip(input).map(|(&code, &input)| code as i32 * input as i32).sum();
+        sum += factor * dot as f32;
+    }
+    sum
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn rows_of_blocks<B: Block>(job: &Job<'_>, range: Range<usize>) {
+    // SAFETY: compiled for the instructions; outputs by the caller's promise.
+    unsafe { blocks::rows_body::<B, Vnni>(job, range) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn rows_of_floats<F: Float>(job: &Job<'_>, range: Range<usize>) {
+    // SAFETY: outputs by the caller's promise.
+    unsafe { floats::rows_body::<F, true>(job, range) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn quantize(row: &[f32], out: &mut Quantized<'_>) {
+    quantize_body(row, out);
+}

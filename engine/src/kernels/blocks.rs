@@ -1,0 +1,249 @@
+//! The generic kernel of all block formats: unpack to signed bytes with scales, then byte dots.
+//!
+//! Few inputs: a row is unpacked and dotted with each. Many inputs: sixteen rows are unpacked into a panel
+//! (four neighbouring codes of each row side by side) which every input then passes. No format is named here.
+
+use super::activations::QuantizedRow;
+use super::{Job, PANEL, WIDE};
+use crate::quant::Block;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Inputs that pass a panel together, so that each of its registers is loaded once for all.
+pub(super) const TILE: usize = 8;
+
+/// The inner loops of one instruction set. Integer sums are exact and equal on all of them.
+pub(super) trait ByteDots {
+    /// Whether panels hold `code + 128` for formats with signed codes.
+    const OFFSET_CODES: bool;
+
+    /// `sum over groups of factors[g] * (codes . input)`; `factors` per `group` weights.
+    unsafe fn row(codes: &[i8], factors: &[f32], input: &[i8], shape: Shape) -> f32;
+
+    /// The panel's sixteen rows times `N` inputs.
+    unsafe fn panel<const N: usize>(panel: &Panel<'_>, inputs: &[QuantizedRow<'_>; N]) -> [[f32; PANEL]; N];
+}
+
+/// What the inner loops need to know of a format.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    /// Weights per scale: 16 or 32.
+    pub(super) group: usize,
+    /// Whether codes may be negative.
+    pub(super) signed: bool,
+}
+
+/// Sixteen unpacked rows.
+pub(super) struct Panel<'a> {
+    /// `(cols / 4, 16, 4)`.
+    pub(super) codes: &'a [u8],
+    /// `(groups, 16)`.
+    pub(super) scales: &'a [f32],
+    /// `(groups, 16)`, empty where the format has none.
+    pub(super) mins: &'a [f32],
+    pub(super) shape: Shape,
+}
+
+#[derive(Default)]
+struct Scratch {
+    codes: Vec<i8>,
+    scales: Vec<f32>,
+    mins: Vec<f32>,
+    panel: Vec<u8>,
+    panel_scales: Vec<f32>,
+    panel_mins: Vec<f32>,
+    factors: Vec<f32>,
+}
+
+thread_local! {
+    /// Grows to the longest row once per thread.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+}
+
+impl Scratch {
+    fn prepare(&mut self, cols: usize, group: usize) {
+        let groups = cols / group;
+        grow(&mut self.codes, cols);
+        grow(&mut self.scales, groups);
+        grow(&mut self.mins, groups);
+        grow(&mut self.factors, groups);
+        grow(&mut self.panel, cols * PANEL);
+        grow(&mut self.panel_scales, groups * PANEL);
+        grow(&mut self.panel_mins, groups * PANEL);
+    }
+}
+
+/// The body of every `rows_of_blocks`.
+///
+/// # Safety
+/// The instructions of `D` must be available and the outputs of `range` this task's own.
+#[inline(always)]
+pub(super) unsafe fn rows_body<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.prepare(job.matrix.cols, B::GROUP);
+        // SAFETY: the caller's promises.
+        unsafe {
+            if job.picks.len() < WIDE {
+                narrow::<B, D>(job, range, scratch)
+            } else {
+                wide::<B, D>(job, range, scratch)
+            }
+        }
+    });
+}
+
+#[inline(always)]
+const fn shape_of<B: Block>() -> Shape {
+    Shape { group: B::GROUP, signed: !B::HAS_MIN }
+}
+
+#[inline(always)]
+fn unpack_row<B: Block>(job: &Job<'_>, row: usize, scratch: &mut Scratch) {
+    let row_bytes = job.matrix.row_bytes();
+    let bytes = &job.matrix.bytes[row * row_bytes..][..row_bytes];
+    let groups = B::LEN / B::GROUP;
+    for (i, block) in bytes.chunks_exact(size_of::<B>()).enumerate() {
+        let block = bytemuck::pod_read_unaligned::<B>(block);
+        block.unpack(
+            &mut scratch.codes[i * B::LEN..(i + 1) * B::LEN],
+            &mut scratch.scales[i * groups..(i + 1) * groups],
+            &mut scratch.mins[i * groups..(i + 1) * groups],
+        );
+    }
+}
+
+#[inline(always)]
+unsafe fn narrow<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>, scratch: &mut Scratch) {
+    let cols = job.matrix.cols;
+    let groups = cols / B::GROUP;
+    for row in range {
+        unpack_row::<B>(job, row, scratch);
+        for pick in job.picks {
+            let input = job.inputs.quantized(pick.input, B::GROUP);
+            multiply_scales(&scratch.scales[..groups], input.scales, &mut scratch.factors[..groups]);
+            // SAFETY: the caller's promises.
+            let mut sum = unsafe {
+                D::row(&scratch.codes[..cols], &scratch.factors[..groups], input.codes, shape_of::<B>())
+            };
+            if B::HAS_MIN {
+                sum -= dot(&scratch.mins[..groups], input.sums);
+            }
+            // SAFETY: this row of this output belongs to this task.
+            unsafe { job.output.slice(pick.output, row..row + 1)[0] = sum };
+        }
+    }
+}
+
+#[inline(always)]
+fn multiply_scales(weights: &[f32], inputs: &[f32], factors: &mut [f32]) {
+    if weights.len() == inputs.len() {
+        for ((factor, weight), input) in factors.iter_mut().zip(weights).zip(inputs) {
+            *factor = weight * input;
+        }
+    } else {
+        let pairs = factors.as_chunks_mut::<2>().0.iter_mut().zip(weights.as_chunks::<2>().0);
+        for ((factors, weights), input) in pairs.zip(inputs) {
+            *factors = [weights[0] * input, weights[1] * input];
+        }
+    }
+}
+
+/// Sixteen running sums: the same order everywhere, and one that vectorises.
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; 16];
+    let (a, a_rest) = a.as_chunks::<16>();
+    let (b, b_rest) = b.as_chunks::<16>();
+    for (a, b) in a.iter().zip(b) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * b;
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
+#[inline(always)]
+unsafe fn wide<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>, scratch: &mut Scratch) {
+    let mut start = range.start;
+    while start < range.end {
+        let rows = start..range.end.min(start + PANEL);
+        fill_panel::<B, D>(job, rows.clone(), scratch);
+        // SAFETY: the caller's promises.
+        unsafe { pass_panel::<B, D>(job, rows, scratch) };
+        start += PANEL;
+    }
+}
+
+#[inline(always)]
+fn fill_panel<B: Block, D: ByteDots>(job: &Job<'_>, rows: Range<usize>, scratch: &mut Scratch) {
+    let (cols, groups) = (job.matrix.cols, job.matrix.cols / B::GROUP);
+    let flip = if D::OFFSET_CODES && shape_of::<B>().signed { 0x8080_8080 } else { 0u32 };
+    if rows.len() < PANEL {
+        scratch.panel[..cols * PANEL].fill(0);
+        scratch.panel_scales[..groups * PANEL].fill(0.0);
+        scratch.panel_mins[..groups * PANEL].fill(0.0);
+    }
+    for (lane, row) in rows.enumerate() {
+        unpack_row::<B>(job, row, scratch);
+        let codes = scratch.codes[..cols].as_chunks::<4>().0;
+        let panel = scratch.panel[..cols * PANEL].as_chunks_mut::<{ 4 * PANEL }>().0;
+        for (codes, places) in codes.iter().zip(panel) {
+            let four = u32::from_ne_bytes(codes.map(|code| code as u8)) ^ flip;
+            places.as_chunks_mut::<4>().0[lane] = four.to_ne_bytes();
+        }
+        scatter(&scratch.scales[..groups], lane, &mut scratch.panel_scales);
+        if B::HAS_MIN {
+            scatter(&scratch.mins[..groups], lane, &mut scratch.panel_mins);
+        }
+    }
+}
+
+#[inline(always)]
+fn scatter(values: &[f32], lane: usize, panel: &mut [f32]) {
+    for (value, lanes) in values.iter().zip(panel.as_chunks_mut::<PANEL>().0) {
+        lanes[lane] = *value;
+    }
+}
+
+#[inline(always)]
+unsafe fn pass_panel<B: Block, D: ByteDots>(job: &Job<'_>, rows: Range<usize>, scratch: &Scratch) {
+    let (cols, groups) = (job.matrix.cols, job.matrix.cols / B::GROUP);
+    let panel = Panel {
+        codes: &scratch.panel[..cols * PANEL],
+        scales: &scratch.panel_scales[..groups * PANEL],
+        mins: if B::HAS_MIN { &scratch.panel_mins[..groups * PANEL] } else { &[] },
+        shape: shape_of::<B>(),
+    };
+    let (tiles, rest) = job.picks.as_chunks::<TILE>();
+    let (quads, singles) = rest.as_chunks::<4>();
+    // SAFETY: the caller's promises, for each of the three.
+    unsafe {
+        tiles.iter().for_each(|tile| pass_tile::<B, D, TILE>(job, &rows, &panel, tile));
+        quads.iter().for_each(|quad| pass_tile::<B, D, 4>(job, &rows, &panel, quad));
+        singles.iter().for_each(|single| pass_tile::<B, D, 1>(job, &rows, &panel, &[*single]));
+    }
+}
+
+#[inline(always)]
+unsafe fn pass_tile<B: Block, D: ByteDots, const N: usize>(
+    job: &Job<'_>,
+    rows: &Range<usize>,
+    panel: &Panel<'_>,
+    picks: &[super::Pick; N],
+) {
+    let inputs = picks.map(|pick| job.inputs.quantized(pick.input, B::GROUP));
+    // SAFETY: the caller's promises.
+    let sums = unsafe { D::panel(panel, &inputs) };
+    for (pick, sums) in picks.iter().zip(&sums) {
+        // SAFETY: these rows of this output belong to this task.
+        let places = unsafe { job.output.slice(pick.output, rows.clone()) };
+        places.copy_from_slice(&sums[..rows.len()]);
+    }
+}

@@ -1,0 +1,203 @@
+//! Matrix kernels: weights in any format times activations, for every instruction set.
+//!
+//! One generic body per kind (`blocks.rs`, `floats.rs`) is compiled for each instruction set (`portable.rs`,
+//! `avx2.rs`, `avx512.rs`), which supply the inner loops. The choice is made once per matrix, by format and
+//! [`Isa`]; inside, only the number of input rows decides, so results do not depend on threads or caches.
+#![allow(unsafe_code)]
+
+mod activations;
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod blocks;
+mod floats;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+pub use activations::{Inputs, Quantized};
+pub use attention::{AttentionKernel, AttentionTask, select_attention};
+
+use crate::quant::{Block, Float, Format, Kind, Visit, visit};
+use crate::simd::Isa;
+use crate::threads::{SharedSlice, Team};
+use std::ops::Range;
+
+/// Rows of a panel: one lane of a 512-bit register each.
+const PANEL: usize = 16;
+
+/// From this many input rows on, weights are unpacked into panels that all inputs share.
+const WIDE: usize = 4;
+
+/// A matrix in a block format, row by row. `bytes` holds exactly `rows * cols` weights.
+#[derive(Clone, Copy)]
+pub struct MatrixRef<'a> {
+    /// How the weights are stored.
+    pub format: &'static Format,
+    /// Output width.
+    pub rows: usize,
+    /// Input width.
+    pub cols: usize,
+    /// The blocks.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> MatrixRef<'a> {
+    /// Bytes of one row.
+    pub fn row_bytes(&self) -> usize {
+        self.cols / self.format.block_len * self.format.block_bytes
+    }
+
+    /// The rows of `range` as a matrix of their own.
+    pub fn slice_rows(&self, range: Range<usize>) -> MatrixRef<'a> {
+        let bytes = &self.bytes[range.start * self.row_bytes()..range.end * self.row_bytes()];
+        MatrixRef { rows: range.len(), bytes, ..*self }
+    }
+
+    /// One row as floats.
+    pub fn row_to_f32(&self, row: usize, out: &mut [f32]) {
+        (self.format.dequantize)(self.slice_rows(row..row + 1).bytes, &mut out[..self.cols]);
+    }
+}
+
+/// Which input row goes to which output row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pick {
+    /// Row of the inputs.
+    pub input: u32,
+    /// Row of the output.
+    pub output: u32,
+}
+
+/// Where results go: row-major, `stride` wide, the matrix' first output at column `at`.
+#[derive(Clone, Copy)]
+pub struct Output<'a> {
+    /// The whole buffer.
+    pub values: SharedSlice<'a, f32>,
+    /// Width of an output row.
+    pub stride: usize,
+    /// Column of the matrix' first row.
+    pub at: usize,
+}
+
+impl<'a> Output<'a> {
+    /// A buffer of rows `stride` wide that receives a matrix' outputs at column `at`.
+    pub fn new(values: &'a mut [f32], stride: usize, at: usize) -> Self {
+        Self { values: SharedSlice::new(values), stride, at }
+    }
+
+    /// The places of `rows` in output row `row`.
+    ///
+    /// # Safety
+    /// No other task may hold the same places.
+    unsafe fn slice(&self, row: u32, rows: Range<usize>) -> &'a mut [f32] {
+        let start = row as usize * self.stride + self.at + rows.start;
+        // SAFETY: passed on to the caller.
+        unsafe { self.values.slice(start, rows.len()) }
+    }
+}
+
+/// A matmul: some rows of a matrix times picked input rows.
+pub struct Job<'a> {
+    /// The weights.
+    pub matrix: MatrixRef<'a>,
+    /// The activations; quantized ones where the format stores blocks.
+    pub inputs: Inputs<'a>,
+    /// Which inputs, and where each result row goes.
+    pub picks: &'a [Pick],
+    /// Where the results go.
+    pub output: Output<'a>,
+}
+
+type RowsFn = unsafe fn(&Job<'_>, Range<usize>);
+
+/// The code that computes matrices of one format on one instruction set.
+#[derive(Clone, Copy)]
+pub struct Kernel {
+    rows: RowsFn,
+    kind: Kind,
+    quantize: unsafe fn(&[f32], &mut Quantized<'_>),
+}
+
+/// Picks the kernel of a format for an instruction set.
+///
+/// # Panics
+/// When this machine lacks the instruction set.
+pub fn select(format: &Format, isa: Isa) -> Kernel {
+    assert!(isa.is_available(), "{isa} is not available");
+    visit(format, Select(isa))
+}
+
+struct Select(Isa);
+
+impl Visit for Select {
+    type Output = Kernel;
+
+    fn blocks<B: Block>(self) -> Kernel {
+        let (rows, quantize): (RowsFn, unsafe fn(&[f32], &mut Quantized<'_>)) = match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => (avx512::rows_of_blocks::<B>, avx512::quantize),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => (avx2::rows_of_blocks::<B>, avx2::quantize),
+            _ => (portable::rows_of_blocks::<B>, portable::quantize),
+        };
+        Kernel { rows, kind: Kind::Blocks, quantize }
+    }
+
+    fn float<F: Float>(self) -> Kernel {
+        let rows: RowsFn = match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => avx512::rows_of_floats::<F>,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::rows_of_floats::<F>,
+            _ => portable::rows_of_floats::<F>,
+        };
+        Kernel { rows, kind: Kind::Float, quantize: portable::quantize }
+    }
+}
+
+impl Kernel {
+    /// Whether activations must be quantized.
+    pub fn wants_quantized(&self) -> bool {
+        self.kind == Kind::Blocks
+    }
+
+    /// Quantizes one row of activations.
+    pub fn quantize(&self, row: &[f32], out: &mut Quantized<'_>) {
+        // SAFETY: `select` made sure that the machine has the instructions.
+        unsafe { (self.quantize)(row, out) }
+    }
+
+    /// Computes the matrix rows of `range` for all picks of the job.
+    ///
+    /// # Safety
+    /// No other task may write the same rows of the same output rows meanwhile.
+    ///
+    /// # Panics
+    /// When shapes do not fit: callers check them once, when weights are bound.
+    pub unsafe fn rows(&self, job: &Job<'_>, range: Range<usize>) {
+        assert!(range.end <= job.matrix.rows);
+        assert_eq!(job.matrix.bytes.len(), job.matrix.row_bytes() * job.matrix.rows);
+        assert_eq!(job.inputs.width(), job.matrix.cols);
+        // SAFETY: `select` made sure of the instructions; disjoint outputs are the caller's promise.
+        unsafe { (self.rows)(job, range) }
+    }
+}
+
+/// Rows of a matrix that one task takes: whole panels, several tasks per thread.
+pub fn rows_per_task(rows: usize, threads: usize) -> usize {
+    if threads == 1 {
+        return rows.max(1);
+    }
+    (rows / (threads * 8)).next_multiple_of(PANEL).clamp(PANEL, 256)
+}
+
+/// Runs a whole job on the team.
+pub fn matmul(team: &Team, kernel: Kernel, job: &Job<'_>) {
+    team.run_chunks(job.matrix.rows, rows_per_task(job.matrix.rows, team.threads()), |start, end| {
+        // SAFETY: tasks write disjoint matrix rows.
+        unsafe { kernel.rows(job, start..end) }
+    });
+}

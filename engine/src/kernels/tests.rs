@@ -1,0 +1,153 @@
+//! Every format on every instruction set of this machine against dequantized weights in f64.
+
+use super::*;
+use crate::quant::FORMATS;
+
+/// A small generator: seeds must give the same numbers everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+/// Random blocks whose weights are all finite and of moderate size.
+fn random_matrix(format: &Format, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
+    let block_count = rows * cols / format.block_len;
+    let mut bytes = Vec::with_capacity(block_count * format.block_bytes);
+    let mut weights = vec![0f32; format.block_len];
+    while bytes.len() < block_count * format.block_bytes {
+        let block: Vec<u8> = (0..format.block_bytes).map(|_| random.next() as u8).collect();
+        (format.dequantize)(&block, &mut weights);
+        if weights.iter().all(|weight| weight.abs() < 1e4) {
+            bytes.extend(block);
+        }
+    }
+    bytes
+}
+
+struct Case {
+    format: &'static Format,
+    rows: usize,
+    cols: usize,
+    bytes: Vec<u8>,
+    values: Vec<f32>,
+    inputs: usize,
+}
+
+impl Case {
+    fn new(format: &'static Format, rows: usize, cols: usize, inputs: usize) -> Self {
+        let mut random = Random(format.id as u64 * 1000 + (rows * inputs) as u64);
+        let bytes = random_matrix(format, rows, cols, &mut random);
+        let values = (0..inputs * cols).map(|i| random.unit() * (1.0 + (i % 7) as f32)).collect();
+        Self { format, rows, cols, bytes, values, inputs }
+    }
+
+    fn matrix(&self) -> MatrixRef<'_> {
+        MatrixRef { format: self.format, rows: self.rows, cols: self.cols, bytes: &self.bytes }
+    }
+
+    /// Codes and extras of all inputs.
+    fn quantized(&self, isa: Isa) -> (Vec<i8>, Vec<f32>) {
+        let kernel = select(self.format, isa);
+        let extras = Quantized::extras_len(self.cols);
+        let (mut codes, mut all) = (vec![0; self.values.len()], vec![0f32; extras * self.inputs]);
+        for (i, row) in self.values.chunks(self.cols).enumerate() {
+            let codes = &mut codes[i * self.cols..(i + 1) * self.cols];
+            kernel.quantize(row, &mut Quantized::new(codes, &mut all[i * extras..(i + 1) * extras]));
+        }
+        (codes, all)
+    }
+
+    fn compute(&self, isa: Isa) -> Vec<f32> {
+        let kernel = select(self.format, isa);
+        let (codes, extras) = if kernel.wants_quantized() { self.quantized(isa) } else { (vec![], vec![]) };
+        let inputs = if kernel.wants_quantized() {
+            Inputs::with_codes(&self.values, self.cols, &codes, &extras)
+        } else {
+            Inputs::floats(&self.values, self.cols)
+        };
+        let picks: Vec<Pick> = (0..self.inputs as u32).map(|i| Pick { input: i, output: i }).collect();
+        let mut out = vec![f32::NAN; self.rows * self.inputs];
+        let output = Output::new(&mut out, self.rows, 0);
+        matmul(&Team::new(2), kernel, &Job { matrix: self.matrix(), inputs, picks: &picks, output });
+        out
+    }
+
+    /// What the kernels approximate: exact sums over the rounded activations, and a bound on their magnitude.
+    fn expected(&self) -> Vec<(f64, f64)> {
+        let mut values: Vec<f64> = self.values.iter().map(|&x| x as f64).collect();
+        if self.format.kind == Kind::Blocks {
+            let (codes, extras) = self.quantized(Isa::Portable);
+            let scales =
+                extras.chunks(Quantized::extras_len(self.cols)).flat_map(|row| &row[..self.cols / 32]);
+            for ((values, codes), &scale) in values.chunks_mut(32).zip(codes.chunks(32)).zip(scales) {
+                for (value, &code) in values.iter_mut().zip(codes) {
+                    let rounded = code as f64 * scale as f64;
+                    assert!((*value - rounded).abs() <= 0.501 * scale as f64);
+                    *value = rounded;
+                }
+            }
+        }
+        let mut row = vec![0f32; self.cols];
+        let mut out = vec![(0.0, 0.0); self.rows * self.inputs];
+        for r in 0..self.rows {
+            self.matrix().row_to_f32(r, &mut row);
+            for (i, input) in values.chunks(self.cols).enumerate() {
+                let products = row.iter().zip(input).map(|(w, x)| *w as f64 * x);
+                let (sum, size) = products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()));
+                out[i * self.rows + r] = (sum, size);
+            }
+        }
+        out
+    }
+}
+
+#[test]
+fn every_format_and_isa_computes_the_same_products() {
+    let mut failures = vec![];
+    for format in FORMATS {
+        for (rows, inputs) in [(16, 1), (35, 3), (33, 4), (40, 13), (5, 9)] {
+            for cols in [256, 1280, 96] {
+                if cols % format.block_len != 0 || (format.kind == Kind::Blocks && cols % 32 != 0) {
+                    continue;
+                }
+                let case = Case::new(format, rows, cols, inputs);
+                let expected = case.expected();
+                for isa in Isa::available() {
+                    let found = case.compute(isa);
+                    let worst = found.iter().zip(&expected).fold(0f64, |worst, (found, (sum, size))| {
+                        let error = (*found as f64 - sum).abs() / size;
+                        if error.is_nan() { f64::INFINITY } else { worst.max(error) }
+                    });
+                    // Mins are subtracted from far larger sums: the bound is relative to the terms, not the sum.
+                    if worst > 3e-5 {
+                        failures.push(format!("{format} {isa} {rows}x{cols}, {inputs} inputs: {worst:e}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn activations_quantize_alike_on_every_isa() {
+    let format = Format::by_name("Q8_0").unwrap();
+    let case = Case::new(format, 16, 1280, 5);
+    let expected = case.quantized(Isa::Portable);
+    for isa in Isa::available() {
+        let found = case.quantized(isa);
+        assert_eq!(found.0, expected.0, "{isa}");
+        assert!(found.1.iter().zip(&expected.1).all(|(a, b)| a.to_bits() == b.to_bits()), "{isa}");
+    }
+}

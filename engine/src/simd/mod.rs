@@ -1,0 +1,85 @@
+//! Which instruction set the kernels use: detected once, overridable by name.
+//!
+//! The kernels themselves stand in `kernels/`; nothing here computes.
+
+use crate::error::{Error, Result};
+
+/// An instruction set with kernels of its own, in rising order of speed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// Plain Rust, as the compiler's baseline allows: the slow twin of every other.
+    Portable,
+    /// AVX2, FMA and F16C: laptops since 2013.
+    Avx2,
+    /// AVX-512 with VNNI byte dot products.
+    Avx512Vnni,
+}
+
+impl Isa {
+    /// All of them, slowest first.
+    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512Vnni];
+
+    /// The name that `--isa` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512Vnni => "avx512vnni",
+        }
+    }
+
+    /// Whether this machine can run it.
+    pub fn is_available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            let avx2 = || has!("avx2") && has!("fma") && has!("f16c");
+            match self {
+                Isa::Portable => true,
+                Isa::Avx2 => avx2(),
+                Isa::Avx512Vnni => {
+                    avx2()
+                        && has!("avx512f")
+                        && has!("avx512bw")
+                        && has!("avx512vl")
+                        && has!("avx512dq")
+                        && has!("avx512vnni")
+                }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Isa::Portable
+        }
+    }
+
+    /// Those that this machine can run, slowest first.
+    pub fn available() -> impl Iterator<Item = Isa> {
+        Self::ALL.into_iter().filter(|isa| isa.is_available())
+    }
+
+    /// The fastest of this machine.
+    pub fn detect() -> Isa {
+        Self::available().last().unwrap_or(Isa::Portable)
+    }
+
+    /// The set of that name.
+    ///
+    /// # Errors
+    /// When the name is unknown or the machine lacks the instructions.
+    pub fn parse(name: &str) -> Result<Isa> {
+        let names = || Self::available().map(Isa::name).collect::<Vec<_>>().join(", ");
+        let isa = Self::ALL.into_iter().find(|isa| isa.name() == name);
+        match isa {
+            Some(isa) if isa.is_available() => Ok(isa),
+            Some(_) => Err(Error::request(format!("this machine has no {name}; it has {}", names()))),
+            None => Err(Error::request(format!("no instruction set is named {name}; there are {}", names()))),
+        }
+    }
+}
+
+impl std::fmt::Display for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}

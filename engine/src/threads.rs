@@ -1,0 +1,293 @@
+//! The worker team of the forward: a few threads that live as long as the engine and share one job at a time.
+//!
+//! A job is a number of tasks claimed one by one, so a thread that the system takes away delays one task and
+//! not a fixed share. Waiting is a brief spin, then sleep: on a busy machine a spinning team collapses.
+#![allow(unsafe_code)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle, Thread};
+
+/// Rounds of `spin_loop` before a waiting thread goes to sleep: about 20 microseconds, longer than the
+/// pauses between the jobs of one token and shorter than a scheduler slice.
+const SPINS: u32 = 4000;
+
+/// The work of one job, called with each task's number.
+type Work<'a> = dyn Fn(usize) + Sync + 'a;
+
+/// Bits of [`Ticket`] for the next task and, above them, as many for the number of tasks.
+const TASK_BITS: u32 = 24;
+const TASK_MASK: u64 = (1 << TASK_BITS) - 1;
+
+/// Job number, number of tasks and next unclaimed task in one word, so that they change together and a late
+/// thread can never claim with one job's numbers from another job.
+#[derive(Clone, Copy)]
+struct Ticket(u64);
+
+impl Ticket {
+    fn of_job(job: u64, tasks: usize) -> Self {
+        Self(job << (2 * TASK_BITS) | (tasks as u64) << TASK_BITS)
+    }
+    fn job(self) -> u64 {
+        self.0 >> (2 * TASK_BITS)
+    }
+    fn next(self) -> Option<usize> {
+        let next = self.0 & TASK_MASK;
+        (next < (self.0 >> TASK_BITS & TASK_MASK)).then_some(next as usize)
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    /// The current [`Ticket`].
+    ticket: AtomicU64,
+    finished: AtomicUsize,
+    /// Points to the `&Work` of the current job, on the stack of the thread inside [`Team::run`].
+    work: AtomicPtr<&'static Work<'static>>,
+    panicked: AtomicBool,
+    closing: AtomicBool,
+}
+
+struct Worker {
+    asleep: Arc<AtomicBool>,
+    handle: Option<JoinHandle<()>>,
+    thread: Thread,
+}
+
+/// A team of threads, the caller of [`Team::run`] included.
+pub struct Team {
+    shared: Arc<Shared>,
+    workers: Vec<Worker>,
+    /// Held by the thread inside `run`; a second caller waits.
+    running: std::sync::Mutex<()>,
+}
+
+impl Team {
+    /// A team of `threads` (at least one: the caller itself).
+    pub fn new(threads: usize) -> Self {
+        let shared = Arc::new(Shared::default());
+        let workers = (1..threads).map_while(|i| Worker::start(i, &shared)).collect();
+        Self { shared, workers, running: std::sync::Mutex::new(()) }
+    }
+
+    /// Threads that work on a job.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `work` once for every task in `0..tasks` and returns when all are done.
+    ///
+    /// # Panics
+    /// Passes on a panic of `work`. `work` must not call `run` itself.
+    pub fn run(&self, tasks: usize, work: impl Fn(usize) + Sync) {
+        assert!((tasks as u64) < TASK_MASK);
+        if self.workers.is_empty() || tasks <= 1 {
+            (0..tasks).for_each(work);
+            return;
+        }
+        let _running = self.running.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let work: &Work<'_> = &work;
+        // SAFETY: only the lifetime changes. The pointer is dereferenced only by a thread that claimed a task
+        // of this job, and this function does not return before every claimed task has finished.
+        let mut work: &'static Work<'static> = unsafe { std::mem::transmute(work) };
+        self.publish(tasks, &mut work);
+        self.shared.work_on_current(&mut 0);
+        self.shared.wait_until_finished(tasks);
+        if self.shared.panicked.swap(false, Ordering::Relaxed) {
+            panic!("a task of the worker team panicked");
+        }
+    }
+
+    /// Like [`Team::run`] over the chunks `0..len` cut into pieces of `chunk`: `work(start, end)`.
+    pub fn run_chunks(&self, len: usize, chunk: usize, work: impl Fn(usize, usize) + Sync) {
+        let chunk = chunk.max(1);
+        self.run(len.div_ceil(chunk), |task| work(task * chunk, len.min((task + 1) * chunk)));
+    }
+
+    fn publish(&self, tasks: usize, work: *mut &'static Work<'static>) {
+        let shared = &self.shared;
+        shared.finished.store(0, Ordering::Relaxed);
+        shared.work.store(work, Ordering::Relaxed);
+        let job = shared.current().job() + 1;
+        shared.ticket.store(Ticket::of_job(job, tasks).0, Ordering::SeqCst);
+        for worker in self.workers.iter().take(tasks - 1) {
+            if worker.asleep.swap(false, Ordering::SeqCst) {
+                worker.thread.unpark();
+            }
+        }
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        for worker in &mut self.workers {
+            worker.thread.unpark();
+            if let Some(handle) = worker.handle.take() {
+                let _ = handle.join();
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn current(&self) -> Ticket {
+        Ticket(self.ticket.load(Ordering::SeqCst))
+    }
+
+    /// Claims and does tasks until none is left; `seen` learns the job of the last look.
+    fn work_on_current(&self, seen: &mut u64) {
+        loop {
+            let ticket = self.current();
+            *seen = ticket.job();
+            let Some(task) = ticket.next() else { return };
+            let claimed =
+                self.ticket.compare_exchange(ticket.0, ticket.0 + 1, Ordering::AcqRel, Ordering::Relaxed);
+            if claimed.is_ok() {
+                // SAFETY: with a task claimed the job cannot end, so `work` is the current job's pointer, and
+                // `Team::run` keeps the pointee alive until `finished` reaches the number of tasks.
+                let work = unsafe { *self.work.load(Ordering::Relaxed) };
+                if catch_unwind(AssertUnwindSafe(|| work(task))).is_err() {
+                    self.panicked.store(true, Ordering::Relaxed);
+                }
+                self.finished.fetch_add(1, Ordering::Release);
+            }
+        }
+    }
+
+    fn wait_until_finished(&self, tasks: usize) {
+        let mut rounds = 0u32;
+        while self.finished.load(Ordering::Acquire) < tasks {
+            rounds += 1;
+            if rounds < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
+        }
+    }
+
+    fn has_work(&self, seen: u64) -> bool {
+        self.current().job() != seen || self.closing.load(Ordering::SeqCst)
+    }
+}
+
+impl Worker {
+    /// `None` where the system has no more threads: the team is then smaller.
+    fn start(number: usize, shared: &Arc<Shared>) -> Option<Self> {
+        let asleep = Arc::new(AtomicBool::new(false));
+        let (shared, sleeping) = (shared.clone(), asleep.clone());
+        let name = format!("moewe-{number}");
+        let handle = thread::Builder::new().name(name).spawn(move || serve(&shared, &sleeping)).ok()?;
+        Some(Self { asleep, thread: handle.thread().clone(), handle: Some(handle) })
+    }
+}
+
+fn serve(shared: &Shared, asleep: &AtomicBool) {
+    let mut seen = 0u64;
+    while !shared.closing.load(Ordering::SeqCst) {
+        shared.work_on_current(&mut seen);
+        let mut rounds = 0;
+        while rounds < SPINS && !shared.has_work(seen) {
+            rounds += 1;
+            std::hint::spin_loop();
+        }
+        if rounds < SPINS {
+            continue;
+        }
+        // Announce the sleep before the last look: a job published in between either is seen here or finds
+        // `asleep` set and unparks.
+        asleep.store(true, Ordering::SeqCst);
+        while asleep.load(Ordering::SeqCst) && !shared.has_work(seen) {
+            thread::park();
+        }
+        asleep.store(false, Ordering::SeqCst);
+    }
+}
+
+/// A slice that several tasks write at disjoint places.
+#[derive(Clone, Copy)]
+pub struct SharedSlice<'a, T> {
+    start: *mut T,
+    len: usize,
+    lifetime: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: access goes through `slice`, whose caller promises disjoint ranges.
+unsafe impl<T: Send> Send for SharedSlice<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for SharedSlice<'_, T> {}
+
+impl<'a, T> SharedSlice<'a, T> {
+    /// Takes the slice over for the time of a job.
+    pub fn new(slice: &'a mut [T]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len(), lifetime: std::marker::PhantomData }
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The elements `start..start + len`.
+    ///
+    /// # Safety
+    /// No two tasks may hold overlapping ranges at the same time.
+    ///
+    /// # Panics
+    /// When the range leaves the slice.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [T] {
+        assert!(start <= self.len && len <= self.len - start);
+        // SAFETY: inside the slice by the assert; disjoint by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_exactly_once() {
+        for threads in [1, 2, 3, 8] {
+            let team = Team::new(threads);
+            for tasks in [0, 1, 2, 7, 100, 1000] {
+                let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                team.run(tasks, |task| {
+                    counts[task].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{threads} {tasks}");
+            }
+        }
+    }
+
+    #[test]
+    fn jobs_follow_each_other_after_sleep_and_without() {
+        let team = Team::new(4);
+        for round in 0..2000 {
+            let sum = AtomicUsize::new(0);
+            team.run(5, |task| {
+                sum.fetch_add(task + round, Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 10 + 5 * round);
+            if round % 500 == 0 {
+                thread::sleep(std::time::Duration::from_millis(2));
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_team_survives() {
+        let team = Team::new(3);
+        let result = catch_unwind(AssertUnwindSafe(|| team.run(8, |task| assert_ne!(task, 5))));
+        assert!(result.is_err());
+        let done = AtomicUsize::new(0);
+        team.run(8, |_| {
+            done.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(done.into_inner(), 8);
+    }
+}
