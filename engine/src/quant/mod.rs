@@ -4,11 +4,25 @@
 //! the converter) iterates [`FORMATS`] or goes through [`visit`]. A format supplies `unpack`: its codes as signed
 //! bytes with scales; dequantization and the generic kernels follow from it. Kernels live in `kernels/`.
 
+mod bits;
 mod float;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
 mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
 mod q8_0;
+#[cfg(test)]
+mod tests;
 
-pub use float::{Bf16, F16, F32, Float};
+pub use float::{Bf16, F16, F32, Float, f16_from_f32, f16_to_f32};
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
@@ -29,6 +43,9 @@ pub trait Block: AnyBitPattern + NoUninit + Send + Sync {
     const HAS_MIN: bool;
 
     /// Writes `LEN` codes, `LEN / GROUP` scales and, with `HAS_MIN`, as many mins.
+    ///
+    /// The inner loop of the generic kernels: always inlined, so that it becomes vector code for the instruction
+    /// set of its caller. Implementations keep to straight loops over arrays and [`float::f16_to_f32`].
     fn unpack(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]);
 
     /// Writes the `LEN` weights. Equal to the reference implementation bit for bit.
@@ -44,6 +61,11 @@ pub trait Block: AnyBitPattern + NoUninit + Send + Sync {
 }
 
 /// A block format that can also be written.
+///
+/// Any weights are accepted. NaN counts as zero and an infinity as the largest finite magnitude of its block, so
+/// that one bad weight spoils no other; a caller that wants to reject them looks before it quantizes. Where the
+/// scale overflows F16 it stays at F16's largest value and the codes saturate; where it underflows the block
+/// becomes zero.
 pub trait Quantize: Block {
     /// Quantizes `LEN` weights; `importance` holds one factor per weight where known.
     fn quantize(weights: &[f32], importance: Option<&[f32]>) -> Self;
@@ -194,6 +216,7 @@ macro_rules! formats {
 
 formats! {
     float: F32, F16, Bf16;
-    written: q8_0::Q8_0;
-    read: q4_k::Q4K;
+    written: q4_0::Q4_0, q8_0::Q8_0;
+    read: q4_1::Q4_1, q5_0::Q5_0, q5_1::Q5_1, q2_k::Q2K, q3_k::Q3K, q4_k::Q4K, q5_k::Q5K, q6_k::Q6K,
+        iq4_nl::Iq4Nl, iq4_xs::Iq4Xs, mxfp4::Mxfp4;
 }

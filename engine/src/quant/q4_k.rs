@@ -3,12 +3,12 @@
 //! ```text
 //! byte   0..2    d (f16)       scale of the group scales
 //! byte   2..4    dmin (f16)    scale of the group mins
-//! byte   4..16   8 scales and 8 mins, 6 bits each, see `scale_min`
-//! byte  16..144  codes, 4 bits: byte 32i+j holds weight 64i+j in its low and 64i+32+j in its high half
+//! byte   4..16   8 scales and 8 mins, 6 bits each, see `scales_mins`
+//! byte  16..144  codes, 4 bits: byte 16+32i+j holds weight 64i+j in its low and 64i+32+j in its high half
 //!                weight = (d * scale) * code - (dmin * min)
 //! ```
 
-use super::Block;
+use super::{Block, bits, float};
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -22,18 +22,18 @@ pub(super) struct Q4K {
 }
 const _: () = assert!(size_of::<Q4K>() == 144);
 
-/// The 6-bit scale and min of group `i` (0..8) of Q4_K and Q5_K.
+/// The 6-bit scales and mins of the 8 groups of Q4_K and Q5_K.
 ///
 /// Bytes 0..4 hold the scales and 4..8 the mins of groups 0..4 in their low 6 bits; groups 4..8 have their low
-/// 4 bits in bytes 8..12 and their upper 2 bits in the top of bytes 0..8.
+/// 4 bits in bytes 8..12 (scale low, min high) and their upper 2 bits in the top of bytes 0..8.
 #[inline(always)]
-pub(super) fn scale_min(packed: &[u8; 12], i: usize) -> (u8, u8) {
-    if i < 4 {
-        (packed[i] & 63, packed[i + 4] & 63)
-    } else {
-        let low = packed[i + 4];
-        ((low & 15) | (packed[i - 4] >> 6 << 4), (low >> 4) | (packed[i] >> 6 << 4))
-    }
+pub(super) fn scales_mins(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
+    let word = |i: usize| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]);
+    let (scales, mins, rest) = (word(0), word(4), word(8));
+    let upper_scales = rest & 0x0f0f_0f0f | (scales >> 2 & 0x3030_3030);
+    let upper_mins = rest >> 4 & 0x0f0f_0f0f | (mins >> 2 & 0x3030_3030);
+    let join = |low: u32, high: u32| (low as u64 & 0x3f3f_3f3f | (high as u64) << 32).to_le_bytes();
+    (join(scales, upper_scales), join(mins, upper_mins))
 }
 
 impl Block for Q4K {
@@ -45,12 +45,11 @@ impl Block for Q4K {
 
     #[inline(always)]
     fn unpack(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
-        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
-        for i in 0..8 {
-            let (scale, min) = scale_min(&self.scales, i);
-            scales[i] = d * scale as f32;
-            mins[i] = dmin * min as f32;
-        }
+        let codes: &mut [i8; 256] = bits::array(codes);
+        let (d, dmin) = (float::f16_to_f32(self.d), float::f16_to_f32(self.dmin));
+        let (group_scales, group_mins) = scales_mins(&self.scales);
+        *bits::array(scales) = group_scales.map(|scale| d * scale as f32);
+        *bits::array(mins) = group_mins.map(|min| dmin * min as f32);
         for (packed, out) in self.codes.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<64>().0) {
             for j in 0..32 {
                 out[j] = (packed[j] & 15) as i8;

@@ -1,18 +1,18 @@
 //! Q8_0: 32 weights, one scale, a signed byte each. 8.5 bits per weight.
 //!
 //! ```text
-//! byte  0..2   scale d (f16)
-//! byte  2..34  codes (i8)          weight = d * code
+//! byte  0..2    scale d (f16)
+//! byte  2..34   codes (i8)          weight = d * code
 //! ```
 
-use super::{Block, Quantize};
+use super::{Block, Quantize, bits, float};
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
 #[repr(C)]
 #[derive(Clone, Copy, AnyBitPattern, NoUninit)]
 pub(super) struct Q8_0 {
-    scale: f16,
+    d: f16,
     codes: [i8; 32],
 }
 const _: () = assert!(size_of::<Q8_0>() == 34);
@@ -26,20 +26,17 @@ impl Block for Q8_0 {
 
     #[inline(always)]
     fn unpack(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
-        codes[..32].copy_from_slice(&self.codes);
-        scales[0] = self.scale.to_f32();
+        *bits::array(codes) = self.codes;
+        scales[0] = float::f16_to_f32(self.d);
     }
 }
 
 impl Quantize for Q8_0 {
     fn quantize(weights: &[f32], _importance: Option<&[f32]>) -> Self {
-        let largest = weights.iter().fold(0f32, |largest, w| largest.max(w.abs()));
-        let scale = largest / 127.0;
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        let mut codes = [0i8; 32];
-        for (code, weight) in codes.iter_mut().zip(weights) {
-            *code = (weight * inverse).round() as i8;
-        }
-        Self { scale: f16::from_f32(scale), codes }
+        let weights: [f32; 32] = float::finite(weights);
+        let d = float::fit_f16(float::largest_magnitude(&weights) / 127.0);
+        let inverse = float::inverse(d);
+        let codes = weights.map(|weight| float::round((weight * inverse).clamp(-127.0, 127.0)) as i8);
+        Self { d: float::f16_from_f32(d), codes }
     }
 }

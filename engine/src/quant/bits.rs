@@ -1,0 +1,75 @@
+//! Bit patterns that several block formats share: halves of bytes, a fifth bit, 16-entry tables.
+//!
+//! All are straight loops without branches, so that they become vector code inside a caller that enables the
+//! instruction set. What only one format does stays in that format's file.
+
+/// The first `N` elements as an array: one bounds check per block instead of one per element.
+#[inline(always)]
+pub(super) fn array<T, const N: usize>(slice: &mut [T]) -> &mut [T; N] {
+    slice.first_chunk_mut().expect("room for a whole block")
+}
+
+/// Splits 16 bytes into 32 codes: the low halves of all bytes, then the high halves.
+#[inline(always)]
+pub(super) fn nibbles(packed: &[u8; 16], codes: &mut [i8; 32]) {
+    for j in 0..16 {
+        codes[j] = (packed[j] & 15) as i8;
+        codes[j + 16] = (packed[j] >> 4) as i8;
+    }
+}
+
+/// Joins 32 codes below 16 into 16 bytes: the reverse of [`nibbles`].
+#[inline(always)]
+pub(super) fn join_nibbles(codes: &[u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|j| codes[j] & 15 | codes[j + 16] << 4)
+}
+
+/// As [`nibbles`], with bit `i` of `fifth` (little endian) as bit 4 of code `i`.
+#[inline(always)]
+pub(super) fn nibbles_and_fifth(packed: &[u8; 16], fifth: [u8; 4], codes: &mut [i8; 32]) {
+    let fifth = u32::from_le_bytes(fifth);
+    for j in 0..16 {
+        codes[j] = (packed[j] & 15 | ((fifth >> j & 1) << 4) as u8) as i8;
+        codes[j + 16] = (packed[j] >> 4 | ((fifth >> (j + 16) & 1) << 4) as u8) as i8;
+    }
+}
+
+/// Replaces indices below 16 by the values of a table.
+///
+/// A tree of bitwise selects: a load per index would not become vector code.
+#[inline(always)]
+pub(super) fn look_up(table: [i8; 16], codes: &mut [i8]) {
+    for code in codes {
+        let mut values = table.map(|value| value as u8);
+        for bit in 0..4 {
+            let chosen = (*code as u8 >> bit & 1).wrapping_neg();
+            for i in 0..8 >> bit {
+                let (zero, one) = (values[2 * i], values[2 * i + 1]);
+                values[i] = zero ^ (chosen & (zero ^ one));
+            }
+        }
+        *code = values[0] as i8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nibbles_join_again() {
+        let packed: [u8; 16] = std::array::from_fn(|i| (i * 37 + 11) as u8);
+        let mut codes = [0; 32];
+        nibbles(&packed, &mut codes);
+        assert_eq!(join_nibbles(&codes.map(|code| code as u8)), packed);
+    }
+
+    #[test]
+    fn look_up_equals_indexing() {
+        let table: [i8; 16] = std::array::from_fn(|i| (i as i8 - 8) * 15);
+        let mut codes: [i8; 64] = std::array::from_fn(|i| (i * 7 % 16) as i8);
+        let expected = codes.map(|code| table[code as usize]);
+        look_up(table, &mut codes);
+        assert_eq!(codes, expected);
+    }
+}

@@ -1,0 +1,39 @@
+//! IQ4_NL: 32 weights, one scale, 4-bit indices into a table of unevenly spaced values. 4.5 bits per weight.
+//!
+//! ```text
+//! byte  0..2    scale d (f16)
+//! byte  2..18   indices, 4 bits: byte 2+j holds weight j in its low and 16+j in its high half
+//!               weight = d * VALUES[index]
+//! ```
+
+use super::{Block, bits, float};
+use bytemuck::{AnyBitPattern, NoUninit};
+use half::f16;
+
+/// What the 16 indices of IQ4_NL and IQ4_XS stand for: denser near zero, where most weights are.
+pub(super) const VALUES: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+#[repr(C)]
+#[derive(Clone, Copy, AnyBitPattern, NoUninit)]
+pub(super) struct Iq4Nl {
+    d: f16,
+    indices: [u8; 16],
+}
+const _: () = assert!(size_of::<Iq4Nl>() == 18);
+
+impl Block for Iq4Nl {
+    const NAME: &'static str = "IQ4_NL";
+    const ID: u32 = 20;
+    const LEN: usize = 32;
+    const GROUP: usize = 32;
+    const HAS_MIN: bool = false;
+
+    #[inline(always)]
+    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
+        let codes: &mut [i8; 32] = bits::array(codes);
+        bits::nibbles(&self.indices, codes);
+        bits::look_up(VALUES, codes);
+        scales[0] = float::f16_to_f32(self.d);
+    }
+}

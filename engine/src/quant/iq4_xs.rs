@@ -1,0 +1,48 @@
+//! IQ4_XS: 256 weights in 8 groups of 32 with a signed 6-bit scale; indices as in IQ4_NL. 4.25 bits per weight.
+//!
+//! ```text
+//! byte   0..2    d (f16)       scale of the group scales
+//! byte   2..4    upper 2 bits of the scales (u16): bits 2i and 2i+1 belong to group i
+//! byte   4..8    low 4 bits of the scales: byte 4+i holds group 2i in its low and 2i+1 in its high half
+//! byte   8..136  indices, 4 bits: byte 8+16i+j holds weight 32i+j in its low and 32i+16+j in its high half
+//!                weight = (d * (scale - 32)) * VALUES[index]
+//! ```
+
+use super::iq4_nl::VALUES;
+use super::{Block, bits, float};
+use bytemuck::{AnyBitPattern, NoUninit};
+use half::f16;
+
+#[repr(C)]
+#[derive(Clone, Copy, AnyBitPattern, NoUninit)]
+pub(super) struct Iq4Xs {
+    d: f16,
+    scales_upper: [u8; 2],
+    scales_low: [u8; 4],
+    indices: [u8; 128],
+}
+const _: () = assert!(size_of::<Iq4Xs>() == 136);
+
+impl Block for Iq4Xs {
+    const NAME: &'static str = "IQ4_XS";
+    const ID: u32 = 23;
+    const LEN: usize = 256;
+    const GROUP: usize = 32;
+    const HAS_MIN: bool = false;
+
+    #[inline(always)]
+    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
+        let codes: &mut [i8; 256] = bits::array(codes);
+        let scales: &mut [f32; 8] = bits::array(scales);
+        let d = float::f16_to_f32(self.d);
+        let (upper, low) = (u16::from_le_bytes(self.scales_upper), u32::from_le_bytes(self.scales_low));
+        for (i, scale) in scales.iter_mut().enumerate() {
+            let code = (low >> (4 * i) & 15) as u8 | ((upper >> (2 * i) & 3) << 4) as u8;
+            *scale = d * (code as i8 - 32) as f32;
+        }
+        for (packed, out) in self.indices.as_chunks::<16>().0.iter().zip(codes.as_chunks_mut::<32>().0) {
+            bits::nibbles(packed, out);
+        }
+        bits::look_up(VALUES, codes);
+    }
+}

@@ -1,0 +1,49 @@
+//! Q2_K: 256 weights in 16 groups of 16, each with a 4-bit scale and a 4-bit min. 2.625 bits per weight.
+//!
+//! ```text
+//! byte   0..16   group i: scale in the low, min in the high half of byte i
+//! byte  16..80   codes, 2 bits: byte 16+32n+j holds weights 128n+j, +32, +64, +96 from its low bits up
+//! byte  80..82   d (f16)       scale of the group scales
+//! byte  82..84   dmin (f16)    scale of the group mins
+//!                weight = (d * scale) * code - (dmin * min)
+//! ```
+
+use super::{Block, bits, float};
+use bytemuck::{AnyBitPattern, NoUninit};
+use half::f16;
+
+#[repr(C)]
+#[derive(Clone, Copy, AnyBitPattern, NoUninit)]
+pub(super) struct Q2K {
+    scales: [u8; 16],
+    codes: [u8; 64],
+    d: f16,
+    dmin: f16,
+}
+const _: () = assert!(size_of::<Q2K>() == 84);
+
+impl Block for Q2K {
+    const NAME: &'static str = "Q2_K";
+    const ID: u32 = 10;
+    const LEN: usize = 256;
+    const GROUP: usize = 16;
+    const HAS_MIN: bool = true;
+
+    #[inline(always)]
+    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
+        let codes: &mut [i8; 256] = bits::array(codes);
+        let (scales, mins): (&mut [f32; 16], &mut [f32; 16]) = (bits::array(scales), bits::array(mins));
+        let (d, dmin) = (float::f16_to_f32(self.d), float::f16_to_f32(self.dmin));
+        for i in 0..16 {
+            scales[i] = d * (self.scales[i] & 15) as f32;
+            mins[i] = dmin * (self.scales[i] >> 4) as f32;
+        }
+        for (packed, out) in self.codes.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<128>().0) {
+            for j in 0..32 {
+                for quarter in 0..4 {
+                    out[j + 32 * quarter] = (packed[j] >> (2 * quarter) & 3) as i8;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Q4_1: 32 weights, one scale, one offset, 4 bits each. 5 bits per weight.
+//!
+//! ```text
+//! byte  0..2    scale d (f16)
+//! byte  2..4    offset m (f16)
+//! byte  4..20   codes, 4 bits: byte 4+j holds weight j in its low and 16+j in its high half
+//!               weight = d * code + m
+//! ```
+
+use super::{Block, bits, float};
+use bytemuck::{AnyBitPattern, NoUninit};
+use half::f16;
+
+#[repr(C)]
+#[derive(Clone, Copy, AnyBitPattern, NoUninit)]
+pub(super) struct Q4_1 {
+    d: f16,
+    m: f16,
+    codes: [u8; 16],
+}
+const _: () = assert!(size_of::<Q4_1>() == 20);
+
+impl Block for Q4_1 {
+    const NAME: &'static str = "Q4_1";
+    const ID: u32 = 3;
+    const LEN: usize = 32;
+    const GROUP: usize = 32;
+    const HAS_MIN: bool = true;
+
+    #[inline(always)]
+    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
+        bits::nibbles(&self.codes, bits::array(codes));
+        scales[0] = float::f16_to_f32(self.d);
+        mins[0] = -float::f16_to_f32(self.m);
+    }
+}

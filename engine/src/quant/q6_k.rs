@@ -1,0 +1,47 @@
+//! Q6_K: 256 weights in 16 groups of 16, each with a signed 8-bit scale. 6.5625 bits per weight.
+//!
+//! ```text
+//! byte   0..128  low 4 bits: byte 64n+j holds weight 128n+j in its low and 128n+64+j in its high half
+//! byte 128..192  upper 2 bits: byte 128+32n+j holds weights 128n+j, +32, +64, +96 from its low bits up
+//! byte 192..208  16 scales (i8)
+//! byte 208..210  d (f16)       scale of the group scales
+//!                weight = (d * scale) * (code - 32)
+//! ```
+
+use super::{Block, bits, float};
+use bytemuck::{AnyBitPattern, NoUninit};
+use half::f16;
+
+#[repr(C)]
+#[derive(Clone, Copy, AnyBitPattern, NoUninit)]
+pub(super) struct Q6K {
+    low: [u8; 128],
+    upper: [u8; 64],
+    scales: [i8; 16],
+    d: f16,
+}
+const _: () = assert!(size_of::<Q6K>() == 210);
+
+impl Block for Q6K {
+    const NAME: &'static str = "Q6_K";
+    const ID: u32 = 14;
+    const LEN: usize = 256;
+    const GROUP: usize = 16;
+    const HAS_MIN: bool = false;
+
+    #[inline(always)]
+    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
+        let codes: &mut [i8; 256] = bits::array(codes);
+        let d = float::f16_to_f32(self.d);
+        *bits::array(scales) = self.scales.map(|scale| d * scale as f32);
+        let halves = self.low.as_chunks::<64>().0.iter().zip(self.upper.as_chunks::<32>().0);
+        for ((low, upper), out) in halves.zip(codes.as_chunks_mut::<128>().0) {
+            for j in 0..32 {
+                out[j] = (low[j] & 15 | (upper[j] & 3) << 4) as i8 - 32;
+                out[j + 32] = (low[j + 32] & 15 | (upper[j] >> 2 & 3) << 4) as i8 - 32;
+                out[j + 64] = (low[j] >> 4 | (upper[j] >> 4 & 3) << 4) as i8 - 32;
+                out[j + 96] = (low[j + 32] >> 4 | (upper[j] >> 6) << 4) as i8 - 32;
+            }
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Every format of the table against the golden bytes in `tests/golden/quant`, and against its own promises.
+
+use super::*;
+use proptest::prelude::*;
+use std::path::PathBuf;
+
+fn golden(name: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/quant").join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+}
+
+/// The first place where two rows differ in a bit; NaN equals NaN.
+fn difference(ours: &[f32], theirs: &[f32]) -> Option<String> {
+    assert_eq!(ours.len(), theirs.len());
+    let mut pairs = ours.iter().zip(theirs).enumerate();
+    let (i, (a, b)) = pairs.find(|(_, (a, b))| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan()))?;
+    Some(format!("weight {i}: {a:e} ({:#010x}), expected {b:e} ({:#010x})", a.to_bits(), b.to_bits()))
+}
+
+fn dequantized(format: &Format, bytes: &[u8]) -> Vec<f32> {
+    let mut weights = vec![f32::NAN; bytes.len() / format.block_bytes * format.block_len];
+    (format.dequantize)(bytes, &mut weights);
+    weights
+}
+
+fn quantized(format: &Format, weights: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; format.bytes_for(weights.len() as u64).unwrap() as usize];
+    format.quantize.unwrap()(weights, None, &mut bytes);
+    bytes
+}
+
+fn writable() -> impl Iterator<Item = &'static Format> {
+    FORMATS.iter().filter(|format| format.quantize.is_some())
+}
+
+#[test]
+fn dequantization_equals_the_reference() {
+    let mut failures = Vec::new();
+    for format in FORMATS {
+        let blocks = golden(&format!("{format}.blocks"));
+        assert!(blocks.len() >= 8 * format.block_bytes && blocks.len().is_multiple_of(format.block_bytes));
+        let expected = floats(&golden(&format!("{format}.f32")));
+        failures
+            .extend(difference(&dequantized(format, &blocks), &expected).map(|d| format!("{format}: {d}")));
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// The formats whose reference rounding is exact; the others search for scales and are judged by their error.
+#[test]
+fn quantization_equals_the_reference() {
+    let weights = floats(&golden("weights.f32"));
+    let mut failures = Vec::new();
+    for name in ["F32", "F16", "BF16", "Q4_0", "Q8_0"] {
+        let format = Format::by_name(name).unwrap();
+        let (ours, theirs) = (quantized(format, &weights), golden(&format!("{name}.quantized")));
+        assert_eq!(ours.len(), theirs.len(), "{name}");
+        let mut blocks = ours.chunks(format.block_bytes).zip(theirs.chunks(format.block_bytes)).enumerate();
+        if let Some((i, (ours, theirs))) = blocks.find(|(_, (ours, theirs))| ours != theirs) {
+            failures.push(format!("{name}: block {i} is {ours:02x?}, expected {theirs:02x?}"));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn the_table_is_consistent() {
+    for (i, format) in FORMATS.iter().enumerate() {
+        assert_eq!(Format::by_id(format.id), Some(format));
+        assert_eq!(Format::by_name(&format.name.to_lowercase()), Some(format));
+        assert_eq!(format.kind == Kind::Float, format.block_len == 1, "{format}");
+        let twins = FORMATS[..i].iter().filter(|other| other.id == format.id || other.name == format.name);
+        assert_eq!(twins.count(), 0, "{format}");
+    }
+    assert_eq!(Format::by_name("Q9_Z"), None);
+    assert_eq!(Format::by_id(4), None);
+}
+
+#[test]
+fn bytes_for_refuses_parts_of_blocks_and_overflow() {
+    let format = Format::by_name("Q4_K").unwrap();
+    assert_eq!(format.bytes_for(512), Some(288));
+    assert_eq!(format.bytes_for(0), Some(0));
+    assert_eq!(format.bytes_for(255), None);
+    assert_eq!(Format::by_name("F32").unwrap().bytes_for(u64::MAX), None);
+}
+
+/// Unpacks into buffers full of `fill` and computes the weights the way the kernels do.
+struct Unpack<'a> {
+    bytes: &'a [u8],
+    fill: i8,
+}
+
+impl Visit for Unpack<'_> {
+    type Output = Vec<f32>;
+    fn blocks<B: Block>(self) -> Vec<f32> {
+        let groups = B::LEN / B::GROUP;
+        let mut weights = Vec::new();
+        for block in self.bytes.chunks_exact(size_of::<B>()) {
+            let mut codes = vec![self.fill; B::LEN];
+            let (mut scales, mut mins) = (vec![f32::from(self.fill); groups], vec![0f32; groups]);
+            bytemuck::pod_read_unaligned::<B>(block).unpack(&mut codes, &mut scales, &mut mins);
+            assert!(B::HAS_MIN || mins.iter().all(|min| min.to_bits() == 0), "{} writes mins", B::NAME);
+            let scaled = |i: usize| codes[i] as f32 * scales[i / B::GROUP];
+            weights.extend(
+                (0..B::LEN).map(|i| if B::HAS_MIN { scaled(i) - mins[i / B::GROUP] } else { scaled(i) }),
+            );
+        }
+        weights
+    }
+    fn float<F: Float>(self) -> Vec<f32> {
+        self.bytes
+            .chunks_exact(size_of::<F>())
+            .map(|b| bytemuck::pod_read_unaligned::<F>(b).to_f32())
+            .collect()
+    }
+}
+
+/// `unpack` fits buffers of exactly the documented sizes and leaves nothing of what was in them.
+#[test]
+fn unpack_writes_everything_and_means_the_same() {
+    for format in FORMATS {
+        let bytes = golden(&format!("{format}.blocks"));
+        let expected = dequantized(format, &bytes);
+        for fill in [0, 77, -128] {
+            let unpacked = visit(format, Unpack { bytes: &bytes, fill });
+            assert_eq!(difference(&unpacked, &expected), None, "{format}");
+        }
+    }
+}
+
+/// Half the distance between two codes in units of the largest magnitude, and some room for rounding the scale.
+fn error_bound(format: &Format) -> f32 {
+    match format.name {
+        "F32" => 0.0,
+        "F16" => 0.0005,
+        "BF16" => 0.004,
+        "Q8_0" => 0.5 / 127.0 + 0.001,
+        "Q4_0" => 1.0 / 8.0 + 0.001,
+        other => panic!("{other} has no bound yet: add it here"),
+    }
+}
+
+/// What scales in the subnormal range of F16 may cost.
+const TINY: f32 = 4e-6;
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_error_stays_within_the_bound(weights in prop::collection::vec(-2f32..2.0, 256), shift in -2i32..4) {
+        let weights: Vec<f32> = weights.iter().map(|weight| weight * 10f32.powi(shift)).collect();
+        for format in writable() {
+            let restored = dequantized(format, &quantized(format, &weights));
+            for (part, (weights, restored)) in weights.chunks(32).zip(restored.chunks(32)).enumerate() {
+                let largest = weights.iter().fold(0f32, |most, weight| most.max(weight.abs()));
+                for (weight, restored) in weights.iter().zip(restored) {
+                    let error = (weight - restored).abs();
+                    prop_assert!(error <= largest * error_bound(format) + TINY, "{format} {part}: {weight} {restored}");
+                }
+            }
+        }
+    }
+
+    /// No bits make a quantizer panic, and no weight spoils another one of its block.
+    #[test]
+    fn any_bits_quantize_to_finite_weights(bits in prop::collection::vec(any::<u32>(), 256)) {
+        let weights: Vec<f32> = bits.iter().map(|&bits| f32::from_bits(bits)).collect();
+        for format in writable().filter(|format| format.kind == Kind::Blocks) {
+            let restored = dequantized(format, &quantized(format, &weights));
+            prop_assert!(restored.iter().all(|weight| weight.is_finite()), "{format}");
+        }
+    }
+}
+
+#[test]
+fn one_bad_weight_spoils_no_other() {
+    for format in writable().filter(|format| format.kind == Kind::Blocks) {
+        let clean: Vec<f32> = (0..256).map(|i| (i as f32 * 0.7).sin() - 0.1).collect();
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut weights = clean.clone();
+            weights[40] = bad;
+            let restored = dequantized(format, &quantized(format, &weights));
+            assert!(restored[40].abs() <= 1.2, "{format} {bad}: {}", restored[40]);
+            let others = clean.iter().zip(&restored).enumerate().filter(|&(i, _)| i != 40);
+            for (i, (weight, restored)) in others {
+                assert!(
+                    (weight - restored).abs() <= 1.1 * error_bound(format),
+                    "{format} {bad} {i}: {restored}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn scales_beyond_f16_saturate_and_tiny_ones_vanish() {
+    for format in writable().filter(|format| format.kind == Kind::Blocks) {
+        for magnitude in [f32::MAX, 1e30, 1e-45, 1e-38] {
+            let weights: Vec<f32> =
+                (0..256).map(|i| if i % 3 == 0 { magnitude } else { -magnitude }).collect();
+            let restored = dequantized(format, &quantized(format, &weights));
+            for (weight, restored) in weights.iter().zip(&restored) {
+                assert!(restored.is_finite(), "{format} {magnitude:e}");
+                let kept = if magnitude > 1.0 { restored / weight > 0.0 } else { *restored == 0.0 };
+                assert!(kept, "{format}: {weight:e} became {restored:e}");
+            }
+        }
+    }
+}
