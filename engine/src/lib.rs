@@ -3,9 +3,11 @@
 //! Modules stand in the order of their layers; each uses only those above it (ARCHITECTURE.md draws the map).
 
 pub mod error;
+pub mod os;
 pub mod threads;
 pub mod simd;
 pub mod quant;
+pub mod gguf;
 pub mod ops;
 pub mod kernels;
 
