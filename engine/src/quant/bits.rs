@@ -24,13 +24,18 @@ pub(super) fn join_nibbles(codes: &[u8; 32]) -> [u8; 16] {
     std::array::from_fn(|j| codes[j] & 15 | codes[j + 16] << 4)
 }
 
-/// As [`nibbles`], with bit `i` of `fifth` (little endian) as bit 4 of code `i`.
+/// As [`nibbles`], with bit `i` of `fifth` (little endian) as bit 4 of code `i`; `SIGNED` codes are 16 less.
 #[inline(always)]
-pub(super) fn nibbles_and_fifth(packed: &[u8; 16], fifth: [u8; 4], codes: &mut [i8; 32]) {
-    let fifth = u32::from_le_bytes(fifth);
-    for j in 0..16 {
-        codes[j] = (packed[j] & 15 | ((fifth >> j & 1) << 4) as u8) as i8;
-        codes[j + 16] = (packed[j] >> 4 | ((fifth >> (j + 16) & 1) << 4) as u8) as i8;
+pub(super) fn nibbles_and_fifth<const SIGNED: bool>(packed: &[u8; 16], fifth: [u8; 4], codes: &mut [i8; 32]) {
+    let word = u128::from_le_bytes(*packed);
+    let (a, b) = (word as u64, (word >> 64) as u64);
+    let halves = [a, b, a >> 4, b >> 4];
+    for (i, out) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        let one_each = (u64::from(fifth[i]) * 0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
+        let sixteens = (one_each + 0x7f7f_7f7f_7f7f_7f7f) >> 3 & 0x1010_1010_1010_1010;
+        // Sixteen less is all upper bits set where the fifth is missing, none where it is there.
+        let upper = if SIGNED { (sixteens ^ 0x1010_1010_1010_1010) * 15 } else { sixteens };
+        *out = (halves[i] & 0x0f0f_0f0f_0f0f_0f0f | upper).to_le_bytes().map(|code| code as i8);
     }
 }
 

@@ -66,24 +66,19 @@ impl Float for Bf16 {
     }
 }
 
-/// The smallest F16 above zero.
-const UNIT: f32 = 1.0 / 16_777_216.0;
-
 /// The value of an F16, exactly, without branches.
 ///
-/// Subnormal scales are common in K-quants; they are made from a whole number, since arithmetic on subnormal f32
-/// would cost a microcode assist each.
+/// Subnormal scales are common in K-quants, and arithmetic on a subnormal f32 would cost a microcode assist: one
+/// is given the smallest normal exponent first, which the subtraction takes away again.
 #[inline(always)]
 pub fn f16_to_f32(value: F16) -> f32 {
     let bits = value.to_bits() as u32;
-    let (exponent, mantissa) = (bits >> 10 & 31, bits & 0x3ff);
-    let shifted = (bits & 0x7fff) << 13;
-    let subnormal = (mantissa as f32 * UNIT).to_bits();
-    let normal = shifted + (112 << 23);
-    let infinite_or_nan = shifted | 0x7f80_0000;
-    let finite = if exponent == 0 { subnormal } else { normal };
-    let magnitude = if exponent == 31 { infinite_or_nan } else { finite };
-    f32::from_bits(magnitude | (bits & 0x8000) << 16)
+    let exponent = bits >> 10 & 31;
+    let (subnormal, infinite_or_nan) = (u32::from(exponent == 0), u32::from(exponent == 31));
+    let rebias = 112 + subnormal + 112 * infinite_or_nan;
+    let magnitude = f32::from_bits(((bits & 0x7fff) << 13) + (rebias << 23));
+    let surplus = f32::from_bits(subnormal * (113 << 23));
+    f32::from_bits((magnitude - surplus).to_bits() | (bits & 0x8000) << 16)
 }
 
 /// The nearest F16, ties to even, without branches; infinity from 65520 up. A NaN stays one.

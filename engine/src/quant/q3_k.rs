@@ -25,12 +25,14 @@ const _: () = assert!(size_of::<Q3K>() == 110);
 /// The 16 group scales: bytes 0..8 hold the low 4 bits of scales 0..8 and, in their high halves, 8..16; bytes
 /// 8..12 hold the upper 2 bits of scales j, 4+j, 8+j and 12+j from the low bits up.
 #[inline(always)]
-fn group_scales(packed: &[u8; 12]) -> [i8; 16] {
-    std::array::from_fn(|i| {
-        let low = packed[i % 8] >> (i / 8 * 4) & 15;
-        let high = packed[8 + i % 4] >> (i / 4 * 2) & 3;
-        (low | high << 4) as i8 - 32
-    })
+fn group_scales(packed: &[u8; 12]) -> [[i8; 4]; 4] {
+    let word = |i: usize| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]);
+    let (a, b, upper) = (word(0), word(4), word(8));
+    let join = |low: u32, upper: u32| {
+        let scales = low & 0x0f0f_0f0f | (upper & 0x0303_0303) << 4;
+        scales.to_le_bytes().map(|scale| scale as i8 - 32)
+    };
+    [join(a, upper), join(b, upper >> 2), join(a >> 4, upper >> 4), join(b >> 4, upper >> 6)]
 }
 
 impl Block for Q3K {
@@ -44,14 +46,17 @@ impl Block for Q3K {
     fn unpack(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let codes: &mut [i8; 256] = bits::array(codes);
         let d = float::f16_to_f32(self.d);
-        *bits::array(scales) = group_scales(&self.scales).map(|scale| d * scale as f32);
-        let halves = self.codes.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<128>().0);
-        for (half, (packed, out)) in halves.enumerate() {
-            for j in 0..32 {
-                for quarter in 0..4 {
-                    let third = self.third[j] >> (4 * half + quarter) & 1;
-                    out[j + 32 * quarter] = (packed[j] >> (2 * quarter) & 3 | third << 2) as i8 - 4;
-                }
+        let scales: &mut [f32; 16] = bits::array(scales);
+        for (out, group_scales) in scales.as_chunks_mut::<4>().0.iter_mut().zip(group_scales(&self.scales)) {
+            *out = group_scales.map(|scale| d * scale as f32);
+        }
+        let (low, high) = self.codes.split_at(32);
+        for j in 0..32 {
+            for quarter in 0..4 {
+                let shift = 2 * quarter;
+                let third = |i: usize| (self.third[j] >> i & 1) << 2;
+                codes[j + 32 * quarter] = (low[j] >> shift & 3 | third(quarter)) as i8 - 4;
+                codes[j + 32 * quarter + 128] = (high[j] >> shift & 3 | third(quarter + 4)) as i8 - 4;
             }
         }
     }

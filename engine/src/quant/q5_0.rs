@@ -29,9 +29,7 @@ impl Block for Q5_0 {
 
     #[inline(always)]
     fn unpack(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
-        let codes: &mut [i8; 32] = bits::array(codes);
-        bits::nibbles_and_fifth(&self.codes, self.fifth, codes);
-        codes.iter_mut().for_each(|code| *code -= 16);
+        bits::nibbles_and_fifth::<true>(&self.codes, self.fifth, bits::array(codes));
         scales[0] = float::f16_to_f32(self.d);
     }
 }

@@ -31,7 +31,7 @@ impl Block for Q5_1 {
 
     #[inline(always)]
     fn unpack(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
-        bits::nibbles_and_fifth(&self.codes, self.fifth, bits::array(codes));
+        bits::nibbles_and_fifth::<false>(&self.codes, self.fifth, bits::array(codes));
         scales[0] = float::f16_to_f32(self.d);
         mins[0] = -float::f16_to_f32(self.m);
     }
