@@ -42,7 +42,7 @@ impl Writer {
             placed.push(tensor);
         }
         let header = header(&metadata, &placed, alignment)?;
-        let file_len = end_of(header.len() as u64, offset, alignment)?;
+        let file_len = (header.len() as u64).checked_add(offset).ok_or_else(too_large)?;
         Ok(Self { header, tensors: placed, alignment, file_len })
     }
 
@@ -73,10 +73,11 @@ impl Writer {
 }
 
 fn end_of(start: u64, len: u64, alignment: u64) -> Result<u64> {
-    start
-        .checked_add(len)
-        .and_then(|end| end.checked_next_multiple_of(alignment))
-        .ok_or_else(|| Error::request("the tensors together are larger than any file"))
+    start.checked_add(len).and_then(|end| end.checked_next_multiple_of(alignment)).ok_or_else(too_large)
+}
+
+fn too_large() -> Error {
+    Error::request("the tensors together are larger than any file")
 }
 
 fn header(metadata: &Metadata, tensors: &[TensorInfo], alignment: u64) -> Result<Vec<u8>> {
@@ -86,7 +87,9 @@ fn header(metadata: &Metadata, tensors: &[TensorInfo], alignment: u64) -> Result
     header.extend_from_slice(&(metadata.len() as u64).to_le_bytes());
     metadata.write(&mut header)?;
     tensors.iter().for_each(|tensor| tensor.write(&mut header));
-    header.resize(header.len().next_multiple_of(alignment as usize), 0);
+    if !tensors.is_empty() {
+        header.resize(header.len().next_multiple_of(alignment as usize), 0);
+    }
     Ok(header)
 }
 
