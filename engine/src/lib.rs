@@ -10,5 +10,7 @@ pub mod quant;
 pub mod gguf;
 pub mod ops;
 pub mod kernels;
+pub mod experts;
+pub mod model;
 
 pub use error::{Error, Result};

@@ -4,6 +4,7 @@
 //! the task; the softmax runs online (running maximum and sum, Milakov & Gimelshein 2018). Tiles start at fixed
 //! positions, so a row's result does not depend on which other rows are computed with it.
 
+use super::Output;
 use super::floats::multiply_add;
 use crate::ops::exp;
 use crate::quant::{Block, Float, Format, Visit, visit};
@@ -13,15 +14,17 @@ use std::cell::RefCell;
 /// Positions per tile: keys of width 128 then fill half of a first-level cache.
 const TILE: usize = 32;
 
-/// One key head over some rows of one sequence.
+/// One key head over neighbouring rows of one sequence.
 pub struct AttentionTask<'a> {
-    /// `(page, position in page, key_length)` of this head: bytes in the cache's format.
-    pub keys: &'a [&'a [u8]],
-    /// `(page, position in page, value_length)` of this head.
-    pub values: &'a [&'a [u8]],
+    /// Pages of keys, each `(head, position in page, key_length)` in the cache's format.
+    pub keys: &'a [Vec<u8>],
+    /// Pages of values, likewise; `None` where a key's first columns are the value.
+    pub values: Option<&'a [Vec<u8>]>,
+    /// Which key head.
+    pub head: usize,
     /// Positions per page, a multiple of 32.
     pub page_len: usize,
-    /// Width of a key, at most the query's stride.
+    /// Width of a key.
     pub key_length: usize,
     /// Width of a value.
     pub value_length: usize,
@@ -29,22 +32,68 @@ pub struct AttentionTask<'a> {
     pub scale: f32,
     /// How many positions a row sees back, itself included; `None` for all.
     pub window: Option<usize>,
-    /// Query heads that share this key head.
-    pub queries: &'a [Query<'a>],
-}
-
-/// One query vector and what it attends to.
-pub struct Query<'a> {
-    /// `(key_length)`.
-    pub vector: &'a [f32],
-    /// It sees positions `..= position`.
+    /// One logit per query head that takes probability and gives nothing (gpt-oss).
+    pub sinks: Option<&'a [f32]>,
+    /// The queries.
+    pub queries: Queries<'a>,
+    /// First row of the batch.
+    pub row: usize,
+    /// Rows; the first stands at `position`, the others follow.
+    pub rows: usize,
+    /// Position of the first row.
     pub position: usize,
-    /// A logit that takes probability and gives nothing (gpt-oss).
-    pub sink: Option<f32>,
+    /// Row-major results, head after head from column `at`.
+    pub output: Output<'a>,
 }
 
-/// Computes `out[i]` (value_length each, one after the other) for every query of the task.
-pub type AttentionKernel = unsafe fn(&AttentionTask<'_>, &mut [f32]);
+/// Query heads in row-major rows.
+#[derive(Clone, Copy)]
+pub struct Queries<'a> {
+    /// All rows.
+    pub values: &'a [f32],
+    /// Width of a row.
+    pub width: usize,
+    /// Column of the first head that shares the key head.
+    pub at: usize,
+    /// Number of the first head that shares the key head.
+    pub first: usize,
+    /// Heads that share it.
+    pub count: usize,
+    /// Columns from one head to the next.
+    pub stride: usize,
+}
+
+impl<'a> AttentionTask<'a> {
+    /// Query `i`: row after row, in each the heads that share the key head.
+    #[inline(always)]
+    fn query(&self, i: usize) -> &'a [f32] {
+        let (row, head) = (self.row + i / self.queries.count, i % self.queries.count);
+        let start = row * self.queries.width + self.queries.at + head * self.queries.stride;
+        &self.queries.values[start..start + self.key_length]
+    }
+
+    fn query_count(&self) -> usize {
+        self.rows * self.queries.count
+    }
+
+    #[inline(always)]
+    fn position_of(&self, i: usize) -> usize {
+        self.position + i / self.queries.count
+    }
+
+    /// First position that a row at `position` sees.
+    #[inline(always)]
+    fn first_seen(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+
+    fn sink(&self, i: usize) -> Option<f32> {
+        self.sinks.map(|sinks| sinks[self.queries.first + i % self.queries.count])
+    }
+}
+
+/// Computes every query of a task. No other task may write the same places of the output.
+pub type AttentionKernel = unsafe fn(&AttentionTask<'_>);
 
 /// Picks the attention over a cache format for an instruction set.
 ///
@@ -114,14 +163,16 @@ impl Visit for Select {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn avx512<C: Cached>(task: &AttentionTask<'_>, out: &mut [f32]) {
-    body::<C, true>(task, out);
+unsafe fn avx512<C: Cached>(task: &AttentionTask<'_>) {
+    // SAFETY: passed on to the caller.
+    unsafe { body::<C, true>(task) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn avx2<C: Cached>(task: &AttentionTask<'_>, out: &mut [f32]) {
-    body::<C, true>(task, out);
+unsafe fn avx2<C: Cached>(task: &AttentionTask<'_>) {
+    // SAFETY: passed on to the caller.
+    unsafe { body::<C, true>(task) }
 }
 
 #[derive(Default)]
@@ -137,47 +188,46 @@ thread_local! {
 }
 
 #[inline(always)]
-fn body<C: Cached, const FMA: bool>(task: &AttentionTask<'_>, out: &mut [f32]) {
+unsafe fn body<C: Cached, const FMA: bool>(task: &AttentionTask<'_>) {
+    let output = |i: usize| {
+        let (row, head) = (task.row + i / task.queries.count, task.queries.first + i % task.queries.count);
+        let start = row * task.output.stride + task.output.at + head * task.value_length;
+        // SAFETY: every task writes its own rows and heads.
+        unsafe { task.output.values.slice(start, task.value_length) }
+    };
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.keys.resize(TILE * task.key_length, 0.0);
         scratch.values.resize(TILE * task.value_length, 0.0);
         scratch.running.clear();
-        scratch.running.extend(task.queries.iter().map(|query| match query.sink {
-            Some(sink) => (sink, 1.0),
-            None => (f32::NEG_INFINITY, 0.0),
-        }));
-        out.fill(0.0);
-        let first = task.queries.iter().map(|query| first_position(task, query)).min().unwrap_or(0);
-        let end = task.queries.iter().map(|query| query.position + 1).max().unwrap_or(0);
-        let mut start = first / TILE * TILE;
+        for i in 0..task.query_count() {
+            scratch.running.push(task.sink(i).map_or((f32::NEG_INFINITY, 0.0), |sink| (sink, 1.0)));
+            output(i).fill(0.0);
+        }
+        let end = task.position + task.rows;
+        let mut start = task.first_seen(task.position) / TILE * TILE;
         while start < end {
-            load_tile::<C>(task, start, end.min(start + TILE) - start, scratch);
-            for (i, query) in task.queries.iter().enumerate() {
-                let out = &mut out[i * task.value_length..][..task.value_length];
-                attend::<FMA>(task, query, start, scratch, i, out);
+            load_tile::<C>(task, start, TILE.min(end - start), scratch);
+            for i in 0..task.query_count() {
+                attend::<FMA>(task, i, start, scratch, output(i));
             }
             start += TILE;
         }
-        for (out, (_, sum)) in out.chunks_exact_mut(task.value_length).zip(&scratch.running) {
-            out.iter_mut().for_each(|value| *value /= sum);
+        for (i, (_, sum)) in scratch.running.iter().enumerate() {
+            output(i).iter_mut().for_each(|value| *value /= sum);
         }
     });
 }
 
 #[inline(always)]
-fn first_position(task: &AttentionTask<'_>, query: &Query<'_>) -> usize {
-    task.window.map_or(0, |window| (query.position + 1).saturating_sub(window))
-}
-
-#[inline(always)]
 fn load_tile<C: Cached>(task: &AttentionTask<'_>, start: usize, len: usize, scratch: &mut Scratch) {
-    let (page, at) = (start / task.page_len, start % task.page_len);
-    for (pages, width, out) in [
-        (task.keys, task.key_length, &mut scratch.keys),
-        (task.values, task.value_length, &mut scratch.values),
-    ] {
+    let (page, at) = (start / task.page_len, task.head * task.page_len + start % task.page_len);
+    let load = |pages: &[Vec<u8>], width: usize, out: &mut [f32]| {
         let bytes = &pages[page][at * C::bytes(width)..][..len * C::bytes(width)];
         C::load(bytes, &mut out[..len * width]);
+    };
+    load(task.keys, task.key_length, &mut scratch.keys);
+    if let Some(values) = task.values {
+        load(values, task.value_length, &mut scratch.values);
     }
 }
 
@@ -185,21 +235,21 @@ fn load_tile<C: Cached>(task: &AttentionTask<'_>, start: usize, len: usize, scra
 #[inline(always)]
 fn attend<const FMA: bool>(
     task: &AttentionTask<'_>,
-    query: &Query<'_>,
+    i: usize,
     start: usize,
     scratch: &mut Scratch,
-    i: usize,
     out: &mut [f32],
 ) {
-    let from = first_position(task, query).saturating_sub(start);
-    let to = (query.position + 1).saturating_sub(start).min(TILE);
+    let position = task.position_of(i);
+    let from = task.first_seen(position).saturating_sub(start);
+    let to = (position + 1).saturating_sub(start).min(TILE);
     if from >= to {
         return;
     }
+    let query = task.query(i);
     let mut scores = [f32::NEG_INFINITY; TILE];
     for t in from..to {
-        let key = &scratch.keys[t * task.key_length..][..task.key_length];
-        scores[t] = task.scale * dot::<FMA>(query.vector, key);
+        scores[t] = task.scale * dot::<FMA>(query, &scratch.keys[t * task.key_length..][..task.key_length]);
     }
     let (old_largest, old_sum) = scratch.running[i];
     let largest = scores.iter().fold(old_largest, |a, &b| a.max(b));
@@ -207,14 +257,16 @@ fn attend<const FMA: bool>(
     for score in &mut scores {
         *score = exp(*score - largest);
     }
-    let sum: f32 = scores[from..to].iter().sum();
-    scratch.running[i] = (largest, old_sum * shrink + sum);
+    scratch.running[i] = (largest, old_sum * shrink + scores[from..to].iter().sum::<f32>());
     if shrink != 1.0 {
         out.iter_mut().for_each(|value| *value *= shrink);
     }
+    let (values, width) = match task.values {
+        Some(_) => (&scratch.values, task.value_length),
+        None => (&scratch.keys, task.key_length),
+    };
     for t in from..to {
-        let value = &scratch.values[t * task.value_length..][..task.value_length];
-        for (out, value) in out.iter_mut().zip(value) {
+        for (out, value) in out.iter_mut().zip(&values[t * width..][..task.value_length]) {
             *out = multiply_add::<FMA>(scores[t], *value, *out);
         }
     }

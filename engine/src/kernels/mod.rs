@@ -18,7 +18,7 @@ mod portable;
 mod tests;
 
 pub use activations::{Inputs, Quantized};
-pub use attention::{AttentionKernel, AttentionTask, select_attention};
+pub use attention::{AttentionKernel, AttentionTask, Queries, select_attention};
 
 use crate::quant::{Block, Float, Format, Kind, Visit, visit};
 use crate::simd::Isa;

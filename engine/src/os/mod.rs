@@ -5,3 +5,4 @@
 #![allow(unsafe_code)]
 
 pub mod mapping;
+pub mod memory;

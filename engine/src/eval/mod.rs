@@ -1,0 +1,81 @@
+//! Measuring a model on text: perplexity as llama.cpp cuts and counts it, so that numbers compare.
+
+use crate::error::{Error, Result};
+use crate::session::Engine;
+use crate::tokenizer::Special;
+
+/// Perplexity of a text.
+#[derive(Clone, Copy, Debug)]
+pub struct Perplexity {
+    /// `exp` of the mean negative log-likelihood.
+    pub perplexity: f64,
+    /// Negative log2-likelihood of the scored tokens per byte of their text.
+    pub bits_per_byte: f64,
+    /// Tokens scored.
+    pub tokens: usize,
+    /// Chunks computed.
+    pub chunks: usize,
+}
+
+/// Computes perplexity over chunks of `context` tokens. Each chunk starts afresh (with the beginning-of-text token
+/// in its first place where the model wants one) and only the second half of its tokens is scored.
+///
+/// `progress` hears (chunks done, chunks in all, perplexity so far); its `false` stops the run.
+///
+/// # Errors
+/// When the text is shorter than two chunks, or the model cannot compute it.
+pub fn perplexity(
+    engine: &Engine,
+    text: &str,
+    context: usize,
+    mut progress: impl FnMut(usize, usize, f64) -> bool,
+) -> Result<Perplexity> {
+    let tokenizer = engine.tokenizer()?;
+    let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
+    let mut tokens: Vec<u32> = bos.into_iter().collect();
+    tokens.extend(tokenizer.encode(text, Special::Plain)?);
+    let context = context.min(engine.context_length());
+    if context < 4 || tokens.len() < 2 * context {
+        let found = tokens.len();
+        return Err(Error::request(format!(
+            "the text has {found} tokens; perplexity over a context of {context} needs at least {}",
+            2 * context.max(4)
+        )));
+    }
+    let mut session = engine.session()?;
+    let (mut sum, mut scored, mut bytes) = (0f64, 0usize, 0usize);
+    let chunks = tokens.len() / context;
+    let mut done = 0;
+    for chunk in tokens.chunks_exact_mut(context) {
+        if let Some(bos) = bos {
+            chunk[0] = bos;
+        }
+        session.truncate(0);
+        let first = context / 2;
+        session.extend_with_logits(chunk, |i, logits| {
+            if i >= first && i + 1 < context {
+                sum += negative_log_likelihood(logits, chunk[i + 1]);
+                scored += 1;
+                bytes += tokenizer.piece_bytes(chunk[i + 1]).len();
+            }
+            Ok(())
+        })?;
+        done += 1;
+        if !progress(done, chunks, (sum / scored as f64).exp()) {
+            return Err(Error::Stopped);
+        }
+    }
+    Ok(Perplexity {
+        perplexity: (sum / scored as f64).exp(),
+        bits_per_byte: sum / std::f64::consts::LN_2 / bytes.max(1) as f64,
+        tokens: scored,
+        chunks,
+    })
+}
+
+/// `-ln softmax(logits)[token]` in f64.
+pub fn negative_log_likelihood(logits: &[f32], token: u32) -> f64 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
+    let sum: f64 = logits.iter().map(|&logit| (logit as f64 - largest).exp()).sum();
+    largest + sum.ln() - logits[token as usize] as f64
+}

@@ -1,0 +1,321 @@
+//! Rows in host memory and the row maths that both host backends share.
+
+use super::super::config::{Experts, Norm};
+use super::super::kv_cache::KvCache;
+use super::super::moe::Routing;
+use super::super::transformer::{AttentionStep, Row, Span};
+use super::super::weights::{Matrix, NormWeights};
+use crate::kernels::{Inputs, Kernel, Pick, Quantized};
+use crate::ops::{Activation, Rope, layer_norm, rms_norm, rotate};
+use crate::threads::{SharedSlice, Team};
+
+/// Row-major f32 rows with their quantized twin, made when a kernel first asks for it.
+#[derive(Default)]
+pub struct HostBuffer {
+    values: Vec<f32>,
+    rows: usize,
+    width: usize,
+    codes: Vec<i8>,
+    extras: Vec<f32>,
+    quantized: bool,
+    picks: Vec<Pick>,
+}
+
+fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+}
+
+impl HostBuffer {
+    pub(super) fn new(width: usize) -> Self {
+        Self { width, ..Self::default() }
+    }
+
+    /// Rows held.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// All rows.
+    pub fn values(&self) -> &[f32] {
+        &self.values[..self.rows * self.width]
+    }
+
+    /// One row.
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.values()[row * self.width..][..self.width]
+    }
+
+    /// One row, to be changed.
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        let width = self.width;
+        &mut self.values_mut()[row * width..][..width]
+    }
+
+    pub(super) fn values_mut(&mut self) -> &mut [f32] {
+        self.quantized = false;
+        &mut self.values[..self.rows * self.width]
+    }
+
+    pub(super) fn resize(&mut self, rows: usize, width: usize) {
+        (self.rows, self.width, self.quantized) = (rows, width, false);
+        grow(&mut self.values, rows * width);
+    }
+
+    /// One pick per row: every input to the output row of the same number.
+    pub(super) fn picks(&mut self) -> &[Pick] {
+        let known = self.picks.len();
+        self.picks.extend((known..self.rows).map(|row| Pick { input: row as u32, output: row as u32 }));
+        &self.picks[..self.rows]
+    }
+
+    /// The rows as a kernel wants them.
+    pub(super) fn prepare(&mut self, team: &Team, kernel: Kernel) {
+        self.picks();
+        if !kernel.wants_quantized() || self.quantized {
+            return;
+        }
+        let (width, extras) = (self.width, Quantized::extras_len(self.width));
+        grow(&mut self.codes, self.rows * width);
+        grow(&mut self.extras, self.rows * extras);
+        let (all_codes, all_extras) = (SharedSlice::new(&mut self.codes), SharedSlice::new(&mut self.extras));
+        let values = &self.values;
+        team.run_chunks(self.rows, 8, |start, end| {
+            for row in start..end {
+                let (codes, extras) = Self::own_row(all_codes, all_extras, row, width, extras);
+                kernel.quantize(&values[row * width..][..width], &mut Quantized::new(codes, extras));
+            }
+        });
+        self.quantized = true;
+    }
+
+    #[allow(unsafe_code)]
+    fn own_row<'a>(
+        codes: SharedSlice<'a, i8>,
+        extras: SharedSlice<'a, f32>,
+        row: usize,
+        width: usize,
+        extras_len: usize,
+    ) -> (&'a mut [i8], &'a mut [f32]) {
+        // SAFETY: every row belongs to one task only.
+        unsafe { (codes.slice(row * width, width), extras.slice(row * extras_len, extras_len)) }
+    }
+
+    /// After [`HostBuffer::prepare`].
+    pub(super) fn inputs(&self) -> (Inputs<'_>, &[Pick]) {
+        let inputs = if self.quantized {
+            Inputs::with_codes(&self.values, self.width, &self.codes, &self.extras)
+        } else {
+            Inputs::floats(&self.values, self.width)
+        };
+        (inputs, &self.picks[..self.rows])
+    }
+}
+
+/// Calls `work(row number, row)` for every row, in parallel where there are many.
+pub(super) fn each_row(team: &Team, x: &mut HostBuffer, work: impl Fn(usize, &mut [f32]) + Sync) {
+    let width = x.width;
+    if x.rows < 4 {
+        x.values_mut().chunks_exact_mut(width).enumerate().for_each(|(row, values)| work(row, values));
+        return;
+    }
+    let rows = x.rows;
+    let values = SharedSlice::new(x.values_mut());
+    team.run_chunks(rows, rows.div_ceil(team.threads() * 4), |start, end| {
+        for row in start..end {
+            work(row, own(values, row * width, width));
+        }
+    });
+}
+
+#[allow(unsafe_code)]
+fn own<'a>(values: SharedSlice<'a, f32>, start: usize, len: usize) -> &'a mut [f32] {
+    // SAFETY: callers give every row to one task only.
+    unsafe { values.slice(start, len) }
+}
+
+fn pieces(row: &mut [f32], span: Span) -> impl Iterator<Item = &mut [f32]> {
+    row[span.at..].chunks_mut(span.stride.max(1)).take(span.count).map(move |piece| &mut piece[..span.width])
+}
+
+pub(super) fn embed(team: &Team, table: &Matrix, rows: &[Row], scale: f32, out: &mut HostBuffer) {
+    out.resize(rows.len(), table.cols);
+    each_row(team, out, |row, values| {
+        table.view().row_to_f32(rows[row].token as usize, values);
+        if scale != 1.0 {
+            values.iter_mut().for_each(|value| *value *= scale);
+        }
+    });
+}
+
+pub(super) fn add_positions(table: &Matrix, rows: &[Row], x: &mut HostBuffer) {
+    let mut position = vec![0f32; table.cols];
+    for (row, values) in rows.iter().zip(x.values_mut().chunks_exact_mut(table.cols)) {
+        table.view().row_to_f32(row.position, &mut position);
+        values.iter_mut().zip(&position).for_each(|(value, position)| *value += position);
+    }
+}
+
+pub(super) fn angles(rope: &Rope, rows: &[Row], out: &mut HostBuffer) {
+    out.resize(rows.len(), rope.dims());
+    for (row, angles) in rows.iter().zip(out.values_mut().chunks_exact_mut(rope.dims())) {
+        rope.angles(row.position, angles);
+    }
+}
+
+fn norm_piece(norm: &NormWeights, piece: &mut [f32]) {
+    match norm.kind {
+        Norm::Rms { epsilon } => rms_norm(piece, &norm.weight, epsilon),
+        Norm::Layer { epsilon } => layer_norm(piece, &norm.weight, norm.bias.as_deref(), epsilon),
+    }
+}
+
+pub(super) fn norm(team: &Team, norm: &NormWeights, x: &HostBuffer, out: &mut HostBuffer) {
+    out.resize(x.rows, x.width);
+    each_row(team, out, |row, values| {
+        values.copy_from_slice(x.row(row));
+        norm_piece(norm, values);
+    });
+}
+
+pub(super) fn norm_span(team: &Team, norm: &NormWeights, x: &mut HostBuffer, span: Span) {
+    each_row(team, x, |_, row| pieces(row, span).for_each(|piece| norm_piece(norm, piece)));
+}
+
+pub(super) fn copy_span(team: &Team, x: &HostBuffer, from: Span, out: &mut HostBuffer, to: Span) {
+    each_row(team, out, |row, values| {
+        for (i, piece) in pieces(values, to).enumerate() {
+            piece.copy_from_slice(&x.row(row)[from.at + i * from.stride..][..from.width]);
+        }
+    });
+}
+
+pub(super) fn rope(team: &Team, rope: &Rope, angles: &HostBuffer, x: &mut HostBuffer, span: Span) {
+    each_row(team, x, |row, values| {
+        pieces(values, span).for_each(|piece| rotate(rope.style, piece, angles.row(row)));
+    });
+}
+
+pub(super) fn store(step: &AttentionStep<'_>, qkv: &HostBuffer, caches: &mut [&mut KvCache]) {
+    for (i, row) in step.rows.iter().enumerate() {
+        let values = qkv.row(i);
+        let span = |span: Span| &values[span.at..span.at + span.count * span.width];
+        caches[row.sequence].store(step.layer, row.position, span(step.keys), span(step.values));
+    }
+}
+
+pub(super) fn activate(team: &Team, activation: Activation, gate: Option<&HostBuffer>, up: &mut HostBuffer) {
+    each_row(team, up, |row, values| activation.combine(gate.map(|gate| gate.row(row)), values));
+}
+
+pub(super) fn route(
+    experts: &Experts,
+    choice_bias: Option<&[f32]>,
+    drop: bool,
+    logits: &HostBuffer,
+    routing: &mut Routing,
+) {
+    routing.route(logits.values(), experts, choice_bias, drop);
+}
+
+pub(super) fn add(team: &Team, x: &mut HostBuffer, added: &HostBuffer, scale: f32) {
+    each_row(team, x, |row, values| {
+        for (value, added) in values.iter_mut().zip(added.row(row)) {
+            *value += added * scale;
+        }
+    });
+}
+
+pub(super) fn select(rows: &[Row], x: &HostBuffer, out: &mut HostBuffer) {
+    let wanted = rows.iter().enumerate().filter(|(_, row)| row.wants_logits);
+    out.resize(wanted.clone().count(), x.width);
+    for ((from, _), to) in wanted.zip(out.values_mut().chunks_exact_mut(x.width)) {
+        to.copy_from_slice(x.row(from));
+    }
+}
+
+/// The steps that are the same on every host backend: `$self.team` runs them.
+macro_rules! host_steps {
+    () => {
+        type Buffer = HostBuffer;
+        type Cache = KvCache;
+
+        fn buffer(&self, width: usize) -> HostBuffer {
+            HostBuffer::new(width)
+        }
+        fn cache(&self, config: &Config, format: &'static Format) -> Result<KvCache> {
+            KvCache::new(config, format)
+        }
+        fn host<'a>(&self, buffer: &'a HostBuffer) -> Cow<'a, [f32]> {
+            Cow::Borrowed(buffer.values())
+        }
+        fn resize(&self, buffer: &mut HostBuffer, rows: usize, width: usize) {
+            buffer.resize(rows, width);
+        }
+        fn clear(&self, buffer: &mut HostBuffer, rows: usize) {
+            buffer.resize(rows, buffer.width());
+            buffer.values_mut().fill(0.0);
+        }
+        fn embed(&self, table: &Matrix, rows: &[Row], scale: f32, out: &mut HostBuffer) {
+            host::embed(&self.team, table, rows, scale, out);
+        }
+        fn add_positions(&self, table: &Matrix, rows: &[Row], x: &mut HostBuffer) {
+            host::add_positions(table, rows, x);
+        }
+        fn angles(&self, rope: &Rope, rows: &[Row], out: &mut HostBuffer) {
+            host::angles(rope, rows, out);
+        }
+        fn norm(&self, norm: &NormWeights, x: &HostBuffer, out: &mut HostBuffer) {
+            host::norm(&self.team, norm, x, out);
+        }
+        fn norm_span(&self, norm: &NormWeights, x: &mut HostBuffer, span: Span) {
+            host::norm_span(&self.team, norm, x, span);
+        }
+        fn copy_span(&self, x: &HostBuffer, from: Span, out: &mut HostBuffer, to: Span) {
+            host::copy_span(&self.team, x, from, out, to);
+        }
+        fn rope(&self, rope: &Rope, angles: &HostBuffer, x: &mut HostBuffer, span: Span) {
+            host::rope(&self.team, rope, angles, x, span);
+        }
+        fn store(&self, step: &AttentionStep<'_>, qkv: &HostBuffer, caches: &mut [&mut KvCache]) {
+            host::store(step, qkv, caches);
+        }
+        fn activate(&self, activation: Activation, gate: Option<&HostBuffer>, up: &mut HostBuffer) {
+            host::activate(&self.team, activation, gate, up);
+        }
+        fn route(
+            &self,
+            experts: &Experts,
+            choice_bias: Option<&[f32]>,
+            drop: bool,
+            logits: &HostBuffer,
+            routing: &mut Routing,
+        ) {
+            host::route(experts, choice_bias, drop, logits, routing);
+        }
+        fn weigh_by_sigmoid(&self, gate: &Linear, x: &mut HostBuffer, out: &mut HostBuffer) {
+            let mut weights = HostBuffer::new(1);
+            self.linear(gate, x, &mut weights, 0);
+            host::each_row(&self.team, out, |row, values| {
+                let weight = 1.0 / (1.0 + crate::ops::exp(-weights.row(row)[0]));
+                values.iter_mut().for_each(|value| *value *= weight);
+            });
+        }
+        fn add(&self, x: &mut HostBuffer, added: &HostBuffer, scale: f32) {
+            host::add(&self.team, x, added, scale);
+        }
+        fn select(&self, rows: &[Row], x: &HostBuffer, out: &mut HostBuffer) {
+            host::select(rows, x, out);
+        }
+        fn scale(&self, x: &mut HostBuffer, factor: f32) {
+            host::each_row(&self.team, x, |_, row| row.iter_mut().for_each(|value| *value *= factor));
+        }
+    };
+}
+pub(super) use host_steps;

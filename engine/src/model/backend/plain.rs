@@ -1,0 +1,154 @@
+//! The slow twin: weights dequantized to f32, sums in f64, simple loops, one thread.
+
+use super::super::config::{Config, Experts};
+use super::super::kv_cache::{KvCache, PAGE};
+use super::super::moe::Routing;
+use super::super::observe::Observe;
+use super::super::transformer::{AttentionStep, Row, Span, Workspace};
+use super::super::weights::{Linear, Matrix, NormWeights};
+use super::Backend;
+use super::host::{self, HostBuffer, host_steps};
+use crate::error::Result;
+use crate::experts::{ExpertStore, Stack};
+use crate::kernels::MatrixRef;
+use crate::ops::{Activation, Rope};
+use crate::quant::Format;
+use crate::threads::Team;
+use std::borrow::Cow;
+
+/// Computes with plain loops what [`super::Cpu`] computes with kernels.
+pub struct Plain {
+    team: Team,
+}
+
+impl Plain {
+    /// The backend needs nothing.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Self { team: Team::new(1) }
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>() as f32
+}
+
+/// `out = matrix * x + bias` for one row.
+fn multiply(matrix: MatrixRef<'_>, bias: Option<&[f32]>, x: &[f32], out: &mut [f32]) {
+    let mut row = vec![0f32; matrix.cols];
+    for (r, out) in out[..matrix.rows].iter_mut().enumerate() {
+        matrix.row_to_f32(r, &mut row);
+        *out = dot(&row, x) + bias.map_or(0.0, |bias| bias[r]);
+    }
+}
+
+fn multiply_expert(stack: &Stack, expert: u32, x: &[f32]) -> Vec<f32> {
+    let mut out = vec![0f32; stack.rows];
+    multiply(stack.expert(expert), stack.expert_bias(expert), x, &mut out);
+    out
+}
+
+fn softmax(scores: &mut [f64]) {
+    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    scores.iter_mut().for_each(|score| *score = (*score - largest).exp());
+    let sum: f64 = scores.iter().sum();
+    scores.iter_mut().for_each(|score| *score /= sum);
+}
+
+/// One position of one head out of the cache's pages.
+fn cached(format: &Format, pages: &[Vec<u8>], head: usize, position: usize, width: usize) -> Vec<f32> {
+    let bytes = width / format.block_len * format.block_bytes;
+    let start = (head * PAGE + position % PAGE) * bytes;
+    let mut out = vec![0f32; width];
+    (format.dequantize)(&pages[position / PAGE][start..start + bytes], &mut out);
+    out
+}
+
+/// One query head of one row.
+fn attend(
+    step: &AttentionStep<'_>,
+    cache: &KvCache,
+    query: &[f32],
+    head: usize,
+    position: usize,
+) -> Vec<f32> {
+    let kv_head = head * step.keys.count / step.queries.count;
+    let first = step.window.map_or(0, |window| (position + 1).saturating_sub(window));
+    let key = |p| cached(cache.format(), cache.keys(step.layer), kv_head, p, step.queries.width);
+    let mut scores: Vec<f64> =
+        (first..=position).map(|p| (dot(query, &key(p)) * step.scale) as f64).collect();
+    scores.extend(step.sinks.map(|sinks| sinks[head] as f64));
+    softmax(&mut scores);
+    let mut out = vec![0f64; step.value_length];
+    for (p, score) in (first..=position).zip(&scores) {
+        let value = match cache.values(step.layer) {
+            Some(values) => cached(cache.format(), values, kv_head, p, step.value_length),
+            None => key(p),
+        };
+        out.iter_mut().zip(&value).for_each(|(out, value)| *out += score * *value as f64);
+    }
+    out.into_iter().map(|value| value as f32).collect()
+}
+
+impl Backend for Plain {
+    host_steps!();
+
+    fn linear(&self, linear: &Linear, x: &mut HostBuffer, out: &mut HostBuffer, at: usize) {
+        out.resize(x.rows(), out.width());
+        for row in 0..x.rows() {
+            multiply(linear.matrix.view(), linear.bias.as_deref(), x.row(row), &mut out.row_mut(row)[at..]);
+        }
+    }
+
+    fn linear_heads(&self, heads: &[Matrix], x: &HostBuffer, from: Span, out: &mut HostBuffer, to: Span) {
+        for row in 0..x.rows() {
+            for (i, head) in heads.iter().enumerate() {
+                let input = &x.row(row)[from.at + i * from.stride..][..from.width];
+                multiply(head.view(), None, input, &mut out.row_mut(row)[to.at + i * to.stride..]);
+            }
+        }
+    }
+
+    fn attention(
+        &self,
+        step: &AttentionStep<'_>,
+        queries: &HostBuffer,
+        caches: &[&mut KvCache],
+        out: &mut HostBuffer,
+    ) {
+        out.resize(step.rows.len(), step.queries.count * step.value_length);
+        for (i, row) in step.rows.iter().enumerate() {
+            for head in 0..step.queries.count {
+                let start = step.queries.at + head * step.queries.stride;
+                let query = &queries.row(i)[start..start + step.queries.width];
+                let value = attend(step, caches[row.sequence], query, head, row.position);
+                out.row_mut(i)[head * step.value_length..][..step.value_length].copy_from_slice(&value);
+            }
+        }
+    }
+
+    fn experts<O: Observe>(
+        &self,
+        store: &ExpertStore,
+        layer: usize,
+        experts: &Experts,
+        ws: &mut Workspace<HostBuffer>,
+        _observe: &mut O,
+    ) -> Result<()> {
+        let stacks = store.layer(layer);
+        for row in 0..ws.normed.rows() {
+            for (i, choice) in ws.routing.choices(row).iter().enumerate() {
+                if ws.routing.is_dropped(row, i) {
+                    continue;
+                }
+                let x = ws.normed.row(row);
+                let gate = stacks.gate.as_ref().map(|gate| multiply_expert(gate, choice.index, x));
+                let mut hidden = multiply_expert(&stacks.up, choice.index, x);
+                experts.activation.combine(gate.as_deref(), &mut hidden);
+                let out = multiply_expert(&stacks.down, choice.index, &hidden);
+                ws.added.row_mut(row).iter_mut().zip(&out).for_each(|(sum, out)| *sum += choice.score * out);
+            }
+        }
+        Ok(())
+    }
+}

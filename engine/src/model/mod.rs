@@ -1,0 +1,145 @@
+//! Models: what a file describes (`config.rs`), its weights, and the one forward that computes all of them.
+//!
+//! An architecture is one file of data plus one line in [`ARCHITECTURES`]; no other file names one. A new
+//! behaviour is a field of [`Config`] with an enum, never a question about the architecture's name.
+
+mod backend;
+mod config;
+mod keys;
+mod kv_cache;
+mod moe;
+mod observe;
+mod rope_scaling;
+mod transformer;
+mod weights;
+
+mod bailingmoe2;
+mod deepseek2;
+mod gemma3;
+mod gpt_oss;
+mod granitemoe;
+mod llama;
+mod moe_124m;
+mod moe_gpt;
+mod olmoe;
+mod qwen2;
+mod qwen2moe;
+mod qwen3;
+mod qwen3moe;
+
+pub use backend::{Backend, Cpu, HostBuffer, Plain};
+pub use config::{Attention, Capacity, Config, Experts, Ffn, Gating, Head, Layer, Norm, QkNorm, Shared};
+pub use keys::Keys;
+pub use kv_cache::{KvCache, PAGE};
+pub use moe::Routing;
+pub use observe::{Nothing, Observe, Site};
+pub use transformer::{Row, Workspace, forward};
+pub use weights::{Linear, Matrix, Weights};
+
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::ops::{Activation, RopeStyle};
+
+/// What an architecture fixes for all its models; everything else stands in a file's metadata.
+pub struct Architecture {
+    /// `general.architecture` in GGUF files.
+    pub name: &'static str,
+    /// Layer norm instead of RMS norm.
+    pub layer_norm: bool,
+    /// How heads turn with the position; `None` for learned positions.
+    pub rope: Option<RopeStyle>,
+    /// Norm on queries and keys before they turn.
+    pub qk_norm: Option<QkNorm>,
+    /// Of dense and expert FFNs.
+    pub activation: Activation,
+    /// Where `expert_gating_func` is not in the file.
+    pub gating: Gating,
+    /// Whether chosen weights are divided by their sum, where `expert_weights_norm` is not in the file.
+    pub normalise: bool,
+    /// Norms on the outputs of attention and FFN.
+    pub post_norms: bool,
+    /// Tensor name of the norm before the FFN.
+    pub ffn_norm: &'static str,
+    /// YaRN rounds its corner dimensions to whole pairs.
+    pub yarn_whole_pairs: bool,
+    /// What does not fit a field: reads the architecture's own keys.
+    pub adjust: fn(&Keys<'_>, &mut Config) -> Result<()>,
+}
+
+impl Architecture {
+    /// Llama's choices, the commonest; others state their differences.
+    const LLAMA: Architecture = Architecture {
+        name: "llama",
+        layer_norm: false,
+        rope: Some(RopeStyle::Norm),
+        qk_norm: None,
+        activation: Activation::Silu,
+        gating: Gating::Softmax,
+        normalise: true,
+        post_norms: false,
+        ffn_norm: "ffn_norm",
+        yarn_whole_pairs: true,
+        adjust: |_, _| Ok(()),
+    };
+}
+
+/// Every architecture this program computes.
+pub static ARCHITECTURES: &[&Architecture] = &[
+    &llama::ARCHITECTURE,
+    &olmoe::ARCHITECTURE,
+    &qwen2::ARCHITECTURE,
+    &qwen2moe::ARCHITECTURE,
+    &qwen3::ARCHITECTURE,
+    &qwen3moe::ARCHITECTURE,
+    &gemma3::ARCHITECTURE,
+    &granitemoe::ARCHITECTURE,
+    &deepseek2::ARCHITECTURE,
+    &gpt_oss::ARCHITECTURE,
+    &bailingmoe2::ARCHITECTURE,
+    &moe_gpt::ARCHITECTURE,
+    &moe_124m::ARCHITECTURE,
+];
+
+/// A described and bound model.
+pub struct Model {
+    /// Hyper-parameters.
+    pub config: Config,
+    /// Tensors.
+    pub weights: Weights,
+}
+
+impl Model {
+    /// Reads the description of a file and binds its tensors, checking every shape.
+    ///
+    /// # Errors
+    /// When the architecture is unknown, a key is missing or out of bounds, or a tensor is missing, surplus or
+    /// of another shape than the keys say.
+    pub fn bind(gguf: &Gguf) -> Result<Self> {
+        let name = gguf.metadata().require_str("general.architecture")?;
+        let architecture = ARCHITECTURES.iter().find(|known| known.name == name).ok_or_else(|| {
+            let known: Vec<_> = ARCHITECTURES.iter().map(|known| known.name).collect();
+            Error::unsupported(
+                format!("architecture `{name}` is not known here"),
+                format!("these are: {}", known.join(", ")),
+            )
+        })?;
+        let config = config::read(gguf, architecture)?;
+        let weights = weights::bind(gguf, architecture, &config)?;
+        Ok(Self { config, weights })
+    }
+}
+
+impl Model {
+    /// Bytes of weights that one token reads: all dense matrices but the embedding table, and the active share of
+    /// each layer's experts.
+    pub fn bytes_per_token(&self) -> u64 {
+        let mut bytes = self.weights.dense_bytes();
+        for (i, layer) in self.config.layers.iter().enumerate() {
+            if let Ffn::Experts(experts) = &layer.ffn {
+                let all = self.weights.experts.layer_bytes(i) as u64;
+                bytes += all / experts.expert_count as u64 * experts.expert_used_count as u64;
+            }
+        }
+        bytes
+    }
+}

@@ -1,0 +1,238 @@
+//! Routing: which experts each row goes to, with which weight, and the same sorted by expert.
+//!
+//! Also the German MoE GPT v8's expert capacity, as its original computes it over a whole batch.
+
+use super::config::{Experts, Gating};
+use crate::kernels::Pick;
+use crate::ops::{Choice, exp, softmax, top_k};
+
+/// The routing of one batch through one layer. Buffers are kept between layers.
+#[derive(Debug, Default)]
+pub struct Routing {
+    used: usize,
+    /// `(rows, expert_used_count)`: expert and weight, the strongest first.
+    choices: Vec<Choice>,
+    /// Same shape: whether a capacity dropped the entry.
+    dropped: Vec<bool>,
+    /// Inputs sorted by expert; `output` is the slot `row * expert_used_count + choice`.
+    picks: Vec<Pick>,
+    /// Start of each expert's picks, `(expert_count + 1)`.
+    starts: Vec<u32>,
+    /// Experts with at least one pick, in order.
+    active: Vec<u32>,
+    scores: Vec<f32>,
+    fill: Vec<u32>,
+}
+
+impl Routing {
+    /// Active experts per row.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Rows routed.
+    pub fn rows(&self) -> usize {
+        self.choices.len() / self.used.max(1)
+    }
+
+    /// Experts and weights of a row, the strongest first.
+    pub fn choices(&self, row: usize) -> &[Choice] {
+        &self.choices[row * self.used..][..self.used]
+    }
+
+    /// Whether a capacity dropped choice `choice` of a row.
+    pub fn is_dropped(&self, row: usize, choice: usize) -> bool {
+        self.dropped[row * self.used + choice]
+    }
+
+    /// Experts that have work, in order.
+    pub fn active(&self) -> &[u32] {
+        &self.active
+    }
+
+    /// Input rows of an expert, and the slot of each result.
+    pub fn picks(&self, expert: u32) -> &[Pick] {
+        &self.picks[self.starts[expert as usize] as usize..self.starts[expert as usize + 1] as usize]
+    }
+
+    /// Chooses experts from router logits `(rows, expert_count)`.
+    pub fn route(&mut self, logits: &[f32], experts: &Experts, choice_bias: Option<&[f32]>, drop: bool) {
+        self.used = experts.expert_used_count;
+        let rows = logits.len() / experts.expert_count;
+        self.choices.clear();
+        self.choices.resize(rows * self.used, Choice::default());
+        for (logits, choices) in
+            logits.chunks_exact(experts.expert_count).zip(self.choices.chunks_exact_mut(self.used))
+        {
+            choose(logits, experts, choice_bias, &mut self.scores, choices);
+        }
+        self.dropped.clear();
+        self.dropped.resize(rows * self.used, false);
+        match experts.capacity {
+            Some(capacity) if drop => self.apply_capacity(experts.expert_count, capacity.factor, rows),
+            _ => {}
+        }
+        self.sort(experts.expert_count, rows);
+    }
+
+    /// All first choices in order of rows, then all second ones …: what exceeds an expert's capacity is dropped.
+    fn apply_capacity(&mut self, expert_count: usize, factor: f32, rows: usize) {
+        let capacity = capacity_of(self.used, factor, rows, expert_count);
+        self.fill.clear();
+        self.fill.resize(expert_count, 0);
+        for choice in 0..self.used {
+            for row in 0..rows {
+                let entry = row * self.used + choice;
+                let fill = &mut self.fill[self.choices[entry].index as usize];
+                self.dropped[entry] = *fill as usize >= capacity;
+                *fill += 1;
+            }
+        }
+    }
+
+    /// Counting sort of the kept entries by expert, rows in order.
+    fn sort(&mut self, expert_count: usize, rows: usize) {
+        self.starts.clear();
+        self.starts.resize(expert_count + 1, 0);
+        let kept = |(_, dropped): &(&Choice, &bool)| !**dropped;
+        for (choice, _) in self.choices.iter().zip(&self.dropped).filter(kept) {
+            self.starts[choice.index as usize + 1] += 1;
+        }
+        self.active.clear();
+        self.active.extend((0..expert_count as u32).filter(|&e| self.starts[e as usize + 1] > 0));
+        for e in 0..expert_count {
+            self.starts[e + 1] += self.starts[e];
+        }
+        self.fill.clear();
+        self.fill.extend_from_slice(&self.starts[..expert_count]);
+        self.picks.clear();
+        self.picks.resize(self.starts[expert_count] as usize, Pick::default());
+        for row in 0..rows {
+            for slot in row * self.used..(row + 1) * self.used {
+                if !self.dropped[slot] {
+                    let place = &mut self.fill[self.choices[slot].index as usize];
+                    self.picks[*place as usize] = Pick { input: row as u32, output: slot as u32 };
+                    *place += 1;
+                }
+            }
+        }
+    }
+}
+
+fn choose(
+    logits: &[f32],
+    experts: &Experts,
+    choice_bias: Option<&[f32]>,
+    scores: &mut Vec<f32>,
+    choices: &mut [Choice],
+) {
+    scores.clear();
+    scores.extend_from_slice(logits);
+    match experts.gating {
+        Gating::Softmax => softmax(scores),
+        Gating::Sigmoid => scores.iter_mut().for_each(|score| *score = 1.0 / (1.0 + exp(-*score))),
+        Gating::SoftmaxChosen => {}
+    }
+    match choice_bias {
+        None => top_k(scores, choices),
+        Some(bias) => {
+            let unbiased = scores.len();
+            scores.extend_from_within(..);
+            scores[unbiased..].iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
+            top_k(&scores[unbiased..], choices);
+            choices.iter_mut().for_each(|choice| choice.score = scores[choice.index as usize]);
+        }
+    }
+    if experts.gating == Gating::SoftmaxChosen {
+        let largest = choices.iter().map(|choice| choice.score).fold(f32::NEG_INFINITY, f32::max);
+        choices.iter_mut().for_each(|choice| choice.score = exp(choice.score - largest));
+    }
+    if experts.normalise || experts.gating == Gating::SoftmaxChosen {
+        // llama.cpp's floor, the smallest normal f16, keeps all-zero sigmoids finite.
+        let sum = choices.iter().map(|choice| choice.score).sum::<f32>().max(6.103_515_6e-5);
+        choices.iter_mut().for_each(|choice| choice.score /= sum);
+    }
+    choices.iter_mut().for_each(|choice| choice.score *= experts.scale);
+}
+
+/// `floor(used * factor * rows / experts)` evaluated left to right in f64, made even, at least 2.
+fn capacity_of(used: usize, factor: f32, rows: usize, expert_count: usize) -> usize {
+    let capacity = (used as f64 * factor as f64 * rows as f64 / expert_count as f64).floor() as usize;
+    (capacity + capacity % 2).max(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Capacity;
+    use crate::ops::Activation;
+
+    fn experts(expert_count: usize, used: usize, gating: Gating) -> Experts {
+        Experts {
+            expert_count,
+            expert_used_count: used,
+            length: 1,
+            activation: Activation::Silu,
+            gating,
+            normalise: true,
+            scale: 1.0,
+            shared: None,
+            capacity: Some(Capacity { factor: 1.25 }),
+        }
+    }
+
+    #[test]
+    fn capacities_of_the_original() {
+        let cases = [
+            (1, 8, 2),
+            (9, 8, 2),
+            (10, 8, 4),
+            (16, 8, 6),
+            (32, 8, 10),
+            (100, 8, 32),
+            (2048, 8, 640),
+            (64, 32, 6),
+        ];
+        for (rows, expert_count, expected) in cases {
+            assert_eq!(
+                capacity_of(2, 1.25, rows, expert_count),
+                expected,
+                "{rows} rows, {expert_count} experts"
+            );
+        }
+    }
+
+    #[test]
+    fn softmax_then_normalise_equals_softmax_of_the_chosen() {
+        let logits = [0.3, -1.0, 2.0, 1.5];
+        let (mut a, mut b) = (Routing::default(), Routing::default());
+        a.route(&logits, &experts(4, 2, Gating::Softmax), None, false);
+        b.route(&logits, &experts(4, 2, Gating::SoftmaxChosen), None, false);
+        for (a, b) in a.choices(0).iter().zip(b.choices(0)) {
+            assert!(a.index == b.index && (a.score - b.score).abs() < 1e-6);
+        }
+        assert_eq!(a.choices(0)[0].index, 2);
+    }
+
+    #[test]
+    fn first_choices_go_before_second_ones_and_nothing_is_renormalised() {
+        // Four rows, two experts, one of two: capacity max(floor(1 * 1.25 * 4 / 2), 2) = 2.
+        let logits = [1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0];
+        let mut routing = Routing::default();
+        routing.route(&logits, &experts(2, 1, Gating::SoftmaxChosen), None, true);
+        let dropped: Vec<bool> = (0..4).map(|row| routing.is_dropped(row, 0)).collect();
+        assert_eq!(dropped, [false, false, true, false]);
+        assert_eq!(routing.picks(0).iter().map(|pick| pick.input).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(routing.picks(1), [Pick { input: 3, output: 3 }]);
+        assert_eq!(routing.choices(2)[0].score, 1.0);
+    }
+
+    #[test]
+    fn a_choice_bias_changes_the_choice_and_not_the_weight() {
+        let mut routing = Routing::default();
+        let mut sigmoid = experts(3, 1, Gating::Sigmoid);
+        sigmoid.normalise = false;
+        routing.route(&[2.0, 0.0, 1.0], &sigmoid, Some(&[0.0, 5.0, 0.0]), false);
+        assert_eq!(routing.choices(0)[0], Choice { index: 1, score: 0.5 });
+    }
+}

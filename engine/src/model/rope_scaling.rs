@@ -1,0 +1,102 @@
+//! Rotary frequencies of a file: base, and the scalings that stretch a context (linear, YaRN, llama3 factors).
+
+use super::Architecture;
+use super::keys::Keys;
+use crate::error::{Error, Result};
+use crate::ops::{Rope, RopeStyle};
+
+/// The rotation that a file's keys describe, for heads of `head_length`.
+pub(super) fn read(
+    keys: &Keys<'_>,
+    architecture: &Architecture,
+    style: RopeStyle,
+    head_length: usize,
+) -> Result<Rope> {
+    let dims = keys.number("rope.dimension_count", head_length)?.unwrap_or(head_length);
+    if dims % 2 != 0 || dims == 0 {
+        return Err(keys.wrong("rope.dimension_count", "an even number above 0", dims));
+    }
+    let base = keys.float("rope.freq_base")?.unwrap_or(10_000.0);
+    if base <= 0.0 {
+        return Err(keys.wrong("rope.freq_base", "above 0", base));
+    }
+    let mut frequencies = plain(base, dims);
+    let factor = keys.float("rope.scaling.factor")?.filter(|factor| *factor > 0.0).unwrap_or(1.0);
+    let kind = keys.text("rope.scaling.type")?.unwrap_or("none");
+    let mut magnitude = keys.float("rope.scaling.attn_factor")?.unwrap_or(1.0);
+    match kind {
+        "none" => {}
+        "linear" => frequencies.iter_mut().for_each(|frequency| *frequency /= factor),
+        "yarn" => {
+            let yarn = Yarn::read(keys, architecture, factor, base)?;
+            yarn.scale(&mut frequencies);
+            magnitude *= 1.0 + 0.1 * factor.ln();
+        }
+        other => return Err(keys.wrong("rope.scaling.type", "none, linear or yarn", other)),
+    }
+    divide_by_factors(keys, &mut frequencies)?;
+    Ok(Rope { style, frequencies, magnitude })
+}
+
+/// `base^(-2j / dims)` of every pair.
+pub(super) fn plain(base: f32, dims: usize) -> Vec<f32> {
+    (0..dims / 2).map(|j| (base as f64).powf(-2.0 * j as f64 / dims as f64) as f32).collect()
+}
+
+/// Peng et al. 2023, "YaRN": high frequencies stay, low ones are interpolated, a ramp in between.
+struct Yarn {
+    factor: f32,
+    base: f64,
+    original_context: f64,
+    beta_fast: f64,
+    beta_slow: f64,
+    whole_pairs: bool,
+}
+
+impl Yarn {
+    fn read(keys: &Keys<'_>, architecture: &Architecture, factor: f32, base: f32) -> Result<Self> {
+        let original = keys.number("rope.scaling.original_context_length", 1 << 28)?;
+        Ok(Self {
+            factor,
+            base: base as f64,
+            original_context: original.map_or_else(|| keys.require("context_length", 1 << 28), Ok)? as f64,
+            beta_fast: keys.float("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0) as f64,
+            beta_slow: keys.float("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0) as f64,
+            whole_pairs: architecture.yarn_whole_pairs,
+        })
+    }
+
+    /// The pair that turns `rotations` times within the original context.
+    fn pair(&self, rotations: f64, dims: f64) -> f64 {
+        dims * (self.original_context / (rotations * std::f64::consts::TAU)).ln() / (2.0 * self.base.ln())
+    }
+
+    fn scale(&self, frequencies: &mut [f32]) {
+        let dims = frequencies.len() as f64 * 2.0;
+        let (mut low, mut high) = (self.pair(self.beta_fast, dims), self.pair(self.beta_slow, dims));
+        if self.whole_pairs {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        let (low, high) = (low.max(0.0), high.min(dims - 1.0));
+        for (j, frequency) in frequencies.iter_mut().enumerate() {
+            let ramp = ((j as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0) as f32;
+            *frequency = *frequency / self.factor * ramp + *frequency * (1.0 - ramp);
+        }
+    }
+}
+
+/// llama3 scaling arrives as one divisor per pair in the tensor `rope_freqs.weight`.
+fn divide_by_factors(keys: &Keys<'_>, frequencies: &mut [f32]) -> Result<()> {
+    let Some(tensor) = keys.gguf.tensor("rope_freqs.weight") else { return Ok(()) };
+    if tensor.elements() != frequencies.len() as u64 {
+        let place = "tensor `rope_freqs.weight`";
+        return Err(Error::malformed(place, format!("{} values", frequencies.len()), tensor.elements()));
+    }
+    let mut factors = vec![0f32; frequencies.len()];
+    (tensor.format.dequantize)(&keys.gguf.bytes(tensor), &mut factors);
+    if let Some(wrong) = factors.iter().find(|factor| !factor.is_finite() || **factor <= 0.0) {
+        return Err(Error::malformed("tensor `rope_freqs.weight`", "factors above 0", wrong));
+    }
+    frequencies.iter_mut().zip(&factors).for_each(|(frequency, factor)| *frequency /= factor);
+    Ok(())
+}

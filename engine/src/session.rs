@@ -1,0 +1,457 @@
+//! An [`Engine`] is a loaded model; a [`Session`] is one conversation with it: tokens and their cache.
+//!
+//! Nothing above knows of tensors. A caller hands a session the whole token list it wants and the session
+//! computes only what follows the longest common prefix with what it holds.
+
+use crate::error::{Error, Result};
+use crate::gguf::{Gguf, Metadata};
+use crate::model::{
+    Backend, Config, Cpu, HostBuffer, KvCache, Model, Nothing, Observe, Plain, Row, Workspace, forward,
+};
+use crate::os::memory;
+use crate::quant::Format;
+use crate::simd::Isa;
+use crate::tokenizer::Tokenizer;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// What the German MoE GPT's expert capacity does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CapacityMode {
+    /// Every token reaches its experts; the cache is used.
+    #[default]
+    Dropless,
+    /// As the original: the whole sequence is one batch, recomputed for every token, and experts drop tokens.
+    Reference,
+}
+
+/// How to load a model.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Threads of the forward; `None` for one per core this process may use.
+    pub threads: Option<usize>,
+    /// Instruction set; `None` for the fastest of the machine.
+    pub isa: Option<Isa>,
+    /// Compute with the slow twin instead.
+    pub plain: bool,
+    /// Most rows per step.
+    pub batch: usize,
+    /// Most positions of a session; `None` for the model's, lowered to what memory leaves.
+    pub context: Option<usize>,
+    /// Format of the cache: F16, Q8_0 or F32.
+    pub cache: &'static Format,
+    /// Token dropping.
+    pub capacity: CapacityMode,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            isa: None,
+            plain: false,
+            batch: 512,
+            context: None,
+            cache: cache_format("f16").expect("f16 is in the table"),
+            capacity: CapacityMode::Dropless,
+        }
+    }
+}
+
+/// A cache format by name.
+///
+/// # Errors
+/// When it is not one of f16, q8_0 and f32.
+pub fn cache_format(name: &str) -> Result<&'static Format> {
+    let known = ["f16", "q8_0", "f32"].iter().any(|known| known.eq_ignore_ascii_case(name));
+    let format = Format::by_name(name).filter(|_| known);
+    format.ok_or_else(|| Error::request(format!("no cache format is named {name}; there are f16, q8_0 and f32")))
+}
+
+enum AnyBackend {
+    Cpu(Cpu),
+    Plain(Plain),
+}
+
+/// A loaded model.
+pub struct Engine {
+    gguf: Gguf,
+    model: Model,
+    tokenizer: Option<Tokenizer>,
+    backend: AnyBackend,
+    options: Options,
+    context_length: usize,
+    load_time: Duration,
+}
+
+impl Engine {
+    /// Opens a GGUF file (the first part of a split one).
+    ///
+    /// # Errors
+    /// When the file cannot be read, is damaged, or needs what is not computed here.
+    pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
+        let start = Instant::now();
+        Self::load(Gguf::open(&path)?, options, start).map_err(|error| error.in_file(path))
+    }
+
+    /// Opens a model that is part of the program.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn from_static(bytes: &'static [u8], options: Options) -> Result<Self> {
+        let start = Instant::now();
+        Self::load(Gguf::from_static(bytes)?, options, start)
+    }
+
+    /// Loads an opened file.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn from_gguf(gguf: Gguf, options: Options) -> Result<Self> {
+        Self::load(gguf, options, Instant::now())
+    }
+
+    fn load(gguf: Gguf, options: Options, start: Instant) -> Result<Self> {
+        if options.batch == 0 {
+            return Err(Error::request("the batch must have at least one row"));
+        }
+        // A large vocabulary takes longer than all tensors: it gets a thread of its own.
+        let (model, tokenizer) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| load_tokenizer(gguf.metadata()));
+            (Model::bind(&gguf), tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let (model, tokenizer) = (model?, tokenizer?);
+        if let Some(tokenizer) = &tokenizer
+            && tokenizer.vocabulary_size() > model.config.vocab_size
+        {
+            let (found, rows) = (tokenizer.vocabulary_size(), model.config.vocab_size);
+            return Err(Error::malformed("key `tokenizer.ggml.tokens`", format!("at most {rows} tokens"), found));
+        }
+        let threads = options.threads.unwrap_or_else(default_threads).clamp(1, 512);
+        let backend = match options.plain {
+            true => AnyBackend::Plain(Plain::new()),
+            false => AnyBackend::Cpu(Cpu::new(options.isa.unwrap_or_else(Isa::detect), threads)),
+        };
+        let context_length = fitting_context(&model.config, &options, gguf.file_len())?;
+        Ok(Self { gguf, model, tokenizer, backend, options, context_length, load_time: start.elapsed() })
+    }
+
+    /// The model's hyper-parameters.
+    pub fn config(&self) -> &Config {
+        &self.model.config
+    }
+
+    /// The opened file.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
+    }
+
+    /// The file's metadata.
+    pub fn metadata(&self) -> &Metadata {
+        self.gguf.metadata()
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// When the file has none.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| {
+            Error::request("this file has no tokenizer, so it takes token ids only (`moewe logits --tokens`)")
+        })
+    }
+
+    /// Positions a session may have.
+    pub fn context_length(&self) -> usize {
+        self.context_length
+    }
+
+    /// From opening the file to being ready.
+    pub fn load_time(&self) -> Duration {
+        self.load_time
+    }
+
+    /// How the engine was loaded.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Threads at work, and the instruction set's name.
+    pub fn hardware(&self) -> (usize, &'static str) {
+        match &self.backend {
+            AnyBackend::Cpu(cpu) => (cpu.threads(), cpu.isa().name()),
+            AnyBackend::Plain(_) => (1, "plain"),
+        }
+    }
+
+    /// Bytes that one token reads: everything but the experts, the embedding table and a layer's unchosen experts.
+    pub fn bytes_per_token(&self) -> u64 {
+        self.model.bytes_per_token()
+    }
+
+    /// Scratch for steps of this model.
+    pub fn workspace(&self) -> Workspace<HostBuffer> {
+        let mut workspace = match &self.backend {
+            AnyBackend::Cpu(cpu) => Workspace::new(cpu, &self.model.config),
+            AnyBackend::Plain(plain) => Workspace::new(plain, &self.model.config),
+        };
+        workspace.drop_tokens = self.options.capacity == CapacityMode::Reference;
+        workspace
+    }
+
+    /// An empty cache for one conversation.
+    ///
+    /// # Errors
+    /// When the cache's format does not fit the model's head widths.
+    pub fn cache(&self) -> Result<KvCache> {
+        KvCache::new(&self.model.config, self.options.cache)
+    }
+
+    /// The only forward: computes a batch of rows over the caches they name.
+    ///
+    /// Rows of one sequence stand together at rising positions, none beyond the end of its cache.
+    ///
+    /// # Errors
+    /// When a token, sequence or position is out of range, or an expert cannot be read.
+    pub fn step(
+        &self,
+        workspace: &mut Workspace<HostBuffer>,
+        caches: &mut [&mut KvCache],
+        rows: &[Row],
+    ) -> Result<()> {
+        self.observed_step(workspace, caches, rows, &mut Nothing)
+    }
+
+    /// [`Engine::step`] under observation.
+    ///
+    /// # Errors
+    /// As [`Engine::step`].
+    pub fn observed_step<O: Observe>(
+        &self,
+        workspace: &mut Workspace<HostBuffer>,
+        caches: &mut [&mut KvCache],
+        rows: &[Row],
+        observe: &mut O,
+    ) -> Result<()> {
+        for row in rows {
+            self.admit(row, caches)?;
+        }
+        match &self.backend {
+            AnyBackend::Cpu(cpu) => forward(cpu, &self.model, workspace, caches, rows, observe),
+            AnyBackend::Plain(plain) => forward(plain, &self.model, workspace, caches, rows, observe),
+        }
+    }
+
+    fn admit(&self, row: &Row, caches: &mut [&mut KvCache]) -> Result<()> {
+        let vocab_size = self.model.config.vocab_size;
+        if row.token as usize >= vocab_size {
+            return Err(Error::request(format!("token {} is outside the vocabulary of {vocab_size}", row.token)));
+        }
+        if row.position >= self.context_length {
+            let limit = self.context_length;
+            return Err(Error::request(format!("position {} is outside the context of {limit}", row.position)));
+        }
+        let cache = caches.get_mut(row.sequence).filter(|cache| row.position <= cache.len());
+        let cache = cache.ok_or_else(|| Error::request("a row beyond the end of its sequence's cache"))?;
+        cache.extend_to(row.position + 1);
+        Ok(())
+    }
+
+    /// An empty conversation.
+    ///
+    /// # Errors
+    /// As [`Engine::cache`].
+    pub fn session(&self) -> Result<Session<'_>> {
+        Ok(Session {
+            engine: self,
+            cache: self.cache()?,
+            workspace: self.workspace(),
+            tokens: vec![],
+            stop: Arc::default(),
+            rows: vec![],
+        })
+    }
+}
+
+fn load_tokenizer(metadata: &Metadata) -> Result<Option<Tokenizer>> {
+    match metadata.str("tokenizer.ggml.model")? {
+        None | Some("none" | "no_vocab") => Ok(None),
+        Some(_) => Tokenizer::from_metadata(metadata),
+    }
+}
+
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |threads| threads.get())
+}
+
+/// The context asked for, or the model's lowered to what memory leaves after the weights' share.
+fn fitting_context(config: &Config, options: &Options, file_len: u64) -> Result<usize> {
+    let cache = KvCache::new(config, options.cache)?;
+    if let Some(context) = options.context {
+        return match context {
+            0 => Err(Error::request("a context needs at least one position")),
+            _ if config.learned_positions.is_some_and(|limit| context > limit) => Err(Error::request(format!(
+                "this model has learned {} positions; --context cannot be {context}",
+                config.context_length
+            ))),
+            _ => Ok(context),
+        };
+    }
+    let Some(available) = memory::available() else { return Ok(config.context_length) };
+    let left = available - file_len.min(available / 2);
+    let fitting = left / 2 / cache.bytes_per_position().max(1) as u64 / 256 * 256;
+    Ok(config.context_length.min((fitting as usize).max(512)))
+}
+
+/// One conversation.
+pub struct Session<'a> {
+    engine: &'a Engine,
+    cache: KvCache,
+    workspace: Workspace<HostBuffer>,
+    tokens: Vec<u32>,
+    stop: Arc<AtomicBool>,
+    rows: Vec<Row>,
+}
+
+impl<'a> Session<'a> {
+    /// The engine.
+    pub fn engine(&self) -> &'a Engine {
+        self.engine
+    }
+
+    /// Tokens computed so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Positions still free.
+    pub fn room(&self) -> usize {
+        self.engine.context_length - self.tokens.len()
+    }
+
+    /// A flag that ends a running [`Session::extend`] between batches with [`Error::Stopped`].
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        self.stop.clone()
+    }
+
+    /// Forgets the tokens from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.tokens.truncate(len);
+        self.cache.truncate(len);
+    }
+
+    /// Makes the session hold exactly `tokens`, computing only what follows the longest common prefix (at least
+    /// the last token). Returns how many tokens were computed; logits of the last are then in [`Session::logits`].
+    ///
+    /// # Errors
+    /// When `tokens` is empty or longer than the context, or as [`Engine::step`].
+    pub fn synchronise(&mut self, tokens: &[u32]) -> Result<usize> {
+        if tokens.is_empty() {
+            return Err(Error::request("nothing to compute: give at least one token"));
+        }
+        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let common = common.min(tokens.len() - 1);
+        self.truncate(common);
+        self.extend(&tokens[common..])?;
+        Ok(tokens.len() - common)
+    }
+
+    /// Appends tokens; logits of the last are then in [`Session::logits`].
+    ///
+    /// # Errors
+    /// When they do not fit the context, when stopped, or as [`Engine::step`]. What was computed stays.
+    pub fn extend(&mut self, tokens: &[u32]) -> Result<()> {
+        self.extend_wanting(tokens, false, |_, _| Ok(()))
+    }
+
+    /// Appends tokens and hands the logits of each to `each(index, logits)`.
+    ///
+    /// # Errors
+    /// As [`Session::extend`], or what `each` returns.
+    pub fn extend_with_logits(
+        &mut self,
+        tokens: &[u32],
+        each: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.extend_wanting(tokens, true, each)
+    }
+
+    fn extend_wanting(
+        &mut self,
+        tokens: &[u32],
+        all: bool,
+        mut each: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        if tokens.len() > self.room() {
+            return Err(Error::request(format!(
+                "{} tokens do not fit: {} of {} positions are free",
+                tokens.len(),
+                self.room(),
+                self.engine.context_length
+            )));
+        }
+        if self.engine.options.capacity == CapacityMode::Reference {
+            return self.recompute(tokens, all, each);
+        }
+        let batch = self.engine.options.batch;
+        for (i, part) in tokens.chunks(batch).enumerate() {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Stopped);
+            }
+            let is_last = (i + 1) * batch >= tokens.len();
+            self.compute(part, |row| all || (is_last && row + 1 == part.len()))?;
+            if all {
+                (0..part.len()).try_for_each(|row| each(i * batch + row, self.workspace.logits().row(row)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The original's way: everything from the first position as one batch.
+    fn recompute(
+        &mut self,
+        tokens: &[u32],
+        all: bool,
+        mut each: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let known = self.tokens.len();
+        let mut whole = std::mem::take(&mut self.tokens);
+        whole.extend_from_slice(tokens);
+        self.cache.truncate(0);
+        let last = whole.len() - 1;
+        self.compute(&whole, |row| if all { row >= known } else { row == last })?;
+        if all {
+            (0..tokens.len()).try_for_each(|row| each(row, self.workspace.logits().row(row)))?;
+        }
+        Ok(())
+    }
+
+    fn compute(&mut self, tokens: &[u32], wants: impl Fn(usize) -> bool) -> Result<()> {
+        let start = self.tokens.len();
+        self.rows.clear();
+        self.rows.extend(tokens.iter().enumerate().map(|(i, &token)| Row {
+            sequence: 0,
+            position: start + i,
+            token,
+            wants_logits: wants(i),
+        }));
+        let computed = self.engine.step(&mut self.workspace, &mut [&mut self.cache], &self.rows);
+        if let Err(error) = computed {
+            self.cache.truncate(start);
+            return Err(error);
+        }
+        self.tokens.extend_from_slice(tokens);
+        Ok(())
+    }
+
+    /// Logits of the last computed token, `(vocab_size)`.
+    ///
+    /// # Panics
+    /// Before anything was computed.
+    pub fn logits(&self) -> &[f32] {
+        let logits = self.workspace.logits();
+        logits.row(logits.rows() - 1)
+    }
+}
