@@ -105,6 +105,43 @@ impl Team {
         self.run(len.div_ceil(chunk), |task| work(task * chunk, len.min((task + 1) * chunk)));
     }
 
+    /// Calls `work(i, row)` for every row of `width` elements, `rows_per_task` at a time.
+    pub fn each_row<T: Send>(
+        &self,
+        rows: &mut [T],
+        width: usize,
+        rows_per_task: usize,
+        work: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let count = rows.len() / width.max(1);
+        let rows = SharedSlice::new(rows);
+        self.run_chunks(count, rows_per_task, |start, end| {
+            for row in start..end {
+                // SAFETY: every row belongs to one task.
+                work(row, unsafe { rows.slice(row * width, width) });
+            }
+        });
+    }
+
+    /// [`Team::each_row`] over two slices of equally many rows: `work(i, row of a, row of b)`.
+    pub fn each_row_pair<A: Send, B: Send>(
+        &self,
+        (a, a_width): (&mut [A], usize),
+        (b, b_width): (&mut [B], usize),
+        rows_per_task: usize,
+        work: impl Fn(usize, &mut [A], &mut [B]) + Sync,
+    ) {
+        let count = a.len() / a_width.max(1);
+        let (a, b) = (SharedSlice::new(a), SharedSlice::new(b));
+        self.run_chunks(count, rows_per_task, |start, end| {
+            for row in start..end {
+                // SAFETY: every row belongs to one task.
+                let (a, b) = unsafe { (a.slice(row * a_width, a_width), b.slice(row * b_width, b_width)) };
+                work(row, a, b);
+            }
+        });
+    }
+
     fn publish(&self, tasks: usize, work: *mut &'static Work<'static>) {
         let shared = &self.shared;
         shared.finished.store(0, Ordering::Relaxed);

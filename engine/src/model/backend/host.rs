@@ -7,7 +7,7 @@ use super::super::transformer::{AttentionStep, Row, Span};
 use super::super::weights::{Matrix, NormWeights};
 use crate::kernels::{Inputs, Kernel, Pick, Quantized};
 use crate::ops::{Activation, Rope, layer_norm, rms_norm, rotate};
-use crate::threads::{SharedSlice, Team};
+use crate::threads::Team;
 
 /// Row-major f32 rows with their quantized twin, made when a kernel first asks for it.
 #[derive(Default)]
@@ -84,27 +84,11 @@ impl HostBuffer {
         let (width, extras) = (self.width, Quantized::extras_len(self.width));
         grow(&mut self.codes, self.rows * width);
         grow(&mut self.extras, self.rows * extras);
-        let (all_codes, all_extras) = (SharedSlice::new(&mut self.codes), SharedSlice::new(&mut self.extras));
-        let values = &self.values;
-        team.run_chunks(self.rows, 8, |start, end| {
-            for row in start..end {
-                let (codes, extras) = Self::own_row(all_codes, all_extras, row, width, extras);
-                kernel.quantize(&values[row * width..][..width], &mut Quantized::new(codes, extras));
-            }
+        let (codes, values) = (&mut self.codes[..self.rows * width], &self.values);
+        team.each_row_pair((codes, width), (&mut self.extras, extras), 8, |row, codes, extras| {
+            kernel.quantize(&values[row * width..][..width], &mut Quantized::new(codes, extras));
         });
         self.quantized = true;
-    }
-
-    #[allow(unsafe_code)]
-    fn own_row<'a>(
-        codes: SharedSlice<'a, i8>,
-        extras: SharedSlice<'a, f32>,
-        row: usize,
-        width: usize,
-        extras_len: usize,
-    ) -> (&'a mut [i8], &'a mut [f32]) {
-        // SAFETY: every row belongs to one task only.
-        unsafe { (codes.slice(row * width, width), extras.slice(row * extras_len, extras_len)) }
     }
 
     /// After [`HostBuffer::prepare`].
@@ -125,19 +109,8 @@ pub(super) fn each_row(team: &Team, x: &mut HostBuffer, work: impl Fn(usize, &mu
         x.values_mut().chunks_exact_mut(width).enumerate().for_each(|(row, values)| work(row, values));
         return;
     }
-    let rows = x.rows;
-    let values = SharedSlice::new(x.values_mut());
-    team.run_chunks(rows, rows.div_ceil(team.threads() * 4), |start, end| {
-        for row in start..end {
-            work(row, own(values, row * width, width));
-        }
-    });
-}
-
-#[allow(unsafe_code)]
-fn own<'a>(values: SharedSlice<'a, f32>, start: usize, len: usize) -> &'a mut [f32] {
-    // SAFETY: callers give every row to one task only.
-    unsafe { values.slice(start, len) }
+    let rows_per_task = x.rows.div_ceil(team.threads() * 4);
+    team.each_row(x.values_mut(), width, rows_per_task, work);
 }
 
 fn pieces(row: &mut [f32], span: Span) -> impl Iterator<Item = &mut [f32]> {
