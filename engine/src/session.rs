@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, Metadata};
 use crate::model::{
-    Backend, Config, Cpu, HostBuffer, KvCache, Model, Nothing, Observe, Plain, Row, Workspace, forward,
+    Config, Cpu, HostBuffer, KvCache, Model, Nothing, Observe, Plain, Row, Workspace, forward,
 };
 use crate::os::memory;
 use crate::quant::Format;

@@ -74,7 +74,7 @@ impl KvCache {
     }
 
     /// Makes room for positions up to `len` and counts them as held.
-    pub(super) fn extend_to(&mut self, len: usize) {
+    pub(crate) fn extend_to(&mut self, len: usize) {
         let pages = len.div_ceil(PAGE);
         let format = self.format;
         for (shape, layer) in self.shapes.iter().zip(&mut self.layers) {
