@@ -1,0 +1,76 @@
+//! Which tokens end an answer. Files name one or two of them at best, so the texts that known models use count too.
+
+use super::spec::SpecialIds;
+use super::vocabulary::{TokenType, Vocabulary};
+
+/// Texts of end tokens (the list of llama.cpp's `src/llama-vocab.cpp`).
+const TEXTS: &[&str] = &[
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<|tool_response>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<｜end▁of▁sentence｜>",
+    "</s>",
+    "<eos>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "[e~[",
+];
+
+/// A text that ends nothing where all of the others are tokens too.
+const EXCEPTIONS: &[(&str, &[&str])] = &[
+    ("<|end|>", &["<|return|>", "<|call|>"]), // gpt-oss closes each message of one answer with it
+    ("<|end|>", &["<|flush|>", "<|calls|>"]), // Solar Open likewise
+    ("</s>", &["<|tool_response>"]),          // ordinary text in Gemma 4
+];
+
+/// The end tokens in ascending order. Marks the ones that are known by their text as control tokens.
+pub(super) fn find(vocabulary: &mut Vocabulary, ids: &SpecialIds) -> Vec<u32> {
+    let known = |text: &&&str| vocabulary.id_of(text.as_bytes()).is_some();
+    let excepted =
+        |text: &str| EXCEPTIONS.iter().any(|(end, signs)| *end == text && signs.iter().all(|s| known(&s)));
+    let by_text = TEXTS.iter().filter(|text| known(text) && !excepted(text));
+    let mut ends: Vec<u32> = by_text.filter_map(|text| vocabulary.id_of(text.as_bytes())).collect();
+    ends.iter().for_each(|&id| vocabulary.set_kind(id, TokenType::Control));
+    ends.extend([ids.eos, ids.eot, ids.eom].into_iter().flatten());
+    ends.sort_unstable();
+    ends.dedup();
+    ends
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::spec::VocabularySpec;
+    use super::*;
+
+    #[test]
+    fn ends_come_from_ids_and_texts() {
+        let eos = SpecialIds { eos: Some(0), ..Default::default() };
+        let cases: &[(&[&str], SpecialIds, &[u32])] = &[
+            (&["a", "<|im_end|>", "b", "<|endoftext|>"], SpecialIds::default(), &[1, 3]),
+            (&["a", "</s>", "<|eot_id|>"], eos, &[0, 1, 2]),
+            (&["a", "<|end|>", "<|call|>"], eos, &[0, 1, 2]),
+            (&["a", "<|end|>", "<|call|>", "<|return|>"], eos, &[0, 2, 3]),
+            (&["a", "</s>", "<|tool_response>"], eos, &[0, 2]),
+        ];
+        for (tokens, ids, expected) in cases {
+            let spec = VocabularySpec { tokens: tokens.to_vec(), ..Default::default() };
+            let mut vocabulary = Vocabulary::new(&spec).unwrap();
+            assert_eq!(&find(&mut vocabulary, ids), expected, "{tokens:?}");
+            assert_eq!(vocabulary.kind(0), Some(TokenType::Normal));
+            assert_eq!(vocabulary.kind(2) == Some(TokenType::Control), expected.contains(&2), "{tokens:?}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The tokenizer's lists as a file gives them: borrowed, typed, not yet checked against each other.
+//!
+//! [`VocabularySpec::from_metadata`] reads the `tokenizer.ggml.*` keys; whether ids are in range and lists agree is
+//! checked by the vocabulary that is built from them.
+
+use crate::gguf::{Array, Metadata};
+use crate::{Error, Result};
+
+/// A vocabulary in the terms of GGUF's `tokenizer.ggml.*` keys. Empty lists stand for absent keys.
+#[derive(Clone, Debug, Default)]
+pub struct VocabularySpec<'a> {
+    /// `model`: `gpt2` (byte-level BPE), `llama` (SentencePiece) or `gemma4` (BPE over SentencePiece text).
+    pub model: &'a str,
+    /// `pre`: the name of the splitting rules, only for `gpt2`.
+    pub pre: &'a str,
+    /// `tokens`: one text per id.
+    pub tokens: Vec<&'a str>,
+    /// `scores`: one per token; `llama` merges the highest first.
+    pub scores: Vec<f32>,
+    /// `token_type`: one per token.
+    pub types: Vec<i32>,
+    /// `merges`: "left right", the most important first.
+    pub merges: Vec<&'a str>,
+    /// `bos_token_id` and its siblings.
+    pub ids: SpecialIds,
+    /// `add_bos_token`; absent means the model's habit.
+    pub add_bos: Option<bool>,
+    /// `add_eos_token`.
+    pub add_eos: Option<bool>,
+    /// `add_space_prefix`; absent means yes for `llama`.
+    pub add_space_prefix: Option<bool>,
+}
+
+impl<'a> VocabularySpec<'a> {
+    /// The `tokenizer.ggml.*` keys; `None` where a file says that it brings no tokenizer, or says nothing.
+    pub fn from_metadata(metadata: &'a Metadata) -> Result<Option<Self>> {
+        let Some(model) = metadata.str("tokenizer.ggml.model")?.filter(|&model| model != "none") else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            model,
+            pre: metadata.str("tokenizer.ggml.pre")?.unwrap_or_default(),
+            tokens: strings(metadata, "tokenizer.ggml.tokens")?,
+            scores: scores(metadata)?,
+            types: types(metadata)?,
+            merges: strings(metadata, "tokenizer.ggml.merges")?,
+            ids: SpecialIds::from_metadata(metadata)?,
+            add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?,
+            add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?,
+            add_space_prefix: metadata.bool("tokenizer.ggml.add_space_prefix")?,
+        }))
+    }
+}
+
+/// The elements of `key` as `convert` sees them; empty without the key.
+fn list<'a, T>(
+    metadata: &'a Metadata,
+    key: &str,
+    expected: &str,
+    convert: impl Fn(&'a Array) -> Option<Vec<T>>,
+) -> Result<Vec<T>> {
+    let Some(array) = metadata.array(key)? else { return Ok(Vec::new()) };
+    convert(array).ok_or_else(|| Error::malformed(format!("key `{key}`"), expected, array.element_name()))
+}
+
+fn strings<'a>(metadata: &'a Metadata, key: &str) -> Result<Vec<&'a str>> {
+    list(metadata, key, "an array of strings", |array| array.as_strings().map(Iterator::collect))
+}
+
+fn scores(metadata: &Metadata) -> Result<Vec<f32>> {
+    list(metadata, "tokenizer.ggml.scores", "an array of floats", |array| {
+        array.as_f32s().map(|all| all.into_owned())
+    })
+}
+
+fn types(metadata: &Metadata) -> Result<Vec<i32>> {
+    let key = "tokenizer.ggml.token_type";
+    list(metadata, key, "an array of small integers", |array| array.as_i32s().map(|all| all.into_owned()))
+}
+
+/// Tokens with a role, each absent where the file names none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpecialIds {
+    /// Begin of text.
+    pub bos: Option<u32>,
+    /// End of text.
+    pub eos: Option<u32>,
+    /// End of turn.
+    pub eot: Option<u32>,
+    /// End of message, when a tool is to answer.
+    pub eom: Option<u32>,
+    /// Stands for text that has no token.
+    pub unknown: Option<u32>,
+    /// Fills rows of a batch in training.
+    pub padding: Option<u32>,
+}
+
+impl SpecialIds {
+    fn from_metadata(metadata: &Metadata) -> Result<Self> {
+        let id = |name: &str| -> Result<Option<u32>> {
+            let key = format!("tokenizer.ggml.{name}_token_id");
+            // -1 and 2^32 - 1 both say "none"; anything else that large is out of range later.
+            let value = metadata.i64(&key)?.filter(|&value| value != -1);
+            Ok(value.map(|value| u32::try_from(value).unwrap_or(u32::MAX - 1)))
+        };
+        Ok(Self {
+            bos: id("bos")?,
+            eos: id("eos")?,
+            eot: id("eot")?,
+            eom: id("eom")?,
+            unknown: id("unknown")?,
+            padding: id("padding")?,
+        })
+    }
+}
