@@ -1,3 +1,80 @@
-//! Checkpoints (safetensors, PyTorch pickles) to GGUF. Sees the engine only for formats and the container.
+//! Checkpoints (safetensors, PyTorch pickles, GGUF) to GGUF. Sees the engine only for formats and the container.
+//!
+//! `checkpoint/` reads files, `hf/` knows what architectures call things, `recipe.rs` chooses formats, `stream.rs`
+//! writes; [`convert`] is the door.
 
 pub mod checkpoint;
+mod general;
+pub mod hf;
+pub mod recipe;
+mod report;
+mod requantize;
+mod stream;
+
+pub use report::{Progress, Report, Substitution, Suspicious};
+
+use checkpoint::Checkpoint;
+use hf::Architecture;
+use hf::params::Params;
+use moewe_engine::quant::Format;
+use moewe_engine::{Error, Result};
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// How to convert.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What matrices are written in, as far as their rows allow.
+    pub format: &'static Format,
+    /// Whether an existing file may be replaced.
+    pub force: bool,
+    /// Set by anyone to stop; nothing is left behind.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Options {
+    /// A format, and nothing is overwritten.
+    pub fn new(format: &'static Format) -> Self {
+        Self { format, force: false, stop: Arc::default() }
+    }
+}
+
+/// Converts a Hugging Face folder, a weight file with its config.json, a trainer's pickle or a GGUF file into one GGUF
+/// file. The file appears under its name only when it is complete.
+///
+/// # Errors
+/// Whatever is wrong with the source, by name; an existing `out` without `force`; [`Error::Stopped`].
+pub fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn Progress) -> Result<Report> {
+    if out.exists() && !options.force {
+        return Err(Error::request(format!("{} exists; --force replaces it", out.display())));
+    }
+    if is_gguf(src)? {
+        return requantize::convert(src, out, options, progress);
+    }
+    let checkpoint = Checkpoint::open(src)?;
+    let architecture = Architecture::of(&checkpoint.config)?;
+    let params = Params::new(&checkpoint.config);
+    let plan = hf::plan::plan(architecture, &params, &checkpoint).map_err(|e| e.in_file(src))?;
+    let mut metadata = architecture.metadata(&params)?;
+    general::set_name(&mut metadata, src);
+    general::set_format(&mut metadata, options.format);
+    general::set_sampling(&mut metadata, &checkpoint);
+    general::set_no_tokenizer(&mut metadata, &params)?;
+    let mut report = stream::write(metadata, &plan.outputs, out, options, progress)?;
+    report.dropped = plan.dropped;
+    Ok(report)
+}
+
+fn is_gguf(path: &Path) -> Result<bool> {
+    if path.is_dir() {
+        return Ok(false);
+    }
+    let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    let mut magic = [0; 4];
+    Ok(file.read_exact(&mut magic).is_ok() && magic == moewe_engine::gguf::MAGIC)
+}
+
+#[cfg(test)]
+mod tests;

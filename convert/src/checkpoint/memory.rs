@@ -1,28 +1,38 @@
-//! The bytes of a checkpoint file, shared and read-only. Where they live (mapped or read) is decided here alone.
+//! The bytes of a checkpoint file, mapped and read-only. Tests put damaged bytes in their place.
 
-use moewe_engine::{Error, Result};
+use moewe_engine::Result;
+use moewe_engine::os::mapping::Mapping;
 use std::ops::Deref;
 use std::path::Path;
 
 /// The whole file.
-pub(super) struct Bytes(Vec<u8>);
+pub(super) enum Bytes {
+    /// Where it lies on the disk.
+    Mapped(Mapping),
+    #[cfg(test)]
+    Owned(Vec<u8>),
+}
 
 impl Bytes {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        std::fs::read(path).map(Self).map_err(|e| Error::io(path, "read", e))
+        Mapping::open(path).map(Self::Mapped)
     }
 }
 
 impl Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.0
+        match self {
+            Self::Mapped(mapping) => mapping,
+            #[cfg(test)]
+            Self::Owned(bytes) => bytes,
+        }
     }
 }
 
 #[cfg(test)]
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes)
+        Self::Owned(bytes)
     }
 }

@@ -185,7 +185,7 @@ fn reach(shape: &[u64], strides: &[u64]) -> Option<u64> {
 }
 
 /// Strides of a row-major tensor; `None` where the number of elements overflows.
-fn row_major(shape: &[u64]) -> Option<Vec<u64>> {
+pub(crate) fn row_major(shape: &[u64]) -> Option<Vec<u64>> {
     let mut strides = vec![1u64; shape.len()];
     for axis in (1..shape.len()).rev() {
         strides[axis - 1] = strides[axis].checked_mul(shape[axis])?;

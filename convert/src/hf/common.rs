@@ -1,0 +1,167 @@
+//! Rows that many architectures share: Hugging Face's Llama layout, dense and expert feed-forward layers.
+
+use super::keys::{From, Key, Pairs};
+use super::params::{Dim, Params};
+use super::rope;
+use super::rules::{Op, Rule, rule};
+use moewe_engine::Result;
+
+/// Sizes that every architecture has.
+pub(super) const SIZES: &[Key] = &[
+    Key("block_count", From::Dim(Dim::Layers)),
+    Key("context_length", From::Dim(Dim::Context)),
+    Key("embedding_length", From::Dim(Dim::Embedding)),
+    Key("feed_forward_length", From::Dim(Dim::Ff)),
+    Key("attention.head_count", From::Dim(Dim::Heads)),
+    Key("vocab_size", From::Dim(Dim::Vocab)),
+];
+
+/// Grouped attention with RMS norms and rotary positions.
+pub(super) const GROUPED: &[Key] = &[
+    Key("attention.head_count_kv", From::Dim(Dim::HeadsKv)),
+    Key("attention.key_length", From::Dim(Dim::Head)),
+    Key("attention.value_length", From::Dim(Dim::Head)),
+    Key("attention.layer_norm_rms_epsilon", From::Float(&["rms_norm_eps"], 1e-6)),
+    Key("rope.*", From::Computed(rope::keys)),
+];
+
+/// Routed experts.
+pub(super) const EXPERTS: &[Key] =
+    &[Key("expert_count", From::Dim(Dim::Experts)), Key("expert_used_count", From::Dim(Dim::ExpertsUsed))];
+
+/// Refuses what none of the Llama-like architectures computes.
+pub(super) fn silu_only(params: &Params) -> Result<Pairs> {
+    let activation = params.text(&["hidden_act"])?.unwrap_or("silu");
+    params.refuse(
+        !matches!(activation, "silu" | "swish"),
+        &format!("the activation {activation:?} (only silu is known)"),
+    )?;
+    params.refuse(params.flag(&["use_sliding_window"], false)?, "a sliding window in some of the layers")?;
+    Ok(vec![])
+}
+
+/// Whether the head has weights of its own.
+pub(super) fn untied(params: &Params) -> bool {
+    !params.flag(&["tie_word_embeddings"], false).unwrap_or(false)
+}
+
+/// Tensors that hold nothing to convert: recomputable tables, and a head that is the embedding once more.
+pub(super) const IGNORED: &[&str] = &[
+    "lm_head.weight",
+    "model.layers.{i}.self_attn.rotary_emb.inv_freq",
+    "model.layers.{i}.self_attn.masked_bias",
+    "model.rotary_emb.inv_freq",
+];
+
+/// Embedding, final norm, and the head where it is not the embedding.
+pub(super) fn ends() -> Vec<Rule> {
+    use Dim::*;
+    vec![
+        rule("token_embd.weight", "model.embed_tokens.weight", [Vocab, Embedding]),
+        rule("output_norm.weight", "model.norm.weight", [Embedding]),
+        rule("output.weight", "lm_head.weight", [Vocab, Embedding]).only_if(untied).optional(),
+    ]
+}
+
+/// The same for architectures whose head llama.cpp wants to see even where it is the embedding.
+pub(super) fn ends_with_head() -> Vec<Rule> {
+    let mut rules = ends();
+    rules.pop();
+    let head = rule("output.weight", "lm_head.weight", [Dim::Vocab, Dim::Embedding]).only_if(untied);
+    rules.push(head.or("model.embed_tokens.weight"));
+    rules
+}
+
+/// Grouped attention with its norm; heads that turn half against half (llama.cpp's NEOX).
+pub(super) fn attention() -> Vec<Rule> {
+    use Dim::*;
+    vec![
+        rule("blk.{i}.attn_norm.weight", "model.layers.{i}.input_layernorm.weight", [Embedding]),
+        rule("blk.{i}.attn_q.weight", "model.layers.{i}.self_attn.q_proj.weight", [Q, Embedding]),
+        rule("blk.{i}.attn_k.weight", "model.layers.{i}.self_attn.k_proj.weight", [Kv, Embedding]),
+        rule("blk.{i}.attn_v.weight", "model.layers.{i}.self_attn.v_proj.weight", [Kv, Embedding]),
+        rule("blk.{i}.attn_output.weight", "model.layers.{i}.self_attn.o_proj.weight", [Embedding, Q]),
+        rule("blk.{i}.attn_q.bias", "model.layers.{i}.self_attn.q_proj.bias", [Q]).optional(),
+        rule("blk.{i}.attn_k.bias", "model.layers.{i}.self_attn.k_proj.bias", [Kv]).optional(),
+        rule("blk.{i}.attn_v.bias", "model.layers.{i}.self_attn.v_proj.bias", [Kv]).optional(),
+        rule("blk.{i}.attn_output.bias", "model.layers.{i}.self_attn.o_proj.bias", [Embedding]).optional(),
+    ]
+}
+
+/// The same for architectures that llama.cpp turns in neighbouring pairs (NORM): rows of q and k change places.
+pub(super) fn attention_in_pairs() -> Vec<Rule> {
+    let pairs = |rule: Rule| match rule.to {
+        "blk.{i}.attn_q.weight" | "blk.{i}.attn_q.bias" => rule.op(Op::PairHalves(Dim::Heads)),
+        "blk.{i}.attn_k.weight" | "blk.{i}.attn_k.bias" => rule.op(Op::PairHalves(Dim::HeadsKv)),
+        _ => rule,
+    };
+    attention().into_iter().map(pairs).collect()
+}
+
+/// A norm over each head of queries and keys.
+pub(super) fn head_norms() -> Vec<Rule> {
+    vec![
+        rule("blk.{i}.attn_q_norm.weight", "model.layers.{i}.self_attn.q_norm.weight", [Dim::Head]),
+        rule("blk.{i}.attn_k_norm.weight", "model.layers.{i}.self_attn.k_norm.weight", [Dim::Head]),
+    ]
+}
+
+/// The norm before the feed-forward layer.
+pub(super) fn ffn_norm() -> Rule {
+    rule("blk.{i}.ffn_norm.weight", "model.layers.{i}.post_attention_layernorm.weight", [Dim::Embedding])
+}
+
+/// A gated feed-forward layer in layers without experts.
+pub(super) fn dense() -> Vec<Rule> {
+    use Dim::*;
+    [
+        rule("blk.{i}.ffn_gate.weight", "model.layers.{i}.mlp.gate_proj.weight", [Ff, Embedding]),
+        rule("blk.{i}.ffn_up.weight", "model.layers.{i}.mlp.up_proj.weight", [Ff, Embedding]),
+        rule("blk.{i}.ffn_down.weight", "model.layers.{i}.mlp.down_proj.weight", [Embedding, Ff]),
+        rule("blk.{i}.ffn_gate.bias", "model.layers.{i}.mlp.gate_proj.bias", [Ff]).optional(),
+        rule("blk.{i}.ffn_up.bias", "model.layers.{i}.mlp.up_proj.bias", [Ff]).optional(),
+        rule("blk.{i}.ffn_down.bias", "model.layers.{i}.mlp.down_proj.bias", [Embedding]).optional(),
+    ]
+    .into_iter()
+    .map(Rule::in_dense_layers)
+    .collect()
+}
+
+/// Router and experts under `mlp`: one matrix per expert (transformers 4) or fused over experts and gate-up (5).
+pub(super) fn experts() -> Vec<Rule> {
+    use Dim::*;
+    [
+        rule("blk.{i}.ffn_gate_inp.weight", "model.layers.{i}.mlp.gate.weight", [Experts, Embedding]),
+        rule(
+            "blk.{i}.ffn_gate_exps.weight",
+            "model.layers.{i}.mlp.experts.{e}.gate_proj.weight",
+            [Experts, ExpertFf, Embedding],
+        )
+        .or("model.layers.{i}.mlp.experts.gate_up_proj")
+        .op(Op::Part(0, 2)),
+        rule(
+            "blk.{i}.ffn_up_exps.weight",
+            "model.layers.{i}.mlp.experts.{e}.up_proj.weight",
+            [Experts, ExpertFf, Embedding],
+        )
+        .or("model.layers.{i}.mlp.experts.gate_up_proj")
+        .op(Op::Part(1, 2)),
+        rule(
+            "blk.{i}.ffn_down_exps.weight",
+            "model.layers.{i}.mlp.experts.{e}.down_proj.weight",
+            [Experts, Embedding, ExpertFf],
+        )
+        .or("model.layers.{i}.mlp.experts.down_proj"),
+    ]
+    .into_iter()
+    .map(Rule::in_expert_layers)
+    .collect()
+}
+
+/// Qwen: every `decoder_sparse_step`-th layer has experts, except those that the configuration names.
+pub(super) fn sparse_step(params: &Params, layer: u64) -> bool {
+    let step = params.uint(&["decoder_sparse_step"]).ok().flatten().unwrap_or(1).max(1);
+    let listed = params.get(&["mlp_only_layers"]).and_then(|(_, list)| list.as_array());
+    let dense = listed.is_some_and(|list| list.iter().any(|item| item.as_u64() == Some(layer)));
+    !dense && (layer + 1) % step == 0
+}

@@ -1,0 +1,220 @@
+//! The configuration of a Hugging Face model: lookups under the many names that one number has, and the lengths
+//! ([`Dim`]) that shapes and metadata are made of. Every length is bounded here, before anything is built on it.
+
+use moewe_engine::{Error, Result};
+use serde_json::Value;
+
+/// Lengths that tensors and metadata are described in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dim {
+    /// Tokens of the vocabulary.
+    Vocab,
+    /// Positions that the model was made for.
+    Context,
+    /// Width of the residual stream.
+    Embedding,
+    /// Layers.
+    Layers,
+    /// Query heads.
+    Heads,
+    /// Key and value heads.
+    HeadsKv,
+    /// Width of a head.
+    Head,
+    /// All query heads side by side.
+    Q,
+    /// All key heads side by side.
+    Kv,
+    /// Queries, keys and values side by side.
+    Qkv,
+    /// Hidden width of a dense feed-forward layer.
+    Ff,
+    /// Hidden width of one expert.
+    ExpertFf,
+    /// Hidden width of all shared experts together.
+    SharedFf,
+    /// Experts per layer.
+    Experts,
+    /// Experts that a token uses.
+    ExpertsUsed,
+    /// Experts that every token uses.
+    ExpertsShared,
+    /// Latent attention: rank of the query projection.
+    QRank,
+    /// Latent attention: rank of the key-value projection.
+    KvRank,
+    /// Latent attention: rotated part of a head's key.
+    HeadRope,
+    /// Latent attention: part of a head's key without position.
+    HeadPlain,
+    /// Latent attention: width of a head's value.
+    HeadValue,
+    /// Latent attention: a head's whole key.
+    HeadKey,
+    /// Latent attention: the latent and the rotated key side by side.
+    KvLatent,
+    /// Latent attention: what a cached position holds, as metadata has it.
+    Keys,
+    /// Latent attention: all values side by side.
+    Values,
+}
+
+/// Names under which configurations hold a length, and the most it may be.
+const NAMES: &[(Dim, u64, &[&str])] = &[
+    (Dim::Vocab, 1 << 24, &["vocab_size"]),
+    (Dim::Context, 1 << 30, &["max_position_embeddings", "n_positions", "max_seq_len", "context_len"]),
+    (Dim::Embedding, 1 << 20, &["hidden_size", "n_embd", "d_model", "dim"]),
+    (Dim::Layers, 1 << 12, &["num_hidden_layers", "n_layer", "n_layers"]),
+    (Dim::Heads, 1 << 14, &["num_attention_heads", "n_head", "n_heads"]),
+    (Dim::HeadsKv, 1 << 14, &["num_key_value_heads", "n_kv_heads"]),
+    (Dim::Head, 1 << 16, &["head_dim"]),
+    (Dim::Ff, 1 << 24, &["intermediate_size", "ff_dim", "d_ff"]),
+    (Dim::ExpertFf, 1 << 24, &["moe_intermediate_size"]),
+    (Dim::SharedFf, 1 << 24, &["shared_expert_intermediate_size", "shared_intermediate_size"]),
+    (Dim::Experts, 1 << 16, &["num_local_experts", "num_experts", "n_routed_experts", "n_experts"]),
+    (Dim::ExpertsUsed, 1 << 16, &["num_experts_per_tok", "n_experts_active", "top_k_experts", "top_k"]),
+    (Dim::ExpertsShared, 1 << 12, &["n_shared_experts"]),
+    (Dim::QRank, 1 << 20, &["q_lora_rank"]),
+    (Dim::KvRank, 1 << 20, &["kv_lora_rank"]),
+    (Dim::HeadRope, 1 << 16, &["qk_rope_head_dim"]),
+    (Dim::HeadPlain, 1 << 16, &["qk_nope_head_dim"]),
+    (Dim::HeadValue, 1 << 16, &["v_head_dim"]),
+];
+
+/// A configuration.
+#[derive(Debug)]
+pub struct Params {
+    json: Value,
+}
+
+impl Params {
+    /// Takes a configuration; that of a model with several towers counts with what it says about text.
+    pub fn new(config: &Value) -> Self {
+        let mut json = config.clone();
+        if let Some(Value::Object(text)) = config.get("text_config")
+            && let Value::Object(all) = &mut json
+        {
+            all.extend(text.clone());
+        }
+        Self { json }
+    }
+
+    /// The first of `names` that the configuration has (null counts as absent). A dot descends.
+    pub fn get(&self, names: &[&str]) -> Option<(String, &Value)> {
+        names.iter().find_map(|name| {
+            let value = name.split('.').try_fold(&self.json, |value, part| value.get(part))?;
+            (!value.is_null()).then(|| (name.to_string(), value))
+        })
+    }
+
+    fn typed<T>(
+        &self,
+        names: &[&str],
+        expected: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let Some((name, value)) = self.get(names) else { return Ok(None) };
+        let read = read(value).ok_or_else(|| Error::malformed(format!("config, {name}"), expected, value))?;
+        Ok(Some(read))
+    }
+
+    /// An unsigned integer.
+    pub fn uint(&self, names: &[&str]) -> Result<Option<u64>> {
+        self.typed(names, "a whole number", |value| {
+            // 8.0 is a whole number too: some tools write all numbers as floats.
+            value.as_u64().or_else(|| {
+                value.as_f64().filter(|f| f.fract() == 0.0 && *f >= 0.0 && *f < 1e15).map(|f| f as u64)
+            })
+        })
+    }
+
+    /// A finite number.
+    pub fn float(&self, names: &[&str]) -> Result<Option<f32>> {
+        self.typed(names, "a number", |value| value.as_f64().map(|f| f as f32).filter(|f| f.is_finite()))
+    }
+
+    /// A flag.
+    pub fn flag(&self, names: &[&str], default: bool) -> Result<bool> {
+        Ok(self.typed(names, "true or false", Value::as_bool)?.unwrap_or(default))
+    }
+
+    /// A text.
+    pub fn text(&self, names: &[&str]) -> Result<Option<&str>> {
+        let Some((name, value)) = self.get(names) else { return Ok(None) };
+        value.as_str().map(Some).ok_or_else(|| Error::malformed(format!("config, {name}"), "a text", value))
+    }
+
+    /// A length that must be known.
+    pub fn dim(&self, dim: Dim) -> Result<u64> {
+        self.maybe(dim)?.filter(|&length| length > 0).ok_or_else(|| {
+            let names = NAMES.iter().find(|row| row.0 == dim).map_or("", |row| row.2[0]);
+            Error::malformed(format!("config, {names}"), format!("the length {dim:?}"), "none")
+        })
+    }
+
+    /// A length, where the configuration says or implies it.
+    pub fn maybe(&self, dim: Dim) -> Result<Option<u64>> {
+        if let Some((_, most, names)) = NAMES.iter().find(|row| row.0 == dim)
+            && let Some(length) = self.uint(names)?
+        {
+            if length > *most {
+                return Err(Error::malformed(
+                    format!("config, {}", names[0]),
+                    format!("at most {most}"),
+                    length,
+                ));
+            }
+            return Ok(Some(length));
+        }
+        self.implied(dim)
+    }
+
+    /// Lengths that follow from others. All factors are bounded, so products fit.
+    fn implied(&self, dim: Dim) -> Result<Option<u64>> {
+        let product = |a: Dim, b: Dim| Ok(Some(self.dim(a)? * self.dim(b)?));
+        let sum = |a: Dim, b: Dim| Ok(Some(self.dim(a)? + self.dim(b)?));
+        match dim {
+            Dim::HeadsKv => self.maybe(Dim::Heads),
+            Dim::Head => {
+                let (width, heads) = (self.dim(Dim::Embedding)?, self.dim(Dim::Heads)?);
+                if width % heads != 0 {
+                    return Err(Error::malformed(
+                        "config",
+                        format!("a width that {heads} heads divide"),
+                        width,
+                    ));
+                }
+                Ok(Some(width / heads))
+            }
+            Dim::Q => product(Dim::Heads, Dim::Head),
+            Dim::Kv => product(Dim::HeadsKv, Dim::Head),
+            Dim::Qkv => Ok(Some(self.dim(Dim::Q)? + 2 * self.dim(Dim::Kv)?)),
+            // GPT-2's convention where no width is given.
+            Dim::Ff => Ok(self.uint(&["n_embd"])?.map(|width| 4 * width)),
+            Dim::ExpertFf => self.maybe(Dim::Ff),
+            Dim::SharedFf => {
+                let Some(count) = self.maybe(Dim::ExpertsShared)? else { return Ok(None) };
+                let each = match self.uint(&["d_shared_ff"])? {
+                    Some(each) if each <= 1 << 24 => each,
+                    Some(each) => return Err(Error::malformed("config, d_shared_ff", "at most 2^24", each)),
+                    None => self.dim(Dim::ExpertFf)?,
+                };
+                Ok(Some(count * each))
+            }
+            Dim::HeadKey => sum(Dim::HeadPlain, Dim::HeadRope),
+            Dim::KvLatent => sum(Dim::KvRank, Dim::HeadRope),
+            Dim::Keys => product(Dim::Heads, Dim::HeadKey),
+            Dim::Values => product(Dim::Heads, Dim::HeadValue),
+            _ => Ok(None),
+        }
+    }
+
+    /// Refuses a model that asks for more than conversion carries over.
+    pub fn refuse(&self, condition: bool, what: &str) -> Result<()> {
+        if condition {
+            Err(Error::unsupported(format!("config: {what}"), "convert a model without it"))
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! Which bytes of a checkpoint make which tensors of the GGUF file. Every tensor of the checkpoint is used, knowingly
+//! left out, or named in an error; every shape is checked against the configuration.
+
+use super::params::Params;
+use super::rules::{Join, Layers, Presence, Rule, Source, fits};
+use super::view::{Elements, View};
+use super::{Architecture, params::Dim};
+use crate::checkpoint::{Checkpoint, Dtype, Tensor};
+use moewe_engine::{Error, Result};
+use std::collections::{BTreeSet, HashSet};
+use std::ops::Range;
+
+/// Names shown of a long list.
+const SHOWN: usize = 8;
+
+/// What becomes of a checkpoint.
+#[derive(Debug)]
+pub struct Plan<'c> {
+    /// Tensors of the GGUF file, in its order.
+    pub outputs: Vec<Output<'c>>,
+    /// Tensors of the checkpoint that hold nothing to convert.
+    pub dropped: Vec<String>,
+}
+
+/// One tensor of the GGUF file.
+#[derive(Debug)]
+pub struct Output<'c> {
+    /// GGUF's name.
+    pub name: String,
+    /// Lengths of the axes, slowest first (GGUF lists them the other way round).
+    pub shape: Vec<u64>,
+    contents: Contents<'c>,
+    add: f32,
+}
+
+#[derive(Debug)]
+enum Contents<'c> {
+    /// Bands below each other, each of views side by side.
+    Bands(Vec<Vec<View<'c>>>),
+    /// A vector.
+    Numbers(Vec<f32>),
+}
+
+impl Output<'_> {
+    /// Elements per row.
+    pub fn columns(&self) -> u64 {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Rows: all axes but the last.
+    pub fn rows(&self) -> u64 {
+        self.shape.iter().rev().skip(1).product()
+    }
+
+    /// Writes rows as f32; `out` holds exactly them.
+    pub fn read(&self, rows: Range<u64>, out: &mut [f32]) {
+        let pitch = self.columns() as usize;
+        match &self.contents {
+            Contents::Numbers(numbers) => out.copy_from_slice(numbers),
+            Contents::Bands(bands) => self.each_band(bands, rows, |band, rows, at| {
+                let (mut column, out) = (0, &mut out[at * pitch..]);
+                for view in band {
+                    view.read(rows.clone(), &mut out[column..], pitch);
+                    column += view.columns() as usize;
+                }
+            }),
+        }
+        if self.add != 0.0 {
+            out.iter_mut().for_each(|weight| *weight += self.add);
+        }
+    }
+
+    /// Whether the source is MXFP4 and can keep its bits.
+    pub fn is_mxfp4(&self) -> bool {
+        let Contents::Bands(bands) = &self.contents else { return false };
+        bands.iter().all(|band| matches!(&band[..], [view] if view.is_mxfp4()))
+    }
+
+    /// Writes rows as GGUF's MXFP4 blocks; `out` holds exactly them. Only where [`Self::is_mxfp4`].
+    pub fn read_mxfp4(&self, rows: Range<u64>, out: &mut [u8]) {
+        let Contents::Bands(bands) = &self.contents else { return };
+        let row_bytes = self.columns() as usize / 32 * 17;
+        self.each_band(bands, rows, |band, rows, at| {
+            let len = (rows.end - rows.start) as usize * row_bytes;
+            band[0].read_mxfp4(rows, &mut out[at * row_bytes..][..len]);
+        });
+    }
+
+    /// Calls with each band that `rows` touch, the rows within the band, and where in `rows` they begin.
+    fn each_band<'b, 'c>(
+        &self,
+        bands: &'b [Vec<View<'c>>],
+        rows: Range<u64>,
+        mut call: impl FnMut(&'b [View<'c>], Range<u64>, usize),
+    ) {
+        let mut start = 0;
+        for band in bands {
+            let end = start + band[0].rows();
+            let (from, to) = (rows.start.max(start), rows.end.min(end));
+            if from < to {
+                call(band, from - start..to - start, (from - rows.start) as usize);
+            }
+            start = end;
+        }
+    }
+}
+
+/// Matches the tensors of a checkpoint with an architecture.
+///
+/// # Errors
+/// Tensors that are missing, unknown or of another shape; the message names them.
+pub fn plan<'c>(
+    architecture: &Architecture,
+    params: &Params,
+    checkpoint: &'c Checkpoint,
+) -> Result<Plan<'c>> {
+    let mut planner = Planner { params, checkpoint, used: HashSet::new(), missing: vec![], outputs: vec![] };
+    let rules = (architecture.rules)();
+    let layers = params.dim(Dim::Layers)?;
+    rules.iter().filter(|rule| !rule.to.contains("{i}")).try_for_each(|rule| planner.add(rule, 0))?;
+    for (name, compute) in architecture.computed {
+        if let Some(numbers) = compute(params)? {
+            let shape = vec![numbers.len() as u64];
+            planner.outputs.push(Output {
+                name: name.to_string(),
+                shape,
+                contents: Contents::Numbers(numbers),
+                add: 0.0,
+            });
+        }
+    }
+    for layer in 0..layers {
+        let experts = (architecture.expert_layer)(params, layer);
+        for rule in rules.iter().filter(|rule| rule.to.contains("{i}")) {
+            let here = match rule.layers {
+                Layers::All => true,
+                Layers::Dense => !experts,
+                Layers::Experts => experts,
+            };
+            if here {
+                planner.add(rule, layer)?;
+            }
+        }
+        if planner.missing.len() > SHOWN {
+            break; // a wrong configuration would list thousands
+        }
+    }
+    planner.finish(architecture)
+}
+
+struct Planner<'p, 'c> {
+    params: &'p Params,
+    checkpoint: &'c Checkpoint,
+    used: HashSet<&'c str>,
+    missing: Vec<String>,
+    outputs: Vec<Output<'c>>,
+}
+
+impl<'c> Planner<'_, 'c> {
+    fn add(&mut self, rule: &Rule, layer: u64) -> Result<()> {
+        if let Presence::When(when) = rule.presence
+            && !when(self.params)
+        {
+            return Ok(());
+        }
+        let there = |source: &&Source| {
+            source.when.is_none_or(|when| when(self.params))
+                && self.find(&expand(source.names[0], layer, 0)).is_some()
+        };
+        let Some(source) = rule.sources.iter().find(there) else {
+            if !matches!(rule.presence, Presence::Optional) {
+                self.missing.push(expand(rule.sources[0].names[0], layer, 0));
+            }
+            return Ok(());
+        };
+        let (bands, shape) = self.bands(source, layer)?;
+        if self.missing.len() > SHOWN || bands.is_empty() {
+            return Ok(());
+        }
+        let name = expand(rule.to, layer, 0);
+        let expected = rule.shape.iter().map(|&dim| self.params.dim(dim)).collect::<Result<Vec<_>>>()?;
+        if shape != expected {
+            let (from, dims) = (expand(source.names[0], layer, 0), &rule.shape);
+            let place = format!("tensor {from}, as {name}");
+            return Err(Error::malformed(place, format!("{expected:?} ({dims:?})"), format!("{shape:?}")));
+        }
+        self.outputs.push(Output { name, shape, contents: Contents::Bands(bands), add: rule.add });
+        Ok(())
+    }
+
+    /// The views of a source, and the shape of the whole.
+    fn bands(&mut self, source: &Source, layer: u64) -> Result<(Vec<Vec<View<'c>>>, Vec<u64>)> {
+        let (count, join) = self.repeats(source)?;
+        let mut views = Vec::new();
+        for pattern in &source.names {
+            for e in 0..count {
+                let name = expand(pattern, layer, e);
+                let Some(view) = self.view(&name)? else {
+                    self.missing.push(name);
+                    return Ok((vec![], vec![]));
+                };
+                views.push(self.changed(view, source, &name)?);
+            }
+        }
+        joined(views, join).ok_or_else(|| {
+            Error::malformed(
+                format!("tensor {}", expand(source.names[0], layer, 0)),
+                "parts of one shape",
+                "others",
+            )
+        })
+    }
+
+    /// How many tensors one pattern stands for, and how they are joined; `None` stacks.
+    fn repeats(&self, source: &Source) -> Result<(u64, Option<Join>)> {
+        let pattern = source.names[0];
+        if pattern.contains("{e}") {
+            Ok((self.params.dim(Dim::Experts)?, None))
+        } else if pattern.contains("{s}") {
+            Ok((self.params.dim(Dim::ExpertsShared)?, Some(source.join)))
+        } else {
+            Ok((1, Some(source.join)))
+        }
+    }
+
+    fn changed(&self, mut view: View<'c>, source: &Source, name: &str) -> Result<View<'c>> {
+        for &op in &source.ops {
+            let before = view.shape();
+            view = view.apply(op, self.params)?.ok_or_else(|| {
+                Error::malformed(
+                    format!("tensor {name}"),
+                    format!("a shape that {op:?} fits"),
+                    format!("{before:?}"),
+                )
+            })?;
+        }
+        Ok(view)
+    }
+
+    /// A tensor by the name that the tables use; models with several towers put their text model under a name of its own.
+    fn find(&self, name: &str) -> Option<&'c Tensor> {
+        let nested = || self.checkpoint.get(&format!("language_model.{name}"));
+        let inner = || self.checkpoint.get(&name.replacen("model.", "model.language_model.", 1));
+        self.checkpoint.get(name).or_else(nested).or_else(inner)
+    }
+
+    /// A tensor with the scales that belong to it.
+    fn view(&mut self, name: &str) -> Result<Option<View<'c>>> {
+        let Some(tensor) = self.find(name) else { return Ok(None) };
+        self.used.insert(&tensor.name);
+        if name.ends_with("_blocks") {
+            return self.mxfp4(tensor, name).map(Some);
+        }
+        let scales =
+            (tensor.dtype == Dtype::F8E4M3).then(|| self.find(&format!("{name}_scale_inv"))).flatten();
+        let elements = match scales {
+            Some(scales) => self.tiled(tensor, scales)?,
+            None => Elements::plain(tensor.dtype, self.checkpoint.elements(tensor), name)?,
+        };
+        Ok(Some(View::new(elements, &tensor.shape, &tensor.strides)))
+    }
+
+    /// Blocks `[…, columns / 32, 16]` with scales `[…, columns / 32]` as one tensor `[…, columns]`.
+    fn mxfp4(&mut self, blocks: &'c Tensor, name: &str) -> Result<View<'c>> {
+        let place = || format!("tensor {name}");
+        let partner = name.replace("_blocks", "_scales");
+        let scales = self
+            .find(&partner)
+            .ok_or_else(|| Error::malformed(place(), partner.clone(), "no such tensor"))?;
+        self.used.insert(&scales.name);
+        let sound = |tensor: &Tensor| tensor.dtype == Dtype::U8 && is_row_major(tensor);
+        let outer = match &blocks.shape[..] {
+            [outer @ .., 16]
+                if *outer == scales.shape && sound(blocks) && sound(scales) && outer.len() >= 2 =>
+            {
+                outer
+            }
+            _ => {
+                let found = format!("{:?} with scales {:?}", blocks.shape, scales.shape);
+                return Err(Error::malformed(
+                    place(),
+                    "bytes of shape […, 16] with scales of shape […]",
+                    found,
+                ));
+            }
+        };
+        let mut shape = outer.to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last *= 32; // there are half as many bytes in memory: no overflow
+        }
+        let strides = crate::checkpoint::row_major(&shape)
+            .ok_or_else(|| Error::malformed(place(), "a possible shape", "more"))?;
+        let elements = Elements::Mxfp4 {
+            codes: self.checkpoint.elements(blocks),
+            exponents: self.checkpoint.elements(scales),
+        };
+        Ok(View::new(elements, &shape, &strides))
+    }
+
+    /// FP8 with one factor per tile; the tile's size follows from `quantization_config` or is 128 x 128.
+    fn tiled(&mut self, tensor: &'c Tensor, scales: &'c Tensor) -> Result<Elements<'c>> {
+        self.used.insert(&scales.name);
+        let size = |axis: usize| {
+            let listed = self
+                .params
+                .get(&["quantization_config.weight_block_size"])
+                .and_then(|(_, list)| list.get(axis)?.as_u64());
+            listed.filter(|&size| size > 0).unwrap_or(128)
+        };
+        let tile = [size(0), size(1)];
+        let sound = matches!(tensor.shape[..], [rows, columns]
+            if scales.shape == [rows.div_ceil(tile[0]), columns.div_ceil(tile[1])] && columns > 0)
+            && scales.dtype == Dtype::F32
+            && is_row_major(tensor)
+            && is_row_major(scales);
+        if !sound {
+            let expected = format!("a matrix with one F32 factor per tile of {tile:?}");
+            let found = format!("{:?} with {:?} {:?}", tensor.shape, scales.shape, scales.dtype);
+            return Err(Error::malformed(format!("tensor {}", tensor.name), expected, found));
+        }
+        let (bytes, factors) = (self.checkpoint.elements(tensor), self.checkpoint.elements(scales));
+        Ok(Elements::Tiled { bytes, factors, columns: tensor.shape[1], tile })
+    }
+
+    fn finish(self, architecture: &Architecture) -> Result<Plan<'c>> {
+        let rest = self.checkpoint.tensors().iter().map(|tensor| tensor.name.as_str());
+        let rest: BTreeSet<&str> = rest.filter(|name| !self.used.contains(name)).collect();
+        let ignored =
+            |name: &&str| architecture.ignored.iter().copied().flatten().any(|pattern| fits(pattern, name));
+        let (dropped, unknown): (Vec<&str>, Vec<&str>) = rest.into_iter().partition(ignored);
+        if self.missing.is_empty() && unknown.is_empty() {
+            let dropped = dropped.into_iter().map(str::to_owned).collect();
+            return Ok(Plan { outputs: self.outputs, dropped });
+        }
+        let mut found = Vec::new();
+        if !self.missing.is_empty() {
+            found.push(format!("missing {}", listed(&self.missing)));
+        }
+        if !unknown.is_empty() {
+            found.push(format!("unknown {}", listed(&unknown)));
+        }
+        let expected = format!("those of the architecture {}", architecture.name);
+        Err(Error::malformed("tensors of the checkpoint", expected, found.join("; ")))
+    }
+}
+
+/// Rows of equal views below each other, views of equal height side by side, or (`None`) a new first axis.
+fn joined<'c>(views: Vec<View<'c>>, join: Option<Join>) -> Option<(Vec<Vec<View<'c>>>, Vec<u64>)> {
+    let mut shape = views.first()?.shape();
+    let count = views.len() as u64;
+    let same = |axis: usize| views.iter().all(|view| view.shape().get(axis) == shape.get(axis));
+    if views.iter().any(|view| view.shape().len() != shape.len()) {
+        return None;
+    }
+    if count == 1 && join.is_some() {
+        return Some((vec![views], shape));
+    }
+    let last = shape.len().checked_sub(1)?;
+    // The only axis of a vector is a row.
+    let side_by_side = join == Some(Join::Columns) || (join == Some(Join::Rows) && last == 0);
+    let grows = if side_by_side { last } else { 0 };
+    if !(0..shape.len()).filter(|&axis| axis != grows || join.is_none()).all(same) {
+        return None;
+    }
+    match join {
+        None => shape.insert(0, count),
+        Some(_) => shape[grows] = views.iter().map(|view| view.shape()[grows]).sum(),
+    }
+    let bands = if side_by_side { vec![views] } else { views.into_iter().map(|view| vec![view]).collect() };
+    Some((bands, shape))
+}
+
+fn is_row_major(tensor: &Tensor) -> bool {
+    crate::checkpoint::row_major(&tensor.shape).is_some_and(|strides| strides == tensor.strides)
+}
+
+fn expand(pattern: &str, layer: u64, expert: u64) -> String {
+    let name = pattern.replace("{i}", &layer.to_string());
+    name.replace("{e}", &expert.to_string()).replace("{s}", &expert.to_string())
+}
+
+fn listed(names: &[impl AsRef<str>]) -> String {
+    let shown: Vec<&str> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
+    let more = names.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}

@@ -1,0 +1,191 @@
+//! Tensors as data: which GGUF tensor is made of which tensors of the checkpoint, and how.
+//!
+//! Names are patterns: `{i}` is the layer, `{e}` an expert (all of them are stacked), `{s}` a shared expert (all of
+//! them are joined). A rule lists alternatives, because exporters changed their layouts over time.
+
+use super::params::{Dim, Params};
+
+/// A change of how the elements of a tensor are read; none of them computes with weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Op {
+    /// Swaps the last two axes: (in, out) becomes (out, in).
+    Transpose,
+    /// Part `.0` of `.1` equal parts of the rows (of a vector: of its elements).
+    Part(u64, u64),
+    /// Part `.0` of `.1` that alternate row by row (of a vector per row: element by element).
+    Every(u64, u64),
+    /// The same on the last axis.
+    EveryLast(u64, u64),
+    /// Rows of each of so many heads from half-and-half rotation pairs to neighbouring pairs.
+    PairHalves(Dim),
+    /// Rows are so many heads of equal length; keeps the rows before (`true`) or from the given one on, per head,
+    /// and makes heads an axis of their own.
+    SplitHeads(Dim, Dim, bool),
+    /// Drops axes of length 1.
+    Squeeze,
+}
+
+/// How several tensors become one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Join {
+    /// Below each other.
+    Rows,
+    /// Side by side.
+    Columns,
+}
+
+/// One way to make a tensor.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    pub(super) names: Vec<&'static str>,
+    pub(super) join: Join,
+    pub(super) ops: Vec<Op>,
+    pub(super) when: Option<fn(&Params) -> bool>,
+}
+
+/// Layers that a rule speaks of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Layers {
+    All,
+    Dense,
+    Experts,
+}
+
+/// What it means that no source is there.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Presence {
+    /// An error.
+    Required,
+    /// The model does without.
+    Optional,
+    /// An error if the configuration says so, else the rule does not apply at all.
+    When(fn(&Params) -> bool),
+}
+
+/// One tensor of the GGUF file.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    pub(super) to: &'static str,
+    pub(super) sources: Vec<Source>,
+    pub(super) shape: Vec<Dim>,
+    pub(super) layers: Layers,
+    pub(super) presence: Presence,
+    pub(super) add: f32,
+}
+
+/// A tensor made of one tensor; `shape` is that of the result, slowest axis first.
+pub(super) fn rule(to: &'static str, from: &'static str, shape: impl Into<Vec<Dim>>) -> Rule {
+    Rule {
+        to,
+        sources: vec![Source { names: vec![from], join: Join::Rows, ops: vec![], when: None }],
+        shape: shape.into(),
+        layers: Layers::All,
+        presence: Presence::Required,
+        add: 0.0,
+    }
+}
+
+/// A tensor made of several that are joined.
+pub(super) fn joined(
+    to: &'static str,
+    from: &[&'static str],
+    join: Join,
+    shape: impl Into<Vec<Dim>>,
+) -> Rule {
+    let mut rule = rule(to, "", shape);
+    rule.sources[0].names = from.to_vec();
+    rule.sources[0].join = join;
+    rule
+}
+
+impl Rule {
+    /// Another way to make it, where the tensors of the ways before are not there.
+    pub(super) fn or(mut self, from: &'static str) -> Self {
+        self.sources.push(Source { names: vec![from], join: Join::Rows, ops: vec![], when: None });
+        self
+    }
+
+    /// A change to what the last source reads.
+    pub(super) fn op(mut self, op: Op) -> Self {
+        if let Some(source) = self.sources.last_mut() {
+            source.ops.push(op);
+        }
+        self
+    }
+
+    /// The last source counts only if the configuration says so.
+    pub(super) fn only_if(mut self, when: fn(&Params) -> bool) -> Self {
+        if let Some(source) = self.sources.last_mut() {
+            source.when = Some(when);
+        }
+        self
+    }
+
+    /// How `{s}` joins.
+    pub(super) fn columns(mut self) -> Self {
+        self.sources.iter_mut().for_each(|source| source.join = Join::Columns);
+        self
+    }
+
+    /// May be absent.
+    pub(super) fn optional(mut self) -> Self {
+        self.presence = Presence::Optional;
+        self
+    }
+
+    /// Exists only in models whose configuration says so.
+    pub(super) fn when(mut self, when: fn(&Params) -> bool) -> Self {
+        self.presence = Presence::When(when);
+        self
+    }
+
+    /// Exists only in layers with experts.
+    pub(super) fn in_expert_layers(mut self) -> Self {
+        self.layers = Layers::Experts;
+        self
+    }
+
+    /// Exists only in layers without experts.
+    pub(super) fn in_dense_layers(mut self) -> Self {
+        self.layers = Layers::Dense;
+        self
+    }
+
+    /// The model computes with the stored weight plus one (Gemma's norms); GGUF holds the sum.
+    pub(super) fn plus_one(mut self) -> Self {
+        self.add = 1.0;
+        self
+    }
+}
+
+/// Whether a name fits a pattern: `{i}` is any number, a final `*` anything.
+pub(super) fn fits(pattern: &str, name: &str) -> bool {
+    let Some((before, after)) = pattern.split_once("{i}") else {
+        return pattern.strip_suffix('*').map_or(pattern == name, |start| name.starts_with(start));
+    };
+    let Some(rest) = name.strip_prefix(before) else { return false };
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    digits > 0 && fits(after, &rest[digits..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        let cases = [
+            ("a.b", "a.b", true),
+            ("a.b", "a.bc", false),
+            ("a.{i}.b", "a.12.b", true),
+            ("a.{i}.b", "a..b", false),
+            ("a.{i}.b", "a.x.b", false),
+            ("a.{i}.*", "a.1.b.c", true),
+            ("vision.*", "vision.x", true),
+            ("vision.*", "visio", false),
+        ];
+        for (pattern, name, expected) in cases {
+            assert_eq!(fits(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Every fixture is planned completely: no tensor missing, unknown or of another shape, and what is dropped is known.
+
+use super::*;
+use crate::checkpoint::Checkpoint;
+use moewe_engine::gguf::Value as Gguf;
+use std::path::Path;
+
+fn open(name: &str) -> Checkpoint {
+    Checkpoint::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)).unwrap()
+}
+
+fn planned(checkpoint: &Checkpoint) -> Result<(Metadata, Vec<(String, Vec<u64>)>, Vec<String>)> {
+    let architecture = Architecture::of(&checkpoint.config)?;
+    let params = Params::new(&checkpoint.config);
+    let plan = plan::plan(architecture, &params, checkpoint)?;
+    let tensors = plan.outputs.iter().map(|output| (output.name.clone(), output.shape.clone())).collect();
+    Ok((architecture.metadata(&params)?, tensors, plan.dropped))
+}
+
+/// Folder, architecture, tensors, dropped tensors, and a tensor whose shape tells that its rule was applied.
+const FIXTURES: &[(&str, &str, usize, &[&str], &str, &[u64])] = &[
+    ("deepseek2", "deepseek2", 29, &[], "blk.1.attn_k_b.weight", &[4, 64, 64]),
+    ("german-moe-bias", "moe-gpt", 53, &["w_noise", "w_noise"], "blk.0.ffn_up_exps.bias", &[4, 256]),
+    ("german-moe-gelu", "moe-gpt", 20, &["w_noise"], "blk.0.ffn_up_exps.weight", &[4, 1024, 256]),
+    (
+        "german-moe-swiglu",
+        "moe-gpt",
+        23,
+        &["w_noise", "w_noise"],
+        "blk.1.ffn_gate_exps.weight",
+        &[6, 384, 96],
+    ),
+    ("gpt-oss", "gpt-oss", 41, &[], "blk.0.ffn_down_exps.weight", &[4, 256, 256]),
+    ("granitemoe", "granitemoe", 23, &[], "blk.0.ffn_gate_exps.weight", &[4, 256, 256]),
+    ("llama-dense", "llama", 21, &[], "blk.1.ffn_down.weight", &[256, 512]),
+    ("mixtral", "llama", 23, &[], "blk.0.ffn_down_exps.weight", &[4, 256, 256]),
+    ("moe-124m-checkpoint", "moe-gpt2", 31, &[], "blk.1.ffn_gate_exps.bias", &[4, 96]),
+    ("moe-124m-top2", "moe-gpt2", 31, &[], "blk.0.ffn_up_exps.weight", &[4, 256, 192]),
+    ("olmoe", "olmoe", 27, &[], "blk.0.attn_q_norm.weight", &[256]),
+    ("qwen2moe", "qwen2moe", 37, &[], "blk.0.ffn_gate_inp_shexp.weight", &[256]),
+    ("qwen3moe", "qwen3moe", 27, &[], "blk.0.attn_k_norm.weight", &[64]),
+    ("tachyon-checkpoint", "bailingmoe2", 29, &["lm_head"], "blk.0.ffn_down_shexp.weight", &[64, 96]),
+    ("tachyon-shared1", "bailingmoe2", 29, &[], "blk.1.attn_qkv.weight", &[512, 256]),
+];
+
+#[test]
+fn fixtures_are_planned_completely() {
+    let mut failures = Vec::new();
+    for &(folder, gguf, count, dropped, name, shape) in FIXTURES {
+        let checkpoint = open(folder);
+        let (metadata, tensors, found_dropped) = match planned(&checkpoint) {
+            Ok(planned) => planned,
+            Err(error) => {
+                failures.push(format!("{folder}: {error}"));
+                continue;
+            }
+        };
+        let found = tensors.iter().find(|(found, _)| found == name).map(|(_, shape)| &shape[..]);
+        let fits = found_dropped.len() == dropped.len()
+            && found_dropped.iter().zip(dropped).all(|(found, expected)| found.contains(expected));
+        if tensors.len() != count || !fits || found != Some(shape) {
+            failures.push(format!(
+                "{folder}: {} tensors, dropped {found_dropped:?}, {name} {found:?}",
+                tensors.len()
+            ));
+        }
+        if metadata.require_str("general.architecture").unwrap() != gguf {
+            failures.push(format!("{folder}: wrong architecture"));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn keys_that_only_one_architecture_has() {
+    let cases: &[(&str, &str, Gguf)] = &[
+        ("german-moe-swiglu", "moe-gpt.feed_forward_activation", "swiglu".into()),
+        ("german-moe-gelu", "moe-gpt.feed_forward_length", 1024u32.into()),
+        ("german-moe-gelu", "moe-gpt.expert_capacity_factor", 1.25f32.into()),
+        ("german-moe-gelu", "moe-gpt.rope.dimension_count", 64u32.into()),
+        ("moe-124m-top2", "moe-gpt2.expert_used_count", 2u32.into()),
+        ("tachyon-checkpoint", "bailingmoe2.expert_shared_feed_forward_length", 96u32.into()),
+        ("tachyon-checkpoint", "bailingmoe2.attention.layer_norm_rms_epsilon", 1e-6f32.into()),
+        ("deepseek2", "deepseek2.attention.key_length", 96u32.into()),
+        ("deepseek2", "deepseek2.attention.key_length_mla", 96u32.into()),
+        ("deepseek2", "deepseek2.attention.value_length_mla", 64u32.into()),
+        ("deepseek2", "deepseek2.rope.dimension_count", 32u32.into()),
+        ("gpt-oss", "gpt-oss.rope.scaling.type", "yarn".into()),
+        ("gpt-oss", "gpt-oss.attention.sliding_window", 16u32.into()),
+        ("granitemoe", "granitemoe.logit_scale", 1.5f32.into()),
+        ("qwen3moe", "qwen3moe.expert_weights_norm", true.into()),
+        ("mixtral", "llama.rope.freq_base", 1e6f32.into()),
+        ("llama-dense", "llama.attention.key_length", 64u32.into()),
+    ];
+    for (folder, key, expected) in cases {
+        let (metadata, ..) = planned(&open(folder)).unwrap();
+        assert_eq!(metadata.get(key), Some(expected), "{folder} {key}");
+    }
+}
+
+#[test]
+fn what_is_not_there_or_not_known_is_named() {
+    let mut checkpoint = open("mixtral");
+    checkpoint.config["num_hidden_layers"] = 3.into();
+    let message = planned(&checkpoint).unwrap_err().to_string();
+    assert!(message.contains("missing model.layers.2.input_layernorm.weight"), "{message}");
+    checkpoint.config["num_hidden_layers"] = 2.into();
+    checkpoint.config["num_local_experts"] = 3.into();
+    let message = planned(&checkpoint).unwrap_err().to_string();
+    assert!(message.contains("[4, 256]"), "{message}");
+    checkpoint.config["num_local_experts"] = 4.into();
+    checkpoint.config["num_hidden_layers"] = 1.into();
+    let message = planned(&checkpoint).unwrap_err().to_string();
+    assert!(message.contains("unknown model.layers.1."), "{message}");
+    checkpoint.config["architectures"][0] = "Nonsense".into();
+    checkpoint.config["model_type"] = "nonsense".into();
+    let message = planned(&checkpoint).unwrap_err().to_string();
+    assert!(message.contains("Nonsense") && message.contains("MixtralForCausalLM"), "{message}");
+}
+
+/// Hyper-parameters of any size end in an error, not in memory or time.
+#[test]
+fn hostile_configurations_are_refused() {
+    for key in ["num_hidden_layers", "num_local_experts", "num_attention_heads", "hidden_size", "vocab_size"]
+    {
+        for value in [0u64, 3, 1 << 31, u64::MAX] {
+            let mut checkpoint = open("mixtral");
+            checkpoint.config[key] = value.into();
+            assert!(planned(&checkpoint).is_err(), "{key} = {value}");
+        }
+    }
+}

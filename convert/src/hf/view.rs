@@ -1,0 +1,280 @@
+//! A tensor as it shall be, read from bytes as they lie: axes with strides, so that transposing, splitting and
+//! permuting cost nothing and any run of rows can be read on its own. Weights come out as f32.
+
+use super::params::{Dim, Params};
+use super::rules::Op;
+use crate::checkpoint::Dtype;
+use moewe_engine::{Error, Result};
+use std::ops::Range;
+
+/// How elements are stored.
+#[derive(Clone, Copy, Debug)]
+pub enum Elements<'c> {
+    /// One by one.
+    Plain(Dtype, &'c [u8]),
+    /// 8-bit floats with a factor for each tile of a row-major matrix (DeepSeek's FP8).
+    Tiled {
+        /// The 8-bit floats.
+        bytes: &'c [u8],
+        /// One f32 per tile, row by row of tiles.
+        factors: &'c [u8],
+        /// Columns of the matrix.
+        columns: u64,
+        /// Height and width of a tile.
+        tile: [u64; 2],
+    },
+    /// MXFP4 as OpenAI stores it: two codes per byte, the earlier one low; one exponent per 32.
+    Mxfp4 {
+        /// Codes.
+        codes: &'c [u8],
+        /// Exponents (E8M0).
+        exponents: &'c [u8],
+    },
+}
+
+/// A run of equal steps: length, and distance in elements.
+type Steps = (u64, u64);
+
+/// A tensor seen through axes; each axis may consist of several runs, slowest first.
+#[derive(Clone, Debug)]
+pub struct View<'c> {
+    elements: Elements<'c>,
+    offset: u64,
+    axes: Vec<Vec<Steps>>,
+}
+
+impl<'c> View<'c> {
+    /// A tensor as its shape and strides say; the caller has checked that they stay inside.
+    pub(super) fn new(elements: Elements<'c>, shape: &[u64], strides: &[u64]) -> Self {
+        let axes = shape.iter().zip(strides).map(|(&len, &stride)| vec![(len, stride)]).collect();
+        Self { elements, offset: 0, axes }
+    }
+
+    /// Lengths of the axes.
+    pub fn shape(&self) -> Vec<u64> {
+        self.axes.iter().map(|axis| axis.iter().map(|steps| steps.0).product()).collect()
+    }
+
+    /// Rows: all axes but the last.
+    pub fn rows(&self) -> u64 {
+        self.axes.iter().rev().skip(1).flatten().map(|steps| steps.0).product()
+    }
+
+    /// Elements per row.
+    pub fn columns(&self) -> u64 {
+        self.axes.last().map_or(1, |axis| axis.iter().map(|steps| steps.0).product())
+    }
+
+    /// The view after a change; `None` where it does not fit the shape.
+    pub(super) fn apply(mut self, op: Op, params: &Params) -> Result<Option<Self>> {
+        let last = self.axes.len().wrapping_sub(1);
+        let rows = last.saturating_sub(1);
+        match op {
+            Op::Transpose if self.axes.len() >= 2 => self.axes.swap(rows, last),
+            Op::Part(part, of) if !self.axes.is_empty() => {
+                let Some((len, stride)) = self.single(rows).filter(|steps| steps.0 % of == 0) else {
+                    return Ok(None);
+                };
+                self.offset += part * (len / of) * stride;
+                self.axes[rows] = vec![(len / of, stride)];
+            }
+            Op::Every(part, of) if !self.axes.is_empty() => return Ok(self.every(rows, part, of)),
+            Op::EveryLast(part, of) if !self.axes.is_empty() => return Ok(self.every(last, part, of)),
+            Op::PairHalves(heads) => {
+                let heads = params.dim(heads)?;
+                let Some((len, stride)) = self.single(0).filter(|steps| steps.0 % (2 * heads) == 0) else {
+                    return Ok(None);
+                };
+                let half = len / heads / 2;
+                self.axes[0] = vec![(heads, 2 * half * stride), (half, stride), (2, half * stride)];
+            }
+            Op::SplitHeads(heads, at, first) => {
+                let (heads, at) = (params.dim(heads)?, params.dim(at)?);
+                let fits = |steps: &Steps| steps.0 % heads == 0 && steps.0 / heads > at;
+                let Some((len, stride)) = self.single(0).filter(fits) else { return Ok(None) };
+                let (skip, keep) = if first { (0, at) } else { (at, len / heads - at) };
+                self.offset += skip * stride;
+                self.axes[0] = vec![(heads, len / heads * stride)];
+                self.axes.insert(1, vec![(keep, stride)]);
+            }
+            Op::Squeeze => self.axes.retain(|axis| axis.iter().any(|steps| steps.0 != 1)),
+            _ => return Ok(None),
+        }
+        Ok(Some(self))
+    }
+
+    fn every(mut self, axis: usize, part: u64, of: u64) -> Option<Self> {
+        let (len, stride) = self.single(axis).filter(|steps| steps.0 % of == 0)?;
+        self.offset += part * stride;
+        self.axes[axis] = vec![(len / of, stride * of)];
+        Some(self)
+    }
+
+    /// The steps of an axis that is one run.
+    fn single(&self, axis: usize) -> Option<Steps> {
+        if let [steps] = self.axes.get(axis)?[..] { Some(steps) } else { None }
+    }
+
+    /// Writes rows as f32 into `out`, `pitch` elements from one row to the next.
+    pub fn read(&self, rows: Range<u64>, out: &mut [f32], pitch: usize) {
+        let columns = self.columns();
+        if let (Some((_, step)), Some((first, distance))) =
+            (self.axes.last().and_then(|a| one(a)), self.run(&rows))
+            && step > distance
+        {
+            // A transposed source: along its own rows memory is read in order.
+            for column in 0..columns {
+                for i in 0..rows.end - rows.start {
+                    let index = first + i * distance + column * step;
+                    out[i as usize * pitch + column as usize] = self.elements.get(index);
+                }
+            }
+            return;
+        }
+        for (i, row) in rows.enumerate() {
+            let out = &mut out[i * pitch..][..columns as usize];
+            match self.axes.last().and_then(|axis| one(axis)) {
+                Some((_, step)) => self.elements.run(self.row_start(row), step, out),
+                None => {
+                    for (column, out) in out.iter_mut().enumerate() {
+                        let within =
+                            self.axes.last().map_or(0, |axis| locate(axis.iter().rev(), column as u64));
+                        *out = self.elements.get(self.row_start(row) + within);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Start and distance of these rows, where they are equally far apart.
+    fn run(&self, rows: &Range<u64>) -> Option<Steps> {
+        let &(len, stride) = self.axes.iter().rev().skip(1).flat_map(|axis| axis.iter().rev()).next()?;
+        let inside = rows.end > rows.start && rows.start / len == (rows.end - 1) / len;
+        inside.then(|| (self.row_start(rows.start), stride))
+    }
+
+    fn row_start(&self, row: u64) -> u64 {
+        self.offset + locate(self.axes.iter().rev().skip(1).flat_map(|axis| axis.iter().rev()), row)
+    }
+
+    /// Whether rows are whole MXFP4 blocks that can keep their bits.
+    pub fn is_mxfp4(&self) -> bool {
+        let whole = |&(len, step): &Steps| step == 1 && len % 32 == 0;
+        matches!(self.elements, Elements::Mxfp4 { .. })
+            && self.axes.last().and_then(|axis| one(axis)).as_ref().is_some_and(whole)
+            && self.axes.iter().rev().skip(1).flatten().all(|steps| steps.1 % 32 == 0)
+            && self.offset % 32 == 0
+    }
+
+    /// Writes rows as GGUF's MXFP4 blocks: the exponent, then 16 bytes of which byte j holds code j in its low and code
+    /// j + 16 in its high half. Only bits move.
+    pub fn read_mxfp4(&self, rows: Range<u64>, out: &mut [u8]) {
+        let Elements::Mxfp4 { codes, exponents } = self.elements else { return };
+        let blocks = self.columns() as usize / 32;
+        for (row, out) in rows.zip(out.chunks_exact_mut(blocks * 17)) {
+            let first = self.row_start(row) as usize / 32;
+            for (block, out) in (first..first + blocks).zip(out.as_chunks_mut::<17>().0) {
+                let codes = &codes[block * 16..][..16];
+                let code = |i: usize| codes[i / 2] >> (i % 2 * 4) & 15;
+                out[0] = exponents[block];
+                for j in 0..16 {
+                    out[j + 1] = code(j) | code(j + 16) << 4;
+                }
+            }
+        }
+    }
+}
+
+fn one(axis: &[Steps]) -> Option<Steps> {
+    if let [steps] = axis { Some(*steps) } else { None }
+}
+
+/// Distance of element `index` of nested runs, fastest first.
+fn locate<'s>(runs: impl Iterator<Item = &'s Steps>, mut index: u64) -> u64 {
+    let mut distance = 0;
+    for &(len, stride) in runs {
+        distance += index % len * stride;
+        index /= len;
+    }
+    distance
+}
+
+impl<'c> Elements<'c> {
+    /// Elements of a type that holds weights.
+    pub(super) fn plain(dtype: Dtype, bytes: &'c [u8], name: &str) -> Result<Self> {
+        if dtype.is_float() {
+            return Ok(Self::Plain(dtype, bytes));
+        }
+        let hint = "weights packed as integers (GPTQ, AWQ, bitsandbytes) are not read: convert the original checkpoint";
+        Err(Error::unsupported(format!("tensor {name} has elements of type {dtype:?}"), hint))
+    }
+
+    fn get(&self, index: u64) -> f32 {
+        match *self {
+            Self::Plain(dtype, bytes) => element(dtype, bytes, index as usize),
+            Self::Tiled { bytes, factors, columns, tile } => {
+                let across = columns.div_ceil(tile[1]);
+                let at = index / columns / tile[0] * across + index % columns / tile[1];
+                element(Dtype::F8E4M3, bytes, index as usize) * element(Dtype::F32, factors, at as usize)
+            }
+            Self::Mxfp4 { codes, exponents } => {
+                let code = codes[index as usize / 2] >> (index % 2 * 4) & 15;
+                e2m1(code) * power_of_two(exponents[index as usize / 32])
+            }
+        }
+    }
+
+    /// Elements `first`, `first + step`, ….
+    fn run(&self, first: u64, step: u64, out: &mut [f32]) {
+        if let (Self::Plain(dtype, bytes), 1) = (*self, step) {
+            let size = dtype.bytes() as usize;
+            let bytes = &bytes[first as usize * size..][..out.len() * size];
+            out.iter_mut().enumerate().for_each(|(i, out)| *out = element(dtype, bytes, i));
+            return;
+        }
+        out.iter_mut().enumerate().for_each(|(i, out)| *out = self.get(first + i as u64 * step));
+    }
+}
+
+/// Element `index`. Out of range would be a bug of the views, not of a file.
+#[inline(always)]
+fn element(dtype: Dtype, bytes: &[u8], index: usize) -> f32 {
+    match dtype {
+        Dtype::F32 => f32::from_le_bytes(bytes.as_chunks().0[index]),
+        Dtype::Bf16 => half::bf16::from_le_bytes(bytes.as_chunks().0[index]).to_f32(),
+        Dtype::F16 => half::f16::from_le_bytes(bytes.as_chunks().0[index]).to_f32(),
+        Dtype::F64 => f64::from_le_bytes(bytes.as_chunks().0[index]) as f32,
+        Dtype::F8E4M3 => e4m3(bytes[index]),
+        Dtype::F8E5M2 => half::f16::from_bits((bytes[index] as u16) << 8).to_f32(),
+        Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::I8 | Dtype::U8 | Dtype::Bool => {
+            unreachable!("Elements::plain lets floats pass only")
+        }
+    }
+}
+
+/// OCP 8-bit float, 4 bits of exponent (bias 7) and 3 of mantissa; no infinities, 0x7f and 0xff are NaN.
+fn e4m3(byte: u8) -> f32 {
+    let (exponent, mantissa) = ((byte >> 3 & 15) as i32, (byte & 7) as f32);
+    let magnitude = match (exponent, byte & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa / 512.0,
+        _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
+    };
+    if byte & 0x80 != 0 { -magnitude } else { magnitude }
+}
+
+/// OCP 4-bit float.
+fn e2m1(code: u8) -> f32 {
+    const MAGNITUDES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    let magnitude = MAGNITUDES[(code & 7) as usize];
+    if code & 8 != 0 { -magnitude } else { magnitude }
+}
+
+/// `2^(exponent - 127)`, exact also where it is subnormal.
+fn power_of_two(exponent: u8) -> f32 {
+    f32::from_bits(if exponent == 0 { 0x0040_0000 } else { (exponent as u32) << 23 })
+}
+
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;

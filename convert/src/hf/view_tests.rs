@@ -1,0 +1,100 @@
+//! Views against the same change done element by element.
+
+use super::*;
+use serde_json::json;
+
+/// A plain f32 tensor that counts up.
+fn counting(len: usize) -> Vec<u8> {
+    (0..len).flat_map(|i| (i as f32).to_le_bytes()).collect()
+}
+
+fn read_all(view: &View) -> Vec<f32> {
+    let (rows, columns) = (view.rows(), view.columns() as usize);
+    let mut out = vec![0.0; rows as usize * columns];
+    view.read(0..rows, &mut out, columns);
+    // Row by row must give the same as all at once.
+    for row in 0..rows {
+        let mut single = vec![0.0; columns];
+        view.read(row..row + 1, &mut single, columns);
+        assert_eq!(single, out[row as usize * columns..][..columns]);
+    }
+    out
+}
+
+fn changed(bytes: &[u8], shape: &[u64], ops: &[Op]) -> (Vec<u64>, Vec<f32>) {
+    let params = Params::new(&json!({ "num_attention_heads": 2, "qk_nope_head_dim": 2 }));
+    let strides = crate::checkpoint::row_major(shape).unwrap();
+    let mut view = View::new(Elements::Plain(Dtype::F32, bytes), shape, &strides);
+    for &op in ops {
+        view = view.apply(op, &params).unwrap().unwrap();
+    }
+    (view.shape(), read_all(&view))
+}
+
+#[test]
+fn ops() {
+    let bytes = counting(24);
+    let cases: &[(&[u64], &[Op], &[u64], &[f32])] = &[
+        (&[2, 3], &[Op::Transpose], &[3, 2], &[0., 3., 1., 4., 2., 5.]),
+        (&[2, 2, 3], &[Op::Transpose], &[2, 3, 2], &[0., 3., 1., 4., 2., 5., 6., 9., 7., 10., 8., 11.]),
+        (&[4, 2], &[Op::Part(1, 2)], &[2, 2], &[4., 5., 6., 7.]),
+        (&[4], &[Op::Part(1, 2)], &[2], &[2., 3.]),
+        (&[4, 2], &[Op::Every(1, 2)], &[2, 2], &[2., 3., 6., 7.]),
+        (&[2, 4], &[Op::EveryLast(1, 2)], &[2, 2], &[1., 3., 5., 7.]),
+        (&[1, 2, 4], &[Op::Transpose, Op::Every(1, 2)], &[1, 2, 2], &[1., 5., 3., 7.]),
+        (&[8, 1], &[Op::PairHalves(Dim::Heads)], &[8, 1], &[0., 2., 1., 3., 4., 6., 5., 7.]),
+        (&[8], &[Op::PairHalves(Dim::Heads)], &[8], &[0., 2., 1., 3., 4., 6., 5., 7.]),
+        (&[6, 2], &[Op::SplitHeads(Dim::Heads, Dim::HeadPlain, false)], &[2, 1, 2], &[4., 5., 10., 11.]),
+        (
+            &[6, 2],
+            &[Op::SplitHeads(Dim::Heads, Dim::HeadPlain, true), Op::Transpose],
+            &[2, 2, 2],
+            &[0., 2., 1., 3., 6., 8., 7., 9.],
+        ),
+        (&[2, 1, 3], &[Op::Squeeze], &[2, 3], &[0., 1., 2., 3., 4., 5.]),
+    ];
+    for (shape, ops, expected_shape, expected) in cases {
+        assert_eq!(
+            changed(&bytes, shape, ops),
+            (expected_shape.to_vec(), expected.to_vec()),
+            "{shape:?} {ops:?}"
+        );
+    }
+}
+
+#[test]
+fn small_floats() {
+    let cases =
+        [(0x00, 0.0), (0x38, 1.0), (0xb8, -1.0), (0x7e, 448.0), (0x01, 1.0 / 512.0), (0x08, 1.0 / 64.0)];
+    for (byte, expected) in cases {
+        assert_eq!(e4m3(byte), expected, "{byte:#x}");
+    }
+    assert!(e4m3(0x7f).is_nan() && e4m3(0xff).is_nan());
+    assert_eq!((e2m1(7), e2m1(9)), (6.0, -0.5));
+    assert_eq!((power_of_two(127), power_of_two(128), power_of_two(1)), (1.0, 2.0, f32::MIN_POSITIVE));
+    assert_eq!(power_of_two(0), f32::MIN_POSITIVE / 2.0);
+    assert_eq!(element(Dtype::F8E5M2, &[0x3c], 0), 1.0);
+}
+
+#[test]
+fn tiles_have_their_own_factor() {
+    let bytes = [0x38u8; 6]; // 2 x 3 ones
+    let factors: Vec<u8> = [2f32, 3.0].iter().flat_map(|f| f.to_le_bytes()).collect();
+    let elements = Elements::Tiled { bytes: &bytes, factors: &factors, columns: 3, tile: [2, 2] };
+    assert_eq!(read_all(&View::new(elements, &[2, 3], &[3, 1])), [2., 2., 3., 2., 2., 3.]);
+}
+
+/// Bits move, values stay: the repacked block means to GGUF's reader what the original means to ours.
+#[test]
+fn mxfp4_keeps_its_bits() {
+    let codes: Vec<u8> = (0..64).map(|i| (i * 37 + 11) as u8).collect();
+    let exponents = [120, 127, 128, 1];
+    let view = View::new(Elements::Mxfp4 { codes: &codes, exponents: &exponents }, &[2, 64], &[64, 1]);
+    assert!(view.is_mxfp4());
+    let mut packed = vec![0; 4 * 17];
+    view.read_mxfp4(0..2, &mut packed);
+    let format = moewe_engine::quant::Format::by_name("MXFP4").unwrap();
+    let mut weights = vec![0.0; 128];
+    (format.dequantize)(&packed, &mut weights);
+    assert_eq!(weights, read_all(&view));
+}

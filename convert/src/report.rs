@@ -1,0 +1,68 @@
+//! What a conversion did: for the person at the terminal, for `--json`, and in part for the file itself.
+
+use serde::Serialize;
+
+/// Told about a conversion while it runs; all of it is optional.
+pub trait Progress: Sync {
+    /// So many bytes will be written.
+    fn begin(&self, _bytes: u64) {}
+    /// This tensor comes next.
+    fn tensor(&self, _name: &str) {}
+    /// So many bytes more are written.
+    fn advance(&self, _bytes: u64) {}
+}
+
+/// No one listens.
+impl Progress for () {}
+
+/// A finished conversion.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Report {
+    /// `general.architecture` of the file.
+    pub architecture: String,
+    /// Tensors written.
+    pub tensors: usize,
+    /// Weights written.
+    pub weights: u64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Average over all weights.
+    pub bits_per_weight: f64,
+    /// Tensors that are not in the format that was asked for, apart from norms, biases and routers.
+    pub substitutions: Vec<Substitution>,
+    /// Tensors with numbers that are none, or that the format cannot hold.
+    pub suspicious: Vec<Suspicious>,
+    /// Tensors of the source that hold nothing to convert.
+    pub dropped: Vec<String>,
+}
+
+/// A tensor in another format than was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Substitution {
+    /// GGUF's name.
+    pub tensor: String,
+    /// What was asked for.
+    pub wanted: String,
+    /// What it is.
+    pub used: String,
+    /// Why.
+    pub because: String,
+}
+
+impl std::fmt::Display for Substitution {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { tensor, wanted, used, because } = self;
+        write!(f, "{tensor}: {used} instead of {wanted} ({because})")
+    }
+}
+
+/// A tensor with weights that no model should have.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Suspicious {
+    /// GGUF's name.
+    pub tensor: String,
+    /// Weights that are NaN or infinite in the source.
+    pub not_finite: u64,
+    /// Finite weights beyond the range of the format (F16 ends at 65504).
+    pub out_of_range: u64,
+}

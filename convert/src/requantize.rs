@@ -1,0 +1,63 @@
+//! A GGUF file as the source: metadata are taken over, weights read in whatever format they have. Parts of a split
+//! file become one file.
+
+use crate::report::{Progress, Report};
+use crate::{Options, general, stream};
+use moewe_engine::Result;
+use moewe_engine::gguf::{Bytes, Gguf};
+use moewe_engine::quant::Format;
+use std::ops::Range;
+use std::path::Path;
+
+/// One tensor of the source.
+pub(crate) struct Stored {
+    name: String,
+    format: &'static Format,
+    shape: Vec<u64>, // slowest axis first
+    bytes: Bytes,
+}
+
+impl Stored {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+
+    pub(crate) fn format(&self) -> &'static Format {
+        self.format
+    }
+
+    pub(crate) fn read(&self, rows: Range<u64>, out: &mut [f32]) {
+        (self.format.dequantize)(self.row_bytes(rows), out);
+    }
+
+    pub(crate) fn copy(&self, rows: Range<u64>, out: &mut [u8]) {
+        out.copy_from_slice(self.row_bytes(rows));
+    }
+
+    fn row_bytes(&self, rows: Range<u64>) -> &[u8] {
+        let columns = self.shape.last().copied().unwrap_or(1) as usize;
+        let row = columns / self.format.block_len * self.format.block_bytes;
+        &self.bytes[rows.start as usize * row..rows.end as usize * row]
+    }
+}
+
+pub(crate) fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn Progress) -> Result<Report> {
+    let gguf = Gguf::open(src)?;
+    let mut metadata = gguf.metadata().clone();
+    for key in ["split.no", "split.count", "split.tensors.count", "moewe.substitutions"] {
+        metadata.remove(key);
+    }
+    general::set_format(&mut metadata, options.format);
+    let stored = |tensor: &moewe_engine::gguf::TensorInfo| Stored {
+        name: tensor.name.clone(),
+        format: tensor.format,
+        shape: tensor.shape.iter().rev().copied().collect(),
+        bytes: gguf.bytes(tensor),
+    };
+    let tensors: Vec<Stored> = gguf.tensors().iter().map(stored).collect();
+    stream::write(metadata, &tensors, out, options, progress)
+}

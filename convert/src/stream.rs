@@ -1,0 +1,224 @@
+//! Tensor after tensor from any source into a GGUF file: a few million weights at a time, in parallel over rows, so
+//! that memory does not grow with the model.
+
+use crate::hf::plan::Output;
+use crate::recipe::{self, Choice, Question};
+use crate::report::{Progress, Report, Substitution, Suspicious};
+use crate::{Options, requantize::Stored};
+use moewe_engine::gguf::{FileWriter, Metadata, Writer};
+use moewe_engine::quant::{Format, QuantizeRow};
+use moewe_engine::{Error, Result};
+use rayon::prelude::*;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Weights in memory at a time: 16 MiB of f32.
+const CHUNK: u64 = 4 << 20;
+/// Weights per task of a worker.
+const TASK: u64 = 128 << 10;
+
+/// A tensor whose rows can be read in any order.
+pub(crate) trait Rows: Sync {
+    /// GGUF's name.
+    fn name(&self) -> &str;
+    /// Lengths of the axes, slowest first.
+    fn shape(&self) -> &[u64];
+    /// Writes rows as f32.
+    fn read(&self, rows: Range<u64>, out: &mut [f32]);
+    /// The format whose bytes [`Self::copy`] yields.
+    fn stored(&self) -> Option<&'static Format>;
+    /// Writes rows as they are stored.
+    fn copy(&self, rows: Range<u64>, out: &mut [u8]);
+}
+
+impl Rows for Output<'_> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+    fn read(&self, rows: Range<u64>, out: &mut [f32]) {
+        Output::read(self, rows, out);
+    }
+    fn stored(&self) -> Option<&'static Format> {
+        if self.is_mxfp4() { Format::by_name("MXFP4") } else { None }
+    }
+    fn copy(&self, rows: Range<u64>, out: &mut [u8]) {
+        self.read_mxfp4(rows, out);
+    }
+}
+
+impl Rows for Stored {
+    fn name(&self) -> &str {
+        Stored::name(self)
+    }
+    fn shape(&self) -> &[u64] {
+        Stored::shape(self)
+    }
+    fn read(&self, rows: Range<u64>, out: &mut [f32]) {
+        Stored::read(self, rows, out);
+    }
+    fn stored(&self) -> Option<&'static Format> {
+        Some(self.format())
+    }
+    fn copy(&self, rows: Range<u64>, out: &mut [u8]) {
+        Stored::copy(self, rows, out);
+    }
+}
+
+/// Writes the file and tells what was done.
+pub(crate) fn write<R: Rows>(
+    mut metadata: Metadata,
+    tensors: &[R],
+    out: &Path,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    let choices = choose_all(tensors, options.format)?;
+    let mut report = Report {
+        architecture: metadata.str("general.architecture")?.unwrap_or_default().to_owned(),
+        ..Report::default()
+    };
+    report.substitutions = substitutions(tensors, &choices, options.format);
+    if !report.substitutions.is_empty() {
+        let lines: Vec<String> = report.substitutions.iter().map(Substitution::to_string).collect();
+        metadata.set("moewe.substitutions", lines);
+    }
+    let entries = tensors.iter().zip(&choices).map(|(tensor, choice)| {
+        let shape: Vec<u64> = tensor.shape().iter().rev().copied().collect();
+        (tensor.name(), choice.format, shape)
+    });
+    let writer = Writer::new(metadata, entries.collect())?;
+    report.bytes = writer.file_len();
+    progress.begin(report.bytes);
+    let mut file = writer.create(out)?;
+    for (tensor, choice) in tensors.iter().zip(&choices) {
+        let job = Job { tensor, format: choice.format, options, progress };
+        report.suspicious.extend(job.run(&mut file)?);
+        report.weights += tensor.shape().iter().product::<u64>();
+    }
+    file.finish()?;
+    report.tensors = tensors.len();
+    report.bits_per_weight = report.bytes as f64 * 8.0 / report.weights.max(1) as f64;
+    Ok(report)
+}
+
+fn choose_all<R: Rows>(tensors: &[R], wanted: &'static Format) -> Result<Vec<Choice>> {
+    let untied = tensors.iter().any(|tensor| tensor.name() == "output.weight");
+    let head = if untied { "output.weight" } else { "token_embd.weight" };
+    let choose = |tensor: &R| {
+        let stored = tensor.stored();
+        let question =
+            Question { name: tensor.name(), shape: tensor.shape(), stored, is_head: tensor.name() == head };
+        let choice = recipe::choose(question, wanted);
+        if choice.format.quantize.is_none() && stored != Some(choice.format) {
+            let what = format!("{} can be read but not written", choice.format);
+            return Err(Error::unsupported(what, "formats to write are F32, F16, BF16, Q8_0, Q4_0"));
+        }
+        Ok(choice)
+    };
+    tensors.iter().map(choose).collect()
+}
+
+fn substitutions<R: Rows>(tensors: &[R], choices: &[Choice], wanted: &Format) -> Vec<Substitution> {
+    let named = |(tensor, choice): (&R, &Choice)| {
+        Some(Substitution {
+            tensor: tensor.name().to_owned(),
+            wanted: wanted.name.to_owned(),
+            used: choice.format.name.to_owned(),
+            because: choice.because?.to_owned(),
+        })
+    };
+    tensors.iter().zip(choices).filter_map(named).collect()
+}
+
+/// One tensor on its way.
+struct Job<'a, R> {
+    tensor: &'a R,
+    format: &'static Format,
+    options: &'a Options,
+    progress: &'a dyn Progress,
+}
+
+/// Counts of one tensor, added up by all workers.
+#[derive(Default)]
+struct Counts {
+    not_finite: AtomicU64,
+    out_of_range: AtomicU64,
+}
+
+impl<R: Rows> Job<'_, R> {
+    fn run(&self, file: &mut FileWriter) -> Result<Option<Suspicious>> {
+        let shape = self.tensor.shape();
+        let columns = shape.last().copied().unwrap_or(1).max(1);
+        let rows: u64 = shape.iter().rev().skip(1).product();
+        let counts = Counts::default();
+        self.progress.tensor(self.tensor.name());
+        file.begin(self.tensor.name())?;
+        let step = (CHUNK / columns).max(1);
+        let row_bytes = self.row_bytes(columns)?;
+        let mut bytes = vec![0u8; step.min(rows) as usize * row_bytes];
+        let mut start = 0;
+        while start < rows {
+            if self.options.stop.load(Ordering::Relaxed) {
+                return Err(Error::Stopped);
+            }
+            let end = (start + step).min(rows);
+            let bytes = &mut bytes[..(end - start) as usize * row_bytes];
+            self.convert(start, columns, bytes, row_bytes, &counts);
+            file.append(bytes)?;
+            self.progress.advance(bytes.len() as u64);
+            start = end;
+        }
+        file.end()?;
+        let [not_finite, out_of_range] = [counts.not_finite, counts.out_of_range].map(AtomicU64::into_inner);
+        let tensor = self.tensor.name().to_owned();
+        Ok((not_finite + out_of_range > 0).then_some(Suspicious { tensor, not_finite, out_of_range }))
+    }
+
+    fn row_bytes(&self, columns: u64) -> Result<usize> {
+        let bytes = self.format.bytes_for(columns).and_then(|bytes| usize::try_from(bytes).ok());
+        let expected = || format!("rows that blocks of {} divide", self.format.block_len);
+        bytes.ok_or_else(|| Error::malformed(format!("tensor {}", self.tensor.name()), expected(), columns))
+    }
+
+    /// Rows from `first` on into `bytes`, which holds whole rows.
+    fn convert(&self, first: u64, columns: u64, bytes: &mut [u8], row_bytes: usize, counts: &Counts) {
+        let rows_per_task = (TASK / columns).max(1);
+        let tasks = bytes.par_chunks_mut(rows_per_task as usize * row_bytes).enumerate();
+        tasks.for_each(|(task, bytes)| {
+            let start = first + task as u64 * rows_per_task;
+            let rows = start..start + (bytes.len() / row_bytes) as u64;
+            match self.format.quantize {
+                Some(quantize) if self.tensor.stored() != Some(self.format) => {
+                    self.quantize(rows, columns, bytes, quantize, counts);
+                }
+                _ => self.tensor.copy(rows, bytes),
+            }
+        });
+    }
+
+    fn quantize(
+        &self,
+        rows: Range<u64>,
+        columns: u64,
+        bytes: &mut [u8],
+        quantize: QuantizeRow,
+        counts: &Counts,
+    ) {
+        let mut weights = vec![0f32; ((rows.end - rows.start) * columns) as usize];
+        self.tensor.read(rows, &mut weights);
+        // The scale of a block is an F16 too, but of weights divided by at least 7.
+        let largest = if self.format.name == "F16" { 65504.0 } else { f32::MAX };
+        let (mut not_finite, mut out_of_range) = (0, 0);
+        for weight in &weights {
+            not_finite += !weight.is_finite() as u64;
+            out_of_range += (weight.is_finite() && weight.abs() > largest) as u64;
+        }
+        counts.not_finite.fetch_add(not_finite, Ordering::Relaxed);
+        counts.out_of_range.fetch_add(out_of_range, Ordering::Relaxed);
+        quantize(&weights, None, bytes);
+    }
+}
