@@ -13,5 +13,7 @@ pub mod kernels;
 pub mod tokenizer;
 pub mod experts;
 pub mod model;
+pub mod session;
+pub mod eval;
 
 pub use error::{Error, Result};

@@ -187,48 +187,62 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+/// The place of query `i`'s result.
+///
+/// # Safety
+/// Every task writes its own rows and heads.
+#[inline(always)]
+unsafe fn place<'a>(task: &AttentionTask<'a>, i: usize) -> &'a mut [f32] {
+    let (row, head) = (task.row + i / task.queries.count, task.queries.first + i % task.queries.count);
+    let start = row * task.output.stride + task.output.at + head * task.value_length;
+    // SAFETY: the caller's promise.
+    unsafe { task.output.values.slice(start, task.value_length) }
+}
+
 #[inline(always)]
 unsafe fn body<C: Cached, const FMA: bool>(task: &AttentionTask<'_>) {
-    let output = |i: usize| {
-        let (row, head) = (task.row + i / task.queries.count, task.queries.first + i % task.queries.count);
-        let start = row * task.output.stride + task.output.at + head * task.value_length;
-        // SAFETY: every task writes its own rows and heads.
-        unsafe { task.output.values.slice(start, task.value_length) }
-    };
-    SCRATCH.with_borrow_mut(|scratch| {
-        scratch.keys.resize(TILE * task.key_length, 0.0);
-        scratch.values.resize(TILE * task.value_length, 0.0);
-        scratch.running.clear();
+    // Taken out and put back: a closure would be compiled without the caller's instructions.
+    let mut scratch = SCRATCH.take();
+    scratch.keys.resize(TILE * task.key_length, 0.0);
+    scratch.values.resize(TILE * task.value_length, 0.0);
+    scratch.running.clear();
+    let end = task.position + task.rows;
+    let mut start = task.first_seen(task.position) / TILE * TILE;
+    // SAFETY: places are this task's own, as the caller promised.
+    unsafe {
         for i in 0..task.query_count() {
             scratch.running.push(task.sink(i).map_or((f32::NEG_INFINITY, 0.0), |sink| (sink, 1.0)));
-            output(i).fill(0.0);
+            place(task, i).fill(0.0);
         }
-        let end = task.position + task.rows;
-        let mut start = task.first_seen(task.position) / TILE * TILE;
         while start < end {
-            load_tile::<C>(task, start, TILE.min(end - start), scratch);
+            load_tile::<C>(task, start, TILE.min(end - start), &mut scratch);
             for i in 0..task.query_count() {
-                attend::<FMA>(task, i, start, scratch, output(i));
+                attend::<FMA>(task, i, start, &mut scratch, place(task, i));
             }
             start += TILE;
         }
-        for (i, (_, sum)) in scratch.running.iter().enumerate() {
-            output(i).iter_mut().for_each(|value| *value /= sum);
+        for i in 0..task.query_count() {
+            let sum = scratch.running[i].1;
+            for value in place(task, i) {
+                *value /= sum;
+            }
         }
-    });
+    }
+    SCRATCH.set(scratch);
 }
 
 #[inline(always)]
 fn load_tile<C: Cached>(task: &AttentionTask<'_>, start: usize, len: usize, scratch: &mut Scratch) {
     let (page, at) = (start / task.page_len, task.head * task.page_len + start % task.page_len);
-    let load = |pages: &[Vec<u8>], width: usize, out: &mut [f32]| {
-        let bytes = &pages[page][at * C::bytes(width)..][..len * C::bytes(width)];
-        C::load(bytes, &mut out[..len * width]);
-    };
-    load(task.keys, task.key_length, &mut scratch.keys);
+    load::<C>(&task.keys[page], at, len, task.key_length, &mut scratch.keys);
     if let Some(values) = task.values {
-        load(values, task.value_length, &mut scratch.values);
+        load::<C>(&values[page], at, len, task.value_length, &mut scratch.values);
     }
+}
+
+#[inline(always)]
+fn load<C: Cached>(page: &[u8], at: usize, len: usize, width: usize, out: &mut [f32]) {
+    C::load(&page[at * C::bytes(width)..][..len * C::bytes(width)], &mut out[..len * width]);
 }
 
 /// Adds one tile to one query's running softmax.

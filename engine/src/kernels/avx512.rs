@@ -70,14 +70,12 @@ impl ByteDots for Vnni {
         unsafe {
             let mut sums = [_mm512_setzero_ps(); N];
             for g in 0..groups {
-                let mut dots = inputs.map(|input| {
-                    let offset = if panel.shape.signed {
-                        input.offsets.as_ptr().add(g).cast::<i32>().read()
-                    } else {
-                        0
-                    };
-                    _mm512_set1_epi32(offset)
-                });
+                let mut dots = [_mm512_setzero_si512(); N];
+                if panel.shape.signed {
+                    for (dots, input) in dots.iter_mut().zip(inputs) {
+                        *dots = _mm512_set1_epi32(input.offsets.as_ptr().add(g).cast::<i32>().read());
+                    }
+                }
                 for k in 0..group / 4 {
                     let at = g * group / 4 + k;
                     let codes = _mm512_loadu_si512(panel.codes.as_ptr().add(at * 64).cast());
@@ -99,7 +97,11 @@ impl ByteDots for Vnni {
                     }
                 }
             }
-            sums.map(|sums| std::mem::transmute::<__m512, [f32; PANEL]>(sums))
+            let mut out = [[0f32; PANEL]; N];
+            for (out, sums) in out.iter_mut().zip(sums) {
+                _mm512_storeu_ps(out.as_mut_ptr(), sums);
+            }
+            out
         }
     }
 }

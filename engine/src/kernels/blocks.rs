@@ -85,17 +85,18 @@ impl Scratch {
 /// The instructions of `D` must be available and the outputs of `range` this task's own.
 #[inline(always)]
 pub(super) unsafe fn rows_body<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>) {
-    SCRATCH.with_borrow_mut(|scratch| {
-        scratch.prepare(job.matrix.cols, B::GROUP);
-        // SAFETY: the caller's promises.
-        unsafe {
-            if job.picks.len() < WIDE {
-                narrow::<B, D>(job, range, scratch)
-            } else {
-                wide::<B, D>(job, range, scratch)
-            }
+    // Taken out and put back: a closure would be compiled without the caller's instructions.
+    let mut scratch = SCRATCH.take();
+    scratch.prepare(job.matrix.cols, B::GROUP);
+    // SAFETY: the caller's promises.
+    unsafe {
+        if job.picks.len() < WIDE {
+            narrow::<B, D>(job, range, &mut scratch);
+        } else {
+            wide::<B, D>(job, range, &mut scratch);
         }
-    });
+    }
+    SCRATCH.set(scratch);
 }
 
 #[inline(always)]
@@ -225,9 +226,15 @@ unsafe fn pass_panel<B: Block, D: ByteDots>(job: &Job<'_>, rows: Range<usize>, s
     let (quads, singles) = rest.as_chunks::<4>();
     // SAFETY: the caller's promises, for each of the three.
     unsafe {
-        tiles.iter().for_each(|tile| pass_tile::<B, D, TILE>(job, &rows, &panel, tile));
-        quads.iter().for_each(|quad| pass_tile::<B, D, 4>(job, &rows, &panel, quad));
-        singles.iter().for_each(|single| pass_tile::<B, D, 1>(job, &rows, &panel, &[*single]));
+        for tile in tiles {
+            pass_tile::<B, D, TILE>(job, &rows, &panel, tile);
+        }
+        for quad in quads {
+            pass_tile::<B, D, 4>(job, &rows, &panel, quad);
+        }
+        for single in singles {
+            pass_tile::<B, D, 1>(job, &rows, &panel, &[*single]);
+        }
     }
 }
 

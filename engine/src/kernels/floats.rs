@@ -38,14 +38,15 @@ pub(super) fn multiply_add<const FMA: bool>(a: f32, b: f32, sum: f32) -> f32 {
 #[inline(always)]
 pub(super) unsafe fn rows_body<F: Float, const FMA: bool>(job: &Job<'_>, range: Range<usize>) {
     if job.picks.len() >= WIDE {
-        SCRATCH.with_borrow_mut(|scratch| {
-            for start in range.clone().step_by(PANEL) {
-                let rows = start..range.end.min(start + PANEL);
-                wide::<F, FMA>(job, rows.clone(), scratch);
-                // SAFETY: the caller's promise.
-                unsafe { store(job, rows, &scratch.totals) };
-            }
-        });
+        // Taken out and put back: a closure would be compiled without the caller's instructions.
+        let mut scratch = SCRATCH.take();
+        for start in range.clone().step_by(PANEL) {
+            let rows = start..range.end.min(start + PANEL);
+            wide::<F, FMA>(job, rows.clone(), &mut scratch);
+            // SAFETY: the caller's promise.
+            unsafe { store(job, rows, &scratch.totals) };
+        }
+        SCRATCH.set(scratch);
         return;
     }
     for row in range {
