@@ -1,3 +1,7 @@
-//! The `moewe` command.
+//! The `moewe` command: hands the arguments to [`cli`], which owns everything else.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

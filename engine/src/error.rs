@@ -22,7 +22,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file breaks a rule of its format.
-    #[error("{file}{place}: expected {expected}, found {found}", file = file_prefix(file))]
+    #[error("{file}{place}expected {expected}, found {found}", file = prefix(file), place = prefix(place))]
     Malformed {
         /// The file, empty until the caller that knows it adds it with [`Error::in_file`].
         file: String,
@@ -34,7 +34,7 @@ pub enum Error {
         found: String,
     },
     /// The file is sound but asks for something that does not exist here.
-    #[error("{file}{what}; {hint}", file = file_prefix(file))]
+    #[error("{file}{what}; {hint}", file = prefix(file))]
     Unsupported {
         /// The file, may be empty.
         file: String,
@@ -51,8 +51,8 @@ pub enum Error {
     Stopped,
 }
 
-fn file_prefix(file: &str) -> String {
-    if file.is_empty() { String::new() } else { format!("{file}: ") }
+fn prefix(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("{text}: ") }
 }
 
 impl Error {

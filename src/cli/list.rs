@@ -1,0 +1,77 @@
+//! `moewe list`: the models in the model folders. Reads their headers only.
+
+use super::models::{self, Found};
+use super::output::{self, Table};
+use super::{Command, folders, inspect};
+use anyhow::Result;
+use clap::Parser;
+use moewe_engine::gguf::Gguf;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// List the models in $MOEWE_MODELS and the user's data folder.
+#[derive(Parser)]
+#[command(name = "list")]
+pub(super) struct List {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A model as it is listed.
+#[derive(Serialize)]
+struct Listed {
+    name: String,
+    architecture: String,
+    format: String,
+    parameters: u64,
+    bytes: u64,
+    path: PathBuf,
+}
+
+impl Command for List {
+    fn run(self) -> Result<()> {
+        let folders = folders::models();
+        let mut all = Vec::new();
+        for found in models::find(&folders) {
+            match Gguf::open(&found.path) {
+                Ok(gguf) => all.push(describe(found, &gguf)),
+                Err(error) => output::note(error),
+            }
+        }
+        if self.json {
+            return output::json(&all);
+        }
+        if all.is_empty() {
+            output::note(format!("no models found{}", models::ways(&folders)));
+            return Ok(());
+        }
+        table(&all).print()
+    }
+}
+
+fn describe(found: Found, gguf: &Gguf) -> Listed {
+    Listed {
+        name: found.name,
+        architecture: inspect::architecture(gguf),
+        format: inspect::main_format(gguf).to_owned(),
+        parameters: gguf.tensors().iter().map(|tensor| tensor.elements()).sum(),
+        bytes: gguf.file_len(),
+        path: found.path,
+    }
+}
+
+fn table(all: &[Listed]) -> Table {
+    let mut table = Table::new(&["NAME", "ARCHITECTURE", "FORMAT", "PARAMETERS", "SIZE", "PATH"], &[3, 4]);
+    for model in all {
+        table.row([
+            output::excerpt(&model.name, 60),
+            output::excerpt(&model.architecture, 20),
+            model.format.clone(),
+            output::count(model.parameters),
+            output::bytes(model.bytes),
+            model.path.display().to_string(),
+        ]);
+    }
+    table
+}

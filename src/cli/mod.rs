@@ -1,0 +1,108 @@
+//! The command line: a table of commands, and what an ending means for the exit status.
+//!
+//! A command is one file with its arguments (clap's derive) and its [`Command::run`], plus one line in [`COMMANDS`].
+//! Results go to stdout, everything else to stderr. What a model computes is the engine's business.
+
+mod folders;
+mod inspect;
+mod list;
+mod models;
+mod output;
+mod tokenize;
+
+use anyhow::Result;
+use clap::{ArgMatches, Parser};
+use moewe_engine::Error;
+use std::io;
+use std::process::ExitCode;
+
+/// A subcommand: its arguments, and what it does with them.
+trait Command: Parser {
+    fn run(self) -> Result<()>;
+}
+
+/// One row of the table.
+struct Entry {
+    define: fn() -> clap::Command,
+    run: fn(&ArgMatches) -> Result<()>,
+}
+
+const fn entry<C: Command>() -> Entry {
+    Entry { define: C::command, run: |matches| C::from_arg_matches(matches)?.run() }
+}
+
+/// All commands, in the order of `moewe --help`.
+static COMMANDS: &[Entry] =
+    &[entry::<list::List>(), entry::<inspect::Inspect>(), entry::<tokenize::Tokenize>()];
+
+const STOPPED: u8 = 130; // as a shell reports SIGINT
+const BROKEN_PIPE: u8 = 141; // as a shell reports SIGPIPE
+
+/// The whole command line as clap sees it.
+fn tree() -> clap::Command {
+    clap::Command::new("moewe")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Run, convert and train Mixture-of-Experts language models on your own machine")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands(COMMANDS.iter().map(|entry| (entry.define)()))
+}
+
+/// Runs the command that the process was asked for.
+pub(crate) fn main() -> ExitCode {
+    let matches = tree().get_matches();
+    let Some((name, matches)) = matches.subcommand() else { return ExitCode::FAILURE };
+    let entry = COMMANDS.iter().find(|entry| (entry.define)().get_name() == name);
+    match entry.map(|entry| (entry.run)(matches)) {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) => ending(&error),
+        None => ExitCode::FAILURE,
+    }
+}
+
+/// Says what went wrong, in one line, and chooses the exit status.
+fn ending(error: &anyhow::Error) -> ExitCode {
+    let is_broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(is_broken_pipe) {
+        return ExitCode::from(BROKEN_PIPE);
+    }
+    if matches!(error.downcast_ref::<Error>(), Some(Error::Stopped)) {
+        output::note("stopped");
+        return ExitCode::from(STOPPED);
+    }
+    output::note(format!("error: {error:#}"));
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_is_sound_and_every_command_explains_itself() {
+        tree().debug_assert();
+        let mut names = std::collections::HashSet::new();
+        for command in tree().get_subcommands() {
+            assert!(command.get_about().is_some(), "{} has no description", command.get_name());
+            assert!(names.insert(command.get_name().to_owned()), "{} twice", command.get_name());
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                let (command, argument, help) = (command.get_name(), argument.get_id(), argument.get_help());
+                assert!(help.is_some(), "{command}: {argument} has no help");
+            }
+        }
+    }
+
+    #[test]
+    fn endings_have_their_status() {
+        let pipe = io::Error::from(io::ErrorKind::BrokenPipe);
+        for (error, status) in [
+            (anyhow::Error::from(pipe).context("cannot write"), BROKEN_PIPE),
+            (anyhow::Error::from(Error::Stopped), STOPPED),
+            (anyhow::anyhow!("anything"), 1),
+        ] {
+            assert_eq!(ending(&error), ExitCode::from(status), "{error}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! From what a person calls a model to its file: a path, or a name found in the model folders.
+//!
+//! The name of a file is its stem; of a split model the stem before `-00001-of-0000N`. Files are not opened here.
+
+use super::folders;
+use anyhow::{Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const DEPTH: usize = 3; // folders within a model folder, e.g. owner/model/
+
+/// A model file in a model folder.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Found {
+    /// What to call it.
+    pub(crate) name: String,
+    /// The file, of a split model the first.
+    pub(crate) path: PathBuf,
+}
+
+/// The file of the model called `name`; without a name, of the only model there is.
+pub(crate) fn resolve(name: Option<&str>) -> Result<PathBuf> {
+    resolve_in(name, &folders::models())
+}
+
+fn resolve_in(name: Option<&str>, folders: &[PathBuf]) -> Result<PathBuf> {
+    let path = name.map(Path::new);
+    match path {
+        Some(path) if path.is_dir() && path.join("config.json").is_file() => {
+            bail!(
+                "{0} is a checkpoint, not a GGUF file; convert it first: moewe convert {0} -o model.gguf",
+                path.display()
+            )
+        }
+        Some(path) if path.exists() => return Ok(path.to_owned()),
+        Some(path) if path.extension().is_some_and(|end| end == "gguf") && path.components().count() > 1 => {
+            bail!("{}: no such file", path.display())
+        }
+        _ => {}
+    }
+    let all = find(folders);
+    match name {
+        None if all.is_empty() => bail!("no model given and none found{}", ways(folders)),
+        None => only(all, "no model given; name one of these"),
+        Some(name) => match candidates(&all, name) {
+            found if found.is_empty() => bail!("no model is called {name}{}", known_or_ways(&all, folders)),
+            found => only(found, &format!("several models are called {name}; name one of these")),
+        },
+    }
+}
+
+/// Those that `name` means: of that very name, else those it begins, in upper or lower case.
+fn candidates(all: &[Found], name: &str) -> Vec<Found> {
+    let name = name.strip_suffix(".gguf").unwrap_or(name).to_lowercase();
+    let matching = |test: &dyn Fn(&str) -> bool| -> Vec<Found> {
+        let found = all.iter().filter(|found| test(&found.name.to_lowercase()));
+        found.map(|found| Found { name: found.name.clone(), path: found.path.clone() }).collect()
+    };
+    let mut exact = matching(&|known| known == name);
+    // Earlier folders come before later ones, as in $PATH.
+    exact.truncate(1);
+    if exact.is_empty() { matching(&|known| known.starts_with(&name)) } else { exact }
+}
+
+fn only(mut found: Vec<Found>, complaint: &str) -> Result<PathBuf> {
+    match found.len() {
+        1 => Ok(found.remove(0).path),
+        _ => bail!("{complaint}: {}", names(&found)),
+    }
+}
+
+fn names(found: &[Found]) -> String {
+    found.iter().map(|found| found.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn known_or_ways(all: &[Found], folders: &[PathBuf]) -> String {
+    if all.is_empty() { ways(folders) } else { format!("; there are {}", names(all)) }
+}
+
+/// How to get a model.
+pub(crate) fn ways(folders: &[PathBuf]) -> String {
+    let folder = folders.last().map_or("a folder named in $MOEWE_MODELS".into(), |f| f.display().to_string());
+    format!(
+        "\nThree ways to get one:
+  1. download a GGUF file, for example from https://huggingface.co/models?library=gguf, and give its path
+  2. convert a Hugging Face checkpoint: moewe convert FOLDER -o model.gguf
+  3. put GGUF files into {folder} (or name other folders in $MOEWE_MODELS) and give their names; moewe list shows them"
+    )
+}
+
+/// All models in `folders`, in their order, by name within each.
+pub(crate) fn find(folders: &[PathBuf]) -> Vec<Found> {
+    let mut all = Vec::new();
+    for folder in folders {
+        let mut found = Vec::new();
+        walk(folder, DEPTH, &mut found);
+        found.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
+        all.append(&mut found);
+    }
+    all
+}
+
+/// A folder that cannot be read holds no models for this person.
+fn walk(folder: &Path, depth: usize, found: &mut Vec<Found>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() && depth > 1 {
+            walk(&path, depth - 1, found);
+        } else if let Some(name) = model_name(&path).filter(|_| path.is_file()) {
+            found.push(Found { name, path });
+        }
+    }
+}
+
+/// The model that a file holds, if its name says that it holds one or the first part of one.
+fn model_name(path: &Path) -> Option<String> {
+    let stem = path.file_name()?.to_str()?.strip_suffix(".gguf").filter(|stem| !stem.starts_with('.'))?;
+    let split = stem.rsplit_once("-of-").and_then(|(rest, count)| {
+        let (name, number) = rest.rsplit_once('-')?;
+        let digits = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+        (digits(number) && digits(count)).then_some((name, number))
+    });
+    match split {
+        Some((name, "00001")) => Some(name.to_owned()),
+        Some(_) => None,
+        None => Some(stem.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files() {
+        for (file, name) in [
+            ("a.gguf", Some("a")),
+            ("x/b-Q4_K.gguf", Some("b-Q4_K")),
+            ("c-00001-of-00003.gguf", Some("c")),
+            ("c-00002-of-00003.gguf", None),
+            ("c-1-of-3.gguf", Some("c-1-of-3")),
+            (".a.gguf.12.part", None),
+            (".a.gguf", None),
+            ("a.bin", None),
+        ] {
+            assert_eq!(model_name(Path::new(file)).as_deref(), name, "{file}");
+        }
+    }
+
+    #[test]
+    fn names_paths_and_what_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+        fs::create_dir_all(first.join("owner/deep")).unwrap();
+        fs::create_dir_all(&second).unwrap();
+        for file in [
+            first.join("olmoe-q4.gguf"),
+            first.join("owner/deep/olmoe-q8.gguf"),
+            second.join("olmoe-q4.gguf"),
+            second.join("big-00001-of-00002.gguf"),
+            second.join("big-00002-of-00002.gguf"),
+        ] {
+            fs::write(file, "x").unwrap();
+        }
+        let folders = [first.clone(), second.clone(), folder.path().join("absent")];
+        assert_eq!(find(&folders).len(), 4);
+        for (name, file) in [
+            ("olmoe-q4", first.join("olmoe-q4.gguf")),
+            ("OLMoE-Q4.gguf", first.join("olmoe-q4.gguf")),
+            ("olmoe-q8", first.join("owner/deep/olmoe-q8.gguf")),
+            ("b", second.join("big-00001-of-00002.gguf")),
+        ] {
+            assert_eq!(resolve_in(Some(name), &folders).unwrap(), file, "{name}");
+        }
+        let path = second.join("big-00001-of-00002.gguf");
+        assert_eq!(resolve_in(path.to_str(), &[]).unwrap(), path);
+        for (name, folders, part) in [
+            (Some("olmoe"), &folders[..], "several models are called olmoe; name one of these: olmoe-q4"),
+            (Some("gpt"), &folders[..], "no model is called gpt; there are olmoe-q4"),
+            (Some("gpt"), &[], "Three ways"),
+            (Some("no/such.gguf"), &[], "no/such.gguf: no such file"),
+            (None, &folders[..], "no model given; name one of these"),
+            (None, &[], "moewe convert FOLDER"),
+        ] {
+            let message = resolve_in(name, folders).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}
