@@ -1,0 +1,113 @@
+//! Files from strangers: thousands of broken ones, each of which must end in a value or an error.
+//!
+//! Never a panic, an abort, or an allocation that the file does not justify. Mutations are seeded: a failure names
+//! its seed, `MOEWE_HOSTILE_SEED=N` runs it alone, `MOEWE_HOSTILE_CASES=N` runs more than the usual 20,000.
+//! The rules one by one, under the names of the CVEs that taught them, are in `engine/src/gguf/tests/malformed.rs`.
+
+mod hostile;
+
+use hostile::drive::{Outcome, cases, drive};
+use hostile::{json, layout, mutate, random::Random, samples};
+use moewe_convert::checkpoint::Checkpoint;
+use moewe_engine::gguf::{Bytes, Gguf, Writer};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use std::alloc::System;
+use std::sync::Mutex;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Allocations are counted for the whole process, so these tests take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Bytes a reader may allocate in all for a file of `len` bytes.
+fn justified(len: usize) -> usize {
+    64 * len + (64 << 10)
+}
+
+/// Runs `read` and fails when it allocates more than `len` bytes of file justify.
+fn measured<T>(len: usize, read: impl FnOnce() -> T) -> T {
+    let region = Region::new(ALLOCATOR);
+    let result = read();
+    let allocated = region.change().bytes_allocated;
+    assert!(allocated <= justified(len), "{allocated} bytes allocated for a file of {len} bytes");
+    result
+}
+
+/// Everything that can be asked of an opened container.
+fn use_container(gguf: &Gguf) {
+    for (key, value) in gguf.metadata().iter() {
+        let metadata = gguf.metadata();
+        let _ =
+            (metadata.u64(key), metadata.i64(key), metadata.f32(key), metadata.bool(key), metadata.str(key));
+        assert!(!value.to_string().is_empty());
+        if let Ok(Some(array)) = metadata.array(key) {
+            let _ = (array.as_u32s(), array.as_i32s(), array.as_u64s(), array.as_f32s(), array.as_bools());
+            assert_eq!(array.as_strings().map_or(array.len(), |strings| strings.count()), array.len());
+        }
+    }
+    for tensor in gguf.tensors() {
+        let (bytes, format) = (gguf.bytes(tensor), tensor.format);
+        assert_eq!(bytes.len() as u64, tensor.byte_len());
+        let mut block = vec![0.0; format.block_len];
+        (format.dequantize)(&bytes[bytes.len() - format.block_bytes..], &mut block);
+    }
+}
+
+/// An opened file can be written again and then reads the same.
+fn copy_container(gguf: &Gguf) {
+    let plans =
+        gguf.tensors().iter().map(|tensor| (tensor.name.clone(), tensor.format, tensor.shape.clone()));
+    let mut writer = Writer::new(gguf.metadata().clone(), plans.collect()).unwrap().over(Vec::new()).unwrap();
+    gguf.tensors().iter().for_each(|tensor| writer.write_tensor(&gguf.bytes(tensor)).unwrap());
+    let copy = Gguf::from_bytes(Bytes::from(writer.into_inner().unwrap())).unwrap();
+    assert_eq!(copy.tensors().len(), gguf.tensors().len());
+    assert_eq!(copy.metadata().len(), gguf.metadata().len());
+}
+
+#[test]
+fn the_container_survives_broken_files() {
+    let _turn = TURN.lock();
+    let files = [samples::every_type(), samples::mixtral("Q4_0", true), samples::mixtral("F32", false)];
+    let files = files.map(|file| (layout::fields(&file), file));
+    let counts = drive("container", cases(50), |seed| {
+        let mut random = Random::new(seed);
+        let (fields, file) = random.pick(&files);
+        let broken = mutate::mutate(file, fields, &mut random);
+        let len = broken.len();
+        match measured(len, || Gguf::from_bytes(Bytes::from(broken))) {
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                Outcome::Refused
+            }
+            Ok(gguf) => {
+                use_container(&gguf);
+                copy_container(&gguf);
+                Outcome::Opened
+            }
+        }
+    });
+    counts.assert_percent(30, 0);
+}
+
+#[test]
+fn the_checkpoint_reader_survives_broken_safetensors() {
+    let _turn = TURN.lock();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), r#"{"model_type":"mixtral"}"#).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let file = samples::safetensors();
+    let counts = drive("safetensors", cases(20), |seed| {
+        let broken = json::mutate(&file, &mut Random::new(seed));
+        std::fs::write(&path, &broken).unwrap();
+        let Ok(checkpoint) = measured(broken.len(), || Checkpoint::open(&path)) else {
+            return Outcome::Refused;
+        };
+        for tensor in checkpoint.tensors() {
+            let elements = tensor.shape.iter().product::<u64>();
+            assert!(checkpoint.elements(tensor).len() as u64 >= elements.min(1));
+        }
+        Outcome::Opened
+    });
+    counts.assert_percent(30, 0);
+}
