@@ -78,3 +78,6 @@ fn is_gguf(path: &Path) -> Result<bool> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod layout_tests;

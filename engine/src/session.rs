@@ -67,7 +67,9 @@ impl Default for Options {
 pub fn cache_format(name: &str) -> Result<&'static Format> {
     let known = ["f16", "q8_0", "f32"].iter().any(|known| known.eq_ignore_ascii_case(name));
     let format = Format::by_name(name).filter(|_| known);
-    format.ok_or_else(|| Error::request(format!("no cache format is named {name}; there are f16, q8_0 and f32")))
+    format.ok_or_else(|| {
+        Error::request(format!("no cache format is named {name}; there are f16, q8_0 and f32"))
+    })
 }
 
 enum AnyBackend {
@@ -127,7 +129,11 @@ impl Engine {
             && tokenizer.vocabulary_size() > model.config.vocab_size
         {
             let (found, rows) = (tokenizer.vocabulary_size(), model.config.vocab_size);
-            return Err(Error::malformed("key `tokenizer.ggml.tokens`", format!("at most {rows} tokens"), found));
+            return Err(Error::malformed(
+                "key `tokenizer.ggml.tokens`",
+                format!("at most {rows} tokens"),
+                found,
+            ));
         }
         let threads = options.threads.unwrap_or_else(default_threads).clamp(1, 512);
         let backend = match options.plain {
@@ -247,11 +253,17 @@ impl Engine {
     fn admit(&self, row: &Row, caches: &mut [&mut KvCache]) -> Result<()> {
         let vocab_size = self.model.config.vocab_size;
         if row.token as usize >= vocab_size {
-            return Err(Error::request(format!("token {} is outside the vocabulary of {vocab_size}", row.token)));
+            return Err(Error::request(format!(
+                "token {} is outside the vocabulary of {vocab_size}",
+                row.token
+            )));
         }
         if row.position >= self.context_length {
             let limit = self.context_length;
-            return Err(Error::request(format!("position {} is outside the context of {limit}", row.position)));
+            return Err(Error::request(format!(
+                "position {} is outside the context of {limit}",
+                row.position
+            )));
         }
         let cache = caches.get_mut(row.sequence).filter(|cache| row.position <= cache.len());
         let cache = cache.ok_or_else(|| Error::request("a row beyond the end of its sequence's cache"))?;
@@ -292,10 +304,12 @@ fn fitting_context(config: &Config, options: &Options, file_len: u64) -> Result<
     if let Some(context) = options.context {
         return match context {
             0 => Err(Error::request("a context needs at least one position")),
-            _ if config.learned_positions.is_some_and(|limit| context > limit) => Err(Error::request(format!(
-                "this model has learned {} positions; --context cannot be {context}",
-                config.context_length
-            ))),
+            _ if config.learned_positions.is_some_and(|limit| context > limit) => {
+                Err(Error::request(format!(
+                    "this model has learned {} positions; --context cannot be {context}",
+                    config.context_length
+                )))
+            }
             _ => Ok(context),
         };
     }
@@ -403,7 +417,8 @@ impl<'a> Session<'a> {
             let is_last = (i + 1) * batch >= tokens.len();
             self.compute(part, |row| all || (is_last && row + 1 == part.len()))?;
             if all {
-                (0..part.len()).try_for_each(|row| each(i * batch + row, self.workspace.logits().row(row)))?;
+                (0..part.len())
+                    .try_for_each(|row| each(i * batch + row, self.workspace.logits().row(row)))?;
             }
         }
         Ok(())

@@ -163,5 +163,5 @@ pub(super) fn sparse_step(params: &Params, layer: u64) -> bool {
     let step = params.uint(&["decoder_sparse_step"]).ok().flatten().unwrap_or(1).max(1);
     let listed = params.get(&["mlp_only_layers"]).and_then(|(_, list)| list.as_array());
     let dense = listed.is_some_and(|list| list.iter().any(|item| item.as_u64() == Some(layer)));
-    !dense && (layer + 1) % step == 0
+    !dense && (layer + 1).is_multiple_of(step)
 }

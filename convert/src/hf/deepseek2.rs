@@ -23,7 +23,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("attention.head_count_kv", From::Uint(1)),
             Key("attention.layer_norm_rms_epsilon", From::Float(&["rms_norm_eps"], 1e-6)),
             Key("rope.*", From::Computed(rope::keys)),
-            Key("attention.q_lora_rank", From::MaybeDim(Dim::QRank)),
+            Key("attention.q_lora_rank", From::Computed(q_rank)),
             Key("attention.kv_lora_rank", From::Dim(Dim::KvRank)),
             Key("attention.key_length", From::Dim(Dim::KvLatent)),
             Key("attention.value_length", From::Dim(Dim::KvRank)),
@@ -47,7 +47,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
 
 fn expert_layer(params: &Params, layer: u64) -> bool {
     let number = |name: &str, default: u64| params.uint(&[name]).ok().flatten().unwrap_or(default);
-    layer >= number("first_k_dense_replace", 0) && layer % number("moe_layer_freq", 1).max(1) == 0
+    layer >= number("first_k_dense_replace", 0) && layer.is_multiple_of(number("moe_layer_freq", 1).max(1))
 }
 
 /// Groups of experts count only where the choice is limited to some of them.
@@ -64,6 +64,12 @@ fn groups(params: &Params) -> Result<Pairs> {
         ("expert_group_count", Value::from(groups as u32)),
         ("expert_group_used_count", Value::from(used as u32)),
     ])
+}
+
+/// llama.cpp insists on the key in all models but those of 26 or 27 layers; 0 means that there is no such rank.
+fn q_rank(params: &Params) -> Result<Pairs> {
+    let rank = params.maybe(Dim::QRank)?.unwrap_or(0);
+    Ok(vec![("attention.q_lora_rank", Value::from(rank as u32))])
 }
 
 fn has_q_rank(params: &Params) -> bool {

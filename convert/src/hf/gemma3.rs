@@ -47,7 +47,7 @@ fn pattern(params: &Params) -> Result<Pairs> {
         (None, None) => 6,
     };
     let regular = |(i, kind): (usize, &serde_json::Value)| {
-        (kind == "full_attention") == ((i as u64 + 1) % pattern.max(1) == 0)
+        (kind == "full_attention") == (i as u64 + 1).is_multiple_of(pattern.max(1))
     };
     if types.is_some_and(|types| !types.iter().enumerate().all(regular)) {
         return Err(Error::unsupported(

@@ -20,8 +20,6 @@ pub(super) enum From {
     MaybeDim(Dim),
     /// A number under one of these names, or the default.
     Float(&'static [&'static str], f32),
-    /// A number under one of these names, left out without one.
-    MaybeFloat(&'static [&'static str]),
     /// A whole number under one of these names, left out without one.
     MaybeUint(&'static [&'static str]),
     /// A flag under one of these names, or the default.
@@ -48,7 +46,6 @@ impl Key {
                 params.maybe(dim)?.filter(|&n| n > 0).map(|n| uint(name, n)).transpose()?
             }
             From::Float(names, default) => Some(params.float(names)?.unwrap_or(default).into()),
-            From::MaybeFloat(names) => params.float(names)?.map(Value::from),
             From::MaybeUint(names) => params.uint(names)?.map(|n| uint(name, n)).transpose()?,
             From::Flag(names, default) => Some(params.flag(names, default)?.into()),
             From::Uint(value) => Some(value.into()),

@@ -43,7 +43,7 @@ fn frequency(params: &Params) -> u64 {
 }
 
 fn expert_layer(params: &Params, layer: u64) -> bool {
-    layer % frequency(params) == 0
+    layer.is_multiple_of(frequency(params))
 }
 
 fn activation(params: &Params) -> Result<Pairs> {

@@ -9,7 +9,10 @@ fn open(name: &str) -> Checkpoint {
     Checkpoint::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)).unwrap()
 }
 
-fn planned(checkpoint: &Checkpoint) -> Result<(Metadata, Vec<(String, Vec<u64>)>, Vec<String>)> {
+/// Metadata, tensors with their shapes, dropped tensors.
+type Planned = (Metadata, Vec<(String, Vec<u64>)>, Vec<String>);
+
+fn planned(checkpoint: &Checkpoint) -> Result<Planned> {
     let architecture = Architecture::of(&checkpoint.config)?;
     let params = Params::new(&checkpoint.config);
     let plan = plan::plan(architecture, &params, checkpoint)?;
@@ -18,7 +21,9 @@ fn planned(checkpoint: &Checkpoint) -> Result<(Metadata, Vec<(String, Vec<u64>)>
 }
 
 /// Folder, architecture, tensors, dropped tensors, and a tensor whose shape tells that its rule was applied.
-const FIXTURES: &[(&str, &str, usize, &[&str], &str, &[u64])] = &[
+type Fixture = (&'static str, &'static str, usize, &'static [&'static str], &'static str, &'static [u64]);
+
+const FIXTURES: &[Fixture] = &[
     ("deepseek2", "deepseek2", 29, &[], "blk.1.attn_k_b.weight", &[4, 64, 64]),
     ("german-moe-bias", "moe-gpt", 53, &["w_noise", "w_noise"], "blk.0.ffn_up_exps.bias", &[4, 256]),
     ("german-moe-gelu", "moe-gpt", 20, &["w_noise"], "blk.0.ffn_up_exps.weight", &[4, 1024, 256]),

@@ -1,7 +1,7 @@
 //! A tensor as it shall be, read from bytes as they lie: axes with strides, so that transposing, splitting and
 //! permuting cost nothing and any run of rows can be read on its own. Weights come out as f32.
 
-use super::params::{Dim, Params};
+use super::params::Params;
 use super::rules::Op;
 use crate::checkpoint::Dtype;
 use moewe_engine::{Error, Result};
@@ -90,7 +90,7 @@ impl<'c> View<'c> {
             }
             Op::SplitHeads(heads, at, first) => {
                 let (heads, at) = (params.dim(heads)?, params.dim(at)?);
-                let fits = |steps: &Steps| steps.0 % heads == 0 && steps.0 / heads > at;
+                let fits = |steps: &Steps| steps.0.is_multiple_of(heads) && steps.0 / heads > at;
                 let Some((len, stride)) = self.single(0).filter(fits) else { return Ok(None) };
                 let (skip, keep) = if first { (0, at) } else { (at, len / heads - at) };
                 self.offset += skip * stride;
@@ -163,7 +163,7 @@ impl<'c> View<'c> {
         matches!(self.elements, Elements::Mxfp4 { .. })
             && self.axes.last().and_then(|axis| one(axis)).as_ref().is_some_and(whole)
             && self.axes.iter().rev().skip(1).flatten().all(|steps| steps.1 % 32 == 0)
-            && self.offset % 32 == 0
+            && self.offset.is_multiple_of(32)
     }
 
     /// Writes rows as GGUF's MXFP4 blocks: the exponent, then 16 bytes of which byte j holds code j in its low and code

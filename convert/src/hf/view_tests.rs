@@ -1,6 +1,7 @@
 //! Views against the same change done element by element.
 
 use super::*;
+use crate::hf::params::Dim;
 use serde_json::json;
 
 /// A plain f32 tensor that counts up.
@@ -31,10 +32,13 @@ fn changed(bytes: &[u8], shape: &[u64], ops: &[Op]) -> (Vec<u64>, Vec<f32>) {
     (view.shape(), read_all(&view))
 }
 
+/// Shape, changes, shape and values after them.
+type Case = (&'static [u64], &'static [Op], &'static [u64], &'static [f32]);
+
 #[test]
 fn ops() {
     let bytes = counting(24);
-    let cases: &[(&[u64], &[Op], &[u64], &[f32])] = &[
+    let cases: &[Case] = &[
         (&[2, 3], &[Op::Transpose], &[3, 2], &[0., 3., 1., 4., 2., 5.]),
         (&[2, 2, 3], &[Op::Transpose], &[2, 3, 2], &[0., 3., 1., 4., 2., 5., 6., 9., 7., 10., 8., 11.]),
         (&[4, 2], &[Op::Part(1, 2)], &[2, 2], &[4., 5., 6., 7.]),
