@@ -54,14 +54,15 @@ fn cases(folder: &Path) -> Vec<Case> {
 }
 
 fn converted(folder: &Path, target: &Path) -> PathBuf {
-    let source = match ["state_dict.pt", "checkpoint.pt"].iter().map(|name| folder.join(name)).find(|p| p.exists()) {
-        Some(pickle) => pickle,
-        None => std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .find(|path| path.extension().is_some_and(|extension| extension == "pt"))
-            .unwrap_or_else(|| folder.to_owned()),
-    };
+    let source =
+        match ["state_dict.pt", "checkpoint.pt"].iter().map(|name| folder.join(name)).find(|p| p.exists()) {
+            Some(pickle) => pickle,
+            None => std::fs::read_dir(folder)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .find(|path| path.extension().is_some_and(|extension| extension == "pt"))
+                .unwrap_or_else(|| folder.to_owned()),
+        };
     let out = target.join(folder.file_name().unwrap()).with_extension("gguf");
     convert(&source, &out, &ConvertOptions::new(Format::by_name("F32").unwrap()), &Quiet).unwrap();
     out
@@ -109,7 +110,9 @@ fn largest(rows: &[Vec<f32>]) -> f32 {
 fn difference(found: &[Vec<f32>], reference: &[Vec<f32>]) -> f32 {
     assert_eq!(found.len(), reference.len());
     let pairs = found.iter().flatten().zip(reference.iter().flatten());
-    let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0f32, |a, b| if b.is_nan() { f32::INFINITY } else { a.max(b) });
+    let worst = pairs
+        .map(|(a, b)| (a - b).abs())
+        .fold(0f32, |a, b| if b.is_nan() { f32::INFINITY } else { a.max(b) });
     worst / largest(reference)
 }
 

@@ -15,7 +15,6 @@ pub use report::{Progress, Report, Substitution, Suspicious};
 
 use checkpoint::Checkpoint;
 use hf::Architecture;
-use hf::params::Params;
 use moewe_engine::quant::Format;
 use moewe_engine::{Error, Result};
 use std::io::Read;
@@ -55,7 +54,7 @@ pub fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn Progres
     }
     let checkpoint = Checkpoint::open(src)?;
     let architecture = Architecture::of(&checkpoint.config)?;
-    let params = Params::new(&checkpoint.config);
+    let params = architecture.params(&checkpoint.config);
     let plan = hf::plan::plan(architecture, &params, &checkpoint).map_err(|e| e.in_file(src))?;
     let mut metadata = architecture.metadata(&params)?;
     general::set_name(&mut metadata, src);

@@ -39,6 +39,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("", From::Computed(common::silu_only)),
         ],
     ],
+    defaults: &[],
     rules,
     computed: &[],
     ignored: &[IGNORED],

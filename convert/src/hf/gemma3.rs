@@ -22,6 +22,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("", From::Computed(supported)),
         ],
     ],
+    defaults: DEFAULTS,
     rules,
     computed: &[],
     ignored: &[
@@ -35,6 +36,16 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     ],
     expert_layer: |_, _| false,
 };
+
+/// Gemma3TextConfig of transformers.
+const DEFAULTS: &[(&str, u64)] = &[
+    ("vocab_size", 262_208),
+    ("num_attention_heads", 8),
+    ("num_key_value_heads", 4),
+    ("head_dim", 256),
+    ("max_position_embeddings", 131_072),
+    ("sliding_window", 4096),
+];
 
 /// Every n-th layer sees everything. llama.cpp assumes 6 without the key.
 fn pattern(params: &Params) -> Result<Pairs> {

@@ -24,6 +24,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("", From::Computed(supported)),
         ],
     ],
+    defaults: &[],
     rules,
     computed: &[],
     ignored: &[IGNORED],

@@ -22,6 +22,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("", From::Computed(common::silu_only)),
         ],
     ],
+    defaults: &[],
     rules,
     computed: &[("rope_freqs.weight", rope::llama3_factors)],
     ignored: &[IGNORED],

@@ -45,6 +45,7 @@ pub struct Architecture {
     pub classes: &'static [&'static str],
     /// Values of `model_type`.
     pub model_types: &'static [&'static str],
+    defaults: &'static [(&'static str, u64)],
     keys: &'static [&'static [Key]],
     rules: fn() -> Vec<Rule>,
     computed: &'static [Computed],
@@ -96,6 +97,11 @@ impl Architecture {
                 format!("these are: {}", known.join(", ")),
             )
         })
+    }
+
+    /// The numbers of a configuration, as this architecture understands what is left out.
+    pub fn params(&self, config: &Value) -> Params {
+        Params::new(config, self.defaults)
     }
 
     /// `general.architecture` and the keys of the architecture.

@@ -1,5 +1,9 @@
 //! 124M-MoE: GGUF `moe-gpt2`, an architecture of our own (nothing in llama.cpp has learned positions and biased SwiGLU
 //! experts together). Gate rows come first in `w1`, up rows second; the head is untied.
+//!
+//! Keys: `block_count context_length embedding_length feed_forward_length vocab_size`, `attention.head_count
+//! attention.head_count_kv attention.layer_norm_epsilon`, `expert_count expert_used_count expert_gating_func` (3: softmax
+//! over the chosen) `expert_weights_norm` (false), `feed_forward_activation` (swiglu).
 
 use super::Architecture;
 use super::common::SIZES;
@@ -25,6 +29,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("expert_weights_norm", From::Bool(false)),
         ],
     ],
+    defaults: &[],
     rules,
     computed: &[],
     ignored: &[&["blocks.{i}.attn.mask"]],

@@ -1,8 +1,9 @@
 //! German MoE GPT v8: GGUF `moe-gpt`, an architecture of our own (nothing in llama.cpp has layer norms, exact GELU
 //! experts and capacity together). Experts are stored (in, out); the head is the embedding.
 //!
-//! Keys besides the usual: `feed_forward_activation` (gelu_erf, relu, swiglu), `expert_capacity_factor`,
-//! `expert_layer_frequency` (layers 0, n, 2n … have experts).
+//! Keys: those of `moe_124m.rs` with `feed_forward_activation` one of gelu_erf, relu, swiglu, and besides
+//! `rope.freq_base rope.dimension_count`, `expert_capacity_factor`, `expert_layer_frequency` (layers 0, n, 2n … have
+//! experts).
 
 use super::Architecture;
 use super::common::{EXPERTS, SIZES};
@@ -31,6 +32,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("expert_weights_norm", From::Bool(false)),
         ],
     ],
+    defaults: &[],
     rules,
     computed: &[],
     // Noise is for training; the head is the embedding.

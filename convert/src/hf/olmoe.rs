@@ -22,6 +22,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("", From::Computed(unclipped)),
         ],
     ],
+    defaults: &[],
     rules,
     computed: &[],
     ignored: &[IGNORED],

@@ -88,13 +88,19 @@ pub struct Params {
 }
 
 impl Params {
-    /// Takes a configuration; that of a model with several towers counts with what it says about text.
-    pub fn new(config: &Value) -> Self {
+    /// Takes a configuration; that of a model with several towers counts with what it says about text. `defaults` stand
+    /// in for what transformers leaves out because its own class has the same value.
+    pub fn new(config: &Value, defaults: &[(&str, u64)]) -> Self {
         let mut json = config.clone();
         if let Some(Value::Object(text)) = config.get("text_config")
             && let Value::Object(all) = &mut json
         {
             all.extend(text.clone());
+        }
+        if let Value::Object(all) = &mut json {
+            for &(name, value) in defaults {
+                all.entry(name).or_insert_with(|| value.into());
+            }
         }
         Self { json }
     }

@@ -149,7 +149,7 @@ mod tests {
         for spelling in spellings {
             let mut config = sizes.clone();
             config.as_object_mut().unwrap().extend(spelling.as_object().unwrap().clone());
-            let pairs = keys(&Params::new(&config)).unwrap();
+            let pairs = keys(&Params::new(&config, &[])).unwrap();
             for (name, expected) in [
                 ("rope.freq_base", Value::from(150000f32)),
                 ("rope.dimension_count", Value::from(16u32)),
@@ -167,7 +167,7 @@ mod tests {
         let config = json!({ "head_dim": 16, "rope_parameters": {
             "full_attention": { "rope_type": "linear", "factor": 8.0, "rope_theta": 1e6 },
             "sliding_attention": { "rope_type": "default", "rope_theta": 1e4 } } });
-        let pairs = keys(&Params::new(&config)).unwrap();
+        let pairs = keys(&Params::new(&config, &[])).unwrap();
         assert_eq!(value(&pairs, "rope.freq_base_swa"), Some(Value::from(1e4f32)));
         assert_eq!(value(&pairs, "rope.scaling.factor"), Some(Value::from(8f32)));
     }
@@ -177,7 +177,7 @@ mod tests {
     fn llama3_divisors() {
         let config = json!({ "head_dim": 64, "rope_theta": 500000.0, "rope_scaling": { "rope_type": "llama3",
             "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192 } });
-        let factors = llama3_factors(&Params::new(&config)).unwrap().unwrap();
+        let factors = llama3_factors(&Params::new(&config, &[])).unwrap().unwrap();
         assert_eq!((factors.len(), factors[0], factors[31]), (32, 1.0, 32.0));
         assert!(factors.is_sorted());
         let blended: Vec<f32> = factors.iter().copied().filter(|&f| f > 1.0 && f < 32.0).collect();
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn unknown_scaling_is_refused() {
         let config = json!({ "head_dim": 16, "rope_scaling": { "rope_type": "longrope" } });
-        let message = keys(&Params::new(&config)).unwrap_err().to_string();
+        let message = keys(&Params::new(&config, &[])).unwrap_err().to_string();
         assert!(message.contains("longrope"), "{message}");
     }
 }

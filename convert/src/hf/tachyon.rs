@@ -27,6 +27,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("leading_dense_block_count", From::Uint(0)),
         ],
     ],
+    defaults: &[],
     rules,
     computed: &[],
     ignored: &[&["lm_head.weight"]],

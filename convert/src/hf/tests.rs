@@ -14,7 +14,7 @@ type Planned = (Metadata, Vec<(String, Vec<u64>)>, Vec<String>);
 
 fn planned(checkpoint: &Checkpoint) -> Result<Planned> {
     let architecture = Architecture::of(&checkpoint.config)?;
-    let params = Params::new(&checkpoint.config);
+    let params = architecture.params(&checkpoint.config);
     let plan = plan::plan(architecture, &params, checkpoint)?;
     let tensors = plan.outputs.iter().map(|output| (output.name.clone(), output.shape.clone())).collect();
     Ok((architecture.metadata(&params)?, tensors, plan.dropped))
@@ -121,6 +121,16 @@ fn what_is_not_there_or_not_known_is_named() {
     checkpoint.config["model_type"] = "nonsense".into();
     let message = planned(&checkpoint).unwrap_err().to_string();
     assert!(message.contains("Nonsense") && message.contains("MixtralForCausalLM"), "{message}");
+}
+
+/// What can be converted can be run, and the other way round; both sides call the file the same.
+#[test]
+fn the_engine_knows_the_same_architectures() {
+    use std::collections::BTreeSet;
+    let here: BTreeSet<&str> = ARCHITECTURES.iter().map(|known| known.gguf).collect();
+    let there: BTreeSet<&str> = moewe_engine::model::ARCHITECTURES.iter().map(|known| known.name).collect();
+    assert_eq!(here, there);
+    assert_eq!(here.len(), ARCHITECTURES.len(), "one file per architecture");
 }
 
 /// Hyper-parameters of any size end in an error, not in memory or time.

@@ -23,7 +23,7 @@ fn read_all(view: &View) -> Vec<f32> {
 }
 
 fn changed(bytes: &[u8], shape: &[u64], ops: &[Op]) -> (Vec<u64>, Vec<f32>) {
-    let params = Params::new(&json!({ "num_attention_heads": 2, "qk_nope_head_dim": 2 }));
+    let params = Params::new(&json!({ "num_attention_heads": 2, "qk_nope_head_dim": 2 }), &[]);
     let strides = crate::checkpoint::row_major(shape).unwrap();
     let mut view = View::new(Elements::Plain(Dtype::F32, bytes), shape, &strides);
     for &op in ops {
