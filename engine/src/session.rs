@@ -350,6 +350,16 @@ impl<'a> Session<'a> {
         self.stop.clone()
     }
 
+    /// Makes `flag` the stop flag, for instance that of `os::interrupt`.
+    pub fn stop_on(&mut self, flag: Arc<AtomicBool>) {
+        self.stop = flag;
+    }
+
+    /// Whether the stop flag is up.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
     /// Forgets the tokens from `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.tokens.truncate(len);
@@ -411,7 +421,7 @@ impl<'a> Session<'a> {
         }
         let batch = self.engine.options.batch;
         for (i, part) in tokens.chunks(batch).enumerate() {
-            if self.stop.load(Ordering::Relaxed) {
+            if self.is_stopped() {
                 return Err(Error::Stopped);
             }
             let is_last = (i + 1) * batch >= tokens.len();

@@ -3,11 +3,18 @@
 //! A command is one file with its arguments (clap's derive) and its [`Command::run`], plus one line in [`COMMANDS`].
 //! Results go to stdout, everything else to stderr. What a model computes is the engine's business.
 
+mod bench;
+mod completions;
+mod convert;
 mod folders;
 mod inspect;
 mod list;
+mod logits;
+mod man;
 mod models;
+mod options;
 mod output;
+mod perplexity;
 mod tokenize;
 
 use anyhow::Result;
@@ -32,8 +39,17 @@ const fn entry<C: Command>() -> Entry {
 }
 
 /// All commands, in the order of `moewe --help`.
-static COMMANDS: &[Entry] =
-    &[entry::<list::List>(), entry::<inspect::Inspect>(), entry::<tokenize::Tokenize>()];
+static COMMANDS: &[Entry] = &[
+    entry::<list::List>(),
+    entry::<convert::Convert>(),
+    entry::<inspect::Inspect>(),
+    entry::<tokenize::Tokenize>(),
+    entry::<logits::Logits>(),
+    entry::<perplexity::Measure>(),
+    entry::<bench::Bench>(),
+    entry::<completions::Completions>(),
+    entry::<man::Man>(),
+];
 
 const STOPPED: u8 = 130; // as a shell reports SIGINT
 const BROKEN_PIPE: u8 = 141; // as a shell reports SIGPIPE

@@ -4,5 +4,6 @@
 
 #![allow(unsafe_code)]
 
+pub mod interrupt;
 pub mod mapping;
 pub mod memory;

@@ -1,0 +1,150 @@
+//! `moewe bench`: how fast a model loads, reads prompts and generates, and what memory it takes.
+//!
+//! Prefill and decode each start from an empty cache; the numbers are medians. Token ids are arbitrary but the same
+//! every time: what they are does not matter, except for which experts they reach.
+
+use super::options::{self, ModelOptions};
+use super::output::{self, Table};
+use super::{Command, inspect};
+use anyhow::Result;
+use clap::Parser;
+use moewe_engine::gguf::Gguf;
+use moewe_engine::model::Model;
+use moewe_engine::os::{interrupt, memory};
+use moewe_engine::session::{Engine, Session};
+use moewe_engine::tokenizer::Tokenizer;
+use serde_json::{Value, json};
+use std::time::Instant;
+
+/// Measure prefill and decode speed, load time and memory.
+#[derive(Parser)]
+#[command(name = "bench")]
+pub(super) struct Bench {
+    #[command(flatten)]
+    model: ModelOptions,
+    /// Tokens of the prompt; 0 leaves prefill out
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
+    prompt: usize,
+    /// Tokens to generate; 0 leaves decode out
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
+    generate: usize,
+    /// Repetitions, of which the median counts
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    repetitions: u16,
+    /// Measure opening the file only
+    #[arg(long)]
+    load: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Command for Bench {
+    fn run(mut self) -> Result<()> {
+        let figures = if self.load { self.load_figures()? } else { self.speed_figures()? };
+        if self.json { output::json(&figures) } else { print(&figures) }
+    }
+}
+
+impl Bench {
+    /// Opening, by its parts. The engine builds tokenizer and model at the same time.
+    fn load_figures(&self) -> Result<Value> {
+        let path = self.model.path()?;
+        let open_ms = self.median(|| timed(|| Gguf::open(&path)))?;
+        let gguf = Gguf::open(&path)?;
+        let tokenizer_ms = self.median(|| timed(|| Tokenizer::from_metadata(gguf.metadata())))?;
+        let mut figures = json!({ "model": path, "open_ms": open_ms, "tokenizer_ms": tokenizer_ms });
+        if !gguf.tensors().is_empty() {
+            figures["bind_ms"] = self.median(|| timed(|| Model::bind(&gguf)))?.into();
+            let options = self.model.options()?;
+            figures["load_ms"] = self.median(|| timed(|| Engine::open(&path, options.clone())))?.into();
+        }
+        figures["peak_memory_bytes"] = memory::peak_resident().into();
+        Ok(figures)
+    }
+
+    fn speed_figures(&mut self) -> Result<Value> {
+        self.model.context.get_or_insert(self.prompt.max(self.generate).max(1));
+        let engine = self.model.open()?;
+        let mut session = engine.session()?;
+        let listener = interrupt::listen();
+        session.stop_on(listener.flag());
+        // The first pass reads the weights from the disk and starts the threads.
+        prefill(&mut session, self.prompt.clamp(1, 32))?;
+        let prefill =
+            (self.prompt > 0).then(|| self.median(|| prefill(&mut session, self.prompt))).transpose()?;
+        let decode =
+            (self.generate > 0).then(|| self.median(|| decode(&mut session, self.generate))).transpose()?;
+        Ok(self.report(&engine, prefill, decode))
+    }
+
+    fn report(&self, engine: &Engine, prefill_ms: Option<f64>, decode_ms: Option<f64>) -> Value {
+        let (threads, isa) = engine.hardware();
+        let rate = |tokens: usize, ms: Option<f64>| ms.map(|ms| tokens as f64 * 1e3 / ms);
+        json!({
+            "model": options::describe(engine.gguf()),
+            "architecture": inspect::architecture(engine.gguf()),
+            "format": inspect::main_format(engine.gguf()),
+            "threads": threads,
+            "isa": isa,
+            "prompt_tokens": self.prompt,
+            "generated_tokens": self.generate,
+            "repetitions": self.repetitions,
+            "prefill_tokens_per_second": rate(self.prompt, prefill_ms),
+            "decode_tokens_per_second": rate(self.generate, decode_ms),
+            "load_ms": engine.load_time().as_secs_f64() * 1e3,
+            "peak_memory_bytes": memory::peak_resident(),
+            "bytes_per_token": engine.bytes_per_token(),
+        })
+    }
+
+    fn median(&self, mut measure: impl FnMut() -> Result<f64>) -> Result<f64> {
+        let mut all = (0..self.repetitions).map(|_| measure()).collect::<Result<Vec<_>>>()?;
+        all.sort_by(f64::total_cmp);
+        let middle = all.len() / 2;
+        Ok(if all.len() % 2 == 1 { all[middle] } else { (all[middle - 1] + all[middle]) / 2.0 })
+    }
+}
+
+/// Milliseconds of `work`; dropping its result is not part of them.
+fn timed<T>(work: impl FnOnce() -> moewe_engine::Result<T>) -> Result<f64> {
+    let start = Instant::now();
+    let made = work()?;
+    let time = start.elapsed();
+    drop(made);
+    Ok(time.as_secs_f64() * 1e3)
+}
+
+fn prefill(session: &mut Session<'_>, count: usize) -> Result<f64> {
+    session.truncate(0);
+    let tokens = tokens(session, count);
+    timed(|| session.extend(&tokens))
+}
+
+fn decode(session: &mut Session<'_>, count: usize) -> Result<f64> {
+    session.truncate(0);
+    let tokens = tokens(session, count);
+    timed(|| tokens.iter().try_for_each(|&token| session.extend(&[token])))
+}
+
+/// A walk through the vocabulary by a multiplicative generator (Lehmer's, modulus 2^31 - 1).
+fn tokens(session: &Session<'_>, count: usize) -> Vec<u32> {
+    let size = session.engine().config().vocab_size as u64;
+    let steps = std::iter::successors(Some(1u64), |&state| Some(state * 48_271 % 0x7fff_ffff));
+    steps.map(|state| (state % size) as u32).take(count).collect()
+}
+
+fn print(figures: &Value) -> Result<()> {
+    let mut table = Table::new(&["MEASURED", "VALUE"], &[]);
+    for (key, value) in figures.as_object().into_iter().flatten() {
+        let shown = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) if key.contains("bytes") => output::bytes(number.as_u64().unwrap_or(0)),
+            Value::Number(number) if number.is_f64() => format!("{:.2}", number.as_f64().unwrap_or(0.0)),
+            Value::Null => "not measured".to_owned(),
+            other => other.to_string(),
+        };
+        table.row([key.replace('_', " "), shown]);
+    }
+    table.print()
+}

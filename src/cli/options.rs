@@ -1,0 +1,113 @@
+//! Flags that several commands share: which model, and how to compute it.
+
+use super::{models, output};
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use moewe_engine::gguf::Gguf;
+use moewe_engine::session::{CapacityMode, Engine, Options, cache_format};
+use moewe_engine::simd::Isa;
+use std::path::PathBuf;
+
+// What clap shows of a group is what its fields say; a doc comment here would become the command's description.
+#[derive(Args, Clone)]
+pub(crate) struct ModelOptions {
+    /// A GGUF file, the first part of a split one, or a name from `moewe list`
+    pub(crate) model: Option<String>,
+    /// Threads [default: one per core]
+    #[arg(short = 't', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub(crate) threads: Option<u16>,
+    /// Positions of the context [default: the model's, lowered to what memory leaves]
+    #[arg(short = 'c', long, value_name = "N")]
+    pub(crate) context: Option<usize>,
+    /// Most tokens computed at once
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) batch: usize,
+    /// Instruction set: portable, avx2 or avx512vnni [default: the fastest here]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) isa: Option<String>,
+    /// Format of the cache: f16, q8_0 or f32
+    #[arg(long, value_name = "FORMAT", default_value = "f16")]
+    pub(crate) cache_type: String,
+    /// What a full expert does in models trained with a capacity
+    #[arg(long, value_name = "MODE", default_value = "dropless")]
+    pub(crate) capacity: Capacity,
+    /// Compute with the slow twin of the model that the fast one is tested against
+    #[arg(long, hide = true)]
+    pub(crate) plain: bool,
+    /// Say nothing on the way
+    #[arg(short = 'q', long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Capacity {
+    /// Every token reaches its experts
+    Dropless,
+    /// Experts drop tokens as the original did; the whole text is computed anew for every token
+    Reference,
+}
+
+impl ModelOptions {
+    /// The model's file.
+    pub(crate) fn path(&self) -> Result<PathBuf> {
+        models::resolve(self.model.as_deref())
+    }
+
+    /// The flags in the engine's terms.
+    pub(crate) fn options(&self) -> Result<Options> {
+        Ok(Options {
+            threads: self.threads.map(usize::from),
+            isa: self.isa.as_deref().map(Isa::parse).transpose()?,
+            plain: self.plain,
+            batch: self.batch,
+            context: self.context,
+            cache: cache_format(&self.cache_type)?,
+            capacity: match self.capacity {
+                Capacity::Dropless => CapacityMode::Dropless,
+                Capacity::Reference => CapacityMode::Reference,
+            },
+        })
+    }
+
+    /// Loads the model and says on stderr what it is.
+    pub(crate) fn open(&self) -> Result<Engine> {
+        let engine = Engine::open(self.path()?, self.options()?)?;
+        if !self.quiet {
+            self.introduce(&engine);
+        }
+        Ok(engine)
+    }
+
+    fn introduce(&self, engine: &Engine) {
+        let (threads, isa) = engine.hardware();
+        output::note(format!(
+            "{}; {threads} threads, {isa}; loaded in {:.0} ms",
+            describe(engine.gguf()),
+            engine.load_time().as_secs_f64() * 1e3
+        ));
+        let (context, original) = (engine.context_length(), engine.config().context_length);
+        if self.context.is_none() && context < original {
+            output::note(format!(
+                "context lowered from {original} to {context} positions, which is what free memory holds; \
+                 --context sets it"
+            ));
+        }
+    }
+}
+
+/// One line about a model: name, architecture, size.
+pub(crate) fn describe(gguf: &Gguf) -> String {
+    use super::inspect::{architecture, main_format};
+    let name = gguf.metadata().str("general.name").ok().flatten().map(str::to_owned);
+    let stem =
+        || gguf.path().and_then(|path| path.file_stem()).map(|stem| stem.to_string_lossy().into_owned());
+    let weights: u64 = gguf.tensors().iter().map(|tensor| tensor.elements()).sum();
+    format!(
+        "{} ({}, {} parameters, {}, {})",
+        output::excerpt(&name.or_else(stem).unwrap_or_default(), 60),
+        output::excerpt(&architecture(gguf), 20),
+        output::count(weights),
+        main_format(gguf),
+        output::bytes(gguf.file_len())
+    )
+}
