@@ -6,7 +6,7 @@
 use super::activations::{Quantized, QuantizedRow, quantize_body};
 use super::blocks::{ByteDots, Panel, Shape};
 use super::{Job, PANEL, blocks, floats};
-use crate::quant::{Block, Float};
+use crate::quant::{Block, F16, Float, Widen};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -25,7 +25,19 @@ unsafe fn dots(codes: __m256i, input: __m256i, signed: bool) -> __m256i {
     }
 }
 
+/// The conversion instruction of every machine with AVX2.
+pub(super) struct F16c;
+
+impl Widen for F16c {
+    #[inline(always)]
+    fn f16(value: F16) -> f32 {
+        // SAFETY: used only inside kernels, which are compiled and selected for F16C.
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(value.to_bits() as i32))) }
+    }
+}
+
 impl ByteDots for Avx2 {
+    type Widen = F16c;
     const OFFSET_CODES: bool = false;
 
     #[inline(always)]

@@ -26,6 +26,7 @@ unsafe fn dots(codes: __m512i, input: __m512i, signed: bool) -> __m512i {
 }
 
 impl ByteDots for Vnni {
+    type Widen = super::avx2::F16c;
     const OFFSET_CODES: bool = true;
 
     #[inline(always)]

@@ -5,7 +5,7 @@
 
 use super::activations::QuantizedRow;
 use super::{Job, PANEL, WIDE};
-use crate::quant::Block;
+use crate::quant::{Block, Widen};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -14,6 +14,8 @@ pub(super) const TILE: usize = 8;
 
 /// The inner loops of one instruction set. Integer sums are exact and equal on all of them.
 pub(super) trait ByteDots {
+    /// How F16 scales are widened.
+    type Widen: Widen;
     /// Whether panels hold `code + 128` for formats with signed codes.
     const OFFSET_CODES: bool;
 
@@ -105,17 +107,14 @@ const fn shape_of<B: Block>() -> Shape {
 }
 
 #[inline(always)]
-fn unpack_row<B: Block>(job: &Job<'_>, row: usize, scratch: &mut Scratch) {
+fn unpack_row<B: Block, D: ByteDots>(job: &Job<'_>, row: usize, scratch: &mut Scratch) {
     let row_bytes = job.matrix.row_bytes();
     let bytes = &job.matrix.bytes[row * row_bytes..][..row_bytes];
     let groups = B::LEN / B::GROUP;
-    for (i, block) in bytes.chunks_exact(size_of::<B>()).enumerate() {
-        let block = bytemuck::pod_read_unaligned::<B>(block);
-        block.unpack(
-            &mut scratch.codes[i * B::LEN..(i + 1) * B::LEN],
-            &mut scratch.scales[i * groups..(i + 1) * groups],
-            &mut scratch.mins[i * groups..(i + 1) * groups],
-        );
+    let codes = scratch.codes.chunks_exact_mut(B::LEN);
+    let scales = scratch.scales.chunks_exact_mut(groups).zip(scratch.mins.chunks_exact_mut(groups));
+    for ((block, codes), (scales, mins)) in bytes.chunks_exact(size_of::<B>()).zip(codes).zip(scales) {
+        bytemuck::pod_read_unaligned::<B>(block).unpack::<D::Widen>(codes, scales, mins);
     }
 }
 
@@ -124,7 +123,7 @@ unsafe fn narrow<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>, scra
     let cols = job.matrix.cols;
     let groups = cols / B::GROUP;
     for row in range {
-        unpack_row::<B>(job, row, scratch);
+        unpack_row::<B, D>(job, row, scratch);
         for pick in job.picks {
             let input = job.inputs.quantized(pick.input, B::GROUP);
             multiply_scales(&scratch.scales[..groups], input.scales, &mut scratch.factors[..groups]);
@@ -192,7 +191,7 @@ fn fill_panel<B: Block, D: ByteDots>(job: &Job<'_>, rows: Range<usize>, scratch:
         scratch.panel_mins[..groups * PANEL].fill(0.0);
     }
     for (lane, row) in rows.enumerate() {
-        unpack_row::<B>(job, row, scratch);
+        unpack_row::<B, D>(job, row, scratch);
         let codes = scratch.codes[..cols].as_chunks::<4>().0;
         let panel = scratch.panel[..cols * PANEL].as_chunks_mut::<{ 4 * PANEL }>().0;
         for (codes, places) in codes.iter().zip(panel) {

@@ -9,6 +9,7 @@ use std::ops::Range;
 struct Portable;
 
 impl ByteDots for Portable {
+    type Widen = crate::quant::Portable;
     const OFFSET_CODES: bool = false;
 
     #[inline(always)]

@@ -6,7 +6,7 @@
 //!               weight = d * VALUES[index]
 //! ```
 
-use super::{Block, bits, float};
+use super::{Block, Widen, bits, float};
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -30,10 +30,10 @@ impl Block for Iq4Nl {
     const HAS_MIN: bool = false;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
+    fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let codes: &mut [i8; 32] = bits::array(codes);
         bits::nibbles(&self.indices, codes);
         bits::look_up(VALUES, codes);
-        scales[0] = float::f16_to_f32(self.d);
+        scales[0] = W::f16(self.d);
     }
 }

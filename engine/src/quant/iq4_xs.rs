@@ -9,7 +9,7 @@
 //! ```
 
 use super::iq4_nl::VALUES;
-use super::{Block, bits, float};
+use super::{Block, Widen, bits, float};
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -31,10 +31,10 @@ impl Block for Iq4Xs {
     const HAS_MIN: bool = false;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
+    fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let codes: &mut [i8; 256] = bits::array(codes);
         let scales: &mut [f32; 8] = bits::array(scales);
-        let d = float::f16_to_f32(self.d);
+        let d = W::f16(self.d);
         let (upper, low) = (u16::from_le_bytes(self.scales_upper), u32::from_le_bytes(self.scales_low));
         for (i, scale) in scales.iter_mut().enumerate() {
             let code = (low >> (4 * i) & 15) as u8 | ((upper >> (2 * i) & 3) << 4) as u8;

@@ -19,10 +19,12 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod widen;
 #[cfg(test)]
 mod tests;
 
 pub use float::{Bf16, F16, F32, Float, f16_from_f32, f16_to_f32};
+pub use widen::{Portable, Widen};
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
@@ -46,13 +48,13 @@ pub trait Block: AnyBitPattern + NoUninit + Send + Sync {
     ///
     /// The inner loop of the generic kernels: always inlined, so that it becomes vector code for the instruction
     /// set of its caller. Implementations keep to straight loops over arrays and [`float::f16_to_f32`].
-    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]);
+    fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]);
 
     /// Writes the `LEN` weights. Equal to the reference implementation bit for bit.
     #[inline]
     fn dequantize(&self, weights: &mut [f32]) {
         let (mut codes, mut scales, mut mins) = ([0i8; 256], [0f32; 16], [0f32; 16]);
-        self.unpack(&mut codes[..Self::LEN], &mut scales, &mut mins);
+        self.unpack::<Portable>(&mut codes[..Self::LEN], &mut scales, &mut mins);
         for (i, (weight, &code)) in weights[..Self::LEN].iter_mut().zip(&codes).enumerate() {
             let product = code as f32 * scales[i / Self::GROUP];
             *weight = if Self::HAS_MIN { product - mins[i / Self::GROUP] } else { product };

@@ -9,7 +9,7 @@
 //! Source: OCP Microscaling Formats (MX) Specification 1.0. The spec reads e = 255 as NaN; llama.cpp reads it as
 //! the next power of two, and so do we.
 
-use super::{Block, bits};
+use super::{Block, Widen, bits};
 use bytemuck::{AnyBitPattern, NoUninit};
 
 /// Twice the values of E2M1, which makes them whole numbers. Code 8, minus zero, counts as zero.
@@ -39,7 +39,7 @@ impl Block for Mxfp4 {
     const HAS_MIN: bool = false;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
+    fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let codes: &mut [i8; 32] = bits::array(codes);
         bits::nibbles(&self.codes, codes);
         bits::look_up(DOUBLED, codes);

@@ -8,7 +8,7 @@
 //!                weight = (d * scale) * code - (dmin * min)
 //! ```
 
-use super::{Block, bits, float};
+use super::{Block, Widen, bits, float};
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -30,10 +30,10 @@ impl Block for Q2K {
     const HAS_MIN: bool = true;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
+    fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
         let codes: &mut [i8; 256] = bits::array(codes);
         let (scales, mins): (&mut [f32; 16], &mut [f32; 16]) = (bits::array(scales), bits::array(mins));
-        let (d, dmin) = (float::f16_to_f32(self.d), float::f16_to_f32(self.dmin));
+        let (d, dmin) = (W::f16(self.d), W::f16(self.dmin));
         for i in 0..16 {
             scales[i] = d * (self.scales[i] & 15) as f32;
             mins[i] = dmin * (self.scales[i] >> 4) as f32;

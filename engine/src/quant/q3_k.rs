@@ -8,7 +8,7 @@
 //!                weight = (d * (scale - 32)) * (code - 4)
 //! ```
 
-use super::{Block, bits, float};
+use super::{Block, Widen, bits, float};
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -43,9 +43,9 @@ impl Block for Q3K {
     const HAS_MIN: bool = false;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
+    fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let codes: &mut [i8; 256] = bits::array(codes);
-        let d = float::f16_to_f32(self.d);
+        let d = W::f16(self.d);
         let scales: &mut [f32; 16] = bits::array(scales);
         for (out, group_scales) in scales.as_chunks_mut::<4>().0.iter_mut().zip(group_scales(&self.scales)) {
             *out = group_scales.map(|scale| d * scale as f32);

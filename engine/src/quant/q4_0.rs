@@ -6,7 +6,7 @@
 //!               weight = d * (code - 8)
 //! ```
 
-use super::{Block, Quantize, bits, float};
+use super::{Block, Quantize, Widen, bits, float};
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -26,11 +26,11 @@ impl Block for Q4_0 {
     const HAS_MIN: bool = false;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
+    fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let codes: &mut [i8; 32] = bits::array(codes);
         bits::nibbles(&self.codes, codes);
         codes.iter_mut().for_each(|code| *code -= 8);
-        scales[0] = float::f16_to_f32(self.d);
+        scales[0] = W::f16(self.d);
     }
 }
 

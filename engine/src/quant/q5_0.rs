@@ -7,7 +7,7 @@
 //!               weight = d * (code - 16)
 //! ```
 
-use super::{Block, bits, float};
+use super::{Block, Widen, bits, float};
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -28,8 +28,8 @@ impl Block for Q5_0 {
     const HAS_MIN: bool = false;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
+    fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         bits::nibbles_and_fifth::<true>(&self.codes, self.fifth, bits::array(codes));
-        scales[0] = float::f16_to_f32(self.d);
+        scales[0] = W::f16(self.d);
     }
 }

@@ -8,7 +8,7 @@
 //!               weight = d * code + m
 //! ```
 
-use super::{Block, bits, float};
+use super::{Block, Widen, bits, float};
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -30,9 +30,9 @@ impl Block for Q5_1 {
     const HAS_MIN: bool = true;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
+    fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
         bits::nibbles_and_fifth::<false>(&self.codes, self.fifth, bits::array(codes));
-        scales[0] = float::f16_to_f32(self.d);
-        mins[0] = -float::f16_to_f32(self.m);
+        scales[0] = W::f16(self.d);
+        mins[0] = -W::f16(self.m);
     }
 }

@@ -9,7 +9,7 @@
 //!                weight = (d * scale) * code - (dmin * min)
 //! ```
 
-use super::{Block, bits, float, q4_k};
+use super::{Block, Widen, bits, float, q4_k};
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -32,9 +32,9 @@ impl Block for Q5K {
     const HAS_MIN: bool = true;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
+    fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
         let codes: &mut [i8; 256] = bits::array(codes);
-        let (d, dmin) = (float::f16_to_f32(self.d), float::f16_to_f32(self.dmin));
+        let (d, dmin) = (W::f16(self.d), W::f16(self.dmin));
         let (group_scales, group_mins) = q4_k::scales_mins(&self.scales);
         *bits::array(scales) = group_scales.map(|scale| d * scale as f32);
         *bits::array(mins) = group_mins.map(|min| dmin * min as f32);

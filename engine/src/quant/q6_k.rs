@@ -8,7 +8,7 @@
 //!                weight = (d * scale) * (code - 32)
 //! ```
 
-use super::{Block, bits, float};
+use super::{Block, Widen, bits, float};
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -30,9 +30,9 @@ impl Block for Q6K {
     const HAS_MIN: bool = false;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
+    fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let codes: &mut [i8; 256] = bits::array(codes);
-        let d = float::f16_to_f32(self.d);
+        let d = W::f16(self.d);
         *bits::array(scales) = self.scales.map(|scale| d * scale as f32);
         let halves = self.low.as_chunks::<64>().0.iter().zip(self.upper.as_chunks::<32>().0);
         for ((low, upper), out) in halves.zip(codes.as_chunks_mut::<128>().0) {

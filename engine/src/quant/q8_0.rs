@@ -5,7 +5,7 @@
 //! byte  2..34   codes (i8)          weight = d * code
 //! ```
 
-use super::{Block, Quantize, bits, float};
+use super::{Block, Quantize, Widen, bits, float};
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -25,9 +25,9 @@ impl Block for Q8_0 {
     const HAS_MIN: bool = false;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
+    fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         *bits::array(codes) = self.codes;
-        scales[0] = float::f16_to_f32(self.d);
+        scales[0] = W::f16(self.d);
     }
 }
 

@@ -103,7 +103,7 @@ impl Visit for Unpack<'_> {
         for block in self.bytes.chunks_exact(size_of::<B>()) {
             let mut codes = vec![self.fill; B::LEN];
             let (mut scales, mut mins) = (vec![f32::from(self.fill); groups], vec![0f32; groups]);
-            bytemuck::pod_read_unaligned::<B>(block).unpack(&mut codes, &mut scales, &mut mins);
+            bytemuck::pod_read_unaligned::<B>(block).unpack::<Portable>(&mut codes, &mut scales, &mut mins);
             assert!(B::HAS_MIN || mins.iter().all(|min| min.to_bits() == 0), "{} writes mins", B::NAME);
             let scaled = |i: usize| codes[i] as f32 * scales[i / B::GROUP];
             weights.extend(
