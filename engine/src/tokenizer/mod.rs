@@ -9,6 +9,7 @@
 mod bpe;
 mod byte_tokens;
 pub mod bytes;
+mod chat_template;
 mod ends;
 mod merge;
 pub mod pretokenizer;
@@ -30,6 +31,7 @@ use special::{Fragment, SpecialTokens};
 use spm::Spm;
 use vocabulary::{Texts, Vocabulary};
 
+pub use chat_template::{ChatTemplate, Message};
 pub use spec::{SpecialIds, VocabularySpec};
 pub use special::Special;
 pub use stream::StreamDecoder;
