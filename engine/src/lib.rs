@@ -11,6 +11,7 @@ pub mod gguf;
 pub mod ops;
 pub mod kernels;
 pub mod tokenizer;
+pub mod sampler;
 pub mod experts;
 pub mod model;
 pub mod session;

@@ -1,0 +1,57 @@
+//! Top-p: drops the least likely tokens as long as they have at most 1 - p together (Holtzman et al. 2019).
+//!
+//! Weights are summed in buckets by size, and only the bucket in which the limit lies is sorted: exact, and the cost
+//! of a sort over the whole vocabulary is spared.
+
+use super::{Sampling, Step, Turn};
+
+pub(super) const STEP: Step = Step {
+    name: "top-p",
+    about: "keep the best tokens that together have this probability",
+    before_greedy: false,
+    is_on: |sampling| sampling.top_p < 1.0,
+    apply,
+};
+
+/// Buckets are 32 steps per power of two.
+const SHIFT: u32 = 18;
+const BUCKETS: usize = bucket(1.0) + 1;
+
+/// The bucket of a weight from 0 to 1; it grows with the weight.
+const fn bucket(weight: f32) -> usize {
+    (weight.to_bits() >> SHIFT) as usize
+}
+
+fn apply(sampling: &Sampling, turn: &mut Turn) {
+    let total = turn.weigh();
+    let tail = (1.0 - f64::from(sampling.top_p)) * total;
+    let scratch = &mut *turn.scratch;
+    scratch.masses.clear();
+    scratch.masses.resize(BUCKETS, 0.0);
+    scratch.weights.iter().for_each(|&weight| scratch.masses[bucket(weight)] += f64::from(weight));
+    let mut dropped = 0.0;
+    let mut limit = 0;
+    while limit + 1 < BUCKETS && dropped + scratch.masses[limit] <= tail {
+        dropped += scratch.masses[limit];
+        limit += 1;
+    }
+    // Of equal weights the higher ids are dropped first.
+    scratch.ranked.clear();
+    let tokens = (0u32..).zip(&scratch.weights).map(|(token, &weight)| (weight, token));
+    scratch.ranked.extend(tokens.filter(|&(weight, _)| bucket(weight) == limit));
+    scratch.ranked.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+    let droppable =
+        if limit + 1 == BUCKETS { scratch.ranked.len().saturating_sub(1) } else { scratch.ranked.len() };
+    for &(weight, token) in &scratch.ranked[..droppable] {
+        dropped += f64::from(weight);
+        if dropped > tail {
+            break;
+        }
+        turn.scores[token as usize] = f32::NEG_INFINITY;
+    }
+    for (score, &weight) in turn.scores.iter_mut().zip(&scratch.weights) {
+        if bucket(weight) < limit {
+            *score = f32::NEG_INFINITY;
+        }
+    }
+}
