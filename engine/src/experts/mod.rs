@@ -4,7 +4,7 @@
 //! chosen experts are announced to the system before they are computed.
 
 use crate::gguf::Bytes;
-use crate::kernels::MatrixRef;
+use crate::kernels::{ExpertMatrices, MatrixRef};
 use crate::quant::Format;
 
 /// One matrix of every expert of a layer.
@@ -21,15 +21,13 @@ pub struct Stack {
     pub bias: Option<Vec<f32>>,
 }
 
-impl Stack {
-    /// The matrix of one expert.
-    pub fn expert(&self, expert: u32) -> MatrixRef<'_> {
+impl ExpertMatrices for Stack {
+    fn matrix(&self, expert: u32) -> MatrixRef<'_> {
         let bytes = &self.experts[expert as usize];
         MatrixRef { format: self.format, rows: self.rows, cols: self.cols, bytes }
     }
 
-    /// The bias of one expert.
-    pub fn expert_bias(&self, expert: u32) -> Option<&[f32]> {
+    fn bias(&self, expert: u32) -> Option<&[f32]> {
         self.bias.as_ref().map(|bias| &bias[expert as usize * self.rows..][..self.rows])
     }
 }

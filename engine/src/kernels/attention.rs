@@ -9,6 +9,7 @@ use super::floats::multiply_add;
 use crate::ops::exp;
 use crate::quant::{Block, Float, Format, Visit, visit};
 use crate::simd::Isa;
+use crate::threads::Team;
 use std::cell::RefCell;
 
 /// Positions per tile: keys of width 128 then fill half of a first-level cache.
@@ -94,6 +95,42 @@ impl<'a> AttentionTask<'a> {
 
 /// Computes every query of a task. No other task may write the same places of the output.
 pub type AttentionKernel = unsafe fn(&AttentionTask<'_>);
+
+/// Neighbouring rows of a batch that belong to one sequence and stand at consecutive positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowBlock {
+    /// First row of the batch.
+    pub row: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Position of the first.
+    pub position: usize,
+    /// Whose cache they see.
+    pub sequence: usize,
+}
+
+/// Attention of all blocks and key heads: `task` describes a block's first key head; rows and heads are filled in.
+///
+/// # Panics
+/// When blocks overlap.
+pub fn attention<'a>(
+    team: &Team,
+    kernel: AttentionKernel,
+    blocks: &[RowBlock],
+    heads: usize,
+    task: impl Fn(&RowBlock) -> AttentionTask<'a> + Sync,
+) {
+    assert!(blocks.windows(2).all(|pair| pair[0].row + pair[0].rows <= pair[1].row));
+    team.run(blocks.len() * heads, |i| {
+        let (block, head) = (&blocks[i / heads], i % heads);
+        let mut task = task(block);
+        (task.row, task.rows, task.position, task.head) = (block.row, block.rows, block.position, head);
+        task.queries.at += head * task.queries.count * task.queries.stride;
+        task.queries.first = head * task.queries.count;
+        // SAFETY: blocks do not overlap and every head has its own columns.
+        unsafe { kernel(&task) };
+    });
+}
 
 /// Picks the attention over a cache format for an instruction set.
 ///

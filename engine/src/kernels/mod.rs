@@ -12,13 +12,15 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod blocks;
+mod experts;
 mod floats;
 mod portable;
 #[cfg(test)]
 mod tests;
 
 pub use activations::{Inputs, Quantized};
-pub use attention::{AttentionKernel, AttentionTask, Queries, select_attention};
+pub use attention::{AttentionKernel, AttentionTask, Queries, RowBlock, attention, select_attention};
+pub use experts::{Dispatch, ExpertKernel, ExpertMatrices, Hidden, down, hidden};
 
 use crate::quant::{Block, Float, Format, Kind, Visit, visit};
 use crate::simd::Isa;

@@ -3,7 +3,7 @@
 //! Also the German MoE GPT v8's expert capacity, as its original computes it over a whole batch.
 
 use super::config::{Experts, Gating};
-use crate::kernels::Pick;
+use crate::kernels::Dispatch;
 use crate::ops::{Choice, exp, softmax, top_k};
 
 /// The routing of one batch through one layer. Buffers are kept between layers.
@@ -14,12 +14,8 @@ pub struct Routing {
     choices: Vec<Choice>,
     /// Same shape: whether a capacity dropped the entry.
     dropped: Vec<bool>,
-    /// Inputs sorted by expert; `output` is the slot `row * expert_used_count + choice`.
-    picks: Vec<Pick>,
-    /// Start of each expert's picks, `(expert_count + 1)`.
-    starts: Vec<u32>,
-    /// Experts with at least one pick, in order.
-    active: Vec<u32>,
+    /// The kept entries sorted by expert.
+    dispatch: Dispatch,
     scores: Vec<f32>,
     fill: Vec<u32>,
 }
@@ -45,14 +41,9 @@ impl Routing {
         self.dropped[row * self.used + choice]
     }
 
-    /// Experts that have work, in order.
-    pub fn active(&self) -> &[u32] {
-        &self.active
-    }
-
-    /// Input rows of an expert, and the slot of each result.
-    pub fn picks(&self, expert: u32) -> &[Pick] {
-        &self.picks[self.starts[expert as usize] as usize..self.starts[expert as usize + 1] as usize]
+    /// The kept entries sorted by expert.
+    pub fn dispatch(&self) -> &Dispatch {
+        &self.dispatch
     }
 
     /// Chooses experts from router logits `(rows, expert_count)`.
@@ -72,7 +63,9 @@ impl Routing {
             Some(capacity) if drop => self.apply_capacity(experts.expert_count, capacity.factor, rows),
             _ => {}
         }
-        self.sort(experts.expert_count, rows);
+        let (choices, dropped) = (&self.choices, &self.dropped);
+        let expert = |slot: usize| (!dropped[slot]).then(|| choices[slot].index);
+        self.dispatch.sort(experts.expert_count, self.used, choices.len(), expert);
     }
 
     /// All first choices in order of rows, then all second ones …: what exceeds an expert's capacity is dropped.
@@ -86,34 +79,6 @@ impl Routing {
                 let fill = &mut self.fill[self.choices[entry].index as usize];
                 self.dropped[entry] = *fill as usize >= capacity;
                 *fill += 1;
-            }
-        }
-    }
-
-    /// Counting sort of the kept entries by expert, rows in order.
-    fn sort(&mut self, expert_count: usize, rows: usize) {
-        self.starts.clear();
-        self.starts.resize(expert_count + 1, 0);
-        let kept = |(_, dropped): &(&Choice, &bool)| !**dropped;
-        for (choice, _) in self.choices.iter().zip(&self.dropped).filter(kept) {
-            self.starts[choice.index as usize + 1] += 1;
-        }
-        self.active.clear();
-        self.active.extend((0..expert_count as u32).filter(|&e| self.starts[e as usize + 1] > 0));
-        for e in 0..expert_count {
-            self.starts[e + 1] += self.starts[e];
-        }
-        self.fill.clear();
-        self.fill.extend_from_slice(&self.starts[..expert_count]);
-        self.picks.clear();
-        self.picks.resize(self.starts[expert_count] as usize, Pick::default());
-        for row in 0..rows {
-            for slot in row * self.used..(row + 1) * self.used {
-                if !self.dropped[slot] {
-                    let place = &mut self.fill[self.choices[slot].index as usize];
-                    self.picks[*place as usize] = Pick { input: row as u32, output: slot as u32 };
-                    *place += 1;
-                }
             }
         }
     }
@@ -164,6 +129,7 @@ fn capacity_of(used: usize, factor: f32, rows: usize, expert_count: usize) -> us
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Pick;
     use crate::model::Capacity;
     use crate::ops::Activation;
 
@@ -222,8 +188,8 @@ mod tests {
         routing.route(&logits, &experts(2, 1, Gating::SoftmaxChosen), None, true);
         let dropped: Vec<bool> = (0..4).map(|row| routing.is_dropped(row, 0)).collect();
         assert_eq!(dropped, [false, false, true, false]);
-        assert_eq!(routing.picks(0).iter().map(|pick| pick.input).collect::<Vec<_>>(), [0, 1]);
-        assert_eq!(routing.picks(1), [Pick { input: 3, output: 3 }]);
+        assert_eq!(routing.dispatch().picks(0).iter().map(|pick| pick.input).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(routing.dispatch().picks(1), [Pick { input: 3, output: 3 }]);
         assert_eq!(routing.choices(2)[0].score, 1.0);
     }
 

@@ -10,7 +10,7 @@ use super::Backend;
 use super::host::{self, HostBuffer, host_steps};
 use crate::error::Result;
 use crate::experts::{ExpertStore, Stack};
-use crate::kernels::MatrixRef;
+use crate::kernels::{ExpertMatrices, MatrixRef};
 use crate::ops::{Activation, Rope};
 use crate::quant::Format;
 use crate::threads::Team;
@@ -44,7 +44,7 @@ fn multiply(matrix: MatrixRef<'_>, bias: Option<&[f32]>, x: &[f32], out: &mut [f
 
 fn multiply_expert(stack: &Stack, expert: u32, x: &[f32]) -> Vec<f32> {
     let mut out = vec![0f32; stack.rows];
-    multiply(stack.expert(expert), stack.expert_bias(expert), x, &mut out);
+    multiply(stack.matrix(expert), stack.bias(expert), x, &mut out);
     out
 }
 

@@ -1,0 +1,171 @@
+//! The routed experts of a layer: entries sorted by expert, then one task per expert and range of rows.
+//!
+//! Each (row, choice) of a batch has a slot; results of gate, up and down go to slots, which makes them disjoint
+//! between experts however the router chose.
+
+use super::{Inputs, Job, Kernel, MatrixRef, Output, Pick, rows_per_task};
+use crate::ops::Activation;
+use crate::threads::Team;
+use std::ops::Range;
+
+/// The entries of a batch sorted by expert, each slot in at most one place. Buffers are kept between layers.
+#[derive(Debug, Default)]
+pub struct Dispatch {
+    /// `input` is the row, `output` the slot `row * used + choice`.
+    picks: Vec<Pick>,
+    /// The same with the slot as input, for the matrix after the hidden layer.
+    slot_picks: Vec<Pick>,
+    /// Start of each expert's picks, `(expert_count + 1)`.
+    starts: Vec<u32>,
+    /// Experts with at least one pick, in order.
+    active: Vec<u32>,
+    fill: Vec<u32>,
+}
+
+impl Dispatch {
+    /// Counting sort of `slots` slots, `used` per row; `expert` names each slot's expert, `None` where it was dropped.
+    pub fn sort(
+        &mut self,
+        expert_count: usize,
+        used: usize,
+        slots: usize,
+        expert: impl Fn(usize) -> Option<u32>,
+    ) {
+        self.starts.clear();
+        self.starts.resize(expert_count + 1, 0);
+        (0..slots).filter_map(&expert).for_each(|expert| self.starts[expert as usize + 1] += 1);
+        self.active.clear();
+        self.active.extend((0..expert_count as u32).filter(|&e| self.starts[e as usize + 1] > 0));
+        for e in 0..expert_count {
+            self.starts[e + 1] += self.starts[e];
+        }
+        self.fill.clear();
+        self.fill.extend_from_slice(&self.starts[..expert_count]);
+        for picks in [&mut self.picks, &mut self.slot_picks] {
+            picks.clear();
+            picks.resize(self.starts[expert_count] as usize, Pick::default());
+        }
+        for slot in 0..slots {
+            if let Some(expert) = expert(slot) {
+                let place = self.fill[expert as usize] as usize;
+                self.fill[expert as usize] += 1;
+                self.picks[place] = Pick { input: (slot / used) as u32, output: slot as u32 };
+                self.slot_picks[place] = Pick { input: slot as u32, output: slot as u32 };
+            }
+        }
+    }
+
+    /// Experts that have work, in order.
+    pub fn active(&self) -> &[u32] {
+        &self.active
+    }
+
+    /// Input rows of an expert, and the slot of each result.
+    pub fn picks(&self, expert: u32) -> &[Pick] {
+        &self.picks[self.range(expert)]
+    }
+
+    fn range(&self, expert: u32) -> Range<usize> {
+        self.starts[expert as usize] as usize..self.starts[expert as usize + 1] as usize
+    }
+}
+
+/// The same matrix of every expert of a layer.
+pub trait ExpertMatrices: Sync {
+    /// One expert's matrix; all have the same shape and format.
+    fn matrix(&self, expert: u32) -> MatrixRef<'_>;
+    /// One expert's bias.
+    fn bias(&self, expert: u32) -> Option<&[f32]>;
+}
+
+/// Matrices with the kernel of their format.
+pub struct ExpertKernel<'a, M> {
+    /// The matrices.
+    pub matrices: &'a M,
+    /// The kernel.
+    pub kernel: Kernel,
+}
+
+impl<M: ExpertMatrices> ExpertKernel<'_, M> {
+    /// # Safety
+    /// The rows of `range` of the picks' outputs must be the caller's own.
+    unsafe fn rows(
+        &self,
+        expert: u32,
+        inputs: Inputs<'_>,
+        picks: &[Pick],
+        output: Output<'_>,
+        range: Range<usize>,
+    ) {
+        let job = Job { matrix: self.matrices.matrix(expert), inputs, picks, output };
+        // SAFETY: the caller's promise.
+        unsafe { self.kernel.rows(&job, range.clone()) };
+        let Some(bias) = self.matrices.bias(expert) else { return };
+        for pick in picks {
+            // SAFETY: the caller's promise.
+            let values = unsafe { output.slice(pick.output, range.clone()) };
+            values.iter_mut().zip(&bias[range.clone()]).for_each(|(value, bias)| *value += bias);
+        }
+    }
+}
+
+/// Where a hidden layer's results go: `up` ends as the activation's result.
+pub struct Hidden<'a> {
+    /// Slots of the gate, unused where there is none.
+    pub gate: Output<'a>,
+    /// Slots of the hidden layer.
+    pub up: Output<'a>,
+    /// Between them.
+    pub activation: Activation,
+}
+
+/// Gate, up and activation of all active experts, into slots `rows` wide.
+pub fn hidden<M: ExpertMatrices>(
+    team: &Team,
+    dispatch: &Dispatch,
+    gate: Option<&ExpertKernel<'_, M>>,
+    up: &ExpertKernel<'_, M>,
+    inputs: Inputs<'_>,
+    out: &Hidden<'_>,
+) {
+    each_range(team, dispatch, out.up.stride, |expert, range| {
+        let picks = dispatch.picks(expert);
+        // SAFETY: a task has its own expert or range, and `Dispatch` gives a slot to one expert only.
+        unsafe {
+            up.rows(expert, inputs, picks, out.up, range.clone());
+            if let Some(gate) = gate {
+                gate.rows(expert, inputs, picks, out.gate, range.clone());
+            }
+            for pick in picks {
+                let gate = gate.map(|_| &*out.gate.slice(pick.output, range.clone()));
+                out.activation.combine(gate, out.up.slice(pick.output, range.clone()));
+            }
+        }
+    });
+}
+
+/// The matrix after the hidden layer: slots in, slots out.
+pub fn down<M: ExpertMatrices>(
+    team: &Team,
+    dispatch: &Dispatch,
+    down: &ExpertKernel<'_, M>,
+    hidden: Inputs<'_>,
+    out: Output<'_>,
+) {
+    each_range(team, dispatch, out.stride, |expert, range| {
+        let picks = &dispatch.slot_picks[dispatch.range(expert)];
+        // SAFETY: as in `hidden`.
+        unsafe { down.rows(expert, hidden, picks, out, range) };
+    });
+}
+
+/// `work(expert, rows)`: many experts are tasks enough, the rows of a few are cut.
+fn each_range(team: &Team, dispatch: &Dispatch, rows: usize, work: impl Fn(u32, Range<usize>) + Sync) {
+    let active = dispatch.active();
+    let chunk = rows_per_task(rows * active.len().max(1), team.threads()).min(rows.max(1));
+    let chunks = rows.div_ceil(chunk);
+    team.run(active.len() * chunks, |task| {
+        let start = task % chunks * chunk;
+        work(active[task / chunks], start..rows.min(start + chunk));
+    });
+}
