@@ -24,6 +24,24 @@ pub(super) fn join_nibbles(codes: &[u8; 32]) -> [u8; 16] {
     std::array::from_fn(|j| codes[j] & 15 | codes[j + 16] << 4)
 }
 
+/// Joins 32 codes below 32: the low 4 bits as in [`join_nibbles`], and the fifth bits.
+#[inline(always)]
+pub(super) fn join_nibbles_and_fifth(codes: &[u8; 32]) -> ([u8; 16], [u8; 4]) {
+    let fifth = (0..32).fold(0u32, |fifth, i| fifth | u32::from(codes[i] >> 4) << i);
+    (join_nibbles(codes), fifth.to_le_bytes())
+}
+
+/// Joins 256 codes below 4 as Q2_K and Q3_K do: four codes that lie 32 apart share a byte.
+#[inline(always)]
+pub(super) fn join_pairs(codes: &[u8; 256]) -> [u8; 64] {
+    let mut joined = [0; 64];
+    for (codes, packed) in codes.as_chunks::<128>().0.iter().zip(joined.as_chunks_mut::<32>().0) {
+        *packed =
+            std::array::from_fn(|j| codes[j] | codes[j + 32] << 2 | codes[j + 64] << 4 | codes[j + 96] << 6);
+    }
+    joined
+}
+
 /// As [`nibbles`], with bit `i` of `fifth` (little endian) as bit 4 of code `i`; `SIGNED` codes are 16 less.
 #[inline(always)]
 pub(super) fn nibbles_and_fifth<const SIGNED: bool>(packed: &[u8; 16], fifth: [u8; 4], codes: &mut [i8; 32]) {

@@ -119,19 +119,25 @@ pub(super) fn fit_f16(value: f32) -> f32 {
 /// The largest finite magnitude, 0 where there is none.
 #[inline(always)]
 pub(super) fn largest_magnitude(weights: &[f32]) -> f32 {
-    let magnitudes = weights.iter().map(|weight| weight.to_bits() & 0x7fff_ffff);
-    f32::from_bits(magnitudes.fold(0, |largest, m| largest.max(if m < 0x7f80_0000 { m } else { 0 })))
+    let mut largest = 0;
+    for weight in weights {
+        let magnitude = weight.to_bits() & 0x7fff_ffff;
+        let finite = if magnitude < 0x7f80_0000 { magnitude } else { 0 };
+        largest = if finite > largest { finite } else { largest };
+    }
+    f32::from_bits(largest)
 }
 
 /// The weights of one block as [`super::Quantize`] sees them: NaN is 0, an infinity the largest finite magnitude.
 #[inline(always)]
 pub(super) fn finite<const N: usize>(weights: &[f32]) -> [f32; N] {
-    let weights: &[f32; N] = weights.first_chunk().expect("a whole block of weights");
-    let largest = largest_magnitude(weights);
-    weights.map(|weight| {
-        let finite = if weight.is_nan() { 0.0 } else { largest.copysign(weight) };
-        if weight.is_finite() { weight } else { finite }
-    })
+    let mut weights: [f32; N] = *weights.first_chunk().expect("a whole block of weights");
+    let largest = largest_magnitude(&weights);
+    for weight in &mut weights {
+        let repaired = if weight.is_nan() { 0.0 } else { largest.copysign(*weight) };
+        *weight = if weight.is_finite() { *weight } else { repaired };
+    }
+    weights
 }
 
 pub(super) fn dequantize_row<F: Float>(bytes: &[u8], weights: &mut [f32]) {

@@ -6,7 +6,9 @@
 //!               weight = d * VALUES[index]
 //! ```
 
-use super::{Block, Widen, bits, float};
+use super::search::{Codebook, Prepared, scaled_group};
+use super::{Block, Quantize, Widen, bits};
+use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -35,5 +37,36 @@ impl Block for Iq4Nl {
         bits::nibbles(&self.indices, codes);
         bits::look_up(VALUES, codes);
         scales[0] = W::f16(self.d);
+    }
+}
+
+/// [`VALUES`] as the codes of a search.
+pub(super) struct Uneven;
+
+impl Codebook for Uneven {
+    const EXTREME: f32 = -127.0;
+    const STEP: f32 = 12.0;
+    #[inline(always)]
+    fn nearest<L: Lanes>(value: L) -> L {
+        let mut nearest = L::splat(VALUES[0] as f32);
+        for pair in VALUES.array_windows() {
+            let [low, high] = pair.map(|value| value as f32);
+            nearest = value.if_above(L::splat((low + high) / 2.0), L::splat(high), nearest);
+        }
+        nearest
+    }
+}
+
+/// Where a value stands in the table.
+#[inline(always)]
+pub(super) fn index_of(value: i8) -> u8 {
+    VALUES.map(|other| u8::from(other < value)).iter().sum()
+}
+
+impl Quantize for Iq4Nl {
+    #[inline(always)]
+    fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
+        let (d, codes) = scaled_group::<Uneven, L, 32>(&Prepared::new::<L>(weights, importance));
+        Self { d, indices: bits::join_nibbles(&codes.map(index_of)) }
     }
 }

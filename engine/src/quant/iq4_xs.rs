@@ -8,8 +8,10 @@
 //!                weight = (d * (scale - 32)) * VALUES[index]
 //! ```
 
-use super::iq4_nl::VALUES;
-use super::{Block, Widen, bits, float};
+use super::iq4_nl::{Uneven, VALUES, index_of};
+use super::search::{Prepared, scaled_block};
+use super::{Block, Quantize, Widen, bits};
+use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -44,5 +46,23 @@ impl Block for Iq4Xs {
             bits::nibbles(packed, out);
         }
         bits::look_up(VALUES, codes);
+    }
+}
+
+impl Quantize for Iq4Xs {
+    #[inline(always)]
+    fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
+        let block = scaled_block::<Uneven, L, 8, 32>(&Prepared::new::<L>(weights, importance), 32.0);
+        let (mut upper, mut low) = (0u16, 0u32);
+        for (i, scale) in block.scales.iter().enumerate() {
+            let code = (scale + 32) as u8;
+            low |= u32::from(code & 15) << (4 * i);
+            upper |= u16::from(code >> 4) << (2 * i);
+        }
+        let mut indices = [0; 128];
+        for (codes, packed) in block.codes.as_chunks::<32>().0.iter().zip(indices.as_chunks_mut::<16>().0) {
+            *packed = bits::join_nibbles(&codes.map(index_of));
+        }
+        Self { d: block.d, scales_upper: upper.to_le_bytes(), scales_low: low.to_le_bytes(), indices }
     }
 }

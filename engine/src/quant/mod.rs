@@ -19,6 +19,7 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod search;
 mod widen;
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,9 @@ mod tests;
 pub use float::{Bf16, F16, F32, Float, f16_from_f32, f16_to_f32};
 pub use widen::{Portable, Widen};
 
+use crate::simd::{Isa, Lanes, Work};
 use bytemuck::{AnyBitPattern, NoUninit};
+use std::marker::PhantomData;
 
 /// A group of weights stored together; the unit of a quantized row.
 ///
@@ -47,7 +50,7 @@ pub trait Block: AnyBitPattern + NoUninit + Send + Sync {
     /// Writes `LEN` codes, `LEN / GROUP` scales and, with `HAS_MIN`, as many mins.
     ///
     /// The inner loop of the generic kernels: always inlined, so that it becomes vector code for the instruction
-    /// set of its caller. Implementations keep to straight loops over arrays and [`float::f16_to_f32`].
+    /// set of its caller. Implementations keep to straight loops over arrays.
     fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]);
 
     /// Writes the `LEN` weights. Equal to the reference implementation bit for bit.
@@ -69,8 +72,9 @@ pub trait Block: AnyBitPattern + NoUninit + Send + Sync {
 /// scale overflows F16 it stays at F16's largest value and the codes saturate; where it underflows the block
 /// becomes zero.
 pub trait Quantize: Block {
-    /// Quantizes `LEN` weights; `importance` holds one factor per weight where known.
-    fn quantize(weights: &[f32], importance: Option<&[f32]>) -> Self;
+    /// Quantizes `LEN` weights; `importance` holds one factor per weight where known. Always inlined, so that it
+    /// is compiled for the instruction set of its caller, and the same bits on all of them.
+    fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self;
 }
 
 /// What a format stores per element.
@@ -175,14 +179,34 @@ fn dequantize_blocks<B: Block>(bytes: &[u8], weights: &mut [f32]) {
 }
 
 fn quantize_blocks<B: Quantize>(weights: &[f32], importance: Option<&[f32]>, bytes: &mut [u8]) {
+    quantize_blocks_on::<B>(Isa::detect(), weights, importance, bytes);
+}
+
+fn quantize_blocks_on<B: Quantize>(isa: Isa, weights: &[f32], importance: Option<&[f32]>, bytes: &mut [u8]) {
     assert_eq!(bytes.len() / size_of::<B>(), weights.len() / B::LEN);
-    let blocks = weights.chunks_exact(B::LEN).zip(bytes.chunks_exact_mut(size_of::<B>()));
-    for (i, (weights, bytes)) in blocks.enumerate() {
-        let importance = importance.map(|all| {
-            let start = i * B::LEN % all.len();
-            &all[start..start + B::LEN]
-        });
-        bytes.copy_from_slice(bytemuck::bytes_of(&B::quantize(weights, importance)));
+    isa.run(QuantizeBlocks::<B> { weights, importance, bytes, format: PhantomData });
+}
+
+/// The loop over blocks, compiled for every instruction set.
+struct QuantizeBlocks<'a, B> {
+    weights: &'a [f32],
+    importance: Option<&'a [f32]>,
+    bytes: &'a mut [u8],
+    format: PhantomData<B>,
+}
+
+impl<B: Quantize> Work for QuantizeBlocks<'_, B> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let blocks = self.weights.chunks_exact(B::LEN).zip(self.bytes.chunks_exact_mut(size_of::<B>()));
+        for (i, (weights, bytes)) in blocks.enumerate() {
+            let importance = self.importance.map(|all| {
+                let start = i * B::LEN % all.len();
+                &all[start..start + B::LEN]
+            });
+            bytes.copy_from_slice(bytemuck::bytes_of(&B::quantize::<L>(weights, importance)));
+        }
     }
 }
 
@@ -206,6 +230,13 @@ macro_rules! formats {
             $(Format::blocks::<$read>(None),)*
         ];
 
+        /// The quantizers of one instruction set, for the test that compares them.
+        #[cfg(test)]
+        type QuantizeOn = fn(Isa, &[f32], Option<&[f32]>, &mut [u8]);
+        #[cfg(test)]
+        static QUANTIZE_ON: &[(&str, QuantizeOn)] =
+            &[$((<$written as Block>::NAME, quantize_blocks_on::<$written>),)*];
+
         /// Calls the visitor with the Rust type of `format`: once per matrix, never per block.
         pub fn visit<V: Visit>(format: &Format, visitor: V) -> V::Output {
             $(if format.id == <$float as Float>::ID { return visitor.float::<$float>(); })*
@@ -218,7 +249,7 @@ macro_rules! formats {
 
 formats! {
     float: F32, F16, Bf16;
-    written: q4_0::Q4_0, q8_0::Q8_0;
-    read: q4_1::Q4_1, q5_0::Q5_0, q5_1::Q5_1, q2_k::Q2K, q3_k::Q3K, q4_k::Q4K, q5_k::Q5K, q6_k::Q6K,
-        iq4_nl::Iq4Nl, iq4_xs::Iq4Xs, mxfp4::Mxfp4;
+    written: q4_0::Q4_0, q4_1::Q4_1, q5_0::Q5_0, q5_1::Q5_1, q8_0::Q8_0, q2_k::Q2K, q3_k::Q3K, q4_k::Q4K,
+        q5_k::Q5K, q6_k::Q6K, iq4_nl::Iq4Nl, iq4_xs::Iq4Xs, mxfp4::Mxfp4;
+    read:
 }

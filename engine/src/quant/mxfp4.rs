@@ -9,7 +9,9 @@
 //! Source: OCP Microscaling Formats (MX) Specification 1.0. The spec reads e = 255 as NaN; llama.cpp reads it as
 //! the next power of two, and so do we.
 
-use super::{Block, Widen, bits};
+use super::search::{Codebook, Prepared, power_of_two_group};
+use super::{Block, Quantize, Widen, bits};
+use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 
 /// Twice the values of E2M1, which makes them whole numbers. Code 8, minus zero, counts as zero.
@@ -44,5 +46,40 @@ impl Block for Mxfp4 {
         bits::nibbles(&self.codes, codes);
         bits::look_up(DOUBLED, codes);
         scales[0] = half_scale(self.exponent);
+    }
+}
+
+/// [`DOUBLED`] as the codes of a search.
+struct E2m1;
+
+impl Codebook for E2m1 {
+    const EXTREME: f32 = -12.0;
+    const STEP: f32 = 1.0;
+    #[inline(always)]
+    fn nearest<L: Lanes>(value: L) -> L {
+        let zero = L::splat(0.0);
+        let magnitude = value.max(zero - value);
+        let mut nearest = zero;
+        for pair in DOUBLED[..8].array_windows() {
+            let [low, high] = pair.map(|value| value as f32);
+            nearest = magnitude.if_above(L::splat((low + high) / 2.0), L::splat(high), nearest);
+        }
+        zero.if_above(value, zero - nearest, nearest)
+    }
+}
+
+/// The code of a doubled value.
+#[inline(always)]
+fn code_of(value: i8) -> u8 {
+    let index: u8 = DOUBLED[..8].iter().map(|&other| u8::from(other < value.abs())).sum();
+    index | u8::from(value < 0) << 3
+}
+
+impl Quantize for Mxfp4 {
+    #[inline(always)]
+    fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
+        let (exponent, codes) =
+            power_of_two_group::<E2m1, L, 32>(&Prepared::new::<L>(weights, importance), half_scale);
+        Self { exponent, codes: bits::join_nibbles(&codes.map(code_of)) }
     }
 }

@@ -8,7 +8,9 @@
 //!                weight = (d * scale) * code - (dmin * min)
 //! ```
 
-use super::{Block, Widen, bits, float};
+use super::search::{Prepared, affine_block};
+use super::{Block, Quantize, Widen, bits};
+use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -44,6 +46,20 @@ impl Block for Q2K {
                     out[j + 32 * quarter] = (packed[j] >> (2 * quarter) & 3) as i8;
                 }
             }
+        }
+    }
+}
+
+impl Quantize for Q2K {
+    #[inline(always)]
+    fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
+        let block = affine_block::<L, 16, 16>(&Prepared::new::<L>(weights, importance), 3.0, 15.0);
+        let scales = std::array::from_fn(|i| block.scales[i] | block.mins[i] << 4);
+        Self {
+            scales,
+            codes: bits::join_pairs(&block.codes.map(|code| code as u8)),
+            d: block.d,
+            dmin: block.dmin,
         }
     }
 }

@@ -3,12 +3,14 @@
 //! ```text
 //! byte   0..32   third bits: bit i of byte j belongs to weight 32i+j
 //! byte  32..96   low 2 bits: byte 32+32n+j holds weights 128n+j, +32, +64, +96 from its low bits up
-//! byte  96..108  16 scales, 6 bits each, see `group_scales`
+//! byte  96..108  16 scales, 6 bits see `group_scales`
 //! byte 108..110  d (f16)       scale of the group scales
 //!                weight = (d * (scale - 32)) * (code - 4)
 //! ```
 
-use super::{Block, Widen, bits, float};
+use super::search::{Linear, Prepared, scaled_block};
+use super::{Block, Quantize, Widen, bits};
+use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -59,5 +61,32 @@ impl Block for Q3K {
                 codes[j + 32 * quarter + 128] = (high[j] >> shift & 3 | third(quarter + 4)) as i8 - 4;
             }
         }
+    }
+}
+
+/// The reverse of [`group_scales`].
+#[inline(always)]
+fn pack_scales(scales: &[i8; 16]) -> [u8; 12] {
+    let codes = scales.map(|scale| (scale + 32) as u8);
+    let upper = |i: usize| codes[i] >> 4;
+    std::array::from_fn(|i| match i {
+        0..8 => codes[i] & 15 | codes[i + 8] << 4,
+        _ => upper(i - 8) | upper(i - 4) << 2 | upper(i) << 4 | upper(i + 4) << 6,
+    })
+}
+
+impl Quantize for Q3K {
+    #[inline(always)]
+    fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
+        let block = scaled_block::<Linear<4>, L, 16, 16>(&Prepared::new::<L>(weights, importance), 32.0);
+        let codes = block.codes.map(|code| (code + 4) as u8);
+        let mut third = [0; 32];
+        for (i, codes) in codes.as_chunks::<32>().0.iter().enumerate() {
+            for j in 0..32 {
+                third[j] |= codes[j] >> 2 << i;
+            }
+        }
+        let low = bits::join_pairs(&codes.map(|code| code & 3));
+        Self { third, codes: low, scales: pack_scales(&block.scales), d: block.d }
     }
 }

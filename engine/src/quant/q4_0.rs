@@ -6,7 +6,9 @@
 //!               weight = d * (code - 8)
 //! ```
 
+use super::search::{Linear, Prepared, scaled_group};
 use super::{Block, Quantize, Widen, bits, float};
+use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -35,8 +37,13 @@ impl Block for Q4_0 {
 }
 
 impl Quantize for Q4_0 {
-    /// The weight of largest magnitude becomes code -8, whatever its sign: the scale takes the opposite one.
-    fn quantize(weights: &[f32], _importance: Option<&[f32]>) -> Self {
+    /// Without importance, the weight of largest magnitude becomes code -8 whatever its sign, as in llama.cpp.
+    #[inline(always)]
+    fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
+        if importance.is_some() {
+            let (d, codes) = scaled_group::<Linear<8>, L, 32>(&Prepared::new::<L>(weights, importance));
+            return Self { d, codes: bits::join_nibbles(&codes.map(|code| (code + 8) as u8)) };
+        }
         let weights: [f32; 32] = float::finite(weights);
         let extreme = weights.iter().fold(weights[0], |most, &w| if w.abs() > most.abs() { w } else { most });
         let d = float::fit_f16(extreme / -8.0);

@@ -7,7 +7,9 @@
 //!               weight = d * code + m
 //! ```
 
-use super::{Block, Widen, bits, float};
+use super::search::{Prepared, affine_group};
+use super::{Block, Quantize, Widen, bits};
+use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -32,5 +34,13 @@ impl Block for Q4_1 {
         bits::nibbles(&self.codes, bits::array(codes));
         scales[0] = W::f16(self.d);
         mins[0] = -W::f16(self.m);
+    }
+}
+
+impl Quantize for Q4_1 {
+    #[inline(always)]
+    fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
+        let group = affine_group::<L, 32>(&Prepared::new::<L>(weights, importance), 15.0);
+        Self { d: group.d, m: group.m, codes: bits::join_nibbles(&group.codes.map(|code| code as u8)) }
     }
 }

@@ -3,12 +3,14 @@
 //! ```text
 //! byte   0..2    d (f16)       scale of the group scales
 //! byte   2..4    dmin (f16)    scale of the group mins
-//! byte   4..16   8 scales and 8 mins, 6 bits each, see `scales_mins`
+//! byte   4..16   8 scales and 8 mins, 6 bits see `scales_mins`
 //! byte  16..144  codes, 4 bits: byte 16+32i+j holds weight 64i+j in its low and 64i+32+j in its high half
 //!                weight = (d * scale) * code - (dmin * min)
 //! ```
 
-use super::{Block, Widen, bits, float};
+use super::search::{Prepared, affine_block};
+use super::{Block, Quantize, Widen, bits};
+use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -56,5 +58,27 @@ impl Block for Q4K {
                 out[j + 32] = (packed[j] >> 4) as i8;
             }
         }
+    }
+}
+
+/// The reverse of [`scales_mins`].
+#[inline(always)]
+pub(super) fn pack_scales_mins(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
+    std::array::from_fn(|i| match i {
+        0..4 => scales[i] | scales[i + 4] >> 4 << 6,
+        4..8 => mins[i - 4] | mins[i] >> 4 << 6,
+        _ => scales[i - 4] & 15 | mins[i - 4] << 4,
+    })
+}
+
+impl Quantize for Q4K {
+    #[inline(always)]
+    fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
+        let block = affine_block::<L, 8, 32>(&Prepared::new::<L>(weights, importance), 15.0, 63.0);
+        let mut codes = [0; 128];
+        for (unpacked, packed) in block.codes.as_chunks::<64>().0.iter().zip(codes.as_chunks_mut::<32>().0) {
+            *packed = std::array::from_fn(|j| (unpacked[j] | unpacked[j + 32] << 4) as u8);
+        }
+        Self { d: block.d, dmin: block.dmin, scales: pack_scales_mins(&block.scales, &block.mins), codes }
     }
 }

@@ -7,7 +7,9 @@
 //!               weight = d * (code - 16)
 //! ```
 
-use super::{Block, Widen, bits, float};
+use super::search::{Linear, Prepared, scaled_group};
+use super::{Block, Quantize, Widen, bits};
+use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -31,5 +33,14 @@ impl Block for Q5_0 {
     fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         bits::nibbles_and_fifth::<true>(&self.codes, self.fifth, bits::array(codes));
         scales[0] = W::f16(self.d);
+    }
+}
+
+impl Quantize for Q5_0 {
+    #[inline(always)]
+    fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
+        let (d, codes) = scaled_group::<Linear<16>, L, 32>(&Prepared::new::<L>(weights, importance));
+        let (codes, fifth) = bits::join_nibbles_and_fifth(&codes.map(|code| (code + 16) as u8));
+        Self { d, fifth, codes }
     }
 }

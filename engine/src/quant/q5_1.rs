@@ -8,7 +8,9 @@
 //!               weight = d * code + m
 //! ```
 
-use super::{Block, Widen, bits, float};
+use super::search::{Prepared, affine_group};
+use super::{Block, Quantize, Widen, bits};
+use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -34,5 +36,14 @@ impl Block for Q5_1 {
         bits::nibbles_and_fifth::<false>(&self.codes, self.fifth, bits::array(codes));
         scales[0] = W::f16(self.d);
         mins[0] = -W::f16(self.m);
+    }
+}
+
+impl Quantize for Q5_1 {
+    #[inline(always)]
+    fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
+        let group = affine_group::<L, 32>(&Prepared::new::<L>(weights, importance), 31.0);
+        let (codes, fifth) = bits::join_nibbles_and_fifth(&group.codes.map(|code| code as u8));
+        Self { d: group.d, m: group.m, fifth, codes }
     }
 }

@@ -3,13 +3,15 @@
 //! ```text
 //! byte   0..2    d (f16)       scale of the group scales
 //! byte   2..4    dmin (f16)    scale of the group mins
-//! byte   4..16   8 scales and 8 mins, 6 bits each, packed as in Q4_K
+//! byte   4..16   8 scales and 8 mins, 6 bits packed as in Q4_K
 //! byte  16..48   fifth bits: bit i of byte 16+j belongs to weight 32i+j
 //! byte  48..176  low 4 bits: byte 48+32i+j holds weight 64i+j in its low and 64i+32+j in its high half
 //!                weight = (d * scale) * code - (dmin * min)
 //! ```
 
-use super::{Block, Widen, bits, float, q4_k};
+use super::search::{Prepared, affine_block};
+use super::{Block, Quantize, Widen, bits, q4_k};
+use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -46,5 +48,23 @@ impl Block for Q5K {
                 out[j + 32] = (packed[j] >> 4 | (fifth >> 1 & 1) << 4) as i8;
             }
         }
+    }
+}
+
+impl Quantize for Q5K {
+    #[inline(always)]
+    fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
+        let block = affine_block::<L, 8, 32>(&Prepared::new::<L>(weights, importance), 31.0, 63.0);
+        let (mut codes, mut fifth) = ([0; 128], [0; 32]);
+        let pairs = block.codes.as_chunks::<64>().0.iter().zip(codes.as_chunks_mut::<32>().0);
+        for (i, (unpacked, packed)) in pairs.enumerate() {
+            for j in 0..32 {
+                let (low, high) = (unpacked[j] as u8, unpacked[j + 32] as u8);
+                packed[j] = low & 15 | high << 4;
+                fifth[j] |= (low >> 4 | high >> 4 << 1) << (2 * i);
+            }
+        }
+        let scales = q4_k::pack_scales_mins(&block.scales, &block.mins);
+        Self { d: block.d, dmin: block.dmin, scales, fifth, codes }
     }
 }

@@ -8,7 +8,9 @@
 //!                weight = (d * scale) * (code - 32)
 //! ```
 
-use super::{Block, Widen, bits, float};
+use super::search::{Linear, Prepared, scaled_block};
+use super::{Block, Quantize, Widen, bits};
+use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -43,5 +45,24 @@ impl Block for Q6K {
                 out[j + 96] = (low[j + 32] >> 4 | (upper[j] >> 6) << 4) as i8 - 32;
             }
         }
+    }
+}
+
+impl Quantize for Q6K {
+    #[inline(always)]
+    fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
+        let block = scaled_block::<Linear<32>, L, 16, 16>(&Prepared::new::<L>(weights, importance), 128.0);
+        let codes = block.codes.map(|code| (code + 32) as u8);
+        let (mut low, mut upper) = ([0; 128], [0; 64]);
+        let halves = low.as_chunks_mut::<64>().0.iter_mut().zip(upper.as_chunks_mut::<32>().0);
+        for ((low, upper), codes) in halves.zip(codes.as_chunks::<128>().0) {
+            for j in 0..32 {
+                let [a, b, c, d] = [codes[j], codes[j + 32], codes[j + 64], codes[j + 96]];
+                low[j] = a & 15 | c << 4;
+                low[j + 32] = b & 15 | d << 4;
+                upper[j] = a >> 4 | b >> 4 << 2 | c >> 4 << 4 | d >> 4 << 6;
+            }
+        }
+        Self { low, upper, scales: block.scales, d: block.d }
     }
 }

@@ -6,6 +6,7 @@
 //! ```
 
 use super::{Block, Quantize, Widen, bits, float};
+use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
@@ -32,7 +33,8 @@ impl Block for Q8_0 {
 }
 
 impl Quantize for Q8_0 {
-    fn quantize(weights: &[f32], _importance: Option<&[f32]>) -> Self {
+    #[inline(always)]
+    fn quantize<L: Lanes>(weights: &[f32], _importance: Option<&[f32]>) -> Self {
         let weights: [f32; 32] = float::finite(weights);
         let d = float::fit_f16(float::largest_magnitude(&weights) / 127.0);
         let inverse = float::inverse(d);

@@ -133,14 +133,20 @@ fn unpack_writes_everything_and_means_the_same() {
     }
 }
 
-/// Half the distance between two codes in units of the largest magnitude, and some room for rounding the scale.
+/// The largest error of a weight in units of the largest magnitude of its block: about the distance between codes,
+/// since searched scales cut off the extremes, and some room for rounding the scale.
 fn error_bound(format: &Format) -> f32 {
     match format.name {
         "F32" => 0.0,
         "F16" => 0.0005,
         "BF16" => 0.004,
         "Q8_0" => 0.5 / 127.0 + 0.001,
-        "Q4_0" => 1.0 / 8.0 + 0.001,
+        "Q6_K" => 1.0 / 24.0,
+        "Q5_0" | "Q5_1" | "Q5_K" => 1.0 / 12.0,
+        "Q4_0" | "Q4_1" | "Q4_K" => 1.0 / 6.0,
+        "IQ4_NL" | "IQ4_XS" | "MXFP4" => 1.0 / 4.0,
+        "Q3_K" => 1.0 / 3.0,
+        "Q2_K" => 2.0 / 3.0,
         other => panic!("{other} has no bound yet: add it here"),
     }
 }
@@ -156,7 +162,8 @@ proptest! {
         let weights: Vec<f32> = weights.iter().map(|weight| weight * 10f32.powi(shift)).collect();
         for format in writable() {
             let restored = dequantized(format, &quantized(format, &weights));
-            for (part, (weights, restored)) in weights.chunks(32).zip(restored.chunks(32)).enumerate() {
+            let len = format.block_len.max(32);
+            for (part, (weights, restored)) in weights.chunks(len).zip(restored.chunks(len)).enumerate() {
                 let largest = weights.iter().fold(0f32, |most, weight| most.max(weight.abs()));
                 for (weight, restored) in weights.iter().zip(restored) {
                     let error = (weight - restored).abs();
@@ -206,9 +213,108 @@ fn scales_beyond_f16_saturate_and_tiny_ones_vanish() {
             let restored = dequantized(format, &quantized(format, &weights));
             for (weight, restored) in weights.iter().zip(&restored) {
                 assert!(restored.is_finite(), "{format} {magnitude:e}");
-                let kept = if magnitude > 1.0 { restored / weight > 0.0 } else { *restored == 0.0 };
+                let kept = (restored - weight).abs() <= weight.abs() && restored * weight >= 0.0;
                 assert!(kept, "{format}: {weight:e} became {restored:e}");
             }
+        }
+    }
+}
+
+/// Knuth's 64-bit linear congruential generator, as in `reference_errors.py`.
+struct Random(u64);
+
+impl Random {
+    fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 40) as f64 / f64::from(1 << 24)
+    }
+
+    fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
+    }
+}
+
+const ROWS: usize = 16;
+const WIDTH: usize = 1024;
+
+fn rows(kind: &str) -> Vec<f32> {
+    let mut random = Random(1);
+    let weight = |_| {
+        let value = random.normal();
+        let spread = match kind {
+            "heavy" => {
+                let [a, b, c, d] = [(); 4].map(|()| random.normal());
+                ((a * a + b * b + c * c + d * d) / 4.0).sqrt()
+            }
+            _ => 1.0,
+        };
+        (value / spread * 0.02) as f32
+    };
+    (0..ROWS * WIDTH).map(weight).collect()
+}
+
+fn importance() -> Vec<f32> {
+    let mut random = Random(2);
+    (0..WIDTH).map(|_| random.normal()).map(|v| (v * v * v * v + 0.01) as f32).collect()
+}
+
+/// The weighted error relative to the weighted size of the weights.
+fn relative_error(weights: &[f32], restored: &[f32], importance: Option<&[f32]>) -> f64 {
+    let (mut error, mut size) = (0f64, 0f64);
+    for (i, (&weight, &restored)) in weights.iter().zip(restored).enumerate() {
+        let factor = importance.map_or(1.0, |importance| f64::from(importance[i % WIDTH]));
+        error += factor * (f64::from(weight) - f64::from(restored)).powi(2);
+        size += factor * f64::from(weight).powi(2);
+    }
+    (error / size).sqrt()
+}
+
+/// `reference_errors.tsv`: what llama.cpp's quantizers lose on the same rows.
+#[test]
+fn the_error_is_not_above_that_of_the_reference() {
+    let table = String::from_utf8(golden("reference_errors.tsv")).unwrap();
+    let (mut failures, mut seen) = (Vec::new(), Vec::new());
+    for line in table.lines().skip(1) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let (format, weights) = (Format::by_name(fields[0]).unwrap(), rows(fields[1]));
+        let factors = (fields[2] == "yes").then(importance);
+        let mut bytes = vec![0; format.bytes_for(weights.len() as u64).unwrap() as usize];
+        format.quantize.unwrap()(&weights, factors.as_deref(), &mut bytes);
+        let ours = relative_error(&weights, &dequantized(format, &bytes), factors.as_deref());
+        let theirs: f64 = fields[3].parse().unwrap();
+        // The last digit of the table, and plain rounding, which knows no importance.
+        let allowed = if format.name == "Q8_0" { theirs * 1.001 } else { theirs + 1e-7 };
+        if ours > allowed {
+            failures.push(format!("{line}: ours is {ours:.7}"));
+        }
+        seen.push(format.id);
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+    for format in writable().filter(|format| format.kind == Kind::Blocks) {
+        assert!(seen.contains(&format.id), "{format} is not in reference_errors.tsv");
+    }
+}
+
+/// A file made on one machine is the file made on another.
+#[test]
+fn every_isa_writes_the_same_bytes() {
+    let mut weights = rows("heavy")[..2048].to_vec();
+    weights.extend(floats(&golden("weights.f32"))[..1536].iter());
+    (weights[3], weights[700]) = (f32::NAN, f32::NEG_INFINITY);
+    let factors = importance()[..256].to_vec();
+    for &(name, quantize) in QUANTIZE_ON {
+        let format = Format::by_name(name).unwrap();
+        let written = |isa: Isa| {
+            let mut bytes = vec![0; format.bytes_for(weights.len() as u64).unwrap() as usize];
+            let half = bytes.len() / 2 / format.block_bytes * format.block_bytes;
+            let middle = half / format.block_bytes * format.block_len;
+            quantize(isa, &weights[..middle], None, &mut bytes[..half]);
+            quantize(isa, &weights[middle..], Some(&factors), &mut bytes[half..]);
+            bytes
+        };
+        let expected = written(Isa::Portable);
+        for isa in Isa::available() {
+            assert!(written(isa) == expected, "{format} differs on {isa}");
         }
     }
 }

@@ -1,6 +1,13 @@
 //! Which instruction set the kernels use: detected once, overridable by name.
 //!
-//! The kernels themselves stand in `kernels/`; nothing here computes.
+//! Hand-made kernels stand in `kernels/`; `lanes.rs` and `dispatch.rs` carry what is written once
+//! and compiled for every set.
+
+mod dispatch;
+mod lanes;
+
+pub use dispatch::Work;
+pub use lanes::{LANES, Lanes};
 
 use crate::error::{Error, Result};
 

@@ -1,0 +1,334 @@
+//! Sixteen numbers side by side, as one register or as many as the instruction set needs.
+//!
+//! For work that is worth vector code but not a kernel per instruction set. Every operation is exact IEEE
+//! arithmetic in a fixed order, so results are the same bits everywhere. [`super::dispatch`] chooses the type.
+#![allow(unsafe_code)]
+
+use std::ops::{Add, Div, Mul, Sub};
+
+/// How many numbers there are.
+pub const LANES: usize = 16;
+
+/// Sixteen `f32`. Values are never NaN; what comparisons do with one is not specified.
+pub trait Lanes:
+    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
+{
+    /// The same number in all lanes.
+    fn splat(value: f32) -> Self;
+    /// From memory.
+    fn load(values: &[f32; LANES]) -> Self;
+    /// To memory.
+    fn store(self) -> [f32; LANES];
+    /// The smaller of each pair.
+    fn min(self, other: Self) -> Self;
+    /// The larger of each pair.
+    fn max(self, other: Self) -> Self;
+    /// Per lane `yes` where `self > limit`, else `no`.
+    fn if_above(self, limit: Self, yes: Self, no: Self) -> Self;
+
+    /// `f` of every lane's number.
+    #[inline(always)]
+    fn from_fn(f: impl Fn(usize) -> f32) -> Self {
+        let mut values = [0.0; LANES];
+        for (lane, value) in values.iter_mut().enumerate() {
+            *value = f(lane);
+        }
+        Self::load(&values)
+    }
+
+    /// The nearest whole number, halves to even, for magnitudes below 2^22.
+    #[inline(always)]
+    fn nearest(self) -> Self {
+        let shift = Self::splat(12_582_912.0);
+        (self + shift) - shift
+    }
+
+    /// Per lane `1 / self`, 0 for 0.
+    #[inline(always)]
+    fn inverse(self) -> Self {
+        let zero = Self::splat(0.0);
+        let inverse = Self::splat(1.0) / self;
+        self.if_above(zero, inverse, zero.if_above(self, inverse, zero))
+    }
+
+    /// The sum of all lanes: halves, then quarters and so on.
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        join(self.store(), |a, b| a + b)
+    }
+
+    /// The smallest number.
+    #[inline(always)]
+    fn smallest(self) -> f32 {
+        ordered(join(self.store().map(order), i32::min))
+    }
+
+    /// The first lane that holds the smallest number.
+    #[inline(always)]
+    fn least(self) -> usize {
+        let smallest = self.smallest();
+        self.store().iter().position(|&value| value == smallest).unwrap_or(0)
+    }
+}
+
+/// Joins sixteen values to one: the two halves, then the halves of that.
+#[inline(always)]
+fn join<T: Copy>(mut values: [T; LANES], join: impl Fn(T, T) -> T) -> T {
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            values[lane] = join(values[lane], values[lane + half]);
+        }
+    }
+    values[0]
+}
+
+/// A whole number that orders as the value does.
+#[inline(always)]
+fn order(value: f32) -> i32 {
+    let bits = value.to_bits() as i32;
+    bits ^ (bits >> 31 & i32::MAX)
+}
+
+/// The value of an [`order`].
+#[inline(always)]
+fn ordered(key: i32) -> f32 {
+    f32::from_bits((key ^ (key >> 31 & i32::MAX)) as u32)
+}
+
+/// Plain Rust: the twin of the others.
+#[derive(Clone, Copy)]
+pub(super) struct Portable([f32; LANES]);
+
+macro_rules! portable_operator {
+    ($($trait:ident $method:ident $operator:tt),*) => {$(
+        impl $trait for Portable {
+            type Output = Self;
+            #[inline(always)]
+            fn $method(self, other: Self) -> Self {
+                Self(std::array::from_fn(|lane| self.0[lane] $operator other.0[lane]))
+            }
+        }
+    )*};
+}
+portable_operator!(Add add +, Sub sub -, Mul mul *, Div div /);
+
+impl Lanes for Portable {
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Self([value; LANES])
+    }
+    #[inline(always)]
+    fn load(values: &[f32; LANES]) -> Self {
+        Self(*values)
+    }
+    #[inline(always)]
+    fn store(self) -> [f32; LANES] {
+        self.0
+    }
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        other.if_above(self, self, other)
+    }
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        self.if_above(other, self, other)
+    }
+    #[inline(always)]
+    fn if_above(self, limit: Self, yes: Self, no: Self) -> Self {
+        Self(std::array::from_fn(|i| if self.0[i] > limit.0[i] { yes.0[i] } else { no.0[i] }))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2, Avx512};
+
+/// Only [`super::dispatch`] uses these types, in functions that are compiled for the instructions and called where
+/// the machine has them: that is what every `unsafe` below relies on.
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Add, Div, LANES, Lanes, Mul, Sub};
+    use std::arch::x86_64::*;
+
+    /// Two registers of AVX2.
+    #[derive(Clone, Copy)]
+    pub(in crate::simd) struct Avx2(__m256, __m256);
+
+    /// One register of AVX-512.
+    #[derive(Clone, Copy)]
+    pub(in crate::simd) struct Avx512(__m512);
+
+    macro_rules! operator {
+        ($($trait:ident $method:ident $narrow:ident $wide:ident),*) => {$(
+            impl $trait for Avx2 {
+                type Output = Self;
+                #[inline(always)]
+                fn $method(self, other: Self) -> Self {
+                    // SAFETY: the machine has AVX2, see the module.
+                    unsafe { Self($narrow(self.0, other.0), $narrow(self.1, other.1)) }
+                }
+            }
+            impl $trait for Avx512 {
+                type Output = Self;
+                #[inline(always)]
+                fn $method(self, other: Self) -> Self {
+                    // SAFETY: the machine has AVX-512, see the module.
+                    unsafe { Self($wide(self.0, other.0)) }
+                }
+            }
+        )*};
+    }
+    operator!(
+        Add add _mm256_add_ps _mm512_add_ps,
+        Sub sub _mm256_sub_ps _mm512_sub_ps,
+        Mul mul _mm256_mul_ps _mm512_mul_ps,
+        Div div _mm256_div_ps _mm512_div_ps
+    );
+
+    impl Lanes for Avx2 {
+        #[inline(always)]
+        fn splat(value: f32) -> Self {
+            // SAFETY: the machine has AVX2, see the module.
+            unsafe { Self(_mm256_set1_ps(value), _mm256_set1_ps(value)) }
+        }
+        #[inline(always)]
+        fn load(values: &[f32; LANES]) -> Self {
+            // SAFETY: as above; both reads lie inside the array.
+            unsafe { Self(_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) }
+        }
+        #[inline(always)]
+        fn store(self) -> [f32; LANES] {
+            let mut values = [0.0; LANES];
+            // SAFETY: as above; both writes lie inside the array.
+            unsafe {
+                _mm256_storeu_ps(values.as_mut_ptr(), self.0);
+                _mm256_storeu_ps(values.as_mut_ptr().add(8), self.1);
+            }
+            values
+        }
+        #[inline(always)]
+        fn min(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { Self(_mm256_min_ps(self.0, other.0), _mm256_min_ps(self.1, other.1)) }
+        }
+        #[inline(always)]
+        fn max(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { Self(_mm256_max_ps(self.0, other.0), _mm256_max_ps(self.1, other.1)) }
+        }
+        #[inline(always)]
+        fn if_above(self, limit: Self, yes: Self, no: Self) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                let first = _mm256_cmp_ps::<_CMP_GT_OQ>(self.0, limit.0);
+                let second = _mm256_cmp_ps::<_CMP_GT_OQ>(self.1, limit.1);
+                Self(_mm256_blendv_ps(no.0, yes.0, first), _mm256_blendv_ps(no.1, yes.1, second))
+            }
+        }
+        #[inline(always)]
+        fn sum(self) -> f32 {
+            // SAFETY: as above.
+            unsafe { sum_of_eight(_mm256_add_ps(self.0, self.1)) }
+        }
+        #[inline(always)]
+        fn smallest(self) -> f32 {
+            // SAFETY: as above.
+            unsafe { smallest_of_eight(_mm256_min_ps(self.0, self.1)) }
+        }
+        #[inline(always)]
+        fn least(self) -> usize {
+            let smallest = self.smallest();
+            // SAFETY: as above.
+            let lanes = unsafe {
+                let smallest = _mm256_set1_ps(smallest);
+                let first = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(self.0, smallest));
+                let second = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(self.1, smallest));
+                first as u32 | (second as u32) << 8
+            };
+            lanes.trailing_zeros() as usize % LANES
+        }
+    }
+
+    impl Lanes for Avx512 {
+        #[inline(always)]
+        fn splat(value: f32) -> Self {
+            // SAFETY: the machine has AVX-512, see the module.
+            unsafe { Self(_mm512_set1_ps(value)) }
+        }
+        #[inline(always)]
+        fn load(values: &[f32; LANES]) -> Self {
+            // SAFETY: as above; the read is the array.
+            unsafe { Self(_mm512_loadu_ps(values.as_ptr())) }
+        }
+        #[inline(always)]
+        fn store(self) -> [f32; LANES] {
+            let mut values = [0.0; LANES];
+            // SAFETY: as above; the write is the array.
+            unsafe { _mm512_storeu_ps(values.as_mut_ptr(), self.0) };
+            values
+        }
+        #[inline(always)]
+        fn min(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { Self(_mm512_min_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        fn max(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { Self(_mm512_max_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        fn if_above(self, limit: Self, yes: Self, no: Self) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, limit.0);
+                Self(_mm512_mask_blend_ps(above, no.0, yes.0))
+            }
+        }
+        #[inline(always)]
+        fn sum(self) -> f32 {
+            // SAFETY: as above.
+            unsafe { sum_of_eight(_mm256_add_ps(_mm512_castps512_ps256(self.0), upper(self.0))) }
+        }
+        #[inline(always)]
+        fn smallest(self) -> f32 {
+            // SAFETY: as above.
+            unsafe { smallest_of_eight(_mm256_min_ps(_mm512_castps512_ps256(self.0), upper(self.0))) }
+        }
+        #[inline(always)]
+        fn least(self) -> usize {
+            let smallest = self.smallest();
+            // SAFETY: as above.
+            let lanes = unsafe { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(self.0, _mm512_set1_ps(smallest)) };
+            lanes.trailing_zeros() as usize % LANES
+        }
+    }
+
+    /// SAFETY: needs AVX-512 with DQ.
+    #[inline(always)]
+    unsafe fn upper(all: __m512) -> __m256 {
+        // SAFETY: by the caller's promise.
+        unsafe { _mm512_extractf32x8_ps::<1>(all) }
+    }
+
+    /// SAFETY: needs AVX2.
+    #[inline(always)]
+    unsafe fn sum_of_eight(all: __m256) -> f32 {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let four = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    /// SAFETY: needs AVX2.
+    #[inline(always)]
+    unsafe fn smallest_of_eight(all: __m256) -> f32 {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let four = _mm_min_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
+            let two = _mm_min_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+}
