@@ -4,6 +4,7 @@
 //! behaviour is a field of [`Config`] with an enum, never a question about the architecture's name.
 
 mod backend;
+mod bind;
 mod config;
 mod keys;
 mod kv_cache;
@@ -124,7 +125,7 @@ impl Model {
             )
         })?;
         let config = config::read(gguf, architecture)?;
-        let weights = weights::bind(gguf, architecture, &config)?;
+        let weights = bind::bind(gguf, architecture, &config)?;
         Ok(Self { config, weights })
     }
 }

@@ -1,0 +1,166 @@
+//! Keeps the house: layers, sizes, module docs, and where unsafe code may stand.
+//!
+//! A broken rule is named with its file; ARCHITECTURE.md says why each exists.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Modules of the engine in the order of their layers: each uses only those above it.
+const LAYERS: &[&str] = &[
+    "error",
+    "os",
+    "threads",
+    "simd",
+    "quant",
+    "gguf",
+    "ops",
+    "kernels",
+    "tokenizer",
+    "experts",
+    "model",
+    "sampler",
+    "session",
+    "generate",
+    "eval",
+];
+
+/// Where unsafe code may stand.
+const UNSAFE_ROOMS: &[&str] = &[
+    "engine/src/os/",
+    "engine/src/threads.rs",
+    "engine/src/simd/",
+    "engine/src/kernels/",
+    "engine/src/experts/slots.rs",
+];
+
+const LONGEST_FILE: usize = 500;
+const LARGEST_TRACKED: u64 = 5_000_000;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Files under version control, or all of the working tree where there is none.
+fn tracked() -> Vec<PathBuf> {
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output();
+    match listed {
+        Ok(output) if output.status.success() && !output.stdout.is_empty() => {
+            let names = output.stdout.split(|&byte| byte == 0).filter(|name| !name.is_empty());
+            names.map(|name| PathBuf::from(String::from_utf8_lossy(name).into_owned())).collect()
+        }
+        _ => walk(root()),
+    }
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let mut files = vec![];
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let hidden = entry.file_name().to_string_lossy().starts_with('.');
+        if path.is_dir() && !hidden && entry.file_name() != "target" {
+            files.extend(walk(&path));
+        } else if path.is_file() {
+            files.push(path.strip_prefix(root()).unwrap_or(&path).to_owned());
+        }
+    }
+    files
+}
+
+fn rust_files() -> Vec<(String, String)> {
+    let files =
+        tracked().into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    files
+        .filter_map(|path| {
+            Some((
+                path.to_string_lossy().replace('\\', "/"),
+                std::fs::read_to_string(root().join(&path)).ok()?,
+            ))
+        })
+        .collect()
+}
+
+#[track_caller]
+fn expect_none(rule: &str, broken: Vec<String>) {
+    assert!(broken.is_empty(), "{rule}:\n  {}", broken.join("\n  "));
+}
+
+#[test]
+fn every_file_says_what_it_owns() {
+    let broken = rust_files().into_iter().filter(|(_, text)| !text.starts_with("//!")).map(|(path, _)| path);
+    expect_none("every Rust file opens with `//!`", broken.collect());
+}
+
+#[test]
+fn files_stay_short() {
+    let long = rust_files().into_iter().filter(|(_, text)| text.lines().count() > LONGEST_FILE);
+    let long = long.map(|(path, text)| format!("{path}: {} lines", text.lines().count()));
+    expect_none("no Rust file over 500 lines", long.collect());
+}
+
+#[test]
+fn engine_modules_use_only_the_layers_above_them() {
+    let layer = |name: &str| LAYERS.iter().position(|known| *known == name);
+    let mut broken = vec![];
+    for (path, text) in rust_files() {
+        let Some(inside) = path.strip_prefix("engine/src/") else { continue };
+        let own = inside.split(['/', '.']).next().unwrap_or_default();
+        if own == "lib" {
+            continue;
+        }
+        let Some(own_layer) = layer(own) else {
+            broken.push(format!("{path}: module `{own}` has no place in the order"));
+            continue;
+        };
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for used in code.split("crate::").skip(1) {
+            let name: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if layer(&name).is_some_and(|used| used > own_layer) && !inside.contains("tests") {
+                broken.push(format!("{path}: `{own}` uses `{name}`, which stands below it"));
+            }
+        }
+    }
+    expect_none("a layer uses only those above it", broken);
+}
+
+#[test]
+fn only_the_door_names_an_architecture() {
+    let names = [
+        "mixtral", "olmoe", "qwen", "gemma", "deepseek", "gpt-oss", "gpt_oss", "bailing", "tachyon",
+        "granite",
+    ];
+    let forward = [
+        "engine/src/model/transformer.rs",
+        "engine/src/model/backend/",
+        "engine/src/kernels/",
+        "engine/src/experts/",
+    ];
+    let mut broken = vec![];
+    for (path, text) in
+        rust_files().into_iter().filter(|(path, _)| forward.iter().any(|room| path.starts_with(room)))
+    {
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let named =
+            code.flat_map(|line| names.iter().filter(move |name| line.to_lowercase().contains(*name)));
+        broken.extend(named.map(|name| format!("{path}: {name}")));
+    }
+    expect_none("the forward names no architecture", broken);
+}
+
+#[test]
+fn unsafe_code_stays_in_its_rooms() {
+    let needle = concat!("unsafe", " {");
+    let broken = rust_files().into_iter().filter(|(path, text)| {
+        let inside = path.contains("src/") && !UNSAFE_ROOMS.iter().any(|room| path.starts_with(room));
+        inside && text.contains(needle)
+    });
+    expect_none("unsafe code stands only in its rooms", broken.map(|(path, _)| path).collect());
+}
+
+#[test]
+fn no_large_file_outside_models_and_golden() {
+    let large =
+        tracked().into_iter().filter(|path| !path.starts_with("models") && !path.starts_with("tests/golden"));
+    let large =
+        large.filter(|path| root().join(path).metadata().is_ok_and(|data| data.len() > LARGEST_TRACKED));
+    expect_none("no tracked file over 5 MB", large.map(|path| path.display().to_string()).collect());
+}
