@@ -72,6 +72,37 @@ fn messages_say_what_to_do() {
     assert!(message.contains("torch"), "{message}");
 }
 
+fn found(name: &str, shape: &[u64], strides: &[u64], end: usize) -> Found {
+    let (shape, strides) = (shape.to_vec(), strides.to_vec());
+    Found { name: name.into(), dtype: Dtype::F32, shape, strides, file: 0, start: 0, end }
+}
+
+#[test]
+fn views_stay_in_their_storage_and_do_not_overlap() {
+    let cases: &[(&[u64], &[u64], bool)] = &[
+        (&[4, 4], &[4, 1], true),
+        (&[4, 4], &[1, 4], true),
+        (&[2, 3], &[8, 2], true),
+        (&[], &[], true),
+        (&[0, 4], &[4, 1], true),
+        (&[1, 4], &[u64::MAX, 1], true),
+        (&[5, 4], &[4, 1], false),
+        (&[4, 4], &[5, 1], false),
+        (&[1 << 20, 1 << 20], &[0, 0], false),
+        (&[u64::MAX, 3], &[0, 0], false),
+        (&[4, 4], &[2, 1], false),
+        (&[4, 4], &[1], false),
+        (&[2, 2, 2, 2, 1, 1, 1, 1, 1], &[8, 4, 2, 1, 1, 1, 1, 1, 1], false),
+    ];
+    for &(shape, strides, sound) in cases {
+        let result = Checkpoint::new(PathBuf::new()).add_tensor(found("a", shape, strides, 64));
+        assert_eq!(result.is_ok(), sound, "{shape:?} {strides:?}: {result:?}");
+    }
+    for name in ["a\u{1b}[2J", &"a".repeat(2000)] {
+        assert!(Checkpoint::new(PathBuf::new()).add_tensor(found(name, &[1], &[1], 64)).is_err());
+    }
+}
+
 /// A small deterministic generator: the seed of a failing case can be printed and repeated.
 struct Random(u64);
 

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 /// Most axes a tensor may have.
 const MAX_AXES: usize = 8;
+/// Longest name of a tensor.
+const MAX_NAME: usize = 1024;
 
 /// How a checkpoint stores an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +137,14 @@ impl Checkpoint {
     fn add_tensor(&mut self, found: Found) -> Result<()> {
         let Found { name, dtype, shape, strides, file, start, end } = found;
         let name = strip_prefixes(name);
+        if name.len() > MAX_NAME || name.contains(char::is_control) {
+            let found = format!("{:?}", name.chars().take(80).collect::<String>());
+            return Err(Error::malformed(
+                "name of a tensor",
+                format!("at most {MAX_NAME} printable bytes"),
+                found,
+            ));
+        }
         let place = || format!("tensor {name}");
         if shape.len() > MAX_AXES || shape.len() != strides.len() {
             return Err(Error::malformed(place(), format!("at most {MAX_AXES} axes"), shape.len()));
@@ -151,6 +161,14 @@ impl Checkpoint {
                 format!("strides {strides:?} that reach beyond"),
             ));
         };
+        if elements(&shape).is_none_or(|elements| elements > (bytes as u64) / dtype.bytes()) {
+            // One stored number for many weights: no trainer writes that, and a few bytes would fill a disk.
+            return Err(Error::malformed(
+                place(),
+                "weights of their own",
+                format!("strides {strides:?} that overlap"),
+            ));
+        }
         if self.index.insert(name.clone(), self.tensors.len()).is_some() {
             return Err(Error::malformed(place(), "one tensor of this name", "two"));
         }
@@ -170,15 +188,18 @@ struct Found {
     end: usize,   // first byte that is not the tensor's any more
 }
 
+/// Number of weights; `None` where that overflows.
+fn elements(shape: &[u64]) -> Option<u64> {
+    shape.iter().try_fold(1u64, |product, &len| product.checked_mul(len))
+}
+
 /// Elements from the first to the last that shape and strides reach; `None` where that overflows.
 fn reach(shape: &[u64], strides: &[u64]) -> Option<u64> {
     if shape.contains(&0) {
         return Some(0);
     }
-    let mut elements = 1u64;
     let mut last = 0u64;
     for (&len, &stride) in shape.iter().zip(strides) {
-        elements = elements.checked_mul(len)?;
         last = last.checked_add((len - 1).checked_mul(stride)?)?;
     }
     last.checked_add(1)
@@ -231,7 +252,7 @@ mod tests {
             (&[2, 3], &[3, 1], Some(6)),
             (&[2, 3], &[1, 2], Some(6)),
             (&[2, 0], &[u64::MAX, 1], Some(0)),
-            (&[u64::MAX, 3], &[0, 0], None),
+            (&[u64::MAX, 3], &[0, 0], Some(1)),
             (&[3, 2], &[u64::MAX / 2, 1], None),
         ];
         for (shape, strides, expected) in cases {
