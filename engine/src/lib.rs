@@ -15,6 +15,7 @@ pub mod sampler;
 pub mod experts;
 pub mod model;
 pub mod session;
+pub mod generate;
 pub mod eval;
 
 pub use error::{Error, Result};

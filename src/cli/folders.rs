@@ -23,7 +23,6 @@ fn data() -> Option<PathBuf> {
 }
 
 /// The user's folder for what this program remembers between runs.
-#[expect(dead_code, reason = "the chat history will live there")]
 pub(crate) fn state() -> Option<PathBuf> {
     #[cfg(any(windows, target_os = "macos"))]
     return data();

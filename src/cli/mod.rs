@@ -4,6 +4,7 @@
 //! Results go to stdout, everything else to stderr. What a model computes is the engine's business.
 
 mod bench;
+mod chat;
 mod completions;
 mod convert;
 mod folders;
@@ -15,6 +16,9 @@ mod models;
 mod options;
 mod output;
 mod perplexity;
+mod prompt;
+mod run;
+mod sampling;
 mod tokenize;
 
 use anyhow::Result;
@@ -40,6 +44,8 @@ const fn entry<C: Command>() -> Entry {
 
 /// All commands, in the order of `moewe --help`.
 static COMMANDS: &[Entry] = &[
+    entry::<run::Run>(),
+    entry::<chat::Chat>(),
     entry::<list::List>(),
     entry::<convert::Convert>(),
     entry::<inspect::Inspect>(),

@@ -5,7 +5,7 @@
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::fmt::Display;
-use std::io::{Write, stderr, stdout};
+use std::io::{IsTerminal, Write, stderr, stdout};
 
 /// A line on stdout: a result.
 pub(crate) fn print(line: impl Display) -> Result<()> {
@@ -15,6 +15,13 @@ pub(crate) fn print(line: impl Display) -> Result<()> {
 /// A line on stderr: news on the way. That nobody can read it is no reason to stop.
 pub(crate) fn note(line: impl Display) {
     let _ = writeln!(stderr(), "{line}");
+}
+
+/// `line` in the background, where stderr shows colours.
+pub(crate) fn dim(line: &str) -> String {
+    let has_colours =
+        stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    if has_colours { format!("\u{1b}[2m{line}\u{1b}[0m") } else { line.to_owned() }
 }
 
 /// Figures on stdout as indented JSON.
@@ -89,7 +96,6 @@ fn escaped(character: char) -> String {
 }
 
 /// Text for a terminal: what could steer it is left out, except line ends and tabs.
-#[expect(dead_code, reason = "answers pass it")]
 pub(crate) fn harmless(text: &str) -> String {
     text.chars().filter(|&c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }
