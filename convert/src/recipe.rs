@@ -40,15 +40,34 @@ pub fn choose(question: Question, wanted: &'static Format) -> Choice {
     {
         return Choice { format: stored, because: Some("the checkpoint holds MXFP4: its bits are kept") };
     }
-    if question.is_head && wanted.bits_per_weight() < 8.0 && fits(question, by_name("Q8_0")) {
-        return Choice { format: by_name("Q8_0"), because: Some("the head decides between tokens: 8 bits") };
-    }
-    if fits(question, wanted) {
-        return plain(wanted);
-    }
-    let because = Some("rows are no multiple of the format's blocks");
-    let format = if fits(question, by_name("Q8_0")) { by_name("Q8_0") } else { by_id(F16::ID) };
+    let six = by_name("Q6_K");
+    let (aim, because) = if question.is_head && wanted.bits_per_weight() < six.bits_per_weight() {
+        (six, Some("the head decides between tokens"))
+    } else {
+        (wanted, None)
+    };
+    let format = nearest(question, aim);
+    let because = if format == aim { because } else { Some("the rows are no multiple of its blocks") };
     Choice { format, because }
+}
+
+/// `aim`, or where its blocks do not divide the rows, the smallest format of at least its precision whose do:
+/// llama.cpp's choice (tensor_type_fallback), for the sake of equal sizes.
+fn nearest(question: Question, aim: &'static Format) -> &'static Format {
+    if fits(question, aim) {
+        return aim;
+    }
+    let small = match aim.name {
+        "Q2_K" | "Q3_K" => "Q4_0",
+        "Q4_K" => "Q5_0",
+        "Q5_K" => "Q5_1",
+        "IQ4_XS" => "IQ4_NL",
+        _ => "Q8_0",
+    };
+    [by_name(small), by_name("Q8_0")]
+        .into_iter()
+        .find(|format| fits(question, format))
+        .unwrap_or(by_id(F16::ID))
 }
 
 /// Matrices are; what is small, added or decisive is not: norms, biases, routers, positions, sinks.
@@ -111,6 +130,13 @@ mod tests {
             ("blk.0.attn_norm.weight", &[64], false, "F16", "F32"),
             ("position_embd.weight", &[64, 64], false, "Q8_0", "F32"),
             ("output.weight", &[320, 64], true, "Q4_0", "Q8_0"),
+            ("output.weight", &[320, 256], true, "Q4_K", "Q6_K"),
+            ("output.weight", &[320, 256], true, "Q8_0", "Q8_0"),
+            ("blk.0.attn_q.weight", &[192, 192], false, "Q2_K", "Q4_0"),
+            ("blk.0.attn_q.weight", &[192, 192], false, "Q4_K", "Q5_0"),
+            ("blk.0.attn_q.weight", &[192, 192], false, "Q6_K", "Q8_0"),
+            ("blk.0.attn_q.weight", &[192, 192], false, "IQ4_XS", "IQ4_NL"),
+            ("blk.0.attn_q.weight", &[192, 48], false, "Q4_K", "F16"),
             ("token_embd.weight", &[320, 64], false, "Q4_0", "Q4_0"),
             ("token_embd.weight", &[320, 64], true, "BF16", "BF16"),
         ];

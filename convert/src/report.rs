@@ -63,6 +63,6 @@ pub struct Suspicious {
     pub tensor: String,
     /// Weights that are NaN or infinite in the source.
     pub not_finite: u64,
-    /// Finite weights beyond the range of the format (F16 ends at 65504).
+    /// Finite weights beyond 65504, where F16 ends, in a format that holds no more (or scales of no more).
     pub out_of_range: u64,
 }

@@ -6,7 +6,7 @@ use crate::recipe::{self, Choice, Question};
 use crate::report::{Progress, Report, Substitution, Suspicious};
 use crate::{Options, requantize::Stored};
 use moewe_engine::gguf::{FileWriter, Metadata, Writer};
-use moewe_engine::quant::{Format, QuantizeRow};
+use moewe_engine::quant::{FORMATS, Format, QuantizeRow};
 use moewe_engine::{Error, Result};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -115,7 +115,9 @@ fn choose_all<R: Rows>(tensors: &[R], wanted: &'static Format) -> Result<Vec<Cho
         let choice = recipe::choose(question, wanted);
         if choice.format.quantize.is_none() && stored != Some(choice.format) {
             let what = format!("{} can be read but not written", choice.format);
-            return Err(Error::unsupported(what, "formats to write are F32, F16, BF16, Q8_0, Q4_0"));
+            let written = FORMATS.iter().filter(|format| format.quantize.is_some()).map(|format| format.name);
+            let hint = format!("formats to write are {}", written.collect::<Vec<_>>().join(", "));
+            return Err(Error::unsupported(what, hint));
         }
         Ok(choice)
     };
@@ -210,8 +212,8 @@ impl<R: Rows> Job<'_, R> {
     ) {
         let mut weights = vec![0f32; ((rows.end - rows.start) * columns) as usize];
         self.tensor.read(rows, &mut weights);
-        // The scale of a block is an F16 too, but of weights divided by at least 7.
-        let largest = if self.format.name == "F16" { 65504.0 } else { f32::MAX };
+        // Scales of blocks are F16 too; weights that large are no weights.
+        let largest = if matches!(self.format.name, "F32" | "BF16") { f32::MAX } else { 65504.0 };
         let (mut not_finite, mut out_of_range) = (0, 0);
         for weight in &weights {
             not_finite += !weight.is_finite() as u64;

@@ -51,7 +51,7 @@ fn every_fixture_converts_to_every_format() {
     let folder = tempfile::tempdir().unwrap();
     let names = std::fs::read_dir(golden("")).unwrap().map(|entry| entry.unwrap().path());
     for src in names.filter(|path| path.join("expected.safetensors").is_file()) {
-        for format in ["F32", "F16", "BF16", "Q8_0", "Q4_0"] {
+        for format in ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K"] {
             let out = folder.path().join(format!("{format}.gguf"));
             let mut options = options(format);
             options.force = true;
@@ -123,9 +123,12 @@ fn numbers_that_are_none_are_counted() {
     bytes[at..at + 4].copy_from_slice(&[0xc0, 0x7f, 0x80, 0x7f]); // NaN, infinity
     drop(checkpoint);
     std::fs::write(&path, bytes).unwrap();
-    let report = convert(folder.path(), &folder.path().join("m.gguf"), &options("F16"), &()).unwrap();
     let expected = Suspicious { tensor: "token_embd.weight".into(), not_finite: 2, out_of_range: 0 };
-    assert_eq!(report.suspicious, [expected]);
+    for format in moewe_engine::quant::FORMATS.iter().filter(|format| format.quantize.is_some()) {
+        let out = folder.path().join(format!("{format}.gguf"));
+        let report = convert(folder.path(), &out, &Options::new(format), &()).unwrap();
+        assert_eq!(report.suspicious, std::slice::from_ref(&expected), "{format}");
+    }
 }
 
 #[test]
