@@ -36,8 +36,11 @@ pub(super) struct Tokenize {
 
 impl Command for Tokenize {
     fn run(self) -> Result<()> {
-        let gguf = Gguf::open(models::resolve(Some(&self.model))?)?;
-        let tokenizer = Tokenizer::from_metadata(gguf.metadata())?.context("this file has no tokenizer")?;
+        let path = models::resolve(Some(&self.model))?;
+        let gguf = Gguf::open(&path)?;
+        let tokenizer = Tokenizer::from_metadata(gguf.metadata()).map_err(|error| error.in_file(&path))?;
+        let tokenizer =
+            tokenizer.with_context(|| format!("{}: this file has no tokenizer", path.display()))?;
         let tokens = self.tokens(&tokenizer)?;
         if !self.decode.is_empty() && !self.json {
             return output::print(tokenizer.decode(&tokens));

@@ -223,7 +223,8 @@ mod tests {
     #[test]
     fn saving_and_loading() {
         let mut conversation = of(&[("a", Some("b")), ("c", Some("d"))]);
-        conversation.fit(3, 1, characters).unwrap();
+        conversation.fit(4, 1, characters).unwrap();
+        assert_eq!(conversation.forgotten(), 1);
         let json = serde_json::to_string(&conversation.to_saved("m")).unwrap();
         let saved: Saved = serde_json::from_str(&json).unwrap();
         let loaded = Conversation::from_messages(saved.messages).unwrap();
