@@ -10,6 +10,8 @@ use hostile::drive::{Outcome, cases, drive};
 use hostile::{json, layout, mutate, random::Random, samples};
 use moewe_convert::checkpoint::Checkpoint;
 use moewe_engine::gguf::{Bytes, Gguf, Writer};
+use moewe_engine::session::{CapacityMode, Engine, Options, cache_format};
+use moewe_engine::tokenizer::Special;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 use std::sync::Mutex;
@@ -88,6 +90,78 @@ fn the_container_survives_broken_files() {
         }
     });
     counts.assert_percent(30, 0);
+}
+
+/// Loads a model, uses its vocabulary and computes three tokens.
+fn run_model(gguf: Gguf, random: &mut Random) -> moewe_engine::Result<()> {
+    let cache = *random.pick(&["f16", "f32"]);
+    let options = Options {
+        threads: Some(1),
+        plain: random.once_in(4),
+        cache: cache_format(cache)?,
+        capacity: *random.pick(&[CapacityMode::Dropless, CapacityMode::Reference]),
+        ..Options::default()
+    };
+    let engine = Engine::from_gguf(gguf, options)?;
+    if let Ok(tokenizer) = engine.tokenizer()
+        && let Ok(tokens) = tokenizer.encode_with_bos("ab </s>a\n\u{1f600}", Special::Parse)
+    {
+        assert!(tokens.iter().all(|&token| (token as usize) < tokenizer.vocabulary_size()));
+        let _ = tokenizer.decode(&tokens);
+    }
+    let mut session = engine.session()?;
+    session.extend(&[0, 1])?;
+    session.extend(&[1])?;
+    assert_eq!(session.logits().len(), engine.config().vocab_size);
+    Ok(())
+}
+
+/// How far a file gets, within `limit` bytes of allocations.
+fn try_model(file: Vec<u8>, limit: usize, random: &mut Random) -> Outcome {
+    let Ok(gguf) = Gguf::from_bytes(Bytes::from(file)) else { return Outcome::Refused };
+    let region = Region::new(ALLOCATOR);
+    let outcome = run_model(gguf, random);
+    let allocated = region.change().bytes_allocated;
+    assert!(allocated <= limit, "{allocated} bytes allocated, {limit} are justified");
+    if outcome.is_ok() { Outcome::Stepped } else { Outcome::Opened }
+}
+
+/// Files that are sound, with the map of each.
+fn sound_models(files: Vec<Vec<u8>>) -> Vec<(Vec<layout::Field>, Vec<u8>)> {
+    let map = |file: Vec<u8>| {
+        for seed in 0..8 {
+            run_model(Gguf::from_bytes(Bytes::from(file.clone())).unwrap(), &mut Random::new(seed)).unwrap();
+        }
+        (layout::fields(&file), file)
+    };
+    files.into_iter().map(map).collect()
+}
+
+#[test]
+fn the_engine_survives_broken_models() {
+    let _turn = TURN.lock();
+    let files = sound_models(vec![samples::mixtral("Q4_0", true), samples::mixtral("F32", false)]);
+    let counts = drive("engine", cases(20), |seed| {
+        let mut random = Random::new(seed);
+        let (fields, file) = random.pick(&files);
+        let broken = mutate::mutate(file, fields, &mut random);
+        try_model(broken, 64 << 20, &mut random)
+    });
+    counts.assert_percent(30, 15);
+}
+
+#[test]
+fn every_architecture_survives_broken_models() {
+    let _turn = TURN.lock();
+    let files: Vec<_> =
+        samples::golden_models().into_iter().map(|file| (layout::fields(&file), file)).collect();
+    let counts = drive("architectures", cases(10), |seed| {
+        let mut random = Random::new(seed);
+        let (fields, file) = random.pick(&files);
+        let broken = mutate::mutate(file, fields, &mut random);
+        try_model(broken, 256 << 20, &mut random)
+    });
+    counts.assert_percent(30, 15);
 }
 
 #[test]

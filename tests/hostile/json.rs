@@ -69,19 +69,26 @@ fn change(header: &str, random: &mut Random) -> String {
     format!("{}{new}{}", &header[..start], &header[end..])
 }
 
-/// A change that may well be legal: numbers that change places, another letter in a string.
+/// A change that may well be legal: another letter in a name, an axis more, axes that change places.
 fn nudge(header: &str, random: &mut Random) -> String {
     let tokens = tokens(header);
     let at = random.below(tokens.len() - 1);
     let ((start, end), (next_start, next_end)) = (tokens[at], tokens[at + 1]);
-    let (token, next) = (&header[start..end], &header[next_start..next_end]);
-    if token.starts_with('"') != next.starts_with('"') || random.once_in(2) {
-        let letter = start + random.below(end - start);
+    let (token, next, between) =
+        (&header[start..end], &header[next_start..next_end], &header[end..next_start]);
+    let is_name = token.contains('.');
+    let is_size = header[..start].ends_with("shape\":[");
+    if is_name {
+        let letter = start + 1 + random.below(token.len() - 2);
         let new = char::from(*random.pick(b"aZ019 ._/"));
-        return format!("{}{new}{}", &header[..letter], &header[letter + 1..]);
+        format!("{}{new}{}", &header[..letter], &header[letter + 1..])
+    } else if is_size && between == "," && random.once_in(2) {
+        format!("{}{next}{between}{token}{}", &header[..start], &header[next_end..])
+    } else if is_size {
+        format!("{}1,{}", &header[..start], &header[start..])
+    } else {
+        nudge(header, random)
     }
-    let between = &header[end..next_start];
-    format!("{}{next}{between}{token}{}", &header[..start], &header[next_end..])
 }
 
 /// Ranges of the numbers and strings.

@@ -15,8 +15,8 @@ fn format(name: &str) -> &'static Format {
     Format::by_name(name).unwrap()
 }
 
-/// A Mixtral of two layers with a vocabulary of twelve, its experts in `experts` format, merged or one by one as
-/// files before 2024 had them.
+/// A Mixtral of two layers with a vocabulary of twelve: either experts in one tensor and a SentencePiece vocabulary,
+/// or experts one by one, as files before 2024 had them, and a BPE vocabulary.
 pub(crate) fn mixtral(experts: &str, merged: bool) -> Vec<u8> {
     let mut tensors = vec![
         ("token_embd.weight".to_owned(), format("F16"), vec![WIDTH, VOCABULARY.len() as u64]),
@@ -26,7 +26,13 @@ pub(crate) fn mixtral(experts: &str, merged: bool) -> Vec<u8> {
     for layer in 0..2 {
         tensors.extend(mixtral_layer(layer, format(experts), merged));
     }
-    write(mixtral_metadata(), tensors)
+    let mut metadata = mixtral_metadata();
+    if merged {
+        add_spm(&mut metadata)
+    } else {
+        add_bpe(&mut metadata)
+    }
+    write(metadata, tensors)
 }
 
 fn mixtral_layer(layer: usize, experts: &'static Format, merged: bool) -> Vec<Plan> {
@@ -71,15 +77,27 @@ fn mixtral_metadata() -> Metadata {
     }
     metadata.set("llama.attention.layer_norm_rms_epsilon", 1e-5f32);
     metadata.set("llama.rope.freq_base", 10_000f32);
-    metadata.set("tokenizer.ggml.model", "llama");
-    metadata.set("tokenizer.ggml.tokens", Strings::new(VOCABULARY));
-    metadata.set("tokenizer.ggml.scores", (0..VOCABULARY.len()).map(|i| -(i as f32)).collect::<Vec<_>>());
-    metadata.set("tokenizer.ggml.token_type", vec![2i32, 3, 3, 1, 1, 1, 1, 1, 1, 6, 6, 1]);
     metadata.set("tokenizer.ggml.bos_token_id", 1u32);
     metadata.set("tokenizer.ggml.eos_token_id", 2u32);
     metadata.set("tokenizer.ggml.add_bos_token", true);
     metadata.set("tokenizer.chat_template", "{% for m in messages %}{{ m.content }}{% endfor %}");
     metadata
+}
+
+fn add_spm(metadata: &mut Metadata) {
+    metadata.set("tokenizer.ggml.model", "llama");
+    metadata.set("tokenizer.ggml.tokens", Strings::new(VOCABULARY));
+    metadata.set("tokenizer.ggml.scores", (0..VOCABULARY.len()).map(|i| -(i as f32)).collect::<Vec<_>>());
+    metadata.set("tokenizer.ggml.token_type", vec![2i32, 3, 3, 1, 1, 1, 1, 1, 1, 6, 6, 1]);
+}
+
+fn add_bpe(metadata: &mut Metadata) {
+    let tokens = ["<unk>", "<s>", "</s>", "Ġ", "a", "b", "c", "Ġa", "ab", "Ċ", "A", "Ġab"];
+    metadata.set("tokenizer.ggml.model", "gpt2");
+    metadata.set("tokenizer.ggml.pre", "llama-bpe");
+    metadata.set("tokenizer.ggml.tokens", Strings::new(tokens));
+    metadata.set("tokenizer.ggml.token_type", vec![3i32, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+    metadata.set("tokenizer.ggml.merges", Strings::new(["Ġ a", "a b", "Ġa b"]));
 }
 
 /// Values of every type, which no model has: for the container alone.
@@ -122,6 +140,33 @@ fn write(metadata: Metadata, tensors: Vec<Plan>) -> Vec<u8> {
     }
     writer.into_inner().unwrap()
 }
+
+/// The golden models as GGUF files: one of each architecture that has a folder of safetensors.
+pub(crate) fn golden_models() -> Vec<Vec<u8>> {
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let target = tempfile::tempdir().unwrap();
+    let out = target.path().join("model.gguf");
+    let mut options = moewe_convert::Options::new(format("Q8_0"));
+    options.force = true;
+    let names = [
+        "deepseek2",
+        "german-moe-gelu",
+        "gpt-oss",
+        "granitemoe",
+        "moe-124m-top2",
+        "olmoe",
+        "qwen2moe",
+        "tachyon-shared1",
+    ];
+    let convert = |name| {
+        moewe_convert::convert(&golden.join(name), &out, &options, &Silent).unwrap();
+        std::fs::read(&out).unwrap()
+    };
+    names.into_iter().map(convert).collect()
+}
+
+struct Silent;
+impl moewe_convert::Progress for Silent {}
 
 /// A safetensors file with the element types that checkpoints have.
 pub(crate) fn safetensors() -> Vec<u8> {
