@@ -7,7 +7,7 @@
 mod hostile;
 
 use hostile::drive::{Outcome, cases, drive};
-use hostile::{json, layout, mutate, random::Random, samples};
+use hostile::{cases as named, json, layout, mutate, random::Random, samples};
 use moewe_convert::checkpoint::Checkpoint;
 use moewe_engine::gguf::{Bytes, Gguf, Writer};
 use moewe_engine::session::{CapacityMode, Engine, Options, cache_format};
@@ -148,6 +148,39 @@ fn the_engine_survives_broken_models() {
         try_model(broken, 64 << 20, &mut random)
     });
     counts.assert_percent(30, 15);
+}
+
+#[test]
+fn models_broken_by_hand_are_refused_by_name() {
+    let mut failures = Vec::new();
+    for (name, change, expected) in named::CASES {
+        let merged = !name.contains("(BPE)");
+        let file = samples::mixtral_but("F32", merged, |metadata, tensors| change(metadata, tensors));
+        let outcome =
+            Gguf::from_bytes(Bytes::from(file)).and_then(|gguf| run_model(gguf, &mut Random::new(0)));
+        match outcome {
+            Ok(()) => failures.push(format!("{name}: computed")),
+            Err(error) if !error.to_string().contains(expected) => {
+                failures.push(format!("{name}: {error}\n    lacks: {expected}"));
+            }
+            Err(_) => {}
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// CVE-2026-7482: a tensor that reaches beyond the file, met while it is quantized.
+#[test]
+fn converting_a_cut_file_reads_nothing_beyond_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, out) = (folder.path().join("cut.gguf"), folder.path().join("out.gguf"));
+    let mut file = samples::mixtral("F32", true);
+    file.truncate(file.len() - 64);
+    std::fs::write(&source, file).unwrap();
+    let options = moewe_convert::Options::new(moewe_engine::quant::Format::by_name("Q8_0").unwrap());
+    let error = moewe_convert::convert(&source, &out, &options, &samples::Silent).unwrap_err().to_string();
+    assert!(error.contains("cut.gguf: tensor `") && error.contains("incomplete"), "{error}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
 }
 
 #[test]

@@ -9,7 +9,7 @@ const VOCABULARY: [&str; 12] =
     ["<unk>", "<s>", "</s>", "▁", "a", "b", "c", "▁a", "ab", "<0x0A>", "<0x41>", "▁ab"];
 
 /// A tensor to write: name, format, shape.
-type Plan = (String, &'static Format, Vec<u64>);
+pub(crate) type Plan = (String, &'static Format, Vec<u64>);
 
 fn format(name: &str) -> &'static Format {
     Format::by_name(name).unwrap()
@@ -18,6 +18,15 @@ fn format(name: &str) -> &'static Format {
 /// A Mixtral of two layers with a vocabulary of twelve: either experts in one tensor and a SentencePiece vocabulary,
 /// or experts one by one, as files before 2024 had them, and a BPE vocabulary.
 pub(crate) fn mixtral(experts: &str, merged: bool) -> Vec<u8> {
+    mixtral_but(experts, merged, |_, _| ())
+}
+
+/// The same with something changed before it is written.
+pub(crate) fn mixtral_but(
+    experts: &str,
+    merged: bool,
+    change: impl FnOnce(&mut Metadata, &mut Vec<Plan>),
+) -> Vec<u8> {
     let mut tensors = vec![
         ("token_embd.weight".to_owned(), format("F16"), vec![WIDTH, VOCABULARY.len() as u64]),
         ("output_norm.weight".to_owned(), format("F32"), vec![WIDTH]),
@@ -32,6 +41,7 @@ pub(crate) fn mixtral(experts: &str, merged: bool) -> Vec<u8> {
     } else {
         add_bpe(&mut metadata)
     }
+    change(&mut metadata, &mut tensors);
     write(metadata, tensors)
 }
 
@@ -165,7 +175,8 @@ pub(crate) fn golden_models() -> Vec<Vec<u8>> {
     names.into_iter().map(convert).collect()
 }
 
-struct Silent;
+/// Says nothing.
+pub(crate) struct Silent;
 impl moewe_convert::Progress for Silent {}
 
 /// A safetensors file with the element types that checkpoints have.

@@ -122,7 +122,9 @@ fn choose(
 
 /// `floor(used * factor * rows / experts)` evaluated left to right in f64, made even, at least 2.
 fn capacity_of(used: usize, factor: f32, rows: usize, expert_count: usize) -> usize {
-    let capacity = (used as f64 * factor as f64 * rows as f64 / expert_count as f64).floor() as usize;
+    let capacity = (used as f64 * factor as f64 * rows as f64 / expert_count as f64).floor();
+    // More than `rows` never drops a token, whatever factor a file names.
+    let capacity = capacity.min(rows as f64) as usize;
     (capacity + capacity % 2).max(2)
 }
 
