@@ -57,11 +57,7 @@ pub(crate) const CASES: &[Case] = &[
         |m, _| m.set("tokenizer.ggml.scores", Strings::new([""; 12])),
         "an array of floats",
     ),
-    (
-        "too few types",
-        |m, _| m.set("tokenizer.ggml.token_type", vec![1i32; 3]),
-        "tokenizer.ggml.token_type",
-    ),
+    ("too few types", |m, _| m.set("tokenizer.ggml.token_type", vec![1i32; 3]), "tokenizer.ggml.token_type"),
     (
         "a type that is none",
         |m, _| m.set("tokenizer.ggml.token_type", vec![99i32; 12]),

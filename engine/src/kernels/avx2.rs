@@ -42,24 +42,14 @@ impl ByteDots for Avx2 {
 
     #[inline(always)]
     unsafe fn row(codes: &[i8], factors: &[f32], input: &[i8], shape: Shape) -> f32 {
-        assert!(codes.len() == input.len() && factors.len() == codes.len() / shape.group);
-        // SAFETY: every load stays below `codes.len()`, a multiple of 32, and its number of factors.
+        // SAFETY: the caller's promise.
         unsafe {
-            let mut sums = _mm256_setzero_ps();
-            for i in 0..codes.len() / 32 {
-                let codes = _mm256_loadu_si256(codes.as_ptr().add(i * 32).cast());
-                let input = _mm256_loadu_si256(input.as_ptr().add(i * 32).cast());
-                let factor = match shape.group {
-                    32 => _mm256_set1_ps(*factors.as_ptr().add(i)),
-                    _ => _mm256_set_m128(
-                        _mm_set1_ps(*factors.as_ptr().add(2 * i + 1)),
-                        _mm_set1_ps(*factors.as_ptr().add(2 * i)),
-                    ),
-                };
-                sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots(codes, input, shape.signed)), factor, sums);
+            match (shape.group, shape.signed) {
+                (16, false) => row::<16, false>(codes, factors, input),
+                (16, true) => row::<16, true>(codes, factors, input),
+                (_, false) => row::<32, false>(codes, factors, input),
+                (_, true) => row::<32, true>(codes, factors, input),
             }
-            let lanes = std::mem::transmute::<__m256, [f32; 8]>(sums);
-            lanes.iter().sum()
         }
     }
 
@@ -79,35 +69,64 @@ impl ByteDots for Avx2 {
         for (sums, input) in sums.iter_mut().zip(inputs) {
             for half in 0..2 {
                 // SAFETY: the lengths above bound every load.
-                unsafe { half_panel(panel, half, input, groups, sums) };
+                unsafe {
+                    match (group, panel.shape.signed) {
+                        (16, false) => half_panel::<16, false>(panel, half, input, groups, sums),
+                        (16, true) => half_panel::<16, true>(panel, half, input, groups, sums),
+                        (_, false) => half_panel::<32, false>(panel, half, input, groups, sums),
+                        (_, true) => half_panel::<32, true>(panel, half, input, groups, sums),
+                    }
+                }
             }
         }
         sums
     }
 }
 
-#[inline(always)]
-unsafe fn half_panel(
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn row<const GROUP: usize, const SIGNED: bool>(codes: &[i8], factors: &[f32], input: &[i8]) -> f32 {
+    assert!(codes.len() == input.len() && factors.len() == codes.len() / GROUP);
+    // SAFETY: every load stays below `codes.len()`, a multiple of 32, and its number of factors.
+    unsafe {
+        let mut sums = _mm256_setzero_ps();
+        for i in 0..codes.len() / 32 {
+            let codes = _mm256_loadu_si256(codes.as_ptr().add(i * 32).cast());
+            let input = _mm256_loadu_si256(input.as_ptr().add(i * 32).cast());
+            let factor = match GROUP {
+                32 => _mm256_set1_ps(*factors.as_ptr().add(i)),
+                _ => _mm256_set_m128(
+                    _mm_set1_ps(*factors.as_ptr().add(2 * i + 1)),
+                    _mm_set1_ps(*factors.as_ptr().add(2 * i)),
+                ),
+            };
+            sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots(codes, input, SIGNED)), factor, sums);
+        }
+        let lanes = std::mem::transmute::<__m256, [f32; 8]>(sums);
+        lanes.iter().sum()
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn half_panel<const GROUP: usize, const SIGNED: bool>(
     panel: &Panel<'_>,
     half: usize,
     input: &QuantizedRow<'_>,
     groups: usize,
     out: &mut [f32; PANEL],
 ) {
-    let group = panel.shape.group;
     // SAFETY: the caller checked all lengths against `groups`.
     unsafe {
         let mut sums = _mm256_setzero_ps();
         for g in 0..groups {
             let mut total = _mm256_setzero_si256();
-            for k in 0..group / 4 {
-                let at = g * group / 4 + k;
+            for k in 0..GROUP / 4 {
+                let at = g * GROUP / 4 + k;
                 let codes = _mm256_loadu_si256(panel.codes.as_ptr().add(at * 64 + half * 32).cast());
                 let four = input.codes.as_ptr().cast::<i32>().add(at).read_unaligned();
-                total = _mm256_add_epi32(total, dots(codes, _mm256_set1_epi32(four), panel.shape.signed));
+                total = _mm256_add_epi32(total, dots(codes, _mm256_set1_epi32(four), SIGNED));
             }
             let at = g * PANEL + half * 8;
-            let input_scale = _mm256_set1_ps(*input.scales.as_ptr().add(g * group / 32));
+            let input_scale = _mm256_set1_ps(*input.scales.as_ptr().add(g * GROUP / 32));
             let factor = _mm256_mul_ps(_mm256_loadu_ps(panel.scales.as_ptr().add(at)), input_scale);
             sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), factor, sums);
             if !panel.mins.is_empty() {

@@ -31,79 +31,106 @@ impl ByteDots for Vnni {
 
     #[inline(always)]
     unsafe fn row(codes: &[i8], factors: &[f32], input: &[i8], shape: Shape) -> f32 {
-        assert!(codes.len() == input.len() && factors.len() == codes.len() / shape.group);
-        // One register of sixteen factors covers `step` codes.
-        let step = 16 * shape.group;
-        let registers = step / 64;
-        let whole = codes.len() / step;
-        // SAFETY: all loads stay below `whole * step` codes and `whole * 16` factors.
+        // SAFETY: the caller's promise.
         unsafe {
-            let mut sums = [_mm512_setzero_ps(); 2];
-            for i in 0..whole {
-                let all = _mm512_loadu_ps(factors.as_ptr().add(i * 16));
-                for r in 0..registers {
-                    let at = i * step + r * 64;
-                    let codes = _mm512_loadu_si512(codes.as_ptr().add(at).cast());
-                    let input = _mm512_loadu_si512(input.as_ptr().add(at).cast());
-                    let factor = _mm512_permutexvar_ps(factor_lanes(r, shape.group), all);
-                    let dots = _mm512_cvtepi32_ps(dots(codes, input, shape.signed));
-                    sums[r % 2] = _mm512_fmadd_ps(dots, factor, sums[r % 2]);
-                }
+            match (shape.group, shape.signed) {
+                (16, false) => row::<16, false>(codes, factors, input),
+                (16, true) => row::<16, true>(codes, factors, input),
+                (_, false) => row::<32, false>(codes, factors, input),
+                (_, true) => row::<32, true>(codes, factors, input),
             }
-            _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]))
-                + tail(codes, factors, input, shape, whole * step)
         }
     }
 
     #[inline(always)]
     unsafe fn panel<const N: usize>(panel: &Panel<'_>, inputs: &[QuantizedRow<'_>; N]) -> [[f32; PANEL]; N] {
-        let group = panel.shape.group;
-        let groups = panel.codes.len() / (group * PANEL);
-        assert!(
-            panel.scales.len() == groups * PANEL
-                && (panel.mins.is_empty() || panel.mins.len() == groups * PANEL)
-        );
-        for input in inputs {
-            assert!(input.codes.len() == groups * group && input.scales.len() == groups * group / 32);
-            assert!(input.sums.len() == groups && input.offsets.len() == groups);
-        }
-        // SAFETY: the lengths above bound every load.
+        // SAFETY: the caller's promise.
         unsafe {
-            let mut sums = [_mm512_setzero_ps(); N];
-            for g in 0..groups {
-                let mut dots = [_mm512_setzero_si512(); N];
-                if panel.shape.signed {
-                    for (dots, input) in dots.iter_mut().zip(inputs) {
-                        *dots = _mm512_set1_epi32(input.offsets.as_ptr().add(g).cast::<i32>().read());
-                    }
-                }
-                for k in 0..group / 4 {
-                    let at = g * group / 4 + k;
-                    let codes = _mm512_loadu_si512(panel.codes.as_ptr().add(at * 64).cast());
-                    for (dots, input) in dots.iter_mut().zip(inputs) {
-                        let four = input.codes.as_ptr().cast::<i32>().add(at).read_unaligned();
-                        *dots = _mm512_dpbusd_epi32(*dots, codes, _mm512_set1_epi32(four));
-                    }
-                }
-                let scales = _mm512_loadu_ps(panel.scales.as_ptr().add(g * PANEL));
-                for ((sums, dots), input) in sums.iter_mut().zip(dots).zip(inputs) {
-                    let factor =
-                        _mm512_mul_ps(scales, _mm512_set1_ps(*input.scales.as_ptr().add(g * group / 32)));
-                    *sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), factor, *sums);
-                }
-                if !panel.mins.is_empty() {
-                    let mins = _mm512_loadu_ps(panel.mins.as_ptr().add(g * PANEL));
-                    for (sums, input) in sums.iter_mut().zip(inputs) {
-                        *sums = _mm512_fnmadd_ps(mins, _mm512_set1_ps(*input.sums.as_ptr().add(g)), *sums);
-                    }
-                }
+            match (panel.shape.group, panel.shape.signed) {
+                (16, false) => sixteen_rows::<N, 16, false>(panel, inputs),
+                (16, true) => sixteen_rows::<N, 16, true>(panel, inputs),
+                (_, false) => sixteen_rows::<N, 32, false>(panel, inputs),
+                (_, true) => sixteen_rows::<N, 32, true>(panel, inputs),
             }
-            let mut out = [[0f32; PANEL]; N];
-            for (out, sums) in out.iter_mut().zip(sums) {
-                _mm512_storeu_ps(out.as_mut_ptr(), sums);
-            }
-            out
         }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn row<const GROUP: usize, const SIGNED: bool>(codes: &[i8], factors: &[f32], input: &[i8]) -> f32 {
+    assert!(codes.len() == input.len() && factors.len() == codes.len() / GROUP);
+    // One register of sixteen factors covers `step` codes.
+    let step = 16 * GROUP;
+    let registers = step / 64;
+    let whole = codes.len() / step;
+    // SAFETY: all loads stay below `whole * step` codes and `whole * 16` factors.
+    unsafe {
+        let mut sums = [_mm512_setzero_ps(); 2];
+        for i in 0..whole {
+            let all = _mm512_loadu_ps(factors.as_ptr().add(i * 16));
+            for r in 0..registers {
+                let at = i * step + r * 64;
+                let codes = _mm512_loadu_si512(codes.as_ptr().add(at).cast());
+                let input = _mm512_loadu_si512(input.as_ptr().add(at).cast());
+                let factor = _mm512_permutexvar_ps(factor_lanes(r, GROUP), all);
+                let dots = _mm512_cvtepi32_ps(dots(codes, input, SIGNED));
+                sums[r % 2] = _mm512_fmadd_ps(dots, factor, sums[r % 2]);
+            }
+        }
+        _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]))
+            + tail(codes, factors, input, GROUP, whole * step)
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn sixteen_rows<const N: usize, const GROUP: usize, const SIGNED: bool>(
+    panel: &Panel<'_>,
+    inputs: &[QuantizedRow<'_>; N],
+) -> [[f32; PANEL]; N] {
+    let groups = panel.codes.len() / (GROUP * PANEL);
+    assert!(
+        panel.scales.len() == groups * PANEL && (panel.mins.is_empty() || panel.mins.len() == groups * PANEL)
+    );
+    for input in inputs {
+        assert!(input.codes.len() == groups * GROUP && input.scales.len() == groups * GROUP / 32);
+        assert!(input.sums.len() == groups && input.offsets.len() == groups);
+    }
+    // SAFETY: the lengths above bound every load.
+    unsafe {
+        let mut sums = [_mm512_setzero_ps(); N];
+        for g in 0..groups {
+            let mut dots = [_mm512_setzero_si512(); N];
+            if SIGNED {
+                for (dots, input) in dots.iter_mut().zip(inputs) {
+                    *dots = _mm512_set1_epi32(input.offsets.as_ptr().add(g).cast::<i32>().read());
+                }
+            }
+            for k in 0..GROUP / 4 {
+                let at = g * GROUP / 4 + k;
+                let codes = _mm512_loadu_si512(panel.codes.as_ptr().add(at * 64).cast());
+                for (dots, input) in dots.iter_mut().zip(inputs) {
+                    let four = input.codes.as_ptr().cast::<i32>().add(at).read_unaligned();
+                    *dots = _mm512_dpbusd_epi32(*dots, codes, _mm512_set1_epi32(four));
+                }
+            }
+            let scales = _mm512_loadu_ps(panel.scales.as_ptr().add(g * PANEL));
+            for ((sums, dots), input) in sums.iter_mut().zip(dots).zip(inputs) {
+                let factor =
+                    _mm512_mul_ps(scales, _mm512_set1_ps(*input.scales.as_ptr().add(g * GROUP / 32)));
+                *sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), factor, *sums);
+            }
+            if !panel.mins.is_empty() {
+                let mins = _mm512_loadu_ps(panel.mins.as_ptr().add(g * PANEL));
+                for (sums, input) in sums.iter_mut().zip(inputs) {
+                    *sums = _mm512_fnmadd_ps(mins, _mm512_set1_ps(*input.sums.as_ptr().add(g)), *sums);
+                }
+            }
+        }
+        let mut out = [[0f32; PANEL]; N];
+        for (out, sums) in out.iter_mut().zip(sums) {
+            _mm512_storeu_ps(out.as_mut_ptr(), sums);
+        }
+        out
     }
 }
 
@@ -120,11 +147,11 @@ unsafe fn factor_lanes(r: usize, group: usize) -> __m512i {
 
 /// The groups after the last whole step.
 #[inline(always)]
-fn tail(codes: &[i8], factors: &[f32], input: &[i8], shape: Shape, from: usize) -> f32 {
-    let codes = codes[from..].chunks_exact(shape.group);
-    let input = input[from..].chunks_exact(shape.group);
+fn tail(codes: &[i8], factors: &[f32], input: &[i8], group: usize, from: usize) -> f32 {
+    let codes = codes[from..].chunks_exact(group);
+    let input = input[from..].chunks_exact(group);
     let mut sum = 0.0;
-    for ((codes, input), factor) in codes.zip(input).zip(&factors[from / shape.group..]) {
+    for ((codes, input), factor) in codes.zip(input).zip(&factors[from / group..]) {
         let dot: i32 = codes.iter().zip(input).map(|(&code, &input)| code as i32 * input as i32).sum();
         sum += factor * dot as f32;
     }

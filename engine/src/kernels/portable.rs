@@ -12,13 +12,11 @@ impl ByteDots for Portable {
     type Widen = crate::quant::Portable;
     const OFFSET_CODES: bool = false;
 
-    #[inline(always)]
     unsafe fn row(codes: &[i8], factors: &[f32], input: &[i8], shape: Shape) -> f32 {
         let groups = codes.chunks_exact(shape.group).zip(input.chunks_exact(shape.group));
         groups.zip(factors).map(|((codes, input), factor)| factor * byte_dot(codes, input) as f32).sum()
     }
 
-    #[inline(always)]
     unsafe fn panel<const N: usize>(panel: &Panel<'_>, inputs: &[QuantizedRow<'_>; N]) -> [[f32; PANEL]; N] {
         let mut sums = [[0f32; PANEL]; N];
         let group = panel.shape.group;
