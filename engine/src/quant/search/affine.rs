@@ -51,7 +51,7 @@ fn best_start<L: Lanes, const N: usize>(group: Group<'_, N>, low: L, steepness: 
     Fit { scale: scale.store()[best], min: -offset.store()[best], error: error.store()[best] }
 }
 
-/// The best scale and min of one group: the whole range in coarse steps, then around the best.
+/// The best scale and min of one group, starting from its whole range.
 #[inline(always)]
 fn fit<L: Lanes, const N: usize>(group: Group<'_, N>, rule: Rule) -> Fit {
     let (low, high) = group.limits::<L>();
@@ -59,14 +59,21 @@ fn fit<L: Lanes, const N: usize>(group: Group<'_, N>, rule: Rule) -> Fit {
     if high <= low {
         return Fit { scale: 0.0, min: -low, error: 0.0 };
     }
-    let steps = L::from_fn(|lane| 0.15 * lane as f32 - 0.9);
-    let steepness = (L::splat(rule.top) + steps) * L::splat(1.0 / (high - low));
-    let best = best_start(group, L::splat(low), steepness, rule);
-    let steepness = L::from_fn(|lane| 0.94 + 0.04 * (lane % 4) as f32) * L::splat(inverse(best.scale));
-    let shift = L::from_fn(|lane| 0.2 * (lane / 4) as f32 - 0.3) * L::splat(best.scale);
-    let finer = best_start(group, shift - L::splat(best.min), steepness, rule);
-    if finer.error < best.error { finer } else { best }
+    let mut best = Fit { scale: (high - low) / rule.top, min: -low, error: f32::MAX };
+    for [first, step, shift] in STARTS {
+        let factors = L::from_fn(|lane| 1.0 + (first + step * (lane % 4) as f32) / rule.top);
+        let shifts = L::from_fn(|lane| shift * ((lane / 4) as f32 - 1.5));
+        let steepness = factors * L::splat(inverse(best.scale));
+        let low = shifts * L::splat(best.scale) - L::splat(best.min);
+        let found = best_start(group, low, steepness, rule);
+        best = if found.error < best.error { found } else { best };
+    }
+    best
 }
+
+/// The starts of each search around the best so far: codes more or less at the top (the first, and the step to
+/// the next), and how far the lowest code moves, in codes.
+const STARTS: [[f32; 3]; 2] = [[-0.9, 0.6, 0.3], [-0.3, 0.2, 0.15]];
 
 /// The codes of a group.
 #[inline(always)]
@@ -115,7 +122,7 @@ struct Search<'a, const GROUPS: usize, const N: usize> {
     limit: f32,
 }
 
-/// Whole-number scales and mins of the groups, and the steps that they count.
+/// Scales and mins of the groups, whole numbers, and the steps that they count.
 struct Steps<const GROUPS: usize> {
     d: (f16, f32),
     dmin: (f16, f32),
@@ -133,13 +140,14 @@ impl<const GROUPS: usize, const N: usize> Search<'_, GROUPS, N> {
             (scales[g], mins[g]) = (fit.scale, fit.min);
         }
         let largest = |values: &[f32; GROUPS]| values.iter().fold(0f32, |a, &b| if b > a { b } else { a });
-        let mut steps =
-            self.round::<L>(largest(&scales) / self.limit, largest(&mins) / self.limit, scales, mins);
-        for _ in 0..ROUNDS {
-            let (d, dmin) = self.solve::<L>(&steps);
-            let scales = steps.scales.map(|scale| scale * steps.d.1);
-            let mins = steps.mins.map(|min| min * steps.dmin.1);
-            steps = self.round::<L>(d, dmin, scales, mins);
+        let (mut d, mut dmin) = (largest(&scales) / self.limit, largest(&mins) / self.limit);
+        let one = (f16::ONE, 1.0);
+        let mut steps = Steps { d: one, dmin: one, scales, mins };
+        for round in 0..ROUNDS {
+            if round > 0 {
+                (d, dmin) = self.solve::<L>(&steps);
+            }
+            self.round::<L>(d, dmin, &mut steps);
         }
         let mut codes = [0; 256];
         for (g, out) in codes.as_chunks_mut().0.iter_mut().enumerate() {
@@ -149,27 +157,22 @@ impl<const GROUPS: usize, const N: usize> Search<'_, GROUPS, N> {
         AffineBlock { d: steps.d.0, dmin: steps.dmin.0, scales, mins, codes }
     }
 
-    /// Rounds scales and mins to steps: of the neighbours of each pair the one with the least error.
+    /// Goes over to new steps: of the neighbours of each scale and min the pair with the least error.
     #[inline(always)]
-    fn round<L: Lanes>(
-        &self,
-        d: f32,
-        dmin: f32,
-        scales: [f32; GROUPS],
-        mins: [f32; GROUPS],
-    ) -> Steps<GROUPS> {
+    fn round<L: Lanes>(&self, d: f32, dmin: f32, steps: &mut Steps<GROUPS>) {
         let (d, dmin) = (self.prepared.stored(d), self.prepared.stored(dmin));
         let (zero, limit) = (L::splat(0.0), L::splat(self.limit));
-        let mut steps = Steps { d, dmin, scales, mins };
+        let around_scale = L::from_fn(|lane| (lane % 3) as f32 - 1.0);
+        let around_min = L::from_fn(|lane| (lane / 3) as f32 - 2.0);
         for g in 0..GROUPS {
-            let around = L::from_fn(|lane| (lane % 3) as f32 - 1.0);
-            let scale = (L::splat(scales[g] * inverse(d.1)) + around).max(zero).min(limit).nearest();
-            let around = L::from_fn(|lane| (lane / 3) as f32 - 2.0);
-            let min = (L::splat(mins[g] * inverse(dmin.1)) + around).max(zero).min(limit).nearest();
+            let scale = steps.scales[g] * steps.d.1 * inverse(d.1);
+            let scale = (L::splat(scale) + around_scale).max(zero).min(limit).nearest();
+            let min = steps.mins[g] * steps.dmin.1 * inverse(dmin.1);
+            let min = (L::splat(min) + around_min).max(zero).min(limit).nearest();
             let best = self.errors(g, scale * L::splat(d.1), min * L::splat(dmin.1)).least();
             (steps.scales[g], steps.mins[g]) = (scale.store()[best], min.store()[best]);
         }
-        steps
+        (steps.d, steps.dmin) = (d, dmin);
     }
 
     /// The errors of 16 pairs of scale and min.
@@ -226,4 +229,4 @@ impl<const GROUPS: usize, const N: usize> Search<'_, GROUPS, N> {
         }
     }
 }
-const ROUNDS: usize = 2;
+const ROUNDS: usize = 3;

@@ -56,16 +56,19 @@ fn fit<C: Codebook, L: Lanes, const N: usize>(group: Group<'_, N>) -> f32 {
     if extreme == 0.0 {
         return 0.0;
     }
+    // Ten starts with one sign, six with the other; then all around the best.
     let spread = 0.18 * C::STEP / -C::EXTREME;
-    // Ten starts with one sign, six with the other.
-    let factors = L::from_fn(|lane| {
+    let coarse = L::from_fn(|lane| {
         let (sign, step) = if lane < 10 { (1.0, lane as f32 - 5.0) } else { (-1.0, lane as f32 - 13.0) };
         sign * (1.0 + step * spread)
     });
-    let (scale, gain) = best_start::<C, L, N>(group, factors * L::splat(C::EXTREME / extreme));
-    let factors = L::from_fn(|lane| 1.0 + (lane as f32 - 7.5) * spread / 8.0);
-    let (finer, finer_gain) = best_start::<C, L, N>(group, factors * L::splat(inverse(scale)));
-    if finer_gain > gain { finer } else { scale }
+    let fine = L::from_fn(|lane| 1.0 + (lane as f32 - 7.5) * spread / 8.0);
+    let (mut scale, mut gain) = (extreme / C::EXTREME, 0.0);
+    for factors in [coarse, fine] {
+        let found = best_start::<C, L, N>(group, factors * L::splat(inverse(scale)));
+        (scale, gain) = if found.1 > gain { found } else { (scale, gain) };
+    }
+    scale
 }
 
 /// The errors of 16 scales.
@@ -128,10 +131,12 @@ pub(crate) fn scaled_block<C: Codebook, L: Lanes, const GROUPS: usize, const N: 
         *fit = self::fit::<C, L, N>(prepared.part(g));
     }
     let extreme = fits.iter().fold(0f32, |most, &scale| if scale.abs() > most.abs() { scale } else { most });
-    let mut d = prepared.stored(-extreme / limit);
-    let mut scales = round_steps::<C, L, GROUPS, N>(prepared, d.1, fits, limit);
-    for _ in 0..ROUNDS {
-        let better = solve_step::<C, L, GROUPS, N>(prepared, d.1, &scales);
+    let (mut d, mut scales) = ((f16::ONE, 1.0), fits);
+    let mut better = -extreme / limit;
+    for round in 0..ROUNDS {
+        if round > 0 {
+            better = solve_step::<C, L, GROUPS, N>(prepared, d.1, &scales);
+        }
         let before = scales.map(|scale| scale * d.1);
         d = prepared.stored(better);
         scales = round_steps::<C, L, GROUPS, N>(prepared, d.1, before, limit);
@@ -142,7 +147,7 @@ pub(crate) fn scaled_block<C: Codebook, L: Lanes, const GROUPS: usize, const N: 
     }
     ScaledBlock { d: d.0, scales: scales.map(|scale| scale as i8), codes: all }
 }
-const ROUNDS: usize = 2;
+const ROUNDS: usize = 3;
 
 /// Rounds scales to steps of `d`: of 16 neighbours the one with the least error.
 #[inline(always)]
