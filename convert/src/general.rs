@@ -2,6 +2,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::hf::params::{Dim, Params};
+use crate::hf::tokenizer::tokenizer_metadata;
 use crate::recipe;
 use moewe_engine::Result;
 use moewe_engine::gguf::Metadata;
@@ -49,8 +50,17 @@ pub(crate) fn set_sampling(metadata: &mut Metadata, checkpoint: &Checkpoint) {
     }
 }
 
+/// The tokenizer that lies beside the weights, or that there is none.
+pub(crate) fn set_tokenizer(metadata: &mut Metadata, checkpoint: &Checkpoint, params: &Params) -> Result<()> {
+    match tokenizer_metadata(&checkpoint.folder, params.dim(Dim::Vocab)?)? {
+        Some(entries) => entries.into_iter().for_each(|(key, value)| metadata.set(key, value)),
+        None => set_no_tokenizer(metadata, params)?,
+    }
+    Ok(())
+}
+
 /// No tokenizer files: the model runs from token ids. Beginning and end are what the configuration says.
-pub(crate) fn set_no_tokenizer(metadata: &mut Metadata, params: &Params) -> Result<()> {
+fn set_no_tokenizer(metadata: &mut Metadata, params: &Params) -> Result<()> {
     metadata.set("tokenizer.ggml.model", "none");
     let vocab = params.dim(Dim::Vocab)?;
     for (key, name) in [("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_id")] {

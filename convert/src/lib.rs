@@ -60,7 +60,7 @@ pub fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn Progres
     general::set_name(&mut metadata, src);
     general::set_format(&mut metadata, options.format);
     general::set_sampling(&mut metadata, &checkpoint);
-    general::set_no_tokenizer(&mut metadata, &params)?;
+    general::set_tokenizer(&mut metadata, &checkpoint, &params)?;
     let mut report = stream::write(metadata, &plan.outputs, out, options, progress)?;
     report.dropped = plan.dropped;
     Ok(report)

@@ -9,6 +9,7 @@ pub mod params;
 pub mod plan;
 mod rope;
 mod rules;
+pub mod tokenizer;
 pub mod view;
 
 mod deepseek2;

@@ -60,9 +60,11 @@ impl Bpe {
 
     fn whole_word(&self, vocabulary: &Vocabulary, word: &str) -> Option<u32> {
         match self.alphabet {
-            Alphabet::Bytes if self.whole_words => vocabulary.id_of(bytes::spell(word.as_bytes()).as_bytes()),
+            Alphabet::Bytes if self.whole_words => {
+                vocabulary.ordinary_id_of(bytes::spell(word.as_bytes()).as_bytes())
+            }
             // Gemma 4 has tokens for runs of line breaks that no merge leads to.
-            Alphabet::Characters if word.starts_with('\n') => vocabulary.id_of(word.as_bytes()),
+            Alphabet::Characters if word.starts_with('\n') => vocabulary.ordinary_id_of(word.as_bytes()),
             _ => None,
         }
     }
@@ -92,6 +94,6 @@ impl Bpe {
 pub(super) fn push_characters(vocabulary: &Vocabulary, text: &str, merger: &mut Merger) {
     for (start, character) in text.char_indices() {
         let end = start + character.len_utf8();
-        merger.push(start, end, vocabulary.id_of(&text.as_bytes()[start..end]).unwrap_or(NO_TOKEN));
+        merger.push(start, end, vocabulary.ordinary_id_of(&text.as_bytes()[start..end]).unwrap_or(NO_TOKEN));
     }
 }

@@ -20,7 +20,7 @@ struct ByScore<'a>(&'a Vocabulary);
 
 impl Join for ByScore<'_> {
     fn join(&self, text: &[u8], left: &Symbol, right: &Symbol) -> Option<(u32, u32)> {
-        let id = self.0.id_of(&text[left.start as usize..right.end as usize])?;
+        let id = self.0.ordinary_id_of(&text[left.start as usize..right.end as usize])?;
         Some((!ascending(self.0.score(id)), id))
     }
 }

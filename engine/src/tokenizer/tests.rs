@@ -90,6 +90,24 @@ fn special_tokens_and_ends() {
     );
 }
 
+#[test]
+fn ordinary_text_never_makes_a_control_token() {
+    let tokens = vec!["<unk>", "<", "s", ">", "<s", "<s>", "▁"];
+    let types = vec![2, 1, 1, 1, 1, 3, 1];
+    let spec = VocabularySpec { model: "llama", tokens, types, ..Default::default() };
+    let tokenizer = Tokenizer::new(&spec).unwrap();
+    assert_eq!(tokenizer.encode("<s>", Special::Plain).unwrap(), [6, 4, 3]);
+    assert_eq!(tokenizer.encode("<s>", Special::Parse).unwrap(), [5]);
+    let spec = VocabularySpec {
+        model: "gpt2",
+        pre: "llama-bpe",
+        tokens: vec!["a", "b", "ab"],
+        types: vec![1, 1, 3],
+        ..Default::default()
+    };
+    assert_eq!(Tokenizer::new(&spec).unwrap().encode("ab", Special::Plain).unwrap(), [0, 1]);
+}
+
 /// HF's tokenizer for the same rules, with the look-ahead that our expressions leave out.
 struct Twin(BPE, PreTokenizerWrapper);
 

@@ -169,6 +169,12 @@ impl Vocabulary {
         if text.len() > self.longest { None } else { self.probe(text).1 }
     }
 
+    /// Like [`Vocabulary::id_of`], but never a token that steers the model: those are not made of ordinary text.
+    pub(super) fn ordinary_id_of(&self, text: &[u8]) -> Option<u32> {
+        let steers = |id: &u32| matches!(self.types[*id as usize], TokenType::Control | TokenType::Unknown);
+        self.id_of(text).filter(|id| !steers(id))
+    }
+
     /// The text as it stands in the file; empty for an id outside the vocabulary.
     pub(super) fn text(&self, id: u32) -> &str {
         if (id as usize) < self.len() {

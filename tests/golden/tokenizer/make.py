@@ -1,10 +1,11 @@
 """Trains two tiny vocabularies and records what independent tokenizers make of some texts. See README.md."""
 
+import base64
 import io
 import json
 
 import sentencepiece
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 TEXT = """Die Möwe fliegt über das Meer, und das Meer fließt unter der Möwe. Größe, Äpfel, Öl und Übermut!
 The gull flies over the sea; the sea flows under the gull. It's what they've said, and we'll see: I'm sure.
@@ -55,7 +56,52 @@ def byte_level():
         assert tokenizer.decode(ids) == text
         cases.append([text, ids])
     types = [3, 3, 3] + [1] * (len(tokens) - 3)
+    save_byte_level(tokenizer, tokens, merges)
     return {"model": "gpt2", "pre": "smollm", "tokens": tokens, "types": types, "merges": merges, "cases": cases}
+
+
+def save_byte_level(tokenizer, tokens, merges):
+    """The same vocabulary as files that converters read: merges as pairs and as strings, and tiktoken ranks."""
+    saved = json.loads(tokenizer.to_str())
+    saved["model"]["merges"] = [merge.split(" ") for merge in merges]
+    write("byte_level.tokenizer.json", saved)
+    saved["model"]["merges"] = merges
+    write("byte_level_strings.tokenizer.json", saved)
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    moved = [byte for byte in range(256) if byte not in printable]
+    to_byte = {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(moved)}
+    with open("byte_level.tiktoken", "w", encoding="ascii") as file:
+        for rank, text in enumerate(tokens[3:]):
+            token = base64.b64encode(bytes(to_byte[character] for character in text)).decode()
+            file.write(f"{token} {rank}\n")
+
+
+def save_sentence_piece(processor, cases):
+    """The same vocabulary as Hugging Face writes Llama's: BPE with byte fallback, merges recovered from scores."""
+    ids = {processor.id_to_piece(i): i for i in range(processor.get_piece_size())}
+    merges = []
+    for piece, i in ids.items():
+        if processor.is_unknown(i) or processor.is_control(i) or processor.is_byte(i):
+            continue
+        pairs = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
+        pairs = [pair for pair in pairs if pair[0] in ids and pair[1] in ids]
+        merges += [(-processor.get_score(i), ids[left], ids[right], left, right) for left, right in pairs]
+    pairs = [(left, right) for *_, left, right in sorted(merges)]
+    tokenizer = Tokenizer(models.BPE(ids, pairs, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    for text, expected in cases:
+        if "<s>" not in text:
+            assert tokenizer.encode(text, add_special_tokens=False).ids == expected, text
+    write("sentence_piece.tokenizer.json", json.loads(tokenizer.to_str()))
+
+
+def write(name, content):
+    with open(name, "w", encoding="utf-8") as file:
+        json.dump(content, file, ensure_ascii=False, separators=(",", ":"))
+        file.write("\n")
 
 
 def sentence_piece():
@@ -71,13 +117,14 @@ def sentence_piece():
     ids = range(processor.get_piece_size())
     types = [next((kind for holds, kind in kinds if holds(i)), 1) for i in ids]
     cases = [[text, processor.encode(text)] for text in CASES]
+    save_sentence_piece(processor, cases)
+    with open("sentence_piece.model", "wb") as file:
+        file.write(model.getvalue())
     return {
         "model": "llama", "pre": "", "tokens": [processor.id_to_piece(i) for i in ids],
         "scores": [processor.get_score(i) for i in ids], "types": types, "merges": [], "cases": cases,
     }
 
 
-for name, make in [("byte_level", byte_level), ("sentence_piece", sentence_piece)]:
-    with open(f"{name}.json", "w", encoding="utf-8") as file:
-        json.dump(make(), file, ensure_ascii=False, separators=(",", ":"))
-        file.write("\n")
+write("byte_level.json", byte_level())
+write("sentence_piece.json", sentence_piece())

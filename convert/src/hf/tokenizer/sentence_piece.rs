@@ -1,0 +1,144 @@
+//! tokenizer.model: SentencePiece's `ModelProto` (sentencepiece_model.proto), as much of it as BPE needs.
+
+use super::{Kind, Token, Tokens};
+use moewe_engine::{Error, Result};
+
+const BPE: u64 = 2; // TrainerSpec.ModelType
+
+/// A field of a protobuf message.
+enum Field<'a> {
+    Number(u64),
+    Fixed32(u32),
+    Bytes(&'a [u8]),
+}
+
+/// Reads the fields of one message.
+struct Message<'a>(&'a [u8]);
+
+impl<'a> Message<'a> {
+    fn varint(&mut self) -> Result<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let (&byte, rest) = self.0.split_first().ok_or_else(truncated)?;
+            self.0 = rest;
+            value |= u64::from(byte & 0x7F) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(Error::malformed("protobuf", "a number of at most 64 bits", "a longer one"))
+    }
+
+    fn take(&mut self, count: u64) -> Result<&'a [u8]> {
+        let count = usize::try_from(count).map_err(|_| truncated())?;
+        let (taken, rest) = self.0.split_at_checked(count).ok_or_else(truncated)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    /// Number and value of the next field; `None` at the end.
+    fn next(&mut self) -> Result<Option<(u64, Field<'a>)>> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let tag = self.varint()?;
+        let field = match tag & 7 {
+            0 => Field::Number(self.varint()?),
+            1 => Field::Bytes(self.take(8)?),
+            2 => {
+                let length = self.varint()?;
+                Field::Bytes(self.take(length)?)
+            }
+            5 => Field::Fixed32(
+                self.take(4)?.iter().rev().fold(0, |value, &byte| value << 8 | u32::from(byte)),
+            ),
+            other => return Err(Error::malformed("protobuf", "a wire type of 0, 1, 2 or 5", other)),
+        };
+        Ok(Some((tag >> 3, field)))
+    }
+}
+
+fn truncated() -> Error {
+    Error::malformed("protobuf", "a whole message", "its end")
+}
+
+/// Reads the whole file.
+pub(super) fn read(bytes: &[u8], rows: u64) -> Result<Tokens> {
+    let mut tokens = Tokens { model: "llama", add_space_prefix: Some(true), ..Tokens::default() };
+    let mut ids = [("unknown", 0), ("bos", 1), ("eos", 2), ("padding", -1i64)];
+    let mut model_type = 1;
+    let mut model = Message(bytes);
+    let mut count = 0;
+    while let Some((number, field)) = model.next()? {
+        match (number, field) {
+            (1, Field::Bytes(piece)) => {
+                tokens.set(count, read_piece(piece)?, rows)?;
+                count += 1;
+            }
+            (2, Field::Bytes(trainer)) => model_type = read_trainer(Message(trainer), &mut ids)?,
+            (3, Field::Bytes(normalizer)) => {
+                tokens.add_space_prefix = Some(number_of(Message(normalizer), 3)?.unwrap_or(1) != 0);
+            }
+            _ => {}
+        }
+    }
+    if model_type != BPE {
+        let what = "a SentencePiece model that is not BPE (unigram, word or character)";
+        return Err(Error::unsupported(what, "GGUF's `llama` tokenizer merges by scores"));
+    }
+    let known = |&(_, id): &(&str, i64)| (0..count as i64).contains(&id);
+    tokens.ids = ids.into_iter().filter(known).map(|(role, id)| (role, id as u32)).collect();
+    Ok(tokens)
+}
+
+/// The model type; changes the `ids` that the trainer was told.
+fn read_trainer(mut trainer: Message, ids: &mut [(&str, i64); 4]) -> Result<u64> {
+    let mut model_type = 1;
+    while let Some((number, field)) = trainer.next()? {
+        match (number, field) {
+            (3, Field::Number(value)) => model_type = value,
+            (number @ 40..=43, Field::Number(value)) => ids[number as usize - 40].1 = i64::from(value as i32),
+            _ => {}
+        }
+    }
+    Ok(model_type)
+}
+
+fn number_of(mut message: Message, wanted: u64) -> Result<Option<u64>> {
+    let mut found = None;
+    while let Some((number, field)) = message.next()? {
+        if let (true, Field::Number(value)) = (number == wanted, field) {
+            found = Some(value);
+        }
+    }
+    Ok(found)
+}
+
+fn read_piece(piece: &[u8]) -> Result<Token> {
+    let mut message = Message(piece);
+    let mut token = Token { text: String::new(), score: 0.0, kind: Kind::Normal };
+    while let Some((number, field)) = message.next()? {
+        match (number, field) {
+            (1, Field::Bytes(text)) => {
+                let text = str::from_utf8(text).map_err(|error| Error::malformed("piece", "UTF-8", error))?;
+                text.clone_into(&mut token.text);
+            }
+            (2, Field::Fixed32(bits)) => token.score = f32::from_bits(bits),
+            (3, Field::Number(kind)) => token.kind = kind_of(kind)?,
+            _ => {}
+        }
+    }
+    Ok(token)
+}
+
+fn kind_of(value: u64) -> Result<Kind> {
+    Ok(match value {
+        1 => Kind::Normal,
+        2 => Kind::Unknown,
+        3 => Kind::Control,
+        4 => Kind::UserDefined,
+        5 => Kind::Unused,
+        6 => Kind::Byte,
+        other => return Err(Error::malformed("piece", "a type from 1 to 6", other)),
+    })
+}
