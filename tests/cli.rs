@@ -209,6 +209,12 @@ fn run_gives_the_continuation_and_nothing_else() {
     assert_eq!(stdout(&fed), again, "stdin is the same prompt");
     let quiet = place.fed(&["run", "-q", "--raw", "-p", "once", "-n", "3"], "");
     assert!(quiet.stderr.is_empty(), "{}", stderr(&quiet));
+    let empty = place.run(&["run", "tiny.gguf"]);
+    assert!(
+        empty.status.code() == Some(1) && stderr(&empty).contains("the prompt is empty"),
+        "{}",
+        stderr(&empty)
+    );
     // Without --raw the chat template stands around the prompt.
     let chatted = place.json(&["run", "once", "-n", "2", "--json"]);
     assert_eq!(chatted["prompt_tokens"], 1 + 5 + 4 + 1 + 1 + 1 + 10);
@@ -341,6 +347,11 @@ fn a_long_chat_forgets_its_oldest_turns() {
     // An answer longer than the context goes on where turns can leave, and ends where none can.
     let endless = place.fed(&["chat", "--context", "128"], "one\ntwo\n");
     assert!(stderr(&endless).contains("the context is full; --context"), "{}", stderr(&endless));
+    // An answer that meets the end of the context sends the first turn away and goes on.
+    let long = place.fed(&["chat", "--context", "128", "-n", "10"], "one\n/set n 100\ntwo\n");
+    assert!(stderr(&long).contains("the oldest 1 turns left"), "{}", stderr(&long));
+    assert!(stderr(&long).contains("100 tokens"), "{}", stderr(&long));
+    assert_eq!(stdout(&long).lines().last().unwrap().len(), 100);
     let message = "x".repeat(200);
     let too_long = place.fed(&["chat", "--context", "128", "-n", "5"], &format!("{message}\nhi\n"));
     assert!(stderr(&too_long).contains("do not fit the context of 128"), "{}", stderr(&too_long));

@@ -73,6 +73,7 @@ fn tree() -> clap::Command {
 /// Runs the command that the process was asked for.
 pub(crate) fn main() -> ExitCode {
     let matches = tree().get_matches();
+    print_warnings();
     let Some((name, matches)) = matches.subcommand() else { return ExitCode::FAILURE };
     let entry = COMMANDS.iter().find(|entry| (entry.define)().get_name() == name);
     match entry.map(|entry| (entry.run)(matches)) {
@@ -80,6 +81,13 @@ pub(crate) fn main() -> ExitCode {
         Some(Err(error)) => ending(&error),
         None => ExitCode::FAILURE,
     }
+}
+
+/// Shows on stderr what the libraries warn of.
+fn print_warnings() {
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(io::stderr);
+    // Only a second subscriber can fail.
+    let _ = tracing::subscriber::set_global_default(subscriber.without_time().with_target(false).finish());
 }
 
 /// Says what went wrong, in one line, and chooses the exit status.

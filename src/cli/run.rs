@@ -45,6 +45,7 @@ pub(super) struct Run {
 
 impl Command for Run {
     fn run(self) -> Result<()> {
+        self.model.path()?;
         let text = self.text()?;
         let engine = self.model.open()?;
         let tokens = self.prompt_tokens(&engine, text.as_deref())?;
@@ -84,15 +85,17 @@ impl Run {
 
     fn prompt_tokens(&self, engine: &Engine, text: Option<&str>) -> Result<Vec<u32>> {
         let Some(text) = text else { return Ok(self.tokens.clone()) };
+        let tokenizer = engine.tokenizer()?;
         let template = if self.raw { None } else { prompt::template(engine)? };
         let tokens = match template {
-            Some(template) => {
+            Some(template) if !text.trim().is_empty() => {
                 let system = self.system.iter().map(|text| Message::new("system", text));
                 let messages: Vec<_> = system.chain([Message::new("user", text)]).collect();
-                prompt::of_messages(engine, &template, &messages)?
+                prompt::encode(tokenizer, &prompt::render(tokenizer, &template, &messages)?)?
             }
+            Some(_) => bail!("the prompt is empty"),
             None if self.system.is_some() => bail!("--system needs a model with a chat template"),
-            None => prompt::of_text(engine, text)?,
+            None => prompt::encode_text(tokenizer, text)?,
         };
         if tokens.is_empty() {
             bail!("the prompt is empty and this model has no token to begin a text with");

@@ -11,8 +11,7 @@ use moewe_engine::generate::{Ending, Figures, Generation};
 use moewe_engine::os::interrupt::Listener;
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::{Engine, Session};
-use moewe_engine::tokenizer::ChatTemplate;
-use moewe_engine::tokenizer::{Special, Tokenizer};
+use moewe_engine::tokenizer::{ChatTemplate, Tokenizer};
 
 /// Positions that an answer should find free, as a part of the context.
 const RESERVE: usize = 8;
@@ -138,7 +137,7 @@ impl<'e> Partner<'e> {
         let mut text = String::new();
         let fitted = conversation.fit(context, reserve + answered, |conversation| {
             text = match &self.template {
-                Some(template) => template.render(&conversation.messages(), true)?,
+                Some(template) => prompt::render(tokenizer, template, &conversation.messages())?,
                 None => conversation.text(),
             };
             self.known.encode(tokenizer, &text, self.template.is_none())
@@ -181,7 +180,7 @@ impl Known {
     fn encode(&self, tokenizer: &Tokenizer, text: &str, is_plain: bool) -> Result<Vec<u32>> {
         let rest = text.strip_prefix(&self.text).filter(|_| !self.text.is_empty());
         if let Some(rest) = rest {
-            let tokens = tokenizer.encode(rest, Special::Parse)?;
+            let tokens = prompt::encode(tokenizer, rest)?;
             let parted = tokens.first().is_none_or(|&first| {
                 tokenizer.is_control(first) && rest.starts_with(tokenizer.token_text(first))
             });
@@ -189,9 +188,6 @@ impl Known {
                 return Ok([&self.tokens[..], &tokens].concat());
             }
         }
-        Ok(match is_plain {
-            true => tokenizer.encode_with_bos(text, Special::Parse)?,
-            false => tokenizer.encode(text, Special::Parse)?,
-        })
+        if is_plain { prompt::encode_text(tokenizer, text) } else { prompt::encode(tokenizer, text) }
     }
 }
