@@ -21,6 +21,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use stream::Job;
 
 /// How to convert.
 #[derive(Clone, Debug)]
@@ -53,6 +54,7 @@ pub fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn Progres
         return requantize::convert(src, out, options, progress);
     }
     let checkpoint = Checkpoint::open(src)?;
+    refuse_packed(&checkpoint.config)?;
     let architecture = Architecture::of(&checkpoint.config)?;
     let params = architecture.params(&checkpoint.config);
     let plan = hf::plan::plan(architecture, &params, &checkpoint).map_err(|e| e.in_file(src))?;
@@ -61,9 +63,21 @@ pub fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn Progres
     general::set_format(&mut metadata, options.format);
     general::set_sampling(&mut metadata, &checkpoint);
     general::set_tokenizer(&mut metadata, &checkpoint, &params)?;
-    let mut report = stream::write(metadata, &plan.outputs, out, options, progress)?;
+    let job = Job { options, progress, release: &|| checkpoint.release() };
+    let mut report = job.write(metadata, &plan.outputs, out)?;
     report.dropped = plan.dropped;
     Ok(report)
+}
+
+/// Refuses weights that another program has packed; their tensors would all be unknown.
+fn refuse_packed(config: &serde_json::Value) -> Result<()> {
+    match config["quantization_config"]["quant_method"].as_str() {
+        None | Some("fp8" | "mxfp4") => Ok(()),
+        Some(method) => Err(Error::unsupported(
+            format!("config: weights packed by {method:?}"),
+            "convert the original checkpoint; F32, F16, BF16, FP8 and MXFP4 are read",
+        )),
+    }
 }
 
 fn is_gguf(path: &Path) -> Result<bool> {

@@ -2,12 +2,14 @@
 //! file become one file.
 
 use crate::report::{Progress, Report};
-use crate::{Options, general, stream};
+use crate::stream::Job;
+use crate::{Options, general};
 use moewe_engine::Result;
 use moewe_engine::gguf::{Bytes, Gguf};
 use moewe_engine::quant::Format;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 /// One tensor of the source.
 pub(crate) struct Stored {
@@ -59,5 +61,15 @@ pub(crate) fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn 
         bytes: gguf.bytes(tensor),
     };
     let tensors: Vec<Stored> = gguf.tensors().iter().map(stored).collect();
-    stream::write(metadata, &tensors, out, options, progress)
+    let release = || {
+        let mappings = tensors.iter().filter_map(|tensor| tensor.bytes.file_position());
+        let mut last = std::ptr::null();
+        for (mapping, _) in mappings {
+            if Arc::as_ptr(mapping) != last {
+                last = Arc::as_ptr(mapping);
+                mapping.advise_done();
+            }
+        }
+    };
+    Job { options, progress, release: &release }.write(metadata, &tensors, out)
 }

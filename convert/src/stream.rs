@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Weights in memory at a time: 16 MiB of f32.
 const CHUNK: u64 = 4 << 20;
+/// After so many chunks the source lets go of what it has mapped: half a gigabyte of bfloat16.
+const RELEASE: u64 = 64;
 /// Weights per task of a worker.
 const TASK: u64 = 128 << 10;
 
@@ -68,41 +70,45 @@ impl Rows for Stored {
     }
 }
 
-/// Writes the file and tells what was done.
-pub(crate) fn write<R: Rows>(
-    mut metadata: Metadata,
-    tensors: &[R],
-    out: &Path,
-    options: &Options,
-    progress: &dyn Progress,
-) -> Result<Report> {
-    let choices = choose_all(tensors, options.format)?;
-    let mut report = Report {
-        architecture: metadata.str("general.architecture")?.unwrap_or_default().to_owned(),
-        ..Report::default()
-    };
-    report.substitutions = substitutions(tensors, &choices, options.format);
-    if !report.substitutions.is_empty() {
-        let lines: Vec<String> = report.substitutions.iter().map(Substitution::to_string).collect();
-        metadata.set("moewe.substitutions", lines);
+/// How the file is to be written, who watches, and how the source lets go of memory.
+pub(crate) struct Job<'a> {
+    pub(crate) options: &'a Options,
+    pub(crate) progress: &'a dyn Progress,
+    pub(crate) release: &'a (dyn Fn() + Sync),
+}
+
+impl Job<'_> {
+    /// Writes the file and tells what was done.
+    pub(crate) fn write<R: Rows>(&self, mut metadata: Metadata, tensors: &[R], out: &Path) -> Result<Report> {
+        let choices = choose_all(tensors, self.options.format)?;
+        let mut report = Report {
+            architecture: metadata.str("general.architecture")?.unwrap_or_default().to_owned(),
+            ..Report::default()
+        };
+        report.substitutions = substitutions(tensors, &choices, self.options.format);
+        if !report.substitutions.is_empty() {
+            let lines: Vec<String> = report.substitutions.iter().map(Substitution::to_string).collect();
+            metadata.set("moewe.substitutions", lines);
+        }
+        let entries = tensors.iter().zip(&choices).map(|(tensor, choice)| {
+            let shape: Vec<u64> = tensor.shape().iter().rev().copied().collect();
+            (tensor.name(), choice.format, shape)
+        });
+        let writer = Writer::new(metadata, entries.collect())?;
+        report.bytes = writer.file_len();
+        self.progress.begin(report.bytes);
+        let mut file = writer.create(out)?;
+        for (tensor, choice) in tensors.iter().zip(&choices) {
+            let passage = Passage { tensor, format: choice.format, job: self };
+            report.suspicious.extend(passage.run(&mut file)?);
+            (self.release)();
+            report.weights += tensor.shape().iter().product::<u64>();
+        }
+        file.finish()?;
+        report.tensors = tensors.len();
+        report.bits_per_weight = report.bytes as f64 * 8.0 / report.weights.max(1) as f64;
+        Ok(report)
     }
-    let entries = tensors.iter().zip(&choices).map(|(tensor, choice)| {
-        let shape: Vec<u64> = tensor.shape().iter().rev().copied().collect();
-        (tensor.name(), choice.format, shape)
-    });
-    let writer = Writer::new(metadata, entries.collect())?;
-    report.bytes = writer.file_len();
-    progress.begin(report.bytes);
-    let mut file = writer.create(out)?;
-    for (tensor, choice) in tensors.iter().zip(&choices) {
-        let job = Job { tensor, format: choice.format, options, progress };
-        report.suspicious.extend(job.run(&mut file)?);
-        report.weights += tensor.shape().iter().product::<u64>();
-    }
-    file.finish()?;
-    report.tensors = tensors.len();
-    report.bits_per_weight = report.bytes as f64 * 8.0 / report.weights.max(1) as f64;
-    Ok(report)
 }
 
 fn choose_all<R: Rows>(tensors: &[R], wanted: &'static Format) -> Result<Vec<Choice>> {
@@ -137,11 +143,10 @@ fn substitutions<R: Rows>(tensors: &[R], choices: &[Choice], wanted: &Format) ->
 }
 
 /// One tensor on its way.
-struct Job<'a, R> {
+struct Passage<'a, R> {
     tensor: &'a R,
     format: &'static Format,
-    options: &'a Options,
-    progress: &'a dyn Progress,
+    job: &'a Job<'a>,
 }
 
 /// Counts of one tensor, added up by all workers.
@@ -151,27 +156,30 @@ struct Counts {
     out_of_range: AtomicU64,
 }
 
-impl<R: Rows> Job<'_, R> {
+impl<R: Rows> Passage<'_, R> {
     fn run(&self, file: &mut FileWriter) -> Result<Option<Suspicious>> {
         let shape = self.tensor.shape();
         let columns = shape.last().copied().unwrap_or(1).max(1);
         let rows: u64 = shape.iter().rev().skip(1).product();
         let counts = Counts::default();
-        self.progress.tensor(self.tensor.name());
+        self.job.progress.tensor(self.tensor.name());
         file.begin(self.tensor.name())?;
         let step = (CHUNK / columns).max(1);
         let row_bytes = self.row_bytes(columns)?;
         let mut bytes = vec![0u8; step.min(rows) as usize * row_bytes];
         let mut start = 0;
         while start < rows {
-            if self.options.stop.load(Ordering::Relaxed) {
+            if self.job.options.stop.load(Ordering::Relaxed) {
                 return Err(Error::Stopped);
             }
             let end = (start + step).min(rows);
             let bytes = &mut bytes[..(end - start) as usize * row_bytes];
             self.convert(start, columns, bytes, row_bytes, &counts);
             file.append(bytes)?;
-            self.progress.advance(bytes.len() as u64);
+            self.job.progress.advance(bytes.len() as u64);
+            if (start / step) % RELEASE == RELEASE - 1 {
+                (self.job.release)();
+            }
             start = end;
         }
         file.end()?;

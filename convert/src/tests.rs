@@ -67,6 +67,18 @@ fn every_fixture_converts_to_every_format() {
 }
 
 #[test]
+fn packed_weights_are_refused_with_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(golden("llama-dense/config.json")).unwrap();
+    let packed = text.replacen('{', r#"{ "quantization_config": { "quant_method": "gptq" }, "#, 1);
+    std::fs::write(folder.path().join("config.json"), packed).unwrap();
+    std::fs::copy(golden("llama-dense/model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    let result = convert(folder.path(), &folder.path().join("m.gguf"), &options("Q8_0"), &());
+    let message = result.unwrap_err().to_string();
+    assert!(message.contains("gptq") && message.contains("original"), "{message}");
+}
+
+#[test]
 fn substitutions_are_told_and_stored() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("m.gguf");

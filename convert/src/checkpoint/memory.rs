@@ -17,6 +17,15 @@ impl Bytes {
     pub(super) fn open(path: &Path) -> Result<Self> {
         Mapping::open(path).map(Self::Mapped)
     }
+
+    /// Nothing of it is needed for now.
+    pub(super) fn release(&self) {
+        match self {
+            Self::Mapped(mapping) => mapping.advise_done(),
+            #[cfg(test)]
+            Self::Owned(_) => {}
+        }
+    }
 }
 
 impl Deref for Bytes {

@@ -113,6 +113,11 @@ impl Checkpoint {
         &self.files[tensor.file].1[tensor.start..tensor.end]
     }
 
+    /// Lets go of memory that reading has filled; what is needed again is read again.
+    pub fn release(&self) {
+        self.files.iter().for_each(|(_, bytes)| bytes.release());
+    }
+
     /// The file that holds a tensor, for messages.
     pub fn file_of(&self, tensor: &Tensor) -> &Path {
         &self.files[tensor.file].0

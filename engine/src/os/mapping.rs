@@ -66,6 +66,14 @@ impl Mapping {
         );
     }
 
+    /// Tells the system that no page will be touched soon: they leave this process's memory and come back from the
+    /// file when they are.
+    pub fn advise_done(&self) {
+        // SAFETY: the mapping is read-only and backed by its file, so a dropped page returns with the same bytes.
+        #[cfg(unix)]
+        self.hint("done", unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) });
+    }
+
     /// A hint that fails changes nothing but speed.
     #[cfg(unix)]
     fn hint(&self, advice: &str, outcome: std::io::Result<()>) {
@@ -95,6 +103,7 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         let mapping = Mapping::open(&path).unwrap();
         mapping.advise_random();
+        mapping.advise_done();
         for range in [0..1, 4097..9000, 9999..20_000, 20_000..30_000, 0..usize::MAX] {
             mapping.advise_will_need(range);
         }
