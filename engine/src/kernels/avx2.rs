@@ -25,7 +25,7 @@ unsafe fn dots(codes: __m256i, input: __m256i, signed: bool) -> __m256i {
     }
 }
 
-/// The conversion instruction of every machine with AVX2.
+/// Instructions of every machine with AVX2.
 pub(super) struct F16c;
 
 impl Widen for F16c {
@@ -33,6 +33,18 @@ impl Widen for F16c {
     fn f16(value: F16) -> f32 {
         // SAFETY: used only inside kernels, which are compiled and selected for F16C.
         unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(value.to_bits() as i32))) }
+    }
+
+    #[inline(always)]
+    fn look_up(table: [i8; 16], codes: &mut [i8]) {
+        // SAFETY: used only inside kernels, which are compiled and selected for AVX2; all pointers are arrays.
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            for codes in codes.as_chunks_mut::<32>().0 {
+                let values = _mm256_shuffle_epi8(table, _mm256_loadu_si256(codes.as_ptr().cast()));
+                _mm256_storeu_si256(codes.as_mut_ptr().cast(), values);
+            }
+        }
     }
 }
 

@@ -35,7 +35,7 @@ impl Block for Iq4Nl {
     fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let codes: &mut [i8; 32] = bits::array(codes);
         bits::nibbles(&self.indices, codes);
-        bits::look_up(VALUES, codes);
+        W::look_up(VALUES, codes);
         scales[0] = W::f16(self.d);
     }
 }

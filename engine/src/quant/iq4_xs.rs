@@ -45,7 +45,7 @@ impl Block for Iq4Xs {
         for (packed, out) in self.indices.as_chunks::<16>().0.iter().zip(codes.as_chunks_mut::<32>().0) {
             bits::nibbles(packed, out);
         }
-        bits::look_up(VALUES, codes);
+        W::look_up(VALUES, codes);
     }
 }
 

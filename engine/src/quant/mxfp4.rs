@@ -44,7 +44,7 @@ impl Block for Mxfp4 {
     fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let codes: &mut [i8; 32] = bits::array(codes);
         bits::nibbles(&self.codes, codes);
-        bits::look_up(DOUBLED, codes);
+        W::look_up(DOUBLED, codes);
         scales[0] = half_scale(self.exponent);
     }
 }

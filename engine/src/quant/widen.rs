@@ -1,13 +1,20 @@
-//! How an F16 scale becomes f32: one instruction where the kernel's instruction set has it.
+//! What unpacking leaves to the kernel's instruction set, where that has an instruction for it.
 //!
-//! Blocks of 32 weights have a scale each, so this conversion is a good part of unpacking them.
+//! Blocks of 32 weights have a scale each, so widening it is a good part of unpacking them; so are tables.
 
+use super::bits;
 use super::float::{F16, f16_to_f32};
 
-/// A way to widen F16, exactly.
+/// Ways to widen numbers, exactly.
 pub trait Widen {
     /// The value.
     fn f16(value: F16) -> f32;
+
+    /// Replaces indices below 16 by the values of a table. The number of indices is a multiple of 32.
+    #[inline(always)]
+    fn look_up(table: [i8; 16], codes: &mut [i8]) {
+        bits::look_up(table, codes);
+    }
 }
 
 /// Integer arithmetic: works everywhere.
