@@ -87,8 +87,14 @@ fn ctrl_c_stops_the_answer_and_not_the_program() {
     say(&mut session, "tell me everything");
     // Without a limit the tiny model babbles for half a million tokens.
     session.exp_regex("[a-z ]{200}").unwrap();
+    // Keys typed meanwhile do not show in the answer; Ctrl-C discards them, as everywhere.
+    session.send("/SET").unwrap();
+    session.flush().unwrap();
+    let (_, meanwhile) = session.exp_regex("[a-z ]{1000}").unwrap();
+    assert!(!meanwhile.contains("SET"));
     session.send_control(CTRL_C).unwrap();
-    session.exp_string("stopped").unwrap();
+    let answer = session.exp_string("stopped").unwrap();
+    assert!(!answer.contains("SET"), "{answer}");
     say(&mut session, "/set n 5");
     say(&mut session, "still there?");
     expect_tokens(&mut session, 5);

@@ -140,9 +140,10 @@ impl<'g, 'e> Generation<'g, 'e> {
         if self.ending.is_some() {
             return Ok(None);
         }
-        let start = Instant::now();
+        let (start, decoded) = (Instant::now(), self.figures.decoded);
         let ending = self.advance()?;
-        if self.tokens.len() > 1 {
+        // The first token costs no forward of its own: it belongs to neither rate.
+        if self.figures.decoded > decoded {
             self.figures.decode += start.elapsed();
         }
         self.ending = ending;

@@ -19,7 +19,7 @@ use conversation::Conversation;
 use input::Input;
 use moewe_engine::Error;
 use moewe_engine::generate::Ending;
-use moewe_engine::os::interrupt;
+use moewe_engine::os::{interrupt, terminal};
 use partner::{Answered, Partner};
 use std::io::{IsTerminal, Write, stdout};
 use std::path::PathBuf;
@@ -119,10 +119,11 @@ impl Talk<'_> {
 
     fn answer(&mut self) -> Result<()> {
         let listener = interrupt::listen();
+        let silence = self.is_interactive.then(terminal::silence);
         let mut screen = Screen::new(self.partner.has_template());
         let answered = self.partner.answer(&mut self.conversation, &listener, |text| screen.show(text));
         screen.end()?;
-        drop(listener);
+        drop((listener, silence));
         match answered {
             Ok(answered) => self.comment(answered),
             // A closed pipe ends the chat, anything else only this answer.

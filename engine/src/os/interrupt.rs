@@ -51,6 +51,7 @@ mod platform {
             flag.store(true, Ordering::Relaxed);
         }
         if PRESSES.fetch_add(1, Ordering::Relaxed) + 1 >= PATIENCE {
+            crate::os::terminal::restore();
             // SAFETY: _exit may be called from a signal handler and does not return.
             unsafe { libc::_exit(STATUS) }
         }

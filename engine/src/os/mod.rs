@@ -7,3 +7,4 @@
 pub mod interrupt;
 pub mod mapping;
 pub mod memory;
+pub mod terminal;

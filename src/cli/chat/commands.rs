@@ -5,7 +5,7 @@ use super::conversation::{Conversation, Saved};
 use crate::cli::output::{self, note};
 use crate::cli::sampling::{self, SamplingOptions};
 use anyhow::{Context, Result, anyhow, bail};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use moewe_engine::os::memory;
 use moewe_engine::tokenizer::Message;
 use std::path::Path;
@@ -99,6 +99,13 @@ fn system(talk: &mut Talk<'_>, text: &str) -> Result<Next> {
 struct Setting {
     #[command(flatten)]
     options: SamplingOptions,
+}
+
+/// What `/set` can set.
+pub(super) fn setting_names() -> Vec<String> {
+    let command = Setting::command();
+    let long = command.get_arguments().filter_map(|argument| argument.get_long());
+    long.filter(|name| *name != "help").map(str::to_owned).collect()
 }
 
 fn set(talk: &mut Talk<'_>, argument: &str) -> Result<Next> {

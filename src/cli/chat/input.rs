@@ -1,6 +1,6 @@
 //! Where messages come from: a line editor on a terminal, plain lines elsewhere. Both know messages of many lines.
 
-use super::commands::COMMANDS;
+use super::commands::{COMMANDS, setting_names};
 use crate::cli::folders;
 use crate::cli::output::note;
 use anyhow::{Context as _, Result};
@@ -96,14 +96,13 @@ impl Completer for Assistant {
             let (start, files) = self.0.complete(line, pos, ctx)?;
             return Ok((start, files.into_iter().map(|file| file.replacement).collect()));
         }
-        let names = COMMANDS.iter().map(|command| command.name);
-        Ok((
-            0,
-            names
-                .filter(|name| typed.starts_with('/') && name.starts_with(typed))
-                .map(str::to_owned)
-                .collect(),
-        ))
+        if let Some(settings) = typed.strip_prefix("/set ") {
+            let word = settings.rsplit(' ').next().unwrap_or_default();
+            let fitting = setting_names().into_iter().filter(|name| name.starts_with(word));
+            return Ok((pos - word.len(), fitting.map(|name| name + " ").collect()));
+        }
+        let names = COMMANDS.iter().map(|command| command.name).filter(|name| name.starts_with(typed));
+        Ok((0, if typed.starts_with('/') { names.map(str::to_owned).collect() } else { vec![] }))
     }
 }
 
@@ -207,6 +206,7 @@ mod tests {
         };
         assert_eq!(complete("/re"), ["/reset", "/retry"]);
         assert_eq!(complete("/q"), ["/quit"]);
+        assert_eq!(complete("/set temp 0.5 top"), ["top-k ", "top-p "]);
         assert!(complete("hello").is_empty() && complete("").is_empty());
     }
 }
