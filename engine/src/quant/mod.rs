@@ -184,6 +184,7 @@ fn quantize_blocks<B: Quantize>(weights: &[f32], importance: Option<&[f32]>, byt
 
 fn quantize_blocks_on<B: Quantize>(isa: Isa, weights: &[f32], importance: Option<&[f32]>, bytes: &mut [u8]) {
     assert_eq!(bytes.len() / size_of::<B>(), weights.len() / B::LEN);
+    assert!(importance.is_none_or(|all| !all.is_empty() && all.len().is_multiple_of(B::LEN)));
     isa.run(QuantizeBlocks::<B> { weights, importance, bytes, format: PhantomData });
 }
 

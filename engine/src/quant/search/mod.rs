@@ -27,8 +27,7 @@ impl<const N: usize> Prepared<N> {
     #[inline(always)]
     pub(super) fn new<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let mut x: [f32; N] = float::finite(weights);
-        let exponent = float::largest_magnitude(&x).to_bits() & 0x7f80_0000;
-        let unit = f32::from_bits(exponent.max(1 << 23));
+        let unit = power_of_two(float::largest_magnitude(&x));
         let inverse = 1.0 / unit;
         x.iter_mut().for_each(|x| *x *= inverse);
         Self { x, w: importance_of::<L, N>(importance), unit }
@@ -54,17 +53,24 @@ impl<const N: usize> Prepared<N> {
     }
 }
 
+/// The largest power of two that is not above a positive number, but never subnormal.
+#[inline(always)]
+fn power_of_two(value: f32) -> f32 {
+    f32::from_bits((value.to_bits() & 0x7f80_0000).max(1 << 23))
+}
+
 /// Importance with mean 1; a thousandth of that at least, lest weights that matter little become arbitrary.
 #[inline(always)]
 fn importance_of<L: Lanes, const N: usize>(importance: Option<&[f32]>) -> [f32; N] {
     let mut known = [1.0; N];
     let Some(importance) = importance else { return known };
-    // Divided first: the sum of large factors may overflow.
-    for (known, factor) in known.iter_mut().zip(float::finite::<N>(importance)) {
-        *known = if factor > 0.0 { factor / N as f32 } else { 0.0 };
+    let factors: [f32; N] = float::finite(importance);
+    let inverse = 1.0 / power_of_two(float::largest_magnitude(&factors));
+    for (known, factor) in known.iter_mut().zip(factors) {
+        *known = if factor > 0.0 { factor * inverse } else { 0.0 };
     }
-    let mean = Group { x: &known, w: &known }.total::<L>(|known, _| known);
-    let (scale, floor) = if mean > 0.0 { (N as f32 / mean, 0.001) } else { (0.0, 1.0) };
+    let total = Group { x: &known, w: &known }.total::<L>(|known, _| known);
+    let (scale, floor) = if total > 0.0 { (N as f32 / total, 0.001) } else { (0.0, 1.0) };
     known.iter_mut().for_each(|known| *known = *known * scale + floor);
     known
 }
