@@ -299,8 +299,8 @@ fn attend<const FMA: bool>(
     }
     let query = task.query(i);
     let mut scores = [f32::NEG_INFINITY; TILE];
-    for t in from..to {
-        scores[t] = task.scale * dot::<FMA>(query, &scratch.keys[t * task.key_length..][..task.key_length]);
+    for (t, score) in scores.iter_mut().enumerate().take(to).skip(from) {
+        *score = task.scale * dot::<FMA>(query, &scratch.keys[t * task.key_length..][..task.key_length]);
     }
     let (old_largest, old_sum) = scratch.running[i];
     let largest = scores.iter().fold(old_largest, |a, &b| a.max(b));
@@ -316,9 +316,9 @@ fn attend<const FMA: bool>(
         Some(_) => (&scratch.values, task.value_length),
         None => (&scratch.keys, task.key_length),
     };
-    for t in from..to {
+    for (t, score) in scores.iter().enumerate().take(to).skip(from) {
         for (out, value) in out.iter_mut().zip(&values[t * width..][..task.value_length]) {
-            *out = multiply_add::<FMA>(scores[t], *value, *out);
+            *out = multiply_add::<FMA>(*score, *value, *out);
         }
     }
 }

@@ -61,25 +61,31 @@ unsafe fn row<const GROUP: usize, const SIGNED: bool>(codes: &[i8], factors: &[f
     assert!(codes.len() == input.len() && factors.len() == codes.len() / GROUP);
     // One register of sixteen factors covers `step` codes.
     let step = 16 * GROUP;
-    let registers = step / 64;
-    let whole = codes.len() / step;
-    // SAFETY: all loads stay below `whole * step` codes and `whole * 16` factors.
+    let mut sums = [_mm512_setzero_ps(); 2];
+    let mut start = 0;
+    // SAFETY: loads stay below `codes.len()` codes and `factors.len()` factors, the last ones by mask.
     unsafe {
-        let mut sums = [_mm512_setzero_ps(); 2];
-        for i in 0..whole {
-            let all = _mm512_loadu_ps(factors.as_ptr().add(i * 16));
-            for r in 0..registers {
-                let at = i * step + r * 64;
+        while start + 64 <= codes.len() {
+            let left = factors.len() - start / GROUP;
+            let mask = if left >= 16 { !0 } else { (1 << left) - 1 };
+            let all = _mm512_maskz_loadu_ps(mask, factors.as_ptr().add(start / GROUP));
+            let registers = (codes.len() - start).min(step) / 64;
+            // A constant count, so that the lanes of every register are constants too.
+            for r in 0..step / 64 {
+                if r >= registers {
+                    break;
+                }
+                let at = start + r * 64;
                 let codes = _mm512_loadu_si512(codes.as_ptr().add(at).cast());
                 let input = _mm512_loadu_si512(input.as_ptr().add(at).cast());
                 let factor = _mm512_permutexvar_ps(factor_lanes(r, GROUP), all);
                 let dots = _mm512_cvtepi32_ps(dots(codes, input, SIGNED));
                 sums[r % 2] = _mm512_fmadd_ps(dots, factor, sums[r % 2]);
             }
+            start += registers * 64;
         }
-        _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]))
-            + tail(codes, factors, input, GROUP, whole * step)
     }
+    _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1])) + tail(codes, factors, input, GROUP, start)
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -145,7 +151,7 @@ unsafe fn factor_lanes(r: usize, group: usize) -> __m512i {
     unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
 }
 
-/// The groups after the last whole step.
+/// The groups after the last 64 codes.
 #[inline(always)]
 fn tail(codes: &[i8], factors: &[f32], input: &[i8], group: usize, from: usize) -> f32 {
     let codes = codes[from..].chunks_exact(group);

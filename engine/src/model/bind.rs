@@ -6,8 +6,8 @@
 use super::Architecture;
 use super::config::{Attention, Config, Experts, Ffn, Norm, QkNorm, Shared};
 use super::weights::{
-    AttentionWeights, FfnWeights, GatedWeights, LatentWeights, LayerWeights, Linear, Matrix, NormWeights,
-    RouterWeights, Weights,
+    AttentionWeights, FfnWeights, GatedWeights, GroupedWeights, LatentWeights, LayerWeights, Linear, Matrix,
+    NormWeights, RouterWeights, Weights,
 };
 use crate::error::{Error, Result};
 use crate::experts::{ExpertLayer, ExpertStore, Stack};
@@ -195,7 +195,7 @@ impl LayerBinder<'_> {
             Some(QkNorm::Head) => self.binder.norm(&self.name(name), layer.norm, head.key_length).map(Some),
             Some(QkNorm::Row) => self.binder.norm(&self.name(name), layer.norm, row).map(Some),
         };
-        Ok(AttentionWeights::Grouped {
+        Ok(AttentionWeights::Grouped(Box::new(GroupedWeights {
             qkv,
             q_norm: norm("attn_q_norm", q)?,
             k_norm: norm("attn_k_norm", k)?,
@@ -205,7 +205,7 @@ impl LayerBinder<'_> {
                 self.width(),
                 head.head_count * head.value_length,
             )?,
-        })
+        })))
     }
 
     fn latent(&self) -> Result<AttentionWeights> {
@@ -254,7 +254,7 @@ impl LayerBinder<'_> {
 
     fn ffn(&self) -> Result<FfnWeights> {
         let experts = match &self.config.layers[self.i].ffn {
-            Ffn::Dense { length, .. } => return Ok(FfnWeights::Dense(self.gated("", *length)?)),
+            Ffn::Dense { length, .. } => return Ok(FfnWeights::Dense(Box::new(self.gated("", *length)?))),
             Ffn::Experts(experts) => experts,
         };
         Ok(FfnWeights::Experts(Box::new(RouterWeights {

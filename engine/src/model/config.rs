@@ -269,7 +269,7 @@ fn read_head(keys: &Keys<'_>, architecture: &Architecture, config: &Config, laye
     }
     let key_length = match keys.number("attention.key_length", limit::WIDTH)? {
         Some(length) => length,
-        None if config.embedding_length % head_count == 0 => config.embedding_length / head_count,
+        None if config.embedding_length.is_multiple_of(head_count) => config.embedding_length / head_count,
         None => {
             return Err(keys.wrong(
                 "attention.head_count",

@@ -9,7 +9,8 @@ use super::config::{Attention, Config, Ffn, Head, Layer, QkNorm};
 use super::moe::Routing;
 use super::observe::{Observe, Site};
 use super::weights::{
-    AttentionWeights, FfnWeights, GatedWeights, LatentWeights, LayerWeights, Linear, NormWeights,
+    AttentionWeights, FfnWeights, GatedWeights, GroupedWeights, LatentWeights, LayerWeights, Linear,
+    NormWeights,
 };
 use crate::error::Result;
 
@@ -162,9 +163,14 @@ pub fn forward<B: Backend, O: Observe>(
         }
         let weights = &model.weights.layers[i];
         pass.norm(&weights.attention_norm, &ws.x, &mut ws.normed);
-        match &weights.attention {
-            AttentionWeights::Grouped { .. } => pass.grouped(i, layer, weights, ws, caches, observe),
-            AttentionWeights::Latent(latent) => pass.latent(i, layer, latent, ws, caches, observe),
+        match (&layer.attention, &weights.attention) {
+            (Attention::Grouped(head), AttentionWeights::Grouped(weights)) => {
+                pass.grouped(&Half { i, layer, shape: head, weights: weights.as_ref() }, ws, caches, observe);
+            }
+            (shape, AttentionWeights::Latent(weights)) => {
+                pass.latent(&Half { i, layer, shape, weights: weights.as_ref() }, ws, caches, observe);
+            }
+            _ => unreachable!("weights are bound by the config"),
         }
         pass.add(weights.attention_post_norm.as_ref(), ws);
         pass.norm(&weights.ffn_norm, &ws.x, &mut ws.normed);
@@ -177,6 +183,14 @@ pub fn forward<B: Backend, O: Observe>(
     }
     pass.head(ws, observe);
     Ok(())
+}
+
+/// The attention half of a layer.
+struct Half<'a, S, W> {
+    i: usize,
+    layer: &'a Layer,
+    shape: &'a S,
+    weights: &'a W,
 }
 
 /// One batch on its way through the layers.
@@ -228,18 +242,13 @@ impl<B: Backend> Pass<'_, B> {
 
     fn grouped<O: Observe>(
         &self,
-        i: usize,
-        layer: &Layer,
-        weights: &LayerWeights,
+        half: &Half<'_, Head, GroupedWeights>,
         ws: &mut Workspace<B::Buffer>,
         caches: &mut [&mut B::Cache],
         observe: &mut O,
     ) {
-        let (Attention::Grouped(head), AttentionWeights::Grouped { qkv, q_norm, k_norm, sinks, output }) =
-            (&layer.attention, &weights.attention)
-        else {
-            unreachable!("weights are bound by the config")
-        };
+        let Half { i, layer, shape: head, weights } = *half;
+        let GroupedWeights { qkv, q_norm, k_norm, sinks, output } = weights;
         let columns = columns(head);
         self.backend.resize(&mut ws.qkv, self.rows.len(), columns.end);
         for (linear, at) in qkv {
@@ -283,15 +292,13 @@ impl<B: Backend> Pass<'_, B> {
     /// (DeepSeek-V2, section 2.1).
     fn latent<O: Observe>(
         &self,
-        i: usize,
-        layer: &Layer,
-        weights: &LatentWeights,
+        half: &Half<'_, Attention, LatentWeights>,
         ws: &mut Workspace<B::Buffer>,
         caches: &mut [&mut B::Cache],
         observe: &mut O,
     ) {
-        let Attention::Latent { head_count, kv_lora_rank, nope_length, rope_length, scale, .. } =
-            layer.attention
+        let Half { i, layer, shape, weights } = *half;
+        let &Attention::Latent { head_count, kv_lora_rank, nope_length, rope_length, scale, .. } = shape
         else {
             unreachable!("weights are bound by the config")
         };

@@ -70,8 +70,9 @@ impl Weights {
         let mut bytes = self.output.matrix.bytes.len();
         for layer in &self.layers {
             bytes += match &layer.attention {
-                AttentionWeights::Grouped { qkv, output, .. } => {
-                    qkv.iter().map(|(linear, _)| linear).chain([output]).map(Linear::byte_len).sum()
+                AttentionWeights::Grouped(grouped) => {
+                    let qkv = grouped.qkv.iter().map(|(linear, _)| linear);
+                    qkv.chain([&grouped.output]).map(Linear::byte_len).sum()
                 }
                 AttentionWeights::Latent(latent) => latent.byte_len(),
             };
@@ -125,20 +126,23 @@ pub struct LayerWeights {
 /// Attention's tensors by kind.
 pub enum AttentionWeights {
     /// Grouped attention.
-    Grouped {
-        /// q, k, v, or all three in one, with the column of the joined row where each starts.
-        qkv: Vec<(Linear, usize)>,
-        /// On queries.
-        q_norm: Option<NormWeights>,
-        /// On keys.
-        k_norm: Option<NormWeights>,
-        /// One logit per query head.
-        sinks: Option<Vec<f32>>,
-        /// Back to the residual stream.
-        output: Linear,
-    },
+    Grouped(Box<GroupedWeights>),
     /// Latent attention.
     Latent(Box<LatentWeights>),
+}
+
+/// Tensors of grouped attention.
+pub struct GroupedWeights {
+    /// q, k, v, or all three in one, with the column of the joined row where each starts.
+    pub qkv: Vec<(Linear, usize)>,
+    /// On queries.
+    pub q_norm: Option<NormWeights>,
+    /// On keys.
+    pub k_norm: Option<NormWeights>,
+    /// One logit per query head.
+    pub sinks: Option<Vec<f32>>,
+    /// Back to the residual stream.
+    pub output: Linear,
 }
 
 /// Tensors of latent attention.
@@ -172,7 +176,7 @@ pub struct GatedWeights {
 /// The FFN's tensors by kind.
 pub enum FfnWeights {
     /// One FFN.
-    Dense(GatedWeights),
+    Dense(Box<GatedWeights>),
     /// Experts; their matrices are in the store.
     Experts(Box<RouterWeights>),
 }

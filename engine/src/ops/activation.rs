@@ -66,7 +66,7 @@ mod tests {
         for (activation, x, expected) in [
             (Silu, 1.0, 0.731_058_6),
             (Silu, -3.0, -0.142_277_6),
-            (GeluErf, 1.0, 0.841_344_75),
+            (GeluErf, 1.0, 0.841_344_8),
             (GeluErf, -2.7, -0.009_360_8),
             (GeluTanh, 1.0, 0.841_192),
             (Relu, -1.0, 0.0),
