@@ -1,6 +1,8 @@
 //! Every reference checkpoint, converted to F32, must compute what its original computes.
 //!
-//! Folders under `golden/` with an `expected.safetensors` are found by themselves; their README says what made them.
+//! With `--nocapture` it prints every error. Folders under `golden/` with an `expected.safetensors` are found by themselves; their README says what made them.
+
+#![allow(clippy::print_stdout, reason = "the table of errors is for `--nocapture`")]
 
 use moewe_convert::{Options as ConvertOptions, Progress, convert};
 use moewe_engine::quant::Format;
