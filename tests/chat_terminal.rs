@@ -98,7 +98,14 @@ fn ctrl_c_stops_the_answer_and_not_the_program() {
     say(&mut session, "/set n 5");
     say(&mut session, "still there?");
     expect_tokens(&mut session, 5);
-    // At the prompt it needs two.
+    // It empties a line, and at an empty one it needs two.
+    wait_for_prompt(&mut session);
+    session.send("/undo this").unwrap();
+    session.flush().unwrap();
+    session.exp_string("/undo this").unwrap();
+    session.send_control(CTRL_C).unwrap();
+    session.send_line("/stats").unwrap();
+    session.exp_string("conversation  2 turns").unwrap();
     press(&mut session, CTRL_C);
     session.exp_string("again to leave").unwrap();
     press(&mut session, CTRL_C);

@@ -392,8 +392,9 @@ fn a_closed_pipe_is_quiet() {
     for arguments in [&["inspect", "--json"][..], &["run", "hello", "-n", "200", "-q"]] {
         let mut command = place.command();
         command.arg(arguments[0]).arg(&place.model).args(&arguments[1..]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        drop(child.stdout.take());
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(output.stderr.is_empty(), "{}", stderr(&output));
         assert!(!output.status.success());

@@ -38,7 +38,7 @@ impl Ending {
 /// What a generation took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
-    /// Tokens of the prompt.
+    /// Tokens of the prompt; 0 where its prefill was stopped.
     pub prompt: usize,
     /// Of these, tokens that had to be computed; the cache held the others.
     pub prefilled: usize,
@@ -121,7 +121,12 @@ impl<'g, 'e> Generation<'g, 'e> {
             answer.iter().for_each(|&token| _ = decoder.push(tokenizer, token));
         }
         Ok(Self {
-            figures: Figures { prompt: whole.len(), prefilled, prefill, ..Figures::default() },
+            figures: Figures {
+                prompt: if ending.is_some() { 0 } else { whole.len() },
+                prefilled,
+                prefill,
+                ..Figures::default()
+            },
             limit: limit.unwrap_or(usize::MAX),
             tokens: vec![],
             text: String::new(),

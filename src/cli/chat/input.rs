@@ -9,8 +9,8 @@ use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{
-    Cmd, CompletionType, Config, Context, Editor, Event, Helper, Highlighter, Hinter, KeyCode, KeyEvent,
-    Modifiers,
+    Cmd, CompletionType, ConditionalEventHandler, Config, Context, Editor, Event, EventContext, EventHandler,
+    Helper, Highlighter, Hinter, KeyCode, KeyEvent, Modifiers, Movement, RepeatCount,
 };
 use std::io::{BufRead, IsTerminal, stdin, stdout};
 use std::path::PathBuf;
@@ -116,6 +116,15 @@ impl Validator for Assistant {
     }
 }
 
+/// Ctrl-C empties a line that holds something, and is the person's wish to leave otherwise.
+struct EmptyOrLeave;
+
+impl ConditionalEventHandler for EmptyOrLeave {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, ctx: &EventContext<'_>) -> Option<Cmd> {
+        (!ctx.line().is_empty()).then_some(Cmd::Kill(Movement::WholeBuffer))
+    }
+}
+
 /// A line editor with history.
 struct Terminal {
     editor: Editor<Assistant, FileHistory>,
@@ -134,6 +143,8 @@ impl Terminal {
         editor.set_helper(Some(Assistant(FilenameCompleter::new())));
         let alt_enter = KeyEvent(KeyCode::Enter, Modifiers::ALT);
         editor.bind_sequence(Event::from(alt_enter), Cmd::Newline);
+        let ctrl_c = EventHandler::Conditional(Box::new(EmptyOrLeave));
+        editor.bind_sequence(Event::from(KeyEvent::ctrl('C')), ctrl_c);
         let history = folders::state().map(|folder| folder.join("history"));
         let mut terminal = Self { editor, history };
         terminal.load_history();

@@ -191,3 +191,35 @@ impl Known {
         if is_plain { prompt::encode_text(tokenizer, text) } else { prompt::encode(tokenizer, text) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moewe_engine::tokenizer::VocabularySpec;
+
+    #[test]
+    fn known_tokens_are_kept_where_a_control_token_follows() {
+        let tokens = vec!["a", "b", "ab", "<end>"];
+        let spec = VocabularySpec {
+            model: "gpt2",
+            pre: "gpt-2",
+            tokens,
+            types: vec![1, 1, 1, 3],
+            merges: vec!["a b"],
+            ..Default::default()
+        };
+        let tokenizer = Tokenizer::new(&spec).unwrap();
+        // The model said a and b where the tokenizer would say ab.
+        let known = Known { text: "ab<end>ab".into(), tokens: vec![2, 3, 0, 1] };
+        for (text, expected) in [
+            ("ab<end>ab<end>ab", &[2, 3, 0, 1, 3, 2][..]),
+            ("ab<end>ab", &[2, 3, 0, 1]),
+            ("ab<end>abab", &[2, 3, 2, 2]),
+            ("ab<end>b<end>", &[2, 3, 1, 3]),
+            ("ab", &[2]),
+        ] {
+            assert_eq!(known.encode(&tokenizer, text, false).unwrap(), expected, "{text}");
+        }
+        assert_eq!(Known::default().encode(&tokenizer, "<end>", false).unwrap(), [3]);
+    }
+}
