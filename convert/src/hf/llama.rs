@@ -19,6 +19,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
         &[
             Key("expert_count", From::MaybeDim(Dim::Experts)),
             Key("expert_used_count", From::Computed(used)),
+            Key("attention.sliding_window", From::Computed(window)),
             Key("", From::Computed(common::silu_only)),
         ],
     ],
@@ -38,6 +39,14 @@ fn used(params: &Params) -> Result<Pairs> {
         return Ok(vec![]);
     }
     Ok(vec![("expert_used_count", (params.dim(Dim::ExpertsUsed)? as u32).into())])
+}
+
+/// Mistral's first models look back so far only, in every layer. Stock llama.cpp does not read the key here and
+/// looks back to the beginning.
+fn window(params: &Params) -> Result<Pairs> {
+    let window = params.uint(&["sliding_window"])?.unwrap_or(0);
+    let narrows = window > 0 && window < params.dim(Dim::Context)?;
+    Ok(if narrows { vec![("attention.sliding_window", (window as u32).into())] } else { vec![] })
 }
 
 fn rules() -> Vec<Rule> {

@@ -133,6 +133,16 @@ fn the_engine_knows_the_same_architectures() {
     assert_eq!(here.len(), ARCHITECTURES.len(), "one file per architecture");
 }
 
+#[test]
+fn a_window_is_written_where_it_is_narrower_than_the_context() {
+    for (window, expected) in [(16, Some(16)), (256, None), (0, None)] {
+        let mut checkpoint = open("mixtral");
+        checkpoint.config["sliding_window"] = window.into();
+        let (metadata, ..) = planned(&checkpoint).unwrap();
+        assert_eq!(metadata.u64("llama.attention.sliding_window").unwrap(), expected, "{window}");
+    }
+}
+
 /// Hyper-parameters of any size end in an error, not in memory or time.
 #[test]
 fn hostile_configurations_are_refused() {
