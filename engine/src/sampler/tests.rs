@@ -207,7 +207,8 @@ fn the_same_seed_chooses_the_same() {
         let mut sampler = Sampler::new(Sampling { seed: Some(seed), ..Sampling::default() }, 1000).unwrap();
         (0..12).map(|_| sampler.sample(&logits, &[]).unwrap()).collect::<Vec<_>>()
     };
-    assert_eq!(draw(1), draw(1));
+    // The same on every machine: a change here changes what people get for their seeds.
+    assert_eq!(draw(1), [815, 754, 112, 743, 198, 593, 988, 531, 100, 138, 926, 336]);
     assert_ne!(draw(1), draw(2));
     let clock = || Sampler::new(Sampling::default(), 1).unwrap().seed();
     assert_ne!(clock(), clock());

@@ -94,7 +94,11 @@ mod tests {
         let special = SpecialTokens::new(&Vocabulary::new(&spec).unwrap()).unwrap();
         let parse = |text, mode| {
             let mut fragments = Vec::new();
-            special.split(text, mode, |fragment| Ok(fragments.push(fragment))).unwrap();
+            let mut push = |fragment| {
+                fragments.push(fragment);
+                Ok(())
+            };
+            special.split(text, mode, &mut push).unwrap();
             fragments
         };
         use Special::{Parse, Plain};

@@ -161,6 +161,32 @@ proptest! {
     }
 
     #[test]
+    fn any_spec_ends_in_ok_or_err(
+        tokens in proptest::collection::vec("[ab▁ Ġ]{0,3}|<0x4[0-9A-G]>|</s>|<s>", 0..12),
+        mut types in proptest::collection::vec(0i32..8, 0..12),
+        mut scores in proptest::collection::vec(any::<u32>().prop_map(f32::from_bits), 0..12),
+        merges in proptest::collection::vec("[ab▁]{1,2} [ab▁]{1,2}|[ab ]{0,3}", 0..3),
+        (model, pre) in (0usize..3, 0usize..3).prop_map(|(a, b)| (["gpt2", "llama", "gemma4"][a], ["", "llama-bpe", "x"][b])),
+        (bos, fit, text) in (any::<Option<u8>>(), 0u8..8, "[ab▁ Ġ<s>/A\n]{0,30}"),
+    ) {
+        if fit > 0 {
+            types = types.iter().map(|kind| kind % 7).chain(std::iter::repeat(1)).take(tokens.len()).collect();
+            scores.resize(tokens.len(), 0.0);
+        }
+        let ids = SpecialIds { bos: bos.map(u32::from), ..Default::default() };
+        let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+        let merges = merges.iter().map(String::as_str).collect();
+        let spec = VocabularySpec { model, pre, tokens, types, scores, merges, ids, ..Default::default() };
+        if let Ok(tokenizer) = Tokenizer::new(&spec) {
+            for special in [Special::Plain, Special::Parse] {
+                let tokens = tokenizer.encode_with_bos(&text, special).unwrap_or_default();
+                prop_assert!(tokens.iter().all(|&token| (token as usize) < tokenizer.vocabulary_size()));
+                tokenizer.decode(&tokens);
+            }
+        }
+    }
+
+    #[test]
     fn sentence_piece_loses_nothing(text: String) {
         let golden = Golden::read("sentence_piece.json");
         let tokenizer = Tokenizer::new(&golden.spec()).unwrap();

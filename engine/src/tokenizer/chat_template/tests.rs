@@ -66,7 +66,8 @@ fn the_known_families() {
     let chat: &[(&str, &str)] = &[("system", "S"), ("user", " U "), ("assistant", "A"), ("user", "V")];
     let thought: &[(&str, &str)] =
         &[("user", "U"), ("assistant", "<think>\nt\n</think>\n\nA"), ("user", "V")];
-    let cases: &[(&str, &[(&str, &str)], bool, &str)] = &[
+    type Turns<'a> = &'a [(&'a str, &'a str)];
+    let cases: &[(&str, Turns, bool, &str)] = &[
         (
             CHATML,
             &[("user", "U")],
