@@ -26,7 +26,7 @@ pub struct Report {
     pub weights: u64,
     /// Size of the file.
     pub bytes: u64,
-    /// Average over all weights.
+    /// Average over all weights, without vocabulary and other metadata.
     pub bits_per_weight: f64,
     /// Tensors that are not in the format that was asked for, apart from norms, biases and routers.
     pub substitutions: Vec<Substitution>,

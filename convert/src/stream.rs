@@ -97,16 +97,19 @@ impl Job<'_> {
         let writer = Writer::new(metadata, entries.collect())?;
         report.bytes = writer.file_len();
         self.progress.begin(report.bytes);
+        let mut bits = 0.0;
         let mut file = writer.create(out)?;
         for (tensor, choice) in tensors.iter().zip(&choices) {
             let passage = Passage { tensor, format: choice.format, job: self };
             report.suspicious.extend(passage.run(&mut file)?);
             (self.release)();
-            report.weights += tensor.shape().iter().product::<u64>();
+            let weights = tensor.shape().iter().product::<u64>();
+            report.weights += weights;
+            bits += weights as f64 * choice.format.bits_per_weight();
         }
         file.finish()?;
         report.tensors = tensors.len();
-        report.bits_per_weight = report.bytes as f64 * 8.0 / report.weights.max(1) as f64;
+        report.bits_per_weight = bits / report.weights.max(1) as f64;
         Ok(report)
     }
 }

@@ -31,6 +31,7 @@ fn weights_arrive_where_the_table_says() {
     let out = folder.path().join("m.gguf");
     let report = convert(&golden("mixtral"), &out, &options("F32"), &()).unwrap();
     assert_eq!((report.tensors, report.substitutions.len(), report.suspicious.len()), (23, 0, 0));
+    assert_eq!(report.bits_per_weight, 32.0);
     let (gguf, checkpoint) = (Gguf::open(&out).unwrap(), Checkpoint::open(&golden("mixtral")).unwrap());
     assert_eq!(report.bytes, std::fs::metadata(&out).unwrap().len());
     let experts = weights(&gguf, "blk.1.ffn_down_exps.weight");
