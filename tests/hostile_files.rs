@@ -152,6 +152,7 @@ fn the_engine_survives_broken_models() {
 
 #[test]
 fn models_broken_by_hand_are_refused_by_name() {
+    let _turn = TURN.lock();
     let mut failures = Vec::new();
     for (name, change, expected) in named::CASES {
         let merged = !name.contains("(BPE)");
@@ -172,6 +173,7 @@ fn models_broken_by_hand_are_refused_by_name() {
 /// CVE-2026-7482: a tensor that reaches beyond the file, met while it is quantized.
 #[test]
 fn converting_a_cut_file_reads_nothing_beyond_it() {
+    let _turn = TURN.lock();
     let folder = tempfile::tempdir().unwrap();
     let (source, out) = (folder.path().join("cut.gguf"), folder.path().join("out.gguf"));
     let mut file = samples::mixtral("F32", true);
@@ -217,4 +219,22 @@ fn the_checkpoint_reader_survives_broken_safetensors() {
         Outcome::Opened
     });
     counts.assert_percent(30, 0);
+}
+
+/// Not a test: fills `fuzz/corpus` with sound files for the targets in `fuzz/` to start from.
+#[test]
+#[ignore = "writes files, see fuzz/README.md"]
+fn seeds_for_the_fuzzers() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let models = [samples::mixtral("Q4_0", true), samples::mixtral("F32", false)];
+    for (target, files) in [
+        ("container", vec![samples::every_type(), models[0].clone()]),
+        ("model", models.to_vec()),
+        ("checkpoint", vec![samples::safetensors()]),
+    ] {
+        std::fs::create_dir_all(corpus.join(target)).unwrap();
+        for (i, file) in files.iter().enumerate() {
+            std::fs::write(corpus.join(target).join(format!("sound-{i}")), file).unwrap();
+        }
+    }
 }
