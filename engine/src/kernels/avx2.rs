@@ -4,7 +4,7 @@
 //! a pair stays below 32,512, so nothing saturates and sums equal those of every other instruction set.
 
 use super::activations::{Quantized, QuantizedRow, quantize_body};
-use super::blocks::{ByteDots, Panel, Shape};
+use super::blocks::{ByteDots, Panel, Shape, UnpackedRow};
 use super::{Job, PANEL, blocks, floats};
 use crate::quant::{Block, F16, Float, Widen};
 use std::arch::x86_64::*;
@@ -31,8 +31,9 @@ pub(super) struct F16c;
 impl Widen for F16c {
     #[inline(always)]
     fn f16(value: F16) -> f32 {
+        // A broadcast, because inserting one word would wait for whatever the register held before.
         // SAFETY: used only inside kernels, which are compiled and selected for F16C.
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(value.to_bits() as i32))) }
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(value.to_bits() as i16))) }
     }
 
     #[inline(always)]
@@ -53,16 +54,22 @@ impl ByteDots for Avx2 {
     const OFFSET_CODES: bool = false;
 
     #[inline(always)]
-    unsafe fn row(codes: &[i8], factors: &[f32], input: &[i8], shape: Shape) -> f32 {
+    unsafe fn row(weights: &UnpackedRow<'_>, input: &QuantizedRow<'_>, shape: Shape) -> f32 {
         // SAFETY: the caller's promise.
         unsafe {
             match (shape.group, shape.signed) {
-                (16, false) => row::<16, false>(codes, factors, input),
-                (16, true) => row::<16, true>(codes, factors, input),
-                (_, false) => row::<32, false>(codes, factors, input),
-                (_, true) => row::<32, true>(codes, factors, input),
+                (16, false) => row::<16, false>(weights, input),
+                (16, true) => row::<16, true>(weights, input),
+                (_, false) => row::<32, false>(weights, input),
+                (_, true) => row::<32, true>(weights, input),
             }
         }
+    }
+
+    #[inline(always)]
+    fn prefetch(address: *const u8) {
+        // SAFETY: a prefetch reads nothing, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]
@@ -96,26 +103,35 @@ impl ByteDots for Avx2 {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn row<const GROUP: usize, const SIGNED: bool>(codes: &[i8], factors: &[f32], input: &[i8]) -> f32 {
-    assert!(codes.len() == input.len() && factors.len() == codes.len() / GROUP);
-    // SAFETY: every load stays below `codes.len()`, a multiple of 32, and its number of factors.
+unsafe fn row<const GROUP: usize, const SIGNED: bool>(
+    weights: &UnpackedRow<'_>,
+    input: &QuantizedRow<'_>,
+) -> f32 {
+    weights.check(input, GROUP);
+    let mut lanes = [0f32; 8];
+    // SAFETY: every load stays below the number of codes, a multiple of 32, and of its scales.
     unsafe {
         let mut sums = _mm256_setzero_ps();
-        for i in 0..codes.len() / 32 {
-            let codes = _mm256_loadu_si256(codes.as_ptr().add(i * 32).cast());
-            let input = _mm256_loadu_si256(input.as_ptr().add(i * 32).cast());
-            let factor = match GROUP {
-                32 => _mm256_set1_ps(*factors.as_ptr().add(i)),
-                _ => _mm256_set_m128(
-                    _mm_set1_ps(*factors.as_ptr().add(2 * i + 1)),
-                    _mm_set1_ps(*factors.as_ptr().add(2 * i)),
-                ),
+        for i in 0..weights.codes.len() / 32 {
+            let codes = _mm256_loadu_si256(weights.codes.as_ptr().add(i * 32).cast());
+            let values = _mm256_loadu_si256(input.codes.as_ptr().add(i * 32).cast());
+            let scale = weights.scales.as_ptr().add(i * 32 / GROUP);
+            let scales = match GROUP {
+                32 => _mm256_set1_ps(*scale),
+                _ => _mm256_set_m128(_mm_set1_ps(*scale.add(1)), _mm_set1_ps(*scale)),
             };
-            sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots(codes, input, SIGNED)), factor, sums);
+            let factor = _mm256_mul_ps(scales, _mm256_set1_ps(*input.scales.as_ptr().add(i)));
+            sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots(codes, values, SIGNED)), factor, sums);
         }
-        let lanes = std::mem::transmute::<__m256, [f32; 8]>(sums);
-        lanes.iter().sum()
+        _mm256_storeu_ps(lanes.as_mut_ptr(), sums);
     }
+    for (mins, sums) in weights.mins.chunks(8).zip(input.sums.chunks(8)) {
+        for ((lane, min), sum) in lanes.iter_mut().zip(mins).zip(sums) {
+            *lane -= min * sum;
+        }
+    }
+    let halves = [lanes[0] + lanes[4], lanes[1] + lanes[5], lanes[2] + lanes[6], lanes[3] + lanes[7]];
+    (halves[0] + halves[2]) + (halves[1] + halves[3])
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -1,7 +1,7 @@
 //! Inner loops for AVX-512 with VNNI: 64 byte products an instruction.
 
 use super::activations::{Quantized, QuantizedRow, quantize_body};
-use super::blocks::{ByteDots, Panel, Shape};
+use super::blocks::{ByteDots, Panel, Shape, UnpackedRow};
 use super::{Job, PANEL, blocks, floats};
 use crate::quant::{Block, Float};
 use std::arch::x86_64::*;
@@ -30,16 +30,22 @@ impl ByteDots for Vnni {
     const OFFSET_CODES: bool = true;
 
     #[inline(always)]
-    unsafe fn row(codes: &[i8], factors: &[f32], input: &[i8], shape: Shape) -> f32 {
+    unsafe fn row(weights: &UnpackedRow<'_>, input: &QuantizedRow<'_>, shape: Shape) -> f32 {
         // SAFETY: the caller's promise.
         unsafe {
             match (shape.group, shape.signed) {
-                (16, false) => row::<16, false>(codes, factors, input),
-                (16, true) => row::<16, true>(codes, factors, input),
-                (_, false) => row::<32, false>(codes, factors, input),
-                (_, true) => row::<32, true>(codes, factors, input),
+                (16, false) => row::<16, false>(weights, input),
+                (16, true) => row::<16, true>(weights, input),
+                (_, false) => row::<32, false>(weights, input),
+                (_, true) => row::<32, true>(weights, input),
             }
         }
+    }
+
+    #[inline(always)]
+    fn prefetch(address: *const u8) {
+        // SAFETY: a prefetch reads nothing, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]
@@ -57,18 +63,28 @@ impl ByteDots for Vnni {
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn row<const GROUP: usize, const SIGNED: bool>(codes: &[i8], factors: &[f32], input: &[i8]) -> f32 {
-    assert!(codes.len() == input.len() && factors.len() == codes.len() / GROUP);
+unsafe fn row<const GROUP: usize, const SIGNED: bool>(
+    weights: &UnpackedRow<'_>,
+    input: &QuantizedRow<'_>,
+) -> f32 {
+    weights.check(input, GROUP);
+    let (codes, groups) = (weights.codes, weights.scales.len());
     // One register of sixteen factors covers `step` codes.
     let step = 16 * GROUP;
     let mut sums = [_mm512_setzero_ps(); 2];
     let mut start = 0;
-    // SAFETY: loads stay below `codes.len()` codes and `factors.len()` factors, the last ones by mask.
+    // SAFETY: loads stay below `codes.len()` codes and `groups` scales, mins and sums, the last ones by mask.
     unsafe {
         while start + 64 <= codes.len() {
-            let left = factors.len() - start / GROUP;
-            let mask = if left >= 16 { !0 } else { (1 << left) - 1 };
-            let all = _mm512_maskz_loadu_ps(mask, factors.as_ptr().add(start / GROUP));
+            let group = start / GROUP;
+            let mask = first_lanes(groups - group);
+            let scales = _mm512_maskz_loadu_ps(mask, weights.scales.as_ptr().add(group));
+            let factors = _mm512_mul_ps(scales, input_scales::<GROUP>(input, start / 32));
+            if !weights.mins.is_empty() {
+                let mins = _mm512_maskz_loadu_ps(mask, weights.mins.as_ptr().add(group));
+                let input_sums = _mm512_maskz_loadu_ps(mask, input.sums.as_ptr().add(group));
+                sums[1] = _mm512_fnmadd_ps(mins, input_sums, sums[1]);
+            }
             let registers = (codes.len() - start).min(step) / 64;
             // A constant count, so that the lanes of every register are constants too.
             for r in 0..step / 64 {
@@ -77,15 +93,36 @@ unsafe fn row<const GROUP: usize, const SIGNED: bool>(codes: &[i8], factors: &[f
                 }
                 let at = start + r * 64;
                 let codes = _mm512_loadu_si512(codes.as_ptr().add(at).cast());
-                let input = _mm512_loadu_si512(input.as_ptr().add(at).cast());
-                let factor = _mm512_permutexvar_ps(factor_lanes(r, GROUP), all);
+                let input = _mm512_loadu_si512(input.codes.as_ptr().add(at).cast());
+                let factor = _mm512_permutexvar_ps(factor_lanes(r, GROUP), factors);
                 let dots = _mm512_cvtepi32_ps(dots(codes, input, SIGNED));
                 sums[r % 2] = _mm512_fmadd_ps(dots, factor, sums[r % 2]);
             }
             start += registers * 64;
         }
     }
-    _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1])) + tail(codes, factors, input, GROUP, start)
+    let sum = _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]));
+    if start < codes.len() { sum + tail(weights, input, GROUP, start) } else { sum }
+}
+
+/// A mask of the first `count` of sixteen lanes.
+#[inline(always)]
+fn first_lanes(count: usize) -> __mmask16 {
+    if count >= 16 { !0 } else { (1 << count) - 1 }
+}
+
+/// The input's scales of sixteen weight groups from its `from`th on.
+#[inline(always)]
+unsafe fn input_scales<const GROUP: usize>(input: &QuantizedRow<'_>, from: usize) -> __m512 {
+    let mask = first_lanes(input.scales.len() - from);
+    // SAFETY: masked to what is there; callers are compiled for AVX-512.
+    unsafe {
+        if GROUP == 32 {
+            return _mm512_maskz_loadu_ps(mask, input.scales.as_ptr().add(from));
+        }
+        let eight = _mm512_maskz_loadu_ps(mask & 0xff, input.scales.as_ptr().add(from));
+        _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7), eight)
+    }
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -151,15 +188,17 @@ unsafe fn factor_lanes(r: usize, group: usize) -> __m512i {
     unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
 }
 
-/// The groups after the last 64 codes.
-#[inline(always)]
-fn tail(codes: &[i8], factors: &[f32], input: &[i8], group: usize, from: usize) -> f32 {
-    let codes = codes[from..].chunks_exact(group);
-    let input = input[from..].chunks_exact(group);
+/// The groups after the last 64 codes. Their mins were among those of the last step, unless that was a full one.
+fn tail(weights: &UnpackedRow<'_>, input: &QuantizedRow<'_>, group: usize, from: usize) -> f32 {
     let mut sum = 0.0;
-    for ((codes, input), factor) in codes.zip(input).zip(&factors[from / group..]) {
-        let dot: i32 = codes.iter().zip(input).map(|(&code, &input)| code as i32 * input as i32).sum();
-        sum += factor * dot as f32;
+    for g in from / group..weights.scales.len() {
+        let range = g * group..(g + 1) * group;
+        let pairs = weights.codes[range.clone()].iter().zip(&input.codes[range]);
+        let dot: i32 = pairs.map(|(&code, &input)| code as i32 * input as i32).sum();
+        sum += weights.scales[g] * input.scales[g * group / 32] * dot as f32;
+        if from.is_multiple_of(16 * group) && !weights.mins.is_empty() {
+            sum -= weights.mins[g] * input.sums[g];
+        }
     }
     sum
 }

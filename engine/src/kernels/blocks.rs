@@ -12,6 +12,10 @@ use std::ops::Range;
 /// Inputs that pass a panel together, so that each of its registers is loaded once for all.
 pub(super) const TILE: usize = 8;
 
+/// How far ahead of the block being unpacked weights are asked for: rows follow each other in memory, and the
+/// hardware's own prefetcher stops at every page.
+const PREFETCH: usize = 2048;
+
 /// The inner loops of one instruction set. Integer sums are exact and equal on all of them.
 pub(super) trait ByteDots {
     /// How F16 scales are widened.
@@ -19,8 +23,11 @@ pub(super) trait ByteDots {
     /// Whether panels hold `code + 128` for formats with signed codes.
     const OFFSET_CODES: bool;
 
-    /// `sum over groups of factors[g] * (codes . input)`; `factors` per `group` weights.
-    unsafe fn row(codes: &[i8], factors: &[f32], input: &[i8], shape: Shape) -> f32;
+    /// One row times one input.
+    unsafe fn row(row: &UnpackedRow<'_>, input: &QuantizedRow<'_>, shape: Shape) -> f32;
+
+    /// Asks for a cache line that will be read soon.
+    fn prefetch(_address: *const u8) {}
 
     /// The panel's sixteen rows times `N` inputs.
     unsafe fn panel<const N: usize>(panel: &Panel<'_>, inputs: &[QuantizedRow<'_>; N]) -> [[f32; PANEL]; N];
@@ -33,6 +40,32 @@ pub(super) struct Shape {
     pub(super) group: usize,
     /// Whether codes may be negative.
     pub(super) signed: bool,
+}
+
+/// One unpacked row.
+pub(super) struct UnpackedRow<'a> {
+    pub(super) codes: &'a [i8],
+    /// Per group.
+    pub(super) scales: &'a [f32],
+    /// Per group, empty where the format has none.
+    pub(super) mins: &'a [f32],
+}
+
+impl UnpackedRow<'_> {
+    /// Checks once per row what bounds every load of the inner loops.
+    #[inline(always)]
+    pub(super) fn check(&self, input: &QuantizedRow<'_>, group: usize) {
+        let groups = self.codes.len() / group;
+        assert!(
+            input.codes.len() == self.codes.len()
+                && self.scales.len() == groups
+                && input.sums.len() == groups
+        );
+        assert!(
+            input.scales.len() == self.codes.len() / 32
+                && (self.mins.is_empty() || self.mins.len() == groups)
+        );
+    }
 }
 
 /// Sixteen unpacked rows.
@@ -54,7 +87,6 @@ struct Scratch {
     panel: Vec<u8>,
     panel_scales: Vec<f32>,
     panel_mins: Vec<f32>,
-    factors: Vec<f32>,
 }
 
 thread_local! {
@@ -74,7 +106,6 @@ impl Scratch {
         grow(&mut self.codes, cols);
         grow(&mut self.scales, groups);
         grow(&mut self.mins, groups);
-        grow(&mut self.factors, groups);
         grow(&mut self.panel, cols * PANEL);
         grow(&mut self.panel_scales, groups * PANEL);
         grow(&mut self.panel_mins, groups * PANEL);
@@ -114,6 +145,9 @@ fn unpack_row<B: Block, D: ByteDots>(job: &Job<'_>, row: usize, scratch: &mut Sc
     let codes = scratch.codes.chunks_exact_mut(B::LEN);
     let scales = scratch.scales.chunks_exact_mut(groups).zip(scratch.mins.chunks_exact_mut(groups));
     for ((block, codes), (scales, mins)) in bytes.chunks_exact(size_of::<B>()).zip(codes).zip(scales) {
+        for line in 0..size_of::<B>().div_ceil(64) {
+            D::prefetch(block.as_ptr().wrapping_add(PREFETCH + line * 64));
+        }
         bytemuck::pod_read_unaligned::<B>(block).unpack::<D::Widen>(codes, scales, mins);
     }
 }
@@ -124,49 +158,20 @@ unsafe fn narrow<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>, scra
     let groups = cols / B::GROUP;
     for row in range {
         unpack_row::<B, D>(job, row, scratch);
+        let unpacked = UnpackedRow {
+            codes: &scratch.codes[..cols],
+            scales: &scratch.scales[..groups],
+            mins: if B::HAS_MIN { &scratch.mins[..groups] } else { &[] },
+        };
         for pick in job.picks {
             let input = job.inputs.quantized(pick.input, B::GROUP);
-            multiply_scales(&scratch.scales[..groups], input.scales, &mut scratch.factors[..groups]);
-            // SAFETY: the caller's promises.
-            let mut sum = unsafe {
-                D::row(&scratch.codes[..cols], &scratch.factors[..groups], input.codes, shape_of::<B>())
-            };
-            if B::HAS_MIN {
-                sum -= dot(&scratch.mins[..groups], input.sums);
+            // SAFETY: the caller's promises; this row of this output belongs to this task.
+            unsafe {
+                let sum = D::row(&unpacked, &input, shape_of::<B>());
+                job.output.slice(pick.output, row..row + 1)[0] = sum;
             }
-            // SAFETY: this row of this output belongs to this task.
-            unsafe { job.output.slice(pick.output, row..row + 1)[0] = sum };
         }
     }
-}
-
-#[inline(always)]
-fn multiply_scales(weights: &[f32], inputs: &[f32], factors: &mut [f32]) {
-    if weights.len() == inputs.len() {
-        for ((factor, weight), input) in factors.iter_mut().zip(weights).zip(inputs) {
-            *factor = weight * input;
-        }
-    } else {
-        let pairs = factors.as_chunks_mut::<2>().0.iter_mut().zip(weights.as_chunks::<2>().0);
-        for ((factors, weights), input) in pairs.zip(inputs) {
-            *factors = [weights[0] * input, weights[1] * input];
-        }
-    }
-}
-
-/// Sixteen running sums: the same order everywhere, and one that vectorises.
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0f32; 16];
-    let (a, a_rest) = a.as_chunks::<16>();
-    let (b, b_rest) = b.as_chunks::<16>();
-    for (a, b) in a.iter().zip(b) {
-        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += a * b;
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    lanes.iter().sum::<f32>() + rest
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! The inner loops in plain Rust: what every other instruction set is compared with.
 
 use super::activations::{Quantized, QuantizedRow, quantize_body};
-use super::blocks::{ByteDots, Panel, Shape};
+use super::blocks::{ByteDots, Panel, Shape, UnpackedRow};
 use super::{Job, PANEL, blocks, floats};
 use crate::quant::{Block, Float};
 use std::ops::Range;
@@ -12,9 +12,15 @@ impl ByteDots for Portable {
     type Widen = crate::quant::Portable;
     const OFFSET_CODES: bool = false;
 
-    unsafe fn row(codes: &[i8], factors: &[f32], input: &[i8], shape: Shape) -> f32 {
-        let groups = codes.chunks_exact(shape.group).zip(input.chunks_exact(shape.group));
-        groups.zip(factors).map(|((codes, input), factor)| factor * byte_dot(codes, input) as f32).sum()
+    unsafe fn row(weights: &UnpackedRow<'_>, input: &QuantizedRow<'_>, shape: Shape) -> f32 {
+        weights.check(input, shape.group);
+        let groups = weights.codes.chunks_exact(shape.group).zip(input.codes.chunks_exact(shape.group));
+        let mut sum = 0.0;
+        for (g, (codes, values)) in groups.enumerate() {
+            let input_scale = input.scales[g * shape.group / super::activations::GROUP];
+            sum += weights.scales[g] * input_scale * byte_dot(codes, values) as f32;
+        }
+        sum - weights.mins.iter().zip(input.sums).map(|(min, sum)| min * sum).sum::<f32>()
     }
 
     unsafe fn panel<const N: usize>(panel: &Panel<'_>, inputs: &[QuantizedRow<'_>; N]) -> [[f32; PANEL]; N] {
