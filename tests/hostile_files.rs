@@ -19,6 +19,9 @@ use std::sync::Mutex;
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
+// Of all cases at least 30 % must be opened and 5 % must make a step: 15 % of the engine's 20 and 25 % of the
+// architectures' 10 are 5.5.
+
 /// Allocations are counted for the whole process, so these tests take turns.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -156,7 +159,7 @@ fn models_broken_by_hand_are_refused_by_name() {
     let mut failures = Vec::new();
     for (name, change, expected) in named::CASES {
         let merged = !name.contains("(BPE)");
-        let file = samples::mixtral_but("F32", merged, |metadata, tensors| change(metadata, tensors));
+        let file = samples::mixtral_but("F32", merged, change);
         let outcome =
             Gguf::from_bytes(Bytes::from(file)).and_then(|gguf| run_model(gguf, &mut Random::new(0)));
         match outcome {
@@ -196,7 +199,7 @@ fn every_architecture_survives_broken_models() {
         let broken = mutate::mutate(file, fields, &mut random);
         try_model(broken, 256 << 20, &mut random)
     });
-    counts.assert_percent(30, 15);
+    counts.assert_percent(30, 25);
 }
 
 #[test]
