@@ -50,10 +50,12 @@ fn escape(text: &str) -> String {
 }
 
 /// One spelling for expressions that do the same: without the look-ahead that the engine applies itself, without
-/// possessive quantifiers (what they refuse to give back would not help here), characters instead of their codes.
+/// possessive quantifiers (what they refuse to give back would not help here), with codes for line breaks and
+/// characters for all other codes.
 fn plain(pattern: &str) -> String {
     let pattern = pattern.replace(r"\s+(?!\S)|\s+", r"\s+").replace(r"\s+(?!\S)", r"\s+");
     let pattern = pattern.replace("?+", "?").replace("++", "+").replace(r"\p{N}{1}|", r"\p{N}|");
+    let pattern = pattern.replace('\r', r"\r").replace('\n', r"\n");
     let mut text = String::new();
     let mut rest = pattern.as_str();
     while let Some((before, after)) = rest.split_once(r"\u{") {
@@ -109,6 +111,11 @@ mod tests {
             (sequence(&[qwen2, bytes.clone()]), false, "qwen2"),
             (sequence(&[ling, bytes]), false, "bailingmoe"),
             (sequence(&v3), false, "deepseek-v3"),
+            (
+                serde_json::from_str(&sequence(&v3).to_string().replace(r"\\n", r"\n")).unwrap(),
+                false,
+                "deepseek-v3",
+            ),
         ];
         for (pre_tokenizer, whole_words, expected) in cases {
             assert_eq!(name(&pre_tokenizer, whole_words).unwrap(), expected);

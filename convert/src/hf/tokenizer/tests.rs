@@ -116,3 +116,37 @@ fn what_cannot_be_carried_over_is_refused() {
     }
     assert!(tokenizer_metadata(folder(&[]).path(), 5).unwrap().is_none());
 }
+
+/// Real tokenizer files: folders with a `cases.json` of `{"rows": …, "cases": [[text, ids], …]}` beside them, the ids
+/// from Hugging Face's own library.
+#[test]
+#[ignore = "needs a folder of folders with real tokenizer files in MOEWE_TOKENIZERS"]
+fn real_files() {
+    let folders = PathBuf::from(std::env::var_os("MOEWE_TOKENIZERS").unwrap());
+    let mut failures = Vec::new();
+    for folder in std::fs::read_dir(folders).unwrap().map(|entry| entry.unwrap().path()) {
+        let golden: Json =
+            serde_json::from_slice(&std::fs::read(folder.join("cases.json")).unwrap()).unwrap();
+        let metadata = match tokenizer_metadata(&folder, golden["rows"].as_u64().unwrap()) {
+            Ok(entries) => entries.unwrap().into_iter().collect::<Metadata>(),
+            Err(error) => {
+                failures.push(error.to_string());
+                continue;
+            }
+        };
+        let tokenizer = Tokenizer::from_metadata(&metadata).unwrap().unwrap();
+        for case in golden["cases"].as_array().unwrap() {
+            let expected = case[1].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32);
+            let found = tokenizer.encode(case[0].as_str().unwrap(), Special::Plain).unwrap();
+            if let Some(at) = expected.clone().zip(&found).position(|(a, b)| a != *b) {
+                let around = |tokens: &[u32]| tokens[at.saturating_sub(2)..tokens.len().min(at + 5)].to_vec();
+                let expected: Vec<u32> = expected.collect();
+                let text = tokenizer.decode(&around(&expected));
+                failures.push(format!("{folder:?}: {text:?} {:?} {:?}", around(&expected), around(&found)));
+            } else if expected.len() != found.len() {
+                failures.push(format!("{folder:?}: {} tokens, expected {}", found.len(), expected.len()));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
