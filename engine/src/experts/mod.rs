@@ -6,6 +6,7 @@
 use crate::gguf::Bytes;
 use crate::kernels::{ExpertMatrices, MatrixRef};
 use crate::quant::Format;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One matrix of every expert of a layer.
 pub struct Stack {
@@ -51,12 +52,19 @@ impl ExpertLayer {
 /// The experts of all layers.
 pub struct ExpertStore {
     layers: Vec<Option<ExpertLayer>>,
+    /// Per layer and expert: whether it has been announced. Asking again for pages that are there costs a walk
+    /// over all of them, a tenth of a token's time.
+    announced: Vec<Vec<AtomicBool>>,
 }
 
 impl ExpertStore {
     /// A store over bound layers; `None` for dense ones.
     pub fn new(layers: Vec<Option<ExpertLayer>>) -> Self {
-        Self { layers }
+        let flags = |layer: &Option<ExpertLayer>| {
+            let count = layer.as_ref().map_or(0, |layer| layer.up.experts.len());
+            (0..count).map(|_| AtomicBool::new(false)).collect()
+        };
+        Self { announced: layers.iter().map(flags).collect(), layers }
     }
 
     /// The experts of a layer.
@@ -67,11 +75,13 @@ impl ExpertStore {
         self.layers[layer].as_ref().expect("an expert layer")
     }
 
-    /// Announces that these experts of a layer are about to be read.
+    /// Announces that these experts of a layer are about to be read, each the first time only.
     pub fn announce(&self, layer: usize, experts: &[u32]) {
-        for stack in self.layer(layer).stacks() {
-            for &expert in experts {
-                stack.experts[expert as usize].advise_will_need();
+        for &expert in experts {
+            if !self.announced[layer][expert as usize].swap(true, Ordering::Relaxed) {
+                self.layer(layer)
+                    .stacks()
+                    .for_each(|stack| stack.experts[expert as usize].advise_will_need());
             }
         }
     }

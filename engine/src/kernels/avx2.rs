@@ -31,9 +31,19 @@ pub(super) struct F16c;
 impl Widen for F16c {
     #[inline(always)]
     fn f16(value: F16) -> f32 {
-        // A broadcast, because inserting one word would wait for whatever the register held before.
-        // SAFETY: used only inside kernels, which are compiled and selected for F16C.
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(value.to_bits() as i16))) }
+        let widened: __m128;
+        // Written out, because the compiler would insert the word into a register that something else still fills.
+        // SAFETY: used only inside kernels, which are compiled and selected for F16C; touches registers alone.
+        unsafe {
+            std::arch::asm!(
+                "vmovd {x}, {bits:e}",
+                "vcvtph2ps {x}, {x}",
+                x = out(xmm_reg) widened,
+                bits = in(reg) value.to_bits() as u32,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+            _mm_cvtss_f32(widened)
+        }
     }
 
     #[inline(always)]
