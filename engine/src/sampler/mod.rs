@@ -54,6 +54,7 @@ struct Scratch {
     weights: Vec<f32>,       // (vocabulary)
     ranked: Vec<(f32, u32)>, // value and token
     counts: Vec<u32>,        // (vocabulary), all zero between steps
+    sums: Vec<f64>,          // (vocabulary / CHUNK), of the weights
     masses: Vec<f64>,        // sums of weights by size
 }
 
@@ -79,6 +80,7 @@ impl Sampler {
             weights: Vec::with_capacity(vocabulary),
             ranked: Vec::with_capacity(vocabulary),
             counts: vec![0; vocabulary],
+            sums: Vec::with_capacity(vocabulary.div_ceil(CHUNK)),
             masses: Vec::new(),
         };
         let scores = Vec::with_capacity(vocabulary);
@@ -129,10 +131,39 @@ impl Sampler {
     }
 }
 
+/// Scores and weights are summed and compared in chunks of this length, everywhere alike.
+const CHUNK: usize = 256;
+
+/// The highest of `scores`, which are not NaN, in lanes that the compiler can keep in one register.
+fn highest(scores: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = scores.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &score) in lanes.iter_mut().zip(chunk) {
+            *lane = if score > *lane { score } else { *lane };
+        }
+    }
+    rest.iter().chain(&lanes).copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// The sum of a chunk, in lanes.
+fn sum(weights: &[f32]) -> f64 {
+    const LANES: usize = 16;
+    let mut lanes = [0.0; LANES];
+    let chunks = weights.chunks_exact(LANES);
+    let rest: f32 = chunks.remainder().iter().sum();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, weight)| *lane += weight);
+    }
+    f64::from(lanes.iter().sum::<f32>() + rest)
+}
+
 impl Turn<'_> {
     /// The highest score; -infinity without candidates.
     fn highest(&self) -> f32 {
-        self.scores.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+        highest(self.scores)
     }
 
     /// The first token with the highest score.
@@ -145,33 +176,54 @@ impl Turn<'_> {
     /// Fills `scratch.weights` with probabilities times a common factor, the best one 1, and returns their sum.
     fn weigh(&mut self) -> f64 {
         let highest = self.highest();
-        let weights = &mut self.scratch.weights;
+        let Scratch { weights, sums, .. } = &mut *self.scratch;
         weights.clear();
-        if highest == f32::NEG_INFINITY {
-            weights.resize(self.scores.len(), 0.0);
-            return 0.0;
+        sums.clear();
+        for chunk in self.scores.chunks(CHUNK) {
+            let start = weights.len();
+            // After other steps most chunks hold excluded tokens only.
+            if self::highest(chunk) == f32::NEG_INFINITY {
+                weights.resize(start + chunk.len(), 0.0);
+            } else {
+                weights.extend(chunk.iter().map(|&score| exp(score - highest)));
+            }
+            sums.push(sum(&weights[start..]));
         }
-        weights.extend(self.scores.iter().map(|&score| exp(score - highest)));
-        // Partial sums of a fixed length keep the result the same everywhere and let the loop vectorise.
-        weights.chunks(256).map(|chunk| f64::from(chunk.iter().sum::<f32>())).sum()
+        sums.iter().sum()
     }
 
     /// The token at `unit` (0 to 1) of the summed probabilities.
     fn draw(&mut self, unit: f64) -> Option<u32> {
         let target = unit * self.weigh();
+        // Whole chunks are passed over by their sums; the last one with any weight holds the end.
         let mut reached = 0.0;
-        let mut last = None;
-        for (token, &weight) in (0u32..).zip(&self.scratch.weights).filter(|entry| *entry.1 > 0.0) {
+        let mut start = None;
+        for (chunk, &sum) in self.scratch.sums.iter().enumerate().filter(|entry| *entry.1 > 0.0) {
+            if start.is_some() && reached > target {
+                break;
+            }
+            start = Some((chunk, reached));
+            reached += sum;
+        }
+        let (chunk, mut reached) = start?;
+        let first = chunk * CHUNK;
+        let mut chosen = None;
+        for (place, &weight) in
+            self.scratch.weights[first..].iter().take(CHUNK).enumerate().filter(|entry| *entry.1 > 0.0)
+        {
+            chosen = Some((first + place) as u32);
             reached += f64::from(weight);
-            last = Some(token);
             if reached > target {
                 break;
             }
         }
-        last
+        chosen
     }
 
     fn exclude(&mut self, excluded: impl Fn(f32) -> bool) {
-        self.scores.iter_mut().filter(|score| excluded(**score)).for_each(|score| *score = f32::NEG_INFINITY);
+        // Without a branch, so that it vectorises.
+        self.scores
+            .iter_mut()
+            .for_each(|score| *score = if excluded(*score) { f32::NEG_INFINITY } else { *score });
     }
 }

@@ -1,6 +1,6 @@
 //! Top-k: keeps the k highest scores, and with them all that equal the last one.
 
-use super::{Sampling, Step, Turn};
+use super::{CHUNK, Sampling, Step, Turn, highest};
 
 pub(super) const STEP: Step = Step {
     name: "top-k",
@@ -15,9 +15,17 @@ fn apply(sampling: &Sampling, turn: &mut Turn) {
     if k >= turn.scores.len() {
         return;
     }
-    let scores = &mut turn.scratch.weights;
-    scores.clear();
-    scores.extend_from_slice(turn.scores);
-    let (_, &mut last, _) = scores.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+    // The k-th best of the chunks' best scores: at least k scores reach it, so the k-th best of all does.
+    let found = &mut turn.scratch.weights;
+    found.clear();
+    found.extend(turn.scores.chunks(CHUNK).map(highest));
+    let bound = if k <= found.len() { nth_best(found, k) } else { f32::NEG_INFINITY };
+    found.clear();
+    found.extend(turn.scores.iter().copied().filter(|&score| score >= bound));
+    let last = nth_best(found, k);
     turn.exclude(|score| score < last);
+}
+
+fn nth_best(scores: &mut [f32], k: usize) -> f32 {
+    *scores.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
 }
