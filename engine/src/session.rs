@@ -192,7 +192,7 @@ impl Engine {
         }
     }
 
-    /// Bytes that one token reads: everything but the experts, the embedding table and a layer's unchosen experts.
+    /// Bytes of weights that one token reads: all dense matrices and the chosen share of the experts.
     pub fn bytes_per_token(&self) -> u64 {
         self.model.bytes_per_token()
     }
