@@ -4,7 +4,7 @@
 //! a pair stays below 32,512, so nothing saturates and sums equal those of every other instruction set.
 
 use super::activations::{Quantized, QuantizedRow, quantize_body};
-use super::blocks::{ByteDots, Panel, Shape, UnpackedRow};
+use super::blocks::{ByteDots, Panel, Shape, UnpackedRow, by_shape};
 use super::{Job, PANEL, blocks, floats};
 use crate::quant::{Block, F16, Float, Widen};
 use std::arch::x86_64::*;
@@ -66,14 +66,7 @@ impl ByteDots for Avx2 {
     #[inline(always)]
     unsafe fn row(weights: &UnpackedRow<'_>, input: &QuantizedRow<'_>, shape: Shape) -> f32 {
         // SAFETY: the caller's promise.
-        unsafe {
-            match (shape.group, shape.signed) {
-                (16, false) => row::<16, false>(weights, input),
-                (16, true) => row::<16, true>(weights, input),
-                (_, false) => row::<32, false>(weights, input),
-                (_, true) => row::<32, true>(weights, input),
-            }
-        }
+        unsafe { by_shape!(shape, |GROUP, SIGNED| row::<GROUP, SIGNED>(weights, input)) }
     }
 
     #[inline(always)]
@@ -84,27 +77,15 @@ impl ByteDots for Avx2 {
 
     #[inline(always)]
     unsafe fn panel<const N: usize>(panel: &Panel<'_>, inputs: &[QuantizedRow<'_>; N]) -> [[f32; PANEL]; N] {
-        let group = panel.shape.group;
-        let groups = panel.codes.len() / (group * PANEL);
-        assert!(
-            panel.scales.len() == groups * PANEL
-                && (panel.mins.is_empty() || panel.mins.len() == groups * PANEL)
-        );
-        for input in inputs {
-            assert!(input.codes.len() == groups * group && input.scales.len() == groups * group / 32);
-            assert!(input.sums.len() == groups);
-        }
+        let groups = panel.check(inputs, panel.shape.group);
         let mut sums = [[0f32; PANEL]; N];
         for (sums, input) in sums.iter_mut().zip(inputs) {
             for half in 0..2 {
-                // SAFETY: the lengths above bound every load.
+                // SAFETY: the lengths that were checked bound every load.
                 unsafe {
-                    match (group, panel.shape.signed) {
-                        (16, false) => half_panel::<16, false>(panel, half, input, groups, sums),
-                        (16, true) => half_panel::<16, true>(panel, half, input, groups, sums),
-                        (_, false) => half_panel::<32, false>(panel, half, input, groups, sums),
-                        (_, true) => half_panel::<32, true>(panel, half, input, groups, sums),
-                    }
+                    by_shape!(panel.shape, |GROUP, SIGNED| half_panel::<GROUP, SIGNED>(
+                        panel, half, input, groups, sums
+                    ));
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Inner loops for AVX-512 with VNNI: 64 byte products an instruction.
 
 use super::activations::{Quantized, QuantizedRow, quantize_body};
-use super::blocks::{ByteDots, Panel, Shape, UnpackedRow};
+use super::blocks::{ByteDots, Panel, Shape, UnpackedRow, by_shape};
 use super::{Job, PANEL, blocks, floats};
 use crate::quant::{Block, Float};
 use std::arch::x86_64::*;
@@ -32,14 +32,7 @@ impl ByteDots for Vnni {
     #[inline(always)]
     unsafe fn row(weights: &UnpackedRow<'_>, input: &QuantizedRow<'_>, shape: Shape) -> f32 {
         // SAFETY: the caller's promise.
-        unsafe {
-            match (shape.group, shape.signed) {
-                (16, false) => row::<16, false>(weights, input),
-                (16, true) => row::<16, true>(weights, input),
-                (_, false) => row::<32, false>(weights, input),
-                (_, true) => row::<32, true>(weights, input),
-            }
-        }
+        unsafe { by_shape!(shape, |GROUP, SIGNED| row::<GROUP, SIGNED>(weights, input)) }
     }
 
     #[inline(always)]
@@ -51,14 +44,7 @@ impl ByteDots for Vnni {
     #[inline(always)]
     unsafe fn panel<const N: usize>(panel: &Panel<'_>, inputs: &[QuantizedRow<'_>; N]) -> [[f32; PANEL]; N] {
         // SAFETY: the caller's promise.
-        unsafe {
-            match (panel.shape.group, panel.shape.signed) {
-                (16, false) => sixteen_rows::<N, 16, false>(panel, inputs),
-                (16, true) => sixteen_rows::<N, 16, true>(panel, inputs),
-                (_, false) => sixteen_rows::<N, 32, false>(panel, inputs),
-                (_, true) => sixteen_rows::<N, 32, true>(panel, inputs),
-            }
-        }
+        unsafe { by_shape!(panel.shape, |GROUP, SIGNED| sixteen_rows::<N, GROUP, SIGNED>(panel, inputs)) }
     }
 }
 
@@ -130,15 +116,8 @@ unsafe fn sixteen_rows<const N: usize, const GROUP: usize, const SIGNED: bool>(
     panel: &Panel<'_>,
     inputs: &[QuantizedRow<'_>; N],
 ) -> [[f32; PANEL]; N] {
-    let groups = panel.codes.len() / (GROUP * PANEL);
-    assert!(
-        panel.scales.len() == groups * PANEL && (panel.mins.is_empty() || panel.mins.len() == groups * PANEL)
-    );
-    for input in inputs {
-        assert!(input.codes.len() == groups * GROUP && input.scales.len() == groups * GROUP / 32);
-        assert!(input.sums.len() == groups && input.offsets.len() == groups);
-    }
-    // SAFETY: the lengths above bound every load.
+    let groups = panel.check(inputs, GROUP);
+    // SAFETY: the lengths that were checked bound every load.
     unsafe {
         let mut sums = [_mm512_setzero_ps(); N];
         for g in 0..groups {

@@ -42,6 +42,24 @@ pub(super) struct Shape {
     pub(super) signed: bool,
 }
 
+/// Evaluates a call with a format's shape as constants, so that an inner loop is compiled once per shape.
+macro_rules! by_shape {
+    ($shape:expr, |$group:ident, $signed:ident| $call:expr) => {
+        match ($shape.group, $shape.signed) {
+            (16, false) => by_shape!(@ $group = 16, $signed = false, $call),
+            (16, true) => by_shape!(@ $group = 16, $signed = true, $call),
+            (_, false) => by_shape!(@ $group = 32, $signed = false, $call),
+            (_, true) => by_shape!(@ $group = 32, $signed = true, $call),
+        }
+    };
+    (@ $group:ident = $g:literal, $signed:ident = $s:literal, $call:expr) => {{
+        const $group: usize = $g;
+        const $signed: bool = $s;
+        $call
+    }};
+}
+pub(super) use by_shape;
+
 /// One unpacked row.
 pub(super) struct UnpackedRow<'a> {
     pub(super) codes: &'a [i8],
@@ -77,6 +95,23 @@ pub(super) struct Panel<'a> {
     /// `(groups, 16)`, empty where the format has none.
     pub(super) mins: &'a [f32],
     pub(super) shape: Shape,
+}
+
+impl Panel<'_> {
+    /// Groups of a row, after checking once what bounds every load of the inner loops.
+    #[inline(always)]
+    pub(super) fn check(&self, inputs: &[QuantizedRow<'_>], group: usize) -> usize {
+        let groups = self.codes.len() / (group * PANEL);
+        assert!(
+            self.scales.len() == groups * PANEL
+                && (self.mins.is_empty() || self.mins.len() == groups * PANEL)
+        );
+        for input in inputs {
+            assert!(input.codes.len() == groups * group && input.scales.len() == groups * group / 32);
+            assert!(input.sums.len() == groups && input.offsets.len() == groups);
+        }
+        groups
+    }
 }
 
 #[derive(Default)]
