@@ -1,0 +1,9 @@
+//! Pretraining of Mixture-of-Experts language models: from text to checkpoints that `moewe convert` reads.
+//!
+//! Its own house beside the runtime: the two meet only in files.
+
+pub mod cli;
+pub mod error;
+pub mod random;
+
+pub use error::{Error, Result};
