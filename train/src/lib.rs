@@ -4,6 +4,9 @@
 
 pub mod cli;
 pub mod error;
+pub mod model;
+pub mod ops;
+pub mod optimizer;
 pub mod random;
 
 pub use error::{Error, Result};

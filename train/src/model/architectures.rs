@@ -1,0 +1,76 @@
+//! The table of architectures, and a config.json's way to its row.
+
+use super::config::Config;
+use super::keys::Keys;
+use super::parameters::{Piece, Role};
+use super::{mixtral, moe_124m, moe_gpt, tachyon};
+use crate::{Error, Result};
+use serde_json::Value;
+
+/// How an architecture's own code calls things.
+pub struct Architecture {
+    /// `model_type` in config.json.
+    pub model_type: &'static str,
+    /// `architectures` in config.json.
+    pub class: &'static str,
+    /// The key of the vocabulary's size.
+    pub vocabulary_key: &'static str,
+    /// The key of the context's length.
+    pub context_key: &'static str,
+    pub(super) read: fn(&Keys) -> Result<Config>,
+    pub(super) pieces: fn(&Config, Role, usize, &[usize]) -> Vec<Piece>,
+}
+
+/// All of them.
+pub static ARCHITECTURES: &[&Architecture] =
+    &[&moe_gpt::ARCHITECTURE, &tachyon::ARCHITECTURE, &moe_124m::ARCHITECTURE, &mixtral::ARCHITECTURE];
+
+impl Config {
+    /// The model that a config.json describes.
+    ///
+    /// # Errors
+    /// An unknown `model_type`, or a key with a value that no model can have.
+    pub fn from_json(source: Value) -> Result<Self> {
+        let keys = Keys::new(source);
+        let model_type = keys.text_or("model_type", "")?;
+        let known = ARCHITECTURES.iter().find(|architecture| architecture.model_type == model_type);
+        let Some(architecture) = known else {
+            let names: Vec<&str> = ARCHITECTURES.iter().map(|a| a.model_type).collect();
+            return Err(keys.wrong("model_type", &names.join(", "), format!("{model_type:?}")));
+        };
+        let config = (architecture.read)(&keys)?;
+        config.check(&keys)?;
+        Ok(config)
+    }
+
+    fn check(&self, keys: &Keys) -> Result<()> {
+        let experts = &self.experts;
+        if experts.used > experts.count {
+            let expected = format!("at most {} experts used", experts.count);
+            return Err(keys.wrong("experts", &expected, experts.used));
+        }
+        if !self.head_count.is_multiple_of(self.head_count_kv) {
+            let expected = format!("a divisor of the {} query heads", self.head_count);
+            return Err(keys.wrong("key and value heads", &expected, self.head_count_kv));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(keys.wrong("dropout", "a share below 1", self.dropout));
+        }
+        Ok(())
+    }
+
+    /// The same model for a tokenizer of `vocabulary` tokens and a context of `context_length`.
+    ///
+    /// # Errors
+    /// No model has these lengths.
+    pub fn resized(&self, vocabulary: usize, context_length: usize) -> Result<Self> {
+        let mut source = self.source.clone();
+        let Some(object) = source.as_object_mut() else {
+            return Err(Error::request("config.json is not a JSON object"));
+        };
+        object.insert(self.architecture.vocabulary_key.into(), vocabulary.into());
+        object.insert(self.architecture.context_key.into(), context_length.into());
+        object.insert("architectures".into(), vec![self.architecture.class].into());
+        Self::from_json(source)
+    }
+}

@@ -1,0 +1,126 @@
+//! What a model is, whatever its architecture calls it. The files of the architectures fill this in from config.json.
+
+use super::Architecture;
+use crate::ops::{Activation, NormKind, RotationStyle};
+use serde_json::Value;
+
+/// The shape and the rules of a model.
+#[derive(Clone)]
+pub struct Config {
+    /// Whose names and keys it has.
+    pub architecture: &'static Architecture,
+    /// config.json as the architecture's own code writes it.
+    pub source: Value,
+    /// Tokens.
+    pub vocabulary: usize,
+    /// Positions.
+    pub context_length: usize,
+    /// Numbers of the residual stream.
+    pub embedding_length: usize,
+    /// Layers.
+    pub block_count: usize,
+    /// Query heads.
+    pub head_count: usize,
+    /// Key and value heads.
+    pub head_count_kv: usize,
+    /// Numbers of a head.
+    pub head_length: usize,
+    /// Kind of all norms over rows.
+    pub norm: NormKind,
+    /// Added to the mean square in every norm.
+    pub norm_epsilon: f64,
+    /// Whether queries and keys are normed per head before they are rotated.
+    pub head_norm: bool,
+    /// How positions enter.
+    pub position: Position,
+    /// Whether attention and feed-forward networks have biases, as far as their architecture knows any.
+    pub bias: Biases,
+    /// Whether the head is the embedding.
+    pub tied: bool,
+    /// Between the matrices of feed-forward networks.
+    pub activation: Activation,
+    /// Hidden numbers of a dense network.
+    pub feed_forward_length: usize,
+    /// A layer has experts where its index divided by this leaves nothing.
+    pub expert_every: usize,
+    /// The experts of a layer.
+    pub experts: Experts,
+    /// Share of numbers dropped while training: embeddings, attention, outputs.
+    pub dropout: f64,
+    /// How weights begin.
+    pub initialisation: Initialisation,
+}
+
+/// The experts of a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Experts {
+    /// How many there are.
+    pub count: usize,
+    /// How many of them a token uses.
+    pub used: usize,
+    /// Hidden numbers of each.
+    pub length: usize,
+    /// Hidden numbers of the shared expert that every token uses, all shared ones together; 0 without.
+    pub shared_length: usize,
+    /// How many shared experts that is.
+    pub shared_count: usize,
+    /// Slots per expert as a multiple of an even load; without, no token is ever dropped.
+    pub capacity: Option<f64>,
+    /// Whether training adds learned noise to the router's scores.
+    pub noise: bool,
+    /// Factor of the load-balance loss.
+    pub load_balance: f64,
+    /// Factor of the router's z-loss.
+    pub router_z: f64,
+}
+
+/// Where biases stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Biases {
+    /// In the projections of attention and in dense networks.
+    pub dense: bool,
+    /// In the experts.
+    pub experts: bool,
+}
+
+/// How positions enter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Position {
+    /// Queries and keys are rotated.
+    Rotary {
+        /// Which numbers form a pair.
+        style: RotationStyle,
+        /// Base of the wavelengths.
+        theta: f64,
+    },
+    /// A learned row per position is added to the embedding.
+    Learned,
+}
+
+/// How weights begin.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Initialisation {
+    /// Normal with this deviation; biases 0.
+    Normal(f64),
+    /// Normal with deviation `sqrt(range / fan in)`, cut at two deviations; biases 0.
+    TruncatedFanIn(f64),
+    /// As PyTorch's layers begin: embeddings normal with deviation 1, the rest uniform in `1 / sqrt(fan in)`.
+    Torch,
+}
+
+impl Config {
+    /// Whether layer `index` has experts.
+    pub fn has_experts(&self, index: usize) -> bool {
+        index.is_multiple_of(self.expert_every)
+    }
+
+    /// How many layers have experts.
+    pub fn expert_layers(&self) -> usize {
+        (0..self.block_count).filter(|&index| self.has_experts(index)).count()
+    }
+
+    /// Numbers of queries, keys and values of a token together.
+    pub fn qkv_length(&self) -> usize {
+        (self.head_count + 2 * self.head_count_kv) * self.head_length
+    }
+}

@@ -1,0 +1,27 @@
+//! The models that can be trained: one configurable forward and backward, one file per architecture with its
+//! config.json keys and tensor names as data.
+
+mod architectures;
+mod config;
+mod keys;
+mod layer;
+mod mixtral;
+mod moe_124m;
+mod moe_gpt;
+mod names;
+mod parameters;
+mod presets;
+mod router;
+mod tachyon;
+#[cfg(test)]
+mod tests;
+mod transformer;
+
+pub use architectures::{ARCHITECTURES, Architecture};
+pub use config::{Biases, Config, Experts, Initialisation, Position};
+pub use keys::Keys;
+use names::{GatedNames, qkv_pieces};
+pub use parameters::{Piece, Role, Spec};
+pub use presets::{PRESETS, Preset};
+pub use router::ExpertLoad;
+pub use transformer::{Batch, Losses, Model, Parameter, Pass};

@@ -1,0 +1,82 @@
+//! 124M-MoE: learned positions, layer norms, experts with biases, an untied head. The load-balance loss and the z-loss
+//! that its description promises stand under keys of our own.
+
+use super::Architecture;
+use super::config::{Biases, Config, Experts, Initialisation, Position};
+use super::keys::Keys;
+use super::parameters::{Piece, Role};
+use crate::Result;
+use crate::ops::{Activation, NormKind};
+
+pub(super) static ARCHITECTURE: Architecture = Architecture {
+    model_type: "moe_124m",
+    class: "MoETransformer",
+    vocabulary_key: "vocab_size",
+    context_key: "context_len",
+    read,
+    pieces,
+};
+
+fn read(keys: &Keys) -> Result<Config> {
+    let (embedding, heads) = (keys.count_or("dim", 384)?, keys.count_or("n_heads", 8)?);
+    Ok(Config {
+        architecture: &ARCHITECTURE,
+        source: keys.source().clone(),
+        vocabulary: keys.count_or("vocab_size", 50_257)?,
+        context_length: keys.count_or("context_len", 1024)?,
+        embedding_length: embedding,
+        block_count: keys.count_or("n_layers", 11)?,
+        head_count: heads,
+        head_count_kv: heads,
+        head_length: keys.quotient("dim", embedding, heads)?,
+        norm: NormKind::Layer,
+        norm_epsilon: 1e-5,
+        head_norm: false,
+        position: Position::Learned,
+        bias: Biases { dense: false, experts: true },
+        tied: false,
+        activation: Activation::Swiglu,
+        feed_forward_length: 0,
+        expert_every: 1,
+        experts: Experts {
+            count: keys.count_or("n_experts", 4)?,
+            used: keys.count_or("top_k", 2)?,
+            length: keys.count_or("ff_dim", 1536)?,
+            shared_length: 0,
+            shared_count: 0,
+            capacity: None,
+            noise: false,
+            load_balance: keys.number_or("balance_loss_coef", 0.01)?,
+            router_z: keys.number_or("z_loss_coef", 0.001)?,
+        },
+        dropout: 0.0,
+        initialisation: Initialisation::Torch,
+    })
+}
+
+fn pieces(config: &Config, role: Role, layer: usize, shape: &[usize]) -> Vec<Piece> {
+    let one = |name: &str| vec![Piece::whole(format!("blocks.{layer}.{name}"), shape)];
+    let each = |name: &str| -> Vec<Piece> {
+        let piece = |e| Piece::whole(format!("blocks.{layer}.moe.experts.{e}.ffn.{name}"), shape).expert(e);
+        (0..config.experts.count).map(piece).collect()
+    };
+    match role {
+        Role::TokenEmbedding => vec![Piece::whole("token_emb.weight", shape)],
+        Role::PositionEmbedding => vec![Piece::whole("pos_emb.weight", shape)],
+        Role::AttentionNorm => one("ln1.weight"),
+        Role::AttentionNormBias => one("ln1.bias"),
+        Role::Qkv => one("attn.qkv.weight"),
+        Role::AttentionOutput => one("attn.out.weight"),
+        Role::FfnNorm => one("ln2.weight"),
+        Role::FfnNormBias => one("ln2.bias"),
+        Role::Router => one("moe.router.linear.weight"),
+        Role::ExpertsUp => each("w1.weight"),
+        Role::ExpertsUpBias => each("w1.bias"),
+        Role::ExpertsDown => each("w2.weight"),
+        Role::ExpertsDownBias => each("w2.bias"),
+        Role::OutputNorm => vec![Piece::whole("ln_f.weight", shape)],
+        Role::OutputNormBias => vec![Piece::whole("ln_f.bias", shape)],
+        Role::Output => vec![Piece::whole("head.weight", shape)],
+        _ => vec![],
+    }
+}

@@ -1,0 +1,88 @@
+//! Tachyon, the Acceleron series: RMS norms, norms of queries and keys, grouped heads, shared experts.
+
+use super::config::{Biases, Config, Experts, Initialisation, Position};
+use super::keys::Keys;
+use super::parameters::{Piece, Role};
+use super::{Architecture, GatedNames, qkv_pieces};
+use crate::Result;
+use crate::ops::{Activation, NormKind, RotationStyle};
+
+pub(super) static ARCHITECTURE: Architecture = Architecture {
+    model_type: "tachyon",
+    class: "Tachyon",
+    vocabulary_key: "vocab_size",
+    context_key: "max_seq_len",
+    read,
+    pieces,
+};
+
+fn read(keys: &Keys) -> Result<Config> {
+    let (embedding, heads) = (keys.count_or("d_model", 2048)?, keys.count_or("n_heads", 16)?);
+    let shared_count = keys.whole_or("n_shared_experts", 1)?;
+    Ok(Config {
+        architecture: &ARCHITECTURE,
+        source: keys.source().clone(),
+        vocabulary: keys.count_or("vocab_size", 50_258)?,
+        context_length: keys.count_or("max_seq_len", 2048)?,
+        embedding_length: embedding,
+        block_count: keys.count_or("n_layers", 24)?,
+        head_count: heads,
+        head_count_kv: keys.count_or("n_kv_heads", 4)?,
+        head_length: keys.quotient("d_model", embedding, heads)?,
+        norm: NormKind::Rms,
+        norm_epsilon: 1e-6,
+        head_norm: true,
+        position: Position::Rotary {
+            style: RotationStyle::Halves,
+            theta: keys.number_or("rope_theta", 10_000.0)?,
+        },
+        bias: Biases { dense: false, experts: false },
+        tied: true,
+        activation: Activation::Swiglu,
+        feed_forward_length: 0,
+        expert_every: 1,
+        experts: Experts {
+            count: keys.count_or("n_routed_experts", 8)?,
+            used: keys.count_or("top_k_experts", 2)?,
+            length: keys.count_or("d_ff", 5632)?,
+            shared_length: shared_count * keys.count_or("d_shared_ff", 2816)?,
+            shared_count,
+            capacity: None,
+            noise: false,
+            load_balance: keys.number_or("balance_loss_coef", 0.01)?,
+            router_z: keys.number_or("z_loss_coef", 0.001)?,
+        },
+        dropout: keys.number_or("dropout", 0.0)?,
+        initialisation: Initialisation::Normal(0.02),
+    })
+}
+
+fn pieces(config: &Config, role: Role, layer: usize, shape: &[usize]) -> Vec<Piece> {
+    let name = |name: &str| format!("layers.{layer}.{name}");
+    let one = |own: &str| vec![Piece::whole(name(own), shape)];
+    let (count, own) =
+        (config.experts.shared_count, config.experts.shared_length / config.experts.shared_count.max(1));
+    let shared = |matrix: &str, axis: usize, first: usize| -> Vec<Piece> {
+        let piece = |s| {
+            let name = name(&format!("moe.shared_experts.{s}.{matrix}.weight"));
+            Piece::whole(name, shape).part(axis, first + s * own, own)
+        };
+        (0..count).map(piece).collect()
+    };
+    match role {
+        Role::TokenEmbedding => vec![Piece::whole("embed.weight", shape)],
+        Role::AttentionNorm => one("norm1.weight"),
+        Role::Qkv => qkv_pieces(config, shape, |part| name(&format!("attn.{part}_proj.weight"))),
+        Role::QueryNorm => one("attn.q_norm.weight"),
+        Role::KeyNorm => one("attn.k_norm.weight"),
+        Role::AttentionOutput => one("attn.o_proj.weight"),
+        Role::FfnNorm => one("norm2.weight"),
+        Role::Router => one("moe.gate.weight"),
+        Role::ExpertsUp => GatedNames { gate: name("moe.w1"), up: name("moe.w3") }.halves(shape, 1),
+        Role::ExpertsDown => one("moe.w2"),
+        Role::SharedUp => [shared("w1", 0, 0), shared("w3", 0, count * own)].concat(),
+        Role::SharedDown => shared("w2", 1, 0),
+        Role::OutputNorm => vec![Piece::whole("norm.weight", shape)],
+        _ => vec![],
+    }
+}

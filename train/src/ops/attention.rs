@@ -1,0 +1,334 @@
+//! Causal attention of H query heads over K key/value heads (Vaswani et al. 2017; grouped: Ainslie et al. 2023).
+//!
+//! The fast form works on blocks of query rows, so no square of the context is ever stored, and skips what lies above
+//! the diagonal; the backward computes the probabilities again from the stored logarithms of their sums (Dao et al.
+//! 2022, "FlashAttention").
+
+use super::dropout::Dropout;
+use super::gemm::{Matrix, Target, Threads, multiply};
+use super::host::{Real, hold, is_host, largest, vectorized, wide, with_real};
+use super::norm::dot;
+use crate::Result;
+use candle_core::{D, DType, Device, Tensor};
+use rayon::prelude::*;
+
+const BLOCK: usize = 64; // query rows of a block: its scores stay in the cache of a core
+
+/// The shape of an attention.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// Factor of the scores.
+    pub scale: f64,
+    /// Dropped probabilities, while training.
+    pub dropout: Option<Dropout>,
+}
+
+/// What attention computes and what its backward needs.
+pub struct Attended {
+    /// `(B, H, T, D)`.
+    pub output: Tensor,
+    log_sums: Option<Tensor>, // (B, H, T), only of the fast form
+}
+
+/// Gradients of queries, keys and values.
+pub type HeadGradients = [Tensor; 3];
+
+/// What one (sequence, key head) works on.
+struct Group<'a, T> {
+    query: &'a [T], // (H / K, T, D)
+    key: &'a [T],   // (T, D)
+    value: &'a [T], // (T, D)
+    length: usize,
+    size: usize,
+    first_row: usize, // its first (sequence, head, position), counted over everything
+}
+
+impl Attention {
+    /// Attention of `query (B, H, T, D)` to `key` and `value (B, K, T, D)`, each row to itself and what is before it.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn forward(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Attended> {
+        if !is_host(query) {
+            return Ok(Attended { output: self.forward_plain(query, key, value)?, log_sums: None });
+        }
+        let (batch, heads, length, size) = query.dims4()?;
+        let group = heads / key.dim(1)?;
+        with_real!(query, T => {
+            let (q, k, v) = (hold::<T>(query)?, hold::<T>(key)?, hold::<T>(value)?);
+            let (q, k, v): (&[T], &[T], &[T]) = (&q, &k, &v);
+            let mut output = vec![0.0; q.len()];
+            let mut log_sums = vec![0.0; batch * heads * length];
+            let work = (output.par_chunks_mut(group * length * size), log_sums.par_chunks_mut(group * length));
+            work.into_par_iter().enumerate().for_each(|(i, (output, log_sums))| {
+                let group = Group::take(i, group, (length, size), [q, k, v]);
+                self.group_forward(&group, output, log_sums);
+            });
+            let output = Tensor::from_vec(output, query.shape(), query.device())?;
+            let log_sums = Tensor::from_vec(log_sums, (batch, heads, length), query.device())?;
+            Ok(Attended { output, log_sums: Some(log_sums) })
+        })
+    }
+
+    fn group_forward<T: Real>(&self, group: &Group<T>, output: &mut [T], log_sums: &mut [T]) {
+        let (length, size) = (group.length, group.size);
+        let mut scores = vec![T::from_f64(0.0); BLOCK * length];
+        for (head, output) in output.chunks_exact_mut(length * size).enumerate() {
+            for start in (0..length).step_by(BLOCK) {
+                let rows = BLOCK.min(length - start);
+                let columns = start + rows;
+                self.scores(group, head, start, &mut scores);
+                let log_sums = &mut log_sums[head * length + start..][..rows];
+                vectorized(|| softmax_rows(&mut scores, columns, start, log_sums));
+                self.drop(&mut scores, columns, group.row(head, start));
+                let target = &mut output[start * size..(start + rows) * size];
+                let probabilities = Matrix::new(&scores, rows, columns, columns);
+                let value = Matrix::new(group.value, columns, size, size);
+                multiply(
+                    Target { data: target, row_stride: size, keep: false },
+                    T::from_f64(1.0),
+                    probabilities,
+                    value,
+                    Threads::One,
+                );
+            }
+        }
+    }
+
+    /// Scaled scores of the block of rows from `start`, `(rows, start + rows)`.
+    fn scores<T: Real>(&self, group: &Group<T>, head: usize, start: usize, scores: &mut [T]) {
+        let (length, size) = (group.length, group.size);
+        let rows = BLOCK.min(length - start);
+        let columns = start + rows;
+        let query = Matrix::new(&group.query[(head * length + start) * size..], rows, size, size);
+        let key = Matrix::new(group.key, columns, size, size).transposed();
+        let target = Target { data: scores, row_stride: columns, keep: false };
+        multiply(target, T::from_f64(self.scale), query, key, Threads::One);
+    }
+
+    /// Drops and rescales probabilities `(rows, columns)`; `first` is their first row, counted over everything.
+    fn drop<T: Real>(&self, probabilities: &mut [T], columns: usize, first: usize) {
+        let Some(dropout) = self.dropout else { return };
+        for (i, values) in probabilities.chunks_exact_mut(columns).take(BLOCK).enumerate() {
+            dropout.row(first + i, values);
+        }
+    }
+
+    /// Gradients of the three inputs, given `output` (B, H, T, D) as [`Attention::forward`] gave it and its gradient.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn backward(
+        &self,
+        [query, key, value]: [&Tensor; 3],
+        attended: &Attended,
+        gradient: &Tensor,
+    ) -> Result<HeadGradients> {
+        let Some(log_sums) = &attended.log_sums else {
+            return self.backward_plain([query, key, value], &attended.output, gradient);
+        };
+        let (_, heads, length, size) = query.dims4()?;
+        let group = heads / key.dim(1)?;
+        with_real!(query, T => {
+            let (q, k, v) = (hold::<T>(query)?, hold::<T>(key)?, hold::<T>(value)?);
+            let (output, log_sums, gradient) = (hold::<T>(&attended.output)?, hold::<T>(log_sums)?, hold::<T>(gradient)?);
+            let (q, k, v): (&[T], &[T], &[T]) = (&q, &k, &v);
+            let (output, log_sums, gradient): (&[T], &[T], &[T]) = (&output, &log_sums, &gradient);
+            let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+            let own = length * size;
+            (dq.par_chunks_mut(group * own), dk.par_chunks_mut(own), dv.par_chunks_mut(own))
+                .into_par_iter()
+                .enumerate()
+                .for_each(|(i, (dq, dk, dv))| {
+                    let known = Known {
+                        output: &output[i * group * own..][..group * own],
+                        log_sums: &log_sums[i * group * length..][..group * length],
+                        gradient: &gradient[i * group * own..][..group * own],
+                    };
+                    let group = Group::take(i, group, (length, size), [q, k, v]);
+                    self.group_backward(&group, &known, [dq, dk, dv]);
+                });
+            let tensor = |values: Vec<T>, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
+            Ok([tensor(dq, query)?, tensor(dk, key)?, tensor(dv, value)?])
+        })
+    }
+
+    fn group_backward<T: Real>(&self, group: &Group<T>, known: &Known<T>, [dq, dk, dv]: [&mut [T]; 3]) {
+        let (length, size) = (group.length, group.size);
+        let one = T::from_f64(1.0);
+        let zeros = || vec![T::from_f64(0.0); BLOCK * length];
+        let (mut scores, mut dropped, mut slopes) = (zeros(), zeros(), zeros());
+        for head in 0..group.query.len() / (length * size) {
+            for start in (0..length).step_by(BLOCK) {
+                let rows = BLOCK.min(length - start);
+                let columns = start + rows;
+                let first = (head * length + start) * size;
+                let (output, gradient) =
+                    (&known.output[first..][..rows * size], &known.gradient[first..][..rows * size]);
+                let log_sums = &known.log_sums[head * length + start..][..rows];
+                self.scores(group, head, start, &mut scores);
+                vectorized(|| probability_rows(&mut scores, columns, start, log_sums));
+                let gradient_rows = Matrix::new(gradient, rows, size, size);
+                let values = Matrix::new(group.value, columns, size, size).transposed();
+                let target = Target { data: &mut slopes, row_stride: columns, keep: false };
+                multiply(target, one, gradient_rows, values, Threads::One);
+                self.drop(&mut slopes, columns, group.row(head, start));
+                vectorized(|| {
+                    slope_rows(
+                        &mut slopes,
+                        &scores,
+                        columns,
+                        (output, gradient, size),
+                        T::from_f64(self.scale),
+                    )
+                });
+                let kept = if self.dropout.is_some() {
+                    dropped[..rows * columns].copy_from_slice(&scores[..rows * columns]);
+                    self.drop(&mut dropped, columns, group.row(head, start));
+                    &dropped
+                } else {
+                    &scores
+                };
+                let slope_rows = Matrix::new(&slopes, rows, columns, columns);
+                let key = Matrix::new(group.key, columns, size, size);
+                let target = Target { data: &mut dq[first..], row_stride: size, keep: false };
+                multiply(target, one, slope_rows, key, Threads::One);
+                let query = Matrix::new(&group.query[first..], rows, size, size);
+                let target = Target { data: &mut *dk, row_stride: size, keep: true };
+                multiply(target, one, slope_rows.transposed(), query, Threads::One);
+                let probabilities = Matrix::new(kept, rows, columns, columns).transposed();
+                let target = Target { data: &mut *dv, row_stride: size, keep: true };
+                multiply(target, one, probabilities, gradient_rows, Threads::One);
+            }
+        }
+    }
+
+    /// Probabilities `(B, H, T, T)` before dropout, with keys and values repeated for their query heads.
+    fn probabilities_plain(&self, query: &Tensor, key: &Tensor) -> Result<Tensor> {
+        let length = query.dim(2)?;
+        let scores = (wide(&query.matmul(&key.t()?)?)? * self.scale)?;
+        let scores = scores.broadcast_add(&causal(length, scores.dtype(), query.device())?)?;
+        let powers = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+        Ok(powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)?)
+    }
+
+    pub(super) fn forward_plain(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        let heads = query.dim(1)?;
+        let probabilities = self.probabilities_plain(query, &repeat(key, heads)?)?;
+        let probabilities = self.drop_plain(&probabilities)?.to_dtype(query.dtype())?;
+        Ok(probabilities.matmul(&repeat(value, heads)?)?)
+    }
+
+    fn drop_plain(&self, probabilities: &Tensor) -> Result<Tensor> {
+        self.dropout.map_or(Ok(probabilities.clone()), |dropout| dropout.apply(probabilities))
+    }
+
+    pub(super) fn backward_plain(
+        &self,
+        [query, key, value]: [&Tensor; 3],
+        output: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<HeadGradients> {
+        let heads = query.dim(1)?;
+        let dtype = query.dtype();
+        let (keys, values) = (repeat(key, heads)?, repeat(value, heads)?);
+        let probabilities = self.probabilities_plain(query, &keys)?;
+        let kept = self.drop_plain(&probabilities)?.to_dtype(dtype)?;
+        let dv = kept.transpose(2, 3)?.contiguous()?.matmul(gradient)?;
+        let slopes = self.drop_plain(&wide(&gradient.matmul(&values.t()?)?)?)?;
+        let level = (wide(output)? * wide(gradient)?)?.sum_keepdim(D::Minus1)?;
+        let slopes = ((slopes.broadcast_sub(&level)? * probabilities)? * self.scale)?.to_dtype(dtype)?;
+        let dq = slopes.matmul(&keys)?;
+        let dk = slopes.transpose(2, 3)?.contiguous()?.matmul(query)?;
+        Ok([dq, unrepeat(&dk, key.dim(1)?)?, unrepeat(&dv, key.dim(1)?)?])
+    }
+}
+
+/// What the backward of a group is given.
+struct Known<'a, T> {
+    output: &'a [T],   // (H / K, T, D)
+    log_sums: &'a [T], // (H / K, T)
+    gradient: &'a [T], // (H / K, T, D)
+}
+
+impl<'a, T> Group<'a, T> {
+    fn take(i: usize, heads: usize, (length, size): (usize, usize), [q, k, v]: [&'a [T]; 3]) -> Self {
+        let own = length * size;
+        Self {
+            query: &q[i * heads * own..][..heads * own],
+            key: &k[i * own..][..own],
+            value: &v[i * own..][..own],
+            length,
+            size,
+            first_row: i * heads * length,
+        }
+    }
+
+    fn row(&self, head: usize, position: usize) -> usize {
+        self.first_row + head * self.length + position
+    }
+}
+
+/// Scores `(rows, columns)` become probabilities; row i sees columns up to `start + i`.
+#[inline(always)]
+fn softmax_rows<T: Real>(scores: &mut [T], columns: usize, start: usize, log_sums: &mut [T]) {
+    for (i, (row, log_sum)) in scores.chunks_exact_mut(columns).zip(log_sums).enumerate() {
+        let (seen, hidden) = row.split_at_mut(start + i + 1);
+        let largest = largest(seen);
+        seen.iter_mut().for_each(|x| *x = (*x - largest).exp());
+        let total = super::norm::sum(seen, |x| x);
+        let share = T::from_f64(1.0) / total;
+        seen.iter_mut().for_each(|x| *x *= share);
+        hidden.fill(T::from_f64(0.0));
+        *log_sum = largest + total.ln();
+    }
+}
+
+/// The same from known logarithms of the sums.
+#[inline(always)]
+fn probability_rows<T: Real>(scores: &mut [T], columns: usize, start: usize, log_sums: &[T]) {
+    for (i, (row, &log_sum)) in scores.chunks_exact_mut(columns).zip(log_sums).enumerate() {
+        let (seen, hidden) = row.split_at_mut(start + i + 1);
+        seen.iter_mut().for_each(|x| *x = (*x - log_sum).exp());
+        hidden.fill(T::from_f64(0.0));
+    }
+}
+
+/// Gradients of probabilities become gradients of scores, `p * (dp - o * do) * scale`, with rows o of the output and do
+/// of its gradient `(rows, size)`: their product is the sum of p * dp.
+#[inline(always)]
+fn slope_rows<T: Real>(
+    slopes: &mut [T],
+    probabilities: &[T],
+    columns: usize,
+    (output, gradient, size): (&[T], &[T], usize),
+    scale: T,
+) {
+    let known = output.chunks_exact(size).zip(gradient.chunks_exact(size));
+    let rows = slopes.chunks_exact_mut(columns).zip(probabilities.chunks_exact(columns));
+    for ((slopes, probabilities), (output, gradient)) in rows.zip(known) {
+        let level = dot(output, gradient);
+        for (slope, &probability) in slopes.iter_mut().zip(probabilities) {
+            *slope = probability * (*slope - level) * scale;
+        }
+    }
+}
+
+fn causal(length: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+    let mask = |i: usize| if i % length > i / length { f32::NEG_INFINITY } else { 0.0 };
+    let mask: Vec<f32> = (0..length * length).map(mask).collect();
+    Ok(Tensor::from_vec(mask, (length, length), device)?.to_dtype(dtype)?)
+}
+
+/// `(B, K, T, D)` with each head as often as query heads share it.
+fn repeat(heads: &Tensor, count: usize) -> Result<Tensor> {
+    let (batch, own, length, size) = heads.dims4()?;
+    let repeated = heads.unsqueeze(2)?.broadcast_as((batch, own, count / own, length, size))?;
+    Ok(repeated.reshape((batch, count, length, size))?)
+}
+
+/// The gradient of [`repeat`].
+fn unrepeat(heads: &Tensor, own: usize) -> Result<Tensor> {
+    let (batch, count, length, size) = heads.dims4()?;
+    Ok(heads.reshape((batch, own, count / own, length, size))?.sum(2)?)
+}

@@ -1,0 +1,113 @@
+//! The gradient of one parameter, summed over the micro-batches of a step.
+
+use super::gemm::{Matrix, Target, Threads, multiply};
+use super::host::{hold, is_host, modify, with_real};
+use crate::Result;
+use candle_core::{DType, Device, Shape, Tensor};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A sum of gradients, in the precision of the parameter itself.
+pub struct Gradient {
+    total: Mutex<Tensor>,
+}
+
+impl Gradient {
+    /// Zero, in the shape of the parameter.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn zeros(shape: &Shape, dtype: DType, device: &Device) -> Result<Self> {
+        Ok(Self { total: Mutex::new(Tensor::zeros(shape, dtype, device)?) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tensor> {
+        self.total.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sum so far.
+    pub fn total(&self) -> Tensor {
+        self.lock().clone()
+    }
+
+    /// Starts again at zero.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn clear(&self) -> Result<()> {
+        let mut total = self.lock();
+        if is_host(&total) {
+            return with_real!(total, T => modify::<T>(&total, |sum| sum.fill(0.0)));
+        }
+        *total = total.zeros_like()?;
+        Ok(())
+    }
+
+    /// Replaces the sum, by one over several ranks for instance.
+    pub fn replace(&self, total: Tensor) {
+        *self.lock() = total;
+    }
+
+    /// Adds `gradient`, of the parameter's shape and any precision.
+    ///
+    /// # Errors
+    /// The shapes differ.
+    pub fn add(&self, gradient: &Tensor) -> Result<()> {
+        let mut total = self.lock();
+        *total = (&*total + gradient.reshape(total.shape())?.to_dtype(total.dtype())?)?;
+        Ok(())
+    }
+
+    /// Changes the sum in place where the CPU's fast forms can.
+    pub(super) fn modify<T: super::host::Real>(&self, function: impl FnOnce(&mut [T])) -> Result<()> {
+        modify::<T>(&self.lock(), function)
+    }
+
+    /// Adds `a^T * b`: the gradient of a weight `(out, in)` from `a (N, out)` and `b (N, in)`.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn add_product(&self, a: &Tensor, b: &Tensor) -> Result<()> {
+        if !is_host(a) {
+            return self.add(&a.t()?.matmul(b)?);
+        }
+        let ((rows, outputs), inputs) = (a.dims2()?, b.dim(1)?);
+        with_real!(a, T => {
+            let (a, b) = (hold::<T>(a)?, hold::<T>(b)?);
+            let left = Matrix::new(&a, rows, outputs, outputs).transposed();
+            let right = Matrix::new(&b, rows, inputs, inputs);
+            self.modify::<T>(|sum| {
+                multiply(Target { data: sum, row_stride: inputs, keep: true }, 1.0, left, right, Threads::All);
+            })
+        })
+    }
+
+    /// Adds row n of `rows (N, width)` to row `ids[n]` of the sum: the gradient of a table of embeddings.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn add_rows(&self, ids: &[u32], rows: &Tensor) -> Result<()> {
+        if !is_host(rows) {
+            let index = Tensor::new(ids, rows.device())?;
+            let mut total = self.lock();
+            *total = total.index_add(&index, &rows.to_dtype(total.dtype())?, 0)?;
+            return Ok(());
+        }
+        let width = rows.dim(1)?;
+        with_real!(rows, T => {
+            let rows = hold::<T>(rows)?;
+            self.modify::<T>(|sum| {
+                for (&id, row) in ids.iter().zip(rows.chunks_exact(width)) {
+                    sum[id as usize * width..][..width].iter_mut().zip(row).for_each(|(s, &x)| *s += x);
+                }
+            })
+        })
+    }
+
+    /// Adds the sum of the rows of `rows (N, width)`: the gradient of a bias.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn add_row_sum(&self, rows: &Tensor) -> Result<()> {
+        self.add(&super::wide(rows)?.sum(0)?)
+    }
+}

@@ -1,0 +1,361 @@
+//! Between rows `(N, (H + 2K) * D)` of queries, keys and values side by side and heads `(B, H, T, D)` of their own,
+//! with the norm over each head and the rotary positions (Su et al. 2021) on the way.
+
+use super::gradient::Gradient;
+use super::host::{Real, hold, is_host, vectorized, wide, with_real};
+use super::norm::{Norm, NormGradients, NormKind, row_backward, statistics};
+use crate::Result;
+use candle_core::{D, DType, Device, Tensor};
+use rayon::prelude::*;
+
+/// Which numbers of a head form a pair that is rotated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RotationStyle {
+    /// j and j + D/2, as GPT-NeoX does.
+    Halves,
+    /// 2j and 2j + 1, as the paper does.
+    Interleaved,
+}
+
+/// The angles of rotary positions.
+pub struct Rotation {
+    style: RotationStyle,
+    cos: Tensor, // (context, D/2)
+    sin: Tensor, // (context, D/2)
+}
+
+impl Rotation {
+    /// Angles `p * theta^(-2j / size)` for positions below `context`.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn new(
+        style: RotationStyle,
+        theta: f64,
+        (context, size): (usize, usize),
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let angle = |i: usize| {
+            let (position, pair) = (i / (size / 2), i % (size / 2));
+            position as f64 * theta.powf(-2.0 * pair as f64 / size as f64)
+        };
+        let angles: Vec<f64> = (0..context * (size / 2)).map(angle).collect();
+        let table = |function: fn(f64) -> f64| -> Result<Tensor> {
+            let values = angles.iter().map(|&angle| function(angle)).collect();
+            Ok(Tensor::from_vec(values, (context, size / 2), &Device::Cpu)?
+                .to_dtype(dtype)?
+                .to_device(device)?)
+        };
+        Ok(Self { style, cos: table(f64::cos)?, sin: table(f64::sin)? })
+    }
+}
+
+/// RMS norms over each head before the rotation.
+#[derive(Clone, Copy)]
+pub struct HeadNorm<'a> {
+    /// Added to the mean square.
+    pub epsilon: f64,
+    /// `(D)`, of all query heads.
+    pub query: &'a Tensor,
+    /// `(D)`, of all key heads.
+    pub key: &'a Tensor,
+}
+
+/// How rows and heads belong together.
+#[derive(Clone, Copy)]
+pub struct Heads<'a> {
+    /// B.
+    pub batch: usize,
+    /// T.
+    pub length: usize,
+    /// H.
+    pub count: usize,
+    /// K.
+    pub count_kv: usize,
+    /// D.
+    pub size: usize,
+    /// Norms of queries and keys.
+    pub norm: Option<HeadNorm<'a>>,
+    /// Rotation of queries and keys.
+    pub rotation: Option<&'a Rotation>,
+}
+
+/// One of queries, keys and values: its place in a row and what happens to it.
+struct Part<'a> {
+    first: usize, // head of the row
+    count: usize,
+    norm: Option<(f64, &'a Tensor)>,
+    rotation: Option<&'a Rotation>,
+}
+
+impl<'a> Heads<'a> {
+    fn parts(&self) -> [Part<'a>; 3] {
+        let (query, key) = (self.norm.map(|n| (n.epsilon, n.query)), self.norm.map(|n| (n.epsilon, n.key)));
+        let (keys, values) = (self.count, self.count + self.count_kv);
+        [
+            Part { first: 0, count: self.count, norm: query, rotation: self.rotation },
+            Part { first: keys, count: self.count_kv, norm: key, rotation: self.rotation },
+            Part { first: values, count: self.count_kv, norm: None, rotation: None },
+        ]
+    }
+
+    fn width(&self) -> usize {
+        (self.count + 2 * self.count_kv) * self.size
+    }
+
+    /// Queries `(B, H, T, D)`, keys and values `(B, K, T, D)` of `rows (N, (H + 2K) * D)`.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn split(&self, rows: &Tensor) -> Result<[Tensor; 3]> {
+        let [query, key, value] = self.parts();
+        Ok([self.split_part(rows, &query)?, self.split_part(rows, &key)?, self.split_part(rows, &value)?])
+    }
+
+    fn split_part(&self, rows: &Tensor, part: &Part) -> Result<Tensor> {
+        if !is_host(rows) {
+            return self.split_part_plain(rows, part);
+        }
+        let (length, size, width) = (self.length, self.size, self.width());
+        with_real!(rows, T => {
+            let rows_held = hold::<T>(rows)?;
+            let rows_all: &[T] = &rows_held;
+            let weight = part.norm.map(|(_, weight)| hold::<T>(weight)).transpose()?;
+            let norm = part.norm.map(|(epsilon, _)| epsilon).zip(weight.as_deref());
+            let tables = part.rotation.map(|r| Ok::<_, crate::Error>((r.style, hold::<T>(&r.cos)?, hold::<T>(&r.sin)?)));
+            let tables = tables.transpose()?;
+            let tables = tables.as_ref().map(|(style, cos, sin)| (*style, &**cos, &**sin));
+            let mut out = vec![0.0; self.batch * part.count * length * size];
+            out.par_chunks_mut(length * size).enumerate().for_each(|(i, out)| {
+                let (sequence, head) = (i / part.count, part.first + i % part.count);
+                vectorized(|| {
+                    for (t, out) in out.chunks_exact_mut(size).enumerate() {
+                        let start = (sequence * length + t) * width + head * size;
+                        head_forward(&rows_all[start..start + size], norm, tables, t, out);
+                    }
+                });
+            });
+            Ok(Tensor::from_vec(out, (self.batch, part.count, length, size), rows.device())?)
+        })
+    }
+
+    pub(super) fn split_plain(&self, rows: &Tensor) -> Result<[Tensor; 3]> {
+        let [query, key, value] = self.parts();
+        let part = |part| self.split_part_plain(rows, part);
+        Ok([part(&query)?, part(&key)?, part(&value)?])
+    }
+
+    fn split_part_plain(&self, rows: &Tensor, part: &Part) -> Result<Tensor> {
+        let heads = self.heads_of(rows, part)?;
+        let heads = match part.norm {
+            Some((epsilon, weight)) => rms(epsilon, weight).forward_plain(&heads)?,
+            None => heads,
+        };
+        Ok(rotate_plain(&heads, part.rotation, 1.0)?.to_dtype(rows.dtype())?.contiguous()?)
+    }
+
+    /// A part's heads `(B, count, T, D)` in the precision of sums.
+    fn heads_of(&self, rows: &Tensor, part: &Part) -> Result<Tensor> {
+        let columns = rows.narrow(1, part.first * self.size, part.count * self.size)?;
+        let heads = columns.reshape((self.batch, self.length, part.count, self.size))?.transpose(1, 2)?;
+        Ok(wide(&heads)?.contiguous()?)
+    }
+
+    /// The gradient of `rows`, which [`Heads::split`] took, given those of its three results. The gradients of the
+    /// norms' weights, query first, are added to `norms`.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn join(
+        &self,
+        rows: &Tensor,
+        heads: [&Tensor; 3],
+        norms: Option<(&Gradient, &Gradient)>,
+    ) -> Result<Tensor> {
+        let norms = [norms.map(|n| n.0), norms.map(|n| n.1), None];
+        if !is_host(rows) {
+            return self.join_plain(rows, heads, norms);
+        }
+        with_real!(rows, T => {
+            let held = [hold::<T>(heads[0])?, hold::<T>(heads[1])?, hold::<T>(heads[2])?];
+            let rows_held = hold::<T>(rows)?;
+            let rows_all: &[T] = &rows_held;
+            let mut out = vec![0.0; rows_all.len()];
+            let columns = self.width();
+            for ((part, dy), gradient) in self.parts().iter().zip(&held).zip(norms) {
+                let dy: &[T] = dy;
+                let weight = part.norm.map(|(_, weight)| hold::<T>(weight)).transpose()?;
+                let norm = part.norm.map(|(epsilon, _)| epsilon).zip(weight.as_deref());
+                let tables = part.rotation.map(|r| Ok::<_, crate::Error>((r.style, hold::<T>(&r.cos)?, hold::<T>(&r.sin)?)));
+                let tables = tables.transpose()?;
+                let tables = tables.as_ref().map(|(style, cos, sin)| (*style, &**cos, &**sin));
+                let rows_of_task = super::host::ROWS;
+                let sums: Vec<Vec<T>> = out.par_chunks_mut(rows_of_task * columns).enumerate().map(|(chunk, out)| {
+                    let mut sums = vec![0.0; self.size];
+                    vectorized(|| {
+                        for (i, out) in out.chunks_exact_mut(columns).enumerate() {
+                            let n = chunk * rows_of_task + i;
+                            let (sequence, t) = (n / self.length, n % self.length);
+                            for head in 0..part.count {
+                                let place = (part.first + head) * self.size;
+                                let from = ((sequence * part.count + head) * self.length + t) * self.size;
+                                let out = &mut out[place..place + self.size];
+                                out.copy_from_slice(&dy[from..from + self.size]);
+                                let x = &rows_all[n * columns + place..][..self.size];
+                                head_backward(x, norm, tables, t, out, &mut sums);
+                            }
+                        }
+                    });
+                    sums
+                }).collect();
+                if let Some(gradient) = gradient {
+                    gradient.modify::<T>(|total| {
+                        for sums in &sums {
+                            total.iter_mut().zip(sums).for_each(|(total, &sum)| *total += sum);
+                        }
+                    })?;
+                }
+            }
+            Ok(Tensor::from_vec(out, rows.shape(), rows.device())?)
+        })
+    }
+
+    pub(super) fn join_plain(
+        &self,
+        rows: &Tensor,
+        heads: [&Tensor; 3],
+        norms: [Option<&Gradient>; 3],
+    ) -> Result<Tensor> {
+        let mut columns = vec![];
+        for ((part, dy), gradient) in self.parts().iter().zip(heads).zip(norms) {
+            let mut dy = rotate_plain(&wide(dy)?, part.rotation, -1.0)?;
+            if let (Some((epsilon, weight)), Some(gradient)) = (part.norm, gradient) {
+                let shape = dy.shape().clone();
+                let x = self.heads_of(rows, part)?.reshape(((), self.size))?;
+                let gradients = NormGradients { weight: gradient, bias: None };
+                let dy_rows = dy.contiguous()?.reshape(((), self.size))?;
+                dy = rms(epsilon, weight).backward_plain(&x, &dy_rows, None, gradients)?.reshape(shape)?;
+            }
+            columns.push(self.merge_plain(&dy)?);
+        }
+        Ok(Tensor::cat(&columns, 1)?.to_dtype(rows.dtype())?)
+    }
+
+    /// Heads `(B, H, T, D)` side by side in rows `(N, H * D)`.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn merge(&self, heads: &Tensor) -> Result<Tensor> {
+        if !is_host(heads) {
+            return self.merge_plain(heads);
+        }
+        let (length, size) = (self.length, self.size);
+        let count = heads.dim(1)?;
+        with_real!(heads, T => {
+            let held = hold::<T>(heads)?;
+            let from: &[T] = &held;
+            let mut out = vec![0.0; from.len()];
+            out.par_chunks_mut(count * size).enumerate().for_each(|(n, row)| {
+                let (sequence, t) = (n / length, n % length);
+                for (head, out) in row.chunks_exact_mut(size).enumerate() {
+                    let start = ((sequence * count + head) * length + t) * size;
+                    out.copy_from_slice(&from[start..start + size]);
+                }
+            });
+            Ok(Tensor::from_vec(out, (self.batch * length, count * size), heads.device())?)
+        })
+    }
+
+    fn merge_plain(&self, heads: &Tensor) -> Result<Tensor> {
+        Ok(heads.transpose(1, 2)?.contiguous()?.reshape((self.batch * self.length, ()))?)
+    }
+
+    /// Rows `(N, H * D)` as heads `(B, H, T, D)`: the gradient of [`Heads::merge`].
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn unmerge(&self, rows: &Tensor) -> Result<Tensor> {
+        let whole = Heads { count_kv: 0, norm: None, rotation: None, ..*self };
+        let part = Part { first: 0, count: self.count, norm: None, rotation: None };
+        whole.split_part(rows, &part)
+    }
+}
+
+fn rms(epsilon: f64, weight: &Tensor) -> Norm<'_> {
+    Norm { kind: NormKind::Rms, epsilon, weight, bias: None }
+}
+
+type Tables<'a, T> = Option<(RotationStyle, &'a [T], &'a [T])>;
+
+#[inline(always)]
+fn head_forward<T: Real>(x: &[T], norm: Option<(f64, &[T])>, tables: Tables<T>, t: usize, out: &mut [T]) {
+    match norm {
+        Some((epsilon, weight)) => {
+            let (_, scale) = statistics(NormKind::Rms, epsilon, x);
+            for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
+                *out = x * scale * weight;
+            }
+        }
+        None => out.copy_from_slice(x),
+    }
+    rotate(out, tables, t, T::from_f64(1.0));
+}
+
+#[inline(always)]
+fn head_backward<T: Real>(
+    x: &[T],
+    norm: Option<(f64, &[T])>,
+    tables: Tables<T>,
+    t: usize,
+    dy: &mut [T],
+    sums: &mut [T],
+) {
+    rotate(dy, tables, t, T::from_f64(-1.0));
+    if let Some((epsilon, weight)) = norm {
+        row_backward(NormKind::Rms, epsilon, x, weight, dy, sums);
+    }
+}
+
+/// Turns each pair of `head` by the angles of position `t`, backwards for `direction` -1.
+#[inline(always)]
+fn rotate<T: Real>(head: &mut [T], tables: Tables<T>, t: usize, direction: T) {
+    let Some((style, cos, sin)) = tables else { return };
+    let half = head.len() / 2;
+    let (cos, sin) = (&cos[t * half..][..half], &sin[t * half..][..half]);
+    match style {
+        RotationStyle::Halves => {
+            let (left, right) = head.split_at_mut(half);
+            for j in 0..half {
+                let (a, b, s) = (left[j], right[j], sin[j] * direction);
+                left[j] = a * cos[j] - b * s;
+                right[j] = a * s + b * cos[j];
+            }
+        }
+        RotationStyle::Interleaved => {
+            for (j, pair) in head.chunks_exact_mut(2).enumerate() {
+                let (a, b, s) = (pair[0], pair[1], sin[j] * direction);
+                pair[0] = a * cos[j] - b * s;
+                pair[1] = a * s + b * cos[j];
+            }
+        }
+    }
+}
+
+fn rotate_plain(heads: &Tensor, rotation: Option<&Rotation>, direction: f64) -> Result<Tensor> {
+    let Some(rotation) = rotation else { return Ok(heads.clone()) };
+    let (batch, count, length, size) = heads.dims4()?;
+    let half = size / 2;
+    let table = |table: &Tensor| table.narrow(0, 0, length)?.to_dtype(heads.dtype());
+    let (cos, sin) = (table(&rotation.cos)?, (table(&rotation.sin)? * direction)?);
+    let (pairs, axis) = match rotation.style {
+        RotationStyle::Halves => (heads.reshape((batch, count, length, 2, half))?, 3),
+        RotationStyle::Interleaved => (heads.reshape((batch, count, length, half, 2))?, 4),
+    };
+    let side = |i| pairs.narrow(axis, i, 1)?.squeeze(axis);
+    let (a, b) = (side(0)?, side(1)?);
+    let left = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+    let right = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;
+    Ok(Tensor::stack(&[left, right], if axis == 3 { D::Minus2 } else { D::Minus1 })?
+        .reshape(heads.shape())?)
+}
