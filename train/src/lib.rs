@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod error;
 pub mod model;
+pub mod monitor;
 pub mod ops;
 pub mod optimizer;
 pub mod random;
