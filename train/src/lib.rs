@@ -2,6 +2,7 @@
 //!
 //! Its own house beside the runtime: the two meet only in files.
 
+pub mod checkpoint;
 pub mod cli;
 pub mod error;
 pub mod model;
