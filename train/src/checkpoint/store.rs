@@ -7,18 +7,21 @@ use super::{manifest, sync_file, sync_folder};
 use crate::{Error, Result};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const BEST: &str = "best";
 const LOCK: &str = ".lock";
 const PARTIAL: &str = ".partial";
 const OLD: &str = ".old";
+const ASIDE: &str = ".aside";
 
 /// The checkpoints of one training.
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
-    keep_last: usize, // at least 1
-    _lock: File,      // held as long as the store is open
+    keep_last: usize,      // at least 1
+    last_saved: AtomicU64, // step; u64::MAX before the first save of this process
+    _lock: File,           // held as long as the store is open
 }
 
 /// A checkpoint whose files are all as they were written.
@@ -43,7 +46,7 @@ impl Store {
             return Err(Error::request("the number of checkpoints to keep must be at least 1, found 0"));
         }
         fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create", e))?;
-        let store = Self { _lock: lock(&folder)?, folder, keep_last };
+        let store = Self { _lock: lock(&folder)?, folder, keep_last, last_saved: AtomicU64::new(u64::MAX) };
         store.tidy()?;
         Ok(store)
     }
@@ -63,15 +66,33 @@ impl Store {
             return Err(not_saved(error, step));
         }
         self.put(&partial, &place)?;
+        self.last_saved.store(step, Ordering::Relaxed);
         Ok(place)
     }
 
-    /// The newest checkpoint that verifies, see [`latest`].
+    /// The newest checkpoint that verifies, as [`latest`] finds it. Damaged ones before it are set aside.
     ///
     /// # Errors
-    /// As [`latest`].
+    /// As [`latest`], or a folder cannot be renamed.
     pub fn latest(&self) -> Result<Option<Found>> {
-        latest(&self.folder)
+        let found = latest(&self.folder)?;
+        let Some(step) = found.as_ref().map(|found| found.step) else { return Ok(None) };
+        self.set_aside_after(step)?;
+        Ok(found)
+    }
+
+    /// Renames the checkpoints after `step` to `checkpoint-<n>.aside`, for a training that goes on from an earlier
+    /// one: else they would be taken for its newest. Nothing deletes them.
+    ///
+    /// # Errors
+    /// A folder cannot be renamed.
+    pub fn set_aside_after(&self, step: u64) -> Result<()> {
+        for later in steps(&self.folder)?.into_iter().filter(|&later| later > step) {
+            let aside = with_suffix(&self.place(later), ASIDE);
+            remove_if_there(&aside)?;
+            rename(&self.place(later), &aside)?;
+        }
+        sync_folder(&self.folder)
     }
 
     /// The checkpoint last marked as best, if it verifies.
@@ -102,13 +123,15 @@ impl Store {
         self.put(&partial, &place)
     }
 
-    /// Removes all but the newest checkpoints, as many as the store keeps; returns the removed steps.
+    /// Removes all but the newest checkpoints, as many as the store keeps, and returns the removed steps. Those
+    /// beyond the last save neither count nor go.
     ///
     /// # Errors
     /// A folder cannot be listed or removed.
     pub fn prune(&self) -> Result<Vec<u64>> {
-        let steps = steps(&self.folder)?;
-        let removed = steps.into_iter().skip(self.keep_last).collect::<Vec<_>>();
+        let last = self.last_saved.load(Ordering::Relaxed);
+        let ours = steps(&self.folder)?.into_iter().filter(|&step| step <= last);
+        let removed: Vec<u64> = ours.skip(self.keep_last).collect();
         for &step in &removed {
             self.remove(&self.place(step))?;
         }
@@ -166,9 +189,9 @@ pub fn latest(folder: &Path) -> Result<Option<Found>> {
         match manifest::verify(&path) {
             Ok(manifest) if manifest.step == step => return Ok(Some(Found { step, path, warnings })),
             Ok(manifest) => {
-                warnings.push(passed_over(&path, format!("its manifest says step {}", manifest.step)))
+                warnings.push(damaged(&path, format!("its manifest says step {}", manifest.step)))
             }
-            Err(error) => warnings.push(passed_over(&path, error)),
+            Err(error) => warnings.push(damaged(&path, error)),
         }
     }
     match warnings.is_empty() {
@@ -180,7 +203,7 @@ pub fn latest(folder: &Path) -> Result<Option<Found>> {
     }
 }
 
-fn passed_over(path: &Path, reason: impl std::fmt::Display) -> String {
+fn damaged(path: &Path, reason: impl std::fmt::Display) -> String {
     format!("checkpoint {} is damaged and passed over: {reason}", path.display())
 }
 

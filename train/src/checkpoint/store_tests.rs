@@ -68,6 +68,7 @@ fn damaged_checkpoints_are_passed_over_with_the_reason() {
         assert_eq!(found.step, 1, "{name}");
         let [warning] = &found.warnings[..] else { panic!("{name}: {:?}", found.warnings) };
         assert!(warning.contains("checkpoint-2") && warning.contains(reason), "{name}: {warning}");
+        assert_eq!(visible(folder.path()), ["checkpoint-1", "checkpoint-2.aside"], "{name}");
     }
 }
 
@@ -141,6 +142,44 @@ fn a_kill_at_any_moment_leaves_the_old_or_the_new_one() {
     }
 }
 
+const CHILD: &str = "MOEWE_TEST_STORE"; // names the folder to a process that saves until it is killed
+
+/// Not a test by itself: what the killed process does.
+#[test]
+fn saves_until_killed() {
+    let Some(folder) = std::env::var_os(CHILD) else { return };
+    let store = Store::open(folder, 2).unwrap();
+    let first = store.latest().unwrap().map_or(0, |found| found.step);
+    for step in 2 * first.. {
+        store.save(step / 2, write(&format!("weights {}", step / 2).repeat(100_000))).unwrap();
+        store.mark_best(step / 2).unwrap();
+        store.prune().unwrap();
+    }
+}
+
+#[test]
+fn processes_killed_in_earnest_lose_no_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut newest = 0;
+    for round in 0..12 {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "checkpoint::store::tests::saves_until_killed"]).env(CHILD, folder.path());
+        let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(60 + 17 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = Store::open(folder.path(), 2).unwrap();
+        if let Some(found) = store.latest().unwrap() {
+            newest = newest.max(found.step);
+            assert_eq!(found.warnings, [""; 0], "what looks like a checkpoint is one");
+            assert_eq!(model(&found.path), format!("weights {}", found.step).repeat(100_000));
+        }
+        store.best().unwrap();
+        assert!(visible(folder.path()).iter().all(|name| is_ours(name)));
+    }
+    assert!(newest > 1, "the processes were killed before they came to anything");
+}
+
 #[test]
 fn strangers_files_are_left_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -163,6 +202,19 @@ fn pruning_keeps_the_newest_and_the_best() {
     assert!(store.mark_best(2).unwrap_err().to_string().contains("checkpoint-2"));
     assert_eq!(store.best().unwrap().unwrap().step, 10);
     assert_eq!(visible(folder.path()), ["best", "checkpoint-10", "checkpoint-3"]);
+}
+
+#[test]
+fn a_training_that_went_back_keeps_what_it_saves_now() {
+    let (folder, store) = store(&[1, 7, 8, 9]);
+    store.save(2, write("again")).unwrap();
+    assert_eq!(store.prune().unwrap(), [0; 0], "7, 8 and 9 belong to another course of the training");
+    store.set_aside_after(2).unwrap();
+    assert_eq!(store.latest().unwrap().unwrap().step, 2);
+    store.save(3, write("again")).unwrap();
+    assert_eq!(store.prune().unwrap(), [1]);
+    let aside = ["checkpoint-7.aside", "checkpoint-8.aside", "checkpoint-9.aside"];
+    assert_eq!(visible(folder.path()), [&["checkpoint-2", "checkpoint-3"], &aside[..]].concat());
 }
 
 #[test]

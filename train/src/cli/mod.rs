@@ -1,6 +1,6 @@
 //! The command line of the trainer: what a person types, and what an ending means for the exit status.
 //!
-//! A subcommand is one file with its arguments (clap's derive) and its [`Command::run`], plus one line in [`COMMANDS`].
+//! A subcommand is one file with its arguments (clap's derive) and its `Command::run`, plus one line in `COMMANDS`.
 
 use crate::Result;
 use clap::{ArgMatches, Parser};
