@@ -115,7 +115,7 @@ pub struct Validation {
 }
 
 /// Where events are written.
-pub trait Sink {
+pub trait Sink: Send {
     /// Writes one event down.
     fn record(&mut self, event: &Event) -> Result<()>;
 }

@@ -23,7 +23,7 @@ pub(super) fn open(settings: &Settings) -> Result<Box<dyn Sink>> {
 
 /// A line of text every `log_every` steps and for every other event.
 struct Plain {
-    output: Box<dyn Write>,
+    output: Box<dyn Write + Send>,
     log_every: u64, // at least 1
     steps: u64,     // of the whole training
 }
