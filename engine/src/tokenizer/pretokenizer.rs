@@ -104,7 +104,7 @@ impl PreTokenizer {
 }
 
 /// Compiled rules.
-pub(super) struct Splitter {
+pub struct Splitter {
     stages: Vec<Stage>,
 }
 
@@ -155,12 +155,13 @@ impl Stage {
 }
 
 impl Splitter {
-    pub(super) fn new(rules: &PreTokenizer) -> Result<Self> {
+    /// Compiles `rules`.
+    pub fn new(rules: &PreTokenizer) -> Result<Self> {
         Ok(Self { stages: rules.patterns.iter().map(|pattern| Stage::new(pattern)).collect::<Result<_>>()? })
     }
 
     /// The words of `text`, which together are `text`.
-    pub(super) fn split<'a>(&self, text: &'a str) -> Vec<&'a str> {
+    pub fn split<'a>(&self, text: &'a str) -> Vec<&'a str> {
         let mut words = vec![text];
         for stage in &self.stages {
             let mut finer = Vec::with_capacity(words.len());
