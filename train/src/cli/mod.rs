@@ -2,6 +2,10 @@
 //!
 //! A subcommand is one file with its arguments (clap's derive) and its `Command::run`, plus one line in `COMMANDS`.
 
+mod shards;
+mod tokenizer;
+mod watch;
+
 use crate::Result;
 use clap::{ArgMatches, Parser};
 use std::process::ExitCode;
@@ -18,7 +22,6 @@ struct Entry {
 }
 
 /// A row for the command `C`.
-#[expect(dead_code, reason = "the table is empty yet")]
 const fn entry<C: Command>() -> Entry {
     Entry {
         define: C::command,
@@ -27,7 +30,7 @@ const fn entry<C: Command>() -> Entry {
 }
 
 /// All subcommands, in the order of `--help`.
-static COMMANDS: &[Entry] = &[];
+static COMMANDS: &[Entry] = &[entry::<tokenizer::TrainTokenizer>(), entry::<shards::Shards>()];
 
 fn tree() -> clap::Command {
     clap::Command::new("moewe-train")

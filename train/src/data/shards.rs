@@ -1,0 +1,150 @@
+//! Folders of `shard_*.npy`: rows of token ids, ours or anybody's, such as those that Acceleron's loader reads.
+//!
+//! Rows longer than the context are cut. Shorter ones are refused: Acceleron fills them up with token 1 and learns to
+//! predict it, which nobody wants. Ids are checked when a row is read; which rows are read when is the mixture's
+//! business.
+
+use super::npy::{Dtype, Header};
+use crate::{Error, Result};
+use moewe_engine::os::mapping::Mapping;
+use std::path::{Path, PathBuf};
+
+/// Mappings that are kept; a folder with more shards opens them row by row, since a process may not hold many files.
+const MOST_OPEN: usize = 256;
+
+/// The rows of one folder.
+#[derive(Debug)]
+pub struct Shards {
+    shards: Vec<Shard>, // sorted by name
+    ends: Vec<u64>,     // row after the last of each
+    context: usize,
+}
+
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    header: Header,
+    mapping: Option<Mapping>,
+}
+
+impl Shards {
+    /// Opens all shards of `folder` for rows of `context` tokens.
+    ///
+    /// # Errors
+    /// No shards, broken ones, and rows that are too short.
+    pub fn open(folder: &Path, context: usize) -> Result<Self> {
+        let paths = paths(folder)?;
+        let keep = paths.len() <= MOST_OPEN;
+        let shards =
+            paths.into_iter().map(|path| Shard::open(path, context, keep)).collect::<Result<Vec<_>>>()?;
+        let mut rows = 0u64;
+        let mut ends = Vec::with_capacity(shards.len());
+        for shard in &shards {
+            rows = rows.saturating_add(shard.header.rows);
+            ends.push(rows);
+        }
+        Ok(Self { shards, ends, context })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> u64 {
+        self.ends.last().copied().unwrap_or_default()
+    }
+
+    /// For each shard the row after its last.
+    pub(super) fn ends(&self) -> &[u64] {
+        &self.ends
+    }
+
+    /// Reads row `index` into `out`, which holds as many tokens as the context.
+    ///
+    /// # Errors
+    /// An id that is negative or not below `vocabulary`, and files that changed or went away.
+    pub fn row(&self, index: u64, vocabulary: usize, out: &mut [u32]) -> Result<()> {
+        assert!(index < self.rows() && out.len() == self.context, "row {index} of {}", self.rows());
+        let number = self.ends.partition_point(|&end| end <= index);
+        let first = if number == 0 { 0 } else { self.ends[number - 1] };
+        self.shards[number].row(index - first, vocabulary, out)
+    }
+}
+
+/// The shards of a folder, sorted by name.
+fn paths(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(|error| Error::io(folder, "list", error))?;
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| Error::io(folder, "list", error))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("shard_") && name.ends_with(".npy") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    if paths.is_empty() {
+        let hint = "none (`moewe train shards` makes them)";
+        return Err(Error::malformed(folder, "", "files named shard_*.npy", hint));
+    }
+    Ok(paths)
+}
+
+impl Shard {
+    fn open(path: PathBuf, context: usize, keep: bool) -> Result<Self> {
+        let mapping = Mapping::open(&path)?;
+        let header = Header::read(&path, &mapping)?;
+        if header.columns < context {
+            let expected = format!("rows of at least {context} tokens, the context (they are not filled up)");
+            return Err(Error::malformed(&path, "shape", expected, header.columns));
+        }
+        mapping.advise_random();
+        Ok(Self { path, header, mapping: keep.then_some(mapping) })
+    }
+
+    fn row(&self, row: u64, vocabulary: usize, out: &mut [u32]) -> Result<()> {
+        let opened;
+        let mapping = match &self.mapping {
+            Some(mapping) => mapping,
+            None => {
+                opened = Mapping::open(&self.path)?;
+                &opened
+            }
+        };
+        let start = self.header.offset + row as usize * self.header.row_bytes();
+        let length = out.len() * self.header.dtype.bytes();
+        let bytes = mapping.get(start..start + length).ok_or_else(|| {
+            Error::malformed(&self.path, "length", "the length it had when it was opened", mapping.len())
+        })?;
+        let outside = decode(self.header.dtype, bytes, vocabulary, out);
+        outside.map_or(Ok(()), |(column, id)| Err(self.outside(row, column, vocabulary, id)))
+    }
+
+    fn outside(&self, row: u64, column: usize, vocabulary: usize, id: i64) -> Error {
+        let expected =
+            format!("ids of a vocabulary of {vocabulary}; were the shards made with another tokenizer?");
+        Error::malformed(&self.path, format!("row {row}, column {column}"), expected, id)
+    }
+}
+
+/// Reads ids; the first that the vocabulary lacks, with its place.
+fn decode(dtype: Dtype, bytes: &[u8], vocabulary: usize, out: &mut [u32]) -> Option<(usize, i64)> {
+    fn all<const N: usize>(bytes: &[u8], value: fn([u8; N]) -> i64) -> impl Iterator<Item = i64> {
+        bytes.as_chunks::<N>().0.iter().map(move |&chunk| value(chunk))
+    }
+    let mut fill = |ids: &mut dyn Iterator<Item = i64>| {
+        for (column, (out, id)) in out.iter_mut().zip(ids).enumerate() {
+            match u32::try_from(id) {
+                Ok(good) if (good as usize) < vocabulary => *out = good,
+                _ => return Some((column, id)),
+            }
+        }
+        None
+    };
+    match dtype {
+        Dtype::U16 => fill(&mut all(bytes, |id| u16::from_le_bytes(id).into())),
+        Dtype::U32 => fill(&mut all(bytes, |id| u32::from_le_bytes(id).into())),
+        Dtype::I32 => fill(&mut all(bytes, |id| i32::from_le_bytes(id).into())),
+        Dtype::I64 => fill(&mut all(bytes, i64::from_le_bytes)),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;
