@@ -2,7 +2,7 @@
 //!
 //! Any tokenizer.json works through the crate `tokenizers`. Where its rules are those of [`PRE_TOKENIZERS`], words are
 //! found by the engine's splitter and looked up in a cache, and the crate only sees words that are new: the same ids
-//! some ten times as fast. Special tokens that stand in a text are read as ordinary text, so that no document can
+//! several times as fast. Special tokens that stand in a text are read as ordinary text, so that no document can
 //! pass for the end of one.
 
 use super::tokenizer::{BYTE_LEVEL_PATTERN, PRE_TOKENIZERS};
