@@ -69,6 +69,9 @@ fn sums(world: &World) {
     let mut losses = [world.rank as f64, 1.0];
     world.sum_f64(&mut losses).unwrap();
     assert_eq!(losses, [(world.size * (world.size - 1) / 2) as f64, world.size as f64]);
+    let mut fractions = [world.rank as f64];
+    world.mean_f64(&mut fractions).unwrap();
+    assert_eq!(fractions, [(world.size - 1) as f64 / 2.0]);
     tensors(world);
     let mut bytes = if world.is_first() { b"checkpoint-7".to_vec() } else { vec![1] };
     world.broadcast_bytes(&mut bytes).unwrap();

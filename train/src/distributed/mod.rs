@@ -20,7 +20,7 @@ use candle_core::{Device, Tensor};
 
 /// What all ranks do together. Every rank makes the same calls with equal lengths in the same order; sums are
 /// bit-equal on all of them and added in an order that depends on nothing but the number of ranks.
-pub trait Collective: Send {
+pub trait Collective: Send + Sync {
     /// Replaces every value by its sum over the ranks.
     fn sum_f32(&self, values: &mut [f32]) -> Result<()>;
 
@@ -102,6 +102,13 @@ impl World {
     /// See [`Collective::sum_f64`].
     pub fn sum_f64(&self, values: &mut [f64]) -> Result<()> {
         self.backend.sum_f64(values)
+    }
+
+    /// Replaces every value by its mean over the ranks.
+    pub fn mean_f64(&self, values: &mut [f64]) -> Result<()> {
+        self.backend.sum_f64(values)?;
+        values.iter_mut().for_each(|value| *value /= self.size as f64);
+        Ok(())
     }
 
     /// Replaces the elements of an F32 tensor by their sum over the ranks; tensors that share its memory keep theirs.
