@@ -12,5 +12,7 @@ pub mod monitor;
 pub mod ops;
 pub mod optimizer;
 pub mod random;
+pub mod settings;
+pub mod trainer;
 
 pub use error::{Error, Result};

@@ -2,6 +2,8 @@
 //!
 //! A subcommand is one file with its arguments (clap's derive) and its `Command::run`, plus one line in `COMMANDS`.
 
+mod bench;
+mod run;
 mod shards;
 mod tokenizer;
 mod watch;
@@ -30,14 +32,18 @@ const fn entry<C: Command>() -> Entry {
 }
 
 /// All subcommands, in the order of `--help`.
-static COMMANDS: &[Entry] = &[entry::<tokenizer::TrainTokenizer>(), entry::<shards::Shards>()];
+static COMMANDS: &[Entry] =
+    &[entry::<tokenizer::TrainTokenizer>(), entry::<shards::Shards>(), entry::<bench::Bench>()];
+
+/// What happens without a subcommand: training itself.
+static TRAIN: Entry = entry::<run::Train>();
 
 fn tree() -> clap::Command {
-    clap::Command::new("moewe-train")
+    (TRAIN.define)()
+        .name("moewe-train")
         .bin_name("moewe train")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Pretrain a Mixture-of-Experts language model, from text to checkpoint")
-        .subcommand_required(true)
+        .args_conflicts_with_subcommands(true)
         .arg_required_else_help(true)
         .subcommands(COMMANDS.iter().map(|entry| (entry.define)()))
 }
@@ -45,13 +51,23 @@ fn tree() -> clap::Command {
 /// Runs the command that the process was asked for.
 pub fn main() -> ExitCode {
     let matches = tree().get_matches();
-    let Some((name, matches)) = matches.subcommand() else { return ExitCode::FAILURE };
-    let entry = COMMANDS.iter().find(|entry| (entry.define)().get_name() == name);
-    match entry.map(|entry| (entry.run)(matches)) {
-        Some(Ok(())) => ExitCode::SUCCESS,
-        Some(Err(error)) => ending(&error),
-        None => ExitCode::FAILURE,
-    }
+    print_warnings();
+    let outcome = match matches.subcommand() {
+        None => (TRAIN.run)(&matches),
+        Some((name, matches)) => match COMMANDS.iter().find(|entry| (entry.define)().get_name() == name) {
+            Some(entry) => (entry.run)(matches),
+            None => return ExitCode::FAILURE,
+        },
+    };
+    outcome.map_or_else(|error| ending(&error), |()| ExitCode::SUCCESS)
+}
+
+/// Shows on stderr what the libraries warn of.
+fn print_warnings() {
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr);
+    // Only a second subscriber can fail.
+    let _ = tracing::subscriber::set_global_default(subscriber.without_time().with_target(false).finish());
 }
 
 /// Says what went wrong, in one line, and chooses the exit status.

@@ -84,7 +84,7 @@ impl Manifest {
     }
 
     /// The manifest of `folder`; `None` where there is none.
-    pub(super) fn read(folder: &Path) -> Result<Option<Self>> {
+    pub(crate) fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(FILE);
         let length = match path.metadata() {
             Ok(found) => found.len(),

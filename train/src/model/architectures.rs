@@ -18,6 +18,8 @@ pub struct Architecture {
     /// The key of the context's length.
     pub context_key: &'static str,
     pub(super) read: fn(&Keys) -> Result<Config>,
+    /// The tensors of its dense twin, `(out, in)` each, that an expert of this role is made of, one below the other.
+    pub dense_twin: fn(Role, usize) -> Option<Vec<String>>,
     pub(super) pieces: fn(&Config, Role, usize, &[usize]) -> Vec<Piece>,
 }
 

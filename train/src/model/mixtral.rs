@@ -15,6 +15,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     context_key: "max_position_embeddings",
     read,
     pieces,
+    dense_twin,
 };
 
 fn read(keys: &Keys) -> Result<Config> {
@@ -79,5 +80,15 @@ fn pieces(config: &Config, role: Role, layer: usize, shape: &[usize]) -> Vec<Pie
         Role::OutputNorm => vec![Piece::whole("model.norm.weight", shape)],
         Role::Output => vec![Piece::whole("lm_head.weight", shape)],
         _ => vec![],
+    }
+}
+
+/// Llama and Mistral.
+fn dense_twin(role: Role, layer: usize) -> Option<Vec<String>> {
+    let name = |matrix: &str| format!("model.layers.{layer}.mlp.{matrix}_proj.weight");
+    match role {
+        Role::ExpertsUp => Some(vec![name("gate"), name("up")]),
+        Role::ExpertsDown => Some(vec![name("down")]),
+        _ => None,
     }
 }

@@ -15,6 +15,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     context_key: "context_len",
     read,
     pieces,
+    dense_twin: |_, _| None,
 };
 
 fn read(keys: &Keys) -> Result<Config> {

@@ -14,6 +14,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     context_key: "n_positions",
     read,
     pieces,
+    dense_twin,
 };
 
 fn read(keys: &Keys) -> Result<Config> {
@@ -104,5 +105,15 @@ fn pieces(config: &Config, role: Role, layer: usize, shape: &[usize]) -> Vec<Pie
         Role::OutputNorm => vec![Piece::whole("transformer.ln_f.weight", shape)],
         Role::OutputNormBias => vec![Piece::whole("transformer.ln_f.bias", shape)],
         _ => vec![],
+    }
+}
+
+/// Layers without experts, of a model that has none at all.
+fn dense_twin(role: Role, layer: usize) -> Option<Vec<String>> {
+    let name = |matrix: &str| vec![format!("transformer.h.{layer}.mlp.{matrix}.weight")];
+    match role {
+        Role::ExpertsUp => Some(name("c_fc")),
+        Role::ExpertsDown => Some(name("c_proj")),
+        _ => None,
     }
 }

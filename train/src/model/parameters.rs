@@ -93,6 +93,11 @@ impl Role {
         )
     }
 
+    /// Whether this chooses experts.
+    pub fn is_router(self) -> bool {
+        matches!(self, Self::Router | Self::RouterNoise)
+    }
+
     fn is_embedding(self) -> bool {
         matches!(self, Self::TokenEmbedding | Self::PositionEmbedding)
     }

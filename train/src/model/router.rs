@@ -23,6 +23,20 @@ pub struct ExpertLoad {
     pub entropy: f64,
 }
 
+impl ExpertLoad {
+    /// The load of no tokens, for the same experts.
+    pub(super) fn zero(&self) -> Self {
+        Self { layer: self.layer, counts: vec![0; self.counts.len()], ..Self::default() }
+    }
+
+    /// Adds the counts of another batch, and `share` of its entropy.
+    pub(super) fn add(&mut self, other: &Self, share: f64) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
+        self.dropped += other.dropped;
+        self.entropy += share * other.entropy;
+    }
+}
+
 /// The choices of one layer for N tokens, and what their backward needs.
 pub(super) struct Routing {
     pub(super) dispatch: Dispatch,

@@ -14,6 +14,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     context_key: "max_seq_len",
     read,
     pieces,
+    dense_twin: |_, _| None,
 };
 
 fn read(keys: &Keys) -> Result<Config> {

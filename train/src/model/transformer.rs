@@ -72,6 +72,21 @@ pub struct Losses {
     pub experts: Vec<ExpertLoad>,
 }
 
+impl Losses {
+    /// Adds `share` of the losses of another batch, and its counts.
+    pub fn add(&mut self, other: &Self, share: f64) {
+        self.loss += share * other.loss;
+        self.cross_entropy += share * other.cross_entropy;
+        self.load_balance += share * other.load_balance;
+        self.router_z += share * other.router_z;
+        self.targets += other.targets;
+        if self.experts.is_empty() {
+            self.experts = other.experts.iter().map(ExpertLoad::zero).collect();
+        }
+        self.experts.iter_mut().zip(&other.experts).for_each(|(sum, load)| sum.add(load, share));
+    }
+}
+
 impl Pass<'_> {
     /// A forward alone: no randomness.
     pub fn evaluation() -> Self {

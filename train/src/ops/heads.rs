@@ -140,6 +140,7 @@ impl<'a> Heads<'a> {
         })
     }
 
+    #[cfg(test)]
     pub(super) fn split_plain(&self, rows: &Tensor) -> Result<[Tensor; 3]> {
         let [query, key, value] = self.parts();
         let part = |part| self.split_part_plain(rows, part);

@@ -1,0 +1,140 @@
+//! `moewe train`: trains a model, or goes on with a run.
+
+use super::Command;
+use crate::distributed::{Launch, World};
+use crate::monitor::{self, Monitor, SINKS};
+use crate::settings::{Overrides, Run, Settings, layer_of};
+use crate::trainer::{Plan, Trainer, device_of, export, write_settings};
+use crate::{Error, Result};
+use clap::Parser;
+use moewe_engine::os::interrupt;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Texts that samples go on from where none are named.
+const PROMPTS: [&str; 3] = ["Es war einmal", "Im finsteren Wald", "Der alte Mann"];
+
+/// Train a model, or go on with the run in --out
+#[derive(Parser)]
+#[command(name = "run")]
+pub(super) struct Train {
+    /// A named size, or the path of a config.json; see --presets
+    #[arg(long, default_value = "moewe-mini")]
+    preset: String,
+    /// Folder of shards, with a weight if wanted; may be named more than once
+    #[arg(long, value_name = "[NAME=]FOLDER[:WEIGHT]")]
+    data: Vec<String>,
+    /// Folder of shards for validation, instead of the held-out split
+    #[arg(long, value_name = "FOLDER")]
+    validation: Vec<String>,
+    /// tokenizer.json, where it is not beside the shards
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Where the run keeps checkpoints and logs [default: runs/PRESET]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Begin from a checkpoint of the same architecture, or from a dense one whose network becomes every expert
+    #[arg(long, value_name = "FOLDER")]
+    init_from: Option<PathBuf>,
+    /// Settings in TOML, under the names of the flags; flags go before it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Text that samples go on from; may be named more than once
+    #[arg(long = "prompt", value_name = "TEXT")]
+    prompts: Vec<String>,
+    /// What records the training [default: all]: terminal, jsonl, samples, tensorboard
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    monitor: Option<Vec<String>>,
+    /// Print model, data and memory, and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the named sizes with their parameters, and stop
+    #[arg(long)]
+    presets: bool,
+    /// Write the finished model in BF16 to this folder
+    #[arg(long, value_name = "FOLDER")]
+    export: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+impl Train {
+    fn run_of(&self) -> Result<Run> {
+        let mut layers = vec![];
+        if let Some(path) = &self.config {
+            layers.push(layer_of(path)?);
+        }
+        layers.push(self.overrides.layer()?);
+        let name = std::path::Path::new(&self.preset).file_stem().unwrap_or_default();
+        let prompts =
+            if self.prompts.is_empty() { PROMPTS.map(String::from).into() } else { self.prompts.clone() };
+        Ok(Run {
+            preset: self.preset.clone(),
+            data: self.data.clone(),
+            validation: self.validation.clone(),
+            tokenizer: self.tokenizer.clone(),
+            out: self.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(name)),
+            init_from: self.init_from.clone(),
+            prompts,
+            settings: Settings::layered(&layers)?,
+        })
+    }
+
+    fn train(&self, run: Run, world: World, launch: &Launch) -> Result<()> {
+        let device = device_of(&run.settings, launch.local_rank)?;
+        let (is_first, out, log_every) = (world.is_first(), run.out.clone(), run.settings.log_every);
+        if is_first {
+            write_settings(&run)?;
+        }
+        let mut trainer = Trainer::open(run, world, &device)?;
+        let mut monitor = Monitor::default();
+        if is_first {
+            let all: Vec<String> = SINKS.iter().map(|sink| sink.name.to_owned()).collect();
+            let settings = monitor::Settings { folder: out.clone(), step: trainer.step(), log_every };
+            monitor = Monitor::open(&settings, self.monitor.as_ref().unwrap_or(&all))?;
+        }
+        let interrupt = interrupt::listen();
+        let outcome = trainer.train(&mut monitor, &interrupt.flag())?;
+        if let Some(folder) = self.export.as_ref().filter(|_| is_first && outcome.finished) {
+            export(&trainer, folder)?;
+        }
+        if !outcome.finished && is_first {
+            let (step, out) = (outcome.step, out.display());
+            say(&format!("stopped after step {step}; the same command goes on from {out}\n"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Command for Train {
+    fn run(self) -> Result<()> {
+        if self.presets {
+            return say(&presets()?);
+        }
+        let run = self.run_of()?;
+        if run.settings.threads > 0 {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(run.settings.threads).build_global();
+            pool.map_err(|e| Error::request(e.to_string()))?;
+        }
+        if self.dry_run {
+            return say(&Plan::new(&run)?.describe());
+        }
+        let launch = Launch::from_environment()?;
+        let device = device_of(&run.settings, launch.local_rank)?;
+        let world = World::join(&launch, &device)?;
+        self.train(run, world, &launch)
+    }
+}
+
+fn presets() -> Result<String> {
+    let mut out = format!("{:20}{:>16}{:>16}\n", "preset", "parameters", "active");
+    for preset in crate::model::PRESETS {
+        let (total, active) = preset.config()?.counts();
+        out += &format!("{:20}{total:>16}{active:>16}\n", preset.name);
+    }
+    Ok(out)
+}
+
+fn say(text: &str) -> Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).map_err(|e| Error::io("standard output", "write", e))
+}
