@@ -45,7 +45,14 @@ pub(super) struct Saved {
 
 enum SavedFfn {
     Dense { up: Tensor }, // (N, b * F)
-    Experts { routing: Routing, noise: Option<Noise>, up: Tensor, shared: Option<Tensor> },
+    Experts(Box<SavedExperts>),
+}
+
+struct SavedExperts {
+    routing: Routing,
+    noise: Option<Noise>,
+    up: Tensor,             // (slots, b * F)
+    shared: Option<Tensor>, // (N, b * F)
 }
 
 /// What training adds to the router's scores: `softplus(raw) * normal`.
@@ -57,7 +64,7 @@ struct Noise {
 impl Saved {
     pub(super) fn routing(&self) -> Option<&Routing> {
         match &self.ffn {
-            SavedFfn::Experts { routing, .. } => Some(routing),
+            SavedFfn::Experts(experts) => Some(&experts.routing),
             SavedFfn::Dense { .. } => None,
         }
     }
@@ -216,7 +223,7 @@ impl<'a> LayerContext<'a> {
             y = (y + own)?;
             shared_up = Some(up);
         }
-        Ok((y, SavedFfn::Experts { routing, noise, up, shared: shared_up }))
+        Ok((y, SavedFfn::Experts(Box::new(SavedExperts { routing, noise, up, shared: shared_up }))))
     }
 
     /// The gradient of the network's input, in the precision of sums.
@@ -224,7 +231,8 @@ impl<'a> LayerContext<'a> {
         let (x, dy) = (self.narrow(&saved.ffn_normed)?, self.narrow(dy)?);
         match &saved.ffn {
             SavedFfn::Dense { up } => self.dense_backward(self.dense(), &x, up, &dy),
-            SavedFfn::Experts { routing, noise, up, shared } => {
+            SavedFfn::Experts(experts) => {
+                let SavedExperts { routing, noise, up, shared } = &**experts;
                 let (mut dx, slopes) = self.experts_backward(routing, up, &x, &dy)?;
                 if let Some((dense, up)) = self.shared().zip(shared.as_ref()) {
                     dx = (dx + self.dense_backward(dense, &x, up, &dy)?)?;

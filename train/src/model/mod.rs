@@ -24,4 +24,4 @@ use names::{GatedNames, qkv_pieces};
 pub use parameters::{Piece, Role, Spec};
 pub use presets::{PRESETS, Preset};
 pub use router::ExpertLoad;
-pub use transformer::{Batch, Losses, Model, Parameter, Pass};
+pub use transformer::{Average, Batch, Losses, Model, Parameter, Pass};

@@ -5,6 +5,7 @@
 //! al. 2022.
 
 use super::config::Experts;
+use super::transformer::Average;
 use crate::ops::{Dispatch, Groups};
 use rayon::prelude::*;
 
@@ -53,13 +54,10 @@ pub(super) struct Routing {
     fractions: Vec<f64>,     // (E), of all choices, without dropped ones
 }
 
-/// Makes the mean over all ranks of the numbers it is given.
-pub(super) type Average<'a> = &'a dyn Fn(&mut [f64]) -> crate::Result<()>;
-
 impl Routing {
     /// Routes by `scores (N, E)`. The fractions in the load-balance loss are averaged over ranks by `average`, so that
     /// several ranks have the loss of one with all their tokens.
-    pub(super) fn new(experts: &Experts, scores: &[f64], average: Average) -> crate::Result<Self> {
+    pub(super) fn new(experts: &Experts, scores: &[f64], average: &Average<'_>) -> crate::Result<Self> {
         let (count, used) = (experts.count, experts.used);
         let rows = scores.len() / count;
         let (mut chosen, mut shares) = (vec![0; rows * used], vec![0.0; rows * used]);

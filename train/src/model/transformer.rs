@@ -3,7 +3,7 @@
 use super::config::{Config, Position};
 use super::layer::{LayerContext, Saved};
 use super::parameters::{Role, Spec, specs};
-use super::router::{Average, ExpertLoad};
+use super::router::ExpertLoad;
 use crate::ops::{CrossEntropy, Dropout, Gradient, IGNORED, Norm, NormGradients, Rotation, wide};
 use crate::random::Random;
 use crate::{Error, Result};
@@ -42,6 +42,9 @@ pub struct Batch<'a> {
     pub rows: usize,
 }
 
+/// Makes the means over all ranks of the numbers it is given.
+pub type Average<'a> = dyn Fn(&mut [f64]) -> Result<()> + Sync + 'a;
+
 /// How a batch goes through the model.
 #[derive(Clone, Copy)]
 pub struct Pass<'a> {
@@ -52,7 +55,7 @@ pub struct Pass<'a> {
     /// Layers per segment whose activations are computed again in the backward; 0 keeps all of them.
     pub segment: usize,
     /// Makes means over all ranks.
-    pub average: Option<&'a (dyn Fn(&mut [f64]) -> Result<()> + Sync)>,
+    pub average: Option<&'a Average<'a>>,
 }
 
 /// The losses of a batch.
@@ -93,11 +96,8 @@ impl Pass<'_> {
         Self { scale: 1.0, seed: None, segment: 0, average: None }
     }
 
-    pub(super) fn average(&self) -> Average<'_> {
-        match &self.average {
-            Some(average) => average,
-            None => &|_| Ok(()),
-        }
+    pub(super) fn average(&self) -> &Average<'_> {
+        self.average.unwrap_or(&|_| Ok(()))
     }
 }
 

@@ -43,12 +43,8 @@ impl Activation {
             let mut out = vec![0.0; rows * width];
             let tasks = out.par_chunks_mut(ROWS * width).zip(x_all.par_chunks(ROWS * columns)).enumerate();
             tasks.for_each(|(task, (out, x))| {
-                vectorized(|| {
-                    for (i, (out, x)) in out.chunks_exact_mut(width).zip(x.chunks_exact(columns)).enumerate() {
-                        let weight = weights.map_or(1.0, |weights| weights[task * ROWS + i]);
-                        self.row_forward(x, T::from_f64(weight), out);
-                    }
-                });
+                let weights = weights.map(|weights| &weights[task * ROWS..]);
+                vectorized(rows_forward, (self, (x, columns, weights), out));
             });
             Ok(Tensor::from_vec(out, (rows, width), x.device())?)
         })
@@ -87,14 +83,10 @@ impl Activation {
             let mut slopes = vec![0f64; rows];
             let tasks = out.par_chunks_mut(ROWS * columns).zip(slopes.par_chunks_mut(ROWS)).enumerate();
             tasks.for_each(|(task, (out, slopes))| {
-                vectorized(|| {
-                    for (i, (dx, slope)) in out.chunks_exact_mut(columns).zip(slopes).enumerate() {
-                        let n = task * ROWS + i;
-                        let weight = weights.map_or(1.0, |weights| weights[n]);
-                        let (x, dy) = (&x_all[n * columns..][..columns], &dy_all[n * width..][..width]);
-                        *slope = self.row_backward(x, dy, T::from_f64(weight), dx).to_f64();
-                    }
-                });
+                let first = task * ROWS;
+                let weights = weights.map(|weights| &weights[first..]);
+                let (x, dy) = (&x_all[first * columns..], &dy_all[first * width..]);
+                vectorized(rows_backward, (self, (x, columns, weights), dy, out, slopes));
             });
             Ok((Tensor::from_vec(out, x.shape(), x.device())?, slopes))
         })
@@ -175,6 +167,31 @@ impl Activation {
                 ((&silu * &up)?, vec![(up * slope)?, silu])
             }
         })
+    }
+}
+
+/// What the rows of a task are made of: the input, its columns, and the weights of the rows.
+type Rows<'a, T> = (&'a [T], usize, Option<&'a [f64]>);
+
+#[inline(always)]
+fn rows_forward<T: Real>((activation, (x, columns, weights), out): (Activation, Rows<T>, &mut [T])) {
+    let width = columns / activation.branches();
+    for (i, (out, x)) in out.chunks_exact_mut(width).zip(x.chunks_exact(columns)).enumerate() {
+        let weight = weights.map_or(1.0, |weights| weights[i]);
+        activation.row_forward(x, T::from_f64(weight), out);
+    }
+}
+
+/// What [`rows_backward`] works on: the input's rows, dy, dx, and the gradients of the weights.
+type Backward<'a, T> = (Activation, Rows<'a, T>, &'a [T], &'a mut [T], &'a mut [f64]);
+
+#[inline(always)]
+fn rows_backward<T: Real>((activation, (x, columns, weights), dy, out, slopes): Backward<T>) {
+    let width = columns / activation.branches();
+    for (i, (dx, slope)) in out.chunks_exact_mut(columns).zip(slopes).enumerate() {
+        let weight = weights.map_or(1.0, |weights| weights[i]);
+        let (x, dy) = (&x[i * columns..][..columns], &dy[i * width..][..width]);
+        *slope = activation.row_backward(x, dy, T::from_f64(weight), dx).to_f64();
     }
 }
 

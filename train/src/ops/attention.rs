@@ -79,7 +79,7 @@ impl Attention {
                 let columns = start + rows;
                 self.scores(group, head, start, &mut scores);
                 let log_sums = &mut log_sums[head * length + start..][..rows];
-                vectorized(|| softmax_rows(&mut scores, columns, start, log_sums));
+                vectorized(softmax_rows, (&mut scores[..], columns, start, log_sums));
                 self.drop(&mut scores, columns, group.row(head, start));
                 let target = &mut output[start * size..(start + rows) * size];
                 let probabilities = Matrix::new(&scores, rows, columns, columns);
@@ -167,21 +167,15 @@ impl Attention {
                     (&known.output[first..][..rows * size], &known.gradient[first..][..rows * size]);
                 let log_sums = &known.log_sums[head * length + start..][..rows];
                 self.scores(group, head, start, &mut scores);
-                vectorized(|| probability_rows(&mut scores, columns, start, log_sums));
+                vectorized(probability_rows, (&mut scores[..], columns, start, log_sums));
                 let gradient_rows = Matrix::new(gradient, rows, size, size);
                 let values = Matrix::new(group.value, columns, size, size).transposed();
                 let target = Target { data: &mut slopes, row_stride: columns, keep: false };
                 multiply(target, one, gradient_rows, values, Threads::One);
                 self.drop(&mut slopes, columns, group.row(head, start));
-                vectorized(|| {
-                    slope_rows(
-                        &mut slopes,
-                        &scores,
-                        columns,
-                        (output, gradient, size),
-                        T::from_f64(self.scale),
-                    )
-                });
+                let scale = T::from_f64(self.scale);
+                let known = (output, gradient, size);
+                vectorized(slope_rows, (&mut slopes[..], &scores[..], columns, known, scale));
                 let kept = if self.dropout.is_some() {
                     dropped[..rows * columns].copy_from_slice(&scores[..rows * columns]);
                     self.drop(&mut dropped, columns, group.row(head, start));
@@ -271,7 +265,7 @@ impl<'a, T> Group<'a, T> {
 
 /// Scores `(rows, columns)` become probabilities; row i sees columns up to `start + i`.
 #[inline(always)]
-fn softmax_rows<T: Real>(scores: &mut [T], columns: usize, start: usize, log_sums: &mut [T]) {
+fn softmax_rows<T: Real>((scores, columns, start, log_sums): (&mut [T], usize, usize, &mut [T])) {
     for (i, (row, log_sum)) in scores.chunks_exact_mut(columns).zip(log_sums).enumerate() {
         let (seen, hidden) = row.split_at_mut(start + i + 1);
         let largest = largest(seen);
@@ -286,7 +280,7 @@ fn softmax_rows<T: Real>(scores: &mut [T], columns: usize, start: usize, log_sum
 
 /// The same from known logarithms of the sums.
 #[inline(always)]
-fn probability_rows<T: Real>(scores: &mut [T], columns: usize, start: usize, log_sums: &[T]) {
+fn probability_rows<T: Real>((scores, columns, start, log_sums): (&mut [T], usize, usize, &[T])) {
     for (i, (row, &log_sum)) in scores.chunks_exact_mut(columns).zip(log_sums).enumerate() {
         let (seen, hidden) = row.split_at_mut(start + i + 1);
         seen.iter_mut().for_each(|x| *x = (*x - log_sum).exp());
@@ -294,16 +288,13 @@ fn probability_rows<T: Real>(scores: &mut [T], columns: usize, start: usize, log
     }
 }
 
+/// What [`slope_rows`] works on: slopes, probabilities, their columns; output, its gradient, their columns; the scale.
+type Slopes<'a, T> = (&'a mut [T], &'a [T], usize, (&'a [T], &'a [T], usize), T);
+
 /// Gradients of probabilities become gradients of scores, `p * (dp - o * do) * scale`, with rows o of the output and do
 /// of its gradient `(rows, size)`: their product is the sum of p * dp.
 #[inline(always)]
-fn slope_rows<T: Real>(
-    slopes: &mut [T],
-    probabilities: &[T],
-    columns: usize,
-    (output, gradient, size): (&[T], &[T], usize),
-    scale: T,
-) {
+fn slope_rows<T: Real>((slopes, probabilities, columns, (output, gradient, size), scale): Slopes<T>) {
     let known = output.chunks_exact(size).zip(gradient.chunks_exact(size));
     let rows = slopes.chunks_exact_mut(columns).zip(probabilities.chunks_exact(columns));
     for ((slopes, probabilities), (output, gradient)) in rows.zip(known) {

@@ -70,7 +70,7 @@ impl CrossEntropy<'_> {
             super::modify::<T>(logits, |logits| {
                 let rows = logits.par_chunks_mut(vocabulary).zip(targets).zip(&mut losses);
                 rows.for_each(|((row, &target), loss)| {
-                    *loss = vectorized(|| row_slopes(row, target, T::from_f64(scale))).to_f64();
+                    *loss = vectorized(row_slopes, (row, target, T::from_f64(scale))).to_f64();
                 });
             })?;
             Ok(losses.iter().sum())
@@ -80,7 +80,7 @@ impl CrossEntropy<'_> {
 
 /// The loss of one row, whose logits become gradients.
 #[inline(always)]
-fn row_slopes<T: Real>(row: &mut [T], target: u32, scale: T) -> T {
+fn row_slopes<T: Real>((row, target, scale): (&mut [T], u32, T)) -> T {
     if target == IGNORED {
         row.fill(T::from_f64(0.0));
         return T::from_f64(0.0);

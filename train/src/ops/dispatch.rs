@@ -2,7 +2,7 @@
 //!
 //! The two directions are each other's backward.
 
-use super::host::{hold, is_host, vectorized, wide, with_real};
+use super::host::{Real, hold, is_host, vectorized, wide, with_real};
 use crate::Result;
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -74,12 +74,10 @@ impl Dispatch {
             let held = hold::<T>(y)?;
             let from: &[T] = &held;
             let mut out = vec![0.0; count * width];
-            out.par_chunks_mut(width).enumerate().for_each(|(row, out)| vectorized(|| {
-                for &slot in &self.slots[self.starts[row]..self.starts[row + 1]] {
-                    let from = &from[slot as usize * width..][..width];
-                    out.iter_mut().zip(from).for_each(|(sum, &y)| *sum += y);
-                }
-            }));
+            out.par_chunks_mut(width).enumerate().for_each(|(row, out)| {
+                let slots = &self.slots[self.starts[row]..self.starts[row + 1]];
+                vectorized(sum_slots, (from, slots, out));
+            });
             Ok(Tensor::from_vec(out, (count, width), y.device())?)
         })
     }
@@ -88,5 +86,15 @@ impl Dispatch {
         let y = wide(y)?;
         let zeros = Tensor::zeros((self.starts.len() - 1, y.dim(1)?), y.dtype(), y.device())?;
         Ok(zeros.index_add(&Tensor::new(&self.rows[..], y.device())?, &y, 0)?)
+    }
+}
+
+/// Adds the rows `slots` of `from` to `out`.
+#[inline(always)]
+fn sum_slots<T: Real>((from, slots, out): (&[T], &[u32], &mut [T])) {
+    let width = out.len();
+    for &slot in slots {
+        let row = &from[slot as usize * width..][..width];
+        out.iter_mut().zip(row).for_each(|(sum, &y)| *sum += y);
     }
 }

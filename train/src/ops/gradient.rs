@@ -57,6 +57,15 @@ impl Gradient {
         Ok(())
     }
 
+    /// Adds partial sums, one after the other.
+    pub(super) fn add_sums<T: super::host::Real>(&self, parts: &[Vec<T>]) -> Result<()> {
+        self.modify::<T>(|total| {
+            for part in parts {
+                total.iter_mut().zip(part).for_each(|(total, &sum)| *total += sum);
+            }
+        })
+    }
+
     /// Changes the sum in place where the CPU's fast forms can.
     pub(super) fn modify<T: super::host::Real>(&self, function: impl FnOnce(&mut [T])) -> Result<()> {
         modify::<T>(&self.lock(), function)

@@ -2,7 +2,7 @@
 //! with the norm over each head and the rotary positions (Su et al. 2021) on the way.
 
 use super::gradient::Gradient;
-use super::host::{Real, hold, is_host, vectorized, wide, with_real};
+use super::host::{Held, ROWS, Real, hold, is_host, vectorized, wide, with_real};
 use super::norm::{Norm, NormGradients, NormKind, row_backward, statistics};
 use crate::Result;
 use candle_core::{D, DType, Device, Tensor};
@@ -117,27 +117,22 @@ impl<'a> Heads<'a> {
         if !is_host(rows) {
             return self.split_part_plain(rows, part);
         }
+        with_real!(rows, T => self.split_part_host::<T>(rows, part))
+    }
+
+    fn split_part_host<T: Real>(&self, rows: &Tensor, part: &Part) -> Result<Tensor> {
         let (length, size, width) = (self.length, self.size, self.width());
-        with_real!(rows, T => {
-            let rows_held = hold::<T>(rows)?;
-            let rows_all: &[T] = &rows_held;
-            let weight = part.norm.map(|(_, weight)| hold::<T>(weight)).transpose()?;
-            let norm = part.norm.map(|(epsilon, _)| epsilon).zip(weight.as_deref());
-            let tables = part.rotation.map(|r| Ok::<_, crate::Error>((r.style, hold::<T>(&r.cos)?, hold::<T>(&r.sin)?)));
-            let tables = tables.transpose()?;
-            let tables = tables.as_ref().map(|(style, cos, sin)| (*style, &**cos, &**sin));
-            let mut out = vec![0.0; self.batch * part.count * length * size];
-            out.par_chunks_mut(length * size).enumerate().for_each(|(i, out)| {
-                let (sequence, head) = (i / part.count, part.first + i % part.count);
-                vectorized(|| {
-                    for (t, out) in out.chunks_exact_mut(size).enumerate() {
-                        let start = (sequence * length + t) * width + head * size;
-                        head_forward(&rows_all[start..start + size], norm, tables, t, out);
-                    }
-                });
-            });
-            Ok(Tensor::from_vec(out, (self.batch, part.count, length, size), rows.device())?)
-        })
+        let held = hold::<T>(rows)?;
+        let from: &[T] = &held;
+        let weights = Weights::<T>::hold(part)?;
+        let steps = weights.steps();
+        let mut out = vec![T::from_f64(0.0); self.batch * part.count * length * size];
+        out.par_chunks_mut(length * size).enumerate().for_each(|(i, out)| {
+            let (sequence, head) = (i / part.count, part.first + i % part.count);
+            let start = sequence * length * width + head * size;
+            vectorized(heads_forward, (steps, &from[start..], width, size, out));
+        });
+        Ok(Tensor::from_vec(out, (self.batch, part.count, length, size), rows.device())?)
     }
 
     #[cfg(test)]
@@ -179,47 +174,36 @@ impl<'a> Heads<'a> {
             return self.join_plain(rows, heads, norms);
         }
         with_real!(rows, T => {
-            let held = [hold::<T>(heads[0])?, hold::<T>(heads[1])?, hold::<T>(heads[2])?];
-            let rows_held = hold::<T>(rows)?;
-            let rows_all: &[T] = &rows_held;
-            let mut out = vec![0.0; rows_all.len()];
-            let columns = self.width();
-            for ((part, dy), gradient) in self.parts().iter().zip(&held).zip(norms) {
-                let dy: &[T] = dy;
-                let weight = part.norm.map(|(_, weight)| hold::<T>(weight)).transpose()?;
-                let norm = part.norm.map(|(epsilon, _)| epsilon).zip(weight.as_deref());
-                let tables = part.rotation.map(|r| Ok::<_, crate::Error>((r.style, hold::<T>(&r.cos)?, hold::<T>(&r.sin)?)));
-                let tables = tables.transpose()?;
-                let tables = tables.as_ref().map(|(style, cos, sin)| (*style, &**cos, &**sin));
-                let rows_of_task = super::host::ROWS;
-                let sums: Vec<Vec<T>> = out.par_chunks_mut(rows_of_task * columns).enumerate().map(|(chunk, out)| {
-                    let mut sums = vec![0.0; self.size];
-                    vectorized(|| {
-                        for (i, out) in out.chunks_exact_mut(columns).enumerate() {
-                            let n = chunk * rows_of_task + i;
-                            let (sequence, t) = (n / self.length, n % self.length);
-                            for head in 0..part.count {
-                                let place = (part.first + head) * self.size;
-                                let from = ((sequence * part.count + head) * self.length + t) * self.size;
-                                let out = &mut out[place..place + self.size];
-                                out.copy_from_slice(&dy[from..from + self.size]);
-                                let x = &rows_all[n * columns + place..][..self.size];
-                                head_backward(x, norm, tables, t, out, &mut sums);
-                            }
-                        }
-                    });
-                    sums
-                }).collect();
-                if let Some(gradient) = gradient {
-                    gradient.modify::<T>(|total| {
-                        for sums in &sums {
-                            total.iter_mut().zip(sums).for_each(|(total, &sum)| *total += sum);
-                        }
-                    })?;
-                }
+            let mut out = vec![0.0; rows.elem_count()];
+            for ((part, dy), gradient) in self.parts().iter().zip(heads).zip(norms) {
+                self.join_part::<T>(rows, part, (dy, gradient), &mut out)?;
             }
             Ok(Tensor::from_vec(out, rows.shape(), rows.device())?)
         })
+    }
+
+    /// Writes a part's columns of the gradient of `rows`.
+    fn join_part<T: Real>(
+        &self,
+        rows: &Tensor,
+        part: &Part,
+        (dy, gradient): (&Tensor, Option<&Gradient>),
+        out: &mut [T],
+    ) -> Result<()> {
+        let (dy, rows) = (hold::<T>(dy)?, hold::<T>(rows)?);
+        let (dy, rows): (&[T], &[T]) = (&dy, &rows);
+        let weights = Weights::<T>::hold(part)?;
+        let steps = weights.steps();
+        let task = ROWS * self.width();
+        let tasks = out.par_chunks_mut(task).zip(rows.par_chunks(task)).enumerate();
+        let sums: Vec<Vec<T>> = tasks
+            .map(|(i, (out, rows))| {
+                let mut sums = vec![T::from_f64(0.0); self.size];
+                vectorized(heads_backward, (self, part, steps, (rows, dy, i * ROWS), out, &mut sums[..]));
+                sums
+            })
+            .collect();
+        gradient.map_or(Ok(()), |gradient| gradient.add_sums(&sums))
     }
 
     pub(super) fn join_plain(
@@ -289,32 +273,73 @@ fn rms(epsilon: f64, weight: &Tensor) -> Norm<'_> {
 
 type Tables<'a, T> = Option<(RotationStyle, &'a [T], &'a [T])>;
 
-#[inline(always)]
-fn head_forward<T: Real>(x: &[T], norm: Option<(f64, &[T])>, tables: Tables<T>, t: usize, out: &mut [T]) {
-    match norm {
-        Some((epsilon, weight)) => {
-            let (_, scale) = statistics(NormKind::Rms, epsilon, x);
-            for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
-                *out = x * scale * weight;
-            }
-        }
-        None => out.copy_from_slice(x),
-    }
-    rotate(out, tables, t, T::from_f64(1.0));
+/// What happens to each head of a part: norm, then rotation.
+#[derive(Clone, Copy)]
+struct Steps<'a, T> {
+    norm: Option<(f64, &'a [T])>, // epsilon and weight (D)
+    tables: Tables<'a, T>,        // cos and sin (context, D/2)
 }
 
+/// The numbers of a part's norm and rotation, borrowed while this lives.
+struct Weights<'a, T> {
+    norm: Option<(f64, Held<'a, T>)>,
+    tables: Option<(RotationStyle, [Held<'a, T>; 2])>,
+}
+
+impl<'a, T: Real> Weights<'a, T> {
+    fn hold(part: &Part<'a>) -> Result<Self> {
+        let norm = part.norm.map(|(epsilon, weight)| hold::<T>(weight).map(|weight| (epsilon, weight)));
+        let tables =
+            |r: &'a Rotation| Ok::<_, crate::Error>((r.style, [hold::<T>(&r.cos)?, hold::<T>(&r.sin)?]));
+        Ok(Self { norm: norm.transpose()?, tables: part.rotation.map(tables).transpose()? })
+    }
+
+    fn steps(&self) -> Steps<'_, T> {
+        let norm = self.norm.as_ref().map(|(epsilon, weight)| (*epsilon, &**weight));
+        let tables = self.tables.as_ref().map(|(style, [cos, sin])| (*style, &**cos, &**sin));
+        Steps { norm, tables }
+    }
+}
+
+/// All positions of one head, whose numbers lie `width` apart in `from`.
 #[inline(always)]
-fn head_backward<T: Real>(
-    x: &[T],
-    norm: Option<(f64, &[T])>,
-    tables: Tables<T>,
-    t: usize,
-    dy: &mut [T],
-    sums: &mut [T],
-) {
-    rotate(dy, tables, t, T::from_f64(-1.0));
-    if let Some((epsilon, weight)) = norm {
-        row_backward(NormKind::Rms, epsilon, x, weight, dy, sums);
+fn heads_forward<T: Real>((steps, from, width, size, out): (Steps<T>, &[T], usize, usize, &mut [T])) {
+    for (t, out) in out.chunks_exact_mut(size).enumerate() {
+        let x = &from[t * width..][..size];
+        match steps.norm {
+            Some((epsilon, weight)) => {
+                let (_, scale) = statistics(NormKind::Rms, epsilon, x);
+                for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
+                    *out = x * scale * weight;
+                }
+            }
+            None => out.copy_from_slice(x),
+        }
+        rotate(out, steps.tables, t, T::from_f64(1.0));
+    }
+}
+
+/// What [`heads_backward`] works on: heads, part, steps; rows, gradients of all heads and the first row's number; the
+/// gradient of the rows, and that of the norm's weight.
+type Backward<'a, T> =
+    (&'a Heads<'a>, &'a Part<'a>, Steps<'a, T>, (&'a [T], &'a [T], usize), &'a mut [T], &'a mut [T]);
+
+/// A part's columns of some rows.
+#[inline(always)]
+fn heads_backward<T: Real>((heads, part, steps, (rows, dy, first), out, sums): Backward<T>) {
+    let (size, width) = (heads.size, heads.width());
+    for (i, (out, x)) in out.chunks_exact_mut(width).zip(rows.chunks_exact(width)).enumerate() {
+        let (sequence, t) = ((first + i) / heads.length, (first + i) % heads.length);
+        for head in 0..part.count {
+            let place = (part.first + head) * size;
+            let from = ((sequence * part.count + head) * heads.length + t) * size;
+            let out = &mut out[place..place + size];
+            out.copy_from_slice(&dy[from..from + size]);
+            rotate(out, steps.tables, t, T::from_f64(-1.0));
+            if let Some((epsilon, weight)) = steps.norm {
+                row_backward(NormKind::Rms, epsilon, &x[place..place + size], weight, out, sums);
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! CPU tensors as slices: what the fast forms of the functions stand on. No maths.
 
 use crate::Result;
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, Tensor, WithDType};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, StorageRef, Tensor, WithDType};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -63,14 +63,14 @@ pub(crate) fn wide(tensor: &Tensor) -> Result<Tensor> {
 }
 
 /// The values of a contiguous CPU tensor, borrowed while this lives.
-pub(crate) struct Held<G, T> {
-    guard: G,
+pub(crate) struct Held<'a, T> {
+    guard: StorageRef<'a>,
     start: usize,
     length: usize,
     kind: PhantomData<T>,
 }
 
-impl<G: Deref<Target = Storage>, T: Real> Deref for Held<G, T> {
+impl<T: Real> Deref for Held<'_, T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
         let Storage::Cpu(storage) = &*self.guard else { unreachable!("checked when it was taken") };
@@ -83,7 +83,7 @@ impl<G: Deref<Target = Storage>, T: Real> Deref for Held<G, T> {
 ///
 /// # Errors
 /// It is not contiguous, not on the CPU or not of the type `T`.
-pub(crate) fn hold<T: Real>(tensor: &Tensor) -> Result<Held<impl Deref<Target = Storage> + '_, T>> {
+pub(crate) fn hold<T: Real>(tensor: &Tensor) -> Result<Held<'_, T>> {
     let (guard, layout) = tensor.storage_and_layout();
     let Storage::Cpu(storage) = &*guard else { return Err(refusal("a CPU tensor is needed").into()) };
     T::cpu_storage_as_slice(storage)?;
@@ -142,10 +142,22 @@ macro_rules! with_real {
 }
 pub(crate) use with_real;
 
-/// Compiles `function` once per instruction set and runs the best; loops inside become vector code.
+/// A function and what it is given.
+struct Call<F, A>(F, A);
+
+impl<A, R, F: FnOnce(A) -> R> pulp::NullaryFnOnce for Call<F, A> {
+    type Output = R;
+    #[inline(always)]
+    fn call(self) -> R {
+        (self.0)(self.1)
+    }
+}
+
+/// Compiles `function` once per instruction set and runs the best; loops inside become vector code. The function must
+/// be an item marked `#[inline(always)]`: a closure would be compiled on its own, without the instructions.
 #[inline(always)]
-pub(crate) fn vectorized<R>(function: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(function)
+pub(crate) fn vectorized<A, R>(function: impl FnOnce(A) -> R, arguments: A) -> R {
+    pulp::Arch::new().dispatch(Call(function, arguments))
 }
 
 /// The largest number of a row that is not empty, in sixteen lanes.

@@ -121,24 +121,10 @@ impl Norm<'_> {
             let (rows, weight, bias): (&[T], &[T], _) = (&rows, &weight, bias.as_deref());
             let mut out = vec![0.0; rows.len()];
             out.par_chunks_mut(ROWS * width).zip(rows.par_chunks(ROWS * width)).for_each(|(out, rows)| {
-                vectorized(|| self.rows_forward(rows, weight, bias, out));
+                vectorized(rows_forward, (self, (rows, weight, bias), out));
             });
             Ok(Tensor::from_vec(out, x.shape(), x.device())?)
         })
-    }
-
-    #[inline(always)]
-    fn rows_forward<T: Real>(&self, rows: &[T], weight: &[T], bias: Option<&[T]>, out: &mut [T]) {
-        let width = weight.len();
-        for (x, y) in rows.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-            let (mean, scale) = statistics(self.kind, self.epsilon, x);
-            for i in 0..width {
-                y[i] = (x[i] - mean) * scale * weight[i];
-            }
-            for (y, &bias) in y.iter_mut().zip(bias.unwrap_or_default()) {
-                *y += bias;
-            }
-        }
     }
 
     pub(super) fn forward_plain(&self, x: &Tensor) -> Result<Tensor> {
@@ -178,48 +164,22 @@ impl Norm<'_> {
             let residual = residual.map(hold::<T>).transpose()?;
             let (rows, weight, residual): (&[T], &[T], _) = (&rows, &weight, residual.as_deref());
             let mut out = dy.to_vec();
-            let has_bias = self.bias.is_some();
-            let sums: Vec<Vec<T>> = out
-                .par_chunks_mut(ROWS * width)
-                .enumerate()
-                .map(|(chunk, out)| {
-                    let first = chunk * ROWS * width;
-                    let rows = &rows[first..first + out.len()];
-                    let residual = residual.map(|residual| &residual[first..first + out.len()]);
-                    vectorized(|| self.rows_backward(rows, weight, residual, out, has_bias))
-                })
-                .collect();
-            for (gradient, part) in [(Some(gradients.weight), 0), (gradients.bias, 1)] {
-                let Some(gradient) = gradient else { continue };
-                gradient.modify::<T>(|total| {
-                    for sums in &sums {
-                        let part = &sums[part * width..][..width];
-                        total.iter_mut().zip(part).for_each(|(total, &sum)| *total += sum);
-                    }
-                })?;
+            let sums = if self.bias.is_some() { 2 * width } else { width };
+            let task = |(chunk, out): (usize, &mut [T])| {
+                let first = chunk * ROWS * width;
+                let own = |all: &'_ [T]| first..(first + out.len()).min(all.len());
+                let (x, residual) = (&rows[own(rows)], residual.map(|all| &all[own(all)]));
+                let mut sums = vec![0.0; sums];
+                vectorized(rows_backward, (self, (x, weight, residual), out, &mut sums[..]));
+                sums
+            };
+            let sums: Vec<Vec<T>> = out.par_chunks_mut(ROWS * width).enumerate().map(task).collect();
+            gradients.weight.add_sums(&sums)?;
+            if let Some(bias) = gradients.bias {
+                bias.add_sums(&sums.iter().map(|sums| sums[width..].to_vec()).collect::<Vec<_>>())?;
             }
             Ok(Tensor::from_vec(out, x.shape(), x.device())?)
         })
-    }
-
-    #[inline(always)]
-    fn rows_backward<T: Real>(
-        &self,
-        rows: &[T],
-        weight: &[T],
-        residual: Option<&[T]>,
-        out: &mut [T],
-        has_bias: bool,
-    ) -> Vec<T> {
-        let width = weight.len();
-        let mut sums = vec![T::from_f64(0.0); if has_bias { 2 * width } else { width }];
-        for (x, dy) in rows.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-            row_backward(self.kind, self.epsilon, x, weight, dy, &mut sums);
-        }
-        for (out, &residual) in out.iter_mut().zip(residual.unwrap_or_default()) {
-            *out += residual;
-        }
-        sums
     }
 
     pub(super) fn backward_plain(
@@ -242,5 +202,36 @@ impl Norm<'_> {
         }
         let dx = dx.broadcast_mul(&scale)?;
         Ok(residual.map_or(Ok(dx.clone()), |residual| dx + residual)?)
+    }
+}
+
+/// What [`rows_forward`] works on: the norm; input, weight and bias; the output.
+type Forward<'a, T> = (&'a Norm<'a>, (&'a [T], &'a [T], Option<&'a [T]>), &'a mut [T]);
+
+#[inline(always)]
+fn rows_forward<T: Real>((norm, (rows, weight, bias), out): Forward<T>) {
+    let width = weight.len();
+    for (x, y) in rows.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+        let (mean, scale) = statistics(norm.kind, norm.epsilon, x);
+        for ((y, &x), &weight) in y.iter_mut().zip(x).zip(weight) {
+            *y = (x - mean) * scale * weight;
+        }
+        for (y, &bias) in y.iter_mut().zip(bias.unwrap_or_default()) {
+            *y += bias;
+        }
+    }
+}
+
+/// What [`rows_backward`] works on: the norm; input, weights and residual; dy, which becomes dx; sums of the weights.
+type Backward<'a, T> = (&'a Norm<'a>, (&'a [T], &'a [T], Option<&'a [T]>), &'a mut [T], &'a mut [T]);
+
+#[inline(always)]
+fn rows_backward<T: Real>((norm, (rows, weight, residual), out, sums): Backward<T>) {
+    let width = weight.len();
+    for (x, dy) in rows.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+        row_backward(norm.kind, norm.epsilon, x, weight, dy, sums);
+    }
+    for (out, &residual) in out.iter_mut().zip(residual.unwrap_or_default()) {
+        *out += residual;
     }
 }

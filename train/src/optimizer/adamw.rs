@@ -151,7 +151,7 @@ fn update(parameter: &mut Parameter, moments: &mut Moments, factors: &Factors) -
                 let moments = first.par_chunks_mut(TASK).zip(second.par_chunks_mut(TASK));
                 let numbers = weights.par_chunks_mut(TASK).zip(gradient.par_chunks(TASK));
                 moments.zip(numbers).for_each(|((first, second), (weights, gradient))| {
-                    crate::ops::vectorized(|| factors.apply(weights, gradient, first, second));
+                    crate::ops::vectorized(apply, (factors, weights, gradient, first, second));
                 });
             });
         });
@@ -159,17 +159,17 @@ fn update(parameter: &mut Parameter, moments: &mut Moments, factors: &Factors) -
     failed
 }
 
-impl Factors {
-    #[inline(always)]
-    fn apply(&self, weights: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
-        let moments = first.iter_mut().zip(second);
-        for ((weight, &gradient), (first, second)) in weights.iter_mut().zip(gradient).zip(moments) {
-            let gradient = gradient * self.clip;
-            *first = self.beta1 * *first + (1.0 - self.beta1) * gradient;
-            *second = self.beta2 * *second + (1.0 - self.beta2) * gradient * gradient;
-            let root = second.sqrt() * self.correction + self.epsilon;
-            *weight = *weight * self.decay - self.rate * *first / root;
-        }
+#[inline(always)]
+fn apply(
+    (factors, weights, gradient, first, second): (&Factors, &mut [f32], &[f32], &mut [f32], &mut [f32]),
+) {
+    let moments = first.iter_mut().zip(second);
+    for ((weight, &gradient), (first, second)) in weights.iter_mut().zip(gradient).zip(moments) {
+        let gradient = gradient * factors.clip;
+        *first = factors.beta1 * *first + (1.0 - factors.beta1) * gradient;
+        *second = factors.beta2 * *second + (1.0 - factors.beta2) * gradient * gradient;
+        let root = second.sqrt() * factors.correction + factors.epsilon;
+        *weight = *weight * factors.decay - factors.rate * *first / root;
     }
 }
 
