@@ -20,6 +20,7 @@ mod prompt;
 mod run;
 mod sampling;
 mod tokenize;
+mod train;
 
 use anyhow::Result;
 use clap::{ArgMatches, Parser};
@@ -48,6 +49,7 @@ static COMMANDS: &[Entry] = &[
     entry::<chat::Chat>(),
     entry::<list::List>(),
     entry::<convert::Convert>(),
+    entry::<train::Train>(),
     entry::<inspect::Inspect>(),
     entry::<tokenize::Tokenize>(),
     entry::<logits::Logits>(),

@@ -3,7 +3,7 @@
 //! A routed row is multiplied by its weight here, before the second matrix: the gradient of the weight is then a
 //! product of two short rows, and the outputs of experts need not be kept.
 
-use super::host::{ROWS, Real, hold, is_host, vectorized, wide, with_real};
+use super::host::{Loops, ROWS, Real, hold, is_host, vectorized, wide, with_real};
 use crate::Result;
 use candle_core::{D, Tensor};
 use rayon::prelude::*;
@@ -44,7 +44,7 @@ impl Activation {
             let tasks = out.par_chunks_mut(ROWS * width).zip(x_all.par_chunks(ROWS * columns)).enumerate();
             tasks.for_each(|(task, (out, x))| {
                 let weights = weights.map(|weights| &weights[task * ROWS..]);
-                vectorized(rows_forward, (self, (x, columns, weights), out));
+                vectorized(Forward { activation: self, x, columns, weights, out });
             });
             Ok(Tensor::from_vec(out, (rows, width), x.device())?)
         })
@@ -86,7 +86,7 @@ impl Activation {
                 let first = task * ROWS;
                 let weights = weights.map(|weights| &weights[first..]);
                 let (x, dy) = (&x_all[first * columns..], &dy_all[first * width..]);
-                vectorized(rows_backward, (self, (x, columns, weights), dy, out, slopes));
+                vectorized(Backward { activation: self, x, columns, weights, dy, out, slopes });
             });
             Ok((Tensor::from_vec(out, x.shape(), x.device())?, slopes))
         })
@@ -170,28 +170,51 @@ impl Activation {
     }
 }
 
-/// What the rows of a task are made of: the input, its columns, and the weights of the rows.
-type Rows<'a, T> = (&'a [T], usize, Option<&'a [f64]>);
+/// Some rows.
+struct Forward<'a, T> {
+    activation: Activation,
+    x: &'a [T],
+    columns: usize, // of x
+    weights: Option<&'a [f64]>,
+    out: &'a mut [T],
+}
 
-#[inline(always)]
-fn rows_forward<T: Real>((activation, (x, columns, weights), out): (Activation, Rows<T>, &mut [T])) {
-    let width = columns / activation.branches();
-    for (i, (out, x)) in out.chunks_exact_mut(width).zip(x.chunks_exact(columns)).enumerate() {
-        let weight = weights.map_or(1.0, |weights| weights[i]);
-        activation.row_forward(x, T::from_f64(weight), out);
+impl<T: Real> Loops for Forward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let width = self.columns / self.activation.branches();
+        let rows = self.out.chunks_exact_mut(width).zip(self.x.chunks_exact(self.columns));
+        for (i, (out, x)) in rows.enumerate() {
+            let weight = self.weights.map_or(1.0, |weights| weights[i]);
+            self.activation.row_forward(x, T::from_f64(weight), out);
+        }
     }
 }
 
-/// What [`rows_backward`] works on: the input's rows, dy, dx, and the gradients of the weights.
-type Backward<'a, T> = (Activation, Rows<'a, T>, &'a [T], &'a mut [T], &'a mut [f64]);
+/// Gradients of some rows and of their weights.
+struct Backward<'a, T> {
+    activation: Activation,
+    x: &'a [T],
+    columns: usize, // of x
+    weights: Option<&'a [f64]>,
+    dy: &'a [T],
+    out: &'a mut [T],      // dx
+    slopes: &'a mut [f64], // of the weights
+}
 
-#[inline(always)]
-fn rows_backward<T: Real>((activation, (x, columns, weights), dy, out, slopes): Backward<T>) {
-    let width = columns / activation.branches();
-    for (i, (dx, slope)) in out.chunks_exact_mut(columns).zip(slopes).enumerate() {
-        let weight = weights.map_or(1.0, |weights| weights[i]);
-        let (x, dy) = (&x[i * columns..][..columns], &dy[i * width..][..width]);
-        *slope = activation.row_backward(x, dy, T::from_f64(weight), dx).to_f64();
+impl<T: Real> Loops for Backward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let (columns, width) = (self.columns, self.columns / self.activation.branches());
+        for (i, (dx, slope)) in self.out.chunks_exact_mut(columns).zip(self.slopes).enumerate() {
+            let weight = self.weights.map_or(1.0, |weights| weights[i]);
+            let (x, dy) = (&self.x[i * columns..][..columns], &self.dy[i * width..][..width]);
+            *slope = self.activation.row_backward(x, dy, T::from_f64(weight), dx).to_f64();
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::dropout::Dropout;
 use super::gemm::{Matrix, Target, Threads, multiply};
-use super::host::{Real, hold, is_host, largest, vectorized, wide, with_real};
+use super::host::{Loops, Real, hold, is_host, largest, vectorized, wide, with_real};
 use super::norm::dot;
 use crate::Result;
 use candle_core::{D, DType, Device, Tensor};
@@ -79,7 +79,7 @@ impl Attention {
                 let columns = start + rows;
                 self.scores(group, head, start, &mut scores);
                 let log_sums = &mut log_sums[head * length + start..][..rows];
-                vectorized(softmax_rows, (&mut scores[..], columns, start, log_sums));
+                vectorized(Softmax { scores: &mut scores, columns, start, log_sums });
                 self.drop(&mut scores, columns, group.row(head, start));
                 let target = &mut output[start * size..(start + rows) * size];
                 let probabilities = Matrix::new(&scores, rows, columns, columns);
@@ -167,15 +167,21 @@ impl Attention {
                     (&known.output[first..][..rows * size], &known.gradient[first..][..rows * size]);
                 let log_sums = &known.log_sums[head * length + start..][..rows];
                 self.scores(group, head, start, &mut scores);
-                vectorized(probability_rows, (&mut scores[..], columns, start, log_sums));
+                vectorized(Probabilities { scores: &mut scores, columns, start, log_sums });
                 let gradient_rows = Matrix::new(gradient, rows, size, size);
                 let values = Matrix::new(group.value, columns, size, size).transposed();
                 let target = Target { data: &mut slopes, row_stride: columns, keep: false };
                 multiply(target, one, gradient_rows, values, Threads::One);
                 self.drop(&mut slopes, columns, group.row(head, start));
-                let scale = T::from_f64(self.scale);
-                let known = (output, gradient, size);
-                vectorized(slope_rows, (&mut slopes[..], &scores[..], columns, known, scale));
+                vectorized(Slopes {
+                    slopes: &mut slopes,
+                    probabilities: &scores,
+                    columns,
+                    output,
+                    gradient,
+                    size,
+                    scale: T::from_f64(self.scale),
+                });
                 let kept = if self.dropout.is_some() {
                     dropped[..rows * columns].copy_from_slice(&scores[..rows * columns]);
                     self.drop(&mut dropped, columns, group.row(head, start));
@@ -264,43 +270,79 @@ impl<'a, T> Group<'a, T> {
 }
 
 /// Scores `(rows, columns)` become probabilities; row i sees columns up to `start + i`.
-#[inline(always)]
-fn softmax_rows<T: Real>((scores, columns, start, log_sums): (&mut [T], usize, usize, &mut [T])) {
-    for (i, (row, log_sum)) in scores.chunks_exact_mut(columns).zip(log_sums).enumerate() {
-        let (seen, hidden) = row.split_at_mut(start + i + 1);
-        let largest = largest(seen);
-        seen.iter_mut().for_each(|x| *x = (*x - largest).exp());
-        let total = super::norm::sum(seen, |x| x);
-        let share = T::from_f64(1.0) / total;
-        seen.iter_mut().for_each(|x| *x *= share);
-        hidden.fill(T::from_f64(0.0));
-        *log_sum = largest + total.ln();
+struct Softmax<'a, T> {
+    scores: &'a mut [T],
+    columns: usize,
+    start: usize,
+    log_sums: &'a mut [T], // (rows)
+}
+
+impl<T: Real> Loops for Softmax<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let rows = self.scores.chunks_exact_mut(self.columns).zip(self.log_sums);
+        for (i, (row, log_sum)) in rows.enumerate() {
+            let (seen, hidden) = row.split_at_mut(self.start + i + 1);
+            let largest = largest(seen);
+            seen.iter_mut().for_each(|x| *x = (*x - largest).exp());
+            let total = super::norm::sum(seen, |x| x);
+            let share = T::from_f64(1.0) / total;
+            seen.iter_mut().for_each(|x| *x *= share);
+            hidden.fill(T::from_f64(0.0));
+            *log_sum = largest + total.ln();
+        }
     }
 }
 
 /// The same from known logarithms of the sums.
-#[inline(always)]
-fn probability_rows<T: Real>((scores, columns, start, log_sums): (&mut [T], usize, usize, &[T])) {
-    for (i, (row, &log_sum)) in scores.chunks_exact_mut(columns).zip(log_sums).enumerate() {
-        let (seen, hidden) = row.split_at_mut(start + i + 1);
-        seen.iter_mut().for_each(|x| *x = (*x - log_sum).exp());
-        hidden.fill(T::from_f64(0.0));
+struct Probabilities<'a, T> {
+    scores: &'a mut [T],
+    columns: usize,
+    start: usize,
+    log_sums: &'a [T], // (rows)
+}
+
+impl<T: Real> Loops for Probabilities<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let rows = self.scores.chunks_exact_mut(self.columns).zip(self.log_sums);
+        for (i, (row, &log_sum)) in rows.enumerate() {
+            let (seen, hidden) = row.split_at_mut(self.start + i + 1);
+            seen.iter_mut().for_each(|x| *x = (*x - log_sum).exp());
+            hidden.fill(T::from_f64(0.0));
+        }
     }
 }
 
-/// What [`slope_rows`] works on: slopes, probabilities, their columns; output, its gradient, their columns; the scale.
-type Slopes<'a, T> = (&'a mut [T], &'a [T], usize, (&'a [T], &'a [T], usize), T);
-
 /// Gradients of probabilities become gradients of scores, `p * (dp - o * do) * scale`, with rows o of the output and do
-/// of its gradient `(rows, size)`: their product is the sum of p * dp.
-#[inline(always)]
-fn slope_rows<T: Real>((slopes, probabilities, columns, (output, gradient, size), scale): Slopes<T>) {
-    let known = output.chunks_exact(size).zip(gradient.chunks_exact(size));
-    let rows = slopes.chunks_exact_mut(columns).zip(probabilities.chunks_exact(columns));
-    for ((slopes, probabilities), (output, gradient)) in rows.zip(known) {
-        let level = dot(output, gradient);
-        for (slope, &probability) in slopes.iter_mut().zip(probabilities) {
-            *slope = probability * (*slope - level) * scale;
+/// of its gradient: their product is the sum of p * dp.
+struct Slopes<'a, T> {
+    slopes: &'a mut [T],    // (rows, columns)
+    probabilities: &'a [T], // (rows, columns)
+    columns: usize,
+    output: &'a [T],   // (rows, size)
+    gradient: &'a [T], // (rows, size)
+    size: usize,
+    scale: T,
+}
+
+impl<T: Real> Loops for Slopes<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let known = self.output.chunks_exact(self.size).zip(self.gradient.chunks_exact(self.size));
+        let rows =
+            self.slopes.chunks_exact_mut(self.columns).zip(self.probabilities.chunks_exact(self.columns));
+        for ((slopes, probabilities), (output, gradient)) in rows.zip(known) {
+            let level = dot(output, gradient);
+            for (slope, &probability) in slopes.iter_mut().zip(probabilities) {
+                *slope = probability * (*slope - level) * self.scale;
+            }
         }
     }
 }

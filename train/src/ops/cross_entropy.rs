@@ -1,7 +1,7 @@
 //! The output head and its loss in one: logits exist for a chunk of rows at a time, forward and backward together.
 
 use super::gradient::Gradient;
-use super::host::{Real, is_host, vectorized, wide, with_real};
+use super::host::{Loops, Real, is_host, vectorized, wide, with_real};
 use super::norm::sum;
 use crate::Result;
 use candle_core::{D, DType, Tensor};
@@ -70,7 +70,7 @@ impl CrossEntropy<'_> {
             super::modify::<T>(logits, |logits| {
                 let rows = logits.par_chunks_mut(vocabulary).zip(targets).zip(&mut losses);
                 rows.for_each(|((row, &target), loss)| {
-                    *loss = vectorized(row_slopes, (row, target, T::from_f64(scale))).to_f64();
+                    *loss = vectorized(Slopes { row, target, scale: T::from_f64(scale) }).to_f64();
                 });
             })?;
             Ok(losses.iter().sum())
@@ -79,20 +79,31 @@ impl CrossEntropy<'_> {
 }
 
 /// The loss of one row, whose logits become gradients.
-#[inline(always)]
-fn row_slopes<T: Real>((row, target, scale): (&mut [T], u32, T)) -> T {
-    if target == IGNORED {
-        row.fill(T::from_f64(0.0));
-        return T::from_f64(0.0);
+struct Slopes<'a, T> {
+    row: &'a mut [T],
+    target: u32,
+    scale: T,
+}
+
+impl<T: Real> Loops for Slopes<'_, T> {
+    type Output = T;
+
+    #[inline(always)]
+    fn call(self) -> T {
+        let Self { row, target, scale } = self;
+        if target == IGNORED {
+            row.fill(T::from_f64(0.0));
+            return T::from_f64(0.0);
+        }
+        let largest = super::host::largest(row);
+        let wanted = row[target as usize] - largest;
+        row.iter_mut().for_each(|x| *x = (*x - largest).exp());
+        let total = sum(row, |x| x);
+        let share = scale / total;
+        row.iter_mut().for_each(|x| *x *= share);
+        row[target as usize] -= scale;
+        total.ln() - wanted
     }
-    let largest = super::host::largest(row);
-    let wanted = row[target as usize] - largest;
-    row.iter_mut().for_each(|x| *x = (*x - largest).exp());
-    let total = sum(row, |x| x);
-    let share = scale / total;
-    row.iter_mut().for_each(|x| *x *= share);
-    row[target as usize] -= scale;
-    total.ln() - wanted
 }
 
 pub(super) fn slopes_plain(logits: &Tensor, targets: &[u32], scale: f64) -> Result<(f64, Tensor)> {

@@ -2,7 +2,7 @@
 //!
 //! The two directions are each other's backward.
 
-use super::host::{Real, hold, is_host, vectorized, wide, with_real};
+use super::host::{Loops, Real, hold, is_host, vectorized, wide, with_real};
 use crate::Result;
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -76,7 +76,7 @@ impl Dispatch {
             let mut out = vec![0.0; count * width];
             out.par_chunks_mut(width).enumerate().for_each(|(row, out)| {
                 let slots = &self.slots[self.starts[row]..self.starts[row + 1]];
-                vectorized(sum_slots, (from, slots, out));
+                vectorized(Sum { from, slots, out });
             });
             Ok(Tensor::from_vec(out, (count, width), y.device())?)
         })
@@ -90,11 +90,21 @@ impl Dispatch {
 }
 
 /// Adds the rows `slots` of `from` to `out`.
-#[inline(always)]
-fn sum_slots<T: Real>((from, slots, out): (&[T], &[u32], &mut [T])) {
-    let width = out.len();
-    for &slot in slots {
-        let row = &from[slot as usize * width..][..width];
-        out.iter_mut().zip(row).for_each(|(sum, &y)| *sum += y);
+struct Sum<'a, T> {
+    from: &'a [T],
+    slots: &'a [u32],
+    out: &'a mut [T],
+}
+
+impl<T: Real> Loops for Sum<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let width = self.out.len();
+        for &slot in self.slots {
+            let row = &self.from[slot as usize * width..][..width];
+            self.out.iter_mut().zip(row).for_each(|(sum, &y)| *sum += y);
+        }
     }
 }

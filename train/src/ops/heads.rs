@@ -2,7 +2,7 @@
 //! with the norm over each head and the rotary positions (Su et al. 2021) on the way.
 
 use super::gradient::Gradient;
-use super::host::{Held, ROWS, Real, hold, is_host, vectorized, wide, with_real};
+use super::host::{Held, Loops, ROWS, Real, hold, is_host, vectorized, wide, with_real};
 use super::norm::{Norm, NormGradients, NormKind, row_backward, statistics};
 use crate::Result;
 use candle_core::{D, DType, Device, Tensor};
@@ -130,7 +130,7 @@ impl<'a> Heads<'a> {
         out.par_chunks_mut(length * size).enumerate().for_each(|(i, out)| {
             let (sequence, head) = (i / part.count, part.first + i % part.count);
             let start = sequence * length * width + head * size;
-            vectorized(heads_forward, (steps, &from[start..], width, size, out));
+            vectorized(Forward { steps, from: &from[start..], width, size, out });
         });
         Ok(Tensor::from_vec(out, (self.batch, part.count, length, size), rows.device())?)
     }
@@ -199,7 +199,16 @@ impl<'a> Heads<'a> {
         let sums: Vec<Vec<T>> = tasks
             .map(|(i, (out, rows))| {
                 let mut sums = vec![T::from_f64(0.0); self.size];
-                vectorized(heads_backward, (self, part, steps, (rows, dy, i * ROWS), out, &mut sums[..]));
+                vectorized(Backward {
+                    heads: self,
+                    part,
+                    steps,
+                    rows,
+                    dy,
+                    first: i * ROWS,
+                    out,
+                    sums: &mut sums,
+                });
                 sums
             })
             .collect();
@@ -302,42 +311,64 @@ impl<'a, T: Real> Weights<'a, T> {
 }
 
 /// All positions of one head, whose numbers lie `width` apart in `from`.
-#[inline(always)]
-fn heads_forward<T: Real>((steps, from, width, size, out): (Steps<T>, &[T], usize, usize, &mut [T])) {
-    for (t, out) in out.chunks_exact_mut(size).enumerate() {
-        let x = &from[t * width..][..size];
-        match steps.norm {
-            Some((epsilon, weight)) => {
-                let (_, scale) = statistics(NormKind::Rms, epsilon, x);
-                for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
-                    *out = x * scale * weight;
+struct Forward<'a, T> {
+    steps: Steps<'a, T>,
+    from: &'a [T],
+    width: usize,
+    size: usize,
+    out: &'a mut [T], // (T, D)
+}
+
+impl<T: Real> Loops for Forward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (t, out) in self.out.chunks_exact_mut(self.size).enumerate() {
+            let x = &self.from[t * self.width..][..self.size];
+            match self.steps.norm {
+                Some((epsilon, weight)) => {
+                    let (_, scale) = statistics(NormKind::Rms, epsilon, x);
+                    for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
+                        *out = x * scale * weight;
+                    }
                 }
+                None => out.copy_from_slice(x),
             }
-            None => out.copy_from_slice(x),
+            rotate(out, self.steps.tables, t, T::from_f64(1.0));
         }
-        rotate(out, steps.tables, t, T::from_f64(1.0));
     }
 }
 
-/// What [`heads_backward`] works on: heads, part, steps; rows, gradients of all heads and the first row's number; the
-/// gradient of the rows, and that of the norm's weight.
-type Backward<'a, T> =
-    (&'a Heads<'a>, &'a Part<'a>, Steps<'a, T>, (&'a [T], &'a [T], usize), &'a mut [T], &'a mut [T]);
+/// A part's columns of the gradients of some rows.
+struct Backward<'a, T> {
+    heads: &'a Heads<'a>,
+    part: &'a Part<'a>,
+    steps: Steps<'a, T>,
+    rows: &'a [T],     // the input of these rows
+    dy: &'a [T],       // (B, count, T, D), of all rows
+    first: usize,      // number of the first of these rows
+    out: &'a mut [T],  // the gradient of these rows
+    sums: &'a mut [T], // (D), the gradient of the norm's weight
+}
 
-/// A part's columns of some rows.
-#[inline(always)]
-fn heads_backward<T: Real>((heads, part, steps, (rows, dy, first), out, sums): Backward<T>) {
-    let (size, width) = (heads.size, heads.width());
-    for (i, (out, x)) in out.chunks_exact_mut(width).zip(rows.chunks_exact(width)).enumerate() {
-        let (sequence, t) = ((first + i) / heads.length, (first + i) % heads.length);
-        for head in 0..part.count {
-            let place = (part.first + head) * size;
-            let from = ((sequence * part.count + head) * heads.length + t) * size;
-            let out = &mut out[place..place + size];
-            out.copy_from_slice(&dy[from..from + size]);
-            rotate(out, steps.tables, t, T::from_f64(-1.0));
-            if let Some((epsilon, weight)) = steps.norm {
-                row_backward(NormKind::Rms, epsilon, &x[place..place + size], weight, out, sums);
+impl<T: Real> Loops for Backward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let (size, width, length) = (self.heads.size, self.heads.width(), self.heads.length);
+        for (i, (out, x)) in self.out.chunks_exact_mut(width).zip(self.rows.chunks_exact(width)).enumerate() {
+            let (sequence, t) = ((self.first + i) / length, (self.first + i) % length);
+            for head in 0..self.part.count {
+                let place = (self.part.first + head) * size;
+                let from = ((sequence * self.part.count + head) * length + t) * size;
+                let out = &mut out[place..place + size];
+                out.copy_from_slice(&self.dy[from..from + size]);
+                rotate(out, self.steps.tables, t, T::from_f64(-1.0));
+                if let Some((epsilon, weight)) = self.steps.norm {
+                    row_backward(NormKind::Rms, epsilon, &x[place..place + size], weight, out, self.sums);
+                }
             }
         }
     }

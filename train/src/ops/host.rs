@@ -142,22 +142,14 @@ macro_rules! with_real {
 }
 pub(crate) use with_real;
 
-/// A function and what it is given.
-struct Call<F, A>(F, A);
+/// Loops over rows, with all that they work on. The body must be marked `#[inline(always)]`, so that it is compiled
+/// into the function of the instruction set; a closure would be compiled on its own, without the instructions.
+pub(crate) use pulp::NullaryFnOnce as Loops;
 
-impl<A, R, F: FnOnce(A) -> R> pulp::NullaryFnOnce for Call<F, A> {
-    type Output = R;
-    #[inline(always)]
-    fn call(self) -> R {
-        (self.0)(self.1)
-    }
-}
-
-/// Compiles `function` once per instruction set and runs the best; loops inside become vector code. The function must
-/// be an item marked `#[inline(always)]`: a closure would be compiled on its own, without the instructions.
+/// Compiles `loops` once per instruction set and runs the best.
 #[inline(always)]
-pub(crate) fn vectorized<A, R>(function: impl FnOnce(A) -> R, arguments: A) -> R {
-    pulp::Arch::new().dispatch(Call(function, arguments))
+pub(crate) fn vectorized<L: Loops>(loops: L) -> L::Output {
+    pulp::Arch::new().dispatch(loops)
 }
 
 /// The largest number of a row that is not empty, in sixteen lanes.

@@ -28,6 +28,6 @@ pub use dropout::Dropout;
 pub use gradient::Gradient;
 pub use grouped::Groups;
 pub use heads::{HeadNorm, Heads, Rotation, RotationStyle};
-pub(crate) use host::{hold, is_host, modify, vectorized, wide};
+pub(crate) use host::{Loops, hold, is_host, modify, vectorized, wide};
 pub use linear::linear;
 pub use norm::{Norm, NormGradients, NormKind};

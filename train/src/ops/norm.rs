@@ -2,7 +2,7 @@
 //! the input: the statistics are cheaper to compute again than to store.
 
 use super::gradient::Gradient;
-use super::host::{ROWS, Real, hold, is_host, vectorized, with_real};
+use super::host::{Loops, ROWS, Real, hold, is_host, vectorized, with_real};
 use crate::Result;
 use candle_core::{D, Tensor};
 use rayon::prelude::*;
@@ -121,7 +121,7 @@ impl Norm<'_> {
             let (rows, weight, bias): (&[T], &[T], _) = (&rows, &weight, bias.as_deref());
             let mut out = vec![0.0; rows.len()];
             out.par_chunks_mut(ROWS * width).zip(rows.par_chunks(ROWS * width)).for_each(|(out, rows)| {
-                vectorized(rows_forward, (self, (rows, weight, bias), out));
+                vectorized(Forward { norm: self, rows, weight, bias, out });
             });
             Ok(Tensor::from_vec(out, x.shape(), x.device())?)
         })
@@ -170,7 +170,7 @@ impl Norm<'_> {
                 let own = |all: &'_ [T]| first..(first + out.len()).min(all.len());
                 let (x, residual) = (&rows[own(rows)], residual.map(|all| &all[own(all)]));
                 let mut sums = vec![0.0; sums];
-                vectorized(rows_backward, (self, (x, weight, residual), out, &mut sums[..]));
+                vectorized(Backward { norm: self, rows: x, weight, residual, out, sums: &mut sums });
                 sums
             };
             let sums: Vec<Vec<T>> = out.par_chunks_mut(ROWS * width).enumerate().map(task).collect();
@@ -205,33 +205,54 @@ impl Norm<'_> {
     }
 }
 
-/// What [`rows_forward`] works on: the norm; input, weight and bias; the output.
-type Forward<'a, T> = (&'a Norm<'a>, (&'a [T], &'a [T], Option<&'a [T]>), &'a mut [T]);
+/// The norm of some rows.
+struct Forward<'a, T> {
+    norm: &'a Norm<'a>,
+    rows: &'a [T],
+    weight: &'a [T],
+    bias: Option<&'a [T]>,
+    out: &'a mut [T],
+}
 
-#[inline(always)]
-fn rows_forward<T: Real>((norm, (rows, weight, bias), out): Forward<T>) {
-    let width = weight.len();
-    for (x, y) in rows.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-        let (mean, scale) = statistics(norm.kind, norm.epsilon, x);
-        for ((y, &x), &weight) in y.iter_mut().zip(x).zip(weight) {
-            *y = (x - mean) * scale * weight;
-        }
-        for (y, &bias) in y.iter_mut().zip(bias.unwrap_or_default()) {
-            *y += bias;
+impl<T: Real> Loops for Forward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let width = self.weight.len();
+        for (x, y) in self.rows.chunks_exact(width).zip(self.out.chunks_exact_mut(width)) {
+            let (mean, scale) = statistics(self.norm.kind, self.norm.epsilon, x);
+            for ((y, &x), &weight) in y.iter_mut().zip(x).zip(self.weight) {
+                *y = (x - mean) * scale * weight;
+            }
+            for (y, &bias) in y.iter_mut().zip(self.bias.unwrap_or_default()) {
+                *y += bias;
+            }
         }
     }
 }
 
-/// What [`rows_backward`] works on: the norm; input, weights and residual; dy, which becomes dx; sums of the weights.
-type Backward<'a, T> = (&'a Norm<'a>, (&'a [T], &'a [T], Option<&'a [T]>), &'a mut [T], &'a mut [T]);
+/// The gradient of some rows.
+struct Backward<'a, T> {
+    norm: &'a Norm<'a>,
+    rows: &'a [T],
+    weight: &'a [T],
+    residual: Option<&'a [T]>,
+    out: &'a mut [T],  // dy, becomes dx
+    sums: &'a mut [T], // gradients of the weight and, where there is one, the bias
+}
 
-#[inline(always)]
-fn rows_backward<T: Real>((norm, (rows, weight, residual), out, sums): Backward<T>) {
-    let width = weight.len();
-    for (x, dy) in rows.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-        row_backward(norm.kind, norm.epsilon, x, weight, dy, sums);
-    }
-    for (out, &residual) in out.iter_mut().zip(residual.unwrap_or_default()) {
-        *out += residual;
+impl<T: Real> Loops for Backward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let width = self.weight.len();
+        for (x, dy) in self.rows.chunks_exact(width).zip(self.out.chunks_exact_mut(width)) {
+            row_backward(self.norm.kind, self.norm.epsilon, x, self.weight, dy, self.sums);
+        }
+        for (out, &residual) in self.out.iter_mut().zip(self.residual.unwrap_or_default()) {
+            *out += residual;
+        }
     }
 }

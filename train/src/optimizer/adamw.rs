@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::model::{Model, Parameter};
-use crate::ops::{is_host, modify};
+use crate::ops::{Loops, hold, is_host, modify, vectorized};
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
@@ -131,7 +131,7 @@ fn squares(tensor: &Tensor) -> Result<f64> {
     if !is_host(tensor) || tensor.dtype() != DType::F32 {
         return Ok(tensor.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar()?);
     }
-    let held = crate::ops::hold::<f32>(tensor)?;
+    let held = hold::<f32>(tensor)?;
     let values: &[f32] = &held;
     let part = |part: &[f32]| part.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
     Ok(values.par_chunks(TASK).map(part).collect::<Vec<f64>>().into_iter().sum())
@@ -142,7 +142,7 @@ fn update(parameter: &mut Parameter, moments: &mut Moments, factors: &Factors) -
     if !is_host(&gradient) || gradient.dtype() != DType::F32 {
         return update_plain(parameter, moments, &gradient, factors);
     }
-    let gradient = crate::ops::hold::<f32>(&gradient)?;
+    let gradient = hold::<f32>(&gradient)?;
     let gradient: &[f32] = &gradient;
     let mut failed = Ok(());
     modify::<f32>(&moments.first, |first| {
@@ -151,7 +151,7 @@ fn update(parameter: &mut Parameter, moments: &mut Moments, factors: &Factors) -
                 let moments = first.par_chunks_mut(TASK).zip(second.par_chunks_mut(TASK));
                 let numbers = weights.par_chunks_mut(TASK).zip(gradient.par_chunks(TASK));
                 moments.zip(numbers).for_each(|((first, second), (weights, gradient))| {
-                    crate::ops::vectorized(apply, (factors, weights, gradient, first, second));
+                    vectorized(Update { factors, weights, gradient, first, second });
                 });
             });
         });
@@ -159,17 +159,30 @@ fn update(parameter: &mut Parameter, moments: &mut Moments, factors: &Factors) -
     failed
 }
 
-#[inline(always)]
-fn apply(
-    (factors, weights, gradient, first, second): (&Factors, &mut [f32], &[f32], &mut [f32], &mut [f32]),
-) {
-    let moments = first.iter_mut().zip(second);
-    for ((weight, &gradient), (first, second)) in weights.iter_mut().zip(gradient).zip(moments) {
-        let gradient = gradient * factors.clip;
-        *first = factors.beta1 * *first + (1.0 - factors.beta1) * gradient;
-        *second = factors.beta2 * *second + (1.0 - factors.beta2) * gradient * gradient;
-        let root = second.sqrt() * factors.correction + factors.epsilon;
-        *weight = *weight * factors.decay - factors.rate * *first / root;
+/// The step of some numbers.
+struct Update<'a> {
+    factors: &'a Factors,
+    weights: &'a mut [f32],
+    gradient: &'a [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+}
+
+impl Loops for Update<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let factors = self.factors;
+        let moments = self.first.iter_mut().zip(self.second);
+        for ((weight, &gradient), (first, second)) in self.weights.iter_mut().zip(self.gradient).zip(moments)
+        {
+            let gradient = gradient * factors.clip;
+            *first = factors.beta1 * *first + (1.0 - factors.beta1) * gradient;
+            *second = factors.beta2 * *second + (1.0 - factors.beta2) * gradient * gradient;
+            let root = second.sqrt() * factors.correction + factors.epsilon;
+            *weight = *weight * factors.decay - factors.rate * *first / root;
+        }
     }
 }
 
