@@ -21,6 +21,7 @@ macro_rules! presets {
 /// All of them, smaller ones of a kind first.
 pub static PRESETS: &[Preset] = presets![
     "moewe-mini",
+    "german-mini",
     "german-moe-149.6m",
     "german-moe-readme",
     "tachyon-tiny",
