@@ -122,7 +122,12 @@ impl Command for Train {
         let launch = Launch::from_environment()?;
         let device = device_of(&run.settings, launch.local_rank)?;
         let world = World::join(&launch, &device)?;
-        self.train(run, world, &launch)
+        let outcome = self.train(run, world.clone(), &launch);
+        if let Some(error) = outcome.as_ref().err().filter(|_| world.size > 1) {
+            super::ending(error);
+            world.abort(1); // the others would wait for this rank
+        }
+        outcome
     }
 }
 

@@ -17,6 +17,7 @@ pub use launch::Launch;
 
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
+use std::sync::Arc;
 
 /// What all ranks do together. Every rank makes the same calls with equal lengths in the same order; sums are
 /// bit-equal on all of them and added in an order that depends on nothing but the number of ranks.
@@ -48,18 +49,19 @@ pub trait Collective: Send + Sync {
 }
 
 /// The ranks that train together, seen from one of them.
+#[derive(Clone)]
 pub struct World {
     /// From 0.
     pub rank: usize,
     /// At least 1.
     pub size: usize,
-    backend: Box<dyn Collective>,
+    backend: Arc<dyn Collective>,
 }
 
 impl World {
     /// A world of one.
     pub fn single() -> Self {
-        Self { rank: 0, size: 1, backend: Box::new(single::Single) }
+        Self { rank: 0, size: 1, backend: Arc::new(single::Single) }
     }
 
     /// Joins the ranks that the environment tells of, for training on CPUs.
@@ -80,13 +82,13 @@ impl World {
             return Ok(Self::single());
         }
         let backend = backend(launch, device)?;
-        Ok(Self { rank: launch.rank, size: launch.size, backend })
+        Ok(Self::with_backend(launch.rank, launch.size, backend))
     }
 
     /// A world with a backend of one's own.
     pub fn with_backend(rank: usize, size: usize, backend: Box<dyn Collective>) -> Self {
         assert!(rank < size, "rank {rank} of {size}");
-        Self { rank, size, backend }
+        Self { rank, size, backend: backend.into() }
     }
 
     /// Whether this rank writes logs and checkpoints.

@@ -246,15 +246,26 @@ impl Trainer {
         Ok(Step { losses, gradient_norm, learning_rate })
     }
 
-    /// Sums the losses of all ranks, which are already divided by their number.
+    /// Sums the losses of all ranks, which are already divided by their number, and the loads of their experts.
     fn over_ranks(&self, losses: &mut Losses) -> Result<()> {
         if self.world.size == 1 {
             return Ok(());
         }
-        let Losses { loss, cross_entropy, load_balance, router_z, .. } = losses;
-        let mut numbers = [*loss, *cross_entropy, *load_balance, *router_z];
+        let Losses { loss, cross_entropy, load_balance, router_z, experts, .. } = losses;
+        let mut numbers = vec![*loss, *cross_entropy, *load_balance, *router_z];
+        for load in experts.iter() {
+            numbers.extend(load.counts.iter().map(|&count| count as f64));
+            numbers.extend([load.dropped as f64, load.entropy]);
+        }
         self.world.sum_f64(&mut numbers)?;
-        [*loss, *cross_entropy, *load_balance, *router_z] = numbers;
+        let mut sums = numbers.into_iter();
+        let mut next = || sums.next().unwrap_or_default();
+        [loss, cross_entropy, load_balance, router_z].into_iter().for_each(|sum| *sum = next());
+        for load in experts {
+            load.counts.iter_mut().for_each(|count| *count = next() as u64);
+            load.dropped = next() as u64;
+            load.entropy = next();
+        }
         Ok(())
     }
 
