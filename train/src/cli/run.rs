@@ -83,12 +83,10 @@ impl Train {
     fn train(&self, run: Run, world: World, launch: &Launch) -> Result<()> {
         let device = device_of(&run.settings, launch.local_rank)?;
         let (is_first, out, log_every) = (world.is_first(), run.out.clone(), run.settings.log_every);
-        if is_first {
-            write_settings(&run)?;
-        }
-        let mut trainer = Trainer::open(run, world, &device)?;
+        let mut trainer = Trainer::open(run.clone(), world, &device)?;
         let mut monitor = Monitor::default();
         if is_first {
+            write_settings(&run)?; // not before the run in the folder is known to be this one
             let all: Vec<String> = SINKS.iter().map(|sink| sink.name.to_owned()).collect();
             let settings = monitor::Settings { folder: out.clone(), step: trainer.step(), log_every };
             monitor = Monitor::open(&settings, self.monitor.as_ref().unwrap_or(&all))?;

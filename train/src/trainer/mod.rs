@@ -315,10 +315,7 @@ impl Trainer {
         let Some(dataset) = self.validation.as_ref().filter(|_| is_due) else { return Ok(None) };
         let measured = self.measure(dataset, settings.eval_rows)?;
         self.tick = Tick { since: Instant::now(), tokens: self.state.tokens };
-        if self.state.best.is_none_or(|best| measured.loss < best) {
-            self.state.best = Some(measured.loss);
-            self.state.best_step = Some(self.state.step);
-        }
+        self.state.note(measured.loss);
         monitor.record(&Event::Validation(measured.clone()));
         Ok(Some(measured.loss))
     }

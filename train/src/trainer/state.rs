@@ -8,12 +8,14 @@ use crate::settings::Run;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
+const DTYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"]; // of transformers 5 and 4
 const TOKENIZER_FILES: [&str; 2] = ["tokenizer.json", "tokenizer_config.json"];
 
 /// Where a training stands. Everything random follows from this and the seed.
@@ -25,6 +27,16 @@ pub(super) struct State {
     pub(super) best: Option<f64>,      // smallest validation loss
     pub(super) best_step: Option<u64>, // where it was
     pub(super) seed: u64,
+}
+
+impl State {
+    /// Remembers the smallest validation loss, rounded: JSON may change the last bit of a number with all its digits.
+    pub(super) fn note(&mut self, loss: f64) {
+        let loss = (loss * 1e9).round() / 1e9;
+        if self.best.is_none_or(|best| loss < best) {
+            (self.best, self.best_step) = (Some(loss), Some(self.step));
+        }
+    }
 }
 
 /// What is saved.
@@ -76,7 +88,9 @@ pub(super) fn write_model(
     write_tensors(&folder.join(MODEL), &tensors)?;
     let mut config = model.config.source.clone();
     if let (Some(object), Some(name)) = (config.as_object_mut(), dtype_name(dtype)) {
-        object.insert("torch_dtype".into(), name.into());
+        let [newer, older] = DTYPE_KEYS;
+        let key = if object.contains_key(newer) { newer } else { older };
+        object.insert(key.into(), name.into());
     }
     write_text(&folder.join("config.json"), &json(&config)?)?;
     for name in TOKENIZER_FILES {
@@ -116,6 +130,7 @@ pub(super) fn restore(
         return Err(Error::request(message));
     }
     let model = load_model(folder, config.clone(), dtype, device)?;
+    check_config(folder, config)?;
     let file = TensorFile::open(&folder.join(OPTIMIZER))?;
     let mut moments = vec![];
     for parameter in &model.parameters {
@@ -133,12 +148,46 @@ fn load_model(folder: &Path, config: Config, dtype: DType, device: &Device) -> R
     let file = TensorFile::open(&folder.join(MODEL))?;
     let read = |piece: &Piece| file.read(&piece.name, &piece.shape, DType::F32, &Device::Cpu);
     Model::with_values(config, dtype, device, |spec| values(spec, read)).map_err(|error| match error {
-        Error::Common(error) => Error::request(format!(
-            "{}: {error}; it is of another model: name another --out, or use it with --init-from",
-            folder.display()
-        )),
+        Error::Common(error) => another_model(folder, error),
         other => other,
     })
+}
+
+fn another_model(folder: &Path, difference: impl std::fmt::Display) -> Error {
+    Error::request(format!(
+        "{}: {difference}; it is of another model: name another --out, or use it with --init-from",
+        folder.display()
+    ))
+}
+
+/// Refuses a checkpoint whose tensors would fit but whose config.json has other rules.
+fn check_config(folder: &Path, config: &Config) -> Result<()> {
+    let saved: Value = read_json(&folder.join("config.json"))?;
+    let (saved, own) = (rules(&saved), rules(&config.source));
+    match saved.keys().chain(own.keys()).find(|key| !are_equal(saved.get(*key), own.get(*key))) {
+        None => Ok(()),
+        Some(key) => {
+            let text = |value: Option<&Value>| value.map_or("none".into(), Value::to_string);
+            let (saved, own) = (text(saved.get(key)), text(own.get(key)));
+            Err(another_model(folder, format!("config.json has {key} {saved}, this run {own}")))
+        }
+    }
+}
+
+/// Reading numbers from JSON may round their last bit.
+fn are_equal(a: Option<&Value>, b: Option<&Value>) -> bool {
+    let number = |value: Option<&Value>| value.and_then(Value::as_f64);
+    match (number(a), number(b)) {
+        (Some(a), Some(b)) => (a - b).abs() <= 1e-14 * a.abs(),
+        _ => a == b,
+    }
+}
+
+/// All keys but those of the element type, which a checkpoint sets itself.
+fn rules(config: &Value) -> Map<String, Value> {
+    let mut rules = config.as_object().cloned().unwrap_or_default();
+    DTYPE_KEYS.iter().for_each(|key| drop(rules.remove(*key)));
+    rules
 }
 
 /// The values of a parameter from its pieces.
