@@ -16,15 +16,19 @@ pub(super) fn model(run: &Run, config: Config, dtype: DType, device: &Device) ->
     let tensors = load(folder)?;
     let rule = config.initialisation;
     let upcycled = config.architecture.dense_twin;
+    let named = |error: Error| match error {
+        Error::Common(error) => Error::request(format!("{}: {error}", folder.display())),
+        other => other,
+    };
     let mut index = 0;
     let values = |spec: &Spec| {
         index += 1;
         if spec.pieces.iter().all(|piece| tensors.contains_key(&piece.name)) {
-            return values(spec, |piece: &Piece| Ok(tensors[&piece.name].clone()));
+            return values(spec, |piece: &Piece| Ok(tensors[&piece.name].clone())).map_err(named);
         }
         match upcycled(spec.role, spec.layer) {
             Some(names) if names.iter().all(|name| tensors.contains_key(name)) => {
-                repeated(spec, &names, &tensors)
+                repeated(spec, &names, &tensors).map_err(named)
             }
             _ if spec.role.is_router() => Ok(spec.initial(rule, seed, index)),
             _ => Err(missing(folder, spec, &tensors)),
