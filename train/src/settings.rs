@@ -20,7 +20,7 @@ pub enum Precision {
 }
 
 macro_rules! settings {
-    ($($(#[doc = $doc:literal])+ $field:ident : $type:ty = $default:expr;)*) => {
+    ($($(#[doc = $doc:literal])+ $([$($more:tt)*])? $field:ident : $type:ty = $default:expr;)*) => {
         /// All settings of a training.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -40,7 +40,7 @@ macro_rules! settings {
         pub struct Overrides {
             $(
                 $(#[doc = $doc])+
-                #[arg(long)]
+                #[arg(long $(, $($more)*)?)]
                 #[serde(skip_serializing_if = "Option::is_none")]
                 pub $field: Option<$type>,
             )*
@@ -88,6 +88,7 @@ settings! {
     /// Compute activations again in the backward, in segments of so many layers; 0 keeps them all
     segment: usize = 0;
     /// Never drop a token for want of capacity
+    [num_args = 0..=1, default_missing_value = "true"]
     dropless: bool = false;
     /// Steps between validations; 0 for none
     eval_every: u64 = 500;
