@@ -2,17 +2,26 @@
 //!
 //! Needs a Python with the package `tensorboard`: the one in MOEWE_PYTHON, or the environment that `.ci/run` makes.
 
+mod support;
+
 use moewe_train::monitor::{Event, ExpertLoad, Monitor, Settings, Start, StepReport, Validation};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use support::process::{events_of, trainer};
+use support::{Dataset, moe_gpt};
 
 fn python() -> Option<PathBuf> {
     let made_by_ci = Path::new(env!("CARGO_TARGET_TMPDIR")).parent()?.join("ci-venv/bin/python");
     let python = std::env::var_os("MOEWE_PYTHON").map_or(made_by_ci, PathBuf::from);
     let has_it = Command::new(&python).args(["-c", "import tensorboard"]).output();
     has_it.is_ok_and(|output| output.status.success()).then_some(python)
+}
+
+fn skipped() {
+    let advice = "SKIPPED: no Python with the package tensorboard; set MOEWE_PYTHON or run .ci/run online";
+    let _ = writeln!(std::io::stderr(), "{advice}");
 }
 
 /// Steps `from + 1` to `to` of a training of which step 2 is worth a closer look.
@@ -54,11 +63,7 @@ fn read_back(python: &Path, folder: &Path) -> Value {
 
 #[test]
 fn tensorboard_reads_our_event_files() {
-    let Some(python) = python() else {
-        let advice =
-            "SKIPPED: no Python with the package tensorboard; set MOEWE_PYTHON or run .ci/run online";
-        return writeln!(std::io::stderr(), "{advice}").unwrap();
-    };
+    let Some(python) = python() else { return skipped() };
     let folder = tempfile::tempdir().unwrap();
     train(folder.path(), 0, 3);
     train(folder.path(), 2, 4);
@@ -86,4 +91,54 @@ fn tensorboard_reads_our_event_files() {
     assert_eq!(found["histograms"]["experts/layer_3/load"], json!([[2, load]]));
     assert_eq!(found["text"]["samples/Möwen"], json!([[4, ["Möwen fliegen\nweit"]]]));
     assert_eq!(found["text"]["training"], json!([[0, ["tiny, seed 7"]], [2, ["tiny, seed 7"]]]));
+}
+
+/// Steps and numbers in the precision of event files.
+type Points = Vec<(u64, f32)>;
+
+/// What metrics.jsonl says under `key`.
+fn expected(out: &Path, kind: &str, key: &str) -> Points {
+    let point =
+        |event: &Map<String, Value>| (event["step"].as_u64().unwrap(), event[key].as_f64().unwrap() as f32);
+    events_of(out, kind).iter().map(point).collect()
+}
+
+/// What TensorBoard found under `tag`.
+fn scalars(found: &Value, tag: &str) -> Points {
+    let point = |point: &Value| (point[0].as_u64().unwrap(), point[1].as_f64().unwrap() as f32);
+    found["scalars"][tag].as_array().unwrap().iter().map(point).collect()
+}
+
+#[test]
+fn tensorboard_reads_a_real_training() {
+    let Some(python) = python() else { return skipped() };
+    let dataset = Dataset::new();
+    let out = dataset.path("out");
+    let settings = "--max-steps 12 --batch 2 --log-every 3 --eval-every 6 --eval-rows 4 --sample-every 6 \
+                    --sample-tokens 5 --prompt Möwe";
+    let data = ["--data", &dataset.text("shards"), "--tokenizer", &dataset.text("tokenizer.json")];
+    let run = ["--preset", &dataset.preset("moe_gpt", &moe_gpt()), "--out", out.to_str().unwrap()];
+    trainer(settings.split_whitespace()).args(data).args(run).succeed();
+    let found = read_back(&python, &out.join("tensorboard"));
+    for key in ["loss", "cross_entropy", "load_balance", "router_z", "learning_rate", "gradient_norm"] {
+        let expected = expected(&out, "step", key);
+        assert_eq!(expected.len(), 4);
+        assert_eq!(scalars(&found, &format!("train/{key}")), expected, "{key}");
+    }
+    for key in ["loss", "perplexity", "bits_per_byte"] {
+        assert_eq!(scalars(&found, &format!("validation/{key}")), expected(&out, "validation", key), "{key}");
+    }
+    let load = |event: &Map<String, Value>| {
+        let counts = event["experts"][0]["counts"].as_array().unwrap();
+        let bars = counts.iter().enumerate().map(|(e, n)| json!([e as f64, e as f64 + 1.0, n.as_f64()]));
+        json!([event["step"], bars.collect::<Vec<_>>()])
+    };
+    let loads: Value = events_of(&out, "step").iter().map(load).collect();
+    assert_eq!(found["histograms"]["experts/layer_0/load"], loads);
+    let sample = |event: &Map<String, Value>| {
+        json!([event["step"], [format!("Möwe{}", event["text"].as_str().unwrap())]])
+    };
+    let samples: Value = events_of(&out, "sample").iter().map(sample).collect();
+    assert_eq!(samples.as_array().unwrap().len(), 2);
+    assert_eq!(found["text"]["samples/Möwe"], samples);
 }
