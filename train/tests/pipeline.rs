@@ -104,7 +104,7 @@ impl<'a> Trained<'a> {
     }
 
     fn agree(&self, what: &str, engine: &Engine, model: &Model) {
-        let tokens: Vec<u32> = (0..32).map(|i| (i * i * 7 + 3) % model.config.vocabulary as u32).collect();
+        let tokens = tokens(model);
         let mut worst = 0f32;
         for length in LENGTHS {
             let tokens = &tokens[..length];
@@ -132,6 +132,10 @@ impl<'a> Trained<'a> {
     }
 }
 
+fn tokens(model: &Model) -> Vec<u32> {
+    (0..32).map(|i| (i * i * 7 + 3) % model.config.vocabulary as u32).collect()
+}
+
 fn prove(name: &str, preset: &Value, dropless: bool) {
     let dataset = Dataset::new();
     let trained = Trained::new(&dataset, name, preset, dropless);
@@ -140,8 +144,16 @@ fn prove(name: &str, preset: &Value, dropless: bool) {
     let engine = trained.engine(&trained.out.join("checkpoint-20"));
     trained.agree("F32 checkpoint", &engine, own.model());
     trained.speaks_alike(&engine);
-    let exported = trained.exported_model(own.model());
+    let mut exported = trained.exported_model(own.model());
     trained.agree("BF16 export", &trained.engine(&trained.export), &exported);
+    if exported.config.experts.capacity.is_some() {
+        let batch =
+            |model: &Model| numbers(&model.logits(Batch { tokens: &tokens(model), rows: 1 }).unwrap());
+        let with_capacity = batch(&exported);
+        exported.config.experts.capacity = None;
+        let off = difference(&batch(&exported), &with_capacity);
+        assert!(off > 10.0 * TOLERANCE, "no token was dropped: {off:.1e}");
+    }
 }
 
 #[test]

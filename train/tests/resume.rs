@@ -36,6 +36,12 @@ impl Training {
         Self { arguments, out: out.into() }
     }
 
+    /// The same with more flags.
+    fn and(mut self, flags: &[&str]) -> Self {
+        self.arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self
+    }
+
     fn call(&self) -> Call {
         trainer(&self.arguments)
     }
@@ -151,6 +157,34 @@ fn moe_gpt_survives_kills() {
 #[test]
 fn tachyon_survives_kills() {
     kill_and_go_on(&tachyon(), "tachyon");
+}
+
+/// The masters are F32, what is computed with is made from them.
+#[test]
+fn bf16_survives_a_kill() {
+    let dataset = Dataset::new();
+    let preset = dataset.preset("moe_gpt", &moe_gpt());
+    let training = |name| Training::new(&dataset, &preset, name).and(&["--precision", "bf16"]);
+    let (whole, broken) = (training("whole"), training("broken"));
+    whole.call().succeed();
+    assert!(broken.killed(Duration::ZERO, || broken.steps() >= 9));
+    broken.call().succeed();
+    broken.assert_same(&whole);
+}
+
+#[test]
+fn threads_and_segments_change_no_bit() {
+    let dataset = Dataset::new();
+    for (name, preset) in [("moe_gpt", moe_gpt()), ("tachyon", tachyon())] {
+        let preset = dataset.preset(name, &preset);
+        let training = |out: &str, flags: &[&str]| {
+            let training = Training::new(&dataset, &preset, &format!("{name}-{out}")).and(flags);
+            training.call().succeed();
+            training
+        };
+        let whole = training("one", &["--threads", "1"]);
+        training("three", &["--threads", "3", "--segment", "1"]).assert_same(&whole);
+    }
 }
 
 fn interrupt(child: &Child) {
