@@ -33,7 +33,7 @@ fn wrong_requests_are_refused_by_name() {
             typed: &["--data", &shards, "--preset", "huge"],
             holds: &["huge", "presets: moewe-mini, "],
         },
-        Refusal { typed: &["--data", &shards, "--preset", &broken], holds: &["at most 8 experts"] },
+        Refusal { typed: &["--data", &shards, "--preset", &broken], holds: &["broken.json", "experts"] },
         Refusal { typed: &["--data", &shards, "--config", &typo], holds: &[&typo, "bacth"] },
         Refusal { typed: &["--data", &shards, "--config", &void], holds: &[&void, "TOML"] },
         Refusal { typed: &["--data", &shards, "--config", "/no.toml"], holds: &["/no.toml", "read"] },

@@ -88,7 +88,10 @@ impl Config {
 fn config_of(name: &str, text: &str) -> Result<Config> {
     let source = serde_json::from_str(text)
         .map_err(|e| moewe_engine::Error::malformed("config.json", "JSON", e).in_file(name))?;
-    Config::from_json(source)
+    Config::from_json(source).map_err(|error| match error {
+        Error::Common(error) => error.in_file(name).into(),
+        other => other,
+    })
 }
 
 #[cfg(test)]
