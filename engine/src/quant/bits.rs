@@ -75,6 +75,43 @@ pub(super) fn look_up(table: [i8; 16], codes: &mut [i8]) {
     }
 }
 
+/// Sixteen numbers below 16 from the low and high halves of 8 bytes.
+#[inline(always)]
+pub(super) fn halves(packed: &[u8; 8]) -> [u8; 16] {
+    std::array::from_fn(|i| packed[i / 2] >> (4 * (i % 2)) & 15)
+}
+
+/// The reverse of [`halves`].
+#[inline(always)]
+pub(super) fn join_halves(numbers: &[u8; 16]) -> [u8; 8] {
+    std::array::from_fn(|i| numbers[2 * i] | numbers[2 * i + 1] << 4)
+}
+
+/// Seven signs with an eighth that makes the number of ones even.
+#[inline(always)]
+pub(super) fn even(signs: u8) -> u8 {
+    let folded = signs ^ signs >> 4;
+    // Bit n of the constant is 1 where n has an odd number of ones.
+    signs | ((0x6996u16 >> (folded & 15) & 1) << 7) as u8
+}
+
+/// Eight positive codes, negative where the sign bit is 1.
+#[inline(always)]
+pub(super) fn signed(codes: [i8; 8], signs: u8) -> [i8; 8] {
+    let one_each = (u64::from(signs) * 0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
+    let ones = (one_each + 0x7f7f_7f7f_7f7f_7f7f) >> 7 & 0x0101_0101_0101_0101;
+    let codes = u64::from_le_bytes(codes.map(|code| code as u8));
+    // The complement plus one; no positive code carries into its neighbour.
+    ((codes ^ (ones * 255)) + ones).to_le_bytes().map(|code| code as i8)
+}
+
+/// Two fours side by side.
+#[inline(always)]
+pub(super) fn join(first: [i8; 4], second: [i8; 4]) -> [i8; 8] {
+    let [first, second] = [first, second].map(|four| u32::from_le_bytes(four.map(|code| code as u8)));
+    (u64::from(first) | u64::from(second) << 32).to_le_bytes().map(|code| code as i8)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +122,18 @@ mod tests {
         let mut codes = [0; 32];
         nibbles(&packed, &mut codes);
         assert_eq!(join_nibbles(&codes.map(|code| code as u8)), packed);
+    }
+
+    #[test]
+    fn signs_turn_codes_and_come_out_even() {
+        let codes = [1, 8, 25, 43, 62, 127, 4, 15];
+        for signs in 0..=255u8 {
+            let expected: [i8; 8] =
+                std::array::from_fn(|i| if signs >> i & 1 == 1 { -codes[i] } else { codes[i] });
+            assert_eq!(signed(codes, signs), expected, "{signs:#b}");
+            assert_eq!(even(signs & 127).count_ones() % 2, 0);
+            assert_eq!(even(signs & 127) & 127, signs & 127);
+        }
     }
 
     #[test]

@@ -6,6 +6,14 @@
 
 mod bits;
 mod float;
+mod grids;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
 mod iq4_nl;
 mod iq4_xs;
 mod mxfp4;
@@ -20,6 +28,8 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod search;
+mod tq1_0;
+mod tq2_0;
 mod widen;
 #[cfg(test)]
 mod tests;
@@ -251,6 +261,7 @@ macro_rules! formats {
 formats! {
     float: F32, F16, Bf16;
     written: q4_0::Q4_0, q4_1::Q4_1, q5_0::Q5_0, q5_1::Q5_1, q8_0::Q8_0, q2_k::Q2K, q3_k::Q3K, q4_k::Q4K,
-        q5_k::Q5K, q6_k::Q6K, iq4_nl::Iq4Nl, iq4_xs::Iq4Xs, mxfp4::Mxfp4;
+        q5_k::Q5K, q6_k::Q6K, iq2_xxs::Iq2Xxs, iq2_xs::Iq2Xs, iq3_xxs::Iq3Xxs, iq1_s::Iq1S, iq4_nl::Iq4Nl,
+        iq3_s::Iq3S, iq2_s::Iq2S, iq4_xs::Iq4Xs, iq1_m::Iq1M, tq1_0::Tq10, tq2_0::Tq20, mxfp4::Mxfp4;
     read:
 }

@@ -145,6 +145,10 @@ fn error_bound(format: &Format) -> f32 {
         "Q5_0" | "Q5_1" | "Q5_K" => 1.0 / 12.0,
         "Q4_0" | "Q4_1" | "Q4_K" => 1.0 / 6.0,
         "IQ4_NL" | "IQ4_XS" | "MXFP4" => 1.0 / 4.0,
+        "IQ3_S" => 3.0 / 5.0,
+        "IQ2_S" | "TQ1_0" | "TQ2_0" => 1.0,
+        // One of 8 weights may get the wrong sign.
+        "IQ2_XXS" | "IQ2_XS" | "IQ3_XXS" | "IQ1_S" | "IQ1_M" => 5.0 / 4.0,
         "Q3_K" => 1.0 / 3.0,
         "Q2_K" => 2.0 / 3.0,
         other => panic!("{other} has no bound yet: add it here"),
@@ -213,8 +217,10 @@ fn scales_beyond_f16_saturate_and_tiny_ones_vanish() {
             let restored = dequantized(format, &quantized(format, &weights));
             for (weight, restored) in weights.iter().zip(&restored) {
                 assert!(restored.is_finite(), "{format} {magnitude:e}");
+                // Not every combination of signs is a point of the smaller codebooks.
+                let signs = !["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ3_XXS"].contains(&format.name);
                 let kept = (restored - weight).abs() <= weight.abs() && restored * weight >= 0.0;
-                assert!(kept, "{format}: {weight:e} became {restored:e}");
+                assert!(kept || !signs, "{format}: {weight:e} became {restored:e}");
             }
         }
     }

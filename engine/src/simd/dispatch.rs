@@ -77,6 +77,7 @@ mod tests {
             ];
             let mut bits: Vec<u32> = results.iter().flat_map(|r| r.store()).map(f32::to_bits).collect();
             bits.extend([a.sum().to_bits(), a.smallest().to_bits(), a.least() as u32]);
+            bits.extend([a.is_below_any(b), a.min(b).is_below_any(b), a.is_below_any(a)].map(u32::from));
             bits
         }
     }

@@ -4,6 +4,7 @@
 //! arithmetic in a fixed order, so results are the same bits everywhere. [`super::dispatch`] chooses the type.
 #![allow(unsafe_code)]
 
+use super::Isa;
 use std::ops::{Add, Div, Mul, Sub};
 
 /// How many numbers there are.
@@ -13,6 +14,8 @@ pub const LANES: usize = 16;
 pub trait Lanes:
     Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
 {
+    /// The instruction set that this belongs to.
+    const ISA: Isa;
     /// The same number in all lanes.
     fn splat(value: f32) -> Self;
     /// From memory.
@@ -25,6 +28,9 @@ pub trait Lanes:
     fn max(self, other: Self) -> Self;
     /// Per lane `yes` where `self > limit`, else `no`.
     fn if_above(self, limit: Self, yes: Self, no: Self) -> Self;
+
+    /// Whether any lane's number is below that of `other`.
+    fn is_below_any(self, other: Self) -> bool;
 
     /// `f` of every lane's number.
     #[inline(always)]
@@ -113,6 +119,7 @@ macro_rules! portable_operator {
 portable_operator!(Add add +, Sub sub -, Mul mul *, Div div /);
 
 impl Lanes for Portable {
+    const ISA: Isa = Isa::Portable;
     #[inline(always)]
     fn splat(value: f32) -> Self {
         Self([value; LANES])
@@ -137,6 +144,10 @@ impl Lanes for Portable {
     fn if_above(self, limit: Self, yes: Self, no: Self) -> Self {
         Self(std::array::from_fn(|i| if self.0[i] > limit.0[i] { yes.0[i] } else { no.0[i] }))
     }
+    #[inline(always)]
+    fn is_below_any(self, other: Self) -> bool {
+        self.0.iter().zip(&other.0).any(|(a, b)| a < b)
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -146,7 +157,7 @@ pub(super) use x86::{Avx2, Avx512};
 /// the machine has them: that is what every `unsafe` below relies on.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Add, Div, LANES, Lanes, Mul, Sub};
+    use super::{Add, Div, Isa, LANES, Lanes, Mul, Sub};
     use std::arch::x86_64::*;
 
     /// Two registers of AVX2.
@@ -185,6 +196,7 @@ mod x86 {
     );
 
     impl Lanes for Avx2 {
+        const ISA: Isa = Isa::Avx2;
         #[inline(always)]
         fn splat(value: f32) -> Self {
             // SAFETY: the machine has AVX2, see the module.
@@ -225,6 +237,15 @@ mod x86 {
             }
         }
         #[inline(always)]
+        fn is_below_any(self, other: Self) -> bool {
+            // SAFETY: as above.
+            unsafe {
+                let first = _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, other.0);
+                let second = _mm256_cmp_ps::<_CMP_LT_OQ>(self.1, other.1);
+                _mm256_movemask_ps(_mm256_or_ps(first, second)) != 0
+            }
+        }
+        #[inline(always)]
         fn sum(self) -> f32 {
             // SAFETY: as above.
             unsafe { sum_of_eight(_mm256_add_ps(self.0, self.1)) }
@@ -249,6 +270,7 @@ mod x86 {
     }
 
     impl Lanes for Avx512 {
+        const ISA: Isa = Isa::Avx512Vnni;
         #[inline(always)]
         fn splat(value: f32) -> Self {
             // SAFETY: the machine has AVX-512, see the module.
@@ -283,6 +305,11 @@ mod x86 {
                 let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, limit.0);
                 Self(_mm512_mask_blend_ps(above, no.0, yes.0))
             }
+        }
+        #[inline(always)]
+        fn is_below_any(self, other: Self) -> bool {
+            // SAFETY: as above.
+            unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, other.0) != 0 }
         }
         #[inline(always)]
         fn sum(self) -> f32 {

@@ -15,6 +15,9 @@ from gguf.quants import dequantize
 
 ROWS, WIDTH = 16, 1024
 FORMATS = "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4".split()
+FORMATS += "IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ1_S IQ1_M TQ1_0 TQ2_0".split()
+# They refuse to do without importance, so all of it is 1 then.
+DEMANDING = ["IQ2_XXS", "IQ2_XS", "IQ1_S", "IQ1_M"]
 
 
 class Random:
@@ -61,7 +64,9 @@ def main() -> None:
         for name in FORMATS:
             for weighted in (False, True):
                 buffer = np.zeros(ROWS * WIDTH * 2, np.uint8)
-                factor_pointer = factors.ctypes.data if weighted else None
+                unweighted = np.ones(WIDTH, np.float32) if name in DEMANDING else None
+                chosen = factors if weighted else unweighted
+                factor_pointer = None if chosen is None else chosen.ctypes.data
                 size = ggml.ggml_quantize_chunk(
                     Type[name], weights.ctypes.data, buffer.ctypes.data, 0, ROWS, WIDTH, factor_pointer
                 )

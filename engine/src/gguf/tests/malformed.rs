@@ -204,8 +204,8 @@ fn tensors() {
         ("whole blocks, but not by row", tensor(&[16, 2], 8, 0), "found rows of 16"),
         (
             "a known type we do not read",
-            tensor(&[256], 16, 0),
-            "tensor `t` has type 16 (IQ2_XXS); supported are F32",
+            tensor(&[256], 15, 0),
+            "tensor `t` has type 15 (Q8_K); supported are F32",
         ),
         ("a removed type", tensor(&[32], 31, 0), "Q4_0_4_4, removed from ggml"),
         ("an unknown type", tensor(&[32], 4_000_000_000, 0), "the unknown type 4000000000"),

@@ -4,10 +4,16 @@
 //! whole group, sixteen at a time, one per lane.
 
 mod affine;
+mod lattice;
+mod nearest;
 mod scaled;
+mod ternary;
 
 pub(super) use affine::{affine_block, affine_group};
+pub(super) use lattice::{Lattice, Octet, Signs, lattice_block};
+pub(super) use nearest::{Codes, Points};
 pub(super) use scaled::{Codebook, Linear, power_of_two_group, scaled_block, scaled_group};
+pub(super) use ternary::ternary_block;
 
 use super::float;
 use crate::simd::{LANES, Lanes};
