@@ -3,22 +3,16 @@
 use crate::checkpoint::Checkpoint;
 use crate::hf::params::{Dim, Params};
 use crate::hf::tokenizer::tokenizer_metadata;
-use crate::recipe;
 use moewe_engine::Result;
 use moewe_engine::gguf::Metadata;
-use moewe_engine::quant::Format;
 use serde_json::Value;
 use std::path::Path;
 
 /// llama.cpp's GGML_QNT_VERSION.
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// `general.file_type` and the version of the block layouts.
-pub(crate) fn set_format(metadata: &mut Metadata, format: &Format) {
-    metadata.remove("general.file_type");
-    if let Some(number) = recipe::file_type(format) {
-        metadata.set("general.file_type", number);
-    }
+/// The version of the block layouts.
+pub(crate) fn set_layout_version(metadata: &mut Metadata) {
     metadata.set("general.quantization_version", QUANTIZATION_VERSION);
 }
 

@@ -11,7 +11,8 @@ mod report;
 mod requantize;
 mod stream;
 
-pub use report::{Progress, Report, Substitution, Suspicious};
+pub use recipe::{Override, Recipe};
+pub use report::{Planned, Progress, Report, Substitution, Suspicious};
 
 use checkpoint::Checkpoint;
 use hf::Architecture;
@@ -26,8 +27,12 @@ use stream::Job;
 /// How to convert.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What matrices are written in, as far as their rows allow.
-    pub format: &'static Format,
+    /// How formats are chosen.
+    pub recipe: Recipe,
+    /// Tensors with a format of their own, the first pattern that fits.
+    pub overrides: Vec<Override>,
+    /// Only plan: the report says what would be written.
+    pub dry_run: bool,
     /// Whether an existing file may be replaced.
     pub force: bool,
     /// Set by anyone to stop; nothing is left behind.
@@ -35,9 +40,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// A format, and nothing is overwritten.
+    /// A format for all matrices, and nothing is overwritten.
     pub fn new(format: &'static Format) -> Self {
-        Self { format, force: false, stop: Arc::default() }
+        Self::with(Recipe::Uniform(format))
+    }
+
+    /// A recipe, and nothing is overwritten.
+    pub fn with(recipe: Recipe) -> Self {
+        Self { recipe, overrides: vec![], dry_run: false, force: false, stop: Arc::default() }
     }
 }
 
@@ -47,7 +57,7 @@ impl Options {
 /// # Errors
 /// Whatever is wrong with the source, by name; an existing `out` without `force`; [`Error::Stopped`].
 pub fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn Progress) -> Result<Report> {
-    if out.exists() && !options.force {
+    if out.exists() && !options.force && !options.dry_run {
         return Err(Error::request(format!("{} exists; --force replaces it", out.display())));
     }
     if is_gguf(src)? {
@@ -60,7 +70,7 @@ pub fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn Progres
     let plan = hf::plan::plan(architecture, &params, &checkpoint).map_err(|e| e.in_file(src))?;
     let mut metadata = architecture.metadata(&params)?;
     general::set_name(&mut metadata, src);
-    general::set_format(&mut metadata, options.format);
+    general::set_layout_version(&mut metadata);
     general::set_sampling(&mut metadata, &checkpoint);
     general::set_tokenizer(&mut metadata, &checkpoint, &params)?;
     let job = Job { options, progress, release: &|| checkpoint.release() };

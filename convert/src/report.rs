@@ -30,10 +30,23 @@ pub struct Report {
     pub bits_per_weight: f64,
     /// Tensors that are not in the format that was asked for, apart from norms, biases and routers.
     pub substitutions: Vec<Substitution>,
+    /// Every tensor with its format.
+    pub plan: Vec<Planned>,
     /// Tensors with numbers that are none, or that the format cannot hold.
     pub suspicious: Vec<Suspicious>,
     /// Tensors of the source that hold nothing to convert.
     pub dropped: Vec<String>,
+}
+
+/// A tensor and what it is written in.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Planned {
+    /// GGUF's name.
+    pub tensor: String,
+    /// What it is written in.
+    pub format: &'static str,
+    /// Its size in the file.
+    pub bytes: u64,
 }
 
 /// A tensor in another format than was asked for.

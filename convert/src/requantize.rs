@@ -53,7 +53,7 @@ pub(crate) fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn 
     for key in ["split.no", "split.count", "split.tensors.count", "moewe.substitutions"] {
         metadata.remove(key);
     }
-    general::set_format(&mut metadata, options.format);
+    general::set_layout_version(&mut metadata);
     let stored = |tensor: &moewe_engine::gguf::TensorInfo| Stored {
         name: tensor.name.clone(),
         format: tensor.format,

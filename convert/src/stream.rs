@@ -2,11 +2,11 @@
 //! that memory does not grow with the model.
 
 use crate::hf::plan::Output;
-use crate::recipe::{self, Choice, Question};
-use crate::report::{Progress, Report, Substitution, Suspicious};
+use crate::recipe::{Choice, Facts, Question};
+use crate::report::{Planned, Progress, Report, Substitution, Suspicious};
 use crate::{Options, requantize::Stored};
 use moewe_engine::gguf::{FileWriter, Metadata, Writer};
-use moewe_engine::quant::{FORMATS, Format, QuantizeRow};
+use moewe_engine::quant::{Format, QuantizeRow};
 use moewe_engine::{Error, Result};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const CHUNK: u64 = 4 << 20;
 /// After so many chunks the source lets go of what it has mapped: half a gigabyte of bfloat16.
 const RELEASE: u64 = 64;
+/// Weights of a tensor on which formats are compared.
+const SAMPLE: u64 = 16 << 10;
 /// Weights per task of a worker.
 const TASK: u64 = 128 << 10;
 
@@ -80,64 +82,114 @@ pub(crate) struct Job<'a> {
 impl Job<'_> {
     /// Writes the file and tells what was done.
     pub(crate) fn write<R: Rows>(&self, mut metadata: Metadata, tensors: &[R], out: &Path) -> Result<Report> {
-        let choices = choose_all(tensors, self.options.format)?;
-        let mut report = Report {
-            architecture: metadata.str("general.architecture")?.unwrap_or_default().to_owned(),
-            ..Report::default()
-        };
-        report.substitutions = substitutions(tensors, &choices, self.options.format);
-        if !report.substitutions.is_empty() {
-            let lines: Vec<String> = report.substitutions.iter().map(Substitution::to_string).collect();
-            metadata.set("moewe.substitutions", lines);
-        }
+        let choices = self.choose(&metadata, tensors)?;
+        let mut report = self.plan(&metadata, tensors, &choices)?;
+        note(&mut metadata, &report, self.options.recipe.file_type(&formats(tensors, &choices)));
         let entries = tensors.iter().zip(&choices).map(|(tensor, choice)| {
             let shape: Vec<u64> = tensor.shape().iter().rev().copied().collect();
             (tensor.name(), choice.format, shape)
         });
         let writer = Writer::new(metadata, entries.collect())?;
         report.bytes = writer.file_len();
+        if self.options.dry_run {
+            return Ok(report);
+        }
         self.progress.begin(report.bytes);
-        let mut bits = 0.0;
         let mut file = writer.create(out)?;
         for (tensor, choice) in tensors.iter().zip(&choices) {
             let passage = Passage { tensor, format: choice.format, job: self };
             report.suspicious.extend(passage.run(&mut file)?);
             (self.release)();
-            let weights = tensor.shape().iter().product::<u64>();
-            report.weights += weights;
-            bits += weights as f64 * choice.format.bits_per_weight();
         }
         file.finish()?;
-        report.tensors = tensors.len();
-        report.bits_per_weight = bits / report.weights.max(1) as f64;
         Ok(report)
+    }
+
+    fn choose<R: Rows>(&self, metadata: &Metadata, tensors: &[R]) -> Result<Vec<Choice>> {
+        let untied = tensors.iter().any(|tensor| tensor.name() == "output.weight");
+        let head = if untied { "output.weight" } else { "token_embd.weight" };
+        let ask = |tensor: &R| tensor.name() == head;
+        let questions: Vec<Question> = tensors
+            .iter()
+            .map(|tensor| Question {
+                name: tensor.name(),
+                shape: tensor.shape(),
+                stored: tensor.stored(),
+                is_head: ask(tensor),
+            })
+            .collect();
+        let measure = |i: usize, format: &'static Format| relative_error(&tensors[i], format);
+        self.options.recipe.choose(&questions, &Facts::of(metadata), &self.options.overrides, &measure)
+    }
+
+    fn plan<R: Rows>(&self, metadata: &Metadata, tensors: &[R], choices: &[Choice]) -> Result<Report> {
+        let weights = |tensor: &R| tensor.shape().iter().product::<u64>();
+        let bytes = |tensor: &R, choice: &Choice| choice.format.bytes_for(weights(tensor)).unwrap_or(0);
+        let planned = |(tensor, choice): (&R, &Choice)| Planned {
+            tensor: tensor.name().to_owned(),
+            format: choice.format.name,
+            bytes: bytes(tensor, choice),
+        };
+        let plan: Vec<Planned> = tensors.iter().zip(choices).map(planned).collect();
+        let all = tensors.iter().map(weights).sum::<u64>();
+        let bits = plan.iter().map(|planned| planned.bytes * 8).sum::<u64>();
+        Ok(Report {
+            architecture: metadata.str("general.architecture")?.unwrap_or_default().to_owned(),
+            tensors: tensors.len(),
+            weights: all,
+            bits_per_weight: bits as f64 / all.max(1) as f64,
+            substitutions: substitutions(tensors, choices, &self.options.recipe.to_string()),
+            plan,
+            ..Report::default()
+        })
     }
 }
 
-fn choose_all<R: Rows>(tensors: &[R], wanted: &'static Format) -> Result<Vec<Choice>> {
-    let untied = tensors.iter().any(|tensor| tensor.name() == "output.weight");
-    let head = if untied { "output.weight" } else { "token_embd.weight" };
-    let choose = |tensor: &R| {
-        let stored = tensor.stored();
-        let question =
-            Question { name: tensor.name(), shape: tensor.shape(), stored, is_head: tensor.name() == head };
-        let choice = recipe::choose(question, wanted);
-        if choice.format.quantize.is_none() && stored != Some(choice.format) {
-            let what = format!("{} can be read but not written", choice.format);
-            let written = FORMATS.iter().filter(|format| format.quantize.is_some()).map(|format| format.name);
-            let hint = format!("formats to write are {}", written.collect::<Vec<_>>().join(", "));
-            return Err(Error::unsupported(what, hint));
-        }
-        Ok(choice)
-    };
-    tensors.iter().map(choose).collect()
+/// Writes into the file what it is: type, true bits per weight, and what is not as it was asked for.
+fn note(metadata: &mut Metadata, report: &Report, file_type: Option<u32>) {
+    metadata.remove("general.file_type");
+    if let Some(number) = file_type {
+        metadata.set("general.file_type", number);
+    }
+    metadata.set("moewe.bits_per_weight", report.bits_per_weight as f32);
+    if !report.substitutions.is_empty() {
+        let lines: Vec<String> = report.substitutions.iter().map(Substitution::to_string).collect();
+        metadata.set("moewe.substitutions", lines);
+    }
 }
 
-fn substitutions<R: Rows>(tensors: &[R], choices: &[Choice], wanted: &Format) -> Vec<Substitution> {
+fn formats<R: Rows>(tensors: &[R], choices: &[Choice]) -> Vec<(u64, &'static Format)> {
+    let weights = |tensor: &R| tensor.shape().iter().product::<u64>();
+    tensors.iter().zip(choices).map(|(tensor, choice)| (weights(tensor), choice.format)).collect()
+}
+
+/// The mean square of what `format` changes in some rows of `tensor`, over that of their weights.
+fn relative_error<R: Rows>(tensor: &R, format: &'static Format) -> f64 {
+    let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
+    let rows: u64 = tensor.shape().iter().rev().skip(1).product();
+    let sampled = (SAMPLE / columns).clamp(1, rows.max(1));
+    let (Some(quantize), Some(row_bytes)) = (format.quantize, format.bytes_for(columns)) else { return 0.0 };
+    let (mut weights, mut back) = (vec![0f32; columns as usize], vec![0f32; columns as usize]);
+    let mut bytes = vec![0u8; row_bytes as usize];
+    let (mut difference, mut total) = (0f64, 0f64);
+    for i in 0..sampled {
+        let row = i * rows / sampled;
+        tensor.read(row..row + 1, &mut weights);
+        quantize(&weights, None, &mut bytes);
+        (format.dequantize)(&bytes, &mut back);
+        for (&weight, &back) in weights.iter().zip(&back).filter(|(weight, _)| weight.is_finite()) {
+            difference += f64::from(weight - back).powi(2);
+            total += f64::from(weight).powi(2);
+        }
+    }
+    if total > 0.0 { difference / total } else { 0.0 }
+}
+
+fn substitutions<R: Rows>(tensors: &[R], choices: &[Choice], wanted: &str) -> Vec<Substitution> {
     let named = |(tensor, choice): (&R, &Choice)| {
         Some(Substitution {
             tensor: tensor.name().to_owned(),
-            wanted: wanted.name.to_owned(),
+            wanted: wanted.to_owned(),
             used: choice.format.name.to_owned(),
             because: choice.because?.to_owned(),
         })

@@ -1,0 +1,244 @@
+//! Which format each tensor gets. The one question that quantization is about stands in this room alone: one format for
+//! all ([`uniform`]), the named mixes of llama.cpp ([`mixes`]), or the best that a budget of bits allows ([`budget`]).
+
+mod budget;
+mod mixes;
+mod role;
+mod uniform;
+
+pub use budget::limit_of;
+pub use mixes::{MIXES, Mix};
+pub use role::{Role, layer_of, role_of};
+
+use moewe_engine::gguf::Metadata;
+use moewe_engine::quant::{FORMATS, Format};
+use moewe_engine::{Error, Result};
+use regex::Regex;
+
+/// What is known of a tensor when its format is chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// GGUF's name.
+    pub name: &'a str,
+    /// Lengths of the axes, slowest first.
+    pub shape: &'a [u64],
+    /// The block format that the source has it in, where its bytes could be kept.
+    pub stored: Option<&'static Format>,
+    /// Whether this matrix makes the logits: `output.weight`, or the embedding where there is none.
+    pub is_head: bool,
+}
+
+impl Question<'_> {
+    /// How many weights it has.
+    pub fn weights(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// What it is for.
+    pub fn role(&self) -> Role {
+        role_of(self.name, self.is_head)
+    }
+}
+
+/// The answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// What the tensor is written in.
+    pub format: &'static Format,
+    /// Why it is not what was asked for, where a person may wonder.
+    pub because: Option<&'static str>,
+}
+
+/// How formats are chosen.
+#[derive(Clone, Copy, Debug)]
+pub enum Recipe {
+    /// One format.
+    Uniform(&'static Format),
+    /// A named mix of llama.cpp.
+    Mix(&'static Mix),
+    /// At most so many bits per weight, all tensors together.
+    Bits(f64),
+}
+
+/// Tensors that are to have a certain format, by a pattern in their names.
+#[derive(Clone, Debug)]
+pub struct Override {
+    /// What a name must contain.
+    pub pattern: Regex,
+    /// What such a tensor is written in.
+    pub format: &'static Format,
+}
+
+/// What the rules of mixes ask about a model.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Facts {
+    /// Layers.
+    pub block_count: usize,
+    /// Experts of a layer, 0 without.
+    pub expert_count: u64,
+    /// Query heads per key head.
+    pub group: u64,
+}
+
+impl Facts {
+    /// Reads them from a model's metadata; what is not there counts as 0.
+    pub fn of(metadata: &Metadata) -> Self {
+        let architecture = metadata.str("general.architecture").ok().flatten().unwrap_or_default();
+        let number = |key: &str| metadata.u64(&format!("{architecture}.{key}")).ok().flatten().unwrap_or(0);
+        let (heads, heads_kv) = (number("attention.head_count"), number("attention.head_count_kv"));
+        Self {
+            block_count: number("block_count") as usize,
+            expert_count: number("expert_count"),
+            group: heads.checked_div(heads_kv).unwrap_or(1),
+        }
+    }
+}
+
+/// Measures the error that a format makes on a tensor: the mean square of the difference over that of the weights.
+pub type Measure<'a> = dyn Fn(usize, &'static Format) -> f64 + Sync + 'a;
+
+impl Recipe {
+    /// A recipe by what a person calls it: a mix of llama.cpp or a format.
+    ///
+    /// # Errors
+    /// There is neither, or only readers of it.
+    pub fn by_name(name: &str) -> Result<Self> {
+        if let Some(mix) = MIXES.iter().find(|mix| mix.is_called(name)) {
+            return Ok(Self::Mix(mix));
+        }
+        match Format::by_name(name) {
+            Some(format) if format.quantize.is_some() => Ok(Self::Uniform(format)),
+            Some(format) => Err(not_written(format)),
+            None => {
+                let mixes: Vec<&str> = MIXES.iter().map(|mix| mix.name).collect();
+                let message =
+                    format!("no format is called {name}; there are {}, {}", mixes.join(", "), written());
+                Err(Error::request(message))
+            }
+        }
+    }
+
+    /// A format for every tensor. `measure` is only called where formats have to be weighed.
+    ///
+    /// # Errors
+    /// A format that can be read but not written.
+    pub fn choose(
+        &self,
+        questions: &[Question],
+        facts: &Facts,
+        overrides: &[Override],
+        measure: &Measure,
+    ) -> Result<Vec<Choice>> {
+        let fixed: Vec<Option<Choice>> =
+            questions.iter().map(|question| overridden(*question, overrides)).collect();
+        let mut choices = match self {
+            Self::Uniform(format) => {
+                questions.iter().map(|question| uniform::choose(*question, format)).collect()
+            }
+            Self::Mix(mix) => mix.choose(questions, facts),
+            Self::Bits(bits) => budget::choose(questions, *bits, &fixed, measure),
+        };
+        for (choice, fixed) in choices.iter_mut().zip(fixed) {
+            *choice = fixed.unwrap_or(*choice);
+        }
+        for (question, choice) in questions.iter().zip(&choices) {
+            if choice.format.quantize.is_none() && question.stored != Some(choice.format) {
+                return Err(not_written(choice.format));
+            }
+        }
+        Ok(choices)
+    }
+
+    /// `general.file_type`: llama.cpp's number (enum llama_ftype) of the mix, or of the commonest format.
+    pub(crate) fn file_type(&self, choices: &[(u64, &Format)]) -> Option<u32> {
+        match self {
+            Self::Mix(mix) => Some(mix.file_type),
+            Self::Uniform(format) => file_type(format),
+            Self::Bits(_) => {
+                let weights = |format: &Format| -> u64 {
+                    choices.iter().filter(|(_, other)| *other == format).map(|(weights, _)| weights).sum()
+                };
+                choices
+                    .iter()
+                    .map(|(_, format)| *format)
+                    .max_by_key(|format| weights(format))
+                    .and_then(file_type)
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Recipe {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::Uniform(format) => f.write_str(format.name),
+            Self::Mix(mix) => f.write_str(mix.name),
+            Self::Bits(bits) => write!(f, "{bits} bits"),
+        }
+    }
+}
+
+fn overridden(question: Question, overrides: &[Override]) -> Option<Choice> {
+    let found = overrides.iter().find(|over| over.pattern.is_match(question.name))?;
+    let floats = found.format.block_len == 1;
+    Some(if floats { plain(found.format) } else { nearest(question, found.format) })
+}
+
+fn not_written(format: &Format) -> Error {
+    let what = format!("{format} can be read but not written");
+    Error::unsupported(what, format!("formats to write are {}", written()))
+}
+
+fn written() -> String {
+    let names = FORMATS.iter().filter(|format| format.quantize.is_some()).map(|format| format.name);
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn plain(format: &'static Format) -> Choice {
+    Choice { format, because: None }
+}
+
+/// `aim`, or where its blocks do not divide the rows, what llama.cpp takes instead (tensor_type_fallback), for the
+/// sake of equal sizes: the smallest format of at least its precision whose blocks do.
+fn nearest(question: Question, aim: &'static Format) -> Choice {
+    if fits(question, aim) {
+        return plain(aim);
+    }
+    let small = match aim.name {
+        "Q2_K" | "Q3_K" | "TQ1_0" | "TQ2_0" => "Q4_0",
+        "Q4_K" => "Q5_0",
+        "Q5_K" => "Q5_1",
+        name if name.starts_with("IQ") => "IQ4_NL",
+        _ => "Q8_0",
+    };
+    let format = [by_name(small), by_name("Q8_0")].into_iter().find(|format| fits(question, format));
+    let because = Some("the rows are no multiple of its blocks");
+    Choice { format: format.unwrap_or(by_name("F16")), because }
+}
+
+/// Matrices are; what is small, added or decisive is not: norms, biases, routers, positions, sinks.
+fn is_quantizable(question: Question) -> bool {
+    let Question { name, shape, .. } = question;
+    let small =
+        ["_norm.weight", ".bias", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "attn_sinks.weight"];
+    let is_matrix = shape.len() >= 2 && shape.iter().rev().skip(1).any(|&len| len > 1);
+    is_matrix && name != "position_embd.weight" && !small.iter().any(|ending| name.ends_with(ending))
+}
+
+fn fits(question: Question, format: &Format) -> bool {
+    question.shape.last().is_some_and(|columns| columns % format.block_len as u64 == 0)
+}
+
+/// A format of the table; a name that is not in it is a mistake of this program.
+fn by_name(name: &str) -> &'static Format {
+    Format::by_name(name).unwrap_or_else(|| panic!("{name} is a format of the table"))
+}
+
+fn file_type(format: &Format) -> Option<u32> {
+    match format.name {
+        "F32" => Some(0),
+        "F16" => Some(1),
+        "BF16" => Some(32),
+        name => MIXES.iter().find(|mix| mix.base == name).map(|mix| mix.file_type),
+    }
+}

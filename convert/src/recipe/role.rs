@@ -1,0 +1,71 @@
+//! What a tensor is for, read from GGUF's names.
+
+/// The use of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// `token_embd`.
+    Embedding,
+    /// `output`, or the embedding of a model without one.
+    Head,
+    /// `attn_q` and its low-rank parts.
+    Query,
+    /// `attn_k`.
+    Key,
+    /// `attn_v`, and matrices that hold values with others.
+    Value,
+    /// `attn_output`.
+    AttentionOutput,
+    /// `ffn_gate…` and `ffn_up…`.
+    Up,
+    /// `ffn_down…`.
+    Down,
+    /// Anything else.
+    Other,
+}
+
+/// The role of a tensor, `is_head` as in [`super::Question`].
+pub fn role_of(name: &str, is_head: bool) -> Role {
+    let own = name.splitn(3, '.').nth(2).filter(|_| name.starts_with("blk.")).unwrap_or(name);
+    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| own.starts_with(prefix));
+    match () {
+        () if is_head => Role::Head,
+        () if own == "token_embd.weight" => Role::Embedding,
+        () if starts(&["attn_output"]) => Role::AttentionOutput,
+        () if starts(&["attn_qkv", "attn_v", "attn_kv"]) => Role::Value,
+        () if starts(&["attn_k"]) => Role::Key,
+        () if starts(&["attn_q"]) => Role::Query,
+        () if starts(&["ffn_gate", "ffn_up"]) => Role::Up,
+        () if starts(&["ffn_down"]) => Role::Down,
+        () => Role::Other,
+    }
+}
+
+/// The layer in a name such as `blk.7.attn_q.weight`.
+pub fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_roles() {
+        for (name, role) in [
+            ("token_embd.weight", Role::Embedding),
+            ("blk.3.attn_q.weight", Role::Query),
+            ("blk.3.attn_qkv.weight", Role::Value),
+            ("blk.3.attn_kv_a_mqa.weight", Role::Value),
+            ("blk.3.attn_k.weight", Role::Key),
+            ("blk.3.attn_output.weight", Role::AttentionOutput),
+            ("blk.3.ffn_gate_up_exps.weight", Role::Up),
+            ("blk.3.ffn_down_shexp.weight", Role::Down),
+            ("position_embd.weight", Role::Other),
+        ] {
+            assert_eq!(role_of(name, false), role, "{name}");
+        }
+        assert_eq!(role_of("output.weight", true), Role::Head);
+        assert_eq!(layer_of("blk.12.ffn_up.weight"), Some(12));
+        assert_eq!(layer_of("output.weight"), None);
+    }
+}
