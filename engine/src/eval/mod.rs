@@ -1,5 +1,9 @@
 //! Measuring a model on text: perplexity as llama.cpp cuts and counts it, so that numbers compare.
 
+mod compare;
+
+pub use compare::{Comparison, RouterAgreement, compare};
+
 use crate::error::{Error, Result};
 use crate::session::Engine;
 use crate::tokenizer::Special;
@@ -31,37 +35,21 @@ pub fn perplexity(
     mut progress: impl FnMut(usize, usize, f64) -> bool,
 ) -> Result<Perplexity> {
     let tokenizer = engine.tokenizer()?;
-    let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
-    let mut tokens: Vec<u32> = bos.into_iter().collect();
-    tokens.extend(tokenizer.encode(text, Special::Plain)?);
-    let context = context.min(engine.context_length());
-    if context < 4 || tokens.len() < 2 * context {
-        let found = tokens.len();
-        return Err(Error::request(format!(
-            "the text has {found} tokens; perplexity over a context of {context} needs at least {}",
-            2 * context.max(4)
-        )));
-    }
+    let chunks = chunks_of(engine, text, context)?;
     let mut session = engine.session()?;
     let (mut sum, mut scored, mut bytes) = (0f64, 0usize, 0usize);
-    let chunks = tokens.len() / context;
-    let mut done = 0;
-    for chunk in tokens.chunks_exact_mut(context) {
-        if let Some(bos) = bos {
-            chunk[0] = bos;
-        }
+    for (done, chunk) in chunks.iter().enumerate() {
         session.truncate(0);
-        let first = context / 2;
+        let first = chunk.len() / 2;
         session.extend_with_logits(chunk, |i, logits| {
-            if i >= first && i + 1 < context {
+            if i >= first && i + 1 < chunk.len() {
                 sum += negative_log_likelihood(logits, chunk[i + 1]);
                 scored += 1;
                 bytes += tokenizer.piece_bytes(chunk[i + 1]).len();
             }
             Ok(())
         })?;
-        done += 1;
-        if !progress(done, chunks, (sum / scored as f64).exp()) {
+        if !progress(done + 1, chunks.len(), (sum / scored as f64).exp()) {
             return Err(Error::Stopped);
         }
     }
@@ -69,8 +57,30 @@ pub fn perplexity(
         perplexity: (sum / scored as f64).exp(),
         bits_per_byte: sum / std::f64::consts::LN_2 / bytes.max(1) as f64,
         tokens: scored,
-        chunks,
+        chunks: chunks.len(),
     })
+}
+
+/// The text in whole chunks of at most `context` tokens, each beginning as the model wants a text to begin.
+fn chunks_of(engine: &Engine, text: &str, context: usize) -> Result<Vec<Vec<u32>>> {
+    let tokenizer = engine.tokenizer()?;
+    let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
+    let mut tokens: Vec<u32> = bos.into_iter().collect();
+    tokens.extend(tokenizer.encode(text, Special::Plain)?);
+    let context = context.min(engine.context_length());
+    if context < 4 || tokens.len() < 2 * context {
+        let found = tokens.len();
+        return Err(Error::request(format!(
+            "the text has {found} tokens; a context of {context} needs at least {}",
+            2 * context.max(4)
+        )));
+    }
+    let begin = |chunk: &[u32]| {
+        let mut chunk = chunk.to_vec();
+        chunk[0] = bos.unwrap_or(chunk[0]);
+        chunk
+    };
+    Ok(tokens.chunks_exact(context).map(begin).collect())
 }
 
 /// `-ln softmax(logits)[token]` in f64.
