@@ -1,6 +1,7 @@
 //! The `moewe` command: hands the arguments to [`cli`], which owns everything else.
 
 mod cli;
+mod embedded;
 
 fn main() -> std::process::ExitCode {
     cli::main()

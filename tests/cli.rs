@@ -95,9 +95,9 @@ fn help_and_wrong_usage() {
 }
 
 #[test]
-fn no_model_names_three_ways_to_get_one() {
+fn an_unknown_model_names_three_ways_to_get_one() {
     let place = Place::new(Tiny::default());
-    for arguments in [&["run", "--prompt", "x"][..], &["chat"], &["inspect", "absent"], &["bench"]] {
+    for arguments in [&["run", "absent", "--prompt", "x"][..], &["chat", "absent"], &["inspect", "absent"]] {
         let output = place.run(arguments);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         let message = stderr(&output);
@@ -117,12 +117,16 @@ fn models_have_names() {
         stdout(&output)
     };
     let listed: Value = serde_json::from_str(&run(&["list", "--json"])).unwrap();
-    assert_eq!(listed[0]["name"], "tiny");
-    assert_keys(&listed[0], &["architecture", "format", "parameters", "bytes", "path"]);
-    assert!(run(&["list"]).contains("tiny  llama"));
+    assert_eq!(listed[0]["name"], "moewe-mini");
+    assert_eq!(listed[1]["name"], "tiny");
+    assert_keys(&listed[1], &["architecture", "format", "parameters", "bytes", "path"]);
+    let is_listed = |line: &str| line.split_whitespace().take(2).eq(["tiny", "llama"]);
+    assert!(run(&["list"]).lines().any(is_listed));
     assert!(run(&["inspect", "tiny"]).contains("llama with"));
-    // The only model needs no name.
-    assert!(run(&["inspect"]).contains("llama with"));
+    // Without a name it is the model in the program.
+    assert!(run(&["inspect"]).contains("bailingmoe2 with"));
+    let answer = run(&["run", "--raw", "--prompt", "Es war einmal", "-n", "8", "--temp", "0", "-q"]);
+    assert!(!answer.trim().is_empty());
     std::fs::create_dir_all(place.path(".local/share/moewe/models")).unwrap();
     std::fs::copy(&place.model, place.path(".local/share/moewe/models/other.gguf")).unwrap();
     assert_eq!(place.run(&["inspect", "other"]).status.code(), Some(0));
@@ -439,6 +443,30 @@ fn converting_a_checkpoint() {
     assert!(stderr(&checkpoint).contains("convert it first"), "{}", stderr(&checkpoint));
     let absent = place.run(&["convert", "absent"]);
     assert!(absent.status.code() == Some(1) && stderr(&absent).contains("absent"), "{}", stderr(&absent));
+}
+
+#[test]
+fn levels_are_planned_written_and_compared() {
+    let place = Place::new(Tiny::default());
+    std::fs::write(place.path("text"), "once upon a time ".repeat(60)).unwrap();
+    let plan = place.good(&["convert", "--bits", "4.5", "--tensor", "attn_v=Q8_0", "--dry-run", "-o", "no"]);
+    assert!(
+        plan.lines().any(|line| line.starts_with("blk.0.attn_v.weight") && line.contains("Q8_0")),
+        "{plan}"
+    );
+    assert!(!place.path("no").exists());
+    place.good(&["convert", "--format", "Q4_0", "-o", "four.gguf"]);
+    let arguments = ["compare", "tiny.gguf", "four.gguf", "--text", "text", "-c", "64", "--json"];
+    let compared = place.json(&[&arguments[..], &["--svg", "plot.svg"]].concat());
+    let kl = |i: usize| compared[i]["figures"]["kl_mean"].as_f64().unwrap();
+    assert!(kl(0) == 0.0 && kl(1) == 0.0 && kl(2) > 0.0, "{compared}");
+    assert!(std::fs::read_to_string(place.path("plot.svg")).unwrap().contains("four.gguf"));
+    for (wrong, part) in
+        [("--bits=9", "levels are 2 to 8"), ("--tensor=attn_v", "a pattern, ="), ("--tensor=a=Q9", "Q9")]
+    {
+        let refused = place.run(&["convert", "tiny.gguf", "-o", "x.gguf", wrong]);
+        assert!(stderr(&refused).contains(part), "{wrong}: {}", stderr(&refused));
+    }
 }
 
 #[test]

@@ -8,7 +8,6 @@ use super::output::{self, Table};
 use super::{Command, inspect};
 use anyhow::Result;
 use clap::Parser;
-use moewe_engine::gguf::Gguf;
 use moewe_engine::model::Model;
 use moewe_engine::os::{interrupt, memory};
 use moewe_engine::session::{Engine, Session};
@@ -49,15 +48,17 @@ impl Command for Bench {
 impl Bench {
     /// Opening, by its parts. The engine builds tokenizer and model at the same time.
     fn load_figures(&self) -> Result<Value> {
-        let path = self.model.path()?;
-        let open_ms = self.median(|| timed(|| Gguf::open(&path)))?;
-        let gguf = Gguf::open(&path)?;
+        let place = self.model.place()?;
+        let open_ms = self.median(|| timed(|| place.open()))?;
+        let gguf = place.open()?;
         let tokenizer_ms = self.median(|| timed(|| Tokenizer::from_metadata(gguf.metadata())))?;
-        let mut figures = json!({ "model": path, "open_ms": open_ms, "tokenizer_ms": tokenizer_ms });
+        let mut figures =
+            json!({ "model": place.to_string(), "open_ms": open_ms, "tokenizer_ms": tokenizer_ms });
         if !gguf.tensors().is_empty() {
             figures["bind_ms"] = self.median(|| timed(|| Model::bind(&gguf)))?.into();
             let options = self.model.options()?;
-            figures["load_ms"] = self.median(|| timed(|| Engine::open(&path, options.clone())))?.into();
+            figures["load_ms"] =
+                self.median(|| timed(|| Engine::from_gguf(place.open()?, options.clone())))?.into();
         }
         figures["peak_memory_bytes"] = memory::peak_resident().into();
         Ok(figures)

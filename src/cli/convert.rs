@@ -1,12 +1,15 @@
 //! `moewe convert`: a checkpoint becomes a GGUF file. The work is the crate moewe-convert's.
 
-use super::{Command, output};
+use super::Command;
+use super::output::{self, Table};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use moewe_convert::{Options, Progress, Report};
+use moewe_convert::recipe::limit_of;
+use moewe_convert::{Options, Override, Progress, Recipe, Report};
 use moewe_engine::os::interrupt;
-use moewe_engine::quant::{FORMATS, Format};
+use moewe_engine::quant::Format;
+use regex::Regex;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -19,12 +22,18 @@ pub(super) struct Convert {
     /// The file to write [default: the source's name and the format, in this folder]
     #[arg(short = 'o', long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Bits per weight: 8, 16 or 32
-    #[arg(long, value_name = "N", conflicts_with = "format", value_parser = ["8", "16", "32"])]
-    bits: Option<String>,
-    /// Format of the matrices, such as Q8_0 [default: Q8_0]
+    /// Level from 2 to 8, 16 or 32; a fraction such as 4.25 is the true average of bits per weight
+    #[arg(long, value_name = "N", conflicts_with = "format")]
+    bits: Option<f64>,
+    /// A mix of llama.cpp such as Q4_K_M, or a format such as BF16 [default: Q8_0]
     #[arg(long, value_name = "NAME")]
     format: Option<String>,
+    /// Another format for the tensors whose names fit; may be given more than once
+    #[arg(long = "tensor", value_name = "REGEX=FORMAT")]
+    tensors: Vec<String>,
+    /// Print what would be written, and write nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Replace an existing file
     #[arg(long)]
     force: bool,
@@ -38,10 +47,12 @@ pub(super) struct Convert {
 
 impl Command for Convert {
     fn run(self) -> Result<()> {
-        let format = self.chosen_format()?;
-        let out = self.output.clone().map_or_else(|| default_output(&self.src, format), Ok)?;
+        let recipe = self.recipe()?;
+        let out = self.output.clone().map_or_else(|| default_output(&self.src, &self.level(&recipe)), Ok)?;
         let listener = interrupt::listen();
-        let options = Options { force: self.force, stop: listener.flag(), ..Options::new(format) };
+        let overrides = self.tensors.iter().map(|text| over(text)).collect::<Result<_>>()?;
+        let (force, dry_run, stop) = (self.force, self.dry_run, listener.flag());
+        let options = Options { overrides, dry_run, force, stop, ..Options::with(recipe) };
         let bar = Bar(if self.quiet { ProgressBar::hidden() } else { progress_bar() });
         let report = moewe_convert::convert(&self.src, &out, &options, &bar);
         bar.0.finish_and_clear();
@@ -50,28 +61,43 @@ impl Command for Convert {
 }
 
 impl Convert {
-    fn chosen_format(&self) -> Result<&'static Format> {
-        let of_bits = match self.bits.as_deref() {
-            Some("32") => "F32",
-            Some("16") => "F16",
-            _ => "Q8_0",
-        };
-        let name = self.format.as_deref().unwrap_or(of_bits);
-        let written: Vec<_> = FORMATS.iter().filter(|f| f.quantize.is_some()).map(|f| f.name).collect();
-        match Format::by_name(name) {
-            Some(format) if format.quantize.is_some() => Ok(format),
-            Some(format) => bail!("{format} can be read but not written; there are {}", written.join(", ")),
-            None => bail!("no format is called {name}; there are {}", written.join(", ")),
+    fn recipe(&self) -> Result<Recipe> {
+        match (self.bits, self.format.as_deref()) {
+            (None, name) => Ok(Recipe::by_name(name.unwrap_or("Q8_0"))?),
+            (Some(32.0), _) => Ok(Recipe::by_name("F32")?),
+            (Some(16.0), _) => Ok(Recipe::by_name("F16")?),
+            (Some(bits), _) if bits.fract() == 0.0 => match limit_of(bits as u32) {
+                Some(limit) => Ok(Recipe::Bits(limit)),
+                None => bail!("--bits {bits}: levels are 2 to 8, 16 and 32; a fraction is a true average"),
+            },
+            (Some(bits), _) if (1.0..32.0).contains(&bits) => Ok(Recipe::Bits(bits)),
+            (Some(bits), _) => bail!("--bits {bits}: an average lies between 1 and 32"),
         }
+    }
+
+    /// What the file's name says of it.
+    fn level(&self, recipe: &Recipe) -> String {
+        self.bits.map_or_else(|| recipe.to_string(), |bits| format!("{bits}bit"))
+    }
+}
+
+fn over(text: &str) -> Result<Override> {
+    let Some((pattern, name)) = text.rsplit_once('=') else {
+        bail!("--tensor {text}: expected a pattern, = and a format, such as ffn_down=Q6_K");
+    };
+    let pattern = Regex::new(pattern).with_context(|| format!("--tensor {text}"))?;
+    match Format::by_name(name) {
+        Some(format) if format.quantize.is_some() => Ok(Override { pattern, format }),
+        _ => bail!("--tensor {text}: {name} is no format that is written"),
     }
 }
 
 /// The source's own name beside us: `./olmoe-Q8_0.gguf`.
-fn default_output(src: &Path, format: &Format) -> Result<PathBuf> {
+fn default_output(src: &Path, level: &str) -> Result<PathBuf> {
     let full = src.canonicalize().with_context(|| format!("{}: cannot open", src.display()))?;
     let stem = if full.is_dir() { full.file_name() } else { full.file_stem() };
     let stem = stem.map_or("model".into(), |stem| stem.to_string_lossy());
-    Ok(PathBuf::from(format!("{stem}-{format}.gguf")))
+    Ok(PathBuf::from(format!("{stem}-{level}.gguf")))
 }
 
 /// Progress in bytes, on a terminal only.
@@ -113,6 +139,9 @@ impl Convert {
         if !self.quiet {
             report.substitutions.iter().for_each(output::note);
         }
+        if self.dry_run {
+            print_plan(report)?;
+        }
         output::print(format!(
             "{}: {}, {} tensors, {} parameters, {:.3} bits per weight, {}",
             out.display(),
@@ -123,4 +152,13 @@ impl Convert {
             output::bytes(report.bytes)
         ))
     }
+}
+
+fn print_plan(report: &Report) -> Result<()> {
+    let mut table = Table::new(&["TENSOR", "FORMAT", "SIZE"], &[2]);
+    for planned in &report.plan {
+        let name = output::excerpt(&planned.tensor, 60);
+        table.row([name, planned.format.to_owned(), output::bytes(planned.bytes)]);
+    }
+    table.print()
 }

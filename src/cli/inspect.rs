@@ -24,7 +24,7 @@ pub(super) struct Inspect {
 
 impl Command for Inspect {
     fn run(self) -> Result<()> {
-        let gguf = Gguf::open(models::resolve(self.model.as_deref())?)?;
+        let gguf = models::resolve(self.model.as_deref())?.open()?;
         if let Some(key) = &self.key {
             let value = gguf.metadata().get(key).with_context(|| format!("the file has no key `{key}`"))?;
             return if self.json { output::json(&to_json(value)) } else { output::print(in_full(value)) };

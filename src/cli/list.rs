@@ -1,8 +1,9 @@
 //! `moewe list`: the models in the model folders. Reads their headers only.
 
-use super::models::{self, Found};
+use super::models::{self, Found, Place};
 use super::output::{self, Table};
 use super::{Command, folders, inspect};
+use crate::embedded;
 use anyhow::Result;
 use clap::Parser;
 use moewe_engine::gguf::Gguf;
@@ -33,6 +34,8 @@ impl Command for List {
     fn run(self) -> Result<()> {
         let folders = folders::models();
         let mut all = Vec::new();
+        let embedded = Found { name: embedded::NAME.to_owned(), path: PathBuf::from("(in the program)") };
+        all.push(describe(embedded, &Place::Embedded.open()?));
         for found in models::find(&folders) {
             match Gguf::open(&found.path) {
                 Ok(gguf) => all.push(describe(found, &gguf)),
@@ -42,9 +45,8 @@ impl Command for List {
         if self.json {
             return output::json(&all);
         }
-        if all.is_empty() {
-            output::note(format!("no models found{}", models::ways(&folders)));
-            return Ok(());
+        if all.len() == 1 {
+            output::note(models::ways(&folders));
         }
         table(&all).print()
     }

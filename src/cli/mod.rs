@@ -5,6 +5,7 @@
 
 mod bench;
 mod chat;
+mod compare;
 mod completions;
 mod convert;
 mod folders;
@@ -54,6 +55,7 @@ static COMMANDS: &[Entry] = &[
     entry::<tokenize::Tokenize>(),
     entry::<logits::Logits>(),
     entry::<perplexity::Measure>(),
+    entry::<compare::Compare>(),
     entry::<bench::Bench>(),
     entry::<completions::Completions>(),
     entry::<man::Man>(),

@@ -1,9 +1,13 @@
-//! From what a person calls a model to its file: a path, or a name found in the model folders.
+//! From what a person calls a model to its place: a path, a name found in the model folders, or the model that is part
+//! of the program, which answers to its name and to none.
 //!
-//! The name of a file is its stem; of a split model the stem before `-00001-of-0000N`. Files are not opened here.
+//! The name of a file is its stem; of a split model the stem before `-00001-of-0000N`.
 
 use super::folders;
+use crate::embedded;
 use anyhow::{Result, bail};
+use moewe_engine::gguf::Gguf;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,34 +22,65 @@ pub(crate) struct Found {
     pub(crate) path: PathBuf,
 }
 
-/// The file of the model called `name`; without a name, of the only model there is.
-pub(crate) fn resolve(name: Option<&str>) -> Result<PathBuf> {
+/// Where a model is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Place {
+    /// A file, of a split model the first.
+    File(PathBuf),
+    /// In the program itself.
+    Embedded,
+}
+
+impl Place {
+    /// Opens the model.
+    pub(crate) fn open(&self) -> moewe_engine::Result<Gguf> {
+        match self {
+            Self::File(path) => Gguf::open(path),
+            Self::Embedded => Gguf::from_static(embedded::model()),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Embedded => f.write_str(embedded::NAME),
+        }
+    }
+}
+
+/// The place of the model called `name`; without a name, of the one in the program.
+pub(crate) fn resolve(name: Option<&str>) -> Result<Place> {
     resolve_in(name, &folders::models())
 }
 
-fn resolve_in(name: Option<&str>, folders: &[PathBuf]) -> Result<PathBuf> {
-    let path = name.map(Path::new);
-    match path {
-        Some(path) if path.is_dir() && path.join("config.json").is_file() => {
-            bail!(
-                "{0} is a checkpoint, not a GGUF file; convert it first: moewe convert {0} -o model.gguf",
-                path.display()
-            )
-        }
-        Some(path) if path.exists() => return Ok(path.to_owned()),
-        Some(path) if path.extension().is_some_and(|end| end == "gguf") && path.components().count() > 1 => {
-            bail!("{}: no such file", path.display())
-        }
-        _ => {}
-    }
+fn resolve_in(name: Option<&str>, folders: &[PathBuf]) -> Result<Place> {
+    let Some(name) = name else { return Ok(Place::Embedded) };
     let all = find(folders);
-    match name {
-        None if all.is_empty() => bail!("no model given and none found{}", ways(folders)),
-        None => only(all, "no model given; name one of these"),
-        Some(name) => match candidates(&all, name) {
-            found if found.is_empty() => bail!("no model is called {name}{}", known_or_ways(&all, folders)),
-            found => only(found, &format!("several models are called {name}; name one of these")),
-        },
+    if name.eq_ignore_ascii_case(embedded::NAME) && candidates(&all, name).is_empty() {
+        return Ok(Place::Embedded);
+    }
+    file_of(name, &all, folders).map(Place::File)
+}
+
+fn file_of(name: &str, all: &[Found], folders: &[PathBuf]) -> Result<PathBuf> {
+    let path = Path::new(name);
+    if path.is_dir() && path.join("config.json").is_file() {
+        bail!(
+            "{0} is a checkpoint, not a GGUF file; convert it first: moewe convert {0} -o model.gguf",
+            path.display()
+        )
+    }
+    if path.exists() {
+        return Ok(path.to_owned());
+    }
+    if path.extension().is_some_and(|end| end == "gguf") && path.components().count() > 1 {
+        bail!("{}: no such file", path.display())
+    }
+    match candidates(all, name) {
+        found if found.is_empty() => bail!("no model is called {name}{}", known_or_ways(all, folders)),
+        found => only(found, &format!("several models are called {name}; name one of these")),
     }
 }
 
@@ -170,17 +205,20 @@ mod tests {
             ("olmoe-q8", first.join("owner/deep/olmoe-q8.gguf")),
             ("b", second.join("big-00001-of-00002.gguf")),
         ] {
-            assert_eq!(resolve_in(Some(name), &folders).unwrap(), file, "{name}");
+            assert_eq!(resolve_in(Some(name), &folders).unwrap(), Place::File(file), "{name}");
         }
         let path = second.join("big-00001-of-00002.gguf");
-        assert_eq!(resolve_in(path.to_str(), &[]).unwrap(), path);
+        assert_eq!(resolve_in(path.to_str(), &[]).unwrap(), Place::File(path));
+        for name in [None, Some("Moewe-Mini")] {
+            assert_eq!(resolve_in(name, &folders).unwrap(), Place::Embedded, "{name:?}");
+        }
+        assert!(Place::Embedded.open().is_ok());
         for (name, folders, part) in [
             (Some("olmoe"), &folders[..], "several models are called olmoe; name one of these: olmoe-q4"),
             (Some("gpt"), &folders[..], "no model is called gpt; there are olmoe-q4"),
             (Some("gpt"), &[], "Three ways"),
             (Some("no/such.gguf"), &[], "no/such.gguf: no such file"),
-            (None, &folders[..], "no model given; name one of these"),
-            (None, &[], "moewe convert FOLDER"),
+            (Some("gpt"), &[], "moewe convert FOLDER"),
         ] {
             let message = resolve_in(name, folders).unwrap_err().to_string();
             assert!(message.contains(part), "{message}");

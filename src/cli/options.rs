@@ -1,17 +1,17 @@
 //! Flags that several commands share: which model, and how to compute it.
 
-use super::{models, output};
+use super::models::{self, Place};
+use super::output;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use moewe_engine::gguf::Gguf;
 use moewe_engine::session::{CapacityMode, Engine, Options, cache_format};
 use moewe_engine::simd::Isa;
-use std::path::PathBuf;
 
 // What clap shows of a group is what its fields say; a doc comment here would become the command's description.
 #[derive(Args, Clone)]
 pub(crate) struct ModelOptions {
-    /// A GGUF file, the first part of a split one, or a name from `moewe list`
+    /// A GGUF file, the first part of a split one, or a name from `moewe list` [default: the model in the program]
     pub(crate) model: Option<String>,
     /// Threads [default: one per core]
     #[arg(short = 't', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
@@ -48,8 +48,8 @@ pub(crate) enum Capacity {
 }
 
 impl ModelOptions {
-    /// The model's file.
-    pub(crate) fn path(&self) -> Result<PathBuf> {
+    /// Where the model is.
+    pub(crate) fn place(&self) -> Result<Place> {
         models::resolve(self.model.as_deref())
     }
 
@@ -71,7 +71,9 @@ impl ModelOptions {
 
     /// Loads the model and says on stderr what it is.
     pub(crate) fn open(&self) -> Result<Engine> {
-        let engine = Engine::open(self.path()?, self.options()?)?;
+        let place = self.place()?;
+        let engine =
+            Engine::from_gguf(place.open()?, self.options()?).map_err(|e| e.in_file(place.to_string()))?;
         if !self.quiet {
             self.introduce(&engine);
         }

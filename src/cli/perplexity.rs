@@ -47,7 +47,7 @@ impl Command for Measure {
 }
 
 /// A text file; bytes that are not UTF-8 are replaced, since they are part of many corpora.
-fn read(path: &Path) -> Result<String> {
+pub(super) fn read(path: &Path) -> Result<String> {
     if path == Path::new("-") {
         return text_or_stdin(None);
     }

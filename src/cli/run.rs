@@ -45,7 +45,7 @@ pub(super) struct Run {
 
 impl Command for Run {
     fn run(self) -> Result<()> {
-        self.model.path()?;
+        self.model.place()?;
         let text = self.text()?;
         let engine = self.model.open()?;
         let tokens = self.prompt_tokens(&engine, text.as_deref())?;

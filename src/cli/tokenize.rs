@@ -4,7 +4,6 @@ use super::output::{self, Table};
 use super::{Command, models};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use moewe_engine::gguf::Gguf;
 use moewe_engine::tokenizer::{Special, Tokenizer};
 use serde_json::json;
 use std::io::{Read, stdin};
@@ -36,11 +35,11 @@ pub(super) struct Tokenize {
 
 impl Command for Tokenize {
     fn run(self) -> Result<()> {
-        let path = models::resolve(Some(&self.model))?;
-        let gguf = Gguf::open(&path)?;
-        let tokenizer = Tokenizer::from_metadata(gguf.metadata()).map_err(|error| error.in_file(&path))?;
+        let place = models::resolve(Some(&self.model))?;
+        let gguf = place.open()?;
         let tokenizer =
-            tokenizer.with_context(|| format!("{}: this file has no tokenizer", path.display()))?;
+            Tokenizer::from_metadata(gguf.metadata()).map_err(|error| error.in_file(place.to_string()))?;
+        let tokenizer = tokenizer.with_context(|| format!("{place}: this file has no tokenizer"))?;
         let tokens = self.tokens(&tokenizer)?;
         if !self.decode.is_empty() && !self.json {
             return output::print(tokenizer.decode(&tokens));

@@ -1,0 +1,138 @@
+//! `moewe compare`: what quantization cost, file by file against a base. Measuring is the engine's `eval`.
+
+mod plot;
+
+use super::models;
+use super::output::{self, Table};
+use super::{Command, perplexity::read};
+use anyhow::{Context, Result};
+use clap::Parser;
+use indicatif::ProgressBar;
+use moewe_engine::eval::{Comparison, compare};
+use moewe_engine::os::interrupt;
+use moewe_engine::session::{Engine, Options};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Compare files of a model with a base: perplexity, KL divergence, agreement of tokens and routers.
+#[derive(Parser)]
+#[command(name = "compare")]
+pub(super) struct Compare {
+    /// The file that the others should equal, such as BF16
+    base: String,
+    /// The files that are compared with it
+    #[arg(required = true)]
+    others: Vec<String>,
+    /// The text file; `-` reads stdin
+    #[arg(long, short = 'f', value_name = "FILE")]
+    text: PathBuf,
+    /// Tokens per chunk
+    #[arg(long, short = 'c', value_name = "N", default_value_t = 512)]
+    context: usize,
+    /// Threads [default: one per core]
+    #[arg(short = 't', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    threads: Option<u16>,
+    /// Draw bits per weight against divergence
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Say nothing on the way
+    #[arg(short = 'q', long)]
+    quiet: bool,
+}
+
+/// One file with its figures.
+struct Measured {
+    name: String,
+    bytes: u64,
+    bits_per_weight: f64,
+    figures: Comparison,
+}
+
+impl Command for Compare {
+    fn run(self) -> Result<()> {
+        let text = read(&self.text)?;
+        let names: Vec<&String> = std::iter::once(&self.base).chain(&self.others).collect();
+        let engines = names.iter().map(|name| self.open(name)).collect::<Result<Vec<_>>>()?;
+        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
+        let listener = interrupt::listen();
+        let others: Vec<&Engine> = engines[1..].iter().collect();
+        let figures = compare(&engines[0], &others, &text, self.context, |done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+            !listener.is_raised()
+        });
+        bar.finish_and_clear();
+        let measured = |((name, engine), figures): ((&&String, &Engine), Comparison)| Measured {
+            name: (*name).clone(),
+            bytes: engine.gguf().file_len(),
+            bits_per_weight: bits_per_weight(engine),
+            figures,
+        };
+        let all: Vec<Measured> = names.iter().zip(&engines).zip(figures?).map(measured).collect();
+        if let Some(path) = &self.svg {
+            let points = all[1..].iter().map(|m| (m.name.as_str(), m.bits_per_weight, m.figures.kl_mean));
+            let drawn = plot::svg(&points.collect::<Vec<_>>());
+            std::fs::write(path, drawn).with_context(|| format!("{}: cannot write", path.display()))?;
+        }
+        if self.json {
+            output::json(&all.iter().map(to_json).collect::<Vec<_>>())
+        } else {
+            table(&all).print()
+        }
+    }
+}
+
+impl Compare {
+    fn open(&self, name: &str) -> Result<Engine> {
+        let place = models::resolve(Some(name))?;
+        let options = Options {
+            threads: self.threads.map(usize::from),
+            context: Some(self.context),
+            ..Options::default()
+        };
+        Ok(Engine::from_gguf(place.open()?, options).map_err(|error| error.in_file(place.to_string()))?)
+    }
+}
+
+fn bits_per_weight(engine: &Engine) -> f64 {
+    let tensors = engine.gguf().tensors();
+    let bytes: u64 = tensors.iter().map(|tensor| tensor.byte_len()).sum();
+    let weights: u64 = tensors.iter().map(|tensor| tensor.elements()).sum();
+    bytes as f64 * 8.0 / weights.max(1) as f64
+}
+
+fn to_json(measured: &Measured) -> serde_json::Value {
+    json!({
+        "model": measured.name,
+        "bytes": measured.bytes,
+        "bits_per_weight": measured.bits_per_weight,
+        "figures": measured.figures,
+    })
+}
+
+fn table(all: &[Measured]) -> Table {
+    let heading = ["MODEL", "BITS", "PERPLEXITY", "BITS/BYTE", "KL", "KL 99 %", "KL MAX", "TOP-1", "ROUTERS"];
+    let mut table = Table::new(&heading, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    for Measured { name, bits_per_weight, figures, .. } in all {
+        let routers = figures.routers.iter().map(|layer| layer.same).sum::<f64>();
+        let routers = match figures.routers.len() {
+            0 => "-".into(),
+            layers => format!("{:.2} %", 100.0 * routers / layers as f64),
+        };
+        table.row([
+            output::excerpt(name, 60),
+            format!("{bits_per_weight:.3}"),
+            format!("{:.4}", figures.perplexity),
+            format!("{:.4}", figures.bits_per_byte),
+            format!("{:.6}", figures.kl_mean),
+            format!("{:.5}", figures.kl_99),
+            format!("{:.4}", figures.kl_max),
+            format!("{:.2} %", 100.0 * figures.top1),
+            routers,
+        ]);
+    }
+    table
+}

@@ -1,0 +1,103 @@
+//! What each level of quantization costs on the model that ships, held to bounds: the guard of every quantizer, of the
+//! recipes and of the kernels at once.
+//!
+//! The bounds are what was measured when they were set, plus ten percent. They change in a commit of their own, with
+//! the table before and after in its message.
+
+use moewe_convert::recipe::limit_of;
+use moewe_convert::{Options, Recipe, convert};
+use moewe_engine::eval::{Comparison, compare};
+use moewe_engine::generate::Generation;
+use moewe_engine::sampler::{Sampler, Sampling};
+use moewe_engine::session::{Engine, Options as EngineOptions};
+use std::path::{Path, PathBuf};
+
+/// Mean KL divergence from BF16 in nats, and perplexity over that of BF16, of levels 2 to 8.
+const BOUNDS: [(u32, f64, f64); 7] = [
+    (2, 0.032_3, 1.046_7),
+    (3, 0.009_26, 1.019_1),
+    (4, 0.001_25, 1.002_7),
+    (5, 0.000_636, 1.001_6),
+    (6, 0.000_395, 1.000_5),
+    (7, 0.000_201, 1.000_6),
+    (8, 0.000_193, 1.000_6),
+];
+
+/// Neighbouring levels may change places by so much of their divergence and of their perplexity: below it the numbers
+/// are noise of the text.
+const TOLERANCE: (f64, f64) = (0.05, 0.005);
+
+const CONTEXT: usize = 256;
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn engine(path: &Path) -> Engine {
+    let options = EngineOptions { context: Some(CONTEXT), ..EngineOptions::default() };
+    Engine::open(path, options).unwrap()
+}
+
+/// The model in BF16 and at every level, in `folder`.
+fn files(folder: &Path) -> (PathBuf, Vec<PathBuf>) {
+    let base = folder.join("bf16.gguf");
+    let bf16 = Options::with(Recipe::by_name("BF16").unwrap());
+    convert(&root("models/moewe-mini"), &base, &bf16, &()).unwrap();
+    let level = |&(level, ..): &(u32, f64, f64)| {
+        let path = folder.join(format!("{level}.gguf"));
+        let recipe = Recipe::Bits(limit_of(level).unwrap());
+        let report = convert(&base, &path, &Options::with(recipe), &()).unwrap();
+        assert!(report.bits_per_weight <= limit_of(level).unwrap(), "{level}: {}", report.bits_per_weight);
+        path
+    };
+    let levels = BOUNDS.iter().map(level).collect();
+    (base, levels)
+}
+
+fn greedy(engine: &Engine) -> Vec<u32> {
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    let mut sampler = Sampler::new(sampling, engine.config().vocab_size).unwrap();
+    let mut session = engine.session().unwrap();
+    let special = moewe_engine::tokenizer::Special::Plain;
+    let prompt =
+        engine.tokenizer().unwrap().encode("Es war einmal", special).unwrap();
+    let mut generation = Generation::start(&mut session, &mut sampler, &prompt, Some(32)).unwrap();
+    while generation.next_text().unwrap().is_some() {}
+    generation.tokens().to_vec()
+}
+
+#[test]
+fn levels_stay_within_their_bounds() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, levels) = files(folder.path());
+    let (base, levels): (Engine, Vec<Engine>) =
+        (engine(&base), levels.iter().map(|path| engine(path)).collect());
+    let text = std::fs::read_to_string(root("tests/golden/text/de.txt")).unwrap();
+    let measured = compare(&base, &levels.iter().collect::<Vec<_>>(), &text, CONTEXT, |_, _| true).unwrap();
+    let (base_figures, figures) = (&measured[0], &measured[1..]);
+    let ratio = |figures: &Comparison| figures.perplexity / base_figures.perplexity;
+    let table: Vec<String> = BOUNDS
+        .iter()
+        .zip(figures)
+        .map(|((level, kl, ppl), own)| {
+            format!("{level}: {:.6} of {kl}, {:.5} of {ppl}", own.kl_mean, ratio(own))
+        })
+        .collect();
+    for (&(level, kl, perplexity), own) in BOUNDS.iter().zip(figures) {
+        assert!(own.kl_mean <= kl && ratio(own) <= perplexity, "level {level}:\n{}", table.join("\n"));
+        assert!(own.kl_mean > kl / 1.3, "level {level} got better: lower its bound\n{}", table.join("\n"));
+    }
+    for pair in figures.windows(2) {
+        assert!(
+            pair[0].kl_mean > pair[1].kl_mean,
+            "divergence does not fall with bits:\n{}",
+            table.join("\n")
+        );
+        assert!(ratio(&pair[0]) > ratio(&pair[1]) - TOLERANCE.1, "perplexity:\n{}", table.join("\n"));
+    }
+    let expected = greedy(&base);
+    for (&(level, ..), engine) in BOUNDS.iter().zip(&levels).filter(|((level, ..), _)| matches!(level, 6 | 8))
+    {
+        assert_eq!(greedy(engine), expected, "greedy text at {level} bits");
+    }
+}
