@@ -59,8 +59,7 @@ fn greedy(engine: &Engine) -> Vec<u32> {
     let mut sampler = Sampler::new(sampling, engine.config().vocab_size).unwrap();
     let mut session = engine.session().unwrap();
     let special = moewe_engine::tokenizer::Special::Plain;
-    let prompt =
-        engine.tokenizer().unwrap().encode("Es war einmal", special).unwrap();
+    let prompt = engine.tokenizer().unwrap().encode("Es war einmal", special).unwrap();
     let mut generation = Generation::start(&mut session, &mut sampler, &prompt, Some(32)).unwrap();
     while generation.next_text().unwrap().is_some() {}
     generation.tokens().to_vec()

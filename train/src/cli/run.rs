@@ -18,9 +18,9 @@ const PROMPTS: [&str; 3] = ["Es war einmal", "Im finsteren Wald", "Der alte Mann
 #[derive(Parser)]
 #[command(name = "run")]
 pub(super) struct Train {
-    /// A named size, or the path of a config.json; see --presets
-    #[arg(long, default_value = "moewe-mini")]
-    preset: String,
+    /// A named size, or the path of a config.json; see --presets [default: that of --init-from, else moewe-mini]
+    #[arg(long)]
+    preset: Option<String>,
     /// Folder of shards, with a weight if wanted; may be named more than once
     #[arg(long, value_name = "[NAME=]FOLDER[:WEIGHT]")]
     data: Vec<String>,
@@ -65,11 +65,13 @@ impl Train {
             layers.push(layer_of(path)?);
         }
         layers.push(self.overrides.layer()?);
-        let name = std::path::Path::new(&self.preset).file_stem().unwrap_or_default();
+        let start = self.init_from.as_ref().map(|folder| folder.display().to_string());
+        let preset = self.preset.clone().or(start).unwrap_or_else(|| "moewe-mini".to_owned());
+        let name = std::path::Path::new(&preset).file_stem().unwrap_or_default();
         let prompts =
             if self.prompts.is_empty() { PROMPTS.map(String::from).into() } else { self.prompts.clone() };
         Ok(Run {
-            preset: self.preset.clone(),
+            preset: preset.clone(),
             data: self.data.clone(),
             validation: self.validation.clone(),
             tokenizer: self.tokenizer.clone(),

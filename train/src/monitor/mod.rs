@@ -91,7 +91,7 @@ pub struct StepReport {
 pub struct ExpertLoad {
     /// Index of the layer in the model.
     pub layer: usize,
-    /// Tokens routed to each expert, dropped ones included.
+    /// Tokens that each expert worked on, without dropped ones.
     pub counts: Vec<u64>,
     /// Assignments that found their expert full.
     pub dropped: u64,

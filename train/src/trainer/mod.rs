@@ -161,7 +161,8 @@ impl Trainer {
             self.report(monitor, &step);
             validation = self.validate(monitor)?.or(validation);
             self.sample(monitor)?;
-            if self.state.step.is_multiple_of(self.run.settings.save_every) {
+            let is_best = self.state.best_step == Some(self.state.step);
+            if is_best || self.state.step.is_multiple_of(self.run.settings.save_every) {
                 self.save(monitor)?;
                 saved = self.state.step;
             }
@@ -443,13 +444,7 @@ pub fn write_settings(run: &Run) -> Result<()> {
 /// # Errors
 /// A preset that is none.
 fn config_of(run: &Run, vocabulary: usize, context: usize) -> Result<Config> {
-    let mut config = match &run.init_from {
-        Some(folder) if run.preset.is_empty() => {
-            Config::named(&folder.join("config.json").to_string_lossy())?
-        }
-        _ => Config::named(&run.preset)?,
-    };
-    config = config.resized(vocabulary, context)?;
+    let mut config = Config::named(&run.preset)?.resized(vocabulary, context)?;
     if run.settings.dropless {
         config.experts.capacity = None;
     }
