@@ -1,5 +1,5 @@
 //! Which format each tensor gets. The one question that quantization is about stands in this room alone: one format for
-//! all ([`uniform`]), the named mixes of llama.cpp ([`mixes`]), or the best that a budget of bits allows ([`budget`]).
+//! all (`uniform`), the named mixes of llama.cpp (`mixes`), or the best that a budget of bits allows (`budget`).
 
 mod budget;
 mod mixes;
