@@ -51,7 +51,7 @@ pub static MIXES: &[Mix] = &[
     mix("IQ2_S", 28, "IQ2_XS", |place| place.tiny("IQ3_S", "IQ3_S")),
     mix("IQ2_M", 29, "IQ2_S", |place| place.tiny("IQ3_S", "IQ3_S")),
     mix("Q2_K_S", 21, "Q2_K", q2_k_s),
-    alias(mix("Q2_K", 10, "Q2_K", q2_k), &[]),
+    mix("Q2_K", 10, "Q2_K", q2_k),
     mix("IQ3_XXS", 23, "IQ3_XXS", iq3_xxs),
     mix("IQ3_XS", 22, "IQ3_S", iq3_xs),
     mix("Q3_K_S", 11, "Q3_K", |place| place.eight_experts("Q5_K")),

@@ -6,6 +6,7 @@ use crate::monitor::{self, Monitor, SINKS};
 use crate::settings::{Overrides, Run, Settings, layer_of};
 use crate::trainer::{Plan, Trainer, device_of, export, write_settings};
 use crate::{Error, Result};
+use candle_core::Device;
 use clap::Parser;
 use moewe_engine::os::interrupt;
 use std::io::Write;
@@ -82,10 +83,9 @@ impl Train {
         })
     }
 
-    fn train(&self, run: Run, world: World, launch: &Launch) -> Result<()> {
-        let device = device_of(&run.settings, launch.local_rank)?;
+    fn train(&self, run: Run, world: World, device: &Device) -> Result<()> {
         let (is_first, out, log_every) = (world.is_first(), run.out.clone(), run.settings.log_every);
-        let mut trainer = Trainer::open(run.clone(), world, &device)?;
+        let mut trainer = Trainer::open(run.clone(), world, device)?;
         let mut monitor = Monitor::default();
         if is_first {
             write_settings(&run)?; // not before the run in the folder is known to be this one
@@ -122,7 +122,7 @@ impl Command for Train {
         let launch = Launch::from_environment()?;
         let device = device_of(&run.settings, launch.local_rank)?;
         let world = World::join(&launch, &device)?;
-        let outcome = self.train(run, world.clone(), &launch);
+        let outcome = self.train(run, world.clone(), &device);
         if let Some(error) = outcome.as_ref().err().filter(|_| world.size > 1) {
             super::ending(error);
             world.abort(1); // the others would wait for this rank

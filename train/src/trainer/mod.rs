@@ -175,6 +175,11 @@ impl Trainer {
         Ok(Outcome { step: self.state.step, finished, loss, validation })
     }
 
+    /// What was just done is not training: the next report's tokens per second begin here.
+    fn restart_clock(&mut self) {
+        self.tick = Tick { since: Instant::now(), tokens: self.state.tokens };
+    }
+
     fn loader_settings(&self) -> LoaderSettings {
         LoaderSettings {
             seed: self.run.settings.seed,
@@ -289,10 +294,10 @@ impl Trainer {
         if !self.state.step.is_multiple_of(settings.log_every) && self.state.step < settings.max_steps {
             return;
         }
-        let experts = &self.model.config.experts;
+        let experts = self.model.config.experts;
         let seconds = self.tick.since.elapsed().as_secs_f64();
         let tokens = self.state.tokens - self.tick.tokens;
-        self.tick = Tick { since: Instant::now(), tokens: self.state.tokens };
+        self.restart_clock();
         monitor.record(&Event::Step(StepReport {
             step: self.state.step,
             tokens_seen: self.state.tokens,
@@ -315,7 +320,7 @@ impl Trainer {
             && (self.state.step.is_multiple_of(settings.eval_every) || self.state.step == settings.max_steps);
         let Some(dataset) = self.validation.as_ref().filter(|_| is_due) else { return Ok(None) };
         let measured = self.measure(dataset, settings.eval_rows)?;
-        self.tick = Tick { since: Instant::now(), tokens: self.state.tokens };
+        self.restart_clock();
         self.state.note(measured.loss);
         monitor.record(&Event::Validation(measured.clone()));
         Ok(Some(measured.loss))
@@ -356,7 +361,7 @@ impl Trainer {
             }
         }
         if is_due {
-            self.tick = Tick { since: Instant::now(), tokens: self.state.tokens };
+            self.restart_clock();
         }
         Ok(())
     }
@@ -372,7 +377,7 @@ impl Trainer {
             store.prune()?;
             monitor.record(&Event::Checkpoint { step, path });
         }
-        self.tick = Tick { since: Instant::now(), tokens: self.state.tokens };
+        self.restart_clock();
         self.world.barrier()
     }
 

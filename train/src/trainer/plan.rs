@@ -41,8 +41,7 @@ impl Plan {
             Some(path) => Text::open(&path)?,
             None => Text::none(),
         };
-        let preset = config_of(run, 1 << 10, 16)?; // only for its own lengths, below
-        let own = Config::named(&run.preset).unwrap_or(preset);
+        let own = Config::named(&run.preset)?;
         let vocabulary = text.vocabulary().unwrap_or(own.vocabulary);
         let context = context_of(run, &sources, own.context_length)?;
         let config = config_of(run, vocabulary, context)?;
