@@ -1,18 +1,23 @@
 //! Checkpoints (safetensors, PyTorch pickles, GGUF) to GGUF. Sees the engine only for formats and the container.
 //!
-//! `checkpoint/` reads files, `hf/` knows what architectures call things, `recipe.rs` chooses formats, `stream.rs`
-//! writes; [`convert`] is the door.
+//! `checkpoint/` reads files, `hf/` knows what architectures call things, `recipe/` chooses formats, `pad.rs` widens,
+//! `settle.rs` decides between both, `stream.rs` writes; [`convert`] is the door.
 
 pub mod checkpoint;
 mod general;
 pub mod hf;
+mod pad;
 pub mod recipe;
 mod report;
 mod requantize;
+mod settle;
 mod stream;
 
+pub use pad::Padding;
 pub use recipe::{Override, Recipe};
 pub use report::{Planned, Progress, Report, Substitution, Suspicious};
+
+pub use settle::Pad;
 
 use checkpoint::Checkpoint;
 use hf::Architecture;
@@ -31,6 +36,8 @@ pub struct Options {
     pub recipe: Recipe,
     /// Tensors with a format of their own, the first pattern that fits.
     pub overrides: Vec<Override>,
+    /// When hidden widths are padded.
+    pub pad: Pad,
     /// Only plan: the report says what would be written.
     pub dry_run: bool,
     /// Whether an existing file may be replaced.
@@ -47,7 +54,14 @@ impl Options {
 
     /// A recipe, and nothing is overwritten.
     pub fn with(recipe: Recipe) -> Self {
-        Self { recipe, overrides: vec![], dry_run: false, force: false, stop: Arc::default() }
+        Self {
+            recipe,
+            overrides: vec![],
+            pad: Pad::default(),
+            dry_run: false,
+            force: false,
+            stop: Arc::default(),
+        }
     }
 }
 
@@ -104,3 +118,6 @@ mod tests;
 
 #[cfg(test)]
 mod layout_tests;
+
+#[cfg(test)]
+mod pad_tests;

@@ -1,5 +1,6 @@
 //! What a conversion did: for the person at the terminal, for `--json`, and in part for the file itself.
 
+use crate::pad::Padding;
 use serde::Serialize;
 
 /// Told about a conversion while it runs; all of it is optional.
@@ -22,12 +23,14 @@ pub struct Report {
     pub architecture: String,
     /// Tensors written.
     pub tensors: usize,
-    /// Weights written.
+    /// Weights of the model, without the zeros of padding.
     pub weights: u64,
     /// Size of the file.
     pub bytes: u64,
-    /// Average over all weights, without vocabulary and other metadata.
+    /// All bits of tensors (the zeros of padding too) over [`Self::weights`]; vocabulary and other metadata not counted.
     pub bits_per_weight: f64,
+    /// Hidden widths that were padded with zeros.
+    pub paddings: Vec<Padding>,
     /// Tensors that are not in the format that was asked for, apart from norms, biases and routers.
     pub substitutions: Vec<Substitution>,
     /// Every tensor with its format.

@@ -2,8 +2,10 @@
 //! that memory does not grow with the model.
 
 use crate::hf::plan::Output;
-use crate::recipe::{Choice, Facts, Question};
+use crate::pad::{Padded, Padding};
+use crate::recipe::Choice;
 use crate::report::{Planned, Progress, Report, Substitution, Suspicious};
+use crate::settle::{Settled, WEIGHTS, settle};
 use crate::{Options, requantize::Stored};
 use moewe_engine::gguf::{FileWriter, Metadata, Writer};
 use moewe_engine::quant::{Format, QuantizeRow};
@@ -17,8 +19,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const CHUNK: u64 = 4 << 20;
 /// After so many chunks the source lets go of what it has mapped: half a gigabyte of bfloat16.
 const RELEASE: u64 = 64;
-/// Weights of a tensor on which formats are compared.
-const SAMPLE: u64 = 16 << 10;
 /// Weights per task of a worker.
 const TASK: u64 = 128 << 10;
 
@@ -82,10 +82,11 @@ pub(crate) struct Job<'a> {
 impl Job<'_> {
     /// Writes the file and tells what was done.
     pub(crate) fn write<R: Rows>(&self, mut metadata: Metadata, tensors: &[R], out: &Path) -> Result<Report> {
-        let choices = self.choose(&metadata, tensors)?;
-        let mut report = self.plan(&metadata, tensors, &choices)?;
-        note(&mut metadata, &report, self.options.recipe.file_type(&formats(tensors, &choices)));
-        let entries = tensors.iter().zip(&choices).map(|(tensor, choice)| {
+        let settled = settle(&metadata, tensors, self.options)?;
+        let Settled { tensors, choices, .. } = &settled;
+        let mut report = self.plan(&metadata, &settled)?;
+        note(&mut metadata, &report, self.options.recipe.file_type(&formats(tensors, choices)));
+        let entries = tensors.iter().zip(choices).map(|(tensor, choice)| {
             let shape: Vec<u64> = tensor.shape().iter().rev().copied().collect();
             (tensor.name(), choice.format, shape)
         });
@@ -96,7 +97,7 @@ impl Job<'_> {
         }
         self.progress.begin(report.bytes);
         let mut file = writer.create(out)?;
-        for (tensor, choice) in tensors.iter().zip(&choices) {
+        for (tensor, choice) in tensors.iter().zip(choices) {
             let passage = Passage { tensor, format: choice.format, job: self };
             report.suspicious.extend(passage.run(&mut file)?);
             (self.release)();
@@ -105,39 +106,21 @@ impl Job<'_> {
         Ok(report)
     }
 
-    fn choose<R: Rows>(&self, metadata: &Metadata, tensors: &[R]) -> Result<Vec<Choice>> {
-        let untied = tensors.iter().any(|tensor| tensor.name() == "output.weight");
-        let head = if untied { "output.weight" } else { "token_embd.weight" };
-        let ask = |tensor: &R| tensor.name() == head;
-        let questions: Vec<Question> = tensors
-            .iter()
-            .map(|tensor| Question {
-                name: tensor.name(),
-                shape: tensor.shape(),
-                stored: tensor.stored(),
-                is_head: ask(tensor),
-            })
-            .collect();
-        let measure = |i: usize, format: &'static Format| relative_error(&tensors[i], format);
-        self.options.recipe.choose(&questions, &Facts::of(metadata), &self.options.overrides, &measure)
-    }
-
-    fn plan<R: Rows>(&self, metadata: &Metadata, tensors: &[R], choices: &[Choice]) -> Result<Report> {
-        let weights = |tensor: &R| tensor.shape().iter().product::<u64>();
-        let bytes = |tensor: &R, choice: &Choice| choice.format.bytes_for(weights(tensor)).unwrap_or(0);
-        let planned = |(tensor, choice): (&R, &Choice)| Planned {
+    fn plan<R: Rows>(&self, metadata: &Metadata, settled: &Settled<R>) -> Result<Report> {
+        let Settled { tensors, choices, paddings, weights } = settled;
+        let planned = |(tensor, choice): (&Padded<R>, &Choice)| Planned {
             tensor: tensor.name().to_owned(),
             format: choice.format.name,
-            bytes: bytes(tensor, choice),
+            bytes: choice.format.bytes_for(tensor.shape().iter().product()).unwrap_or(0),
         };
         let plan: Vec<Planned> = tensors.iter().zip(choices).map(planned).collect();
-        let all = tensors.iter().map(weights).sum::<u64>();
         let bits = plan.iter().map(|planned| planned.bytes * 8).sum::<u64>();
         Ok(Report {
             architecture: metadata.str("general.architecture")?.unwrap_or_default().to_owned(),
             tensors: tensors.len(),
-            weights: all,
-            bits_per_weight: bits as f64 / all.max(1) as f64,
+            weights: *weights,
+            bits_per_weight: bits as f64 / (*weights).max(1) as f64,
+            paddings: paddings.clone(),
             substitutions: substitutions(tensors, choices, &self.options.recipe.to_string()),
             plan,
             ..Report::default()
@@ -152,6 +135,17 @@ fn note(metadata: &mut Metadata, report: &Report, file_type: Option<u32>) {
         metadata.set("general.file_type", number);
     }
     metadata.set("moewe.bits_per_weight", report.bits_per_weight as f32);
+    for padding in &report.paddings {
+        metadata.set(&padding.key, padding.to as u32);
+        metadata.set(WEIGHTS, report.weights);
+    }
+    if !report.paddings.is_empty() {
+        // A file that was padded before may be padded again, for longer blocks or in another width.
+        let before = metadata.get("moewe.paddings").and_then(|lines| lines.as_array()?.as_strings());
+        let mut lines: Vec<String> = before.into_iter().flatten().map(str::to_owned).collect();
+        lines.extend(report.paddings.iter().map(Padding::to_string));
+        metadata.set("moewe.paddings", lines);
+    }
     if !report.substitutions.is_empty() {
         let lines: Vec<String> = report.substitutions.iter().map(Substitution::to_string).collect();
         metadata.set("moewe.substitutions", lines);
@@ -161,28 +155,6 @@ fn note(metadata: &mut Metadata, report: &Report, file_type: Option<u32>) {
 fn formats<R: Rows>(tensors: &[R], choices: &[Choice]) -> Vec<(u64, &'static Format)> {
     let weights = |tensor: &R| tensor.shape().iter().product::<u64>();
     tensors.iter().zip(choices).map(|(tensor, choice)| (weights(tensor), choice.format)).collect()
-}
-
-/// The mean square of what `format` changes in some rows of `tensor`, over that of their weights.
-fn relative_error<R: Rows>(tensor: &R, format: &'static Format) -> f64 {
-    let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
-    let rows: u64 = tensor.shape().iter().rev().skip(1).product();
-    let sampled = (SAMPLE / columns).clamp(1, rows.max(1));
-    let (Some(quantize), Some(row_bytes)) = (format.quantize, format.bytes_for(columns)) else { return 0.0 };
-    let (mut weights, mut back) = (vec![0f32; columns as usize], vec![0f32; columns as usize]);
-    let mut bytes = vec![0u8; row_bytes as usize];
-    let (mut difference, mut total) = (0f64, 0f64);
-    for i in 0..sampled {
-        let row = i * rows / sampled;
-        tensor.read(row..row + 1, &mut weights);
-        quantize(&weights, None, &mut bytes);
-        (format.dequantize)(&bytes, &mut back);
-        for (&weight, &back) in weights.iter().zip(&back).filter(|(weight, _)| weight.is_finite()) {
-            difference += f64::from(weight - back).powi(2);
-            total += f64::from(weight).powi(2);
-        }
-    }
-    if total > 0.0 { difference / total } else { 0.0 }
 }
 
 fn substitutions<R: Rows>(tensors: &[R], choices: &[Choice], wanted: &str) -> Vec<Substitution> {

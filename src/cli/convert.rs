@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use moewe_convert::recipe::limit_of;
-use moewe_convert::{Options, Override, Progress, Recipe, Report};
+use moewe_convert::{Options, Override, Pad, Progress, Recipe, Report};
 use moewe_engine::os::interrupt;
 use moewe_engine::quant::Format;
 use regex::Regex;
@@ -31,6 +31,9 @@ pub(super) struct Convert {
     /// Another format for the tensors whose names fit; may be given more than once
     #[arg(long = "tensor", value_name = "REGEX=FORMAT")]
     tensors: Vec<String>,
+    /// Zeros that widen experts and other feed-forward networks to whole blocks: auto pads where it pays
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_enum)]
+    pad: When,
     /// Print what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -45,6 +48,24 @@ pub(super) struct Convert {
     quiet: bool,
 }
 
+/// When to pad, in the command's words.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+impl From<When> for Pad {
+    fn from(when: When) -> Self {
+        match when {
+            When::Auto => Self::Auto,
+            When::Always => Self::Always,
+            When::Never => Self::Never,
+        }
+    }
+}
+
 impl Command for Convert {
     fn run(self) -> Result<()> {
         let recipe = self.recipe()?;
@@ -52,7 +73,8 @@ impl Command for Convert {
         let listener = interrupt::listen();
         let overrides = self.tensors.iter().map(|text| over(text)).collect::<Result<_>>()?;
         let (force, dry_run, stop) = (self.force, self.dry_run, listener.flag());
-        let options = Options { overrides, dry_run, force, stop, ..Options::with(recipe) };
+        let pad = self.pad.into();
+        let options = Options { overrides, pad, dry_run, force, stop, ..Options::with(recipe) };
         let bar = Bar(if self.quiet { ProgressBar::hidden() } else { progress_bar() });
         let report = moewe_convert::convert(&self.src, &out, &options, &bar);
         bar.0.finish_and_clear();
@@ -137,13 +159,16 @@ impl Convert {
             return output::json(&json!({ "path": out, "report": report }));
         }
         if !self.quiet {
+            report.paddings.iter().for_each(output::note);
             report.substitutions.iter().for_each(output::note);
         }
         if self.dry_run {
             print_plan(report)?;
         }
+        // Zeros take bits, but are no weights.
+        let per = if report.paddings.is_empty() { "" } else { " of the source" };
         output::print(format!(
-            "{}: {}, {} tensors, {} parameters, {:.3} bits per weight, {}",
+            "{}: {}, {} tensors, {} parameters, {:.3} bits per weight{per}, {}",
             out.display(),
             report.architecture,
             report.tensors,

@@ -72,6 +72,13 @@ fn total(shares: &[Share]) -> Share {
     }
 }
 
+/// All tensors, the zeros that widen a network to whole blocks not counted as weights: a padded file says how many are.
+fn model(gguf: &Gguf, total: &Share) -> Share {
+    let weights = gguf.metadata().u64("moewe.weights_without_padding").ok().flatten();
+    let weights = weights.filter(|weights| (1..=total.weights).contains(weights));
+    Share { weights: weights.unwrap_or(total.weights), ..*total }
+}
+
 /// The format that holds most of the model's bytes.
 pub(crate) fn main_format(gguf: &Gguf) -> &'static str {
     shares(gguf).first().map_or("none", |share| share.format)
@@ -85,6 +92,7 @@ pub(crate) fn architecture(gguf: &Gguf) -> String {
 fn report(gguf: &Gguf) -> serde_json::Value {
     let shares = shares(gguf);
     let total = total(&shares);
+    let model = model(gguf, &total);
     let metadata: serde_json::Map<_, _> =
         gguf.metadata().iter().map(|(key, value)| (key.to_owned(), to_json(value))).collect();
     let tensors = gguf.tensors().iter().map(|tensor| {
@@ -100,8 +108,8 @@ fn report(gguf: &Gguf) -> serde_json::Value {
     });
     json!({
         "path": gguf.path(), "version": gguf.version(), "files": gguf.part_count(), "bytes": gguf.file_len(),
-        "architecture": architecture(gguf), "parameters": total.weights,
-        "bits_per_weight": total.bits_per_weight(), "formats": formats.collect::<Vec<_>>(),
+        "architecture": architecture(gguf), "parameters": model.weights,
+        "padding": total.weights - model.weights, "bits_per_weight": model.bits_per_weight(), "formats": formats.collect::<Vec<_>>(),
         "metadata": metadata, "tensors": tensors.collect::<Vec<_>>(),
     })
 }
@@ -109,14 +117,18 @@ fn report(gguf: &Gguf) -> serde_json::Value {
 fn print_report(gguf: &Gguf) -> Result<()> {
     let shares = shares(gguf);
     let total = total(&shares);
+    let model = model(gguf, &total);
     let path = gguf.path().unwrap_or(std::path::Path::new("")).display();
     output::print(format!("{path}: GGUF version {}, {}", gguf.version(), output::bytes(gguf.file_len())))?;
     output::print(format!(
         "{} with {} parameters at {:.3} bits per weight",
         output::excerpt(&architecture(gguf), 40),
-        output::count(total.weights),
-        total.bits_per_weight()
+        output::count(model.weights),
+        model.bits_per_weight()
     ))?;
+    if model.weights < total.weights {
+        output::print(format!("and {} zeros of padding", output::count(total.weights - model.weights)))?;
+    }
     output::print("")?;
     print_metadata(gguf)?;
     output::print("")?;

@@ -39,8 +39,7 @@ pub(super) fn choose(
     fixed: &[Option<Choice>],
     measure: &Measure,
 ) -> Vec<Choice> {
-    let layers =
-        questions.iter().filter_map(|question| layer_of(question.name)).max().map_or(1, |last| last + 1);
+    let layers = layers_of(questions);
     let ladders: Vec<Vec<Rung>> = questions
         .par_iter()
         .zip(fixed)
@@ -53,6 +52,20 @@ pub(super) fn choose(
     let budget = bits * questions.iter().map(|question| question.weights() as f64).sum::<f64>();
     let places = climb(&ladders, budget);
     ladders.iter().zip(places).map(|(ladder, place)| plain(ladder[place].format)).collect()
+}
+
+/// The noise of all tensors in these formats, as the budget weighs it.
+pub(super) fn noise(questions: &[Question], choices: &[Choice], measure: &Measure) -> f64 {
+    let layers = layers_of(questions);
+    let noise = |(i, question): (usize, &Question)| match is_quantizable(*question) {
+        true => weight_of(question, layers) * measure(i, choices[i].format),
+        false => 0.0,
+    };
+    questions.par_iter().enumerate().map(noise).sum()
+}
+
+fn layers_of(questions: &[Question]) -> usize {
+    questions.iter().filter_map(|question| layer_of(question.name)).max().map_or(1, |last| last + 1)
 }
 
 /// How much a relative error in this matrix matters, against one in the gates of experts. A layer adds only its share to

@@ -149,6 +149,11 @@ impl Recipe {
         Ok(choices)
     }
 
+    /// The noise that these formats add: the relative error of each matrix, weighed by its role.
+    pub(crate) fn noise(&self, questions: &[Question], choices: &[Choice], measure: &Measure) -> f64 {
+        budget::noise(questions, choices, measure)
+    }
+
     /// `general.file_type`: llama.cpp's number (enum llama_ftype) of the mix, or of the commonest format.
     pub(crate) fn file_type(&self, choices: &[(u64, &Format)]) -> Option<u32> {
         match self {

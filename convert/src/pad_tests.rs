@@ -1,0 +1,213 @@
+//! Which widths are widened, when it pays, and what then stands in the rows.
+
+use crate::pad::{Padding, padded, widths};
+use crate::settle::{Pad, Settled, WEIGHTS, settle};
+use crate::stream::Rows;
+use crate::{Options, Recipe};
+use moewe_engine::gguf::Metadata;
+use moewe_engine::quant::Format;
+use std::ops::Range;
+
+/// A tensor of pseudo-random weights.
+struct Fake {
+    name: String,
+    shape: Vec<u64>,
+    stored: Option<&'static Format>,
+}
+
+impl Fake {
+    fn weight(&self, i: u64) -> f32 {
+        let hash = (i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        hash as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+impl Rows for Fake {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+    fn read(&self, rows: Range<u64>, out: &mut [f32]) {
+        let columns = self.shape.last().unwrap();
+        (rows.start * columns..rows.end * columns).zip(out).for_each(|(i, out)| *out = self.weight(i));
+    }
+    fn stored(&self) -> Option<&'static Format> {
+        self.stored
+    }
+    fn copy(&self, rows: Range<u64>, out: &mut [u8]) {
+        let mut weights = vec![0.0; (self.shape.last().unwrap() * (rows.end - rows.start)) as usize];
+        self.read(rows, &mut weights);
+        (self.stored.unwrap().quantize.unwrap())(&weights, None, out);
+    }
+}
+
+fn fake(name: &str, shape: &[u64]) -> Fake {
+    Fake { name: name.to_owned(), shape: shape.to_vec(), stored: None }
+}
+
+/// A layer of experts with a shared one, hidden width `units`.
+fn layer(units: u64) -> Vec<Fake> {
+    vec![
+        fake("blk.0.attn_q.weight", &[64, 256]),
+        fake("blk.0.ffn_norm.weight", &[256]),
+        fake("blk.0.ffn_gate_inp.weight", &[2, 256]),
+        fake("blk.0.ffn_gate_exps.weight", &[2, units, 256]),
+        fake("blk.0.ffn_up_exps.weight", &[2, units, 256]),
+        fake("blk.0.ffn_up_exps.bias", &[2, units]),
+        fake("blk.0.ffn_down_exps.weight", &[2, 256, units]),
+        fake("blk.0.ffn_up_shexp.weight", &[2 * units, 256]),
+        fake("blk.0.ffn_down_shexp.weight", &[256, 2 * units]),
+    ]
+}
+
+fn metadata(units: u32) -> Metadata {
+    let mut metadata = Metadata::new();
+    metadata.set("general.architecture", "deepseek2");
+    metadata.set("deepseek2.expert_feed_forward_length", units);
+    metadata.set("deepseek2.feed_forward_length", 1000u32);
+    metadata
+}
+
+fn format(name: &str) -> &'static Format {
+    Format::by_name(name).unwrap()
+}
+
+fn all(rows: &impl Rows) -> Vec<f32> {
+    let count: u64 = rows.shape().iter().rev().skip(1).product();
+    let mut out = vec![f32::NAN; rows.shape().iter().product::<u64>() as usize];
+    // In pieces that begin and end anywhere.
+    let columns = *rows.shape().last().unwrap() as usize;
+    for start in (0..count).step_by(7) {
+        let end = (start + 7).min(count);
+        rows.read(start..end, &mut out[start as usize * columns..end as usize * columns]);
+    }
+    out
+}
+
+#[test]
+fn zeros_stand_behind_the_units_of_each_matrix() {
+    let mut tensors = layer(40);
+    tensors.push(fake("blk.0.ffn_gate_up_exps.weight", &[2, 80, 8]));
+    let widths = widths(&metadata(40), &tensors);
+    assert_eq!(widths.len(), 1);
+    assert_eq!(widths[0].candidates().collect::<Vec<_>>(), [64, 256]);
+    let wide = padded(&tensors, &[(&widths[0], 64)]);
+    let shape = |i: usize| wide[i].shape().to_vec();
+    assert_eq!([shape(0), shape(2), shape(1)], [vec![64, 256], vec![2, 256], vec![256]]);
+    assert_eq!([shape(3), shape(6), shape(5)], [vec![2, 64, 256], vec![2, 256, 64], vec![2, 64]]);
+    assert_eq!([shape(7), shape(8), shape(9)], [vec![128, 256], vec![256, 128], vec![2, 128, 8]]);
+    for (i, (narrow, wide)) in tensors.iter().zip(&wide).enumerate() {
+        // Matrices of `from` rows or columns become `to` of them.
+        let (rows, from, to) = match i {
+            3 | 4 => (2, 40 * 256, 64 * 256),
+            5 => (2, 40, 64),
+            6 => (512, 40, 64),
+            7 => (1, 80 * 256, 128 * 256),
+            8 => (256, 80, 128),
+            9 => (4, 40 * 8, 64 * 8),
+            _ => continue,
+        };
+        let (narrow, wide) = (all(narrow), all(wide));
+        for matrix in 0..rows {
+            let (before, after) = (&narrow[matrix * from..][..from], &wide[matrix * to..][..to]);
+            assert_eq!(&after[..from], before, "{i}");
+            assert!(after[from..].iter().all(|&weight| weight == 0.0), "{i}");
+        }
+    }
+}
+
+#[test]
+fn stored_blocks_keep_their_bytes() {
+    for name in ["Q8_0", "MXFP4"] {
+        let mut tensors = layer(96);
+        tensors.iter_mut().for_each(|tensor| tensor.stored = Some(format(name)));
+        let widths = widths(&metadata(96), &tensors);
+        let wide = padded(&tensors, &[(&widths[0], 256)]);
+        for i in [3, 6] {
+            let columns = *wide[i].shape().last().unwrap();
+            let rows = 3..101;
+            let mut bytes = vec![0xff; (format(name).bytes_for(columns).unwrap() * 98) as usize];
+            wide[i].copy(rows.clone(), &mut bytes);
+            let mut found = vec![0.0; (columns * 98) as usize];
+            (format(name).dequantize)(&bytes, &mut found);
+            let mut expected = vec![0.0; found.len()];
+            wide[i].read(rows, &mut expected);
+            let error = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(error < if name == "Q8_0" { 0.005 } else { 0.2 }, "{name} {i}: {error}");
+            assert!(expected.iter().zip(&found).all(|(&e, &f)| e != 0.0 || f == 0.0), "{name} {i}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_understood_is_left_alone() {
+    let found = |change: &dyn Fn(&mut Metadata, &mut Vec<Fake>)| {
+        let (mut metadata, mut tensors) = (metadata(40), layer(40));
+        change(&mut metadata, &mut tensors);
+        widths(&metadata, &tensors).len()
+    };
+    assert_eq!(found(&|_, _| ()), 1);
+    assert_eq!(
+        found(&|_, tensors| tensors.push(fake("blk.0.ffn_sub_norm.weight", &[40]))),
+        0,
+        "a norm over units"
+    );
+    assert_eq!(found(&|_, tensors| tensors[4].shape[1] = 41), 0, "another width");
+    assert_eq!(found(&|_, tensors| tensors[7].shape[0] = 120), 0, "shared matrices that differ");
+    let key = "deepseek2.expert_feed_forward_length";
+    assert_eq!(found(&|metadata, _| metadata.set(key, vec![40u32, 40])), 0, "a width per layer");
+    assert_eq!(found(&|metadata, _| metadata.set(key, 0u32)), 0);
+}
+
+fn settled(units: u32, options: &Options) -> (Vec<Padding>, f64) {
+    let tensors = layer(u64::from(units));
+    let Settled { tensors, choices, paddings, weights } =
+        settle(&metadata(units), &tensors, options).unwrap();
+    let bytes = |(tensor, choice): (&crate::pad::Padded<Fake>, &crate::recipe::Choice)| {
+        choice.format.bytes_for(tensor.shape().iter().product()).unwrap()
+    };
+    let bytes: u64 = tensors.iter().zip(&choices).map(bytes).sum();
+    assert_eq!(weights, layer(u64::from(units)).iter().map(|t| t.shape.iter().product::<u64>()).sum::<u64>());
+    (paddings, bytes as f64 * 8.0 / weights as f64)
+}
+
+#[test]
+fn padding_has_to_pay() {
+    // 480 units need a fifteenth more to be 512, 288 need seven ninths.
+    for (units, recipe, expected) in [
+        (480, Recipe::Bits(2.9), Some(512)),
+        (288, Recipe::Bits(4.8), None),
+        (480, Recipe::Bits(8.6), None),
+        (512, Recipe::Bits(2.9), None),
+        (480, Recipe::Uniform(format("Q2_K")), Some(512)),
+        (288, Recipe::Uniform(format("Q2_K")), None),
+        (480, Recipe::Uniform(format("F16")), None),
+        (496, Recipe::Uniform(format("Q8_0")), Some(512)),
+        (480, Recipe::by_name("Q2_K").unwrap(), None),
+    ] {
+        let (paddings, bits) = settled(units, &Options::with(recipe));
+        assert_eq!(paddings.first().map(|padding| padding.to), expected, "{units} {recipe}");
+        let (_, without) = settled(units, &Options { pad: Pad::Never, ..Options::with(recipe) });
+        match recipe {
+            Recipe::Bits(budget) => assert!(bits <= budget.max(without), "{units} {recipe}: {bits}"),
+            _ => assert!(bits <= without, "{units} {recipe}: {bits} {without}"),
+        }
+    }
+    let always = Options { pad: Pad::Always, ..Options::with(Recipe::by_name("F32").unwrap()) };
+    let (paddings, bits) = settled(480, &always);
+    assert_eq!(paddings[0].to_string(), "deepseek2.expert_feed_forward_length: 480 padded to 512 with zeros");
+    assert!(bits > 33.0, "{bits} bits of the source's weights");
+}
+
+#[test]
+fn a_padded_file_counts_its_own_weights() {
+    let (mut metadata, tensors) = (metadata(512), layer(512));
+    metadata.set(WEIGHTS, 1000u64);
+    let options = Options::with(Recipe::Bits(4.8));
+    assert_eq!(settle(&metadata, &tensors, &options).unwrap().weights, 1000);
+    let all = tensors.iter().map(|tensor| tensor.shape.iter().product::<u64>()).sum::<u64>();
+    metadata.set(WEIGHTS, u64::MAX);
+    assert_eq!(settle(&metadata, &tensors, &options).unwrap().weights, all, "nobody has more than there are");
+}
