@@ -1,25 +1,23 @@
-//! How much memory this process may still take, and how much it has taken at most.
+//! How much memory this process may still take, and how much it has taken.
 
-/// Bytes that can be allocated without pushing others out: the machine's free and reclaimable memory, or what a
-/// control group leaves of its limit. `None` where the system does not tell.
+use std::path::{Path, PathBuf};
+
+/// Bytes that can be allocated without pushing others out: the machine's free and reclaimable memory, or what the
+/// tightest of this process' control groups leaves of its limit. `None` where the system does not tell.
 pub fn available() -> Option<u64> {
-    let machine = meminfo("MemAvailable:")?;
-    Some(
-        match (
-            cgroup("memory.max", "memory.limit_in_bytes"),
-            cgroup("memory.current", "memory.usage_in_bytes"),
-        ) {
-            (Some(limit), Some(used)) => machine.min(limit.saturating_sub(used)),
-            (Some(limit), None) => machine.min(limit),
-            _ => machine,
-        },
-    )
+    let machine = kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    Some(group_folders(&groups).iter().filter_map(|folder| left_in_group(folder)).fold(machine, u64::min))
 }
 
 /// The largest resident size that this process has had, in bytes; 0 where the system does not tell.
 pub fn peak_resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    kilobytes(&status, "VmHWM:").unwrap_or(0)
+    status("VmHWM:")
+}
+
+/// The resident size of this process now, in bytes; 0 where the system does not tell.
+pub fn resident() -> u64 {
+    status("VmRSS:")
 }
 
 /// Tells the allocator to keep freed memory for the next request instead of giving its pages back: for programs whose
@@ -45,8 +43,9 @@ mod platform {
     pub(super) fn keep_freed() {}
 }
 
-fn meminfo(key: &str) -> Option<u64> {
-    kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, key)
+fn status(key: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    kilobytes(&status, key).unwrap_or(0)
 }
 
 fn kilobytes(text: &str, key: &str) -> Option<u64> {
@@ -54,17 +53,45 @@ fn kilobytes(text: &str, key: &str) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// A number of this process' control group, version 2 or 1; "max" and absurd limits count as none.
-fn cgroup(v2: &str, v1: &str) -> Option<u64> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let unified = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").to_owned();
-    let candidates = [
-        format!("/sys/fs/cgroup{unified}/{v2}"),
-        format!("/sys/fs/cgroup/{v2}"),
-        format!("/sys/fs/cgroup/memory/{v1}"),
-    ];
-    let text = candidates.iter().find_map(|path| std::fs::read_to_string(path).ok())?;
-    text.trim().parse::<u64>().ok().filter(|bytes| *bytes < 1 << 60)
+/// Folders of all control groups above this process, of version 2 and of version 1's memory controller. Inside a
+/// container the paths of `/proc/self/cgroup` may be the host's; the mounted root is then the container's own group.
+fn group_folders(groups: &str) -> Vec<PathBuf> {
+    let mut folders = vec![];
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let root = match controllers {
+            "" => Path::new("/sys/fs/cgroup"),
+            _ if controllers.split(',').any(|name| name == "memory") => Path::new("/sys/fs/cgroup/memory"),
+            _ => continue,
+        };
+        let inside = Path::new(path.trim_start_matches('/'));
+        folders.extend(inside.ancestors().map(|part| root.join(part)));
+    }
+    folders
+}
+
+/// What a control group leaves: its limit less what is used and cannot be reclaimed. Absurd limits count as none.
+fn left_in_group(folder: &Path) -> Option<u64> {
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+    let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+    let limit = number("memory.max").or_else(|| number("memory.limit_in_bytes"));
+    let limit = limit.filter(|bytes| *bytes < 1 << 60)?;
+    let used = number("memory.current").or_else(|| number("memory.usage_in_bytes")).unwrap_or(0);
+    let cached = file_cache(&read("memory.stat").unwrap_or_default());
+    Some(limit.saturating_sub(used.saturating_sub(cached)))
+}
+
+/// Page cache in a group's `memory.stat`; version 1 has sums over the groups below under `total_`.
+fn file_cache(stat: &str) -> u64 {
+    let field = |name: &str| {
+        let line = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|number| number.parse::<u64>().ok())
+    };
+    let both = |prefix: &str| {
+        Some(field(&format!("{prefix}inactive_file"))? + field(&format!("{prefix}active_file"))?)
+    };
+    both("total_").or_else(|| both("")).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -76,5 +103,31 @@ mod tests {
         let text = "MemTotal:       100 kB\nMemAvailable:    42 kB\n";
         assert_eq!(kilobytes(text, "MemAvailable:"), Some(42 * 1024));
         assert_eq!(kilobytes(text, "Swap:"), None);
+    }
+
+    #[test]
+    fn finds_the_groups_of_both_versions() {
+        let folders = group_folders("4:cpu,memory:/a/b\n3:cpuset:/\n0::/user\nnonsense\n");
+        let expected = ["memory/a/b", "memory/a", "memory/", "user", ""];
+        assert_eq!(folders, expected.map(|part| Path::new("/sys/fs/cgroup").join(part)));
+    }
+
+    #[test]
+    fn a_groups_page_cache_counts_as_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        assert_eq!(left_in_group(folder.path()), None);
+        write("memory.max", "max\n");
+        assert_eq!(left_in_group(folder.path()), None);
+        write("memory.max", "1000\n");
+        write("memory.current", "900\n");
+        assert_eq!(left_in_group(folder.path()), Some(100));
+        write("memory.stat", "anon 5\ninactive_file 200\nactive_file 100\n");
+        assert_eq!(left_in_group(folder.path()), Some(400));
+        write(
+            "memory.stat",
+            "inactive_file 1\nactive_file 1\ntotal_inactive_file 250\ntotal_active_file 250\n",
+        );
+        assert_eq!(left_in_group(folder.path()), Some(600));
     }
 }

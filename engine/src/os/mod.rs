@@ -1,4 +1,4 @@
-//! What differs between operating systems: file mappings and the like.
+//! What differs between operating systems: file mappings, reads, memory, signals and the terminal.
 //!
 //! The only place that names a platform; nothing here knows models, formats or tensors.
 
@@ -7,4 +7,6 @@
 pub mod interrupt;
 pub mod mapping;
 pub mod memory;
+pub mod pages;
+pub mod read;
 pub mod terminal;
