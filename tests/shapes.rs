@@ -2,37 +2,13 @@
 //!
 //! The reference is always the same file computed the straightforward way.
 
-use moewe_convert::{Options as ConvertOptions, Progress, convert};
-use moewe_engine::gguf::{Gguf, Writer};
+#[path = "support/fixtures.rs"]
+mod fixtures;
+
+use fixtures::{fixture, options, rewrite, tokens};
+use moewe_engine::gguf::Gguf;
 use moewe_engine::model::{KvCache, Row};
-use moewe_engine::quant::Format;
-use moewe_engine::session::{Engine, Options, cache_format};
-use std::path::{Path, PathBuf};
-
-struct Quiet;
-impl Progress for Quiet {}
-
-fn fixture(name: &str, target: &Path) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    let out = target.join(name).with_extension("gguf");
-    if !out.exists() {
-        convert(&folder, &out, &ConvertOptions::new(Format::by_name("F32").unwrap()), &Quiet).unwrap();
-    }
-    out
-}
-
-fn options(cache: &str) -> Options {
-    Options {
-        cache: cache_format(cache).unwrap(),
-        context: Some(300),
-        threads: Some(2),
-        ..Options::default()
-    }
-}
-
-fn tokens(count: usize, seed: usize) -> Vec<u32> {
-    (0..count).map(|i| ((i * 37 + seed * 101) % 300 + 3) as u32).collect()
-}
+use moewe_engine::session::{Engine, Options};
 
 fn logits(engine: &Engine, tokens: &[u32]) -> Vec<Vec<f32>> {
     let mut all = vec![];
@@ -44,28 +20,13 @@ fn logits(engine: &Engine, tokens: &[u32]) -> Vec<Vec<f32>> {
     all
 }
 
-/// A tensor of the rewritten file: name, format, shape and bytes.
-type Rewritten = (String, &'static Format, Vec<u64>, Vec<u8>);
-
-/// Writes the file anew with `change` applied to each tensor.
-fn rewrite(source: &Path, target: &Path, change: impl Fn(Rewritten) -> Vec<Rewritten>) {
-    let gguf = Gguf::open(source).unwrap();
-    let tensors = gguf.tensors().iter().flat_map(|tensor| {
-        change((tensor.name.clone(), tensor.format, tensor.shape.clone(), gguf.bytes(tensor).to_vec()))
-    });
-    let tensors: Vec<Rewritten> = tensors.collect();
-    let directory =
-        tensors.iter().map(|(name, format, shape, _)| (name.clone(), *format, shape.clone())).collect();
-    let mut writer = Writer::new(gguf.metadata().clone(), directory).unwrap().create(target).unwrap();
-    tensors.iter().for_each(|(.., bytes)| writer.write_tensor(bytes).unwrap());
-    writer.finish().unwrap();
-}
+const IN_ORDER: fn(&str) -> usize = |_| 0;
 
 #[test]
 fn one_tensor_per_expert_is_the_same_stack() {
     let folder = tempfile::tempdir().unwrap();
     let (source, old) = (fixture("mixtral", folder.path()), folder.path().join("old.gguf"));
-    rewrite(&source, &old, |(name, format, shape, bytes)| {
+    rewrite(&source, &old, IN_ORDER, |(name, format, shape, bytes)| {
         let Some(stem) = name.strip_suffix("_exps.weight") else { return vec![(name, format, shape, bytes)] };
         let experts = bytes.chunks_exact(bytes.len() / shape[2] as usize).enumerate();
         experts
@@ -81,7 +42,7 @@ fn gate_and_up_may_share_a_tensor() {
     let folder = tempfile::tempdir().unwrap();
     let (source, joined) = (fixture("qwen3moe", folder.path()), folder.path().join("joined.gguf"));
     let gguf = Gguf::open(&source).unwrap();
-    rewrite(&source, &joined, |(name, format, shape, bytes)| {
+    rewrite(&source, &joined, IN_ORDER, |(name, format, shape, bytes)| {
         if name.contains("ffn_up_exps") {
             return vec![];
         }
@@ -102,7 +63,7 @@ fn gate_and_up_may_share_a_tensor() {
 fn a_tensor_without_a_place_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (source, other) = (fixture("llama-dense", folder.path()), folder.path().join("other.gguf"));
-    rewrite(&source, &other, |tensor| match tensor.0.as_str() {
+    rewrite(&source, &other, IN_ORDER, |tensor| match tensor.0.as_str() {
         "blk.1.attn_norm.weight" => {
             vec![("blk.1.surprise.weight".into(), tensor.1, tensor.2.clone(), tensor.3.clone()), tensor]
         }

@@ -43,6 +43,16 @@ pub enum Error {
         /// What is supported or what to do.
         hint: String,
     },
+    /// The weights of a routed expert cannot be read.
+    #[error("expert {expert} of layer {layer} cannot be read; check the disk, then ask again: {source}")]
+    Expert {
+        /// Counted from 0.
+        layer: usize,
+        /// Counted from 0.
+        expert: u32,
+        /// File, place and reason.
+        source: Box<Error>,
+    },
     /// A request that cannot be met: a flag, a token id, a length.
     #[error("{0}")]
     Request(String),

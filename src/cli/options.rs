@@ -5,7 +5,7 @@ use super::output;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use moewe_engine::gguf::Gguf;
-use moewe_engine::session::{CapacityMode, Engine, Options, cache_format};
+use moewe_engine::session::{CapacityMode, Engine, MemoryLimit, MemoryPlan, Options, cache_format};
 use moewe_engine::simd::Isa;
 
 // What clap shows of a group is what its fields say; a doc comment here would become the command's description.
@@ -19,6 +19,10 @@ pub(crate) struct ModelOptions {
     /// Positions of the context [default: the model's, lowered to what memory leaves]
     #[arg(short = 'c', long, value_name = "N")]
     pub(crate) context: Option<usize>,
+    /// Most memory to take: 6G, 800M, or 50% of what is free; experts that do not fit are read when they are needed
+    /// [default: 90%]
+    #[arg(short = 'm', long, value_name = "AMOUNT")]
+    pub(crate) memory: Option<MemoryLimit>,
     /// Most tokens computed at once
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) batch: usize,
@@ -61,6 +65,7 @@ impl ModelOptions {
             plain: self.plain,
             batch: self.batch,
             context: self.context,
+            memory: self.memory,
             cache: cache_format(&self.cache_type)?,
             capacity: match self.capacity {
                 Capacity::Dropless => CapacityMode::Dropless,
@@ -94,7 +99,38 @@ impl ModelOptions {
                  --context sets it"
             ));
         }
+        if engine.expert_statistics().is_some() && engine.memory().experts.experts() > 0 {
+            describe_memory(engine.memory()).into_iter().for_each(output::note);
+        }
     }
+}
+
+/// Lines about where the memory goes.
+pub(crate) fn describe_memory(plan: &MemoryPlan) -> Vec<String> {
+    let (slots, all) = (plan.experts.slots(), plan.experts.experts());
+    let experts = match plan.experts.holds_all() {
+        true => format!(
+            "{} for all {all} experts, each read when it is first used",
+            output::bytes(plan.experts.bytes())
+        ),
+        false => format!("{} for {slots} of {all} experts", output::bytes(plan.experts.bytes())),
+    };
+    let mut lines = vec![format!(
+        "memory: {} dense weights, {} cache of {} positions, {} buffers and program, {experts}{}",
+        output::bytes(plan.dense),
+        output::bytes(plan.cache),
+        plan.context_length,
+        output::bytes(plan.buffers + plan.program),
+        if plan.past_cache { ", read past the page cache" } else { "" },
+    )];
+    if let Some(limit) = plan.limit.filter(|&limit| limit < plan.total()) {
+        lines.push(format!(
+            "memory: {} are too little for what every token needs; it takes {}",
+            output::bytes(limit),
+            output::bytes(plan.total())
+        ));
+    }
+    lines
 }
 
 /// One line about a model: name, architecture, size.

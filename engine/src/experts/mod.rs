@@ -1,14 +1,28 @@
-//! Where the weights of routed experts are.
+//! Where the weights of routed experts are: in the file, and packed for the kernels in slots within a memory budget.
 //!
-//! Today every expert is a range of the mapped file: the page cache keeps what the router picks, and the layer's
-//! chosen experts are announced to the system before they are computed.
+//! `slots.rs` is one expert's memory, `readers.rs` the threads that fill slots, `plan.rs` divides a budget among layers,
+//! `bank.rs` decides which expert is in which slot and hands a layer's experts out as they come. Nothing here knows
+//! what experts compute.
 
+mod bank;
+mod plan;
+mod readers;
+mod slots;
+mod statistics;
+
+pub use bank::{Group, Part, Turn};
+pub use plan::Plan;
+pub use readers::READ_BUFFER_BYTES;
+pub use statistics::{LayerStatistics, Statistics};
+
+use crate::error::Result;
 use crate::gguf::Bytes;
-use crate::kernels::{ExpertMatrices, MatrixRef};
+use crate::kernels::{Dispatch, Layout, MatrixRef};
 use crate::quant::Format;
-use std::sync::atomic::{AtomicBool, Ordering};
+use bank::Bank;
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// One matrix of every expert of a layer.
+/// One matrix of every expert of a layer, as the file has it.
 pub struct Stack {
     /// How all of them are stored.
     pub format: &'static Format,
@@ -22,14 +36,20 @@ pub struct Stack {
     pub bias: Option<Vec<f32>>,
 }
 
-impl ExpertMatrices for Stack {
-    fn matrix(&self, expert: u32) -> MatrixRef<'_> {
+impl Stack {
+    /// One expert's matrix in the file.
+    pub fn matrix(&self, expert: u32) -> MatrixRef<'_> {
         let bytes = &self.experts[expert as usize];
         MatrixRef { format: self.format, rows: self.rows, cols: self.cols, bytes }
     }
 
-    fn bias(&self, expert: u32) -> Option<&[f32]> {
+    /// One expert's bias.
+    pub fn bias(&self, expert: u32) -> Option<&[f32]> {
         self.bias.as_ref().map(|bias| &bias[expert as usize * self.rows..][..self.rows])
+    }
+
+    fn packed_bytes(&self, layout: Layout) -> usize {
+        layout.packed_bytes(self.format, self.rows, self.cols)
     }
 }
 
@@ -44,30 +64,42 @@ pub struct ExpertLayer {
 }
 
 impl ExpertLayer {
+    /// Experts.
+    pub fn expert_count(&self) -> usize {
+        self.up.experts.len()
+    }
+
+    /// Bytes of one expert in the file.
+    pub fn expert_bytes(&self) -> u64 {
+        self.stacks().map(|stack| stack.matrix(0).bytes.len() as u64).sum()
+    }
+
     fn stacks(&self) -> impl Iterator<Item = &Stack> {
         self.gate.iter().chain([&self.up, &self.down])
     }
 }
 
+/// The experts of all layers; `None` for dense ones.
+type Layers = Vec<Option<ExpertLayer>>;
+
 /// The experts of all layers.
 pub struct ExpertStore {
-    layers: Vec<Option<ExpertLayer>>,
-    /// Per layer and expert: whether it has been announced. Asking again for pages that are there costs a walk
-    /// over all of them, a tenth of a token's time.
-    announced: Vec<Vec<AtomicBool>>,
+    layers: Arc<Layers>,
+    bank: Option<Mutex<Bank>>,
 }
 
 impl ExpertStore {
-    /// A store over bound layers; `None` for dense ones.
+    /// A store over bound layers; `None` for dense ones. It has no slots yet.
     pub fn new(layers: Vec<Option<ExpertLayer>>) -> Self {
-        let flags = |layer: &Option<ExpertLayer>| {
-            let count = layer.as_ref().map_or(0, |layer| layer.up.experts.len());
-            (0..count).map(|_| AtomicBool::new(false)).collect()
-        };
-        Self { announced: layers.iter().map(flags).collect(), layers }
+        Self { layers: Arc::new(layers), bank: None }
     }
 
-    /// The experts of a layer.
+    /// Whether the model has experts at all.
+    pub fn is_empty(&self) -> bool {
+        self.layers.iter().all(Option::is_none)
+    }
+
+    /// The experts of a layer, in the file.
     ///
     /// # Panics
     /// When the layer is dense.
@@ -75,20 +107,40 @@ impl ExpertStore {
         self.layers[layer].as_ref().expect("an expert layer")
     }
 
-    /// Announces that these experts of a layer are about to be read, each the first time only.
-    pub fn announce(&self, layer: usize, experts: &[u32]) {
-        for &expert in experts {
-            if !self.announced[layer][expert as usize].swap(true, Ordering::Relaxed) {
-                self.layer(layer)
-                    .stacks()
-                    .for_each(|stack| stack.experts[expert as usize].advise_will_need());
-            }
-        }
+    /// Bytes of all experts of a layer in the file; 0 for dense ones.
+    pub fn layer_bytes(&self, layer: usize) -> u64 {
+        self.layers[layer].as_ref().map_or(0, |layer| layer.expert_bytes() * layer.expert_count() as u64)
     }
 
-    /// Bytes of all experts of a layer; 0 for dense ones.
-    pub fn layer_bytes(&self, layer: usize) -> usize {
-        let stacks = self.layers[layer].iter().flat_map(ExpertLayer::stacks);
-        stacks.flat_map(|stack| &stack.experts).map(|bytes| bytes.len()).sum()
+    /// How `budget` bytes of slots are best divided among the layers; `None` for no limit.
+    pub fn plan(&self, layout: Layout, budget: Option<u64>) -> Plan {
+        Plan::new(&self.layers, layout, budget)
+    }
+
+    /// Sets up the slots of a plan, empty, and the threads that fill them. `past_cache` asks for reads that leave no
+    /// copy in the system's page cache.
+    ///
+    /// # Errors
+    /// When the system has no room or no threads for them.
+    pub fn provide(&mut self, plan: Plan, past_cache: bool) -> Result<()> {
+        self.bank = Some(Mutex::new(Bank::new(&self.layers, plan, past_cache)?));
+        Ok(())
+    }
+
+    /// Begins a layer's work on a batch: experts that are in slots are handed out first, the others are read
+    /// meanwhile. Work on another batch waits until the turn ends.
+    ///
+    /// # Panics
+    /// When the layer is dense or [`ExpertStore::provide`] was not called.
+    pub fn turn(&self, layer: usize, dispatch: &Dispatch) -> Turn<'_> {
+        let bank = self.bank.as_ref().expect("slots are provided before the first step");
+        let bank = bank.lock().unwrap_or_else(PoisonError::into_inner);
+        Turn::begin(&self.layers, bank, layer, dispatch)
+    }
+
+    /// What the store did so far; `None` where it has no slots.
+    pub fn statistics(&self) -> Option<Statistics> {
+        let bank = self.bank.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(bank.statistics().clone())
     }
 }

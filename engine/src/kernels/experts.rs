@@ -3,9 +3,9 @@
 //! Each (row, choice) of a batch has a slot; results of gate, up and down go to slots, which makes them disjoint
 //! between experts however the router chose.
 
-use super::{Inputs, Job, Kernel, MatrixRef, Output, Pick, rows_per_task};
+use super::{Inputs, Job, Kernel, MatrixRef, Output, Pick, Quantized, rows_per_task};
 use crate::ops::Activation;
-use crate::threads::Team;
+use crate::threads::{SharedSlice, Team};
 use std::ops::Range;
 
 /// The entries of a batch sorted by expert, each slot in at most one place. Buffers are kept between layers.
@@ -70,7 +70,23 @@ impl Dispatch {
     }
 }
 
-/// The same matrix of every expert of a layer.
+/// Some experts of a dispatch: those whose weights are there.
+#[derive(Clone, Copy)]
+pub struct Share<'a> {
+    /// The batch's entries.
+    pub dispatch: &'a Dispatch,
+    /// Which experts, each once.
+    pub experts: &'a [u32],
+}
+
+impl Share<'_> {
+    /// Slots of these experts.
+    fn slots(&self) -> usize {
+        self.experts.iter().map(|&expert| self.dispatch.picks(expert).len()).sum()
+    }
+}
+
+/// The same matrix of several experts of a layer.
 pub trait ExpertMatrices: Sync {
     /// One expert's matrix; all have the same shape and format.
     fn matrix(&self, expert: u32) -> MatrixRef<'_>;
@@ -119,17 +135,17 @@ pub struct Hidden<'a> {
     pub activation: Activation,
 }
 
-/// Gate, up and activation of all active experts, into slots `rows` wide.
+/// Gate, up and activation of these experts, into slots `rows` wide.
 pub fn hidden<M: ExpertMatrices>(
     team: &Team,
-    dispatch: &Dispatch,
+    share: Share<'_>,
     gate: Option<&ExpertKernel<'_, M>>,
     up: &ExpertKernel<'_, M>,
     inputs: Inputs<'_>,
     out: &Hidden<'_>,
 ) {
-    each_range(team, dispatch, out.up.stride, |expert, range| {
-        let picks = dispatch.picks(expert);
+    each_range(team, share.experts, out.up.stride, |expert, range| {
+        let picks = share.dispatch.picks(expert);
         // SAFETY: a task has its own expert or range, and `Dispatch` gives a slot to one expert only.
         unsafe {
             up.rows(expert, inputs, picks, out.up, range.clone());
@@ -144,28 +160,56 @@ pub fn hidden<M: ExpertMatrices>(
     });
 }
 
+/// The quantized twin of slots `width` wide.
+pub struct SlotCodes<'a> {
+    /// Columns.
+    pub width: usize,
+    /// `(slots, width)`.
+    pub codes: &'a mut [i8],
+    /// `(slots, Quantized::extras_len(width))`.
+    pub extras: &'a mut [f32],
+}
+
+/// Quantizes the slots of these experts, `values` being all slots' rows.
+pub fn quantize_slots(team: &Team, share: Share<'_>, kernel: Kernel, values: &[f32], out: SlotCodes<'_>) {
+    let (width, extras_len) = (out.width, Quantized::extras_len(out.width));
+    let (codes, extras) = (SharedSlice::new(out.codes), SharedSlice::new(out.extras));
+    let quantize = |expert: u32| {
+        for slot in share.dispatch.picks(expert).iter().map(|pick| pick.output as usize) {
+            // SAFETY: `Dispatch` gives a slot to one expert only, and an expert is one task.
+            let (codes, extras) =
+                unsafe { (codes.slice(slot * width, width), extras.slice(slot * extras_len, extras_len)) };
+            kernel.quantize(&values[slot * width..][..width], &mut Quantized::new(codes, extras));
+        }
+    };
+    // The few rows of a single token are done before a second thread has woken up.
+    match share.slots() {
+        0..=8 => share.experts.iter().copied().for_each(quantize),
+        _ => team.run(share.experts.len(), |task| quantize(share.experts[task])),
+    }
+}
+
 /// The matrix after the hidden layer: slots in, slots out.
 pub fn down<M: ExpertMatrices>(
     team: &Team,
-    dispatch: &Dispatch,
+    share: Share<'_>,
     down: &ExpertKernel<'_, M>,
     hidden: Inputs<'_>,
     out: Output<'_>,
 ) {
-    each_range(team, dispatch, out.stride, |expert, range| {
-        let picks = &dispatch.slot_picks[dispatch.range(expert)];
+    each_range(team, share.experts, out.stride, |expert, range| {
+        let picks = &share.dispatch.slot_picks[share.dispatch.range(expert)];
         // SAFETY: as in `hidden`.
         unsafe { down.rows(expert, hidden, picks, out, range) };
     });
 }
 
 /// `work(expert, rows)`: many experts are tasks enough, the rows of a few are cut.
-fn each_range(team: &Team, dispatch: &Dispatch, rows: usize, work: impl Fn(u32, Range<usize>) + Sync) {
-    let active = dispatch.active();
-    let chunk = rows_per_task(rows * active.len().max(1), team.threads()).min(rows.max(1));
+fn each_range(team: &Team, experts: &[u32], rows: usize, work: impl Fn(u32, Range<usize>) + Sync) {
+    let chunk = rows_per_task(rows * experts.len().max(1), team.threads()).min(rows.max(1));
     let chunks = rows.div_ceil(chunk);
-    team.run(active.len() * chunks, |task| {
+    team.run(experts.len() * chunks, |task| {
         let start = task % chunks * chunk;
-        work(active[task / chunks], start..rows.min(start + chunk));
+        work(experts[task / chunks], start..rows.min(start + chunk));
     });
 }

@@ -14,13 +14,17 @@ mod avx512;
 mod blocks;
 mod experts;
 mod floats;
+mod layout;
 mod portable;
 #[cfg(test)]
 mod tests;
 
 pub use activations::{Inputs, Quantized};
 pub use attention::{AttentionKernel, AttentionTask, Queries, RowBlock, attention, select_attention};
-pub use experts::{Dispatch, ExpertKernel, ExpertMatrices, Hidden, down, hidden};
+pub use experts::{
+    Dispatch, ExpertKernel, ExpertMatrices, Hidden, Share, SlotCodes, down, hidden, quantize_slots,
+};
+pub use layout::Layout;
 
 use crate::quant::{Block, Float, Format, Kind, Visit, visit};
 use crate::simd::Isa;

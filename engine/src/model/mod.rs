@@ -38,7 +38,7 @@ pub use transformer::{Row, Workspace, forward};
 pub use weights::{Linear, Matrix, Weights};
 
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::gguf::{Bytes, Gguf};
 use crate::ops::{Activation, RopeStyle};
 
 /// What an architecture fixes for all its models; everything else stands in a file's metadata.
@@ -131,13 +131,23 @@ impl Model {
 }
 
 impl Model {
+    /// Bytes of all matrices but the routed experts'.
+    pub fn dense_bytes(&self) -> u64 {
+        self.weights.dense_bytes() + self.weights.table_bytes()
+    }
+
+    /// Where the matrices are that every token passes, in the order of their use.
+    pub fn dense_weights(&self) -> impl Iterator<Item = &Bytes> {
+        self.weights.dense().map(|matrix| &matrix.bytes)
+    }
+
     /// Bytes of weights that one token reads: all dense matrices but the embedding table, and the active share of
     /// each layer's experts.
     pub fn bytes_per_token(&self) -> u64 {
         let mut bytes = self.weights.dense_bytes();
         for (i, layer) in self.config.layers.iter().enumerate() {
             if let Ffn::Experts(experts) = &layer.ffn {
-                let all = self.weights.experts.layer_bytes(i) as u64;
+                let all = self.weights.experts.layer_bytes(i);
                 bytes += all / experts.expert_count as u64 * experts.expert_used_count as u64;
             }
         }

@@ -73,6 +73,21 @@ impl<T> Workspace<T> {
         }
     }
 
+    /// Bytes that the scratch of a step of `rows` rows takes, of which one wants logits: values, and beside them codes
+    /// with a scale and sums for every 32.
+    pub fn bytes(config: &Config, rows: usize) -> u64 {
+        let sizes = Sizes::of(config);
+        let experts = sizes.experts_used * (2 * sizes.expert_hidden + config.embedding_length);
+        let row = 3 * config.embedding_length
+            + sizes.qkv
+            + sizes.latent
+            + sizes.attended
+            + 2 * sizes.hidden
+            + sizes.experts
+            + experts;
+        (rows * row * (4 + 1 + 1) + config.vocab_size * 4) as u64
+    }
+
     /// Logits of the rows that wanted them, in their order.
     pub fn logits(&self) -> &T {
         &self.logits
@@ -87,6 +102,7 @@ struct Sizes {
     attended: usize,
     hidden: usize,
     experts: usize,
+    experts_used: usize,
     expert_hidden: usize,
 }
 
@@ -120,6 +136,7 @@ impl Sizes {
                 Ffn::Experts(experts) => {
                     sizes.hidden = sizes.hidden.max(experts.shared.map_or(0, |shared| shared.length));
                     sizes.experts = sizes.experts.max(experts.expert_count);
+                    sizes.experts_used = sizes.experts_used.max(experts.expert_used_count);
                     sizes.expert_hidden = sizes.expert_hidden.max(experts.length);
                 }
             }

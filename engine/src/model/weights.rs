@@ -65,45 +65,57 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Bytes of all matrices that every token passes.
+    /// Bytes of matrices of which a token reads a row: the embedding, unless it is the head as well, and positions.
+    pub(super) fn table_bytes(&self) -> u64 {
+        let is_tied = std::ptr::eq(&*self.token_embedding.bytes, &*self.output.matrix.bytes);
+        let embedding = if is_tied { 0 } else { self.token_embedding.bytes.len() };
+        (embedding + self.position_embedding.as_ref().map_or(0, |table| table.bytes.len())) as u64
+    }
+
+    /// All matrices that every token passes, in the order of their use.
+    pub(super) fn dense(&self) -> impl Iterator<Item = &Matrix> {
+        let layers =
+            self.layers.iter().flat_map(|layer| layer.attention.matrices().chain(layer.ffn.matrices()));
+        layers.chain([&self.output.matrix])
+    }
+
+    /// Bytes of [`Weights::dense`].
     pub(super) fn dense_bytes(&self) -> u64 {
-        let mut bytes = self.output.matrix.bytes.len();
-        for layer in &self.layers {
-            bytes += match &layer.attention {
-                AttentionWeights::Grouped(grouped) => {
-                    let qkv = grouped.qkv.iter().map(|(linear, _)| linear);
-                    qkv.chain([&grouped.output]).map(Linear::byte_len).sum()
-                }
-                AttentionWeights::Latent(latent) => latent.byte_len(),
-            };
-            bytes += match &layer.ffn {
-                FfnWeights::Dense(ffn) => ffn.byte_len(),
-                FfnWeights::Experts(router) => {
-                    router.router.byte_len() + router.shared.as_ref().map_or(0, |(ffn, _)| ffn.byte_len())
-                }
-            };
-        }
-        bytes as u64
+        self.dense().map(|matrix| matrix.bytes.len() as u64).sum()
     }
 }
 
-impl Linear {
-    fn byte_len(&self) -> usize {
-        self.matrix.bytes.len()
+impl AttentionWeights {
+    fn matrices(&self) -> Box<dyn Iterator<Item = &Matrix> + '_> {
+        match self {
+            Self::Grouped(grouped) => {
+                let qkv = grouped.qkv.iter().map(|(linear, _)| linear);
+                Box::new(qkv.chain([&grouped.output]).map(|linear| &linear.matrix))
+            }
+            Self::Latent(latent) => {
+                let before = latent.q_a.iter().map(|(linear, _)| linear).chain([&latent.q, &latent.kv_a]);
+                let heads = latent.k_b.iter().chain(&latent.v_b);
+                Box::new(before.map(|linear| &linear.matrix).chain(heads).chain([&latent.output.matrix]))
+            }
+        }
+    }
+}
+
+impl FfnWeights {
+    fn matrices(&self) -> Box<dyn Iterator<Item = &Matrix> + '_> {
+        match self {
+            Self::Dense(ffn) => Box::new(ffn.matrices()),
+            Self::Experts(router) => {
+                let shared = router.shared.iter().flat_map(|(ffn, _)| ffn.matrices());
+                Box::new(std::iter::once(&router.router.matrix).chain(shared))
+            }
+        }
     }
 }
 
 impl GatedWeights {
-    fn byte_len(&self) -> usize {
-        self.gate.iter().chain([&self.up, &self.down]).map(Linear::byte_len).sum()
-    }
-}
-
-impl LatentWeights {
-    fn byte_len(&self) -> usize {
-        let linears = self.q_a.iter().map(|(linear, _)| linear).chain([&self.q, &self.kv_a, &self.output]);
-        let heads = self.k_b.iter().chain(&self.v_b).map(|matrix| matrix.bytes.len());
-        linears.map(Linear::byte_len).chain(heads).sum()
+    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        self.gate.iter().chain([&self.up, &self.down]).map(|linear| &linear.matrix)
     }
 }
 

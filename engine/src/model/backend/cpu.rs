@@ -9,10 +9,10 @@ use super::super::weights::{Linear, Matrix, NormWeights};
 use super::Backend;
 use super::host::{self, HostBuffer, host_steps};
 use crate::error::Result;
-use crate::experts::{ExpertLayer, ExpertStore, Stack};
+use crate::experts::{ExpertLayer, ExpertStore, Group, Part};
 use crate::kernels::{
-    self, AttentionTask, ExpertKernel, Hidden, Job, Kernel, MatrixRef, Output, Queries, RowBlock, attention,
-    matmul, select, select_attention,
+    self, AttentionTask, ExpertKernel, Hidden, Job, Kernel, MatrixRef, Output, Queries, RowBlock, Share,
+    attention, matmul, select, select_attention,
 };
 use crate::ops::{Activation, Rope};
 use crate::quant::{FORMATS, Format};
@@ -161,23 +161,26 @@ impl Backend for Cpu {
         ws: &mut Workspace<HostBuffer>,
         observe: &mut O,
     ) -> Result<()> {
-        store.announce(layer, ws.routing.dispatch().active());
-        let stacks = store.layer(layer);
-        self.hidden(stacks, experts, ws);
-        if O::ACTIVE {
-            show_experts(layer, ws, observe);
+        self.begin_experts(store.layer(layer), experts, ws);
+        let mut turn = store.turn(layer, ws.routing.dispatch());
+        while let Some(group) = turn.next_group()? {
+            self.hidden(&group, experts, ws);
+            if O::ACTIVE {
+                show_experts(layer, group.experts(), ws, observe);
+            }
+            self.down(&group, ws);
         }
-        self.down(&stacks.down, ws);
+        drop(turn);
         self.combine(ws);
         Ok(())
     }
 }
 
-fn show_experts<O: Observe>(layer: usize, ws: &Workspace<HostBuffer>, observe: &mut O) {
+fn show_experts<O: Observe>(layer: usize, experts: &[u32], ws: &Workspace<HostBuffer>, observe: &mut O) {
     let names = ["gate", "up", "down"].map(|part| format!("blk.{layer}.ffn_{part}_exps"));
     let mut rows = vec![];
     let dispatch = ws.routing.dispatch();
-    for &expert in dispatch.active() {
+    for &expert in experts {
         for (tensor, buffer, slots) in
             [(&names[0], &ws.normed, false), (&names[1], &ws.normed, false), (&names[2], &ws.expert_up, true)]
         {
@@ -190,35 +193,42 @@ fn show_experts<O: Observe>(layer: usize, ws: &Workspace<HostBuffer>, observe: &
     }
 }
 
-/// The routed experts of one layer and batch.
+/// The routed experts of one layer and batch, a group of them at a time.
 impl Cpu {
-    fn expert_kernel<'a>(&self, stack: &'a Stack) -> ExpertKernel<'a, Stack> {
-        ExpertKernel { matrices: stack, kernel: self.kernel(stack.format) }
-    }
-
-    fn hidden(&self, stacks: &ExpertLayer, experts: &Experts, ws: &mut Workspace<HostBuffer>) {
+    /// Sizes the slots' buffers and quantizes what all experts read.
+    fn begin_experts(&self, stacks: &ExpertLayer, experts: &Experts, ws: &mut Workspace<HostBuffer>) {
         let slots = ws.routing.rows() * ws.routing.used();
         ws.expert_up.resize(slots, experts.length);
         ws.expert_gate.resize(if stacks.gate.is_some() { slots } else { 0 }, experts.length);
+        ws.expert_out.resize(slots, stacks.down.rows);
         for stack in stacks.gate.iter().chain([&stacks.up]) {
             ws.normed.prepare(&self.team, self.kernel(stack.format));
         }
+    }
+
+    fn expert_kernel<'a>(&self, part: &'a Part<'a>) -> ExpertKernel<'a, Part<'a>> {
+        ExpertKernel { matrices: part, kernel: self.kernel(part.stack().format) }
+    }
+
+    fn hidden(&self, group: &Group<'_>, experts: &Experts, ws: &mut Workspace<HostBuffer>) {
+        let share = Share { dispatch: ws.routing.dispatch(), experts: group.experts() };
         let out = Hidden {
             gate: Output::new(ws.expert_gate.values_mut(), experts.length, 0),
             up: Output::new(ws.expert_up.values_mut(), experts.length, 0),
             activation: experts.activation,
         };
-        let gate = stacks.gate.as_ref().map(|gate| self.expert_kernel(gate));
-        let up = self.expert_kernel(&stacks.up);
-        kernels::hidden(&self.team, ws.routing.dispatch(), gate.as_ref(), &up, ws.normed.inputs().0, &out);
+        let (gate, up) = (group.gate(), group.up());
+        let (gate, up) = (gate.as_ref().map(|gate| self.expert_kernel(gate)), self.expert_kernel(&up));
+        kernels::hidden(&self.team, share, gate.as_ref(), &up, ws.normed.inputs().0, &out);
     }
 
-    fn down(&self, stack: &Stack, ws: &mut Workspace<HostBuffer>) {
-        ws.expert_up.prepare(&self.team, self.kernel(stack.format));
-        ws.expert_out.resize(ws.expert_up.rows(), stack.rows);
-        let out = Output::new(ws.expert_out.values_mut(), stack.rows, 0);
-        let hidden = ws.expert_up.inputs().0;
-        kernels::down(&self.team, ws.routing.dispatch(), &self.expert_kernel(stack), hidden, out);
+    fn down(&self, group: &Group<'_>, ws: &mut Workspace<HostBuffer>) {
+        let share = Share { dispatch: ws.routing.dispatch(), experts: group.experts() };
+        let (part, stride) = (group.down(), ws.expert_out.width());
+        let down = self.expert_kernel(&part);
+        ws.expert_up.prepare_slots(&self.team, down.kernel, share);
+        let out = Output::new(ws.expert_out.values_mut(), stride, 0);
+        kernels::down(&self.team, share, &down, ws.expert_up.inputs().0, out);
     }
 
     /// Adds the kept slots of each row, the strongest choice first.

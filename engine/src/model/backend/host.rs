@@ -5,7 +5,7 @@ use super::super::kv_cache::KvCache;
 use super::super::moe::Routing;
 use super::super::transformer::{AttentionStep, Row, Span};
 use super::super::weights::{Matrix, NormWeights};
-use crate::kernels::{Inputs, Kernel, Pick, Quantized};
+use crate::kernels::{Inputs, Kernel, Pick, Quantized, Share, SlotCodes, quantize_slots};
 use crate::ops::{Activation, Rope, layer_norm, rms_norm, rotate};
 use crate::threads::Team;
 
@@ -81,14 +81,32 @@ impl HostBuffer {
         if !kernel.wants_quantized() || self.quantized {
             return;
         }
-        let (width, extras) = (self.width, Quantized::extras_len(self.width));
-        grow(&mut self.codes, self.rows * width);
-        grow(&mut self.extras, self.rows * extras);
+        let (width, extras) = self.grow_codes();
         let (codes, values) = (&mut self.codes[..self.rows * width], &self.values);
         team.each_row_pair((codes, width), (&mut self.extras, extras), 8, |row, codes, extras| {
             kernel.quantize(&values[row * width..][..width], &mut Quantized::new(codes, extras));
         });
         self.quantized = true;
+    }
+
+    /// [`HostBuffer::prepare`] for the slots of some experts only; the others must not be read.
+    pub(super) fn prepare_slots(&mut self, team: &Team, kernel: Kernel, share: Share<'_>) {
+        self.picks();
+        if !kernel.wants_quantized() {
+            return;
+        }
+        let (width, _) = self.grow_codes();
+        let codes = SlotCodes { width, codes: &mut self.codes, extras: &mut self.extras };
+        quantize_slots(team, share, kernel, &self.values, codes);
+        self.quantized = true;
+    }
+
+    /// Makes room for all rows' codes; a row's widths of codes and extras.
+    fn grow_codes(&mut self) -> (usize, usize) {
+        let extras = Quantized::extras_len(self.width);
+        grow(&mut self.codes, self.rows * self.width);
+        grow(&mut self.extras, self.rows * extras);
+        (self.width, extras)
     }
 
     /// After [`HostBuffer::prepare`].

@@ -1,4 +1,4 @@
-//! The slow twin: weights dequantized to f32, sums in f64, simple loops, one thread.
+//! The slow twin: weights dequantized to f32 out of the file's own bytes, sums in f64, simple loops, one thread.
 
 use super::super::config::{Config, Experts};
 use super::super::kv_cache::{KvCache, PAGE};
@@ -10,7 +10,7 @@ use super::Backend;
 use super::host::{self, HostBuffer, host_steps};
 use crate::error::Result;
 use crate::experts::{ExpertStore, Stack};
-use crate::kernels::{ExpertMatrices, MatrixRef};
+use crate::kernels::MatrixRef;
 use crate::ops::{Activation, Rope};
 use crate::quant::Format;
 use crate::threads::Team;

@@ -3,18 +3,24 @@
 //! Nothing above knows of tensors. A caller hands a session the whole token list it wants and the session
 //! computes only what follows the longest common prefix with what it holds.
 
+mod memory;
+
+pub use memory::{MemoryLimit, MemoryPlan};
+
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, Metadata};
+use crate::experts::Statistics;
+use crate::gguf::{Bytes, Gguf, Metadata};
+use crate::kernels::Layout;
 use crate::model::{
     Config, Cpu, HostBuffer, KvCache, Model, Nothing, Observe, Plain, Row, Workspace, forward,
 };
-use crate::os::memory;
 use crate::quant::Format;
 use crate::simd::Isa;
 use crate::tokenizer::Tokenizer;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// What the German MoE GPT's expert capacity does.
@@ -40,6 +46,8 @@ pub struct Options {
     pub batch: usize,
     /// Most positions of a session; `None` for the model's, lowered to what memory leaves.
     pub context: Option<usize>,
+    /// Most memory to take; `None` for most of what is free.
+    pub memory: Option<MemoryLimit>,
     /// Format of the cache: F16, Q8_0 or F32.
     pub cache: &'static Format,
     /// Token dropping.
@@ -54,6 +62,7 @@ impl Default for Options {
             plain: false,
             batch: 512,
             context: None,
+            memory: None,
             cache: cache_format("f16").expect("f16 is in the table"),
             capacity: CapacityMode::Dropless,
         }
@@ -84,7 +93,7 @@ pub struct Engine {
     tokenizer: Option<Tokenizer>,
     backend: AnyBackend,
     options: Options,
-    context_length: usize,
+    memory: MemoryPlan,
     load_time: Duration,
 }
 
@@ -120,11 +129,11 @@ impl Engine {
             return Err(Error::request("the batch must have at least one row"));
         }
         // A large vocabulary takes longer than all tensors: it gets a thread of its own.
-        let (model, tokenizer) = std::thread::scope(|scope| {
+        let (model, tokenizer) = thread::scope(|scope| {
             let tokenizer = scope.spawn(|| load_tokenizer(gguf.metadata()));
             (Model::bind(&gguf), tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
-        let (model, tokenizer) = (model?, tokenizer?);
+        let (mut model, tokenizer) = (model?, tokenizer?);
         if let Some(tokenizer) = &tokenizer
             && tokenizer.vocabulary_size() > model.config.vocab_size
         {
@@ -135,13 +144,17 @@ impl Engine {
                 found,
             ));
         }
+        announce(&model);
         let threads = options.threads.unwrap_or_else(default_threads).clamp(1, 512);
-        let backend = match options.plain {
-            true => AnyBackend::Plain(Plain::new()),
-            false => AnyBackend::Cpu(Cpu::new(options.isa.unwrap_or_else(Isa::detect), threads)),
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        let memory = MemoryPlan::new(&model, &options, Layout::of(isa))?;
+        let backend = if options.plain {
+            AnyBackend::Plain(Plain::new())
+        } else {
+            model.weights.experts.provide(memory.experts.clone(), memory.past_cache)?;
+            AnyBackend::Cpu(Cpu::new(isa, threads))
         };
-        let context_length = fitting_context(&model.config, &options, gguf.file_len())?;
-        Ok(Self { gguf, model, tokenizer, backend, options, context_length, load_time: start.elapsed() })
+        Ok(Self { gguf, model, tokenizer, backend, options, memory, load_time: start.elapsed() })
     }
 
     /// The model's hyper-parameters.
@@ -171,7 +184,17 @@ impl Engine {
 
     /// Positions a session may have.
     pub fn context_length(&self) -> usize {
-        self.context_length
+        self.memory.context_length
+    }
+
+    /// Where the memory goes.
+    pub fn memory(&self) -> &MemoryPlan {
+        &self.memory
+    }
+
+    /// What the expert store did so far; `None` for the plain backend, which has none.
+    pub fn expert_statistics(&self) -> Option<Statistics> {
+        self.model.weights.experts.statistics()
     }
 
     /// From opening the file to being ready.
@@ -258,8 +281,8 @@ impl Engine {
                 row.token
             )));
         }
-        if row.position >= self.context_length {
-            let limit = self.context_length;
+        if row.position >= self.context_length() {
+            let limit = self.context_length();
             return Err(Error::request(format!(
                 "position {} is outside the context of {limit}",
                 row.position
@@ -287,6 +310,14 @@ impl Engine {
     }
 }
 
+/// Has the system read what every token needs while the rest is set up: page by page a disk takes several times as long.
+fn announce(model: &Model) {
+    let dense: Vec<_> = model.dense_weights().cloned().collect();
+    let read = move || dense.iter().for_each(Bytes::advise_will_need);
+    // Without a thread for it pages come when they are touched.
+    let _ = thread::Builder::new().name("moewe-announce".into()).spawn(read);
+}
+
 fn load_tokenizer(metadata: &Metadata) -> Result<Option<Tokenizer>> {
     match metadata.str("tokenizer.ggml.model")? {
         None | Some("none" | "no_vocab") => Ok(None),
@@ -295,28 +326,7 @@ fn load_tokenizer(metadata: &Metadata) -> Result<Option<Tokenizer>> {
 }
 
 fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |threads| threads.get())
-}
-
-/// The context asked for, or the model's lowered to what memory leaves after the weights' share.
-fn fitting_context(config: &Config, options: &Options, file_len: u64) -> Result<usize> {
-    let cache = KvCache::new(config, options.cache)?;
-    if let Some(context) = options.context {
-        return match context {
-            0 => Err(Error::request("a context needs at least one position")),
-            _ if config.learned_positions.is_some_and(|limit| context > limit) => {
-                Err(Error::request(format!(
-                    "this model has learned {} positions; --context cannot be {context}",
-                    config.context_length
-                )))
-            }
-            _ => Ok(context),
-        };
-    }
-    let Some(available) = memory::available() else { return Ok(config.context_length) };
-    let left = available - file_len.min(available / 2);
-    let fitting = left / 2 / cache.bytes_per_position().max(1) as u64 / 256 * 256;
-    Ok(config.context_length.min((fitting as usize).max(512)))
+    thread::available_parallelism().map_or(1, |threads| threads.get())
 }
 
 /// One conversation.
@@ -342,7 +352,7 @@ impl<'a> Session<'a> {
 
     /// Positions still free.
     pub fn room(&self) -> usize {
-        self.engine.context_length - self.tokens.len()
+        self.engine.context_length() - self.tokens.len()
     }
 
     /// A flag that ends a running [`Session::extend`] between batches with [`Error::Stopped`].
@@ -413,7 +423,7 @@ impl<'a> Session<'a> {
                 "{} tokens do not fit: {} of {} positions are free",
                 tokens.len(),
                 self.room(),
-                self.engine.context_length
+                self.engine.context_length()
             )));
         }
         if self.engine.options.capacity == CapacityMode::Reference {

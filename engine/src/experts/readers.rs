@@ -1,0 +1,202 @@
+//! Threads that bring experts from the file into slots: large positional reads, packed piece by piece.
+//!
+//! They know nothing of layers' turns: a job goes in, the filled slot or an error comes out.
+
+use super::Layers;
+use super::Stack;
+use super::plan::Plan;
+use super::slots::{Slot, SlotShape};
+use crate::error::{Error, Result};
+use crate::gguf::Bytes;
+use crate::kernels::{Layout, MatrixRef};
+use crate::os::mapping::Mapping;
+use crate::os::read::{ReadBuffer, ReadFile};
+use std::ops::Range;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+/// Reads under way at a time; they wait for the disk, not for a core.
+const THREADS: usize = 4;
+
+/// Bytes per read: large enough for a disk's full speed, small enough that packing finds them in a core's cache.
+const PIECE: usize = 1 << 20;
+
+/// What the threads' own buffers take, rows of a megabyte aside.
+pub const READ_BUFFER_BYTES: u64 = (THREADS * PIECE) as u64;
+
+/// An expert wanted in a slot.
+pub(super) struct Job {
+    pub(super) layer: usize,
+    pub(super) expert: u32,
+    pub(super) slot: Slot,
+    /// Whether the slot belongs to no layer.
+    pub(super) is_staging: bool,
+}
+
+/// A job that ended.
+pub(super) struct Done {
+    pub(super) job: Job,
+    /// Bytes read.
+    pub(super) outcome: Result<u64>,
+}
+
+/// The threads; dropping them ends them after their current job.
+pub(super) struct Readers {
+    jobs: Option<Sender<Job>>, // `None` only while dropping
+    done: Receiver<Done>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Readers {
+    pub(super) fn start(layers: &Arc<Layers>, plan: &Plan, past_cache: bool) -> Result<Self> {
+        let files = Arc::new(Files::open(layers, past_cache)?);
+        let (jobs, queue) = mpsc::channel();
+        let (finished, done) = mpsc::channel();
+        let queue = Arc::new(Mutex::new(queue));
+        let mut threads = vec![];
+        for number in 0..THREADS {
+            let reader = Reader {
+                layers: layers.clone(),
+                shapes: plan.shapes.clone(),
+                layout: plan.layout,
+                files: files.clone(),
+                buffer: ReadBuffer::new(largest_piece(layers))?,
+            };
+            let (queue, finished) = (queue.clone(), finished.clone());
+            let thread = thread::Builder::new().name(format!("moewe-read-{number}"));
+            match thread.spawn(move || reader.serve(&queue, &finished)) {
+                Ok(handle) => threads.push(handle),
+                // Fewer threads read as well, only slower.
+                Err(_) if number > 0 => break,
+                Err(error) => {
+                    return Err(Error::request(format!("cannot start a thread that reads experts: {error}")));
+                }
+            }
+        }
+        Ok(Self { jobs: Some(jobs), done, threads })
+    }
+
+    /// Queues a job.
+    pub(super) fn send(&self, job: Job) {
+        // The receiving end lives as long as the threads, and those as long as `self`.
+        let sent = self.jobs.as_ref().map(|jobs| jobs.send(job).is_ok());
+        assert_eq!(sent, Some(true), "the threads that read experts live as long as the bank");
+    }
+
+    /// A job that has ended already.
+    pub(super) fn try_next(&self) -> Option<Done> {
+        self.done.try_recv().ok()
+    }
+
+    /// Waits for the next job to end; `None` when all threads are gone.
+    pub(super) fn next(&self) -> Option<Done> {
+        self.done.recv().ok()
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.jobs = None;
+        self.threads.drain(..).for_each(|thread| _ = thread.join());
+    }
+}
+
+/// The files that experts are in.
+struct Files(Vec<(Arc<Mapping>, ReadFile)>);
+
+impl Files {
+    fn open(layers: &Layers, past_cache: bool) -> Result<Self> {
+        let mut files: Vec<(Arc<Mapping>, ReadFile)> = vec![];
+        for bytes in layers.iter().flatten().flat_map(|layer| layer.stacks()).flat_map(|stack| &stack.experts)
+        {
+            if let Some((mapping, _)) = bytes.file_position()
+                && !files.iter().any(|(known, _)| Arc::ptr_eq(known, mapping))
+            {
+                files.push((mapping.clone(), ReadFile::open(mapping, past_cache)?));
+            }
+        }
+        Ok(Self(files))
+    }
+
+    /// The bytes `range` of `bytes`, read where they are in a file.
+    fn read<'b>(
+        &self,
+        bytes: &'b Bytes,
+        range: Range<usize>,
+        buffer: &'b mut ReadBuffer,
+    ) -> Result<&'b [u8]> {
+        let file = bytes.file_position().and_then(|(mapping, position)| {
+            let (_, file) = self.0.iter().find(|(known, _)| Arc::ptr_eq(known, mapping))?;
+            Some((file, position + range.start as u64))
+        });
+        match file {
+            Some((file, position)) => file.read(position, range.len(), buffer),
+            None => Ok(&bytes[range]),
+        }
+    }
+}
+
+/// Rows that are read at once.
+fn piece_rows(stack: &Stack) -> usize {
+    let row_bytes = stack.cols / stack.format.block_len * stack.format.block_bytes;
+    let rows = (PIECE / row_bytes.max(1)).min(stack.rows);
+    rows.next_multiple_of(Layout::ROWS_TOGETHER)
+}
+
+fn largest_piece(layers: &Layers) -> usize {
+    let stacks = layers.iter().flatten().flat_map(|layer| layer.stacks());
+    let bytes = |stack: &Stack| {
+        piece_rows(stack).min(stack.rows) * (stack.cols / stack.format.block_len) * stack.format.block_bytes
+    };
+    stacks.map(bytes).max().unwrap_or(0)
+}
+
+/// One thread's tools.
+struct Reader {
+    layers: Arc<Layers>,
+    shapes: Vec<Option<SlotShape>>,
+    layout: Layout,
+    files: Arc<Files>,
+    buffer: ReadBuffer,
+}
+
+impl Reader {
+    fn serve(mut self, queue: &Mutex<Receiver<Job>>, finished: &Sender<Done>) {
+        loop {
+            let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(mut job) = job else { return };
+            let outcome = self.load(&mut job).map_err(|source| Error::Expert {
+                layer: job.layer,
+                expert: job.expert,
+                source: Box::new(source),
+            });
+            if finished.send(Done { job, outcome }).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Fills the job's slot.
+    fn load(&mut self, job: &mut Job) -> Result<u64> {
+        let Self { layers, shapes, layout, files, buffer } = self;
+        let (Some(layer), Some(shape)) = (&layers[job.layer], &shapes[job.layer]) else {
+            unreachable!("only expert layers send jobs")
+        };
+        let mut bytes_read = 0;
+        for (stack, place) in layer.stacks().zip(shape.places()) {
+            let out = &mut job.slot[place];
+            let source = &stack.experts[job.expert as usize];
+            let row_bytes = source.len() / stack.rows;
+            for start in (0..stack.rows).step_by(piece_rows(stack)) {
+                let rows = start..stack.rows.min(start + piece_rows(stack));
+                let packed = |row| layout.packed_bytes(stack.format, row, stack.cols);
+                let bytes = files.read(source, rows.start * row_bytes..rows.end * row_bytes, buffer)?;
+                let piece = MatrixRef { format: stack.format, rows: rows.len(), cols: stack.cols, bytes };
+                layout.pack(piece, &mut out[packed(rows.start)..packed(rows.end)]);
+                bytes_read += bytes.len() as u64;
+            }
+        }
+        Ok(bytes_read)
+    }
+}

@@ -1,0 +1,165 @@
+//! Where the memory of a loaded model goes: one number in, shares for weights, cache, buffers and experts out.
+//!
+//! What every token needs comes first, then the cache; experts get the rest. Whether experts fit changes speed only,
+//! never results.
+
+use super::Options;
+use crate::error::{Error, Result};
+use crate::experts;
+use crate::kernels::Layout;
+use crate::model::{KvCache, Model, Workspace};
+use crate::os::memory;
+use std::str::FromStr;
+
+/// The part of free memory that a model takes where nobody says.
+const DEFAULT_SHARE: f64 = 0.9;
+/// Kept free of the limit for what is not counted: stacks, the system's tables, a sampler's and a terminal's buffers.
+const UNCOUNTED: u64 = 16 << 20;
+/// Contexts are cut to multiples of this, which is at least two pages of the cache.
+const CONTEXT_STEP: usize = 512;
+
+/// The most memory that a model may take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MemoryLimit {
+    /// Bytes of resident memory.
+    Bytes(u64),
+    /// A part of what is free, above 0 and at most 1.
+    Share(f64),
+    /// Bytes for the slots of experts, whatever everything else takes: to measure and to test.
+    Experts(u64),
+}
+
+impl MemoryLimit {
+    fn bytes(self, free: Option<u64>) -> Option<u64> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Share(share) => free.map(|free| (free as f64 * share) as u64),
+            Self::Experts(_) => None,
+        }
+    }
+}
+
+impl FromStr for MemoryLimit {
+    type Err = Error;
+
+    /// `6G`, `1.5GiB`, `800M` (in powers of 1024), plain bytes, or `50%` of what is free.
+    fn from_str(text: &str) -> Result<Self> {
+        let number_end = text.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(number_end);
+        let unit = unit.trim().to_ascii_lowercase();
+        let power = ["", "k", "m", "g", "t"]
+            .iter()
+            .position(|letter| unit.strip_prefix(letter).is_some_and(|rest| matches!(rest, "" | "b" | "ib")));
+        let wrong = || {
+            let message =
+                format!("{text:?} is no amount of memory; say it as 6G, 800M or 50% of what is free");
+            Error::request(message)
+        };
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        match power {
+            _ if unit == "%" && number > 0.0 && number <= 100.0 => Ok(Self::Share(number / 100.0)),
+            Some(power) => Ok(Self::Bytes((number * 1024f64.powi(power as i32)) as u64)),
+            None => Err(wrong()),
+        }
+    }
+}
+
+/// What takes how much, in bytes.
+#[derive(Clone, Debug)]
+pub struct MemoryPlan {
+    /// The limit; `None` where none was given and the system does not say what is free.
+    pub limit: Option<u64>,
+    /// Taken before a weight was touched: the program, vocabulary, norms.
+    pub program: u64,
+    /// Weights that every token needs.
+    pub dense: u64,
+    /// The cache of one session with all its positions.
+    pub cache: u64,
+    /// Scratch of a step.
+    pub buffers: u64,
+    /// Slots of experts.
+    pub experts: experts::Plan,
+    /// Whether experts are read past the page cache, which could not hold them.
+    pub past_cache: bool,
+    /// Positions of a session.
+    pub context_length: usize,
+}
+
+impl MemoryPlan {
+    /// Plans for one session of `model`.
+    ///
+    /// # Errors
+    /// When the context asked for is none, or the cache's format does not fit the model.
+    pub(super) fn new(model: &Model, options: &Options, layout: Layout) -> Result<Self> {
+        let (free, program) = (memory::available(), memory::resident());
+        let limit = options.memory.unwrap_or(MemoryLimit::Share(DEFAULT_SHARE));
+        let limit = limit.bytes(free.map(|free| free + program));
+        let dense = model.dense_bytes();
+        let buffers = Workspace::<()>::bytes(&model.config, options.batch) + experts::READ_BUFFER_BYTES;
+        let all_experts = model.weights.experts.plan(layout, None);
+        let fixed = program + dense + buffers + UNCOUNTED;
+        let left = limit.map(|limit| limit.saturating_sub(fixed));
+        let per_position = KvCache::new(&model.config, options.cache)?.bytes_per_position() as u64;
+        let context_length = match options.context {
+            Some(context) => asked_context(model, context)?,
+            None => fitting_context(model, left, all_experts.bytes(), per_position),
+        };
+        let cache = context_length as u64 * per_position;
+        let left = match options.memory {
+            Some(MemoryLimit::Experts(bytes)) => Some(bytes),
+            _ => left.map(|left| left.saturating_sub(cache)),
+        };
+        let experts = model.weights.experts.plan(layout, left);
+        let besides =
+            free.zip(limit).map_or(u64::MAX, |(free, limit)| (free + program).saturating_sub(limit));
+        let past_cache = !experts.holds_all() && besides < all_experts.bytes();
+        Ok(Self { limit, program, dense, cache, buffers, experts, past_cache, context_length })
+    }
+
+    /// What all of it takes once a conversation fills its context.
+    pub fn total(&self) -> u64 {
+        self.program + self.dense + self.cache + self.buffers + self.experts.bytes() + UNCOUNTED
+    }
+}
+
+fn asked_context(model: &Model, context: usize) -> Result<usize> {
+    match model.config.learned_positions {
+        _ if context == 0 => Err(Error::request("a context needs at least one position")),
+        Some(limit) if context > limit => Err(Error::request(format!(
+            "this model has learned {limit} positions; --context cannot be {context}"
+        ))),
+        _ => Ok(context),
+    }
+}
+
+/// The model's context, lowered to what all experts leave of the memory, or to a quarter of it where they leave less.
+fn fitting_context(model: &Model, left: Option<u64>, experts: u64, per_position: u64) -> usize {
+    let original = model.config.context_length;
+    let Some(left) = left else { return original };
+    let room = left.saturating_sub(experts).max(left / 4);
+    let fitting = (room / per_position.max(1)) as usize / CONTEXT_STEP * CONTEXT_STEP;
+    original.min(fitting.max(CONTEXT_STEP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_as_people_write_them() {
+        for (text, expected) in [
+            ("6G", MemoryLimit::Bytes(6 << 30)),
+            ("1.5GiB", MemoryLimit::Bytes(3 << 29)),
+            ("800 mb", MemoryLimit::Bytes(800 << 20)),
+            ("0", MemoryLimit::Bytes(0)),
+            ("4096", MemoryLimit::Bytes(4096)),
+            ("50%", MemoryLimit::Share(0.5)),
+        ] {
+            assert_eq!(text.parse::<MemoryLimit>().unwrap(), expected, "{text}");
+        }
+        for text in ["", "G", "6X", "-1G", "0%", "101%", "1e3", "nan", "1.2.3G"] {
+            let message = text.parse::<MemoryLimit>().unwrap_err().to_string();
+            assert!(message.contains("6G, 800M or 50%"), "{text}: {message}");
+        }
+    }
+}

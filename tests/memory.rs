@@ -1,0 +1,141 @@
+//! Models larger than their memory: the same bits whatever fits, errors instead of a wrong answer.
+
+#[path = "support/fixtures.rs"]
+mod fixtures;
+
+use fixtures::{fixture, options, rewrite, tokens};
+use moewe_engine::Error;
+use moewe_engine::gguf::Gguf;
+use moewe_engine::model::Ffn;
+use moewe_engine::session::{Engine, MemoryLimit, Options, Session};
+use std::path::{Path, PathBuf};
+
+/// Every way of having experts: with and without gates, with biases, joined, beside dense layers, shared, dropped.
+const EXPERTS: &[&str] = &[
+    "mixtral",
+    "qwen3moe-mixed",
+    "qwen2moe",
+    "olmoe",
+    "gpt-oss",
+    "granitemoe",
+    "deepseek2",
+    "german-moe-bias",
+    "tachyon-shared1",
+    "moe-124m-top2",
+];
+
+fn mini() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/moewe-mini/moewe-mini.gguf")
+}
+
+fn open(file: &Path, experts: u64, threads: usize) -> Engine {
+    let options = Options {
+        memory: Some(MemoryLimit::Experts(experts)),
+        threads: Some(threads),
+        context: Some(100),
+        ..options("f16")
+    };
+    Engine::open(file, options).unwrap()
+}
+
+/// A prompt at once, then token by token: logits of all.
+fn answer(session: &mut Session<'_>) -> Vec<Vec<f32>> {
+    let mut all = vec![];
+    session.truncate(0);
+    let (prompt, rest) = (tokens(40, 8), tokens(12, 9));
+    let mut keep = |_: usize, row: &[f32]| {
+        all.push(row.to_vec());
+        Ok(())
+    };
+    session.extend_with_logits(&prompt, &mut keep).unwrap();
+    for token in rest {
+        session.extend(&[token]).unwrap();
+        all.push(session.logits().to_vec());
+    }
+    all
+}
+
+#[test]
+fn any_budget_computes_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = EXPERTS.iter().map(|name| fixture(name, folder.path())).chain([mini()]);
+    let mut failures = vec![];
+    for file in files {
+        let whole = open(&file, u64::MAX, 1);
+        assert!(whole.memory().experts.holds_all());
+        let all = whole.memory().experts.bytes();
+        let expected = answer(&mut whole.session().unwrap());
+        for (part, budget) in [("nothing", 0), ("a fifth", all / 5), ("two thirds", all / 3 * 2)] {
+            for threads in [1, 3] {
+                let engine = open(&file, budget, threads);
+                let mut session = engine.session().unwrap();
+                let (cold, warm) = (answer(&mut session), answer(&mut session));
+                for (state, found) in [("cold", cold), ("warm", warm)] {
+                    if found != expected {
+                        failures.push(format!("{}: {part}, {threads} threads, {state}", file.display()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "other bits than with all experts in memory:\n{}", failures.join("\n"));
+}
+
+#[test]
+fn slots_keep_to_their_budget_and_what_is_counted_adds_up() {
+    let all = open(&mini(), u64::MAX, 2).memory().experts.clone();
+    for share in [0, 3, 6, 10] {
+        let budget = all.bytes() * share / 10;
+        let engine = open(&mini(), budget, 2);
+        let mut session = engine.session().unwrap();
+        (0..2).for_each(|_| _ = answer(&mut session));
+        let plan = &engine.memory().experts;
+        let counted = engine.expert_statistics().unwrap();
+        let resident = counted.resident();
+        assert!(resident <= plan.slots() && (plan.bytes() <= budget || share == 0), "{plan:?}");
+        let rows: u64 = counted.layers.iter().flat_map(|layer| &layer.uses).sum();
+        let routed = engine.config().layers.iter().map(|layer| match &layer.ffn {
+            Ffn::Experts(experts) => experts.expert_used_count as u64,
+            Ffn::Dense { .. } => 0,
+        });
+        assert_eq!(rows, 2 * 52 * routed.sum::<u64>());
+        let missed: u64 = counted.layers.iter().map(|layer| layer.misses * layer.expert_bytes).sum();
+        assert_eq!(counted.bytes_read, missed);
+        match share {
+            0 => assert_eq!((counted.hits(), resident), (0, 0)),
+            10 => assert_eq!(counted.misses() as usize, resident, "each expert is read once"),
+            _ => assert!(counted.hits() > 0 && counted.misses() > resident as u64, "{counted:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_failed_read_ends_the_answer_and_the_program_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("experts-last.gguf");
+    // Dense weights are read through the mapping, so only the experts behind them may vanish.
+    let is_expert = |name: &str| name.contains("_exps");
+    let source = fixture("mixtral", folder.path());
+    rewrite(&source, &file, |name| is_expert(name) as usize, |tensor| vec![tensor]);
+    let bytes = std::fs::read(&file).unwrap();
+    let gguf = Gguf::open(&file).unwrap();
+    let dense: u64 = gguf.tensors().iter().filter(|t| !is_expert(&t.name)).map(|t| t.byte_len()).sum();
+    let set_len = |len: u64| std::fs::File::options().write(true).open(&file).unwrap().set_len(len).unwrap();
+    for budget in [0, u64::MAX] {
+        let engine = open(&file, budget, 2);
+        let mut session = engine.session().unwrap();
+        set_len(bytes.len() as u64 - 5000);
+        let error = session.extend(&tokens(40, 8)).unwrap_err();
+        assert!(matches!(error, Error::Expert { .. }), "{error}");
+        for part in ["expert ", "of layer 1", "experts-last.gguf", "check the disk", "shorter"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        assert!(session.tokens().is_empty() && dense < bytes.len() as u64 - 5000);
+        std::fs::write(&file, &bytes).unwrap();
+        let unharmed = open(&file, u64::MAX, 2);
+        let mut expected = unharmed.session().unwrap();
+        expected.extend(&tokens(40, 8)).unwrap();
+        session.extend(&tokens(40, 8)).unwrap();
+        assert!(session.logits() == expected.logits(), "other bits after a failed read");
+    }
+}
