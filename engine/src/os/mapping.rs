@@ -1,9 +1,10 @@
 //! A whole file mapped read-only into memory, with hints to the page cache.
 //!
-//! The file must not shrink while it is mapped: touching a page beyond its new end kills the process with SIGBUS
-//! on Unix. Writers of this project therefore never truncate a file in place; they rename a finished one over it,
-//! and a mapping keeps the old contents. A file that another program truncates is outside what we can catch.
+//! The file must not shrink while it is mapped: touching a page beyond its new end ends the process with SIGBUS
+//! on Unix (`fault.rs` says which file it was). Writers of this project therefore never truncate a file in place; they
+//! rename a finished one over it, and a mapping keeps the old contents.
 
+use super::fault::Watched;
 use crate::error::{Error, Result};
 use memmap2::Mmap;
 use std::fs::File;
@@ -13,9 +14,10 @@ use std::path::{Path, PathBuf};
 /// A read-only mapping; dereferences to the file's bytes.
 #[derive(Debug)]
 pub struct Mapping {
-    map: Mmap,     // starts at a page boundary
-    file: File,    // the handle that was mapped, for positional reads of the same inode
-    path: PathBuf, // as it was opened
+    _watched: Watched, // dropped before the addresses are given back
+    map: Mmap,         // starts at a page boundary
+    file: File,        // the handle that was mapped, for positional reads of the same inode
+    path: PathBuf,     // as it was opened
 }
 
 impl Mapping {
@@ -34,7 +36,8 @@ impl Mapping {
         // SAFETY: the mapping is private to reading; that nobody truncates or rewrites the file in place is the
         // assumption of every mapped reader, stated in this module's documentation.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map into memory", e))?;
-        Ok(Self { map, file, path: path.to_owned() })
+        let watched = Watched::new(map.as_ptr_range(), path);
+        Ok(Self { _watched: watched, map, file, path: path.to_owned() })
     }
 
     /// The path it was opened by.

@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod fault;
 pub mod interrupt;
 pub mod mapping;
 pub mod memory;

@@ -1,0 +1,183 @@
+//! What happens when a mapped file shrinks or its disk fails: one line that names the file, and the end.
+//!
+//! Touching a page that the system cannot bring raises SIGBUS, in the middle of any loop: nothing can go on from there.
+//! A program says once that it wants this; a library must not take a signal by itself. Mappings are known to the
+//! handler by address. Systems without POSIX signals keep their own way.
+
+use std::ops::Range;
+use std::path::Path;
+
+/// From now on a fault in a mapped file ends the process with a line on stderr and [`STATUS`].
+pub fn explain() {
+    platform::install();
+}
+
+/// The exit status, as a shell reports SIGBUS.
+pub const STATUS: i32 = 135;
+
+/// Makes a mapping known by its file's name until dropped.
+pub(super) struct Watched {
+    _entry: platform::Entry,
+}
+
+impl Watched {
+    /// Watches the addresses `range`, where the bytes of `path` are.
+    pub(super) fn new(range: Range<*const u8>, path: &Path) -> Self {
+        Self { _entry: platform::Entry::new(range.start as usize..range.end as usize, path) }
+    }
+}
+
+impl std::fmt::Debug for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watched")
+    }
+}
+
+#[cfg(unix)]
+mod platform {
+    use super::STATUS;
+    use std::cell::UnsafeCell;
+    use std::ops::Range;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+    use std::ptr::null_mut;
+    use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+    use std::sync::{Mutex, PoisonError};
+
+    /// All nodes ever made, newest first. A handler can walk it at any time: nodes are never freed, only used again.
+    static NODES: AtomicPtr<Node> = AtomicPtr::new(null_mut());
+    /// Held by whoever changes nodes; never by the handler.
+    static CHANGING: Mutex<()> = Mutex::new(());
+
+    struct Node {
+        start: AtomicUsize,
+        end: AtomicUsize, // 0 while the node is free
+        name: UnsafeCell<Vec<u8>>,
+        next: *mut Node,
+    }
+
+    /// One mapping's node; frees it when dropped.
+    pub(super) struct Entry(*mut Node);
+
+    // SAFETY: a node's addresses are atomics; its name changes only while it is free, under the lock.
+    unsafe impl Send for Entry {}
+    // SAFETY: as above.
+    unsafe impl Sync for Entry {}
+
+    impl Entry {
+        pub(super) fn new(range: Range<usize>, path: &Path) -> Self {
+            let _changing = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
+            let free = nodes().find(|node| node.end.load(Ordering::Acquire) == 0);
+            let node = free.unwrap_or_else(|| {
+                let next = NODES.load(Ordering::Acquire);
+                let (start, end) = (AtomicUsize::new(0), AtomicUsize::new(0));
+                let node = Box::leak(Box::new(Node { start, end, name: UnsafeCell::default(), next }));
+                NODES.store(node, Ordering::Release);
+                node
+            });
+            // SAFETY: the node is free and the lock is held, so nobody reads or writes the name.
+            unsafe { *node.name.get() = path.as_os_str().as_bytes().to_vec() };
+            node.start.store(range.start, Ordering::Relaxed);
+            node.end.store(range.end, Ordering::Release);
+            Self(std::ptr::from_ref(node).cast_mut())
+        }
+    }
+
+    impl Drop for Entry {
+        fn drop(&mut self) {
+            // SAFETY: nodes are never freed.
+            unsafe { &*self.0 }.end.store(0, Ordering::Release);
+        }
+    }
+
+    fn nodes() -> impl Iterator<Item = &'static Node> {
+        // SAFETY: pointers in the list are null or to leaked nodes.
+        let first = unsafe { NODES.load(Ordering::Acquire).as_ref() };
+        // SAFETY: as above.
+        std::iter::successors(first, |node| unsafe { node.next.as_ref() })
+    }
+
+    /// The name of the file mapped at an address.
+    pub(super) fn name_at(address: usize) -> Option<&'static [u8]> {
+        let holds = |node: &&Node| {
+            let end = node.end.load(Ordering::Acquire);
+            (node.start.load(Ordering::Relaxed)..end).contains(&address)
+        };
+        // SAFETY: the mapping at this address is alive, as somebody touches it: its node is not free and its name does
+        // not change.
+        nodes().find(holds).map(|node| unsafe { (*node.name.get()).as_slice() })
+    }
+
+    extern "C" fn faulted(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+        static ENDING: AtomicBool = AtomicBool::new(false);
+        // SAFETY: the system hands a valid siginfo to handlers with SA_SIGINFO.
+        let address = unsafe { (*info).si_addr() } as usize;
+        let Some(name) = name_at(address) else {
+            // Not ours: the default action follows when the instruction runs again.
+            // SAFETY: signal is async-signal-safe.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+            return;
+        };
+        if ENDING.swap(true, Ordering::AcqRel) {
+            // Another thread is saying it.
+            loop {
+                // SAFETY: pause is async-signal-safe.
+                unsafe { libc::pause() };
+            }
+        }
+        crate::os::terminal::restore();
+        let reason = b": became shorter while it was in use, or its disk failed; put the whole file back and start again\n";
+        for part in [b"error: ".as_slice(), name, reason] {
+            // SAFETY: write is async-signal-safe and the bytes are alive.
+            unsafe { libc::write(libc::STDERR_FILENO, part.as_ptr().cast(), part.len()) };
+        }
+        // SAFETY: _exit may be called from a signal handler and does not return.
+        unsafe { libc::_exit(STATUS) }
+    }
+
+    pub(super) fn install() {
+        // SAFETY: sigaction is a C struct for which all zeros are valid: no flags, an empty mask.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = faulted;
+        action.sa_sigaction = handler as libc::sighandler_t;
+        action.sa_flags = libc::SA_SIGINFO;
+        // SAFETY: the pointer is to a live struct; the handler touches atomics and async-signal-safe calls only.
+        unsafe { libc::sigaction(libc::SIGBUS, &action, null_mut()) };
+    }
+}
+
+#[cfg(not(unix))]
+mod platform {
+    use std::ops::Range;
+    use std::path::Path;
+
+    pub(super) struct Entry;
+
+    impl Entry {
+        pub(super) fn new(_range: Range<usize>, _path: &Path) -> Self {
+            Self
+        }
+    }
+
+    pub(super) fn install() {}
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_have_the_name_of_their_file_while_it_is_mapped() {
+        let bytes = [[0u8; 64]; 3];
+        let name = |i: usize| platform::name_at(bytes[i].as_ptr() as usize + 63);
+        let watch = |i: usize, name: &str| Watched::new(bytes[i].as_ptr_range(), Path::new(name));
+        let (first, second) = (watch(0, "first"), watch(1, "second"));
+        assert_eq!([name(0), name(1), name(2)], [Some(&b"first"[..]), Some(b"second"), None]);
+        drop(first);
+        assert_eq!([name(0), name(1)], [None, Some(&b"second"[..])]);
+        let third = watch(2, "third");
+        assert_eq!([name(0), name(1), name(2)], [None, Some(&b"second"[..]), Some(b"third")]);
+        drop((second, third));
+        assert_eq!([name(1), name(2)], [None, None]);
+    }
+}
