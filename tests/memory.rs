@@ -2,6 +2,7 @@
 
 #[path = "support/fixtures.rs"]
 mod fixtures;
+mod support;
 
 use fixtures::{fixture, options, rewrite, tokens};
 use moewe_engine::Error;
@@ -138,4 +139,25 @@ fn a_failed_read_ends_the_answer_and_the_program_goes_on() {
         session.extend(&tokens(40, 8)).unwrap();
         assert!(session.logits() == expected.logits(), "other bits after a failed read");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_shrinks_under_the_program_ends_it_with_one_line() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("shrinks.gguf");
+    support::Tiny::default().write(&model);
+    let mut chat = Command::new(env!("CARGO_BIN_EXE_moewe"));
+    chat.arg("chat").arg(&model).env("HOME", folder.path()).env_remove("XDG_STATE_HOME");
+    chat.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = chat.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.starts_with("memory:")), "the model is loaded");
+    std::fs::File::options().write(true).open(&model).unwrap().set_len(4096).unwrap();
+    child.stdin.take().unwrap().write_all(b"hello\n").unwrap();
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(moewe_engine::os::fault::STATUS), "{rest:?}");
+    assert!(rest.len() == 1 && rest[0].contains("shrinks.gguf: became shorter"), "{rest:?}");
 }

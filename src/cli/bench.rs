@@ -5,9 +5,10 @@
 
 use super::options::{self, ModelOptions};
 use super::output::{self, Table};
-use super::{Command, inspect};
+use super::{Command, heat, inspect};
 use anyhow::Result;
 use clap::Parser;
+use moewe_engine::experts::Statistics;
 use moewe_engine::model::Model;
 use moewe_engine::os::{interrupt, memory};
 use moewe_engine::session::{Engine, Session};
@@ -74,9 +75,26 @@ impl Bench {
         prefill(&mut session, self.prompt.clamp(1, 32))?;
         let prefill =
             (self.prompt > 0).then(|| self.median(|| prefill(&mut session, self.prompt))).transpose()?;
+        let before = engine.expert_statistics();
         let decode =
             (self.generate > 0).then(|| self.median(|| decode(&mut session, self.generate))).transpose()?;
-        Ok(self.report(&engine, prefill, decode))
+        let mut figures = self.report(&engine, prefill, decode);
+        if let (Some(before), Some(after)) = (before, engine.expert_statistics())
+            && heat::has_experts(&after)
+            && self.generate > 0
+        {
+            self.report_experts(&after.since(&before), &mut figures);
+        }
+        Ok(figures)
+    }
+
+    /// What the expert store did while tokens were generated.
+    fn report_experts(&self, counted: &Statistics, figures: &mut Value) {
+        let tokens = (self.generate * usize::from(self.repetitions)) as f64;
+        figures["expert_slots"] = counted.layers.iter().map(|layer| layer.slots).sum::<usize>().into();
+        figures["decode_expert_hit_rate"] = counted.hit_rate().into();
+        figures["decode_bytes_read_per_token"] = ((counted.bytes_read as f64 / tokens) as u64).into();
+        figures["decode_stall_ms_per_token"] = (counted.stall_ms() / tokens).into();
     }
 
     fn report(&self, engine: &Engine, prefill_ms: Option<f64>, decode_ms: Option<f64>) -> Value {

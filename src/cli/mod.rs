@@ -8,7 +8,9 @@ mod chat;
 mod compare;
 mod completions;
 mod convert;
+mod experts;
 mod folders;
+mod heat;
 mod inspect;
 mod list;
 mod logits;
@@ -26,6 +28,7 @@ mod train;
 use anyhow::Result;
 use clap::{ArgMatches, Parser};
 use moewe_engine::Error;
+use moewe_engine::os::fault;
 use std::io;
 use std::process::ExitCode;
 
@@ -56,6 +59,7 @@ static COMMANDS: &[Entry] = &[
     entry::<logits::Logits>(),
     entry::<perplexity::Measure>(),
     entry::<compare::Compare>(),
+    entry::<experts::Look>(),
     entry::<bench::Bench>(),
     entry::<completions::Completions>(),
     entry::<man::Man>(),
@@ -78,6 +82,7 @@ fn tree() -> clap::Command {
 pub(crate) fn main() -> ExitCode {
     let matches = tree().get_matches();
     print_warnings();
+    fault::explain();
     let Some((name, matches)) = matches.subcommand() else { return ExitCode::FAILURE };
     let entry = COMMANDS.iter().find(|entry| (entry.define)().get_name() == name);
     match entry.map(|entry| (entry.run)(matches)) {

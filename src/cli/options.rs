@@ -35,6 +35,12 @@ pub(crate) struct ModelOptions {
     /// What a full expert does in models trained with a capacity
     #[arg(long, value_name = "MODE", default_value = "dropless")]
     pub(crate) capacity: Capacity,
+    /// Experts per token; another number than the model's own changes what it says
+    #[arg(long, value_name = "N")]
+    pub(crate) experts_used: Option<usize>,
+    /// Leave out experts below this share of their token's weight, for instance 0.1; this changes what the model says
+    #[arg(long, value_name = "P", default_value_t = 0.0, hide_default_value = true)]
+    pub(crate) expert_threshold: f32,
     /// Compute with the slow twin of the model that the fast one is tested against
     #[arg(long, hide = true)]
     pub(crate) plain: bool,
@@ -71,6 +77,8 @@ impl ModelOptions {
                 Capacity::Dropless => CapacityMode::Dropless,
                 Capacity::Reference => CapacityMode::Reference,
             },
+            experts_used: self.experts_used,
+            expert_threshold: self.expert_threshold,
         })
     }
 
@@ -97,6 +105,17 @@ impl ModelOptions {
             output::note(format!(
                 "context lowered from {original} to {context} positions, which is what free memory holds; \
                  --context sets it"
+            ));
+        }
+        if let Some(used) = self.experts_used {
+            output::note(format!(
+                "{used} experts per token: the model was not made so and says other things"
+            ));
+        }
+        if self.expert_threshold > 0.0 {
+            let percent = self.expert_threshold * 100.0;
+            output::note(format!(
+                "experts below {percent} % of a token's weight are left out: the model says other things"
             ));
         }
         if engine.expert_statistics().is_some() && engine.memory().experts.experts() > 0 {

@@ -17,11 +17,14 @@ pub(crate) fn note(line: impl Display) {
     let _ = writeln!(stderr(), "{line}");
 }
 
+/// Whether a stream shows colours: a terminal whose owner has not refused them.
+pub(crate) fn has_colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// `line` in the background, where stderr shows colours.
 pub(crate) fn dim(line: &str) -> String {
-    let has_colours =
-        stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    if has_colours { format!("\u{1b}[2m{line}\u{1b}[0m") } else { line.to_owned() }
+    if has_colours(&stderr()) { format!("\u{1b}[2m{line}\u{1b}[0m") } else { line.to_owned() }
 }
 
 /// Figures on stdout as indented JSON.

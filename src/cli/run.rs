@@ -3,7 +3,7 @@
 use super::options::ModelOptions;
 use super::sampling::SamplingOptions;
 use super::tokenize::text_or_stdin;
-use super::{Command, output, prompt};
+use super::{Command, heat, output, prompt};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use moewe_engine::Error;
@@ -152,6 +152,7 @@ impl Run {
                 "decode_tokens_per_second": decode,
                 "load_ms": engine.load_time().as_secs_f64() * 1e3,
                 "peak_memory_bytes": memory::peak_resident(),
+                "experts": engine.expert_statistics().map(|counted| heat::figures(&counted)),
             }));
         }
         if !self.model.quiet {

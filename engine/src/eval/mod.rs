@@ -1,8 +1,11 @@
-//! Measuring a model on text: perplexity as llama.cpp cuts and counts it, so that numbers compare.
+//! Measuring a model on text: perplexity as llama.cpp cuts and counts it, so that numbers compare; differences between
+//! files of a model; and which experts a text uses.
 
 mod compare;
+mod routing;
 
 pub use compare::{Comparison, RouterAgreement, compare};
+pub use routing::trace_routing;
 
 use crate::error::{Error, Result};
 use crate::session::Engine;

@@ -1,19 +1,23 @@
 //! Where the weights of routed experts are: in the file, and packed for the kernels in slots within a memory budget.
 //!
 //! `slots.rs` is one expert's memory, `readers.rs` the threads that fill slots, `plan.rs` divides a budget among layers,
-//! `bank.rs` decides which expert is in which slot and hands a layer's experts out as they come. Nothing here knows
-//! what experts compute.
+//! `bank.rs` decides which expert is in which slot and hands a layer's experts out as they come; `trace.rs` and
+//! `replay.rs` measure other ways to decide. Nothing here knows what experts compute.
 
 mod bank;
 mod plan;
 mod readers;
+mod replay;
 mod slots;
 mod statistics;
+mod trace;
 
 pub use bank::{Group, Part, Turn};
 pub use plan::Plan;
 pub use readers::READ_BUFFER_BYTES;
+pub use replay::{Policy, hit_rate};
 pub use statistics::{LayerStatistics, Statistics};
+pub use trace::{Trace, TracedLayer};
 
 use crate::error::Result;
 use crate::gguf::Bytes;

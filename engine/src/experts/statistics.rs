@@ -46,6 +46,26 @@ impl Statistics {
         self.layers.iter().map(|layer| layer.resident).sum()
     }
 
+    /// Time in which nothing could be computed, in milliseconds.
+    pub fn stall_ms(&self) -> f64 {
+        self.stall.as_secs_f64() * 1e3
+    }
+
+    /// What was counted since `earlier`; slots and residents are those of now.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let layers = self.layers.iter().zip(&earlier.layers).map(|(now, then)| LayerStatistics {
+            hits: now.hits - then.hits,
+            misses: now.misses - then.misses,
+            uses: now.uses.iter().zip(&then.uses).map(|(now, then)| now - then).collect(),
+            ..now.clone()
+        });
+        Self {
+            bytes_read: self.bytes_read - earlier.bytes_read,
+            stall: self.stall - earlier.stall,
+            layers: layers.collect(),
+        }
+    }
+
     /// Share of wanted experts that were in a slot; 1 where none was wanted.
     pub fn hit_rate(&self) -> f64 {
         let wanted = self.hits() + self.misses();

@@ -159,6 +159,8 @@ pub struct Experts {
     pub shared: Option<Shared>,
     /// The original's token dropping, where the model was made with it.
     pub capacity: Option<Capacity>,
+    /// Chosen experts with a smaller share of their row's weight are left out; 0 in every model, a person's wish.
+    pub threshold: f32,
 }
 
 /// How router logits become weights.
@@ -322,6 +324,7 @@ fn read_ffn(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Resul
         scale: keys.float("expert_weights_scale")?.filter(|scale| *scale != 0.0).unwrap_or(1.0),
         shared: read_shared(keys, layer, length)?,
         capacity: None,
+        threshold: 0.0,
     }))
 }
 

@@ -131,6 +131,29 @@ impl Model {
 }
 
 impl Model {
+    /// Computes with `used` experts per token, and without those below `threshold` of their row's weight. Both change
+    /// what the model says.
+    ///
+    /// # Errors
+    /// When a layer has fewer experts, or the threshold is not in 0..1.
+    pub fn use_experts(&mut self, used: Option<usize>, threshold: f32) -> Result<()> {
+        if !(0.0..1.0).contains(&threshold) {
+            return Err(Error::request(format!(
+                "a threshold for experts is a share of the weight, at least 0 and below 1, not {threshold}"
+            )));
+        }
+        for layer in &mut self.config.layers {
+            let Ffn::Experts(experts) = &mut layer.ffn else { continue };
+            let used = used.unwrap_or(experts.expert_used_count);
+            if !(1..=experts.expert_count).contains(&used) {
+                let count = experts.expert_count;
+                return Err(Error::request(format!("this model can use 1 to {count} experts, not {used}")));
+            }
+            (experts.expert_used_count, experts.threshold) = (used, threshold);
+        }
+        Ok(())
+    }
+
     /// Bytes of all matrices but the routed experts'.
     pub fn dense_bytes(&self) -> u64 {
         self.weights.dense_bytes() + self.weights.table_bytes()

@@ -12,7 +12,7 @@ pub struct Routing {
     used: usize,
     /// `(rows, expert_used_count)`: expert and weight, the strongest first.
     choices: Vec<Choice>,
-    /// Same shape: whether a capacity dropped the entry.
+    /// Same shape: whether a capacity or a threshold dropped the entry.
     dropped: Vec<bool>,
     /// The kept entries sorted by expert.
     dispatch: Dispatch,
@@ -36,7 +36,7 @@ impl Routing {
         &self.choices[row * self.used..][..self.used]
     }
 
-    /// Whether a capacity dropped choice `choice` of a row.
+    /// Whether choice `choice` of a row is left out.
     pub fn is_dropped(&self, row: usize, choice: usize) -> bool {
         self.dropped[row * self.used + choice]
     }
@@ -63,9 +63,27 @@ impl Routing {
             Some(capacity) if drop => self.apply_capacity(experts.expert_count, capacity.factor, rows),
             _ => {}
         }
+        if experts.threshold > 0.0 {
+            self.drop_below(experts.threshold);
+        }
         let (choices, dropped) = (&self.choices, &self.dropped);
         let expert = |slot: usize| (!dropped[slot]).then(|| choices[slot].index);
         self.dispatch.sort(experts.expert_count, self.used, choices.len(), expert);
+    }
+
+    /// Leaves out what has a smaller share of its row's weight; the rest takes over its weight. The strongest stays.
+    fn drop_below(&mut self, threshold: f32) {
+        let rows = self.choices.chunks_exact_mut(self.used).zip(self.dropped.chunks_exact_mut(self.used));
+        for (choices, dropped) in rows {
+            let sum: f32 = choices.iter().map(|choice| choice.score).sum();
+            let mut kept = 0f32;
+            for (i, (choice, dropped)) in choices.iter().zip(dropped).enumerate() {
+                *dropped |= i > 0 && choice.score < threshold * sum;
+                kept += if *dropped { 0.0 } else { choice.score };
+            }
+            let factor = if kept > 0.0 { sum / kept } else { 1.0 };
+            choices.iter_mut().for_each(|choice| choice.score *= factor);
+        }
     }
 
     /// All first choices in order of rows, then all second ones …: what exceeds an expert's capacity is dropped.
@@ -146,6 +164,7 @@ mod tests {
             scale: 1.0,
             shared: None,
             capacity: Some(Capacity { factor: 1.25 }),
+            threshold: 0.0,
         }
     }
 
@@ -202,5 +221,19 @@ mod tests {
         sigmoid.normalise = false;
         routing.route(&[2.0, 0.0, 1.0], &sigmoid, Some(&[0.0, 5.0, 0.0]), false);
         assert_eq!(routing.choices(0)[0], Choice { index: 1, score: 0.5 });
+    }
+
+    #[test]
+    fn a_threshold_leaves_out_the_weak_and_keeps_the_sum() {
+        let mut routing = Routing::default();
+        let softmax = Experts { threshold: 0.2, ..experts(4, 3, Gating::SoftmaxChosen) };
+        let logits = [0.7f32.ln(), 0.25f32.ln(), 0.05f32.ln(), -50.0, 0.0, 0.0, 0.0, -50.0];
+        routing.route(&logits, &softmax, None, false);
+        let dropped: Vec<bool> = (0..6).map(|i| routing.is_dropped(i / 3, i % 3)).collect();
+        assert_eq!(dropped, [false, false, true, false, false, false]);
+        let kept: Vec<f32> = routing.choices(0)[..2].iter().map(|choice| choice.score).collect();
+        assert!((kept[0] + kept[1] - 1.0).abs() < 1e-6 && (kept[0] / kept[1] - 2.8).abs() < 1e-4, "{kept:?}");
+        assert_eq!(routing.dispatch().active(), [0, 1, 2]);
+        assert_eq!(routing.dispatch().picks(2).len(), 1);
     }
 }

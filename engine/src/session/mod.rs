@@ -4,8 +4,10 @@
 //! computes only what follows the longest common prefix with what it holds.
 
 mod memory;
+mod options;
 
 pub use memory::{MemoryLimit, MemoryPlan};
+pub use options::{CapacityMode, Options, cache_format};
 
 use crate::error::{Error, Result};
 use crate::experts::Statistics;
@@ -14,7 +16,6 @@ use crate::kernels::Layout;
 use crate::model::{
     Config, Cpu, HostBuffer, KvCache, Model, Nothing, Observe, Plain, Row, Workspace, forward,
 };
-use crate::quant::Format;
 use crate::simd::Isa;
 use crate::tokenizer::Tokenizer;
 use std::path::Path;
@@ -22,64 +23,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// What the German MoE GPT's expert capacity does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CapacityMode {
-    /// Every token reaches its experts; the cache is used.
-    #[default]
-    Dropless,
-    /// As the original: the whole sequence is one batch, recomputed for every token, and experts drop tokens.
-    Reference,
-}
-
-/// How to load a model.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Threads of the forward; `None` for one per core this process may use.
-    pub threads: Option<usize>,
-    /// Instruction set; `None` for the fastest of the machine.
-    pub isa: Option<Isa>,
-    /// Compute with the slow twin instead.
-    pub plain: bool,
-    /// Most rows per step.
-    pub batch: usize,
-    /// Most positions of a session; `None` for the model's, lowered to what memory leaves.
-    pub context: Option<usize>,
-    /// Most memory to take; `None` for most of what is free.
-    pub memory: Option<MemoryLimit>,
-    /// Format of the cache: F16, Q8_0 or F32.
-    pub cache: &'static Format,
-    /// Token dropping.
-    pub capacity: CapacityMode,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            threads: None,
-            isa: None,
-            plain: false,
-            batch: 512,
-            context: None,
-            memory: None,
-            cache: cache_format("f16").expect("f16 is in the table"),
-            capacity: CapacityMode::Dropless,
-        }
-    }
-}
-
-/// A cache format by name.
-///
-/// # Errors
-/// When it is not one of f16, q8_0 and f32.
-pub fn cache_format(name: &str) -> Result<&'static Format> {
-    let known = ["f16", "q8_0", "f32"].iter().any(|known| known.eq_ignore_ascii_case(name));
-    let format = Format::by_name(name).filter(|_| known);
-    format.ok_or_else(|| {
-        Error::request(format!("no cache format is named {name}; there are f16, q8_0 and f32"))
-    })
-}
 
 enum AnyBackend {
     Cpu(Cpu),
@@ -144,6 +87,7 @@ impl Engine {
                 found,
             ));
         }
+        model.use_experts(options.experts_used, options.expert_threshold)?;
         announce(&model);
         let threads = options.threads.unwrap_or_else(default_threads).clamp(1, 512);
         let isa = options.isa.unwrap_or_else(Isa::detect);

@@ -2,12 +2,15 @@
 
 use super::Talk;
 use super::conversation::{Conversation, Saved};
+use crate::cli::heat;
+use crate::cli::options::describe_memory;
 use crate::cli::output::{self, note};
 use crate::cli::sampling::{self, SamplingOptions};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{CommandFactory, Parser};
 use moewe_engine::os::memory;
 use moewe_engine::tokenizer::Message;
+use std::io::stderr;
 use std::path::Path;
 
 /// What comes after a command.
@@ -49,6 +52,7 @@ pub(super) static COMMANDS: &[SlashCommand] = &[
     command("/save", "FILE", "write the conversation as JSON", save),
     command("/load", "FILE", "go on with a conversation from a JSON file", load),
     command("/stats", "", "show tokens, speed and memory", stats),
+    command("/experts", "", "draw how often each expert of each layer was used", experts),
     command("/quit", "", "leave; so do Ctrl-D and Ctrl-C at an empty prompt, twice", |_, _| Ok(Next::Quit)),
 ];
 
@@ -218,6 +222,18 @@ fn stats(talk: &mut Talk<'_>, _: &str) -> Result<Next> {
         ));
     }
     note(format!("memory        {} at most", output::bytes(memory::peak_resident())));
+    if let Some(counted) = partner.engine().expert_statistics().filter(heat::has_experts) {
+        describe_memory(partner.engine().memory()).into_iter().for_each(note);
+        note(format!("experts       {}", heat::summary(&counted)));
+    }
+    Ok(Next::Read)
+}
+
+fn experts(talk: &mut Talk<'_>, _: &str) -> Result<Next> {
+    let counted = talk.partner.engine().expert_statistics().filter(heat::has_experts);
+    let counted = counted.context("this model has no experts")?;
+    heat::map(&counted, output::has_colours(&stderr())).into_iter().for_each(note);
+    note(heat::summary(&counted));
     Ok(Next::Read)
 }
 

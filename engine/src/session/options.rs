@@ -1,0 +1,70 @@
+//! How a model is loaded: threads, memory, context, and what is computed differently on a person's wish.
+
+use super::MemoryLimit;
+use crate::error::{Error, Result};
+use crate::quant::Format;
+use crate::simd::Isa;
+
+/// What the German MoE GPT's expert capacity does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CapacityMode {
+    /// Every token reaches its experts; the cache is used.
+    #[default]
+    Dropless,
+    /// As the original: the whole sequence is one batch, recomputed for every token, and experts drop tokens.
+    Reference,
+}
+
+/// How to load a model.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Threads of the forward; `None` for one per core this process may use.
+    pub threads: Option<usize>,
+    /// Instruction set; `None` for the fastest of the machine.
+    pub isa: Option<Isa>,
+    /// Compute with the slow twin instead.
+    pub plain: bool,
+    /// Most rows per step.
+    pub batch: usize,
+    /// Most positions of a session; `None` for the model's, lowered to what memory leaves.
+    pub context: Option<usize>,
+    /// Most memory to take; `None` for most of what is free.
+    pub memory: Option<MemoryLimit>,
+    /// Format of the cache: F16, Q8_0 or F32.
+    pub cache: &'static Format,
+    /// Token dropping.
+    pub capacity: CapacityMode,
+    /// Experts per token; `None` for the model's own number. Others change the output.
+    pub experts_used: Option<usize>,
+    /// Experts below this share of their token's weight are left out; more than 0 changes the output.
+    pub expert_threshold: f32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            isa: None,
+            plain: false,
+            batch: 512,
+            context: None,
+            memory: None,
+            cache: cache_format("f16").expect("f16 is in the table"),
+            capacity: CapacityMode::Dropless,
+            experts_used: None,
+            expert_threshold: 0.0,
+        }
+    }
+}
+
+/// A cache format by name.
+///
+/// # Errors
+/// When it is not one of f16, q8_0 and f32.
+pub fn cache_format(name: &str) -> Result<&'static Format> {
+    let known = ["f16", "q8_0", "f32"].iter().any(|known| known.eq_ignore_ascii_case(name));
+    let format = Format::by_name(name).filter(|_| known);
+    format.ok_or_else(|| {
+        Error::request(format!("no cache format is named {name}; there are f16, q8_0 and f32"))
+    })
+}

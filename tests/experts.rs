@@ -1,0 +1,110 @@
+//! What the command says about experts: where they are, how they are used, and what changes the output.
+
+mod support;
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use support::Tiny;
+
+fn moewe(folder: &Path, arguments: &[&str], input: &str) -> (bool, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moewe"));
+    command.args(arguments).current_dir(folder).env("HOME", folder).env_remove("XDG_STATE_HOME");
+    command.env_remove("MOEWE_MODELS").env_remove("XDG_DATA_HOME");
+    std::fs::write(folder.join("input"), input).unwrap();
+    let input = std::fs::File::open(folder.join("input")).unwrap();
+    let output = command.stdin(Stdio::from(input)).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.success(), text(&output.stdout), text(&output.stderr))
+}
+
+fn place() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    Tiny::default().write(&folder.path().join("tiny.gguf"));
+    folder
+}
+
+#[test]
+fn too_little_memory_is_said_and_computes_the_same() {
+    let folder = place();
+    let run = |more: &[&str]| {
+        let arguments = ["run", "tiny.gguf", "--raw", "-p", "once", "-n", "20", "--temp", "0"];
+        moewe(folder.path(), &[&arguments[..], more].concat(), "")
+    };
+    let (good, expected, said) = run(&[]);
+    assert!(good && said.contains("for all 8 experts"), "{said}");
+    for memory in ["0", "1M"] {
+        let (good, text, said) = run(&["--memory", memory]);
+        assert!(good && text == expected, "{said}");
+        assert!(said.contains("for 0 of 8 experts") && said.contains("too little"), "{said}");
+    }
+    let (good, _, said) = run(&["--memory", "much"]);
+    assert!(!good && said.contains("6G, 800M or 50%"), "{said}");
+}
+
+#[test]
+fn what_changes_the_output_says_so() {
+    let folder = place();
+    let run = |more: &[&str]| {
+        let arguments = ["run", "tiny.gguf", "--raw", "-p", "once", "-n", "20", "--temp", "0", "--json"];
+        let (good, text, said) = moewe(folder.path(), &[&arguments[..], more].concat(), "");
+        let json: Value = serde_json::from_str(&text).unwrap_or_default();
+        (good, json, said)
+    };
+    let uses = |json: &Value| {
+        let layers = json["experts"]["uses"].as_array().unwrap().clone();
+        layers.iter().flat_map(|layer| layer.as_array().unwrap()).map(|n| n.as_u64().unwrap()).sum::<u64>()
+    };
+    let (_, usual, said) = run(&[]);
+    assert!(!said.contains("says other things"), "{said}");
+    let rows = uses(&usual) / 4; // two layers, two experts per token
+    for (flags, expected) in [
+        (&["--experts-used", "1"][..], 2 * rows),
+        (&["--experts-used", "4"], 8 * rows),
+        (&["--expert-threshold", "0.99"], 2 * rows),
+    ] {
+        let (good, json, said) = run(flags);
+        assert!(good && said.contains("says other things"), "{said}");
+        assert_eq!(uses(&json), expected, "{flags:?}");
+    }
+    for (flags, part) in
+        [(["--experts-used", "5"], "1 to 4 experts"), (["--experts-used", "0"], "1 to 4 experts")]
+            .into_iter()
+            .chain([(["--expert-threshold", "1"], "below 1")])
+    {
+        let (good, _, said) = run(&flags);
+        assert!(!good && said.contains(part), "{said}");
+    }
+}
+
+#[test]
+fn use_is_drawn_recorded_and_replayed() {
+    let folder = place();
+    std::fs::write(folder.path().join("text"), "the quick brown fox ".repeat(20)).unwrap();
+    let arguments = ["experts", "tiny.gguf", "--text", "text", "--trace", "trace"];
+    let (good, map, said) = moewe(folder.path(), &arguments, "");
+    assert!(good && said.contains("routing of 400 tokens"), "{said}");
+    let rows: Vec<&str> = map.lines().collect();
+    assert!(rows.len() == 3 && rows[0].starts_with("    0  ") && rows[2].contains("even share"), "{map}");
+    let (good, table, said) = moewe(folder.path(), &["experts", "--replay", "trace"], "");
+    assert!(good && table.contains("LRU per layer") && table.contains("Belady"), "{table}{said}");
+    let (good, json, _) = moewe(folder.path(), &["experts", "--replay", "trace", "--json"], "");
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(good && json["tokens"] == 400 && json["experts"] == 8);
+    let rates = |row: usize| json["policies"][row]["hit_rates"].as_array().unwrap().clone();
+    assert!(rates(0).iter().zip(rates(5)).all(|(lru, bound)| lru.as_f64() <= bound.as_f64()));
+    std::fs::write(folder.path().join("trace"), "{}").unwrap();
+    let (good, _, said) = moewe(folder.path(), &["experts", "--replay", "trace"], "");
+    assert!(!good && said.contains("trace: line 1"), "{said}");
+}
+
+#[test]
+fn a_chat_shows_where_experts_are() {
+    let folder = place();
+    let chat = ["chat", "tiny.gguf", "-n", "4"];
+    let (good, _, said) = moewe(folder.path(), &chat, "hello\n/stats\n/experts\n");
+    assert!(good, "{said}");
+    for part in ["memory: ", "experts       ", "layer  one column per expert", "in memory; "] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
