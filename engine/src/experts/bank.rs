@@ -2,16 +2,17 @@
 //!
 //! A turn hands out groups of experts: first those that are in slots, then whichever have arrived while the last group
 //! was computed. Where a batch wants more experts than fit, slots are used again for the next as soon as their group
-//! is done, so every expert is read at most once per batch. Which expert leaves: the layer's least recently used.
+//! is done, so every expert is read at most once per batch. Which expert leaves: the one that its layer used least
+//! often lately.
 
+use super::frequency::Frequency;
 use super::plan::Plan;
 use super::readers::{Done, Job, Readers};
-use super::slots::{Slot, SlotShape};
+use super::slots::{Slot, SlotShape, Which};
 use super::statistics::{LayerStatistics, Statistics};
 use super::{ExpertLayer, Layers, Stack};
 use crate::error::{Error, Result};
 use crate::kernels::{Dispatch, ExpertMatrices, MatrixRef};
-use std::ops::Range;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
@@ -26,6 +27,16 @@ struct Held {
     is_staging: bool,
 }
 
+/// An expert on its way, matrix by matrix.
+struct Incoming {
+    expert: u32,
+    slot: Slot,
+    is_staging: bool,
+    /// Matrices still to come.
+    missing: usize,
+    has_failed: bool,
+}
+
 /// The slots of one layer.
 struct Shelf {
     quota: usize,
@@ -33,15 +44,17 @@ struct Shelf {
     slots: usize,
     /// `(expert_count)`.
     held: Vec<Option<Held>>,
+    lately: Frequency,
 }
 
 impl Shelf {
-    /// Takes the slot of the expert that was used the longest time ago, unless all are wanted.
+    /// Takes the slot of the expert that was used least often lately, of several the longest ago, unless all are wanted.
     fn evict(&mut self) -> Option<Slot> {
-        let leaves = |held: &Held| !held.is_wanted && !held.is_staging;
-        let candidates = self.held.iter_mut().filter(|held| held.as_ref().is_some_and(leaves));
-        let oldest = candidates.min_by_key(|held| held.as_ref().map(|held| held.turn));
-        oldest.and_then(Option::take).map(|held| held.slot)
+        let may_leave = |held: &Held| !held.is_wanted && !held.is_staging;
+        let worth = |(expert, held): &(usize, &Held)| (self.lately.of(*expert), held.turn);
+        let held = self.held.iter().enumerate().filter_map(|(expert, held)| Some((expert, held.as_ref()?)));
+        let (leaving, _) = held.filter(|(_, held)| may_leave(held)).min_by_key(worth)?;
+        self.held[leaving].take().map(|held| held.slot)
     }
 }
 
@@ -57,7 +70,7 @@ pub(super) struct Bank {
     statistics: Statistics,
     /// The current turn's experts: still to be asked for (the next one last), asked for, there, and being computed.
     waiting: Vec<u32>,
-    flying: usize,
+    incoming: Vec<Incoming>,
     arrived: Vec<u32>,
     group: Vec<u32>,
 }
@@ -69,6 +82,7 @@ impl Bank {
             quota,
             slots: 0,
             held: (0..count(layer)).map(|_| None).collect(),
+            lately: Frequency::new(count(layer)),
         };
         let shelves = layers.iter().zip(&plan.quotas).map(shelf).collect();
         let counters = |(layer, &slots): (&Option<ExpertLayer>, &usize)| LayerStatistics {
@@ -88,7 +102,7 @@ impl Bank {
             turn: 0,
             statistics: Statistics { layers: counters, ..Statistics::default() },
             waiting: vec![],
-            flying: 0,
+            incoming: vec![],
             arrived: vec![],
             group: vec![],
         })
@@ -99,11 +113,14 @@ impl Bank {
     }
 
     /// Sorts a batch's experts into those that are here and those to be read.
-    fn begin(&mut self, layer: usize, dispatch: &Dispatch) {
+    fn begin(&mut self, layer: usize, rows: usize, dispatch: &Dispatch) {
         self.turn += 1;
         let (shelf, counters) = (&mut self.shelves[layer], &mut self.statistics.layers[layer]);
+        shelf.lately.pass(rows);
         for &expert in dispatch.active() {
-            counters.uses[expert as usize] += dispatch.picks(expert).len() as u64;
+            let picks = dispatch.picks(expert).len();
+            shelf.lately.add(expert, picks);
+            counters.uses[expert as usize] += picks as u64;
             match &mut shelf.held[expert as usize] {
                 Some(held) => {
                     held.is_wanted = true;
@@ -114,7 +131,7 @@ impl Bank {
         }
         counters.hits += self.arrived.len() as u64;
         counters.misses += self.waiting.len() as u64;
-        // What the last rows want is read last and so leaves last: the next batch goes on from there.
+        // What the last rows want is read last and is there at the end: the next batch goes on from there.
         let last_row = |expert: u32| dispatch.picks(expert).last().map(|pick| pick.input);
         self.waiting.sort_by_key(|&expert| (std::cmp::Reverse(last_row(expert)), expert));
     }
@@ -137,18 +154,29 @@ impl Bank {
         while let Some(&expert) = self.waiting.last() {
             let Some((slot, is_staging)) = self.free_slot(layer)? else { return Ok(()) };
             self.waiting.pop();
-            self.readers.send(Job { layer, expert, slot, is_staging });
-            self.flying += 1;
+            self.send(layer, Incoming { expert, slot, is_staging, missing: 0, has_failed: false });
         }
         Ok(())
+    }
+
+    /// Gives a slot's memory to the readers, matrix by matrix.
+    fn send(&mut self, layer: usize, mut incoming: Incoming) {
+        let shape = self.plan.shapes[layer].unwrap_or_default();
+        let expert = incoming.expert;
+        for which in Which::ALL.into_iter().filter(|&which| shape.bytes_of(which) > 0) {
+            if let Some(pages) = incoming.slot.take(which) {
+                self.readers.send(Job { layer, expert, which, pages });
+                incoming.missing += 1;
+            }
+        }
+        self.incoming.push(incoming);
     }
 
     /// A slot to be filled, and whether it belongs to no layer.
     fn free_slot(&mut self, layer: usize) -> Result<Option<(Slot, bool)>> {
         let shelf = &mut self.shelves[layer];
         if shelf.slots < shelf.quota {
-            let bytes = self.plan.shapes[layer].as_ref().map_or(0, SlotShape::bytes);
-            let slot = Slot::new(bytes)?;
+            let slot = Slot::new(self.plan.shapes[layer].unwrap_or_default())?;
             shelf.slots += 1;
             return Ok(Some((slot, false)));
         }
@@ -164,24 +192,33 @@ impl Bank {
 
     /// Takes a finished read in.
     fn accept(&mut self, done: Done) -> Result<()> {
-        let Done { job: Job { layer, expert, slot, is_staging }, outcome } = done;
-        self.flying -= 1;
-        match outcome {
-            Ok(bytes) => {
-                self.statistics.bytes_read += bytes;
+        let Done { job: Job { layer, expert, which, pages }, outcome } = done;
+        let Some(place) = self.incoming.iter().position(|incoming| incoming.expert == expert) else {
+            unreachable!("reads are for incoming experts")
+        };
+        let incoming = &mut self.incoming[place];
+        incoming.slot.put(which, pages);
+        incoming.missing -= 1;
+        incoming.has_failed |= outcome.is_err();
+        if incoming.missing == 0 {
+            let incoming = self.incoming.swap_remove(place);
+            self.settle(layer, incoming);
+        }
+        self.statistics.bytes_read += outcome?;
+        Ok(())
+    }
+
+    /// An expert is here, or its slot is free again.
+    fn settle(&mut self, layer: usize, incoming: Incoming) {
+        let Incoming { expert, slot, is_staging, has_failed, .. } = incoming;
+        match (has_failed, is_staging) {
+            (false, _) => {
                 let held = Held { slot, turn: self.turn, is_wanted: true, is_staging };
                 self.shelves[layer].held[expert as usize] = Some(held);
                 self.arrived.push(expert);
-                Ok(())
             }
-            Err(error) => {
-                if is_staging {
-                    self.staging.push(slot);
-                } else {
-                    self.shelves[layer].slots -= 1;
-                }
-                Err(error)
-            }
+            (true, true) => self.staging.push(slot),
+            (true, false) => self.shelves[layer].slots -= 1,
         }
     }
 
@@ -197,9 +234,9 @@ impl Bank {
     /// Ends a turn, finished or not.
     fn end(&mut self, layer: usize) {
         self.waiting.clear();
-        while self.flying > 0 {
+        while !self.incoming.is_empty() {
             // A read that fails here fails for nobody.
-            if let Some(done) = self.readers.next() { _ = self.accept(done) } else { self.flying = 0 }
+            if let Some(done) = self.readers.next() { _ = self.accept(done) } else { self.incoming.clear() }
         }
         self.group.append(&mut self.arrived);
         self.release(layer);
@@ -219,9 +256,10 @@ impl<'a> Turn<'a> {
         layers: &'a Layers,
         mut bank: MutexGuard<'a, Bank>,
         layer: usize,
+        rows: usize,
         dispatch: &Dispatch,
     ) -> Self {
-        bank.begin(layer, dispatch);
+        bank.begin(layer, rows, dispatch);
         Self { bank, layers, layer }
     }
 
@@ -237,14 +275,14 @@ impl<'a> Turn<'a> {
         while let Some(done) = bank.readers.try_next() {
             bank.accept(done)?;
         }
-        while bank.arrived.is_empty() && bank.flying > 0 {
+        while bank.arrived.is_empty() && !bank.incoming.is_empty() {
             bank.wait()?;
         }
         if bank.arrived.is_empty() {
             return Ok(None);
         }
         std::mem::swap(&mut bank.arrived, &mut bank.group);
-        let (Some(layer), Some(shape)) = (&self.layers[layer], &bank.plan.shapes[layer]) else {
+        let (Some(layer), Some(shape)) = (&self.layers[layer], bank.plan.shapes[layer]) else {
             unreachable!("dense layers have no turn")
         };
         Ok(Some(Group { layer, shape, held: &bank.shelves[self.layer].held, experts: &bank.group }))
@@ -260,7 +298,7 @@ impl Drop for Turn<'_> {
 /// Experts whose weights are here.
 pub struct Group<'a> {
     layer: &'a ExpertLayer,
-    shape: &'a SlotShape,
+    shape: SlotShape,
     held: &'a [Option<Held>],
     experts: &'a [u32],
 }
@@ -273,21 +311,21 @@ impl<'a> Group<'a> {
 
     /// Their gates, where the model has any.
     pub fn gate(&self) -> Option<Part<'a>> {
-        self.layer.gate.as_ref().map(|gate| self.part(gate, &self.shape.gate))
+        self.layer.gate.as_ref().map(|gate| self.part(gate, Which::Gate))
     }
 
     /// Their matrices to the hidden width.
     pub fn up(&self) -> Part<'a> {
-        self.part(&self.layer.up, &self.shape.up)
+        self.part(&self.layer.up, Which::Up)
     }
 
     /// Their matrices back.
     pub fn down(&self) -> Part<'a> {
-        self.part(&self.layer.down, &self.shape.down)
+        self.part(&self.layer.down, Which::Down)
     }
 
-    fn part(&self, stack: &'a Stack, place: &Range<usize>) -> Part<'a> {
-        Part { stack, held: self.held, place: place.clone() }
+    fn part(&self, stack: &'a Stack, which: Which) -> Part<'a> {
+        Part { stack, held: self.held, which, bytes: self.shape.bytes_of(which) }
     }
 }
 
@@ -295,7 +333,8 @@ impl<'a> Group<'a> {
 pub struct Part<'a> {
     stack: &'a Stack,
     held: &'a [Option<Held>],
-    place: Range<usize>,
+    which: Which,
+    bytes: usize, // a staging slot may have more
 }
 
 impl Part<'_> {
@@ -309,7 +348,7 @@ impl ExpertMatrices for Part<'_> {
     fn matrix(&self, expert: u32) -> MatrixRef<'_> {
         let held = self.held[expert as usize].as_ref().expect("an expert of the group");
         let Stack { format, rows, cols, .. } = *self.stack;
-        MatrixRef { format, rows, cols, bytes: &held.slot[self.place.clone()] }
+        MatrixRef { format, rows, cols, bytes: &held.slot.matrix(self.which)[..self.bytes] }
     }
 
     fn bias(&self, expert: u32) -> Option<&[f32]> {

@@ -5,6 +5,7 @@
 //! `replay.rs` measure other ways to decide. Nothing here knows what experts compute.
 
 mod bank;
+mod frequency;
 mod plan;
 mod readers;
 mod replay;
@@ -131,15 +132,15 @@ impl ExpertStore {
         Ok(())
     }
 
-    /// Begins a layer's work on a batch: experts that are in slots are handed out first, the others are read
+    /// Begins a layer's work on a batch of `rows` rows: experts that are in slots are handed out first, the others are read
     /// meanwhile. Work on another batch waits until the turn ends.
     ///
     /// # Panics
     /// When the layer is dense or [`ExpertStore::provide`] was not called.
-    pub fn turn(&self, layer: usize, dispatch: &Dispatch) -> Turn<'_> {
+    pub fn turn(&self, layer: usize, rows: usize, dispatch: &Dispatch) -> Turn<'_> {
         let bank = self.bank.as_ref().expect("slots are provided before the first step");
         let bank = bank.lock().unwrap_or_else(PoisonError::into_inner);
-        Turn::begin(&self.layers, bank, layer, dispatch)
+        Turn::begin(&self.layers, bank, layer, rows, dispatch)
     }
 
     /// What the store did so far; `None` where it has no slots.

@@ -16,7 +16,7 @@ pub struct Plan {
     pub(super) layout: Layout,
     /// Slots of each layer; 0 for dense ones.
     pub(super) quotas: Vec<usize>,
-    /// Slots of [`Plan::staging_bytes`] that any layer may use for a moment.
+    /// Slots of [`Plan::largest_slot`] that any layer may use for a moment.
     pub(super) staging: usize,
     pub(super) shapes: Vec<Option<SlotShape>>,
     experts: usize,
@@ -58,13 +58,13 @@ impl Plan {
         self.shapes[layer].as_ref().map_or(0, |shape| shape.bytes() as u64)
     }
 
-    /// Bytes of a slot that any layer's experts fit.
-    pub(super) fn largest_slot(&self) -> usize {
-        self.shapes.iter().flatten().map(SlotShape::bytes).max().unwrap_or(0)
+    /// A slot that any layer's experts fit.
+    pub(super) fn largest_slot(&self) -> SlotShape {
+        self.shapes.iter().flatten().copied().fold(SlotShape::default(), SlotShape::union)
     }
 
     fn staging_bytes(&self) -> u64 {
-        (self.staging * self.largest_slot()) as u64
+        (self.staging * self.largest_slot().bytes()) as u64
     }
 
     /// Bytes of all slots once they are filled.

@@ -1,37 +1,37 @@
 //! Threads that bring experts from the file into slots: large positional reads, packed piece by piece.
 //!
-//! They know nothing of layers' turns: a job goes in, the filled slot or an error comes out.
+//! They know nothing of layers' turns: a matrix and its memory go in, the filled memory or an error comes out.
 
 use super::Layers;
 use super::Stack;
 use super::plan::Plan;
-use super::slots::{Slot, SlotShape};
+use super::slots::Which;
 use crate::error::{Error, Result};
 use crate::gguf::Bytes;
 use crate::kernels::{Layout, MatrixRef};
 use crate::os::mapping::Mapping;
+use crate::os::pages::Pages;
 use crate::os::read::{ReadBuffer, ReadFile};
 use std::ops::Range;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-/// Reads under way at a time; they wait for the disk, not for a core.
+/// Reads under way at a time, an expert being up to three; they wait for the disk, not for a core.
 const THREADS: usize = 4;
 
 /// Bytes per read: large enough for a disk's full speed, small enough that packing finds them in a core's cache.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 2 << 20;
 
-/// What the threads' own buffers take, rows of a megabyte aside.
+/// What the threads' own buffers take, panels of more than a piece aside.
 pub const READ_BUFFER_BYTES: u64 = (THREADS * PIECE) as u64;
 
-/// An expert wanted in a slot.
+/// A matrix of an expert wanted in a slot.
 pub(super) struct Job {
     pub(super) layer: usize,
     pub(super) expert: u32,
-    pub(super) slot: Slot,
-    /// Whether the slot belongs to no layer.
-    pub(super) is_staging: bool,
+    pub(super) which: Which,
+    pub(super) pages: Pages,
 }
 
 /// A job that ended.
@@ -58,7 +58,6 @@ impl Readers {
         for number in 0..THREADS {
             let reader = Reader {
                 layers: layers.clone(),
-                shapes: plan.shapes.clone(),
                 layout: plan.layout,
                 files: files.clone(),
                 buffer: ReadBuffer::new(largest_piece(layers))?,
@@ -155,7 +154,6 @@ fn largest_piece(layers: &Layers) -> usize {
 /// One thread's tools.
 struct Reader {
     layers: Arc<Layers>,
-    shapes: Vec<Option<SlotShape>>,
     layout: Layout,
     files: Arc<Files>,
     buffer: ReadBuffer,
@@ -177,26 +175,21 @@ impl Reader {
         }
     }
 
-    /// Fills the job's slot.
+    /// Fills the job's pages.
     fn load(&mut self, job: &mut Job) -> Result<u64> {
-        let Self { layers, shapes, layout, files, buffer } = self;
-        let (Some(layer), Some(shape)) = (&layers[job.layer], &shapes[job.layer]) else {
-            unreachable!("only expert layers send jobs")
+        let Some(stack) = self.layers[job.layer].as_ref().and_then(|layer| job.which.of(layer)) else {
+            unreachable!("jobs are for matrices that exist")
         };
-        let mut bytes_read = 0;
-        for (stack, place) in layer.stacks().zip(shape.places()) {
-            let out = &mut job.slot[place];
-            let source = &stack.experts[job.expert as usize];
-            let row_bytes = source.len() / stack.rows;
-            for start in (0..stack.rows).step_by(piece_rows(stack)) {
-                let rows = start..stack.rows.min(start + piece_rows(stack));
-                let packed = |row| layout.packed_bytes(stack.format, row, stack.cols);
-                let bytes = files.read(source, rows.start * row_bytes..rows.end * row_bytes, buffer)?;
-                let piece = MatrixRef { format: stack.format, rows: rows.len(), cols: stack.cols, bytes };
-                layout.pack(piece, &mut out[packed(rows.start)..packed(rows.end)]);
-                bytes_read += bytes.len() as u64;
-            }
+        let source = &stack.experts[job.expert as usize];
+        let row_bytes = source.len() / stack.rows;
+        for start in (0..stack.rows).step_by(piece_rows(stack)) {
+            let rows = start..stack.rows.min(start + piece_rows(stack));
+            let packed = |rows| self.layout.packed_bytes(stack.format, rows, stack.cols);
+            let range = rows.start * row_bytes..rows.end * row_bytes;
+            let bytes = self.files.read(source, range, &mut self.buffer)?;
+            let piece = MatrixRef { format: stack.format, rows: rows.len(), cols: stack.cols, bytes };
+            self.layout.pack(piece, &mut job.pages[packed(rows.start)..packed(rows.end)]);
         }
-        Ok(bytes_read)
+        Ok(source.len() as u64)
     }
 }

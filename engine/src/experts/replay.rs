@@ -1,8 +1,9 @@
 //! What another way of choosing who leaves would have hit: a recorded routing played through a simulated bank.
 //!
 //! As in the bank, a layer's experts of a token come all at once: those that are there are hits, then the others take
-//! slots. The bank itself does [`Policy::LayerLru`]; this is how that was decided.
+//! slots. The bank itself does [`Policy::LayerFadingLfu`]; this is how that was decided.
 
+use super::frequency::Frequency;
 use super::trace::Trace;
 
 /// Who leaves for a missing expert.
@@ -12,6 +13,8 @@ pub enum Policy {
     LayerLru,
     /// Layers have equal shares; of the layer's experts the least often used so far.
     LayerLfu,
+    /// The same with counts that fade.
+    LayerFadingLfu,
     /// One pool; the least recently used of all.
     GlobalLru,
     /// The same, but no layer falls below the experts of one token.
@@ -25,9 +28,10 @@ pub enum Policy {
 
 impl Policy {
     /// All of them, with their names.
-    pub const ALL: [(Policy, &'static str); 6] = [
+    pub const ALL: [(Policy, &'static str); 7] = [
         (Policy::LayerLru, "LRU per layer"),
         (Policy::LayerLfu, "LFU per layer"),
+        (Policy::LayerFadingLfu, "fading LFU per layer"),
         (Policy::GlobalLru, "global LRU"),
         (Policy::GlobalLruFloor, "global LRU, floor"),
         (Policy::LeastStale, "least stale"),
@@ -35,7 +39,7 @@ impl Policy {
     ];
 
     fn is_per_layer(self) -> bool {
-        matches!(self, Self::LayerLru | Self::LayerLfu)
+        matches!(self, Self::LayerLru | Self::LayerLfu | Self::LayerFadingLfu)
     }
 }
 
@@ -62,6 +66,7 @@ struct Pool<'a> {
     slots: usize,
     residents: Vec<Resident>,
     counts: Vec<Vec<u64>>,        // per layer and expert: uses so far
+    lately: Vec<Frequency>,       // the same, fading
     future: Vec<Vec<Vec<usize>>>, // per layer and expert: steps that want it, the next one last
     floor: usize,
     hits: usize,
@@ -79,8 +84,9 @@ impl<'a> Pool<'a> {
                 chosen.iter().for_each(|&expert| future[layer][expert as usize].push(step));
             }
         }
+        let lately = trace.layers.iter().map(|layer| Frequency::new(layer.expert_count)).collect();
         let floor = trace.tokens.iter().flatten().map(Vec::len).max().unwrap_or(0);
-        Self { trace, policy, slots, residents: vec![], counts, future, floor, hits: 0 }
+        Self { trace, policy, slots, residents: vec![], counts, lately, future, floor, hits: 0 }
     }
 
     /// Slots that `layer` may fill.
@@ -104,7 +110,9 @@ impl<'a> Pool<'a> {
         let step = token * self.trace.layers.len() + layer;
         let chosen = &self.trace.tokens[token][layer];
         let mut missing = vec![];
+        self.lately[layer].pass(1);
         for &expert in chosen {
+            self.lately[layer].add(expert, 1);
             self.counts[layer][expert as usize] += 1;
             self.future[layer][expert as usize].pop();
             let here = self.residents.iter_mut().find(|r| (r.layer, r.expert) == (layer, expert));
@@ -148,6 +156,9 @@ impl<'a> Pool<'a> {
             Policy::LayerLru | Policy::GlobalLru | Policy::GlobalLruFloor => (resident.used, 0),
             Policy::LayerLfu => {
                 (self.counts[resident.layer][resident.expert as usize] as usize, resident.used)
+            }
+            Policy::LayerFadingLfu => {
+                (self.lately[resident.layer].of(resident.expert as usize) as usize, resident.used)
             }
             // Used when its layer was last computed: at most one round of the layers ago.
             Policy::LeastStale if step - resident.used <= layers => (1, layers - (step - resident.used)),

@@ -1,68 +1,88 @@
-//! One expert in memory: its matrices side by side, packed.
+//! One expert in memory: its matrices, packed, each in pages of its own.
 //!
-//! A slot belongs to whoever may write it: to a reader while it is filled, to the bank before and after. That is all
-//! the synchronisation it needs.
+//! A matrix' pages belong to whoever may write them: to a reader while they are filled, to the bank before and after.
+//! That is all the synchronisation they need.
 
 use super::{ExpertLayer, Stack};
 use crate::error::Result;
 use crate::kernels::Layout;
 use crate::os::pages::Pages;
-use std::ops::{Deref, DerefMut, Range};
 
-/// Matrices begin at multiples of this: a cache line, and the widest load of any instruction set.
-const ALIGNMENT: usize = 64;
-
-/// Where the matrices of a layer's experts are in their slots.
-#[derive(Clone, Debug)]
-pub(super) struct SlotShape {
-    pub(super) gate: Range<usize>, // empty where there is none
-    pub(super) up: Range<usize>,
-    pub(super) down: Range<usize>,
+/// The matrices of an expert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    Gate,
+    Up,
+    Down,
 }
+
+impl Which {
+    pub(super) const ALL: [Which; 3] = [Which::Gate, Which::Up, Which::Down];
+
+    /// That matrix of a layer's experts; only gates may be missing.
+    pub(super) fn of(self, layer: &ExpertLayer) -> Option<&Stack> {
+        match self {
+            Self::Gate => layer.gate.as_ref(),
+            Self::Up => Some(&layer.up),
+            Self::Down => Some(&layer.down),
+        }
+    }
+}
+
+/// Packed bytes of each matrix of a layer's experts, 0 for a missing gate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SlotShape([usize; 3]);
 
 impl SlotShape {
     pub(super) fn of(layer: &ExpertLayer, layout: Layout) -> Self {
-        let mut end = 0usize;
-        let mut place = |stack: Option<&Stack>| {
-            let start = end.next_multiple_of(ALIGNMENT);
-            end = start + stack.map_or(0, |stack| stack.packed_bytes(layout));
-            start..end
-        };
-        Self { gate: place(layer.gate.as_ref()), up: place(Some(&layer.up)), down: place(Some(&layer.down)) }
+        Self(Which::ALL.map(|which| which.of(layer).map_or(0, |stack| stack.packed_bytes(layout))))
+    }
+
+    /// Bytes of one matrix.
+    pub(super) fn bytes_of(&self, which: Which) -> usize {
+        self.0[which as usize]
     }
 
     /// Bytes of the whole slot.
     pub(super) fn bytes(&self) -> usize {
-        self.down.end
+        self.0.iter().sum()
     }
 
-    /// The places in the order of [`ExpertLayer::stacks`].
-    pub(super) fn places(&self) -> impl Iterator<Item = Range<usize>> {
-        let gate = Some(self.gate.clone()).filter(|gate| !gate.is_empty());
-        gate.into_iter().chain([self.up.clone(), self.down.clone()])
+    /// The shape that both fit.
+    pub(super) fn union(self, other: Self) -> Self {
+        Self(Which::ALL.map(|which| self.bytes_of(which).max(other.bytes_of(which))))
     }
 }
 
-/// Memory of one expert.
+/// Memory of one expert. A matrix is away while a reader fills it.
 #[derive(Debug)]
-pub(super) struct Slot(Pages);
+pub(super) struct Slot([Option<Pages>; 3]);
 
 impl Slot {
-    pub(super) fn new(bytes: usize) -> Result<Self> {
-        Pages::new(bytes).map(Self)
+    /// Memory for an expert of this shape.
+    pub(super) fn new(shape: SlotShape) -> Result<Self> {
+        let mut slot = Self([None, None, None]);
+        for which in Which::ALL {
+            slot.put(which, Pages::new(shape.bytes_of(which))?);
+        }
+        Ok(slot)
     }
-}
 
-impl Deref for Slot {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.0
+    /// Hands a matrix' pages out.
+    pub(super) fn take(&mut self, which: Which) -> Option<Pages> {
+        self.0[which as usize].take()
     }
-}
 
-impl DerefMut for Slot {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+    /// Takes them back.
+    pub(super) fn put(&mut self, which: Which, pages: Pages) {
+        self.0[which as usize] = Some(pages);
+    }
+
+    /// A matrix.
+    ///
+    /// # Panics
+    /// While it is away.
+    pub(super) fn matrix(&self, which: Which) -> &[u8] {
+        self.0[which as usize].as_deref().expect("a slot of the bank is whole")
     }
 }

@@ -162,7 +162,7 @@ impl Backend for Cpu {
         observe: &mut O,
     ) -> Result<()> {
         self.begin_experts(store.layer(layer), experts, ws);
-        let mut turn = store.turn(layer, ws.routing.dispatch());
+        let mut turn = store.turn(layer, ws.routing.rows(), ws.routing.dispatch());
         while let Some(group) = turn.next_group()? {
             self.hidden(&group, experts, ws);
             if O::ACTIVE {
