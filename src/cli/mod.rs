@@ -111,8 +111,17 @@ fn ending(error: &anyhow::Error) -> ExitCode {
         output::note("stopped");
         return ExitCode::from(STOPPED);
     }
-    output::note(format!("error: {error:#}"));
+    output::note(format!("error: {}", in_one_line(error)));
     ExitCode::FAILURE
+}
+
+/// An error and its causes, but for those that the sentence before already names.
+fn in_one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match line.as_str() {
+        "" => cause,
+        line if line.contains(&cause) => line.to_owned(),
+        line => format!("{line}: {cause}"),
+    })
 }
 
 #[cfg(test)]
@@ -130,6 +139,19 @@ mod tests {
                 let (command, argument, help) = (command.get_name(), argument.get_id(), argument.get_help());
                 assert!(help.is_some(), "{command}: {argument} has no help");
             }
+        }
+    }
+
+    #[test]
+    fn every_cause_is_named_once() {
+        let reason = || io::Error::other("no room");
+        let engine = Error::io("a", "write", reason());
+        for (error, line) in [
+            (anyhow::Error::from(reason()).context("cannot write"), "cannot write: no room"),
+            (anyhow::Error::from(engine), "a: cannot write: no room"),
+            (anyhow::anyhow!("anything"), "anything"),
+        ] {
+            assert_eq!(in_one_line(&error), line);
         }
     }
 

@@ -4,6 +4,7 @@
 //! question to ask before.
 
 use crate::error::{Error, Result};
+use crate::os::room;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -30,9 +31,19 @@ impl Destination {
         hidden.push(name);
         hidden.push(format!(".{}.part", std::process::id()));
         let temporary = target.with_file_name(hidden);
+        room::report_file_limit();
         let file = File::create(&temporary).map_err(|e| Error::io(&temporary, "create", e))?;
         let out = BufWriter::with_capacity(BUFFER, file);
         Ok(Self { out, temporary, target: target.to_owned(), published: false })
+    }
+
+    /// Makes sure of room for `len` bytes in all.
+    ///
+    /// # Errors
+    /// The disk is full, or a file may not be so large.
+    pub fn reserve(&self, len: u64) -> Result<()> {
+        let action = || format!("make room for {len} bytes");
+        room::reserve(self.out.get_ref(), len).map_err(|e| Error::io(&self.target, action(), e))
     }
 
     /// Writes everything to the disk and gives the file its name, replacing what had it.

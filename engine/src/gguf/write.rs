@@ -51,11 +51,13 @@ impl Writer {
         self.file_len
     }
 
-    /// Starts the file `path` under a temporary name and writes the header. An existing file stays until
-    /// [`TensorWriter::finish`] replaces it.
+    /// Starts the file `path` under a temporary name, makes sure of room for all of it and writes the header. An
+    /// existing file stays until [`TensorWriter::finish`] replaces it.
     pub fn create(self, path: impl AsRef<Path>) -> Result<FileWriter> {
         let path = path.as_ref();
-        self.start(Destination::create(path)?, path)
+        let destination = Destination::create(path)?;
+        destination.reserve(self.file_len)?;
+        self.start(destination, path)
     }
 
     /// Writes the header to `out`, whatever that is.

@@ -10,4 +10,5 @@ pub mod mapping;
 pub mod memory;
 pub mod pages;
 pub mod read;
+pub mod room;
 pub mod terminal;
