@@ -103,7 +103,7 @@ impl ModelOptions {
         let (context, original) = (engine.context_length(), engine.config().context_length);
         if self.context.is_none() && context < original {
             output::note(format!(
-                "context lowered from {original} to {context} positions, which is what free memory holds; \
+                "context lowered from {original} to {context} positions, which is what memory holds besides experts; \
                  --context sets it"
             ));
         }
