@@ -50,6 +50,20 @@ pub fn compare(
     others: &[&Engine],
     text: &str,
     context: usize,
+    progress: impl FnMut(usize, usize) -> bool,
+) -> Result<Vec<Comparison>> {
+    let context = others.iter().map(|other| other.context_length()).fold(context, usize::min);
+    compare_chunks(base, others, &chunks_of(base, text, context)?, progress)
+}
+
+/// [`compare`] over chunks of tokens.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_chunks(
+    base: &Engine,
+    others: &[&Engine],
+    chunks: &[Vec<u32>],
     mut progress: impl FnMut(usize, usize) -> bool,
 ) -> Result<Vec<Comparison>> {
     let vocabulary = base.config().vocab_size;
@@ -59,8 +73,6 @@ pub fn compare(
             "vocabularies of {vocabulary} and {found} tokens cannot be compared"
         )));
     }
-    let context = others.iter().map(|other| other.context_length()).fold(context, usize::min);
-    let chunks = chunks_of(base, text, context)?;
     let mut sides = vec![Side::new(base)?];
     for other in others {
         sides.push(Side::new(other)?);

@@ -1,13 +1,18 @@
 //! Measuring a model on text: perplexity as llama.cpp cuts and counts it, so that numbers compare; differences between
-//! files of a model; and which experts a text uses.
+//! files of a model; which experts a text uses; and what quantization should know of the inputs of matrices.
 
 mod compare;
+pub mod importance;
+pub mod moments;
 mod routing;
 
-pub use compare::{Comparison, RouterAgreement, compare};
+pub use compare::{Comparison, RouterAgreement, compare, compare_chunks};
+pub use importance::Importance;
+pub use moments::Moments;
 pub use routing::trace_routing;
 
 use crate::error::{Error, Result};
+use crate::model::{Observe, Row};
 use crate::session::Engine;
 use crate::tokenizer::Special;
 
@@ -64,8 +69,41 @@ pub fn perplexity(
     })
 }
 
+/// One of so many tokens is shown to the head: its inputs are alike, and logits of all would cost most of the time.
+const HEAD_STRIDE: usize = 4;
+
+/// Runs chunks under observation, each afresh. `progress` hears (chunks done, chunks in all); its `false` stops.
+fn watch<O: Observe>(
+    engine: &Engine,
+    chunks: &[Vec<u32>],
+    observe: &mut O,
+    progress: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<()> {
+    let (mut workspace, mut cache) = (engine.workspace(), engine.cache()?);
+    for (done, chunk) in chunks.iter().enumerate() {
+        cache.truncate(0);
+        let row = |(position, &token): (usize, &u32)| Row {
+            sequence: 0,
+            position,
+            token,
+            wants_logits: position % HEAD_STRIDE == HEAD_STRIDE - 1,
+        };
+        let rows: Vec<Row> = chunk.iter().enumerate().map(row).collect();
+        for rows in rows.chunks(engine.options().batch) {
+            engine.observed_step(&mut workspace, &mut [&mut cache], rows, observe)?;
+        }
+        if !progress(done + 1, chunks.len()) {
+            return Err(Error::Stopped);
+        }
+    }
+    Ok(())
+}
+
 /// The text in whole chunks of at most `context` tokens, each beginning as the model wants a text to begin.
-fn chunks_of(engine: &Engine, text: &str, context: usize) -> Result<Vec<Vec<u32>>> {
+///
+/// # Errors
+/// When there are fewer than two, or no tokenizer.
+pub fn chunks_of(engine: &Engine, text: &str, context: usize) -> Result<Vec<Vec<u32>>> {
     let tokenizer = engine.tokenizer()?;
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
     let mut tokens: Vec<u32> = bos.into_iter().collect();

@@ -9,11 +9,12 @@ use super::metadata::Metadata;
 use super::tensor::TensorInfo;
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, MIN_ALIGNMENT, quoted, split};
 use crate::error::{Error, Result};
+use crate::quant::Format;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// An open model file, or all files of a split model.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Gguf {
     path: Option<PathBuf>, // of the first part
     version: u32,
@@ -101,6 +102,23 @@ impl Gguf {
     pub fn bytes(&self, tensor: &TensorInfo) -> Bytes {
         let start = tensor.offset as usize;
         self.parts[tensor.part].slice(start..start + tensor.byte_len() as usize)
+    }
+
+    /// The same model with other bytes in the place of one tensor, of the same shape. Nothing is copied but the directory.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or the bytes are not as many as it needs.
+    pub fn with_tensor(&self, name: &str, format: &'static Format, bytes: Vec<u8>) -> Result<Self> {
+        let place = || format!("tensor {}", quoted(name));
+        let mut changed = self.clone();
+        let old = *self.index.get(name).ok_or_else(|| Error::malformed(place(), "a tensor", "none"))?;
+        let tensor = TensorInfo::new(name.to_owned(), format, self.tensors[old].shape.clone())?;
+        if tensor.byte_len() != bytes.len() as u64 {
+            return Err(Error::malformed(place(), format!("{} bytes", tensor.byte_len()), bytes.len()));
+        }
+        changed.tensors[old] = TensorInfo { part: changed.parts.len(), ..tensor };
+        changed.parts.push(Bytes::from(bytes));
+        Ok(changed)
     }
 
     /// The file it was opened from, the first one of a split model.

@@ -10,8 +10,9 @@
 //!              weight = (d * (scale + 0.5) / 4) * sign * value of the point (8, 25 or 43)
 //! ```
 
+use super::compensate::{self, Recode};
 use super::grids::{self, LEVELS_2};
-use super::search::{Codes, Lattice, Points, Signs, lattice_block};
+use super::search::{Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -64,17 +65,34 @@ impl Block for Iq2S {
     }
 }
 
+/// Low bits of the points, and signs.
+#[inline(always)]
+fn pack(octets: &[Octet; 32]) -> [[u8; 32]; 2] {
+    [octets.map(|octet| octet.points[0] as u8), octets.map(|octet| octet.signs)]
+}
+
+#[inline(always)]
+fn pack_upper(octets: &[Octet; 32]) -> [u8; 8] {
+    let upper = |i: usize, j: usize| (octets[4 * i + j].points[0] >> 8) as u8;
+    std::array::from_fn(|i| (0..4).map(|j| upper(i, j) << (2 * j)).sum())
+}
+
 impl Quantize for Iq2S {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = lattice_block::<L>(&LATTICE, weights, importance);
-        let upper = |i: usize, j: usize| (block.octets[4 * i + j].points[0] >> 8) as u8;
-        Self {
-            d: block.d,
-            low: block.octets.map(|octet| octet.points[0] as u8),
-            signs: block.octets.map(|octet| octet.signs),
-            upper: std::array::from_fn(|i| (0..4).map(|j| upper(i, j) << (2 * j)).sum()),
-            scales: bits::join_halves(&block.scales),
-        }
+        let [low, signs] = pack(&block.octets);
+        let upper = pack_upper(&block.octets);
+        Self { d: block.d, low, signs, upper, scales: bits::join_halves(&block.scales) }
+    }
+}
+
+impl Recode for Iq2S {
+    const CODER: Coder = Coder::Octets(&LATTICE);
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &compensate::Codes) {
+        [self.low, self.signs] = pack(&codes.octets);
+        self.upper = pack_upper(&codes.octets);
     }
 }

@@ -9,8 +9,9 @@
 //!              weight = (d * (scale + 0.5) / 4) * sign * value of the point (8, 25 or 43)
 //! ```
 
+use super::compensate::{self, Recode};
 use super::grids::{self, LEVELS_2};
-use super::search::{Codes, Lattice, Points, Signs, lattice_block};
+use super::search::{Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -61,12 +62,24 @@ impl Block for Iq2Xs {
     }
 }
 
+#[inline(always)]
+fn pack(octets: &[Octet; 32]) -> [[u8; 2]; 32] {
+    octets.map(|octet| (octet.points[0] | u16::from(octet.signs & 127) << 9).to_le_bytes())
+}
+
 impl Quantize for Iq2Xs {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = lattice_block::<L>(&LATTICE, weights, importance);
-        let octets =
-            block.octets.map(|octet| (octet.points[0] | u16::from(octet.signs & 127) << 9).to_le_bytes());
-        Self { d: block.d, octets, scales: bits::join_halves(&block.scales) }
+        Self { d: block.d, octets: pack(&block.octets), scales: bits::join_halves(&block.scales) }
+    }
+}
+
+impl Recode for Iq2Xs {
+    const CODER: Coder = Coder::Octets(&LATTICE);
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &compensate::Codes) {
+        self.octets = pack(&codes.octets);
     }
 }

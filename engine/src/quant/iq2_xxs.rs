@@ -10,8 +10,9 @@
 //!              weight = (d * (scale + 0.5) / 4) * sign * value of the point (8, 25 or 43)
 //! ```
 
+use super::compensate::{self, Recode};
 use super::grids::{self, LEVELS_2};
-use super::search::{Codes, Lattice, Octet, Points, Signs, lattice_block};
+use super::search::{Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -66,16 +67,37 @@ impl Block for Iq2Xxs {
     }
 }
 
+#[inline(always)]
+fn pack(octets: &[Octet; 4], scale: u8) -> [[u8; 4]; 2] {
+    let rest = pack_signs(octets) | u32::from(scale) << 28;
+    [octets.map(|octet| octet.points[0] as u8), rest.to_le_bytes()]
+}
+
+/// Seven signs of each octet side by side, as IQ3_XXS has them too.
+#[inline(always)]
+pub(super) fn pack_signs(octets: &[Octet; 4]) -> u32 {
+    (0..4).map(|j| u32::from(octets[j].signs & 127) << (7 * j)).sum()
+}
+
 impl Quantize for Iq2Xxs {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = lattice_block::<L>(&LATTICE, weights, importance);
         let groups = std::array::from_fn(|g| {
             let octets: &[Octet; 4] = &block.octets.as_chunks().0[g];
-            let signs = (0..4).map(|j| u32::from(octets[j].signs & 127) << (7 * j)).sum::<u32>();
-            let rest = signs | u32::from(block.scales[g]) << 28;
-            [octets.map(|octet| octet.points[0] as u8), rest.to_le_bytes()]
+            pack(octets, block.scales[g])
         });
         Self { d: block.d, groups }
+    }
+}
+
+impl Recode for Iq2Xxs {
+    const CODER: Coder = Coder::Octets(&LATTICE);
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &compensate::Codes) {
+        for (group, octets) in self.groups.iter_mut().zip(codes.octets.as_chunks().0) {
+            *group = pack(octets, group[1][3] >> 4);
+        }
     }
 }

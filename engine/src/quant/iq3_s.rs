@@ -10,8 +10,9 @@
 //!                weight = (d * (2 * scale + 1)) * sign * value of the point (odd, 1 to 15)
 //! ```
 
+use super::compensate::{self, Recode};
 use super::grids;
-use super::search::{Codes, Lattice, Points, Signs, lattice_block};
+use super::search::{Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -70,17 +71,32 @@ impl Block for Iq3S {
     }
 }
 
+/// Low and ninth bits of the points, and signs.
+#[inline(always)]
+fn pack(octets: &[Octet; 32]) -> ([u8; 64], [u8; 8], [u8; 32]) {
+    let point = |j: usize| octets[j / 2].points[j % 2];
+    (
+        std::array::from_fn(|j| point(j) as u8),
+        std::array::from_fn(|i| (0..8).map(|j| ((point(8 * i + j) >> 8) as u8) << j).sum()),
+        octets.map(|octet| octet.signs),
+    )
+}
+
 impl Quantize for Iq3S {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = lattice_block::<L>(&LATTICE, weights, importance);
-        let point = |j: usize| block.octets[j / 2].points[j % 2];
-        Self {
-            d: block.d,
-            low: std::array::from_fn(|j| point(j) as u8),
-            ninth: std::array::from_fn(|i| (0..8).map(|j| ((point(8 * i + j) >> 8) as u8) << j).sum()),
-            signs: block.octets.map(|octet| octet.signs),
-            scales: std::array::from_fn(|i| block.scales[2 * i] | block.scales[2 * i + 1] << 4),
-        }
+        let (low, ninth, signs) = pack(&block.octets);
+        let scales = std::array::from_fn(|i| block.scales[2 * i] | block.scales[2 * i + 1] << 4);
+        Self { d: block.d, low, ninth, signs, scales }
+    }
+}
+
+impl Recode for Iq3S {
+    const CODER: Coder = Coder::Octets(&LATTICE);
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &compensate::Codes) {
+        (self.low, self.ninth, self.signs) = pack(&codes.octets);
     }
 }

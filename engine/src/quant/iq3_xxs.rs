@@ -9,8 +9,10 @@
 //!              weight = (d * (scale + 0.5) / 2) * sign * value of the point (4, 12, 20, 28, 36, 44, 52 or 62)
 //! ```
 
+use super::compensate::{self, Recode};
 use super::grids;
-use super::search::{Codes, Lattice, Octet, Points, Signs, lattice_block};
+use super::iq2_xxs::pack_signs;
+use super::search::{Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -67,16 +69,31 @@ impl Block for Iq3Xxs {
     }
 }
 
+#[inline(always)]
+fn pack(octets: &[Octet; 32]) -> [u8; 64] {
+    std::array::from_fn(|i| octets[i / 2].points[i % 2] as u8)
+}
+
 impl Quantize for Iq3Xxs {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = lattice_block::<L>(&LATTICE, weights, importance);
         let groups = std::array::from_fn(|g| {
-            let octets: &[Octet; 4] = &block.octets.as_chunks().0[g];
-            let signs = (0..4).map(|j| u32::from(octets[j].signs & 127) << (7 * j)).sum::<u32>();
+            let signs = pack_signs(&block.octets.as_chunks().0[g]);
             (signs | u32::from(block.scales[g]) << 28).to_le_bytes()
         });
-        let indices = std::array::from_fn(|i| block.octets[i / 2].points[i % 2] as u8);
-        Self { d: block.d, indices, groups }
+        Self { d: block.d, indices: pack(&block.octets), groups }
+    }
+}
+
+impl Recode for Iq3Xxs {
+    const CODER: Coder = Coder::Octets(&LATTICE);
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &compensate::Codes) {
+        self.indices = pack(&codes.octets);
+        for (group, octets) in self.groups.iter_mut().zip(codes.octets.as_chunks().0) {
+            *group = (pack_signs(octets) | u32::from(group[3] >> 4) << 28).to_le_bytes();
+        }
     }
 }

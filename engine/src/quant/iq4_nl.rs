@@ -6,7 +6,8 @@
 //!               weight = d * VALUES[index]
 //! ```
 
-use super::search::{Codebook, Prepared, scaled_group};
+use super::compensate::{Codes, Recode};
+use super::search::{Codebook, Coder, Prepared, Scalars, scaled_group};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -63,10 +64,25 @@ pub(super) fn index_of(value: i8) -> u8 {
     VALUES.map(|other| u8::from(other < value)).iter().sum()
 }
 
+/// Values of the table as they are stored.
+#[inline(always)]
+pub(super) fn pack(values: &[i8; 32]) -> [u8; 16] {
+    bits::join_nibbles(&values.map(index_of))
+}
+
 impl Quantize for Iq4Nl {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let (d, codes) = scaled_group::<Uneven, L, 32>(&Prepared::new::<L>(weights, importance));
-        Self { d, indices: bits::join_nibbles(&codes.map(index_of)) }
+        Self { d, indices: pack(&codes) }
+    }
+}
+
+impl Recode for Iq4Nl {
+    const CODER: Coder = Coder::Scalars(Scalars::Listed(&VALUES));
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &Codes) {
+        self.indices = pack(codes.first());
     }
 }

@@ -8,8 +8,9 @@
 //!                weight = (d * (scale - 32)) * VALUES[index]
 //! ```
 
-use super::iq4_nl::{Uneven, VALUES, index_of};
-use super::search::{Prepared, scaled_block};
+use super::compensate::{Codes, Recode};
+use super::iq4_nl::{self, Uneven, VALUES};
+use super::search::{Coder, Prepared, Scalars, scaled_block};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -49,6 +50,15 @@ impl Block for Iq4Xs {
     }
 }
 
+#[inline(always)]
+fn pack(values: &[i8; 256]) -> [u8; 128] {
+    let mut packed = [0; 128];
+    for (values, packed) in values.as_chunks::<32>().0.iter().zip(packed.as_chunks_mut::<16>().0) {
+        *packed = iq4_nl::pack(values);
+    }
+    packed
+}
+
 impl Quantize for Iq4Xs {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
@@ -59,10 +69,16 @@ impl Quantize for Iq4Xs {
             low |= u32::from(code & 15) << (4 * i);
             upper |= u16::from(code >> 4) << (2 * i);
         }
-        let mut indices = [0; 128];
-        for (codes, packed) in block.codes.as_chunks::<32>().0.iter().zip(indices.as_chunks_mut::<16>().0) {
-            *packed = bits::join_nibbles(&codes.map(index_of));
-        }
+        let indices = pack(&block.codes);
         Self { d: block.d, scales_upper: upper.to_le_bytes(), scales_low: low.to_le_bytes(), indices }
+    }
+}
+
+impl Recode for Iq4Xs {
+    const CODER: Coder = Coder::Scalars(Scalars::Listed(&VALUES));
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &Codes) {
+        self.indices = pack(&codes.scalars);
     }
 }

@@ -5,6 +5,7 @@
 //! bytes with scales; dequantization and the generic kernels follow from it. Kernels live in `kernels/`.
 
 mod bits;
+mod compensate;
 mod float;
 mod grids;
 mod iq1_m;
@@ -34,11 +35,13 @@ mod widen;
 #[cfg(test)]
 mod tests;
 
+pub use compensate::Factor;
 pub use float::{Bf16, F16, F32, Float, f16_from_f32, f16_to_f32};
 pub use widen::{Portable, Widen};
 
 use crate::simd::{Isa, Lanes, Work};
 use bytemuck::{AnyBitPattern, NoUninit};
+use compensate::Recoding;
 use std::marker::PhantomData;
 
 /// A group of weights stored together; the unit of a quantized row.
@@ -116,6 +119,8 @@ pub struct Format {
     pub dequantize: fn(&[u8], &mut [f32]),
     /// Weights to bytes, where this format can be written.
     pub quantize: Option<QuantizeRow>,
+    /// How errors can be made up for, see [`Format::compensate`].
+    recoding: Option<Recoding>,
 }
 
 impl PartialEq for Format {
@@ -132,7 +137,7 @@ impl std::fmt::Display for Format {
 }
 
 impl Format {
-    const fn blocks<B: Block>(quantize: Option<QuantizeRow>) -> Self {
+    const fn blocks<B: Block>(quantize: Option<QuantizeRow>, recoding: Option<Recoding>) -> Self {
         assert!(B::LEN <= 256 && B::LEN % B::GROUP == 0 && B::GROUP >= 16);
         Self {
             name: B::NAME,
@@ -142,6 +147,7 @@ impl Format {
             block_bytes: size_of::<B>(),
             dequantize: dequantize_blocks::<B>,
             quantize,
+            recoding,
         }
     }
 
@@ -154,6 +160,7 @@ impl Format {
             block_bytes: size_of::<F>(),
             dequantize: float::dequantize_row::<F>,
             quantize: Some(float::quantize_row::<F>),
+            recoding: None,
         }
     }
 
@@ -173,6 +180,21 @@ impl Format {
             return None;
         }
         (elements / self.block_len as u64).checked_mul(self.block_bytes as u64)
+    }
+
+    /// Whether [`Format::compensate`] can write this format.
+    pub fn compensates(&self) -> bool {
+        self.recoding.is_some()
+    }
+
+    /// Quantizes up to sixteen rows so that what one weight's rounding does to the outputs is made up for by the
+    /// weights after it, as `factors`, one after the other over the columns, tell.
+    ///
+    /// # Panics
+    /// When the format cannot, or lengths do not fit: factors cover whole blocks.
+    pub fn compensate(&self, weights: &[f32], factors: &[Factor], bytes: &mut [u8]) {
+        let recoding = self.recoding.as_ref().expect("a format that compensates");
+        recoding.run(Isa::detect(), weights, factors, bytes);
     }
 
     /// Average bits per weight.
@@ -233,12 +255,12 @@ pub trait Visit {
 
 /// Declares [`FORMATS`] and [`visit`] from one list.
 macro_rules! formats {
-    (float: $($float:ty),*; written: $($written:ty),*; read: $($read:ty),* $(;)?) => {
+    (float: $($float:ty),*; recoded: $($recoded:ty),*; plain: $($plain:ty),* $(;)?) => {
         /// Every format, in the order of GGUF's type numbers within each group.
         pub static FORMATS: &[Format] = &[
             $(Format::float::<$float>(),)*
-            $(Format::blocks::<$written>(Some(quantize_blocks::<$written>)),)*
-            $(Format::blocks::<$read>(None),)*
+            $(Format::blocks::<$recoded>(Some(quantize_blocks::<$recoded>), Some(Recoding::of::<$recoded>())),)*
+            $(Format::blocks::<$plain>(Some(quantize_blocks::<$plain>), None),)*
         ];
 
         /// The quantizers of one instruction set, for the test that compares them.
@@ -246,13 +268,13 @@ macro_rules! formats {
         type QuantizeOn = fn(Isa, &[f32], Option<&[f32]>, &mut [u8]);
         #[cfg(test)]
         static QUANTIZE_ON: &[(&str, QuantizeOn)] =
-            &[$((<$written as Block>::NAME, quantize_blocks_on::<$written>),)*];
+            &[$((<$plain as Block>::NAME, quantize_blocks_on::<$plain>),)* $((<$recoded as Block>::NAME, quantize_blocks_on::<$recoded>),)*];
 
         /// Calls the visitor with the Rust type of `format`: once per matrix, never per block.
         pub fn visit<V: Visit>(format: &Format, visitor: V) -> V::Output {
             $(if format.id == <$float as Float>::ID { return visitor.float::<$float>(); })*
-            $(if format.id == <$written as Block>::ID { return visitor.blocks::<$written>(); })*
-            $(if format.id == <$read as Block>::ID { return visitor.blocks::<$read>(); })*
+            $(if format.id == <$plain as Block>::ID { return visitor.blocks::<$plain>(); })*
+            $(if format.id == <$recoded as Block>::ID { return visitor.blocks::<$recoded>(); })*
             unreachable!("{format} is not in the table it came from")
         }
     };
@@ -260,8 +282,7 @@ macro_rules! formats {
 
 formats! {
     float: F32, F16, Bf16;
-    written: q4_0::Q4_0, q4_1::Q4_1, q5_0::Q5_0, q5_1::Q5_1, q8_0::Q8_0, q2_k::Q2K, q3_k::Q3K, q4_k::Q4K,
-        q5_k::Q5K, q6_k::Q6K, iq2_xxs::Iq2Xxs, iq2_xs::Iq2Xs, iq3_xxs::Iq3Xxs, iq1_s::Iq1S, iq4_nl::Iq4Nl,
-        iq3_s::Iq3S, iq2_s::Iq2S, iq4_xs::Iq4Xs, iq1_m::Iq1M, tq1_0::Tq10, tq2_0::Tq20, mxfp4::Mxfp4;
-    read:
+    recoded: q4_0::Q4_0, q4_1::Q4_1, q5_0::Q5_0, q5_1::Q5_1, q2_k::Q2K, q3_k::Q3K, q4_k::Q4K, q5_k::Q5K, q6_k::Q6K,
+        iq2_xxs::Iq2Xxs, iq2_xs::Iq2Xs, iq3_xxs::Iq3Xxs, iq4_nl::Iq4Nl, iq3_s::Iq3S, iq2_s::Iq2S, iq4_xs::Iq4Xs;
+    plain: q8_0::Q8_0, iq1_s::Iq1S, iq1_m::Iq1M, tq1_0::Tq10, tq2_0::Tq20, mxfp4::Mxfp4;
 }

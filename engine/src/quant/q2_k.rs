@@ -8,7 +8,8 @@
 //!                weight = (d * scale) * code - (dmin * min)
 //! ```
 
-use super::search::{Prepared, affine_block};
+use super::compensate::{Codes, Recode};
+use super::search::{Coder, Prepared, Scalars, affine_block};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -50,16 +51,25 @@ impl Block for Q2K {
     }
 }
 
+#[inline(always)]
+fn pack(codes: &[i8; 256]) -> [u8; 64] {
+    bits::join_pairs(&codes.map(|code| code as u8))
+}
+
 impl Quantize for Q2K {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = affine_block::<L, 16, 16>(&Prepared::new::<L>(weights, importance), 3.0, 15.0);
         let scales = std::array::from_fn(|i| block.scales[i] | block.mins[i] << 4);
-        Self {
-            scales,
-            codes: bits::join_pairs(&block.codes.map(|code| code as u8)),
-            d: block.d,
-            dmin: block.dmin,
-        }
+        Self { scales, codes: pack(&block.codes), d: block.d, dmin: block.dmin }
+    }
+}
+
+impl Recode for Q2K {
+    const CODER: Coder = Coder::Scalars(Scalars::Whole(0.0, 3.0));
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &Codes) {
+        self.codes = pack(&codes.scalars);
     }
 }

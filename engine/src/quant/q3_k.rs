@@ -8,7 +8,8 @@
 //!                weight = (d * (scale - 32)) * (code - 4)
 //! ```
 
-use super::search::{Linear, Prepared, scaled_block};
+use super::compensate::{Codes, Recode};
+use super::search::{Coder, Linear, Prepared, Scalars, scaled_block};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -75,18 +76,33 @@ fn pack_scales(scales: &[i8; 16]) -> [u8; 12] {
     })
 }
 
+/// Codes from -4 to 3 as they are stored: the third bits, and the others.
+#[inline(always)]
+fn pack(codes: &[i8; 256]) -> ([u8; 32], [u8; 64]) {
+    let codes = codes.map(|code| (code + 4) as u8);
+    let mut third = [0; 32];
+    for (i, codes) in codes.as_chunks::<32>().0.iter().enumerate() {
+        for j in 0..32 {
+            third[j] |= codes[j] >> 2 << i;
+        }
+    }
+    (third, bits::join_pairs(&codes.map(|code| code & 3)))
+}
+
 impl Quantize for Q3K {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = scaled_block::<Linear<4>, L, 16, 16>(&Prepared::new::<L>(weights, importance), 32.0);
-        let codes = block.codes.map(|code| (code + 4) as u8);
-        let mut third = [0; 32];
-        for (i, codes) in codes.as_chunks::<32>().0.iter().enumerate() {
-            for j in 0..32 {
-                third[j] |= codes[j] >> 2 << i;
-            }
-        }
-        let low = bits::join_pairs(&codes.map(|code| code & 3));
-        Self { third, codes: low, scales: pack_scales(&block.scales), d: block.d }
+        let (third, codes) = pack(&block.codes);
+        Self { third, codes, scales: pack_scales(&block.scales), d: block.d }
+    }
+}
+
+impl Recode for Q3K {
+    const CODER: Coder = Coder::Scalars(Scalars::Whole(-4.0, 3.0));
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &Codes) {
+        (self.third, self.codes) = pack(&codes.scalars);
     }
 }

@@ -6,7 +6,8 @@
 //!               weight = d * (code - 8)
 //! ```
 
-use super::search::{Linear, Prepared, scaled_group};
+use super::compensate::{Codes, Recode};
+use super::search::{Coder, Linear, Prepared, Scalars, scaled_group};
 use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -36,13 +37,19 @@ impl Block for Q4_0 {
     }
 }
 
+/// Codes from -8 to 7 as they are stored.
+#[inline(always)]
+fn pack(codes: &[i8; 32]) -> [u8; 16] {
+    bits::join_nibbles(&codes.map(|code| (code + 8) as u8))
+}
+
 impl Quantize for Q4_0 {
     /// Without importance, the weight of largest magnitude becomes code -8 whatever its sign, as in llama.cpp.
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         if importance.is_some() {
             let (d, codes) = scaled_group::<Linear<8>, L, 32>(&Prepared::new::<L>(weights, importance));
-            return Self { d, codes: bits::join_nibbles(&codes.map(|code| (code + 8) as u8)) };
+            return Self { d, codes: pack(&codes) };
         }
         let weights: [f32; 32] = float::finite(weights);
         let extreme = weights.iter().fold(weights[0], |most, &w| if w.abs() > most.abs() { w } else { most });
@@ -50,5 +57,14 @@ impl Quantize for Q4_0 {
         let inverse = float::inverse(d);
         let codes = weights.map(|weight| ((weight * inverse + 8.5) as u8).min(15));
         Self { d: float::f16_from_f32(d), codes: bits::join_nibbles(&codes) }
+    }
+}
+
+impl Recode for Q4_0 {
+    const CODER: Coder = Coder::Scalars(Scalars::Whole(-8.0, 7.0));
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &Codes) {
+        self.codes = pack(codes.first());
     }
 }

@@ -7,7 +7,8 @@
 //!               weight = d * code + m
 //! ```
 
-use super::search::{Prepared, affine_group};
+use super::compensate::{Codes, Recode};
+use super::search::{Coder, Prepared, Scalars, affine_group};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -37,10 +38,24 @@ impl Block for Q4_1 {
     }
 }
 
+#[inline(always)]
+fn pack(codes: &[i8; 32]) -> [u8; 16] {
+    bits::join_nibbles(&codes.map(|code| code as u8))
+}
+
 impl Quantize for Q4_1 {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let group = affine_group::<L, 32>(&Prepared::new::<L>(weights, importance), 15.0);
-        Self { d: group.d, m: group.m, codes: bits::join_nibbles(&group.codes.map(|code| code as u8)) }
+        Self { d: group.d, m: group.m, codes: pack(&group.codes) }
+    }
+}
+
+impl Recode for Q4_1 {
+    const CODER: Coder = Coder::Scalars(Scalars::Whole(0.0, 15.0));
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &Codes) {
+        self.codes = pack(codes.first());
     }
 }

@@ -8,7 +8,8 @@
 //!                weight = (d * scale) * code - (dmin * min)
 //! ```
 
-use super::search::{Prepared, affine_block};
+use super::compensate::{Codes, Recode};
+use super::search::{Coder, Prepared, Scalars, affine_block};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -71,14 +72,29 @@ pub(super) fn pack_scales_mins(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
     })
 }
 
+#[inline(always)]
+fn pack(codes: &[i8; 256]) -> [u8; 128] {
+    let mut packed = [0; 128];
+    for (codes, packed) in codes.as_chunks::<64>().0.iter().zip(packed.as_chunks_mut::<32>().0) {
+        *packed = std::array::from_fn(|j| (codes[j] | codes[j + 32] << 4) as u8);
+    }
+    packed
+}
+
 impl Quantize for Q4K {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = affine_block::<L, 8, 32>(&Prepared::new::<L>(weights, importance), 15.0, 63.0);
-        let mut codes = [0; 128];
-        for (unpacked, packed) in block.codes.as_chunks::<64>().0.iter().zip(codes.as_chunks_mut::<32>().0) {
-            *packed = std::array::from_fn(|j| (unpacked[j] | unpacked[j + 32] << 4) as u8);
-        }
-        Self { d: block.d, dmin: block.dmin, scales: pack_scales_mins(&block.scales, &block.mins), codes }
+        let scales = pack_scales_mins(&block.scales, &block.mins);
+        Self { d: block.d, dmin: block.dmin, scales, codes: pack(&block.codes) }
+    }
+}
+
+impl Recode for Q4K {
+    const CODER: Coder = Coder::Scalars(Scalars::Whole(0.0, 15.0));
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &Codes) {
+        self.codes = pack(&codes.scalars);
     }
 }

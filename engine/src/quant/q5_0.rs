@@ -7,7 +7,8 @@
 //!               weight = d * (code - 16)
 //! ```
 
-use super::search::{Linear, Prepared, scaled_group};
+use super::compensate::{Codes, Recode};
+use super::search::{Coder, Linear, Prepared, Scalars, scaled_group};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -36,11 +37,26 @@ impl Block for Q5_0 {
     }
 }
 
+/// Codes from -16 to 15 as they are stored.
+#[inline(always)]
+fn pack(codes: &[i8; 32]) -> ([u8; 16], [u8; 4]) {
+    bits::join_nibbles_and_fifth(&codes.map(|code| (code + 16) as u8))
+}
+
 impl Quantize for Q5_0 {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let (d, codes) = scaled_group::<Linear<16>, L, 32>(&Prepared::new::<L>(weights, importance));
-        let (codes, fifth) = bits::join_nibbles_and_fifth(&codes.map(|code| (code + 16) as u8));
+        let (codes, fifth) = pack(&codes);
         Self { d, fifth, codes }
+    }
+}
+
+impl Recode for Q5_0 {
+    const CODER: Coder = Coder::Scalars(Scalars::Whole(-16.0, 15.0));
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &Codes) {
+        (self.codes, self.fifth) = pack(codes.first());
     }
 }

@@ -8,7 +8,8 @@
 //!               weight = d * code + m
 //! ```
 
-use super::search::{Prepared, affine_group};
+use super::compensate::{Codes, Recode};
+use super::search::{Coder, Prepared, Scalars, affine_group};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -39,11 +40,25 @@ impl Block for Q5_1 {
     }
 }
 
+#[inline(always)]
+fn pack(codes: &[i8; 32]) -> ([u8; 16], [u8; 4]) {
+    bits::join_nibbles_and_fifth(&codes.map(|code| code as u8))
+}
+
 impl Quantize for Q5_1 {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let group = affine_group::<L, 32>(&Prepared::new::<L>(weights, importance), 31.0);
-        let (codes, fifth) = bits::join_nibbles_and_fifth(&group.codes.map(|code| code as u8));
+        let (codes, fifth) = pack(&group.codes);
         Self { d: group.d, m: group.m, fifth, codes }
+    }
+}
+
+impl Recode for Q5_1 {
+    const CODER: Coder = Coder::Scalars(Scalars::Whole(0.0, 31.0));
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &Codes) {
+        (self.codes, self.fifth) = pack(codes.first());
     }
 }

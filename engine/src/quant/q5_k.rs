@@ -9,7 +9,8 @@
 //!                weight = (d * scale) * code - (dmin * min)
 //! ```
 
-use super::search::{Prepared, affine_block};
+use super::compensate::{Codes, Recode};
+use super::search::{Coder, Prepared, Scalars, affine_block};
 use super::{Block, Quantize, Widen, bits, q4_k};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -51,20 +52,37 @@ impl Block for Q5K {
     }
 }
 
+/// The low four bits of the codes, and the fifth ones.
+#[inline(always)]
+fn pack(codes: &[i8; 256]) -> ([u8; 128], [u8; 32]) {
+    let (mut packed, mut fifth) = ([0; 128], [0; 32]);
+    for (i, (codes, packed)) in
+        codes.as_chunks::<64>().0.iter().zip(packed.as_chunks_mut::<32>().0).enumerate()
+    {
+        for j in 0..32 {
+            let (low, high) = (codes[j] as u8, codes[j + 32] as u8);
+            packed[j] = low & 15 | high << 4;
+            fifth[j] |= (low >> 4 | high >> 4 << 1) << (2 * i);
+        }
+    }
+    (packed, fifth)
+}
+
 impl Quantize for Q5K {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = affine_block::<L, 8, 32>(&Prepared::new::<L>(weights, importance), 31.0, 63.0);
-        let (mut codes, mut fifth) = ([0; 128], [0; 32]);
-        let pairs = block.codes.as_chunks::<64>().0.iter().zip(codes.as_chunks_mut::<32>().0);
-        for (i, (unpacked, packed)) in pairs.enumerate() {
-            for j in 0..32 {
-                let (low, high) = (unpacked[j] as u8, unpacked[j + 32] as u8);
-                packed[j] = low & 15 | high << 4;
-                fifth[j] |= (low >> 4 | high >> 4 << 1) << (2 * i);
-            }
-        }
+        let (codes, fifth) = pack(&block.codes);
         let scales = q4_k::pack_scales_mins(&block.scales, &block.mins);
         Self { d: block.d, dmin: block.dmin, scales, fifth, codes }
+    }
+}
+
+impl Recode for Q5K {
+    const CODER: Coder = Coder::Scalars(Scalars::Whole(0.0, 31.0));
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &Codes) {
+        (self.codes, self.fifth) = pack(&codes.scalars);
     }
 }

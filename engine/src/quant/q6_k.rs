@@ -8,7 +8,8 @@
 //!                weight = (d * scale) * (code - 32)
 //! ```
 
-use super::search::{Linear, Prepared, scaled_block};
+use super::compensate::{Codes, Recode};
+use super::search::{Coder, Linear, Prepared, Scalars, scaled_block};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -48,21 +49,37 @@ impl Block for Q6K {
     }
 }
 
+/// Codes from -32 to 31 as they are stored: the low four bits, and the upper two.
+#[inline(always)]
+fn pack(codes: &[i8; 256]) -> ([u8; 128], [u8; 64]) {
+    let codes = codes.map(|code| (code + 32) as u8);
+    let (mut low, mut upper) = ([0; 128], [0; 64]);
+    let halves = low.as_chunks_mut::<64>().0.iter_mut().zip(upper.as_chunks_mut::<32>().0);
+    for ((low, upper), codes) in halves.zip(codes.as_chunks::<128>().0) {
+        for j in 0..32 {
+            let [a, b, c, d] = [codes[j], codes[j + 32], codes[j + 64], codes[j + 96]];
+            low[j] = a & 15 | c << 4;
+            low[j + 32] = b & 15 | d << 4;
+            upper[j] = a >> 4 | b >> 4 << 2 | c >> 4 << 4 | d >> 4 << 6;
+        }
+    }
+    (low, upper)
+}
+
 impl Quantize for Q6K {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = scaled_block::<Linear<32>, L, 16, 16>(&Prepared::new::<L>(weights, importance), 128.0);
-        let codes = block.codes.map(|code| (code + 32) as u8);
-        let (mut low, mut upper) = ([0; 128], [0; 64]);
-        let halves = low.as_chunks_mut::<64>().0.iter_mut().zip(upper.as_chunks_mut::<32>().0);
-        for ((low, upper), codes) in halves.zip(codes.as_chunks::<128>().0) {
-            for j in 0..32 {
-                let [a, b, c, d] = [codes[j], codes[j + 32], codes[j + 64], codes[j + 96]];
-                low[j] = a & 15 | c << 4;
-                low[j + 32] = b & 15 | d << 4;
-                upper[j] = a >> 4 | b >> 4 << 2 | c >> 4 << 4 | d >> 4 << 6;
-            }
-        }
+        let (low, upper) = pack(&block.codes);
         Self { low, upper, scales: block.scales, d: block.d }
+    }
+}
+
+impl Recode for Q6K {
+    const CODER: Coder = Coder::Scalars(Scalars::Whole(-32.0, 31.0));
+
+    #[inline(always)]
+    fn recode(&mut self, codes: &Codes) {
+        (self.low, self.upper) = pack(&codes.scalars);
     }
 }

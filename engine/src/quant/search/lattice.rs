@@ -11,6 +11,7 @@ use half::f16;
 use std::ops::Range;
 
 /// What a format allows.
+#[derive(Debug)]
 pub(crate) struct Lattice {
     pub points: Points,
     pub signs: Signs,
@@ -25,7 +26,7 @@ pub(crate) struct Lattice {
 }
 
 /// How codes become negative.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Signs {
     /// Every weight has a sign.
     Free,
@@ -115,10 +116,9 @@ impl<'a> Search<'a> {
         let (mut signs, mut odd) = ([0; 32], [0.0; 32]);
         if !lattice.is_shifted() {
             for (octet, x) in x.iter_mut().enumerate() {
-                signs[octet] = x.iter().enumerate().map(|(i, &x)| u8::from(x < 0.0) << i).sum();
+                signs[octet] = minus_signs(x);
                 *x = x.map(f32::abs);
-                let is_odd = lattice.signs == Signs::Even && signs[octet].count_ones() % 2 == 1;
-                odd[octet] = if is_odd { 1.0 } else { 0.0 };
+                odd[octet] = lattice.is_odd(signs[octet]);
             }
         }
         Self { lattice, w: prepared.w.as_chunks().0, x, signs, odd, prepared }
@@ -260,7 +260,7 @@ impl<'a> Search<'a> {
         let (mut qq, mut qx) = (0.0, 0.0);
         for (i, octet) in octets.iter().enumerate() {
             let scale = steps.scales[i / self.lattice.octets] * self.lattice.unit;
-            let codes = self.codes(i, octet);
+            let codes = self.lattice.codes(octet, self.signs[i]);
             for ((code, x), w) in codes.iter().zip(&self.x[i]).zip(&self.w[i]) {
                 let code = code * scale;
                 qq += w * code * code;
@@ -272,25 +272,6 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Codes as `x` has its signs.
-    #[inline(always)]
-    fn codes(&self, i: usize, octet: &Octet) -> [f32; 8] {
-        let [first, second] = octet.points.map(usize::from);
-        let mut codes = match self.lattice.points.codes {
-            Codes::Eight(codes) => codes[first].map(f32::from),
-            Codes::Four(codes) => {
-                let (first, second) = (codes[first], codes[second]);
-                std::array::from_fn(|i| f32::from(if i < 4 { first[i] } else { second[i - 4] }))
-            }
-        };
-        let turned = octet.signs ^ self.signs[i];
-        let shift = self.lattice.shifts()[usize::from(octet.lowered)];
-        for (i, code) in codes.iter_mut().enumerate() {
-            *code = if turned >> i & 1 == 1 { -*code } else { *code + shift };
-        }
-        codes
-    }
-
     /// Writes down the points of a lane.
     #[inline(always)]
     fn take<L: Lanes>(&self, tried: &Tried<L>, lane: usize, group: usize, octets: &mut [Octet; 32]) {
@@ -298,20 +279,8 @@ impl<'a> Search<'a> {
             let i = group * self.lattice.octets + j;
             let points = tried.points[j].map(|points| points.store()[lane] as u16);
             let lowered = tried.lowered[j].store()[lane] > 0.0;
-            let mut octet = Octet { points, signs: self.signs[i], lowered };
-            if self.odd[i] > 0.0 {
-                octet.signs ^= 1 << self.cheapest_turn(i, &octet);
-            }
-            octets[i] = octet;
+            octets[i] = self.lattice.octet(points, lowered, self.signs[i], &self.x[i], &self.w[i]);
         }
-    }
-
-    /// Which of 8 weights loses least when its sign is wrong.
-    #[inline(always)]
-    fn cheapest_turn(&self, i: usize, octet: &Octet) -> usize {
-        let codes = self.codes(i, octet);
-        let costs: [f32; 8] = std::array::from_fn(|k| codes[k] * self.x[i][k] * self.w[i][k]);
-        (1..8).fold(0, |best, k| if costs[k] < costs[best] { k } else { best })
     }
 
     /// The largest scale, as it counts.
@@ -335,31 +304,39 @@ impl<'a> Search<'a> {
                     shift,
                     odd: L::from_fn(|lane| self.odd[octet[lane]]),
                 };
-                *found = self.nearest(&query, tables);
+                *found = self.lattice.nearest(&query, tables);
             }
         }
         self.lattice.better_shift(&found)
     }
+}
 
+/// Bit i is 1 where value i is negative.
+#[inline(always)]
+pub(super) fn minus_signs(values: &[f32; 8]) -> u8 {
+    values.iter().enumerate().map(|(i, &value)| u8::from(value < 0.0) << i).sum()
+}
+
+impl Lattice {
     /// The best points of 8 weights and their cost: one point, or two of four values.
     #[inline(always)]
-    fn nearest<L: Lanes>(&self, query: &Query<L>, tables: &mut Tables<L>) -> (L, [L; 2]) {
-        let points = &self.lattice.points;
+    pub(super) fn nearest<L: Lanes>(&self, query: &Query<L>, tables: &mut Tables<L>) -> (L, [L; 2]) {
+        let points = &self.points;
         let count = 8 / points.values;
         let mut found = [[Nearest { cost: L::splat(0.0), point: L::splat(0.0) }; 2]; 2];
         for (i, [plain, turned]) in found[..count].iter_mut().enumerate() {
-            if self.lattice.signs == Signs::Even {
+            if self.signs == Signs::Even {
                 tables.fill::<true>(points, query, i * points.values);
                 *turned = tables.nearest::<true>(points);
             } else {
                 tables.fill::<false>(points, query, i * points.values);
             }
-            if self.lattice.signs != Signs::Even || count == 2 {
+            if self.signs != Signs::Even || count == 2 {
                 *plain = tables.nearest::<false>(points);
             }
         }
         let [[first, first_turned], [second, second_turned]] = found;
-        if self.lattice.signs != Signs::Even {
+        if self.signs != Signs::Even {
             return (first.cost + second.cost, [first.point, second.point]);
         }
         // Where no sign has to be turned, both are the same.
@@ -370,9 +347,58 @@ impl<'a> Search<'a> {
         let choose = |yes: L, no: L| a.if_above(b, yes, no);
         (a.min(b), [choose(first.point, first_turned.point), choose(second_turned.point, second.point)])
     }
-}
 
-impl Lattice {
+    /// The codes of an octet, for weights whose signs were `signs` before they became magnitudes.
+    #[inline(always)]
+    fn codes(&self, octet: &Octet, signs: u8) -> [f32; 8] {
+        let [first, second] = octet.points.map(usize::from);
+        let mut codes = match self.points.codes {
+            Codes::Eight(codes) => codes[first].map(f32::from),
+            Codes::Four(codes) => {
+                let (first, second) = (codes[first], codes[second]);
+                std::array::from_fn(|i| f32::from(if i < 4 { first[i] } else { second[i - 4] }))
+            }
+        };
+        let turned = octet.signs ^ signs;
+        let shift = self.shifts()[usize::from(octet.lowered)];
+        for (i, code) in codes.iter_mut().enumerate() {
+            *code = if turned >> i & 1 == 1 { -*code } else { *code + shift };
+        }
+        codes
+    }
+
+    /// 1 where one of 8 weights must get the wrong sign.
+    #[inline(always)]
+    pub(super) fn is_odd(&self, signs: u8) -> f32 {
+        if self.signs == Signs::Even && signs.count_ones() % 2 == 1 { 1.0 } else { 0.0 }
+    }
+
+    /// The octet at `points` for magnitudes `x` that had `signs`; where one must be wrong, it is the one that loses
+    /// least.
+    #[inline(always)]
+    pub(super) fn octet(
+        &self,
+        points: [u16; 2],
+        lowered: bool,
+        signs: u8,
+        x: &[f32; 8],
+        w: &[f32; 8],
+    ) -> Octet {
+        let mut octet = Octet { points, signs, lowered };
+        if self.is_odd(signs) > 0.0 {
+            let codes = self.codes(&octet, signs);
+            let costs: [f32; 8] = std::array::from_fn(|k| codes[k] * x[k] * w[k]);
+            octet.signs ^= 1 << (1..8).fold(0, |best, k| if costs[k] < costs[best] { k } else { best });
+        }
+        octet
+    }
+
+    /// What an octet stands for, in scales.
+    #[inline(always)]
+    pub(super) fn values(&self, octet: &Octet) -> [f32; 8] {
+        self.codes(octet, 0)
+    }
+
     #[inline(always)]
     fn is_shifted(&self) -> bool {
         matches!(self.signs, Signs::Shifted | Signs::ShiftedTogether)

@@ -4,12 +4,14 @@
 //! whole group, sixteen at a time, one per lane.
 
 mod affine;
+mod coder;
 mod lattice;
 mod nearest;
 mod scaled;
 mod ternary;
 
 pub(super) use affine::{affine_block, affine_group};
+pub(super) use coder::{Coder, Octets, Scalars, Settle};
 pub(super) use lattice::{Lattice, Octet, Signs, lattice_block};
 pub(super) use nearest::{Codes, Points};
 pub(super) use scaled::{Codebook, Linear, power_of_two_group, scaled_block, scaled_group};

@@ -7,6 +7,7 @@
 use crate::simd::{LANES, Lanes};
 
 /// The points of a format, in halves.
+#[derive(Debug)]
 pub(crate) struct Points {
     /// The lower half of every point, as a number whose digits count `levels`.
     pub lows: &'static [u8],
@@ -21,6 +22,7 @@ pub(crate) struct Points {
 }
 
 /// The codes of every point.
+#[derive(Debug)]
 pub(crate) enum Codes {
     Eight(&'static [[i8; 8]]),
     Four(&'static [[i8; 4]]),
