@@ -5,7 +5,8 @@
 //! the table before and after in its message.
 
 use moewe_convert::recipe::limit_of;
-use moewe_convert::{Options, Recipe, convert};
+use moewe_convert::{Options, Recipe, Text, convert};
+use moewe_engine::eval::Importance;
 use moewe_engine::eval::{Comparison, compare};
 use moewe_engine::generate::Generation;
 use moewe_engine::sampler::{Sampler, Sampling};
@@ -99,4 +100,32 @@ fn levels_stay_within_their_bounds() {
     {
         assert_eq!(greedy(engine), expected, "greedy text at {level} bits");
     }
+}
+
+/// Making up for errors must pay, even with as little text as this; importance alone must not hurt.
+#[test]
+fn calibration_lowers_the_divergence() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = folder.path().join("bf16.gguf");
+    let options = |name: &str| Options::with(Recipe::by_name(name).unwrap());
+    convert(&root("models/moewe-mini"), &base, &options("BF16"), &()).unwrap();
+    let text = |name: &str| std::fs::read_to_string(root("tests/golden/text").join(name)).unwrap();
+    let (seen, unseen) = (text("de-seen.txt"), text("de.txt"));
+    let base_engine = engine(&base);
+    let importance = Importance::measure(&base_engine, &seen, CONTEXT, &mut |_, _| true).unwrap();
+    let calibrate = Text { text: seen, context: CONTEXT };
+    let q2_k = options("Q2_K");
+    let weighted = Options { importance: Some(importance.into()), ..q2_k.clone() };
+    let calibrated = Options { calibrate: Some(calibrate), ..q2_k.clone() };
+    let written =
+        [("plain", q2_k), ("importance", weighted), ("calibrated", calibrated)].map(|(name, options)| {
+            let path = folder.path().join(name).with_extension("gguf");
+            let report = convert(&base, &path, &options, &()).unwrap();
+            assert!(report.fallbacks.is_empty(), "{:?}", report.fallbacks);
+            engine(&path)
+        });
+    let figures = compare(&base_engine, &written.each_ref(), &unseen, CONTEXT, |_, _| true).unwrap();
+    let [plain, weighted, calibrated] = [1, 2, 3].map(|i| figures[i].kl_mean);
+    let table = format!("{plain:.5}, with importance {weighted:.5}, calibrated {calibrated:.5}");
+    assert!(weighted < 1.02 * plain && calibrated < 0.85 * plain, "{table}");
 }

@@ -1,8 +1,10 @@
-//! Checkpoints (safetensors, PyTorch pickles, GGUF) to GGUF. Sees the engine only for formats and the container.
+//! Checkpoints (safetensors, PyTorch pickles, GGUF) to GGUF. Sees the engine for formats and the container, and for the
+//! forward that calibration observes.
 //!
 //! `checkpoint/` reads files, `hf/` knows what architectures call things, `recipe/` chooses formats, `pad.rs` widens,
-//! `settle.rs` decides between both, `stream.rs` writes; [`convert`] is the door.
+//! `settle.rs` decides between both, `calibrate/` knows what a text tells, `stream.rs` writes; [`convert`] is the door.
 
+mod calibrate;
 pub mod checkpoint;
 mod general;
 pub mod hf;
@@ -13,14 +15,17 @@ mod requantize;
 mod settle;
 mod stream;
 
+pub use calibrate::Text;
 pub use pad::Padding;
 pub use recipe::{Override, Recipe};
-pub use report::{Planned, Progress, Report, Substitution, Suspicious};
+pub use report::{Fallback, Planned, Progress, Report, Substitution, Suspicious};
 
 pub use settle::Pad;
 
+use calibrate::Guide;
 use checkpoint::Checkpoint;
 use hf::Architecture;
+use moewe_engine::eval::Importance;
 use moewe_engine::quant::Format;
 use moewe_engine::{Error, Result};
 use std::io::Read;
@@ -38,6 +43,10 @@ pub struct Options {
     pub overrides: Vec<Override>,
     /// When hidden widths are padded.
     pub pad: Pad,
+    /// How large the inputs of matrices are.
+    pub importance: Option<Arc<Importance>>,
+    /// A text to calibrate with.
+    pub calibrate: Option<Text>,
     /// Only plan: the report says what would be written.
     pub dry_run: bool,
     /// Whether an existing file may be replaced.
@@ -58,6 +67,8 @@ impl Options {
             recipe,
             overrides: vec![],
             pad: Pad::default(),
+            importance: None,
+            calibrate: None,
             dry_run: false,
             force: false,
             stop: Arc::default(),
@@ -74,8 +85,12 @@ pub fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn Progres
     if out.exists() && !options.force && !options.dry_run {
         return Err(Error::request(format!("{} exists; --force replaces it", out.display())));
     }
+    if let Some(text) = &options.calibrate {
+        return calibrate::convert(src, text, out, options, progress);
+    }
+    let guide = Guide::with(options.importance.clone());
     if is_gguf(src)? {
-        return requantize::convert(src, out, options, progress);
+        return requantize::convert(src, out, options, guide, progress);
     }
     let checkpoint = Checkpoint::open(src)?;
     refuse_packed(&checkpoint.config)?;
@@ -88,7 +103,7 @@ pub fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn Progres
     general::set_sampling(&mut metadata, &checkpoint);
     general::set_tokenizer(&mut metadata, &checkpoint, &params)?;
     let job = Job { options, progress, release: &|| checkpoint.release() };
-    let mut report = job.write(metadata, &plan.outputs, out)?;
+    let mut report = job.write(metadata, &plan.outputs, guide, out)?;
     report.dropped = plan.dropped;
     Ok(report)
 }

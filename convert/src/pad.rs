@@ -4,6 +4,7 @@
 //! knows, and its column of down is zero as well: the function stays the same. Which width pays is decided in
 //! `settle.rs`; here stand what can be widened, and the zeros. An embedding's width cannot: norms average over it.
 
+use crate::calibrate::Subject;
 use crate::stream::Rows;
 use moewe_engine::gguf::Metadata;
 use moewe_engine::quant::Format;
@@ -236,6 +237,12 @@ impl<R: Rows> Rows for Padded<'_, R> {
 }
 
 impl<R: Rows> Padded<'_, R> {
+    /// The tensor as calibration sees it, which knows its inputs without zeros.
+    pub(crate) fn subject(&self, head: &str) -> Subject<'_> {
+        let columns = self.columns().max(1) as usize;
+        Subject { padded_columns: columns, ..Subject::of(self.source, head) }
+    }
+
     fn columns(&self) -> u64 {
         self.shape.last().copied().unwrap_or(1)
     }

@@ -1,5 +1,6 @@
 //! Which widths are widened, when it pays, and what then stands in the rows.
 
+use crate::calibrate::Guide;
 use crate::pad::{Padding, padded, widths};
 use crate::settle::{Pad, Settled, WEIGHTS, settle};
 use crate::stream::Rows;
@@ -163,8 +164,8 @@ fn what_is_not_understood_is_left_alone() {
 
 fn settled(units: u32, options: &Options) -> (Vec<Padding>, f64) {
     let tensors = layer(u64::from(units));
-    let Settled { tensors, choices, paddings, weights } =
-        settle(&metadata(units), &tensors, options).unwrap();
+    let Settled { tensors, choices, paddings, weights, .. } =
+        settle(&metadata(units), &tensors, options, &Guide::default()).unwrap();
     let bytes = |(tensor, choice): (&crate::pad::Padded<Fake>, &crate::recipe::Choice)| {
         choice.format.bytes_for(tensor.shape().iter().product()).unwrap()
     };
@@ -206,8 +207,12 @@ fn a_padded_file_counts_its_own_weights() {
     let (mut metadata, tensors) = (metadata(512), layer(512));
     metadata.set(WEIGHTS, 1000u64);
     let options = Options::with(Recipe::Bits(4.8));
-    assert_eq!(settle(&metadata, &tensors, &options).unwrap().weights, 1000);
+    assert_eq!(settle(&metadata, &tensors, &options, &Guide::default()).unwrap().weights, 1000);
     let all = tensors.iter().map(|tensor| tensor.shape.iter().product::<u64>()).sum::<u64>();
     metadata.set(WEIGHTS, u64::MAX);
-    assert_eq!(settle(&metadata, &tensors, &options).unwrap().weights, all, "nobody has more than there are");
+    assert_eq!(
+        settle(&metadata, &tensors, &options, &Guide::default()).unwrap().weights,
+        all,
+        "nobody has more than there are"
+    );
 }

@@ -7,6 +7,8 @@ use serde::Serialize;
 pub trait Progress: Sync {
     /// So many bytes will be written.
     fn begin(&self, _bytes: u64) {}
+    /// So many pieces of a calibration text are read, of so many.
+    fn read(&self, _done: usize, _all: usize) {}
     /// This tensor comes next.
     fn tensor(&self, _name: &str) {}
     /// So many bytes more are written.
@@ -37,6 +39,8 @@ pub struct Report {
     pub plan: Vec<Planned>,
     /// Tensors with numbers that are none, or that the format cannot hold.
     pub suspicious: Vec<Suspicious>,
+    /// Experts that calibration had too little text for.
+    pub fallbacks: Vec<Fallback>,
     /// Tensors of the source that hold nothing to convert.
     pub dropped: Vec<String>,
 }
@@ -81,4 +85,15 @@ pub struct Suspicious {
     pub not_finite: u64,
     /// Finite weights beyond 65504, where F16 ends, in a format that holds no more (or scales of no more).
     pub out_of_range: u64,
+}
+
+/// An expert whose errors were weighed by importance only, because too few tokens of the text reached it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fallback {
+    /// GGUF's name.
+    pub tensor: String,
+    /// Which of its experts.
+    pub expert: usize,
+    /// Tokens that did.
+    pub rows: usize,
 }

@@ -1,11 +1,12 @@
 //! A GGUF file as the source: metadata are taken over, weights read in whatever format they have. Parts of a split
 //! file become one file.
 
+use crate::calibrate::Guide;
 use crate::report::{Progress, Report};
 use crate::stream::Job;
 use crate::{Options, general};
 use moewe_engine::Result;
-use moewe_engine::gguf::{Bytes, Gguf};
+use moewe_engine::gguf::{Bytes, Gguf, TensorInfo};
 use moewe_engine::quant::Format;
 use std::ops::Range;
 use std::path::Path;
@@ -20,6 +21,15 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
+    pub(crate) fn of(gguf: &Gguf, tensor: &TensorInfo) -> Self {
+        Self {
+            name: tensor.name.clone(),
+            format: tensor.format,
+            shape: tensor.shape.iter().rev().copied().collect(),
+            bytes: gguf.bytes(tensor),
+        }
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -47,20 +57,20 @@ impl Stored {
     }
 }
 
-pub(crate) fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn Progress) -> Result<Report> {
+pub(crate) fn convert(
+    src: &Path,
+    out: &Path,
+    options: &Options,
+    guide: Guide,
+    progress: &dyn Progress,
+) -> Result<Report> {
     let gguf = Gguf::open(src)?;
     let mut metadata = gguf.metadata().clone();
     for key in ["split.no", "split.count", "split.tensors.count", "moewe.substitutions"] {
         metadata.remove(key);
     }
     general::set_layout_version(&mut metadata);
-    let stored = |tensor: &moewe_engine::gguf::TensorInfo| Stored {
-        name: tensor.name.clone(),
-        format: tensor.format,
-        shape: tensor.shape.iter().rev().copied().collect(),
-        bytes: gguf.bytes(tensor),
-    };
-    let tensors: Vec<Stored> = gguf.tensors().iter().map(stored).collect();
+    let tensors: Vec<Stored> = gguf.tensors().iter().map(|tensor| Stored::of(&gguf, tensor)).collect();
     let release = || {
         let mappings = tensors.iter().filter_map(|tensor| tensor.bytes.file_position());
         let mut last = std::ptr::null();
@@ -71,5 +81,5 @@ pub(crate) fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn 
             }
         }
     };
-    Job { options, progress, release: &release }.write(metadata, &tensors, out)
+    Job { options, progress, release: &release }.write(metadata, &tensors, guide, out)
 }

@@ -5,9 +5,10 @@
 //! time in every token. With one format for all it must make the file smaller. The named mixes do to the letter what
 //! `llama-quantize` does, so they are padded only when that is asked for.
 
+use crate::calibrate::Guide;
 use crate::pad::{Padded, Padding, Width, padded, widths};
 use crate::recipe::{Choice, Facts, Question};
-use crate::stream::Rows;
+use crate::stream::{Rows, rows_per_expert};
 use crate::{Options, Recipe};
 use moewe_engine::Result;
 use moewe_engine::gguf::Metadata;
@@ -41,6 +42,8 @@ pub(crate) struct Settled<'r, R> {
     pub(crate) paddings: Vec<Padding>,
     /// Weights of the model, zeros of padding not counted.
     pub(crate) weights: u64,
+    /// The tensor that makes the logits.
+    pub(crate) head: &'static str,
 }
 
 /// Chooses widths and formats.
@@ -48,9 +51,13 @@ pub(crate) fn settle<'r, R: Rows>(
     metadata: &Metadata,
     tensors: &'r [R],
     options: &Options,
+    guide: &Guide,
 ) -> Result<Settled<'r, R>> {
+    let head = head_of(tensors);
     let settler = Settler {
         options,
+        guide,
+        head,
         facts: Facts::of(metadata),
         tensors,
         weights: weights_of(metadata, tensors),
@@ -73,7 +80,7 @@ pub(crate) fn settle<'r, R: Rows>(
         }
     }
     let paddings = best.widened.iter().map(|(width, to)| width.padding(*to)).collect();
-    Ok(Settled { tensors: best.tensors, choices: best.choices, paddings, weights: settler.weights })
+    Ok(Settled { tensors: best.tensors, choices: best.choices, paddings, weights: settler.weights, head })
 }
 
 /// Weights without padding; a file that was padded before says how many.
@@ -88,6 +95,8 @@ fn count<R: Rows>(tensors: &[R]) -> u64 {
 
 struct Settler<'a, 'r, R> {
     options: &'a Options,
+    guide: &'a Guide,
+    head: &'static str,
     facts: Facts,
     tensors: &'r [R],
     weights: u64,
@@ -118,7 +127,7 @@ impl Cost {
 impl<'r, R: Rows> Settler<'_, 'r, R> {
     fn attempt<'w>(&self, widened: Vec<(&'w Width, u64)>) -> Result<Attempt<'w, 'r, R>> {
         let tensors = padded(self.tensors, &widened);
-        let questions = questions(&tensors);
+        let questions = questions(&tensors, self.head, self.guide);
         let measure = |i: usize, format: &'static Format| self.error(&tensors, i, format);
         let share = self.weights as f64 / count(&tensors).max(1) as f64;
         let recipe = match self.options.recipe {
@@ -147,7 +156,8 @@ impl<'r, R: Rows> Settler<'_, 'r, R> {
         if let Some(error) = self.errors.lock().ok().and_then(|errors| errors.get(&key).copied()) {
             return error;
         }
-        let error = relative_error(&tensors[i], format);
+        let importance = self.guide.importance(&tensors[i].subject(self.head));
+        let error = relative_error(&tensors[i], format, importance.as_deref());
         if let Ok(mut errors) = self.errors.lock() {
             errors.insert(key, error);
         }
@@ -155,9 +165,13 @@ impl<'r, R: Rows> Settler<'_, 'r, R> {
     }
 }
 
-fn questions<R: Rows>(tensors: &[R]) -> Vec<Question<'_>> {
+/// The tensor that makes the logits.
+pub(crate) fn head_of<R: Rows>(tensors: &[R]) -> &'static str {
     let untied = tensors.iter().any(|tensor| tensor.name() == "output.weight");
-    let head = if untied { "output.weight" } else { "token_embd.weight" };
+    if untied { "output.weight" } else { "token_embd.weight" }
+}
+
+fn questions<'a, R: Rows>(tensors: &'a [R], head: &str, guide: &Guide) -> Vec<Question<'a>> {
     tensors
         .iter()
         .map(|tensor| Question {
@@ -165,14 +179,21 @@ fn questions<R: Rows>(tensors: &[R]) -> Vec<Question<'_>> {
             shape: tensor.shape(),
             stored: tensor.stored(),
             is_head: tensor.name() == head,
+            matters: guide.matters(tensor.name()),
         })
         .collect()
 }
 
-/// The mean square of what `format` changes in some rows of `tensor`, over that of their weights.
-fn relative_error<R: Rows>(tensor: &R, format: &'static Format) -> f64 {
+/// The mean square of what `format` changes in some rows of `tensor`, over that of their weights, each column weighed by
+/// the `importance` `(experts, columns)` of its inputs.
+pub(crate) fn relative_error<R: Rows>(
+    tensor: &R,
+    format: &'static Format,
+    importance: Option<&[f32]>,
+) -> f64 {
     let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
     let rows: u64 = tensor.shape().iter().rev().skip(1).product();
+    let rows_per_expert = rows_per_expert(tensor);
     let sampled = (SAMPLE / columns).clamp(1, rows.max(1));
     let (Some(quantize), Some(row_bytes)) = (format.quantize, format.bytes_for(columns)) else { return 0.0 };
     let (mut weights, mut back) = (vec![0f32; columns as usize], vec![0f32; columns as usize]);
@@ -181,11 +202,15 @@ fn relative_error<R: Rows>(tensor: &R, format: &'static Format) -> f64 {
     for i in 0..sampled {
         let row = i * rows / sampled;
         tensor.read(row..row + 1, &mut weights);
-        quantize(&weights, None, &mut bytes);
+        let start = (row / rows_per_expert * columns) as usize;
+        let own = importance.map(|all| &all[start..start + columns as usize]);
+        quantize(&weights, own, &mut bytes);
         (format.dequantize)(&bytes, &mut back);
-        for (&weight, &back) in weights.iter().zip(&back).filter(|(weight, _)| weight.is_finite()) {
-            difference += f64::from(weight - back).powi(2);
-            total += f64::from(weight).powi(2);
+        let pairs = weights.iter().zip(&back).enumerate().filter(|(_, (weight, _))| weight.is_finite());
+        for (k, (&weight, &back)) in pairs {
+            let matters = own.map_or(1.0, |own| f64::from(own[k]));
+            difference += matters * f64::from(weight - back).powi(2);
+            total += matters * f64::from(weight).powi(2);
         }
     }
     if total > 0.0 { difference / total } else { 0.0 }

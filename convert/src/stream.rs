@@ -1,6 +1,7 @@
 //! Tensor after tensor from any source into a GGUF file: a few million weights at a time, in parallel over rows, so
 //! that memory does not grow with the model.
 
+use crate::calibrate::{Guidance, Guide};
 use crate::hf::plan::Output;
 use crate::pad::{Padded, Padding};
 use crate::recipe::Choice;
@@ -9,6 +10,7 @@ use crate::settle::{Settled, WEIGHTS, settle};
 use crate::{Options, requantize::Stored};
 use moewe_engine::gguf::{FileWriter, Metadata, Writer};
 use moewe_engine::quant::{Format, QuantizeRow};
+use moewe_engine::simd::LANES;
 use moewe_engine::{Error, Result};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -81,8 +83,14 @@ pub(crate) struct Job<'a> {
 
 impl Job<'_> {
     /// Writes the file and tells what was done.
-    pub(crate) fn write<R: Rows>(&self, mut metadata: Metadata, tensors: &[R], out: &Path) -> Result<Report> {
-        let settled = settle(&metadata, tensors, self.options)?;
+    pub(crate) fn write<R: Rows>(
+        &self,
+        mut metadata: Metadata,
+        tensors: &[R],
+        mut guide: Guide,
+        out: &Path,
+    ) -> Result<Report> {
+        let settled = settle(&metadata, tensors, self.options, &guide)?;
         let Settled { tensors, choices, .. } = &settled;
         let mut report = self.plan(&metadata, &settled)?;
         note(&mut metadata, &report, self.options.recipe.file_type(&formats(tensors, choices)));
@@ -98,7 +106,15 @@ impl Job<'_> {
         self.progress.begin(report.bytes);
         let mut file = writer.create(out)?;
         for (tensor, choice) in tensors.iter().zip(choices) {
-            let passage = Passage { tensor, format: choice.format, job: self };
+            let mut guidance = match tensor.stored() == Some(choice.format) {
+                true => Guidance::default(),
+                false => {
+                    let subject = tensor.subject(settled.head);
+                    guide.guidance(&subject, choice.format, &mut |done, all| self.heard(done, all))?
+                }
+            };
+            report.fallbacks.append(&mut guidance.fallbacks);
+            let passage = Passage { tensor, format: choice.format, guidance, job: self };
             report.suspicious.extend(passage.run(&mut file)?);
             (self.release)();
         }
@@ -106,8 +122,13 @@ impl Job<'_> {
         Ok(report)
     }
 
+    fn heard(&self, done: usize, all: usize) -> bool {
+        self.progress.read(done, all);
+        !self.options.stop.load(Ordering::Relaxed)
+    }
+
     fn plan<R: Rows>(&self, metadata: &Metadata, settled: &Settled<R>) -> Result<Report> {
-        let Settled { tensors, choices, paddings, weights } = settled;
+        let Settled { tensors, choices, paddings, weights, .. } = settled;
         let planned = |(tensor, choice): (&Padded<R>, &Choice)| Planned {
             tensor: tensor.name().to_owned(),
             format: choice.format.name,
@@ -157,6 +178,11 @@ fn formats<R: Rows>(tensors: &[R], choices: &[Choice]) -> Vec<(u64, &'static For
     tensors.iter().zip(choices).map(|(tensor, choice)| (weights(tensor), choice.format)).collect()
 }
 
+/// Rows of one matrix of a stack.
+pub(crate) fn rows_per_expert<R: Rows>(tensor: &R) -> u64 {
+    tensor.shape().iter().rev().nth(1).copied().unwrap_or(1).max(1)
+}
+
 fn substitutions<R: Rows>(tensors: &[R], choices: &[Choice], wanted: &str) -> Vec<Substitution> {
     let named = |(tensor, choice): (&R, &Choice)| {
         Some(Substitution {
@@ -173,6 +199,7 @@ fn substitutions<R: Rows>(tensors: &[R], choices: &[Choice], wanted: &str) -> Ve
 struct Passage<'a, R> {
     tensor: &'a R,
     format: &'static Format,
+    guidance: Guidance,
     job: &'a Job<'a>,
 }
 
@@ -223,7 +250,7 @@ impl<R: Rows> Passage<'_, R> {
 
     /// Rows from `first` on into `bytes`, which holds whole rows.
     fn convert(&self, first: u64, columns: u64, bytes: &mut [u8], row_bytes: usize, counts: &Counts) {
-        let rows_per_task = (TASK / columns).max(1);
+        let rows_per_task = (TASK / columns).max(1).next_multiple_of(LANES as u64);
         let tasks = bytes.par_chunks_mut(rows_per_task as usize * row_bytes).enumerate();
         tasks.for_each(|(task, bytes)| {
             let start = first + task as u64 * rows_per_task;
@@ -245,6 +272,7 @@ impl<R: Rows> Passage<'_, R> {
         quantize: QuantizeRow,
         counts: &Counts,
     ) {
+        let first = rows.start;
         let mut weights = vec![0f32; ((rows.end - rows.start) * columns) as usize];
         self.tensor.read(rows, &mut weights);
         // Scales of blocks are F16 too; weights that large are no weights.
@@ -256,6 +284,30 @@ impl<R: Rows> Passage<'_, R> {
         }
         counts.not_finite.fetch_add(not_finite, Ordering::Relaxed);
         counts.out_of_range.fetch_add(out_of_range, Ordering::Relaxed);
-        quantize(&weights, None, bytes);
+        self.guided(first, columns, &weights, bytes, quantize);
+    }
+
+    /// Quantizes rows from `first` on, with what is known of the inputs of each expert's.
+    fn guided(&self, first: u64, columns: u64, weights: &[f32], bytes: &mut [u8], quantize: QuantizeRow) {
+        let (row_bytes, rows_per_expert) =
+            (bytes.len() * columns as usize / weights.len(), rows_per_expert(self.tensor));
+        let (mut weights, mut bytes, mut row) = (weights, bytes, first);
+        while !weights.is_empty() {
+            let expert = (row / rows_per_expert) as usize;
+            let left = (weights.len() as u64 / columns).min((expert as u64 + 1) * rows_per_expert - row);
+            let factors = self.guidance.factors.get(expert).and_then(Option::as_ref);
+            let rows = if factors.is_some() { left.min(LANES as u64) } else { left } as usize;
+            let (some, rest) = weights.split_at(rows * columns as usize);
+            let (places, other) = bytes.split_at_mut(rows * row_bytes);
+            match factors {
+                Some(factors) => self.format.compensate(some, factors, places),
+                None => {
+                    let importance = self.guidance.importance.as_ref();
+                    let own = importance.map(|all| &all[expert * columns as usize..][..columns as usize]);
+                    quantize(some, own, places);
+                }
+            }
+            (weights, bytes, row) = (rest, other, row + rows as u64);
+        }
     }
 }

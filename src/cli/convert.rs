@@ -1,17 +1,19 @@
 //! `moewe convert`: a checkpoint becomes a GGUF file. The work is the crate moewe-convert's.
 
-use super::Command;
 use super::output::{self, Table};
+use super::{Command, perplexity::read};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use moewe_convert::recipe::limit_of;
-use moewe_convert::{Options, Override, Pad, Progress, Recipe, Report};
+use moewe_convert::{Options, Override, Pad, Progress, Recipe, Report, Text};
+use moewe_engine::eval::Importance;
 use moewe_engine::os::interrupt;
 use moewe_engine::quant::Format;
 use regex::Regex;
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Convert a Hugging Face folder, a PyTorch checkpoint or another GGUF file to GGUF.
 #[derive(Parser)]
@@ -34,6 +36,12 @@ pub(super) struct Convert {
     /// Zeros that widen experts and other feed-forward networks to whole blocks: auto pads where it pays
     #[arg(long, value_name = "WHEN", default_value = "auto", value_enum)]
     pad: When,
+    /// Weigh errors by the importance in this file, see `moewe importance`
+    #[arg(long, value_name = "FILE", visible_alias = "imatrix")]
+    importance: Option<PathBuf>,
+    /// Make up for errors, as the inputs that this text gives each matrix allow; takes as long as reading the text
+    #[arg(long, value_name = "TEXT")]
+    calibrate: Option<PathBuf>,
     /// Print what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -72,12 +80,16 @@ impl Command for Convert {
         let out = self.output.clone().map_or_else(|| default_output(&self.src, &self.level(&recipe)), Ok)?;
         let listener = interrupt::listen();
         let overrides = self.tensors.iter().map(|text| over(text)).collect::<Result<_>>()?;
+        let importance = self.importance.as_ref().map(Importance::open).transpose()?.map(Arc::new);
+        let text = |path: &PathBuf| Ok::<_, anyhow::Error>(Text { text: read(path)?, context: CONTEXT });
+        let calibrate = self.calibrate.as_ref().map(text).transpose()?;
         let (force, dry_run, stop) = (self.force, self.dry_run, listener.flag());
         let pad = self.pad.into();
-        let options = Options { overrides, pad, dry_run, force, stop, ..Options::with(recipe) };
-        let bar = Bar(if self.quiet { ProgressBar::hidden() } else { progress_bar() });
+        let options =
+            Options { overrides, pad, importance, calibrate, dry_run, force, stop, ..Options::with(recipe) };
+        let bar = Bar::new(self.quiet);
         let report = moewe_convert::convert(&self.src, &out, &options, &bar);
-        bar.0.finish_and_clear();
+        bar.clear();
         self.print(&out, &report?)
     }
 }
@@ -122,26 +134,57 @@ fn default_output(src: &Path, level: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(format!("{stem}-{level}.gguf")))
 }
 
-/// Progress in bytes, on a terminal only.
-struct Bar(ProgressBar);
+/// Tokens of a calibration text that are computed together.
+const CONTEXT: usize = 512;
 
-impl Progress for Bar {
-    fn begin(&self, bytes: u64) {
-        self.0.set_length(bytes);
+/// Progress on a terminal only: in bytes, and in pieces of a calibration text.
+struct Bar {
+    bytes: ProgressBar,
+    text: ProgressBar,
+}
+
+impl Bar {
+    fn new(quiet: bool) -> Self {
+        let bar = |template: &str| {
+            let style = ProgressStyle::with_template(template);
+            let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        };
+        Self {
+            bytes: bar("{bar:30} {bytes}/{total_bytes}, {eta} left  {msg}"),
+            text: bar("{bar:30} {pos}/{len} pieces of text read, {eta} left"),
+        }
     }
 
-    fn tensor(&self, name: &str) {
-        self.0.set_message(output::excerpt(name, 40));
-    }
-
-    fn advance(&self, bytes: u64) {
-        self.0.inc(bytes);
+    fn clear(&self) {
+        self.text.finish_and_clear();
+        self.bytes.finish_and_clear();
     }
 }
 
-fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}, {eta} left  {msg}");
-    ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+impl Progress for Bar {
+    fn begin(&self, bytes: u64) {
+        self.bytes.set_length(bytes);
+    }
+
+    fn read(&self, done: usize, all: usize) {
+        if done == 1 {
+            self.text.reset();
+        }
+        self.text.set_length(all as u64);
+        self.text.set_position(done as u64);
+        if done == all {
+            self.text.finish_and_clear();
+        }
+    }
+
+    fn tensor(&self, name: &str) {
+        self.bytes.set_message(output::excerpt(name, 40));
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.bytes.inc(bytes);
+    }
 }
 
 impl Convert {
@@ -161,6 +204,7 @@ impl Convert {
         if !self.quiet {
             report.paddings.iter().for_each(output::note);
             report.substitutions.iter().for_each(output::note);
+            note_fallbacks(report);
         }
         if self.dry_run {
             print_plan(report)?;
@@ -176,6 +220,19 @@ impl Convert {
             report.bits_per_weight,
             output::bytes(report.bytes)
         ))
+    }
+}
+
+/// Experts that calibration did not reach, a line per tensor.
+fn note_fallbacks(report: &Report) {
+    for few in report.fallbacks.chunk_by(|a, b| a.tensor == b.tensor) {
+        let experts = few.iter().take(16).map(|few| format!("{} ({})", few.expert, few.rows));
+        let more = if few.len() > 16 { format!(" and {} more", few.len() - 16) } else { String::new() };
+        output::note(format!(
+            "{}: too few tokens for experts (tokens): {}{more}; importance only",
+            few[0].tensor,
+            experts.collect::<Vec<_>>().join(", ")
+        ));
     }
 }
 

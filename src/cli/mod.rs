@@ -11,6 +11,7 @@ mod convert;
 mod experts;
 mod folders;
 mod heat;
+mod importance;
 mod inspect;
 mod list;
 mod logits;
@@ -60,6 +61,7 @@ static COMMANDS: &[Entry] = &[
     entry::<perplexity::Measure>(),
     entry::<compare::Compare>(),
     entry::<experts::Look>(),
+    entry::<importance::Measure>(),
     entry::<bench::Bench>(),
     entry::<completions::Completions>(),
     entry::<man::Man>(),

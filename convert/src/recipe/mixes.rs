@@ -310,6 +310,7 @@ mod tests {
             shape: &[512, 256],
             stored: None,
             is_head: name == "output.weight",
+            matters: None,
         };
         let names: Vec<&'static str> = names.into_iter().map(|name| &*name.leak()).collect();
         let questions: Vec<Question> = names.iter().map(|name| question(name)).collect();

@@ -26,6 +26,8 @@ pub struct Question<'a> {
     pub stored: Option<&'static Format>,
     /// Whether this matrix makes the logits: `output.weight`, or the embedding where there is none.
     pub is_head: bool,
+    /// What an error in it costs, where that was measured.
+    pub matters: Option<f64>,
 }
 
 impl Question<'_> {
@@ -222,7 +224,7 @@ fn nearest(question: Question, aim: &'static Format) -> Choice {
 }
 
 /// Matrices are; what is small, added or decisive is not: norms, biases, routers, positions, sinks.
-fn is_quantizable(question: Question) -> bool {
+pub(crate) fn is_quantizable(question: Question) -> bool {
     let Question { name, shape, .. } = question;
     let small =
         ["_norm.weight", ".bias", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "attn_sinks.weight"];

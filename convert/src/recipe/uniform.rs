@@ -56,7 +56,7 @@ mod tests {
             ("token_embd.weight", &[320, 64], true, "BF16", "BF16"),
         ];
         for &(name, shape, is_head, wanted, expected) in cases {
-            let question = Question { name, shape, stored: None, is_head };
+            let question = Question { name, shape, stored: None, is_head, matters: None };
             let choice = choose(question, by_name(wanted));
             assert_eq!(choice.format.name, expected, "{name} {shape:?} {wanted}");
         }
@@ -69,6 +69,7 @@ mod tests {
             shape: &[4, 64, 64],
             stored: Format::by_name("MXFP4"),
             is_head: false,
+            matters: None,
         };
         for (wanted, expected) in [("Q8_0", "MXFP4"), ("Q4_0", "MXFP4"), ("F32", "F32")] {
             assert_eq!(choose(question, by_name(wanted)).format.name, expected);

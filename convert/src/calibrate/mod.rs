@@ -1,0 +1,303 @@
+//! Calibration: quantization that knows what a text sends through every matrix, expert by expert.
+//!
+//! Sensitivities say where a budget of bits is spent (`sensitivity.rs`). Importance weighs the search for scales; second moments of the inputs let it make up for its own errors
+//! (`factor.rs`; the algorithm is the engine's `quant::compensate`). Moments are measured for as many layers at a time
+//! as memory allows, just before these are written, so the text is read once per such group of layers.
+
+mod factor;
+mod sensitivity;
+
+use crate::checkpoint::{Checkpoint, Dtype};
+use crate::report::{Fallback, Progress, Report};
+use crate::stream::Rows;
+use crate::{Options, Recipe, is_gguf, requantize};
+use factor::{Prior, factors};
+use moewe_engine::eval::{Importance, Moments, chunks_of, moments};
+use moewe_engine::os::memory;
+use moewe_engine::quant::{Factor, Format};
+use moewe_engine::session::{self, Engine};
+use moewe_engine::{Error, Result};
+use rayon::prelude::*;
+use sensitivity::Sensitivities;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tempfile::TempPath;
+
+/// A text to calibrate with.
+#[derive(Clone, Debug)]
+pub struct Text {
+    /// Its contents.
+    pub text: String,
+    /// Tokens that are computed together.
+    pub context: usize,
+}
+
+/// An expert that saw fewer tokens than its columns divided by this is not calibrated.
+const FEW: usize = 8;
+/// Most memory for moments without knowledge of the machine.
+const BYTES: u64 = 1 << 30;
+
+/// Converts with calibration: a source that is no GGUF file becomes one first, beside `out` and for the time being.
+pub(crate) fn convert(
+    src: &Path,
+    text: &Text,
+    out: &Path,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    let base = Base::of(src, out, options)?;
+    let engine_options = session::Options { context: Some(text.context), ..Default::default() };
+    let engine = Engine::open(base.path(), engine_options)?;
+    let chunks = chunks_of(&engine, &text.text, text.context)?;
+    let mut heard = |done, all| {
+        progress.read(done, all);
+        !options.stop.load(Ordering::Relaxed)
+    };
+    let importance = match &options.importance {
+        Some(importance) => importance.clone(),
+        None => Arc::new(Importance::measure(&engine, &text.text, text.context, &mut heard)?),
+    };
+    let mut guide = Guide::with(Some(importance));
+    if matches!(options.recipe, Recipe::Bits(_)) {
+        guide.sensitivities = sensitivity::measure(&engine, &chunks, &guide, &mut heard)?;
+    }
+    let bytes = memory::available().map_or(BYTES, |bytes| bytes / 4);
+    guide.calibration =
+        Some(Calibration { engine, chunks, bytes, layers: 0..0, head: false, known: HashMap::new() });
+    requantize::convert(base.path(), out, options, guide, progress)
+}
+
+/// The file that is computed with.
+enum Base {
+    Own(PathBuf),
+    Made(TempPath),
+}
+
+impl Base {
+    fn of(src: &Path, out: &Path, options: &Options) -> Result<Self> {
+        if is_gguf(src)? {
+            return Ok(Self::Own(src.to_owned()));
+        }
+        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let made = tempfile::Builder::new().prefix(".moewe-calibration-").suffix(".gguf").tempfile_in(folder);
+        let made = made.map_err(|e| Error::io(folder, "create a file", e))?.into_temp_path();
+        let format = faithful(&Checkpoint::open(src)?);
+        let plain =
+            Options { force: true, stop: options.stop.clone(), ..Options::with(Recipe::Uniform(format)) };
+        crate::convert(src, &made, &plain, &())?;
+        Ok(Self::Made(made))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Own(path) => path,
+            Self::Made(path) => path,
+        }
+    }
+}
+
+/// A format that holds all weights as they are, or as good as.
+fn faithful(checkpoint: &Checkpoint) -> &'static Format {
+    let of = |dtype: Dtype| match dtype {
+        Dtype::F32 | Dtype::F64 => "F32",
+        Dtype::F16 => "F16",
+        _ => "BF16",
+    };
+    let mut names = checkpoint.tensors().iter().map(|tensor| of(tensor.dtype));
+    let first = names.next().unwrap_or("F32");
+    let name = if names.all(|name| name == first) { first } else { "F32" };
+    Format::by_name(name).expect("a format of the table")
+}
+
+/// What a conversion knows of the model at work: nothing, importance, or all that a text tells.
+#[derive(Default)]
+pub(crate) struct Guide {
+    importance: Option<Arc<Importance>>,
+    calibration: Option<Calibration>,
+    sensitivities: Sensitivities,
+}
+
+/// What it knows of one tensor's.
+#[derive(Default)]
+pub(crate) struct Guidance {
+    /// Mean squares of the inputs, `(experts, padded columns)`.
+    pub(crate) importance: Option<Vec<f32>>,
+    /// How to make up for errors, by expert; `None` for one that saw too little.
+    pub(crate) factors: Vec<Option<Arc<Vec<Factor>>>>,
+    /// Experts that saw too little.
+    pub(crate) fallbacks: Vec<Fallback>,
+}
+
+/// A tensor as a guide sees it.
+pub(crate) struct Subject<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) is_head: bool,
+    pub(crate) experts: usize,
+    /// Columns of the source.
+    pub(crate) columns: usize,
+    /// Columns in the file, those beyond the source's zero.
+    pub(crate) padded_columns: usize,
+}
+
+impl<'a> Subject<'a> {
+    pub(crate) fn of<R: Rows>(tensor: &'a R, head: &str) -> Self {
+        let (name, shape) = (tensor.name(), tensor.shape());
+        let columns = shape.last().copied().unwrap_or(1).max(1) as usize;
+        let experts = shape.iter().rev().skip(2).product::<u64>() as usize;
+        Self { name, is_head: name == head, experts, columns, padded_columns: columns }
+    }
+
+    /// The tensor whose inputs are observed: a head that shares the embedding's weights has a name of its own.
+    fn observed(&self) -> &str {
+        if self.is_head { "output.weight" } else { self.name }
+    }
+}
+
+impl Guide {
+    /// What is known without a text to read.
+    pub(crate) fn with(importance: Option<Arc<Importance>>) -> Self {
+        Self { importance, ..Self::default() }
+    }
+
+    /// What an error in a tensor costs, where that was measured.
+    pub(crate) fn matters(&self, tensor: &str) -> Option<f64> {
+        self.sensitivities.get(tensor).copied()
+    }
+
+    /// Mean squares of a tensor's inputs, `(experts, padded columns)`.
+    pub(crate) fn importance(&self, subject: &Subject) -> Option<Vec<f32>> {
+        let Subject { experts, columns, padded_columns, .. } = *subject;
+        let known = self.importance.as_ref()?.of(subject.observed(), experts, columns)?;
+        let zeros = vec![0.0; padded_columns - columns];
+        Some(known.chunks_exact(columns).flat_map(|row| row.iter().chain(&zeros)).copied().collect())
+    }
+
+    /// Everything for a tensor that is to be written in `format`.
+    pub(crate) fn guidance(
+        &mut self,
+        subject: &Subject,
+        format: &Format,
+        heard: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<Guidance> {
+        let mut guidance = Guidance { importance: self.importance(subject), ..Guidance::default() };
+        if let Some(calibration) = &mut self.calibration
+            && format.compensates()
+        {
+            calibration.guide(subject, &mut guidance, heard)?;
+        }
+        Ok(guidance)
+    }
+}
+
+/// Inputs as GGUF's name of the tensor that reads them first, and the expert.
+type Key = (String, Option<u32>);
+
+/// What is known of one matrix.
+enum Known {
+    Factors(Arc<Vec<Factor>>),
+    /// It saw only so many rows.
+    Few(usize),
+}
+
+/// A model, a text, and what has been measured of some layers.
+pub(crate) struct Calibration {
+    engine: Engine,
+    chunks: Vec<Vec<u32>>,
+    bytes: u64, // for moments at a time
+    layers: Range<usize>,
+    head: bool,
+    known: HashMap<Key, Known>,
+}
+
+impl Calibration {
+    fn guide(
+        &mut self,
+        subject: &Subject,
+        guidance: &mut Guidance,
+        heard: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<()> {
+        let name = subject.observed().strip_suffix(".weight").unwrap_or(subject.observed());
+        let layer = crate::recipe::layer_of(name);
+        if layer.is_some_and(|layer| !self.layers.contains(&layer)) || name == "output" && !self.head {
+            self.measure(layer, heard)?;
+        }
+        let reader = moments::reader_of(name);
+        for expert in 0..subject.experts {
+            let known = self.known.get(&(reader.clone(), (subject.experts > 1).then_some(expert as u32)));
+            guidance.factors.push(match known {
+                Some(Known::Factors(factors)) => Some(widened(factors, subject)),
+                _ => None,
+            });
+            let rows = if let Some(Known::Few(rows)) = known { *rows } else { 0 };
+            if guidance.factors.last().is_some_and(Option::is_none) && layer.is_some() {
+                guidance.fallbacks.push(Fallback { tensor: subject.name.to_owned(), expert, rows });
+            }
+        }
+        Ok(())
+    }
+
+    /// Measures as many layers as memory allows from one on, or from the first on with the head.
+    fn measure(&mut self, layer: Option<usize>, heard: &mut dyn FnMut(usize, usize) -> bool) -> Result<()> {
+        self.known.clear();
+        let first = layer.unwrap_or(0);
+        self.head = first == 0;
+        self.layers = first..first + self.layers_at_once(first);
+        let moments = Moments::measure(&self.engine, &self.chunks, self.layers.clone(), self.head, heard)?;
+        self.known = known(moments);
+        Ok(())
+    }
+
+    /// Sums and factors stand in memory together, once in f32 and once more while they are made.
+    fn layers_at_once(&self, first: usize) -> usize {
+        let mut bytes = HashMap::<usize, u64>::new();
+        for tensor in self.engine.gguf().tensors().iter().filter(|tensor| tensor.shape.len() > 1) {
+            let name = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
+            if let Some(layer) = crate::recipe::layer_of(name).filter(|_| moments::reader_of(name) == name) {
+                let experts: u64 = tensor.shape[2..].iter().product();
+                *bytes.entry(layer).or_default() +=
+                    2 * experts * moments::bytes_of(tensor.shape[0] as usize) as u64;
+            }
+        }
+        let mut left = self.bytes;
+        let fits = |layer: &usize| {
+            let rest = left.checked_sub(bytes.get(layer).copied().unwrap_or(0));
+            left = rest.unwrap_or(0);
+            rest.is_some()
+        };
+        (first..self.engine.config().layers.len()).take_while(fits).count().max(1)
+    }
+}
+
+/// Factors for a tensor in the file: zeros that pad it stand behind its last span.
+fn widened(factors: &Arc<Vec<Factor>>, subject: &Subject) -> Arc<Vec<Factor>> {
+    let more = subject.padded_columns - subject.columns;
+    let Some((last, before)) = factors.split_last().filter(|_| more > 0) else { return factors.clone() };
+    Arc::new(before.iter().cloned().chain([last.widened(more)]).collect())
+}
+
+/// Factors of all that was measured.
+fn known(moments: Moments) -> HashMap<Key, Known> {
+    let sums = moments.into_sums();
+    let mut readers: Vec<&String> = sums.keys().map(|(reader, _)| reader).collect();
+    readers.sort_unstable();
+    readers.dedup();
+    // What an expert's own hidden units are like, its neighbours cannot tell.
+    let shares_inputs = |reader: &String| reader.ends_with("_up_exps");
+    let prior = |reader: &String| {
+        let experts = sums.iter().filter(|((other, _), _)| other == reader).map(|(_, sum)| sum);
+        (reader.clone(), Prior::of(experts))
+    };
+    let priors: HashMap<String, Option<Prior>> =
+        readers.into_par_iter().filter(|reader| shares_inputs(reader)).map(prior).collect();
+    let all = sums.par_iter().map(|(key, sum)| {
+        let prior = priors.get(&key.0).and_then(Option::as_ref);
+        let is_enough = sum.rows * FEW >= sum.columns;
+        let known =
+            if is_enough { Known::Factors(Arc::new(factors(sum, prior))) } else { Known::Few(sum.rows) };
+        (key.clone(), known)
+    });
+    all.collect()
+}

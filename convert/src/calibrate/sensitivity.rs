@@ -1,0 +1,96 @@
+//! How much each matrix matters: how far the model's predictions diverge when it alone is rounded coarsely.
+//!
+//! A model with one changed matrix is the base with other bytes in one place, so some of them share one pass of the
+//! base over the text. Divided by the rounding's error, the divergence tells the budget what an error costs there.
+
+use super::{Guide, Subject};
+use crate::recipe::{Question, is_quantizable};
+use crate::requantize::Stored;
+use crate::settle::{head_of, relative_error};
+use moewe_engine::eval::compare_chunks;
+use moewe_engine::quant::Format;
+use moewe_engine::session::{Engine, Options};
+use moewe_engine::{Error, Result};
+use rayon::prelude::*;
+use std::collections::HashMap;
+
+/// Changed models that are compared in one pass of the base.
+const AT_ONCE: usize = 8;
+/// Pieces of text that are enough for this.
+const CHUNKS: usize = 4;
+
+/// Divergence per relative error, by tensor.
+pub(super) type Sensitivities = HashMap<String, f64>;
+
+/// Measures all matrices that could be quantized.
+pub(super) fn measure(
+    base: &Engine,
+    chunks: &[Vec<u32>],
+    guide: &Guide,
+    heard: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<Sensitivities> {
+    let tensors: Vec<Stored> =
+        base.gguf().tensors().iter().map(|tensor| Stored::of(base.gguf(), tensor)).collect();
+    let head = head_of(&tensors);
+    let is_candidate = |tensor: &&Stored| is_quantizable(question(tensor, head));
+    let candidates: Vec<&Stored> = tensors.iter().filter(is_candidate).collect();
+    // From all over the text.
+    let step = (chunks.len() / CHUNKS).max(1);
+    let chunks: Vec<Vec<u32>> = chunks.iter().step_by(step).take(CHUNKS).cloned().collect();
+    let (mut found, mut done) = (HashMap::new(), 0);
+    for some in candidates.chunks(AT_ONCE) {
+        let changed = some.iter().map(|tensor| changed(base, tensor)).collect::<Result<Vec<_>>>()?;
+        let figures = compare_chunks(base, &changed.iter().collect::<Vec<_>>(), &chunks, |_, _| true)?;
+        for (tensor, figures) in some.iter().zip(&figures[1..]) {
+            let importance = guide.importance(&Subject::of(*tensor, head));
+            let error = relative_error(*tensor, coarse(tensor), importance.as_deref());
+            found.insert(tensor.name().to_owned(), figures.kl_mean / error.max(f64::MIN_POSITIVE));
+        }
+        done += some.len();
+        if !heard(done, candidates.len()) {
+            return Err(Error::Stopped);
+        }
+    }
+    Ok(found)
+}
+
+fn question<'a>(tensor: &'a Stored, head: &str) -> Question<'a> {
+    Question {
+        name: tensor.name(),
+        shape: tensor.shape(),
+        stored: None,
+        is_head: tensor.name() == head,
+        matters: None,
+    }
+}
+
+/// A format that does harm which can be told from noise.
+fn coarse(tensor: &Stored) -> &'static Format {
+    let columns = tensor.shape().last().copied().unwrap_or(1);
+    let name = ["Q3_K", "Q4_0"].into_iter().find(|name| {
+        Format::by_name(name).is_some_and(|format| columns.is_multiple_of(format.block_len as u64))
+    });
+    Format::by_name(name.unwrap_or("F16")).expect("a format of the table")
+}
+
+/// The base with one tensor rounded. The rounded weights are BF16, whose products are as exact as the base's.
+fn changed(base: &Engine, tensor: &Stored) -> Result<Engine> {
+    let (format, bf16) = (coarse(tensor), Format::by_name("BF16").expect("BF16 is in the table"));
+    let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
+    let rows = tensor.shape().iter().product::<u64>() / columns;
+    let mut bytes = vec![0; (rows * columns) as usize * bf16.block_bytes];
+    let row_bytes = columns as usize * bf16.block_bytes;
+    bytes.par_chunks_mut(row_bytes).enumerate().for_each_init(
+        || (vec![0f32; columns as usize], vec![0u8; format.bytes_for(columns).unwrap_or(0) as usize]),
+        |(weights, blocks), (row, bytes)| {
+            tensor.read(row as u64..row as u64 + 1, weights);
+            if let (Some(round), Some(store)) = (format.quantize, bf16.quantize) {
+                round(weights, None, blocks);
+                (format.dequantize)(blocks, weights);
+                store(weights, None, bytes);
+            }
+        },
+    );
+    let gguf = base.gguf().with_tensor(tensor.name(), bf16, bytes)?;
+    Engine::from_gguf(gguf, Options { ..base.options().clone() })
+}

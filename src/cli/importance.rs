@@ -1,0 +1,97 @@
+//! `moewe importance`: how large the inputs of a model's matrices are on a text, for `moewe convert --importance` and for
+//! llama.cpp. Measuring and the file formats are the engine's `eval::importance`.
+
+use super::options::ModelOptions;
+use super::output::{self, Table};
+use super::{Command, perplexity::read};
+use anyhow::{Result, bail};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use moewe_engine::eval::Importance;
+use moewe_engine::os::interrupt;
+use std::path::{Path, PathBuf};
+
+/// Measure how much each column of a model's matrices matters, or look into such a file.
+///
+/// With a model and --text, the inputs of all matrices are measured. With an importance file of llama.cpp (.gguf or .dat)
+/// in the place of the model, what it holds is printed; -o writes it as .gguf.
+#[derive(Parser)]
+#[command(name = "importance", mut_arg("context", |arg| arg.default_value("512").help("Tokens per piece")))]
+pub(super) struct Measure {
+    #[command(flatten)]
+    model: ModelOptions,
+    /// The text file; `-` reads stdin
+    #[arg(long, short = 'f', value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// The file to write
+    #[arg(long, short = 'o', value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Replace an existing file
+    #[arg(long)]
+    force: bool,
+}
+
+impl Command for Measure {
+    fn run(self) -> Result<()> {
+        if let Some(path) = self.output.as_ref().filter(|path| path.exists() && !self.force) {
+            bail!("{} exists; --force replaces it", path.display());
+        }
+        let importance = match &self.text {
+            Some(text) => self.measure(text)?,
+            None => self.open()?,
+        };
+        if let Some(path) = &self.output {
+            importance.write(path)?;
+        }
+        print(&importance)
+    }
+}
+
+impl Measure {
+    fn measure(&self, text: &Path) -> Result<Importance> {
+        let contents = read(text)?;
+        let engine = self.model.open()?;
+        let bar = if self.model.quiet { ProgressBar::hidden() } else { progress_bar() };
+        let listener = interrupt::listen();
+        let measured = Importance::measure(&engine, &contents, engine.context_length(), &mut |done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+            !listener.is_raised()
+        });
+        bar.finish_and_clear();
+        Ok(Importance { datasets: vec![text.display().to_string()], ..measured? })
+    }
+
+    fn open(&self) -> Result<Importance> {
+        match self.model.model.as_deref().map(Path::new).filter(|path| path.is_file()) {
+            Some(path) => Ok(Importance::open(path)?),
+            None => bail!("name an importance file to look into, or a model and --text to measure"),
+        }
+    }
+}
+
+/// Shown on a terminal only.
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} pieces of text, {eta} left");
+    ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn print(importance: &Importance) -> Result<()> {
+    let mut table = Table::new(&["TENSOR", "EXPERTS", "ROWS", "FEWEST"], &[1, 2, 3]);
+    for (name, entry) in &importance.entries {
+        let fewest = entry.counts.iter().copied().fold(f64::INFINITY, f64::min);
+        let rows: f64 = entry.counts.iter().sum();
+        let experts = entry.counts.len().to_string();
+        table.row([output::excerpt(name, 60), experts, format!("{rows:.0}"), format!("{fewest:.0}")]);
+    }
+    table.print()?;
+    for (name, experts) in importance.unseen() {
+        let experts: Vec<String> = experts.iter().map(usize::to_string).collect();
+        output::note(format!(
+            "{}: the text never reached experts {}; they lean on their layer",
+            output::excerpt(name, 60),
+            experts.join(", ")
+        ));
+    }
+    Ok(())
+}
