@@ -1,0 +1,95 @@
+//! Calibration at the edges: a checkpoint as the source, experts that a text does not reach, texts that are too short, and
+//! importance files between `moewe importance` and `moewe convert`. What calibration gains is in `perplexity.rs`.
+
+use moewe_convert::{Options, Recipe, Text, convert};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn moewe(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_moewe")).args(arguments).current_dir(folder).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Two pieces of text: enough to begin, too little for most experts.
+fn little_text(folder: &Path) -> PathBuf {
+    let text = std::fs::read_to_string(root("tests/golden/text/de-seen.txt")).unwrap();
+    let path = folder.join("little.txt");
+    std::fs::write(&path, &text[..text.floor_char_boundary(5_500)]).unwrap();
+    path
+}
+
+#[test]
+fn a_checkpoint_is_calibrated_and_experts_without_text_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(little_text(folder.path())).unwrap();
+    let out = folder.path().join("out.gguf");
+    // About 80 tokens for two of eight experts each; 32 are the least for 256 columns.
+    let calibrate = Text { text: text[..text.floor_char_boundary(400)].to_owned(), context: 40 };
+    let q2_k = Options::with(Recipe::by_name("Q2_K").unwrap());
+    let options = Options { calibrate: Some(calibrate), ..q2_k };
+    let report = convert(&root("models/moewe-mini"), &out, &options, &()).unwrap();
+    assert!(!report.fallbacks.is_empty() && report.fallbacks.iter().all(|few| few.rows < 32));
+    assert!(report.fallbacks.iter().all(|few| few.tensor.contains("_exps")), "{:?}", report.fallbacks);
+    assert_eq!(names(folder.path()), ["little.txt", "out.gguf"], "nothing else is left");
+    let output =
+        moewe(folder.path(), &["run", "out.gguf", "--raw", "-p", "Es war", "-n", "4", "--temp", "0"]);
+    assert!(output.status.success(), "{}", self::text(&output));
+}
+
+#[test]
+fn a_text_that_is_too_short_or_absent_is_an_error_that_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = root("models/moewe-mini");
+    std::fs::write(folder.path().join("short.txt"), "Es war einmal.").unwrap();
+    for (name, expected) in [("short.txt", "needs at least"), ("absent.txt", "absent.txt: cannot read")] {
+        let arguments =
+            ["convert", model.to_str().unwrap(), "-o", "out.gguf", "--bits", "3", "--calibrate", name];
+        let output = moewe(folder.path(), &arguments);
+        assert!(!output.status.success() && text(&output).contains(expected), "{}", text(&output));
+        assert_eq!(names(folder.path()), ["short.txt"]);
+    }
+}
+
+#[test]
+fn importance_goes_from_a_model_through_a_file_into_a_conversion() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = root("models/moewe-mini/moewe-mini.gguf");
+    let model = model.to_str().unwrap();
+    little_text(folder.path());
+    let measure = ["importance", model, "--text", "little.txt", "-o", "imatrix.gguf", "-c", "128"];
+    let output = moewe(folder.path(), &measure);
+    assert!(
+        output.status.success() && text(&output).contains("blk.5.ffn_down_exps.weight"),
+        "{}",
+        text(&output)
+    );
+    let again = moewe(folder.path(), &measure);
+    assert!(!again.status.success() && text(&again).contains("--force replaces it"), "{}", text(&again));
+    let looked = moewe(folder.path(), &["importance", "imatrix.gguf"]);
+    assert_eq!(String::from_utf8_lossy(&looked.stdout), String::from_utf8_lossy(&output.stdout));
+    let convert = |out: &str, more: &[&str]| {
+        let arguments = [&["convert", model, "-o", out, "--format", "IQ3_S"], more].concat();
+        let output = moewe(folder.path(), &arguments);
+        assert!(output.status.success(), "{}", text(&output));
+        std::fs::read(folder.path().join(out)).unwrap()
+    };
+    let (plain, weighted) = (convert("a.gguf", &[]), convert("b.gguf", &["--importance", "imatrix.gguf"]));
+    assert!(plain.len() == weighted.len() && plain != weighted);
+    let wrong = moewe(folder.path(), &["convert", model, "-o", "c.gguf", "--importance", "a.gguf"]);
+    assert!(!wrong.status.success() && text(&wrong).contains("imatrix"), "{}", text(&wrong));
+}
