@@ -21,7 +21,7 @@ pub struct Store {
     folder: PathBuf,
     keep_last: usize,      // at least 1
     last_saved: AtomicU64, // step; u64::MAX before the first save of this process
-    _lock: File,           // held as long as the store is open
+    lock: File,            // held as long as the store is open
 }
 
 /// A checkpoint whose files are all as they were written.
@@ -46,7 +46,7 @@ impl Store {
             return Err(Error::request("the number of checkpoints to keep must be at least 1, found 0"));
         }
         fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create", e))?;
-        let store = Self { _lock: lock(&folder)?, folder, keep_last, last_saved: AtomicU64::new(u64::MAX) };
+        let store = Self { lock: lock(&folder)?, folder, keep_last, last_saved: AtomicU64::new(u64::MAX) };
         store.tidy()?;
         Ok(store)
     }
@@ -174,6 +174,14 @@ impl Store {
             }
         }
         sync_folder(&self.folder)
+    }
+}
+
+impl Drop for Store {
+    /// Closing the file is not enough: a child process that was just started may hold it open for a moment longer.
+    fn drop(&mut self) {
+        // Where the file system knows no locks, there is none to give back.
+        let _ = self.lock.unlock();
     }
 }
 
