@@ -77,7 +77,7 @@ pub(crate) fn convert(
         for (mapping, _) in mappings {
             if Arc::as_ptr(mapping) != last {
                 last = Arc::as_ptr(mapping);
-                mapping.advise_done();
+                mapping.advise_done(0..usize::MAX);
             }
         }
     };

@@ -21,7 +21,7 @@ impl Bytes {
     /// Nothing of it is needed for now.
     pub(super) fn release(&self) {
         match self {
-            Self::Mapped(mapping) => mapping.advise_done(),
+            Self::Mapped(mapping) => mapping.advise_done(0..usize::MAX),
             #[cfg(test)]
             Self::Owned(_) => {}
         }

@@ -12,7 +12,7 @@ use super::slots::{Slot, SlotShape, Which};
 use super::statistics::{LayerStatistics, Statistics};
 use super::{ExpertLayer, Layers, Stack};
 use crate::error::{Error, Result};
-use crate::kernels::{Dispatch, ExpertMatrices, MatrixRef};
+use crate::kernels::{Dispatch, ExpertMatrices, Layout, MatrixRef};
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
@@ -285,7 +285,8 @@ impl<'a> Turn<'a> {
         let (Some(layer), Some(shape)) = (&self.layers[layer], bank.plan.shapes[layer]) else {
             unreachable!("dense layers have no turn")
         };
-        Ok(Some(Group { layer, shape, held: &bank.shelves[self.layer].held, experts: &bank.group }))
+        let layout = bank.plan.layout;
+        Ok(Some(Group { layer, shape, layout, held: &bank.shelves[self.layer].held, experts: &bank.group }))
     }
 }
 
@@ -299,6 +300,7 @@ impl Drop for Turn<'_> {
 pub struct Group<'a> {
     layer: &'a ExpertLayer,
     shape: SlotShape,
+    layout: Layout,
     held: &'a [Option<Held>],
     experts: &'a [u32],
 }
@@ -325,7 +327,7 @@ impl<'a> Group<'a> {
     }
 
     fn part(&self, stack: &'a Stack, which: Which) -> Part<'a> {
-        Part { stack, held: self.held, which, bytes: self.shape.bytes_of(which) }
+        Part { stack, held: self.held, which, layout: self.layout, bytes: self.shape.bytes_of(which) }
     }
 }
 
@@ -334,6 +336,7 @@ pub struct Part<'a> {
     stack: &'a Stack,
     held: &'a [Option<Held>],
     which: Which,
+    layout: Layout,
     bytes: usize, // a staging slot may have more
 }
 
@@ -348,7 +351,8 @@ impl ExpertMatrices for Part<'_> {
     fn matrix(&self, expert: u32) -> MatrixRef<'_> {
         let held = self.held[expert as usize].as_ref().expect("an expert of the group");
         let Stack { format, rows, cols, .. } = *self.stack;
-        MatrixRef { format, rows, cols, bytes: &held.slot.matrix(self.which)[..self.bytes] }
+        let bytes = &held.slot.matrix(self.which)[..self.bytes];
+        MatrixRef { format, rows, cols, layout: self.layout, bytes }
     }
 
     fn bias(&self, expert: u32) -> Option<&[f32]> {

@@ -45,7 +45,7 @@ impl Stack {
     /// One expert's matrix in the file.
     pub fn matrix(&self, expert: u32) -> MatrixRef<'_> {
         let bytes = &self.experts[expert as usize];
-        MatrixRef { format: self.format, rows: self.rows, cols: self.cols, bytes }
+        MatrixRef { format: self.format, rows: self.rows, cols: self.cols, layout: Layout::Rows, bytes }
     }
 
     /// One expert's bias.

@@ -187,7 +187,7 @@ impl Reader {
             let packed = |rows| self.layout.packed_bytes(stack.format, rows, stack.cols);
             let range = rows.start * row_bytes..rows.end * row_bytes;
             let bytes = self.files.read(source, range, &mut self.buffer)?;
-            let piece = MatrixRef { format: stack.format, rows: rows.len(), cols: stack.cols, bytes };
+            let piece = MatrixRef { rows: rows.len(), bytes, ..stack.matrix(job.expert) };
             self.layout.pack(piece, &mut job.pages[packed(rows.start)..packed(rows.end)]);
         }
         Ok(source.len() as u64)

@@ -4,6 +4,7 @@
 //! the bytes mean.
 
 use crate::os::mapping::Mapping;
+use crate::os::pages::Pages;
 use std::ops::{Bound, Deref, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ pub enum Source {
     Static(&'static [u8]),
     /// Allocated memory.
     Memory(Arc<[u8]>),
+    /// Memory straight from the system.
+    Pages(Arc<Pages>),
 }
 
 /// A range of a [`Source`]. Cloning and slicing cost no copy; the source lives as long as its last handle.
@@ -60,7 +63,7 @@ impl Bytes {
     pub fn file_position(&self) -> Option<(&Arc<Mapping>, u64)> {
         match &self.source {
             Source::File(mapping) => Some((mapping, self.start as u64)),
-            Source::Static(_) | Source::Memory(_) => None,
+            _ => None,
         }
     }
 
@@ -71,11 +74,20 @@ impl Bytes {
         }
     }
 
+    /// Tells the system that these bytes are not needed soon: their pages leave this process's memory and come back from
+    /// the file when they are touched. Nothing to do for memory.
+    pub fn advise_done(&self) {
+        if let Source::File(mapping) = &self.source {
+            mapping.advise_done(self.start..self.start + self.len);
+        }
+    }
+
     fn whole(&self) -> &[u8] {
         match &self.source {
             Source::File(mapping) => mapping,
             Source::Static(bytes) => bytes,
             Source::Memory(bytes) => bytes,
+            Source::Pages(pages) => pages,
         }
     }
 }
@@ -111,7 +123,7 @@ impl std::fmt::Debug for Bytes {
         let place = match &self.source {
             Source::File(mapping) => mapping.path().display().to_string(),
             Source::Static(_) => "static".into(),
-            Source::Memory(_) => "memory".into(),
+            Source::Memory(_) | Source::Pages(_) => "memory".into(),
         };
         write!(f, "Bytes({place}, {}..{})", self.start, self.start + self.len)
     }

@@ -49,6 +49,16 @@ pub(super) struct QuantizedRow<'a> {
     pub(super) offsets: &'a [f32],
 }
 
+impl QuantizedRow<'_> {
+    /// Checks what bounds every load of the inner loops: a row of `width` with weights' groups of `group`.
+    #[inline(always)]
+    pub(super) fn check(&self, width: usize, group: usize) {
+        let groups = width / group;
+        assert!(self.codes.len() == width && self.scales.len() == width / GROUP);
+        assert!(self.sums.len() == groups && self.offsets.len() == groups);
+    }
+}
+
 impl<'a> Inputs<'a> {
     /// Rows of floats, `width` wide.
     pub fn floats(values: &'a [f32], width: usize) -> Self {

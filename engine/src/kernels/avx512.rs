@@ -7,7 +7,7 @@ use crate::quant::{Block, Float};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-struct Vnni;
+pub(super) struct Vnni;
 
 /// 64 codes times 64 inputs, summed by fours. VNNI wants its first operand unsigned: a negative code moves its
 /// sign to the input.

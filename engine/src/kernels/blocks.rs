@@ -107,26 +107,26 @@ impl Panel<'_> {
                 && (self.mins.is_empty() || self.mins.len() == groups * PANEL)
         );
         for input in inputs {
-            assert!(input.codes.len() == groups * group && input.scales.len() == groups * group / 32);
-            assert!(input.sums.len() == groups && input.offsets.len() == groups);
+            input.check(groups * group, group);
         }
         groups
     }
 }
 
+/// An unpacked row, and the arrays of a [`Panel`].
 #[derive(Default)]
-struct Scratch {
+pub(super) struct Scratch {
     codes: Vec<i8>,
     scales: Vec<f32>,
     mins: Vec<f32>,
-    panel: Vec<u8>,
-    panel_scales: Vec<f32>,
-    panel_mins: Vec<f32>,
+    pub(super) panel: Vec<u8>,
+    pub(super) panel_scales: Vec<f32>,
+    pub(super) panel_mins: Vec<f32>,
 }
 
 thread_local! {
     /// Grows to the longest row once per thread.
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    pub(super) static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
@@ -136,7 +136,7 @@ fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
 }
 
 impl Scratch {
-    fn prepare(&mut self, cols: usize, group: usize) {
+    pub(super) fn prepare(&mut self, cols: usize, group: usize) {
         let groups = cols / group;
         grow(&mut self.codes, cols);
         grow(&mut self.scales, groups);
@@ -253,7 +253,7 @@ fn scatter(values: &[f32], lane: usize, panel: &mut [f32]) {
 }
 
 #[inline(always)]
-unsafe fn pass_panel<B: Block, D: ByteDots>(job: &Job<'_>, rows: Range<usize>, scratch: &Scratch) {
+pub(super) unsafe fn pass_panel<B: Block, D: ByteDots>(job: &Job<'_>, rows: Range<usize>, scratch: &Scratch) {
     let (cols, groups) = (job.matrix.cols, job.matrix.cols / B::GROUP);
     let panel = Panel {
         codes: &scratch.panel[..cols * PANEL],

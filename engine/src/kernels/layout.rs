@@ -1,9 +1,9 @@
-//! How the weights of an expert's matrix lie in memory: what [`Layout::pack`] writes, the kernels read.
+//! How the weights of a matrix lie in memory: what [`Layout::pack`] writes, the kernels read.
 //!
 //! Every expert is packed exactly once, on its way from the file into its slot, whatever the memory budget: so results
-//! do not depend on what is cached. Dense weights are read through the mapping, as they lie in the file.
+//! do not depend on what is cached. `panels/` says what a panel is and which formats have one.
 
-use super::{MatrixRef, PANEL};
+use super::{MatrixRef, PANEL, panels};
 use crate::quant::Format;
 use crate::simd::Isa;
 
@@ -12,6 +12,8 @@ use crate::simd::Isa;
 pub enum Layout {
     /// Row after row, as in the file.
     Rows,
+    /// Formats with a panel kernel sixteen rows side by side, all others row after row.
+    Panels,
 }
 
 impl Layout {
@@ -19,21 +21,32 @@ impl Layout {
     pub const ROWS_TOGETHER: usize = PANEL;
 
     /// What the kernels of an instruction set want.
-    pub fn of(_isa: Isa) -> Self {
-        Self::Rows
-    }
-
-    /// Bytes of a packed matrix of `rows` outputs and `cols` inputs.
-    pub fn packed_bytes(self, format: &Format, rows: usize, cols: usize) -> usize {
-        match self {
-            Self::Rows => rows * (cols / format.block_len * format.block_bytes),
+    pub fn of(isa: Isa) -> Self {
+        match isa {
+            Isa::Avx512Vnni => Self::Panels,
+            Isa::Portable | Isa::Avx2 => Self::Rows,
         }
     }
 
+    /// Whether packing moves the bytes of this format at all.
+    pub fn is_other_than_rows(self, format: &Format) -> bool {
+        self == Self::Panels && panels::of(format).is_some()
+    }
+
+    /// Bytes of a packed matrix of `rows` outputs and `cols` inputs: as many as in the file.
+    pub fn packed_bytes(self, format: &Format, rows: usize, cols: usize) -> usize {
+        rows * (cols / format.block_len * format.block_bytes)
+    }
+
     /// Packs whole rows of the file's layout into `out`, which has [`Layout::packed_bytes`].
+    ///
+    /// # Panics
+    /// When `rows` are packed already or `out` has another length.
     pub fn pack(self, rows: MatrixRef<'_>, out: &mut [u8]) {
-        match self {
-            Self::Rows => out.copy_from_slice(rows.bytes),
+        assert_eq!(rows.layout, Self::Rows);
+        match panels::of(rows.format) {
+            Some(panels) if self == Self::Panels => panels.pack(rows, out),
+            _ => out.copy_from_slice(rows.bytes),
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One generic body per kind (`blocks.rs`, `floats.rs`) is compiled for each instruction set (`portable.rs`,
 //! `avx2.rs`, `avx512.rs`), which supply the inner loops. The choice is made once per matrix, by format and
-//! [`Isa`]; inside, only the number of input rows decides, so results do not depend on threads or caches.
+//! [`Isa`]; inside, only the number of input rows decides, so results do not depend on threads or caches. Packed
+//! matrices (`layout.rs`) have kernels of their own in `panels/`.
 #![allow(unsafe_code)]
 
 mod activations;
@@ -15,6 +16,7 @@ mod blocks;
 mod experts;
 mod floats;
 mod layout;
+mod panels;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -37,7 +39,7 @@ const PANEL: usize = 16;
 /// From this many input rows on, weights are unpacked into panels that all inputs share.
 const WIDE: usize = 4;
 
-/// A matrix in a block format, row by row. `bytes` holds exactly `rows * cols` weights.
+/// A matrix. `bytes` holds exactly `rows * cols` weights.
 #[derive(Clone, Copy)]
 pub struct MatrixRef<'a> {
     /// How the weights are stored.
@@ -46,6 +48,8 @@ pub struct MatrixRef<'a> {
     pub rows: usize,
     /// Input width.
     pub cols: usize,
+    /// How the rows lie.
+    pub layout: Layout,
     /// The blocks.
     pub bytes: &'a [u8],
 }
@@ -57,7 +61,11 @@ impl<'a> MatrixRef<'a> {
     }
 
     /// The rows of `range` as a matrix of their own.
+    ///
+    /// # Panics
+    /// When they do not lie one after the other.
     pub fn slice_rows(&self, range: Range<usize>) -> MatrixRef<'a> {
+        assert_eq!(self.layout, Layout::Rows);
         let bytes = &self.bytes[range.start * self.row_bytes()..range.end * self.row_bytes()];
         MatrixRef { rows: range.len(), bytes, ..*self }
     }
@@ -123,6 +131,8 @@ type RowsFn = unsafe fn(&Job<'_>, Range<usize>);
 #[derive(Clone, Copy)]
 pub struct Kernel {
     rows: RowsFn,
+    /// The same for packed matrices of this instruction set's layout.
+    packed: RowsFn,
     kind: Kind,
     quantize: unsafe fn(&[f32], &mut Quantized<'_>),
 }
@@ -133,7 +143,11 @@ pub struct Kernel {
 /// When this machine lacks the instruction set.
 pub fn select(format: &Format, isa: Isa) -> Kernel {
     assert!(isa.is_available(), "{isa} is not available");
-    visit(format, Select(isa))
+    let kernel = visit(format, Select(isa));
+    match panels::of(format) {
+        Some(panels) if Layout::of(isa) == Layout::Panels => Kernel { packed: panels.rows, ..kernel },
+        _ => kernel,
+    }
 }
 
 struct Select(Isa);
@@ -149,7 +163,7 @@ impl Visit for Select {
             Isa::Avx2 => (avx2::rows_of_blocks::<B>, avx2::quantize),
             _ => (portable::rows_of_blocks::<B>, portable::quantize),
         };
-        Kernel { rows, kind: Kind::Blocks, quantize }
+        Kernel { rows, packed: rows, kind: Kind::Blocks, quantize }
     }
 
     fn float<F: Float>(self) -> Kernel {
@@ -160,7 +174,7 @@ impl Visit for Select {
             Isa::Avx2 => avx2::rows_of_floats::<F>,
             _ => portable::rows_of_floats::<F>,
         };
-        Kernel { rows, kind: Kind::Float, quantize: portable::quantize }
+        Kernel { rows, packed: rows, kind: Kind::Float, quantize: portable::quantize }
     }
 }
 
@@ -187,8 +201,12 @@ impl Kernel {
         assert!(range.end <= job.matrix.rows);
         assert_eq!(job.matrix.bytes.len(), job.matrix.row_bytes() * job.matrix.rows);
         assert_eq!(job.inputs.width(), job.matrix.cols);
+        let rows = match job.matrix.layout {
+            Layout::Rows => self.rows,
+            Layout::Panels => self.packed,
+        };
         // SAFETY: `select` made sure of the instructions; disjoint outputs are the caller's promise.
-        unsafe { (self.rows)(job, range) }
+        unsafe { rows(job, range) }
     }
 }
 

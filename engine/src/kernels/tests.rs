@@ -35,17 +35,17 @@ fn random_matrix(format: &Format, rows: usize, cols: usize, random: &mut Random)
     bytes
 }
 
-struct Case {
-    format: &'static Format,
-    rows: usize,
-    cols: usize,
-    bytes: Vec<u8>,
-    values: Vec<f32>,
-    inputs: usize,
+pub(super) struct Case {
+    pub(super) format: &'static Format,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) bytes: Vec<u8>,
+    pub(super) values: Vec<f32>,
+    pub(super) inputs: usize,
 }
 
 impl Case {
-    fn new(format: &'static Format, rows: usize, cols: usize, inputs: usize) -> Self {
+    pub(super) fn new(format: &'static Format, rows: usize, cols: usize, inputs: usize) -> Self {
         let mut random = Random(format.id as u64 * 1000 + (rows * inputs) as u64);
         let bytes = random_matrix(format, rows, cols, &mut random);
         let values = (0..inputs * cols).map(|i| random.unit() * (1.0 + (i % 7) as f32)).collect();
@@ -53,7 +53,15 @@ impl Case {
     }
 
     fn matrix(&self) -> MatrixRef<'_> {
-        MatrixRef { format: self.format, rows: self.rows, cols: self.cols, bytes: &self.bytes }
+        let Self { format, rows, cols, .. } = *self;
+        MatrixRef { format, rows, cols, layout: Layout::Rows, bytes: &self.bytes }
+    }
+
+    /// The bytes as an instruction set's layout has them.
+    fn packed(&self, isa: Isa) -> Vec<u8> {
+        let mut packed = vec![0; self.bytes.len()];
+        Layout::of(isa).pack(self.matrix(), &mut packed);
+        packed
     }
 
     /// Codes and extras of all inputs.
@@ -68,7 +76,17 @@ impl Case {
         (codes, all)
     }
 
-    fn compute(&self, isa: Isa) -> Vec<f32> {
+    pub(super) fn compute(&self, isa: Isa) -> Vec<f32> {
+        self.compute_with(isa, self.matrix())
+    }
+
+    /// The same out of the layout that experts have.
+    pub(super) fn compute_packed(&self, isa: Isa) -> Vec<f32> {
+        let bytes = &self.packed(isa);
+        self.compute_with(isa, MatrixRef { layout: Layout::of(isa), bytes, ..self.matrix() })
+    }
+
+    fn compute_with(&self, isa: Isa, matrix: MatrixRef<'_>) -> Vec<f32> {
         let kernel = select(self.format, isa);
         let (codes, extras) = if kernel.wants_quantized() { self.quantized(isa) } else { (vec![], vec![]) };
         let inputs = if kernel.wants_quantized() {
@@ -79,7 +97,7 @@ impl Case {
         let picks: Vec<Pick> = (0..self.inputs as u32).map(|i| Pick { input: i, output: i }).collect();
         let mut out = vec![f32::NAN; self.rows * self.inputs];
         let output = Output::new(&mut out, self.rows, 0);
-        matmul(&Team::new(2), kernel, &Job { matrix: self.matrix(), inputs, picks: &picks, output });
+        matmul(&Team::new(2), kernel, &Job { matrix, inputs, picks: &picks, output });
         out
     }
 
@@ -123,15 +141,17 @@ fn every_format_and_isa_computes_the_same_products() {
                 }
                 let case = Case::new(format, rows, cols, inputs);
                 let expected = case.expected();
-                for isa in Isa::available() {
-                    let found = case.compute(isa);
+                for (isa, packed) in Isa::available().flat_map(|isa| [(isa, false), (isa, true)]) {
+                    let found = if packed { case.compute_packed(isa) } else { case.compute(isa) };
                     let worst = found.iter().zip(&expected).fold(0f64, |worst, (found, (sum, size))| {
                         let error = (*found as f64 - sum).abs() / size;
                         if error.is_nan() { f64::INFINITY } else { worst.max(error) }
                     });
                     // Mins are subtracted from far larger sums: the bound is relative to the terms, not the sum.
                     if worst > 3e-5 {
-                        failures.push(format!("{format} {isa} {rows}x{cols}, {inputs} inputs: {worst:e}"));
+                        failures.push(format!(
+                            "{format} {isa} {rows}x{cols}, {inputs} inputs, packed {packed}: {worst:e}"
+                        ));
                     }
                 }
             }

@@ -14,6 +14,7 @@ use crate::experts::{ExpertLayer, ExpertStore, Stack};
 use crate::gguf::{Bytes, Gguf, TensorInfo};
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::sync::OnceLock;
 
 /// Finds all tensors of `config`.
 pub(super) fn bind(gguf: &Gguf, architecture: &Architecture, config: &Config) -> Result<Weights> {
@@ -83,7 +84,7 @@ impl Binder<'_> {
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
         let tensor = self.require(name)?;
         let bytes = self.checked(tensor, &[cols, rows])?;
-        Ok(Matrix { format: tensor.format, rows, cols, bytes })
+        Ok(Matrix { format: tensor.format, rows, cols, bytes, packed: OnceLock::new() })
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
@@ -127,6 +128,7 @@ impl Binder<'_> {
             rows,
             cols,
             bytes: bytes.slice(i * len..(i + 1) * len),
+            packed: OnceLock::new(),
         };
         Ok((0..count).map(slice).collect())
     }

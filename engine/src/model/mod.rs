@@ -10,6 +10,7 @@ mod keys;
 mod kv_cache;
 mod moe;
 mod observe;
+mod pack;
 mod rope_scaling;
 mod transformer;
 mod weights;

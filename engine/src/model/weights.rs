@@ -3,8 +3,9 @@
 use super::config::Norm;
 use crate::experts::ExpertStore;
 use crate::gguf::Bytes;
-use crate::kernels::MatrixRef;
+use crate::kernels::{Layout, MatrixRef};
 use crate::quant::Format;
+use std::sync::OnceLock;
 
 /// A bound matrix: `rows` outputs of `cols` inputs.
 #[derive(Clone)]
@@ -15,14 +16,19 @@ pub struct Matrix {
     pub rows: usize,
     /// Inputs.
     pub cols: usize,
-    /// The blocks.
+    /// The blocks, as the file has them.
     pub(super) bytes: Bytes,
+    /// As the kernels want them, see `pack.rs`.
+    pub(super) packed: OnceLock<(Layout, Bytes)>,
 }
 
 impl Matrix {
     /// The matrix for kernels.
     pub fn view(&self) -> MatrixRef<'_> {
-        MatrixRef { format: self.format, rows: self.rows, cols: self.cols, bytes: &self.bytes }
+        let Self { format, rows, cols, .. } = *self;
+        let (layout, bytes) =
+            self.packed.get().map_or((Layout::Rows, &self.bytes), |(layout, bytes)| (*layout, bytes));
+        MatrixRef { format, rows, cols, layout, bytes }
     }
 }
 

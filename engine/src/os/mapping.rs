@@ -69,12 +69,21 @@ impl Mapping {
         );
     }
 
-    /// Tells the system that no page will be touched soon: they leave this process's memory and come back from the
-    /// file when they are.
-    pub fn advise_done(&self) {
-        // SAFETY: the mapping is read-only and backed by its file, so a dropped page returns with the same bytes.
+    /// Tells the system that these bytes will not be touched soon: their pages leave this process's memory and come back
+    /// from the file when they are. Out-of-range ends are cut off.
+    pub fn advise_done(&self, range: Range<usize>) {
+        let end = range.end.min(self.map.len());
+        if range.start >= end {
+            return;
+        }
         #[cfg(unix)]
-        self.hint("done", unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) });
+        {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the mapping is read-only and backed by its file, so a dropped page returns with the same bytes.
+            self.hint("done", unsafe {
+                self.map.unchecked_advise_range(advice, range.start, end - range.start)
+            });
+        }
     }
 
     /// A hint that fails changes nothing but speed.
@@ -106,7 +115,7 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         let mapping = Mapping::open(&path).unwrap();
         mapping.advise_random();
-        mapping.advise_done();
+        mapping.advise_done(0..usize::MAX);
         for range in [0..1, 4097..9000, 9999..20_000, 20_000..30_000, 0..usize::MAX] {
             mapping.advise_will_need(range);
         }

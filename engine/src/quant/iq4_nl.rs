@@ -14,12 +14,12 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
 
 /// What the 16 indices of IQ4_NL and IQ4_XS stand for: denser near zero, where most weights are.
-pub(super) const VALUES: [i8; 16] =
+pub(crate) const VALUES: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 #[repr(C)]
 #[derive(Clone, Copy, AnyBitPattern, NoUninit)]
-pub(super) struct Iq4Nl {
+pub(crate) struct Iq4Nl {
     d: f16,
     indices: [u8; 16],
 }

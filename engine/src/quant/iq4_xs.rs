@@ -18,7 +18,7 @@ use half::f16;
 
 #[repr(C)]
 #[derive(Clone, Copy, AnyBitPattern, NoUninit)]
-pub(super) struct Iq4Xs {
+pub(crate) struct Iq4Xs {
     d: f16,
     scales_upper: [u8; 2],
     scales_low: [u8; 4],

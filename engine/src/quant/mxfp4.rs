@@ -15,11 +15,11 @@ use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 
 /// Twice the values of E2M1, which makes them whole numbers. Code 8, minus zero, counts as zero.
-const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub(crate) const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 #[repr(C)]
 #[derive(Clone, Copy, AnyBitPattern, NoUninit)]
-pub(super) struct Mxfp4 {
+pub(crate) struct Mxfp4 {
     exponent: u8,
     codes: [u8; 16],
 }

@@ -17,7 +17,7 @@ use half::f16;
 
 #[repr(C)]
 #[derive(Clone, Copy, AnyBitPattern, NoUninit)]
-pub(super) struct Q2K {
+pub(crate) struct Q2K {
     scales: [u8; 16],
     codes: [u8; 64],
     d: f16,

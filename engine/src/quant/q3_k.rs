@@ -17,7 +17,7 @@ use half::f16;
 
 #[repr(C)]
 #[derive(Clone, Copy, AnyBitPattern, NoUninit)]
-pub(super) struct Q3K {
+pub(crate) struct Q3K {
     third: [u8; 32],
     codes: [u8; 64],
     scales: [u8; 12],

@@ -15,7 +15,7 @@ use half::f16;
 
 #[repr(C)]
 #[derive(Clone, Copy, AnyBitPattern, NoUninit)]
-pub(super) struct Q4_0 {
+pub(crate) struct Q4_0 {
     d: f16,
     codes: [u8; 16],
 }

@@ -17,7 +17,7 @@ use half::f16;
 
 #[repr(C)]
 #[derive(Clone, Copy, AnyBitPattern, NoUninit)]
-pub(super) struct Q4K {
+pub(crate) struct Q4K {
     d: f16,
     dmin: f16,
     scales: [u8; 12],

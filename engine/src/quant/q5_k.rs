@@ -18,7 +18,7 @@ use half::f16;
 
 #[repr(C)]
 #[derive(Clone, Copy, AnyBitPattern, NoUninit)]
-pub(super) struct Q5K {
+pub(crate) struct Q5K {
     d: f16,
     dmin: f16,
     scales: [u8; 12],

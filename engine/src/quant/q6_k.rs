@@ -17,7 +17,7 @@ use half::f16;
 
 #[repr(C)]
 #[derive(Clone, Copy, AnyBitPattern, NoUninit)]
-pub(super) struct Q6K {
+pub(crate) struct Q6K {
     low: [u8; 128],
     upper: [u8; 64],
     scales: [i8; 16],

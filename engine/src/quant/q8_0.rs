@@ -12,7 +12,7 @@ use half::f16;
 
 #[repr(C)]
 #[derive(Clone, Copy, AnyBitPattern, NoUninit)]
-pub(super) struct Q8_0 {
+pub(crate) struct Q8_0 {
     d: f16,
     codes: [i8; 32],
 }

@@ -96,6 +96,7 @@ impl Engine {
             AnyBackend::Plain(Plain::new())
         } else {
             model.weights.experts.provide(memory.experts.clone(), memory.past_cache)?;
+            model.pack(Layout::of(isa))?;
             AnyBackend::Cpu(Cpu::new(isa, threads))
         };
         Ok(Self { gguf, model, tokenizer, backend, options, memory, load_time: start.elapsed() })

@@ -1,0 +1,76 @@
+//! Panels: the blocks of sixteen rows side by side, word by word, so that a register holds four weights of each row.
+//!
+//! A panel has the bytes of its rows, in another order. For every column of blocks, the blocks' first 32-bit words
+//! follow each other, then their second ones and so on; a block's bytes that make no whole word (an F16 scale at either
+//! end) come last, row by row. Codes stay packed in their bits. This file owns packing and the table of formats;
+//! `formats.rs` reads blocks out of a panel, `avx512.rs` multiplies.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod formats;
+#[cfg(test)]
+mod tests;
+
+use super::{MatrixRef, PANEL, RowsFn};
+use crate::quant::Format;
+
+#[cfg(target_arch = "x86_64")]
+use avx512::TABLE;
+#[cfg(not(target_arch = "x86_64"))]
+const TABLE: &[Panels] = &[];
+
+/// Bytes of a word.
+const WORD: usize = 4;
+
+/// A format that lies in panels.
+pub(super) struct Panels {
+    id: u32,
+    /// Whether the bytes that make no whole word are a block's first; otherwise they are its last.
+    odd_first: bool,
+    /// Computes rows of a packed matrix; a range starts at a panel, and ends at one or at the last row.
+    pub(super) rows: RowsFn,
+}
+
+/// The panels of a format, where it has a kernel for them.
+pub(super) fn of(format: &Format) -> Option<&'static Panels> {
+    TABLE.iter().find(|panels| panels.id == format.id)
+}
+
+impl Panels {
+    /// Packs all whole panels of `rows`; the rows after the last one stay rows.
+    pub(super) fn pack(&self, rows: MatrixRef<'_>, out: &mut [u8]) {
+        assert_eq!(rows.bytes.len(), out.len());
+        let (row_bytes, block_bytes) = (rows.row_bytes(), rows.format.block_bytes);
+        let panel_bytes = (row_bytes * PANEL).max(1);
+        let (from, to) = (rows.bytes.chunks_exact(panel_bytes), out.chunks_exact_mut(panel_bytes));
+        for (panel, out) in from.zip(to) {
+            for (lane, row) in panel.chunks_exact(row_bytes).enumerate() {
+                for (block, out) in
+                    row.chunks_exact(block_bytes).zip(out.chunks_exact_mut(block_bytes * PANEL))
+                {
+                    self.place(block, lane, out);
+                }
+            }
+        }
+        let done = out.len() / panel_bytes * panel_bytes;
+        out[done..].copy_from_slice(&rows.bytes[done..]);
+    }
+
+    /// Writes one row's block into its lane.
+    #[inline(always)]
+    fn place(&self, block: &[u8], lane: usize, out: &mut [u8]) {
+        let odd = block.len() % WORD;
+        let (words, odds) = match self.odd_first {
+            true => (&block[odd..], &block[..odd]),
+            false => block.split_at(block.len() - odd),
+        };
+        let (lanes, odd_lanes) = out.split_at_mut(words.len() * PANEL);
+        for (word, lanes) in
+            words.as_chunks::<WORD>().0.iter().zip(lanes.as_chunks_mut::<{ WORD * PANEL }>().0)
+        {
+            lanes.as_chunks_mut::<WORD>().0[lane] = *word;
+        }
+        odd_lanes[lane * odd..][..odd].copy_from_slice(odds);
+    }
+}
