@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 /// Inputs that pass a panel together, so that each of its registers is loaded once for all.
-pub(super) const TILE: usize = 8;
+const TILE: usize = 8;
 
 /// How far ahead of the block being unpacked weights are asked for: rows follow each other in memory, and the
 /// hardware's own prefetcher stops at every page.
@@ -115,18 +115,18 @@ impl Panel<'_> {
 
 /// An unpacked row, and the arrays of a [`Panel`].
 #[derive(Default)]
-pub(super) struct Scratch {
+struct Scratch {
     codes: Vec<i8>,
     scales: Vec<f32>,
     mins: Vec<f32>,
-    pub(super) panel: Vec<u8>,
-    pub(super) panel_scales: Vec<f32>,
-    pub(super) panel_mins: Vec<f32>,
+    panel: Vec<u8>,
+    panel_scales: Vec<f32>,
+    panel_mins: Vec<f32>,
 }
 
 thread_local! {
     /// Grows to the longest row once per thread.
-    pub(super) static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
@@ -136,7 +136,7 @@ fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
 }
 
 impl Scratch {
-    pub(super) fn prepare(&mut self, cols: usize, group: usize) {
+    fn prepare(&mut self, cols: usize, group: usize) {
         let groups = cols / group;
         grow(&mut self.codes, cols);
         grow(&mut self.scales, groups);
@@ -253,7 +253,7 @@ fn scatter(values: &[f32], lane: usize, panel: &mut [f32]) {
 }
 
 #[inline(always)]
-pub(super) unsafe fn pass_panel<B: Block, D: ByteDots>(job: &Job<'_>, rows: Range<usize>, scratch: &Scratch) {
+unsafe fn pass_panel<B: Block, D: ByteDots>(job: &Job<'_>, rows: Range<usize>, scratch: &Scratch) {
     let (cols, groups) = (job.matrix.cols, job.matrix.cols / B::GROUP);
     let panel = Panel {
         codes: &scratch.panel[..cols * PANEL],

@@ -1,22 +1,23 @@
 //! Products with panels on AVX-512 VNNI: one register of weights serves sixteen rows, inputs are broadcast.
 //!
-//! Few inputs meet the codes as they come out of their bits; many share a panel that is unpacked once. Both do the same
-//! arithmetic in the same order, so a row's result does not depend on how many inputs there are.
+//! Codes meet the inputs as they come out of their bits. Inputs pass in tiles (`tiles.rs`), so that unpacking is shared;
+//! the arithmetic and its order are those of one input, so a row's result does not depend on how many inputs there are.
 
 use super::super::activations::QuantizedRow;
 use super::super::avx512::Vnni;
-use super::super::blocks::{self, SCRATCH, Scratch, TILE};
-use super::super::{Job, PANEL, Pick};
+use super::super::{Job, PANEL, Pick, blocks};
+use super::tiles::{self, LARGEST, TILES};
 use super::{Panels, formats};
 use crate::quant::{self, Block};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// From this many inputs on, unpacking a panel once pays.
-const UNPACKED: usize = 16;
-
 /// How far ahead weights are asked for: the hardware's own prefetcher stops at every page.
 const PREFETCH: usize = 4096;
+
+/// For so few inputs the groups of a block are written out: with constant numbers the compiler folds places and shifts,
+/// which makes a third of the speed. For more it would load all inputs' scales of the block first, and spill them.
+const WRITTEN_OUT: usize = 2;
 
 /// The formats with panels.
 pub(super) static TABLE: &[Panels] = &[
@@ -59,8 +60,8 @@ pub(super) trait PanelBlock: Block {
     const BIAS: i32 = 0;
     /// See [`Panels`].
     const ODD_FIRST: bool = false;
-    /// What all groups of a block share.
-    type Head;
+    /// What all groups share.
+    type Head: Head;
 
     /// The low bits of the group's codes from `4 * quad` on.
     fn low(group: usize, quad: usize) -> Bits;
@@ -74,17 +75,23 @@ pub(super) trait PanelBlock: Block {
     /// Stored bits to codes with their bias.
     ///
     /// # Safety
-    /// Here and below: needs AVX-512, and a whole block where there is a pointer.
+    /// Needs AVX-512.
     #[inline(always)]
     unsafe fn turn(codes: __m512i) -> __m512i {
         codes
     }
+}
 
-    /// What all groups share.
-    unsafe fn head(block: *const u8) -> Self::Head;
+/// What all groups of sixteen blocks share, in registers.
+pub(super) trait Head: Sized {
+    /// Out of a packed column of blocks.
+    ///
+    /// # Safety
+    /// Here and below: needs AVX-512, and whole blocks where there is a pointer.
+    unsafe fn read(block: *const u8) -> Self;
 
     /// A group's scales and mins.
-    unsafe fn factors(head: &Self::Head, group: usize) -> Factors;
+    unsafe fn factors(&self, group: usize) -> Factors;
 }
 
 /// Four neighbouring codes of each row, none negative.
@@ -104,13 +111,12 @@ unsafe fn codes<B: PanelBlock>(block: *const u8, group: usize, quad: usize) -> _
     }
 }
 
-/// Does something for every group of a block, written out: with constant numbers the compiler folds places and shifts,
-/// which makes a third of the speed.
+/// Does something for every group of a block, written out.
 macro_rules! each_group {
-    ($block:ty, |$group:ident| $step:block) => {
+    ($block:ty, |$group:ident| $step:expr) => {
         each_group!(@ $block, $group, $step, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
     };
-    (@ $block:ty, $group:ident, $step:block, $($number:literal)*) => {
+    (@ $block:ty, $group:ident, $step:expr, $($number:literal)*) => {
         $(if $number < <$block>::LEN / <$block>::GROUP {
             let $group: usize = $number;
             $step
@@ -123,16 +129,9 @@ unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
     let matrix = &job.matrix;
     let whole = range.end.min(matrix.rows / PANEL * PANEL);
     assert!(range.start.is_multiple_of(PANEL) && (range.end <= whole || range.end == matrix.rows));
-    let panel_bytes = matrix.row_bytes() * PANEL;
-    for start in (range.start..whole).step_by(PANEL) {
-        let panel = &matrix.bytes[start / PANEL * panel_bytes..][..panel_bytes];
+    for picks in job.picks.chunks(tiles::at_once(matrix.cols)) {
         // SAFETY: compiled for the instructions; outputs by the caller's promise.
-        unsafe {
-            match job.picks.len() {
-                0..UNPACKED => packed::<B>(job, panel, start),
-                _ => unpacked::<B>(job, panel, start),
-            }
-        }
+        unsafe { panels_of_picks::<B>(job, picks, range.start..whole) };
     }
     if whole < range.end {
         // SAFETY: as above.
@@ -140,47 +139,63 @@ unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
     }
 }
 
-/// All inputs in tiles of eight, four, two and one.
 #[inline(always)]
-unsafe fn packed<B: PanelBlock>(job: &Job<'_>, panel: &[u8], start: usize) {
-    let (tiles, rest) = job.picks.as_chunks::<TILE>();
-    let (fours, rest) = rest.as_chunks::<4>();
-    let (twos, ones) = rest.as_chunks::<2>();
-    // SAFETY: the caller's promises, for each of them.
+unsafe fn panels_of_picks<B: PanelBlock>(job: &Job<'_>, picks: &[Pick], rows: Range<usize>) {
+    let panel_bytes = job.matrix.row_bytes() * PANEL;
+    let mut tiles = TILES.take();
+    // SAFETY: the caller's promises, for every tile.
     unsafe {
-        for picks in tiles {
-            tile::<B, TILE>(job, panel, start, picks);
-        }
-        for picks in fours {
-            tile::<B, 4>(job, panel, start, picks);
-        }
-        for picks in twos {
-            tile::<B, 2>(job, panel, start, picks);
-        }
-        for pick in ones {
-            tile::<B, 1>(job, panel, start, &[*pick]);
+        tiles.fill(&job.inputs, picks, B::GROUP);
+        for start in rows.step_by(PANEL) {
+            let panel = &job.matrix.bytes[start / PANEL * panel_bytes..][..panel_bytes];
+            let mut first = 0;
+            while first < picks.len() {
+                let rest = &picks[first..];
+                let (tile, cols) = (tiles::next(rest.len()), job.matrix.cols);
+                let inputs = match tile {
+                    1 => job.inputs.quantized(rest[0].input, B::GROUP),
+                    _ => tiles.get(first, tile, cols, B::GROUP),
+                };
+                match tile {
+                    LARGEST => pass::<B, LARGEST>(job, panel, start, &inputs, rest),
+                    8 => pass::<B, 8>(job, panel, start, &inputs, rest),
+                    4 => pass::<B, 4>(job, panel, start, &inputs, rest),
+                    2 => pass::<B, 2>(job, panel, start, &inputs, rest),
+                    _ => pass::<B, 1>(job, panel, start, &inputs, rest),
+                }
+                first += tile;
+            }
         }
     }
+    TILES.set(tiles);
 }
 
+/// The panel's rows times a tile of `N` inputs, whose results go where the first `N` picks say.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn tile<B: PanelBlock, const N: usize>(job: &Job<'_>, panel: &[u8], start: usize, picks: &[Pick; N]) {
-    let inputs = picks.map(|pick| job.inputs.quantized(pick.input, B::GROUP));
-    for input in &inputs {
-        input.check(job.matrix.cols, B::GROUP);
-    }
+unsafe fn pass<B: PanelBlock, const N: usize>(
+    job: &Job<'_>,
+    panel: &[u8],
+    start: usize,
+    inputs: &QuantizedRow<'_>,
+    picks: &[Pick],
+) {
+    inputs.check(N * job.matrix.cols, B::GROUP);
     let mut sums = [_mm512_setzero_ps(); N];
     for (number, block) in panel.chunks_exact(size_of::<B>() * PANEL).enumerate() {
         let first = number * (B::LEN / B::GROUP);
         // SAFETY: a block has the bytes of sixteen, and the inputs were checked to have as many groups as the panel.
         unsafe {
             prefetch::<B>(block);
-            let head = B::head(block.as_ptr());
-            each_group!(B, |group| {
-                let factors = B::factors(&head, group);
-                let dots = dots::<B, N>(block.as_ptr(), group, first, &inputs);
-                add_group::<B, N>(&mut sums, &factors, dots, first + group, &inputs);
-            });
+            let head = B::Head::read(block.as_ptr());
+            if N <= WRITTEN_OUT {
+                each_group!(B, |group| {
+                    add_group::<B, N>(&mut sums, block.as_ptr(), head.factors(group), (first, group), inputs)
+                });
+            } else {
+                for group in 0..B::LEN / B::GROUP {
+                    add_group::<B, N>(&mut sums, block.as_ptr(), head.factors(group), (first, group), inputs);
+                }
+            }
         }
     }
     for (pick, sums) in picks.iter().zip(sums) {
@@ -207,93 +222,50 @@ unsafe fn dots<B: PanelBlock, const N: usize>(
     block: *const u8,
     group: usize,
     first: usize,
-    inputs: &[QuantizedRow<'_>; N],
+    inputs: &QuantizedRow<'_>,
 ) -> [__m512i; N] {
     // SAFETY: the caller's promises.
     unsafe {
         let mut dots = [_mm512_setzero_si512(); N];
         if B::BIAS > 0 {
-            for (dots, input) in dots.iter_mut().zip(inputs) {
-                let offset = input.offsets.as_ptr().add(first + group).cast::<i32>().read();
+            let offsets = inputs.offsets.as_ptr().cast::<i32>().add((first + group) * N);
+            for (n, dots) in dots.iter_mut().enumerate() {
                 // The offset is for a bias of 128.
-                *dots = _mm512_set1_epi32(offset >> (7 - B::BIAS.ilog2()));
+                *dots = _mm512_set1_epi32(offsets.add(n).read() >> (7 - B::BIAS.ilog2()));
             }
         }
         for quad in 0..B::GROUP / 4 {
             let codes = codes::<B>(block, group, quad);
             let at = (first + group) * (B::GROUP / 4) + quad;
-            for (dots, input) in dots.iter_mut().zip(inputs) {
-                let four = input.codes.as_ptr().cast::<i32>().add(at).read_unaligned();
-                *dots = _mm512_dpbusd_epi32(*dots, codes, _mm512_set1_epi32(four));
+            let fours = inputs.codes.as_ptr().cast::<i32>().add(at * N);
+            for (n, dots) in dots.iter_mut().enumerate() {
+                *dots = _mm512_dpbusd_epi32(*dots, codes, _mm512_set1_epi32(fours.add(n).read_unaligned()));
             }
         }
         dots
     }
 }
 
+/// Adds a group's products to the sums; `first` is the block's first group.
 #[inline(always)]
 unsafe fn add_group<B: PanelBlock, const N: usize>(
     sums: &mut [__m512; N],
-    factors: &Factors,
-    dots: [__m512i; N],
-    group: usize,
-    inputs: &[QuantizedRow<'_>; N],
+    block: *const u8,
+    factors: Factors,
+    (first, group): (usize, usize),
+    inputs: &QuantizedRow<'_>,
 ) {
     // SAFETY: the caller's promises.
     unsafe {
-        for ((sums, dots), input) in sums.iter_mut().zip(dots).zip(inputs) {
-            let scale = _mm512_set1_ps(*input.scales.as_ptr().add(group * B::GROUP / 32));
-            let factor = _mm512_mul_ps(factors.scales, scale);
+        let dots = dots::<B, N>(block, group, first, inputs);
+        let scales = inputs.scales.as_ptr().add((first + group) * B::GROUP / 32 * N);
+        let input_sums = inputs.sums.as_ptr().add((first + group) * N);
+        for (n, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
+            let factor = _mm512_mul_ps(factors.scales, _mm512_set1_ps(*scales.add(n)));
             *sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), factor, *sums);
             if B::HAS_MIN {
-                let input_sum = _mm512_set1_ps(*input.sums.as_ptr().add(group));
-                *sums = _mm512_fnmadd_ps(factors.mins, input_sum, *sums);
+                *sums = _mm512_fnmadd_ps(factors.mins, _mm512_set1_ps(*input_sums.add(n)), *sums);
             }
-        }
-    }
-}
-
-/// Unpacks the panel into bytes that all inputs pass.
-#[inline(always)]
-unsafe fn unpacked<B: PanelBlock>(job: &Job<'_>, panel: &[u8], start: usize) {
-    let mut scratch = SCRATCH.take();
-    scratch.prepare(job.matrix.cols, B::GROUP);
-    // SAFETY: the caller's promises.
-    unsafe {
-        unpack::<B>(panel, &mut scratch);
-        blocks::pass_panel::<B, Vnni>(job, start..start + PANEL, &scratch);
-    }
-    SCRATCH.set(scratch);
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn unpack<B: PanelBlock>(panel: &[u8], scratch: &mut Scratch) {
-    let groups = B::LEN / B::GROUP;
-    // Codes with a bias of 128 are what the pass expects of formats without mins.
-    let bias = if B::BIAS > 0 { 128 - B::BIAS } else { 0 };
-    let bias = _mm512_set1_epi8(bias as i8);
-    let places = scratch.panel.chunks_exact_mut(B::LEN * PANEL);
-    let factors = scratch.panel_scales.chunks_exact_mut(groups * PANEL);
-    let factors = factors.zip(scratch.panel_mins.chunks_exact_mut(groups * PANEL));
-    for ((block, places), (scales, mins)) in
-        panel.chunks_exact(size_of::<B>() * PANEL).zip(places).zip(factors)
-    {
-        // SAFETY: a block has the bytes of sixteen; the destinations have room for its codes and groups.
-        unsafe {
-            prefetch::<B>(block);
-            let head = B::head(block.as_ptr());
-            each_group!(B, |group| {
-                let factors = B::factors(&head, group);
-                _mm512_storeu_ps(scales.as_mut_ptr().add(group * PANEL), factors.scales);
-                if B::HAS_MIN {
-                    _mm512_storeu_ps(mins.as_mut_ptr().add(group * PANEL), factors.mins);
-                }
-                for quad in 0..B::GROUP / 4 {
-                    let four = _mm512_add_epi8(codes::<B>(block.as_ptr(), group, quad), bias);
-                    let at = (group * B::GROUP / 4 + quad) * 4 * PANEL;
-                    _mm512_storeu_si512(places.as_mut_ptr().add(at).cast(), four);
-                }
-            });
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The bits are those of the format's file in `quant/`, whose drawing says where they are; here every 32-bit word of the
 //! block is a register. Nothing here multiplies.
 
-use super::avx512::{Bits, Factors, PanelBlock};
+use super::avx512::{Bits, Factors, Head, PanelBlock};
 use super::{PANEL, WORD};
 use crate::quant::{IQ4_VALUES, Iq4Nl, Iq4Xs, MXFP4_VALUES, Mxfp4, Q2K, Q3K, Q4_0, Q4K, Q5K, Q6K, Q8_0};
 use std::arch::x86_64::*;
@@ -13,6 +13,13 @@ use std::arch::x86_64::*;
 pub(super) unsafe fn word(block: *const u8, number: usize) -> __m512i {
     // SAFETY: callers are compiled for AVX-512 and stay inside their format's block.
     unsafe { _mm512_loadu_si512(block.add(number * WORD * PANEL).cast()) }
+}
+
+/// Four words that follow each other.
+#[inline(always)]
+unsafe fn four_words(block: *const u8, first: usize) -> [__m512i; 4] {
+    // SAFETY: as above.
+    unsafe { [word(block, first), word(block, first + 1), word(block, first + 2), word(block, first + 3)] }
 }
 
 /// Every 32 bits moved right, rotating, so that none is lost: negative counts move left.
@@ -81,7 +88,7 @@ unsafe fn scales_only(scales: __m512) -> Factors {
     unsafe { Factors { scales, mins: _mm512_setzero_ps() } }
 }
 
-/// Head of Q4_K and Q5_K: both begin with two F16 numbers and twelve bytes of scales and mins.
+/// Head of Q4_K and Q5_K: two F16 numbers and twelve bytes of scales and mins.
 pub(super) struct ScalesMins {
     d: __m512,
     dmin: __m512,
@@ -90,10 +97,10 @@ pub(super) struct ScalesMins {
     mins: [__m512i; 2],
 }
 
-impl ScalesMins {
+impl Head for ScalesMins {
     #[inline(always)]
     unsafe fn read(block: *const u8) -> Self {
-        // SAFETY: callers are compiled for AVX-512; the first four words are there.
+        // SAFETY: the caller's promises, here and in all of the following.
         unsafe {
             let (scales, mins, rest) = (word(block, 1), word(block, 2), word(block, 3));
             let six = _mm512_set1_epi8(63);
@@ -109,7 +116,7 @@ impl ScalesMins {
     #[inline(always)]
     unsafe fn factors(&self, group: usize) -> Factors {
         let (half, number) = (group / 4, group % 4);
-        // SAFETY: callers are compiled for AVX-512.
+        // SAFETY: as above.
         unsafe {
             Factors {
                 scales: scaled(self.d, byte(self.scales[half], number)),
@@ -126,18 +133,6 @@ impl PanelBlock for Q4K {
     fn low(group: usize, quad: usize) -> Bits {
         Bits { word: 4 + 8 * (group / 2) + quad, right: 4 * (group % 2) as i32, mask: 15 }
     }
-
-    #[inline(always)]
-    unsafe fn head(block: *const u8) -> ScalesMins {
-        // SAFETY: passed on to the caller, as in all of the following.
-        unsafe { ScalesMins::read(block) }
-    }
-
-    #[inline(always)]
-    unsafe fn factors(head: &ScalesMins, group: usize) -> Factors {
-        // SAFETY: as above.
-        unsafe { head.factors(group) }
-    }
 }
 
 impl PanelBlock for Q5K {
@@ -152,18 +147,6 @@ impl PanelBlock for Q5K {
     fn upper(group: usize, quad: usize) -> Option<Bits> {
         Some(Bits { word: 4 + quad, right: group as i32 - 4, mask: 16 })
     }
-
-    #[inline(always)]
-    unsafe fn head(block: *const u8) -> ScalesMins {
-        // SAFETY: as above.
-        unsafe { ScalesMins::read(block) }
-    }
-
-    #[inline(always)]
-    unsafe fn factors(head: &ScalesMins, group: usize) -> Factors {
-        // SAFETY: as above.
-        unsafe { head.factors(group) }
-    }
 }
 
 /// Where the 2-bit codes of Q2_K and Q3_K and the upper bits of Q6_K lie: 128 weights in 8 words from `first` on, four
@@ -173,10 +156,26 @@ fn pairs(first: usize, group: usize, quad: usize) -> (usize, i32) {
     (first + 8 * (group / 8) + 4 * (group % 2) + quad, 2 * (group % 8 / 2) as i32)
 }
 
+/// Head of Q6_K: the scale, and the words of sixteen signed group scales.
+pub(super) struct SignedScales(__m512, [__m512i; 4]);
+
+impl Head for SignedScales {
+    #[inline(always)]
+    unsafe fn read(block: *const u8) -> Self {
+        // SAFETY: as above.
+        unsafe { Self(odd_f16(block, 52), four_words(block, 48)) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors(&self, group: usize) -> Factors {
+        // SAFETY: as above.
+        unsafe { scales_only(scaled(self.0, signed_byte(self.1[group / 4], group % 4))) }
+    }
+}
+
 impl PanelBlock for Q6K {
     const BIAS: i32 = 32;
-    /// Scale and the words of sixteen group scales.
-    type Head = (__m512, [__m512i; 4]);
+    type Head = SignedScales;
 
     #[inline(always)]
     fn low(group: usize, quad: usize) -> Bits {
@@ -189,57 +188,80 @@ impl PanelBlock for Q6K {
         let (word, right) = pairs(32, group, quad);
         Some(Bits { word, right: right - 4, mask: 0x30 })
     }
+}
 
+/// Head of Q2_K: two F16 numbers, and the words of sixteen bytes of a scale and a min each.
+pub(super) struct Nibbles {
+    d: __m512,
+    dmin: __m512,
+    both: [__m512i; 4],
+}
+
+impl Head for Nibbles {
     #[inline(always)]
-    unsafe fn head(block: *const u8) -> Self::Head {
+    unsafe fn read(block: *const u8) -> Self {
         // SAFETY: as above.
-        unsafe { (odd_f16(block, 52), [word(block, 48), word(block, 49), word(block, 50), word(block, 51)]) }
+        unsafe {
+            let last = word(block, 20);
+            Self { d: low_f16(last), dmin: high_f16(last), both: four_words(block, 0) }
+        }
     }
 
     #[inline(always)]
-    unsafe fn factors((d, scales): &Self::Head, group: usize) -> Factors {
+    unsafe fn factors(&self, group: usize) -> Factors {
         // SAFETY: as above.
-        unsafe { scales_only(scaled(*d, signed_byte(scales[group / 4], group % 4))) }
+        unsafe {
+            let both = byte(self.both[group / 4], group % 4);
+            Factors {
+                scales: scaled(self.d, _mm512_and_si512(both, _mm512_set1_epi32(15))),
+                mins: scaled(self.dmin, _mm512_srli_epi32::<4>(both)),
+            }
+        }
     }
 }
 
 impl PanelBlock for Q2K {
-    /// Scale, scale of the mins, and the words of sixteen bytes of both.
-    type Head = (__m512, __m512, [__m512i; 4]);
+    type Head = Nibbles;
 
     #[inline(always)]
     fn low(group: usize, quad: usize) -> Bits {
         let (word, right) = pairs(4, group, quad);
         Bits { word, right, mask: 3 }
     }
+}
 
+/// Head of Q3_K: the scale, and sixteen group scales of six bits, a byte each, 32 too large.
+pub(super) struct SixBits(__m512, [__m512i; 4]);
+
+impl Head for SixBits {
     #[inline(always)]
-    unsafe fn head(block: *const u8) -> Self::Head {
+    unsafe fn read(block: *const u8) -> Self {
         // SAFETY: as above.
         unsafe {
-            let last = word(block, 20);
-            let scales = [word(block, 0), word(block, 1), word(block, 2), word(block, 3)];
-            (low_f16(last), high_f16(last), scales)
+            let (a, b, upper) = (word(block, 24), word(block, 25), word(block, 26));
+            let scales = [
+                join(a, right(upper, -4)),
+                join(b, right(upper, -2)),
+                join(right(a, 4), upper),
+                join(right(b, 4), right(upper, 2)),
+            ];
+            Self(odd_f16(block, 27), scales)
         }
     }
 
     #[inline(always)]
-    unsafe fn factors((d, dmin, both): &Self::Head, group: usize) -> Factors {
+    unsafe fn factors(&self, group: usize) -> Factors {
         // SAFETY: as above.
         unsafe {
-            let both = byte(both[group / 4], group % 4);
-            Factors {
-                scales: scaled(*d, _mm512_and_si512(both, _mm512_set1_epi32(15))),
-                mins: scaled(*dmin, _mm512_srli_epi32::<4>(both)),
-            }
+            let scale = byte(self.1[group / 4], group % 4);
+            scales_only(scaled(self.0, _mm512_sub_epi32(scale, _mm512_set1_epi32(32))))
         }
     }
 }
 
 impl PanelBlock for Q3K {
     const BIAS: i32 = 4;
-    /// Scale, and sixteen group scales, a byte each, 32 too large.
-    type Head = (__m512, [__m512i; 4]);
+    type Head = SixBits;
 
     #[inline(always)]
     fn low(group: usize, quad: usize) -> Bits {
@@ -251,29 +273,22 @@ impl PanelBlock for Q3K {
     fn upper(group: usize, quad: usize) -> Option<Bits> {
         Some(Bits { word: 4 * (group % 2) + quad, right: (group / 2) as i32 - 2, mask: 4 })
     }
+}
 
+/// Head of Q8_0, Q4_0 and IQ4_NL, blocks of one group: an F16 number, behind so many words once packed.
+pub(super) struct OneScale<const WORDS: usize>(__m512);
+
+impl<const WORDS: usize> Head for OneScale<WORDS> {
     #[inline(always)]
-    unsafe fn head(block: *const u8) -> Self::Head {
+    unsafe fn read(block: *const u8) -> Self {
         // SAFETY: as above.
-        unsafe {
-            let (a, b, upper) = (word(block, 24), word(block, 25), word(block, 26));
-            let scales = [
-                join(a, right(upper, -4)),
-                join(b, right(upper, -2)),
-                join(right(a, 4), upper),
-                join(right(b, 4), right(upper, 2)),
-            ];
-            (odd_f16(block, 27), scales)
-        }
+        unsafe { Self(odd_f16(block, WORDS)) }
     }
 
     #[inline(always)]
-    unsafe fn factors((d, scales): &Self::Head, group: usize) -> Factors {
+    unsafe fn factors(&self, _group: usize) -> Factors {
         // SAFETY: as above.
-        unsafe {
-            let scale = byte(scales[group / 4], group % 4);
-            scales_only(scaled(*d, _mm512_sub_epi32(scale, _mm512_set1_epi32(32))))
-        }
+        unsafe { scales_only(self.0) }
     }
 }
 
@@ -286,8 +301,7 @@ fn halves(first: usize, quad: usize) -> Bits {
 impl PanelBlock for Q8_0 {
     const BIAS: i32 = 128;
     const ODD_FIRST: bool = true;
-    /// Scale.
-    type Head = __m512;
+    type Head = OneScale<8>;
 
     #[inline(always)]
     fn low(_group: usize, quad: usize) -> Bits {
@@ -299,49 +313,23 @@ impl PanelBlock for Q8_0 {
         // SAFETY: as above.
         unsafe { _mm512_xor_si512(codes, _mm512_set1_epi8(-128)) }
     }
-
-    #[inline(always)]
-    unsafe fn head(block: *const u8) -> __m512 {
-        // SAFETY: as above.
-        unsafe { odd_f16(block, 8) }
-    }
-
-    #[inline(always)]
-    unsafe fn factors(d: &__m512, _group: usize) -> Factors {
-        // SAFETY: as above.
-        unsafe { scales_only(*d) }
-    }
 }
 
 impl PanelBlock for Q4_0 {
     const BIAS: i32 = 8;
     const ODD_FIRST: bool = true;
-    /// Scale.
-    type Head = __m512;
+    type Head = OneScale<4>;
 
     #[inline(always)]
     fn low(_group: usize, quad: usize) -> Bits {
         halves(0, quad)
-    }
-
-    #[inline(always)]
-    unsafe fn head(block: *const u8) -> __m512 {
-        // SAFETY: as above.
-        unsafe { odd_f16(block, 4) }
-    }
-
-    #[inline(always)]
-    unsafe fn factors(d: &__m512, _group: usize) -> Factors {
-        // SAFETY: as above.
-        unsafe { scales_only(*d) }
     }
 }
 
 impl PanelBlock for Iq4Nl {
     const BIAS: i32 = 128;
     const ODD_FIRST: bool = true;
-    /// Scale.
-    type Head = __m512;
+    type Head = OneScale<4>;
 
     #[inline(always)]
     fn low(_group: usize, quad: usize) -> Bits {
@@ -353,24 +341,38 @@ impl PanelBlock for Iq4Nl {
         // SAFETY: as above.
         unsafe { look_up(IQ4_VALUES, Self::BIAS, codes) }
     }
+}
 
+/// Head of IQ4_XS: the scale, and eight group scales, their upper bits in the high half of a word.
+pub(super) struct SplitScales {
+    d: __m512,
+    upper: __m512i,
+    low: __m512i,
+}
+
+impl Head for SplitScales {
     #[inline(always)]
-    unsafe fn head(block: *const u8) -> __m512 {
+    unsafe fn read(block: *const u8) -> Self {
         // SAFETY: as above.
-        unsafe { odd_f16(block, 4) }
+        unsafe { Self { d: low_f16(word(block, 0)), upper: word(block, 0), low: word(block, 1) } }
     }
 
     #[inline(always)]
-    unsafe fn factors(d: &__m512, _group: usize) -> Factors {
+    unsafe fn factors(&self, group: usize) -> Factors {
+        let group = group as i32;
         // SAFETY: as above.
-        unsafe { scales_only(*d) }
+        unsafe {
+            let low = _mm512_and_si512(right(self.low, 4 * group), _mm512_set1_epi32(15));
+            let upper = _mm512_and_si512(right(self.upper, 16 + 2 * group - 4), _mm512_set1_epi32(0x30));
+            let scale = _mm512_sub_epi32(_mm512_or_si512(low, upper), _mm512_set1_epi32(32));
+            scales_only(scaled(self.d, scale))
+        }
     }
 }
 
 impl PanelBlock for Iq4Xs {
     const BIAS: i32 = 128;
-    /// Scale, the upper bits of the group scales in the high half, and their low bits.
-    type Head = (__m512, __m512i, __m512i);
+    type Head = SplitScales;
 
     #[inline(always)]
     fn low(group: usize, quad: usize) -> Bits {
@@ -382,31 +384,38 @@ impl PanelBlock for Iq4Xs {
         // SAFETY: as above.
         unsafe { look_up(IQ4_VALUES, Self::BIAS, codes) }
     }
+}
 
+/// Head of MXFP4: a power of two.
+pub(super) struct Exponent(__m512);
+
+impl Head for Exponent {
+    /// 2^(exponent - 128); the two smallest are subnormal.
     #[inline(always)]
-    unsafe fn head(block: *const u8) -> Self::Head {
-        // SAFETY: as above.
-        unsafe { (low_f16(word(block, 0)), word(block, 0), word(block, 1)) }
+    unsafe fn read(block: *const u8) -> Self {
+        // SAFETY: as above; sixteen exponents follow four words.
+        unsafe {
+            let exponents = _mm_loadu_si128(block.add(4 * WORD * PANEL).cast());
+            let exponents = _mm512_cvtepu8_epi32(exponents);
+            let (one, two) = (_mm512_set1_epi32(1), _mm512_set1_epi32(2));
+            let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(exponents, one));
+            let subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), exponents);
+            let is_subnormal = _mm512_cmplt_epu32_mask(exponents, two);
+            Self(_mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, is_subnormal, subnormal)))
+        }
     }
 
     #[inline(always)]
-    unsafe fn factors((d, upper, low): &Self::Head, group: usize) -> Factors {
-        let group = group as i32;
+    unsafe fn factors(&self, _group: usize) -> Factors {
         // SAFETY: as above.
-        unsafe {
-            let low = _mm512_and_si512(right(*low, 4 * group), _mm512_set1_epi32(15));
-            let upper = _mm512_and_si512(right(*upper, 16 + 2 * group - 4), _mm512_set1_epi32(0x30));
-            let scale = _mm512_sub_epi32(_mm512_or_si512(low, upper), _mm512_set1_epi32(32));
-            scales_only(scaled(*d, scale))
-        }
+        unsafe { scales_only(self.0) }
     }
 }
 
 impl PanelBlock for Mxfp4 {
     const BIAS: i32 = 16;
     const ODD_FIRST: bool = true;
-    /// Scale.
-    type Head = __m512;
+    type Head = Exponent;
 
     #[inline(always)]
     fn low(_group: usize, quad: usize) -> Bits {
@@ -417,27 +426,6 @@ impl PanelBlock for Mxfp4 {
     unsafe fn turn(codes: __m512i) -> __m512i {
         // SAFETY: as above.
         unsafe { look_up(MXFP4_VALUES, Self::BIAS, codes) }
-    }
-
-    /// 2^(exponent - 128); the two smallest are subnormal.
-    #[inline(always)]
-    unsafe fn head(block: *const u8) -> __m512 {
-        // SAFETY: as above; sixteen exponents follow four words.
-        unsafe {
-            let exponents = _mm_loadu_si128(block.add(4 * WORD * PANEL).cast());
-            let exponents = _mm512_cvtepu8_epi32(exponents);
-            let (one, two) = (_mm512_set1_epi32(1), _mm512_set1_epi32(2));
-            let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(exponents, one));
-            let subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), exponents);
-            let is_subnormal = _mm512_cmplt_epu32_mask(exponents, two);
-            _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, is_subnormal, subnormal))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn factors(d: &__m512, _group: usize) -> Factors {
-        // SAFETY: as above.
-        unsafe { scales_only(*d) }
     }
 }
 

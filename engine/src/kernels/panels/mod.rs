@@ -3,7 +3,7 @@
 //! A panel has the bytes of its rows, in another order. For every column of blocks, the blocks' first 32-bit words
 //! follow each other, then their second ones and so on; a block's bytes that make no whole word (an F16 scale at either
 //! end) come last, row by row. Codes stay packed in their bits. This file owns packing and the table of formats;
-//! `formats.rs` reads blocks out of a panel, `avx512.rs` multiplies.
+//! `formats.rs` reads blocks out of a panel, `tiles.rs` lays inputs side by side, `avx512.rs` multiplies.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -11,6 +11,8 @@ mod avx512;
 mod formats;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use super::{MatrixRef, PANEL, RowsFn};
 use crate::quant::Format;

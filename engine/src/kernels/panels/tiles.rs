@@ -1,0 +1,165 @@
+//! Tiles: a few inputs side by side, so that a kernel finds a place of all of them behind one pointer.
+//!
+//! Owns how a job's inputs are cut into tiles and copied; what is done with them is the kernels' matter. A tile has the
+//! arrays of a [`QuantizedRow`], with `N` numbers (four codes being one) where a row has one.
+
+use super::super::activations::QuantizedRow;
+use super::super::{Inputs, Pick};
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+
+/// The most inputs of a tile: as many sums and products as fit into 32 registers.
+pub(super) const LARGEST: usize = 12;
+
+/// Inputs whose tiles are made at once stay in the second-level cache, and the panels that they meet in the first.
+const CODES: usize = 256 << 10;
+
+/// Inputs of the next tile when `rest` are left.
+pub(super) fn next(rest: usize) -> usize {
+    [LARGEST, 8, 4, 2].into_iter().find(|&inputs| inputs <= rest).unwrap_or(1)
+}
+
+/// Inputs of `width` numbers that are cut into tiles together.
+pub(super) fn at_once(width: usize) -> usize {
+    (CODES / width.max(1) / LARGEST).max(1) * LARGEST
+}
+
+/// Tiles of some inputs, one after the other. Input `i` begins at `i` times what an input needs.
+#[derive(Default)]
+pub(super) struct Tiles {
+    codes: Vec<i8>,
+    scales: Vec<f32>,
+    sums: Vec<f32>,
+    offsets: Vec<f32>,
+}
+
+thread_local! {
+    /// Grows to the largest job once per thread.
+    pub(super) static TILES: RefCell<Tiles> = RefCell::default();
+}
+
+impl Tiles {
+    /// Copies the picked inputs; a tile of one is none, for the kernels read it where it is.
+    #[target_feature(enable = "avx2,avx512f")]
+    pub(super) unsafe fn fill(&mut self, inputs: &Inputs<'_>, picks: &[Pick], group: usize) {
+        let (width, groups) = (inputs.width(), inputs.width() / group);
+        grow(&mut self.codes, picks.len() * width);
+        grow(&mut self.scales, picks.len() * (width / 32));
+        grow(&mut self.sums, picks.len() * groups);
+        grow(&mut self.offsets, picks.len() * groups);
+        let mut first = 0;
+        while first < picks.len() {
+            let tile = next(picks.len() - first);
+            // SAFETY: compiled for the instructions.
+            unsafe {
+                match tile {
+                    LARGEST => self.copy::<LARGEST>(inputs, picks, first, group),
+                    8 => self.copy::<8>(inputs, picks, first, group),
+                    4 => self.copy::<4>(inputs, picks, first, group),
+                    2 => self.copy::<2>(inputs, picks, first, group),
+                    _ => {}
+                }
+            }
+            first += tile;
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn copy<const N: usize>(
+        &mut self,
+        inputs: &Inputs<'_>,
+        picks: &[Pick],
+        first: usize,
+        group: usize,
+    ) {
+        let (width, groups) = (inputs.width(), inputs.width() / group);
+        let mut rows = [inputs.quantized(picks[first].input, group); N];
+        for (row, pick) in rows.iter_mut().zip(&picks[first..]) {
+            *row = inputs.quantized(pick.input, group);
+        }
+        let codes = &mut self.codes[first * width..][..N * width];
+        // SAFETY: the caller's promise.
+        unsafe { interleave_codes(&rows.map(|row| row.codes), codes) };
+        interleave(&rows.map(|row| row.scales), &mut self.scales[first * (width / 32)..]);
+        interleave(&rows.map(|row| row.sums), &mut self.sums[first * groups..]);
+        interleave(&rows.map(|row| row.offsets), &mut self.offsets[first * groups..]);
+    }
+
+    /// The tile of `tile` inputs from `first` on, `width` numbers each.
+    pub(super) fn get(&self, first: usize, tile: usize, width: usize, group: usize) -> QuantizedRow<'_> {
+        let per_input = |array: usize| first * array..(first + tile) * array;
+        QuantizedRow {
+            codes: &self.codes[per_input(width)],
+            scales: &self.scales[per_input(width / 32)],
+            sums: &self.sums[per_input(width / group)],
+            offsets: &self.offsets[per_input(width / group)],
+        }
+    }
+}
+
+fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+}
+
+#[inline(always)]
+fn interleave<const N: usize>(rows: &[&[f32]; N], out: &mut [f32]) {
+    for (i, places) in out.as_chunks_mut::<N>().0[..rows[0].len()].iter_mut().enumerate() {
+        for (place, row) in places.iter_mut().zip(rows) {
+            *place = row[i];
+        }
+    }
+}
+
+/// Four codes of each row in turn.
+///
+/// # Safety
+/// Needs AVX-512.
+#[inline(always)]
+unsafe fn interleave_codes<const N: usize>(rows: &[&[i8]; N], out: &mut [i8]) {
+    let width = rows[0].len();
+    assert!(rows.iter().all(|row| row.len() == width) && out.len() == N * width);
+    let whole = if N.is_multiple_of(4) { width / 64 * 64 } else { 0 };
+    for start in (0..whole).step_by(64) {
+        for n in (0..N).step_by(4) {
+            // SAFETY: 64 codes of each row lie below `whole`, and the destination is as long as all rows.
+            unsafe {
+                let mut four = [_mm512_setzero_si512(); 4];
+                for (register, row) in four.iter_mut().zip(&rows[n..]) {
+                    *register = _mm512_loadu_si512(row.as_ptr().add(start).cast());
+                }
+                let out = out.as_mut_ptr().add((start * N) + n * 4);
+                for (k, words) in transposed(four).into_iter().enumerate() {
+                    let place = |quarter: usize| out.add((4 * quarter + k) * 4 * N).cast();
+                    _mm_storeu_si128(place(0), _mm512_castsi512_si128(words));
+                    _mm_storeu_si128(place(1), _mm512_extracti32x4_epi32::<1>(words));
+                    _mm_storeu_si128(place(2), _mm512_extracti32x4_epi32::<2>(words));
+                    _mm_storeu_si128(place(3), _mm512_extracti32x4_epi32::<3>(words));
+                }
+            }
+        }
+    }
+    for at in (whole..width).step_by(4) {
+        for (n, row) in rows.iter().enumerate() {
+            out[at * N + n * 4..][..4].copy_from_slice(&row[at..at + 4]);
+        }
+    }
+}
+
+/// Four registers' words by turns: the first result holds every fourth word of all, from the first on, the second those
+/// from the second on.
+#[inline(always)]
+unsafe fn transposed([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    // SAFETY: the caller is compiled for AVX-512.
+    unsafe {
+        let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+        let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+        [
+            _mm512_unpacklo_epi64(ab, cd),
+            _mm512_unpackhi_epi64(ab, cd),
+            _mm512_unpacklo_epi64(ab_high, cd_high),
+            _mm512_unpackhi_epi64(ab_high, cd_high),
+        ]
+    }
+}
