@@ -5,12 +5,13 @@
 //! positions, so a row's result does not depend on which other rows are computed with it.
 
 use super::Output;
-use super::floats::multiply_add;
 use crate::ops::exp;
 use crate::quant::{Block, Float, Format, Visit, visit};
-use crate::simd::Isa;
+use crate::simd::{Isa, LANES, Lanes, Work};
 use crate::threads::Team;
 use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Positions per tile: keys of width 128 then fill half of a first-level cache.
 const TILE: usize = 32;
@@ -147,8 +148,8 @@ trait Cached {
     fn bytes(len: usize) -> usize;
 }
 
-struct Floats<F>(std::marker::PhantomData<F>);
-struct Blocks<B>(std::marker::PhantomData<B>);
+struct Floats<F>(PhantomData<F>);
+struct Blocks<B>(PhantomData<B>);
 
 impl<F: Float> Cached for Floats<F> {
     #[inline(always)]
@@ -179,11 +180,9 @@ struct Select(Isa);
 impl Select {
     fn kernel<C: Cached>(self) -> AttentionKernel {
         match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => avx512::<C>,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::<C>,
-            _ => body::<C, false>,
+            Isa::Portable => |task| Isa::Portable.run(Attend::<C>(task, PhantomData)),
+            Isa::Avx2 => |task| Isa::Avx2.run(Attend::<C>(task, PhantomData)),
+            Isa::Avx512Vnni => |task| Isa::Avx512Vnni.run(Attend::<C>(task, PhantomData)),
         }
     }
 }
@@ -198,25 +197,20 @@ impl Visit for Select {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn avx512<C: Cached>(task: &AttentionTask<'_>) {
-    // SAFETY: passed on to the caller.
-    unsafe { body::<C, true>(task) }
-}
+/// Sixteen columns. Rows are filled up with zeros.
+type Columns = [f32; LANES];
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn avx2<C: Cached>(task: &AttentionTask<'_>) {
-    // SAFETY: passed on to the caller.
-    unsafe { body::<C, true>(task) }
-}
-
+/// What a task works on. Rows of queries and sums are `(row, head)`.
 #[derive(Default)]
 struct Scratch {
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    /// Per query: running maximum and sum.
+    /// The tile's, `(TILE, columns of a key)`.
+    keys: Vec<Columns>,
+    /// `(TILE, columns of a value)`; empty where they are a part of the keys.
+    values: Vec<Columns>,
+    queries: Vec<Columns>,
+    /// Per query: the weighted sum of the values so far.
+    sums: Vec<Columns>,
+    /// Per query: the largest logit and the sum of all exponentials so far.
     running: Vec<(f32, f32)>,
 }
 
@@ -224,10 +218,81 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+impl Scratch {
+    #[inline(always)]
+    fn begin(&mut self, task: &AttentionTask<'_>) {
+        let (key, value) = (task.key_length.div_ceil(LANES), task.value_length.div_ceil(LANES));
+        let queries = task.query_count();
+        self.keys.clear();
+        self.keys.resize(TILE * key, [0.0; LANES]);
+        self.values.clear();
+        self.values.resize(if task.values.is_some() { TILE * value } else { 0 }, [0.0; LANES]);
+        self.queries.clear();
+        self.queries.resize(queries * key, [0.0; LANES]);
+        for (i, query) in self.queries.chunks_exact_mut(key).enumerate() {
+            query.as_flattened_mut()[..task.key_length].copy_from_slice(task.query(i));
+        }
+        self.sums.clear();
+        self.sums.resize(queries * value, [0.0; LANES]);
+        self.running.clear();
+        let sink = |i| task.sink(i).map_or((f32::NEG_INFINITY, 0.0), |sink| (sink, 1.0));
+        self.running.extend((0..queries).map(sink));
+    }
+
+    #[inline(always)]
+    fn load_tile<C: Cached>(&mut self, task: &AttentionTask<'_>, start: usize, len: usize) {
+        let (page, at) = (start / task.page_len, task.head * task.page_len + start % task.page_len);
+        load::<C>(&task.keys[page], at..at + len, task.key_length, &mut self.keys);
+        if let Some(values) = task.values {
+            load::<C>(&values[page], at..at + len, task.value_length, &mut self.values);
+        }
+    }
+}
+
+#[inline(always)]
+fn load<C: Cached>(page: &[u8], rows: Range<usize>, width: usize, out: &mut [Columns]) {
+    let row_bytes = C::bytes(width);
+    let rows = page[rows.start * row_bytes..rows.end * row_bytes].chunks_exact(row_bytes);
+    for (row, out) in rows.zip(out.chunks_exact_mut(width.div_ceil(LANES))) {
+        C::load(row, &mut out.as_flattened_mut()[..width]);
+    }
+}
+
+/// All queries of a task.
+struct Attend<'t, 'a, C>(&'t AttentionTask<'a>, PhantomData<C>);
+
+impl<C: Cached> Work for Attend<'_, '_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let task = self.0;
+        // Taken out and put back: a closure would be compiled without the caller's instructions.
+        let mut scratch = SCRATCH.take();
+        scratch.begin(task);
+        let end = task.position + task.rows;
+        let mut start = task.first_seen(task.position) / TILE * TILE;
+        while start < end {
+            scratch.load_tile::<C>(task, start, TILE.min(end - start));
+            for i in 0..task.query_count() {
+                attend::<L>(task, i, start, &mut scratch);
+            }
+            start += TILE;
+        }
+        for (i, sums) in scratch.sums.chunks_exact(task.value_length.div_ceil(LANES)).enumerate() {
+            let sum = scratch.running[i].1;
+            // SAFETY: every task writes its own rows and heads.
+            let place = unsafe { place(task, i) };
+            place.iter_mut().zip(sums.as_flattened()).for_each(|(place, value)| *place = value / sum);
+        }
+        SCRATCH.set(scratch);
+    }
+}
+
 /// The place of query `i`'s result.
 ///
 /// # Safety
-/// Every task writes its own rows and heads.
+/// No other task may hold the same rows and heads.
 #[inline(always)]
 unsafe fn place<'a>(task: &AttentionTask<'a>, i: usize) -> &'a mut [f32] {
     let (row, head) = (task.row + i / task.queries.count, task.queries.first + i % task.queries.count);
@@ -236,110 +301,120 @@ unsafe fn place<'a>(task: &AttentionTask<'a>, i: usize) -> &'a mut [f32] {
     unsafe { task.output.values.slice(start, task.value_length) }
 }
 
-#[inline(always)]
-unsafe fn body<C: Cached, const FMA: bool>(task: &AttentionTask<'_>) {
-    // Taken out and put back: a closure would be compiled without the caller's instructions.
-    let mut scratch = SCRATCH.take();
-    scratch.keys.resize(TILE * task.key_length, 0.0);
-    scratch.values.resize(TILE * task.value_length, 0.0);
-    scratch.running.clear();
-    let end = task.position + task.rows;
-    let mut start = task.first_seen(task.position) / TILE * TILE;
-    // SAFETY: places are this task's own, as the caller promised.
-    unsafe {
-        for i in 0..task.query_count() {
-            scratch.running.push(task.sink(i).map_or((f32::NEG_INFINITY, 0.0), |sink| (sink, 1.0)));
-            place(task, i).fill(0.0);
-        }
-        while start < end {
-            load_tile::<C>(task, start, TILE.min(end - start), &mut scratch);
-            for i in 0..task.query_count() {
-                attend::<FMA>(task, i, start, &mut scratch, place(task, i));
-            }
-            start += TILE;
-        }
-        for i in 0..task.query_count() {
-            let sum = scratch.running[i].1;
-            for value in place(task, i) {
-                *value /= sum;
-            }
-        }
-    }
-    SCRATCH.set(scratch);
-}
-
-#[inline(always)]
-fn load_tile<C: Cached>(task: &AttentionTask<'_>, start: usize, len: usize, scratch: &mut Scratch) {
-    let (page, at) = (start / task.page_len, task.head * task.page_len + start % task.page_len);
-    load::<C>(&task.keys[page], at, len, task.key_length, &mut scratch.keys);
-    if let Some(values) = task.values {
-        load::<C>(&values[page], at, len, task.value_length, &mut scratch.values);
-    }
-}
-
-#[inline(always)]
-fn load<C: Cached>(page: &[u8], at: usize, len: usize, width: usize, out: &mut [f32]) {
-    C::load(&page[at * C::bytes(width)..][..len * C::bytes(width)], &mut out[..len * width]);
-}
-
 /// Adds one tile to one query's running softmax.
 #[inline(always)]
-fn attend<const FMA: bool>(
-    task: &AttentionTask<'_>,
-    i: usize,
-    start: usize,
-    scratch: &mut Scratch,
-    out: &mut [f32],
-) {
+fn attend<L: Lanes>(task: &AttentionTask<'_>, i: usize, start: usize, scratch: &mut Scratch) {
     let position = task.position_of(i);
     let from = task.first_seen(position).saturating_sub(start);
     let to = (position + 1).saturating_sub(start).min(TILE);
     if from >= to {
         return;
     }
-    let query = task.query(i);
-    let mut scores = [f32::NEG_INFINITY; TILE];
-    for (t, score) in scores.iter_mut().enumerate().take(to).skip(from) {
-        *score = task.scale * dot::<FMA>(query, &scratch.keys[t * task.key_length..][..task.key_length]);
+    let width = task.key_length.div_ceil(LANES);
+    let mut scores = scores::<L>(&scratch.queries[i * width..][..width], &scratch.keys);
+    for (t, score) in scores.iter_mut().enumerate() {
+        *score = if (from..to).contains(&t) { task.scale * *score } else { f32::NEG_INFINITY };
     }
     let (old_largest, old_sum) = scratch.running[i];
-    let largest = scores.iter().fold(old_largest, |a, &b| a.max(b));
+    let largest = halve(scores, f32::max).max(old_largest);
     let shrink = exp(old_largest - largest);
     for score in &mut scores {
         *score = exp(*score - largest);
     }
-    scratch.running[i] = (largest, old_sum * shrink + scores[from..to].iter().sum::<f32>());
-    if shrink != 1.0 {
-        out.iter_mut().for_each(|value| *value *= shrink);
-    }
-    let (values, width) = match task.values {
-        Some(_) => (&scratch.values, task.value_length),
-        None => (&scratch.keys, task.key_length),
-    };
-    for (t, score) in scores.iter().enumerate().take(to).skip(from) {
-        for (out, value) in out.iter_mut().zip(&values[t * width..][..task.value_length]) {
-            *out = multiply_add::<FMA>(*score, *value, *out);
-        }
-    }
+    scratch.running[i] = (largest, old_sum * shrink + halve(scores, |a, b| a + b));
+    let values = if task.values.is_some() { &scratch.values } else { &scratch.keys };
+    let width = values.len() / TILE;
+    let len = task.value_length.div_ceil(LANES);
+    let sums = &mut scratch.sums[i * len..][..len];
+    add_values::<L>(shrink, &scores[from..to], &values[from * width..to * width], sums);
 }
 
+/// Joins the first half with the second until one is left.
 #[inline(always)]
-fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0f32; 32];
-    let (a, a_rest) = a.as_chunks::<32>();
-    let (b, b_rest) = b.as_chunks::<32>();
-    for (a, b) in a.iter().zip(b) {
-        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane = multiply_add::<FMA>(*a, *b, *lane);
-        }
-    }
-    let rest = a_rest.iter().zip(b_rest).fold(0.0, |sum, (a, b)| multiply_add::<FMA>(*a, *b, sum));
-    let mut width = 32;
+fn halve(mut values: [f32; TILE], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut width = TILE;
     while width > 1 {
         width /= 2;
         for i in 0..width {
-            lanes[i] += lanes[i + width];
+            values[i] = join(values[i], values[i + width]);
         }
     }
-    lanes[0] + rest
+    values[0]
+}
+
+/// A query's products with all keys of a tile.
+#[inline(always)]
+fn scores<L: Lanes>(query: &[Columns], keys: &[Columns]) -> [f32; TILE] {
+    let mut scores = [0f32; TILE];
+    for (scores, keys) in scores.as_chunks_mut().0.iter_mut().zip(keys.chunks_exact(query.len() * TOGETHER)) {
+        *scores = dots::<L>(query, keys);
+    }
+    scores
+}
+
+/// Sums that run at once: as many as hide the time that an addition takes.
+const TOGETHER: usize = 8;
+
+/// A query times keys that follow each other.
+#[inline(always)]
+fn dots<L: Lanes>(query: &[Columns], keys: &[Columns]) -> [f32; TOGETHER] {
+    assert!(keys.len() == TOGETHER * query.len());
+    let mut sums = [L::splat(0.0); TOGETHER];
+    for (at, columns) in query.iter().enumerate() {
+        let columns = L::load(columns);
+        for (k, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: inside, as asserted; a check here would keep the sums out of registers.
+            let key = unsafe { keys.get_unchecked(k * query.len() + at) };
+            *sum = columns.multiply_add(L::load(key), *sum);
+        }
+    }
+    let mut dots = [0f32; TOGETHER];
+    for (dot, sum) in dots.iter_mut().zip(sums) {
+        *dot = sum.sum();
+    }
+    dots
+}
+
+/// `sums * shrink + weights * values`; the rows of the values may be wider than the sums.
+#[inline(always)]
+fn add_values<L: Lanes>(shrink: f32, weights: &[f32], values: &[Columns], sums: &mut [Columns]) {
+    let width = values.len() / weights.len();
+    let (spans, rest) = sums.as_chunks_mut::<TOGETHER>();
+    for (number, span) in spans.iter_mut().enumerate() {
+        add_columns::<L, TOGETHER>(shrink, weights, &values[number * TOGETHER..], width, span);
+    }
+    let done = spans.len() * TOGETHER;
+    let (halves, rest) = rest.as_chunks_mut::<{ TOGETHER / 2 }>();
+    for span in halves.iter_mut() {
+        add_columns::<L, { TOGETHER / 2 }>(shrink, weights, &values[done..], width, span);
+    }
+    let done = done + halves.len() * TOGETHER / 2;
+    for (number, columns) in rest.iter_mut().enumerate() {
+        let values = &values[done + number..];
+        add_columns::<L, 1>(shrink, weights, values, width, std::array::from_mut(columns));
+    }
+}
+
+/// Of the `N` columns that the values begin with, `width` columns from row to row.
+#[inline(always)]
+fn add_columns<L: Lanes, const N: usize>(
+    shrink: f32,
+    weights: &[f32],
+    values: &[Columns],
+    width: usize,
+    out: &mut [Columns; N],
+) {
+    let mut sums = [L::splat(0.0); N];
+    for (sum, out) in sums.iter_mut().zip(&*out) {
+        *sum = L::load(out) * L::splat(shrink);
+    }
+    for (weight, row) in weights.iter().zip(values.chunks(width)) {
+        let (weight, row) = (L::splat(*weight), &row[..N]);
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum = weight.multiply_add(L::load(value), *sum);
+        }
+    }
+    for (sum, out) in sums.iter().zip(out) {
+        *out = sum.store();
+    }
 }

@@ -27,7 +27,7 @@ thread_local! {
 
 /// Multiply and add; fused where the instruction set has it.
 #[inline(always)]
-pub(super) fn multiply_add<const FMA: bool>(a: f32, b: f32, sum: f32) -> f32 {
+fn multiply_add<const FMA: bool>(a: f32, b: f32, sum: f32) -> f32 {
     if FMA { a.mul_add(b, sum) } else { a * b + sum }
 }
 

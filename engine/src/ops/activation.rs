@@ -1,6 +1,7 @@
 //! Activations of the FFN, by name and by row.
 
 use super::exp;
+use crate::simd::{Isa, Lanes, Work};
 
 /// The function between up and down, and how the gate enters.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,8 +38,13 @@ impl Activation {
         }
     }
 
-    /// `up[i] = f(gate[i]) * up[i]`, or `f(up[i])` where there is no gate.
-    pub fn combine(self, gate: Option<&[f32]>, up: &mut [f32]) {
+    /// `up[i] = f(gate[i]) * up[i]`, or `f(up[i])` where there is no gate; the same on every instruction set.
+    pub fn combine(self, isa: Isa, gate: Option<&[f32]>, up: &mut [f32]) {
+        isa.run(Combine { activation: self, gate, up });
+    }
+
+    #[inline(always)]
+    fn combine_body(self, gate: Option<&[f32]>, up: &mut [f32]) {
         match (self, gate) {
             (Self::SwigluOai, Some(gate)) => {
                 for (up, gate) in up.iter_mut().zip(gate) {
@@ -53,6 +59,22 @@ impl Activation {
             (_, Some(gate)) => up.iter_mut().zip(gate).for_each(|(up, gate)| *up *= self.apply(*gate)),
             (_, None) => up.iter_mut().for_each(|up| *up = self.apply(*up)),
         }
+    }
+}
+
+struct Combine<'a> {
+    activation: Activation,
+    gate: Option<&'a [f32]>,
+    up: &'a mut [f32],
+}
+
+impl Work for Combine<'_> {
+    type Output = ();
+
+    /// Plain loops, which the compiler turns into the instructions of the set.
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        self.activation.combine_body(self.gate, self.up);
     }
 }
 

@@ -18,7 +18,7 @@ pub trait Work {
 }
 
 impl Isa {
-    /// Runs `work` as compiled for this instruction set; its results do not depend on it.
+    /// Runs `work` as compiled for this instruction set. Its results depend on it only through [`Lanes::multiply_add`].
     ///
     /// # Panics
     /// If the machine lacks the instructions.

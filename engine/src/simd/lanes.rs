@@ -1,7 +1,7 @@
 //! Sixteen numbers side by side, as one register or as many as the instruction set needs.
 //!
-//! For work that is worth vector code but not a kernel per instruction set. Every operation is exact IEEE
-//! arithmetic in a fixed order, so results are the same bits everywhere. [`super::dispatch`] chooses the type.
+//! For work that is worth vector code but not a kernel per instruction set. Every operation but
+//! [`Lanes::multiply_add`] is exact IEEE arithmetic in a fixed order, so results are the same bits everywhere. [`super::dispatch`] chooses the type.
 #![allow(unsafe_code)]
 
 use super::Isa;
@@ -26,6 +26,9 @@ pub trait Lanes:
     fn min(self, other: Self) -> Self;
     /// The larger of each pair.
     fn max(self, other: Self) -> Self;
+    /// `self * factor + sum`, rounded once where the instruction set fuses both, else twice: the only operation whose
+    /// bits are not the same everywhere.
+    fn multiply_add(self, factor: Self, sum: Self) -> Self;
     /// Per lane `yes` where `self > limit`, else `no`.
     fn if_above(self, limit: Self, yes: Self, no: Self) -> Self;
 
@@ -141,6 +144,10 @@ impl Lanes for Portable {
         self.if_above(other, self, other)
     }
     #[inline(always)]
+    fn multiply_add(self, factor: Self, sum: Self) -> Self {
+        self * factor + sum
+    }
+    #[inline(always)]
     fn if_above(self, limit: Self, yes: Self, no: Self) -> Self {
         Self(std::array::from_fn(|i| if self.0[i] > limit.0[i] { yes.0[i] } else { no.0[i] }))
     }
@@ -228,6 +235,13 @@ mod x86 {
             unsafe { Self(_mm256_max_ps(self.0, other.0), _mm256_max_ps(self.1, other.1)) }
         }
         #[inline(always)]
+        fn multiply_add(self, factor: Self, sum: Self) -> Self {
+            // SAFETY: the machine has FMA, see the module.
+            unsafe {
+                Self(_mm256_fmadd_ps(self.0, factor.0, sum.0), _mm256_fmadd_ps(self.1, factor.1, sum.1))
+            }
+        }
+        #[inline(always)]
         fn if_above(self, limit: Self, yes: Self, no: Self) -> Self {
             // SAFETY: as above.
             unsafe {
@@ -297,6 +311,11 @@ mod x86 {
         fn max(self, other: Self) -> Self {
             // SAFETY: as above.
             unsafe { Self(_mm512_max_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        fn multiply_add(self, factor: Self, sum: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { Self(_mm512_fmadd_ps(self.0, factor.0, sum.0)) }
         }
         #[inline(always)]
         fn if_above(self, limit: Self, yes: Self, no: Self) -> Self {

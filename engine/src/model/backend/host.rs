@@ -7,6 +7,7 @@ use super::super::transformer::{AttentionStep, Row, Span};
 use super::super::weights::{Matrix, NormWeights};
 use crate::kernels::{Inputs, Kernel, Pick, Quantized, Share, SlotCodes, quantize_slots};
 use crate::ops::{Activation, Rope, layer_norm, rms_norm, rotate};
+use crate::simd::Isa;
 use crate::threads::Team;
 
 /// Row-major f32 rows with their quantized twin, made when a kernel first asks for it.
@@ -201,8 +202,13 @@ pub(super) fn store(step: &AttentionStep<'_>, qkv: &HostBuffer, caches: &mut [&m
     }
 }
 
-pub(super) fn activate(team: &Team, activation: Activation, gate: Option<&HostBuffer>, up: &mut HostBuffer) {
-    each_row(team, up, |row, values| activation.combine(gate.map(|gate| gate.row(row)), values));
+pub(super) fn activate(
+    (team, isa): (&Team, Isa),
+    activation: Activation,
+    gate: Option<&HostBuffer>,
+    up: &mut HostBuffer,
+) {
+    each_row(team, up, |row, values| activation.combine(isa, gate.map(|gate| gate.row(row)), values));
 }
 
 pub(super) fn route(
@@ -278,7 +284,7 @@ macro_rules! host_steps {
             host::store(step, qkv, caches);
         }
         fn activate(&self, activation: Activation, gate: Option<&HostBuffer>, up: &mut HostBuffer) {
-            host::activate(&self.team, activation, gate, up);
+            host::activate((&self.team, self.isa()), activation, gate, up);
         }
         fn route(
             &self,

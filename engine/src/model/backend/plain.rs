@@ -13,6 +13,7 @@ use crate::experts::{ExpertStore, Stack};
 use crate::kernels::MatrixRef;
 use crate::ops::{Activation, Rope};
 use crate::quant::Format;
+use crate::simd::Isa;
 use crate::threads::Team;
 use std::borrow::Cow;
 
@@ -22,6 +23,11 @@ pub struct Plain {
 }
 
 impl Plain {
+    /// Of the steps that it shares with the others.
+    fn isa(&self) -> Isa {
+        Isa::Portable
+    }
+
     /// The backend needs nothing.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
@@ -144,7 +150,7 @@ impl Backend for Plain {
                 let x = ws.normed.row(row);
                 let gate = stacks.gate.as_ref().map(|gate| multiply_expert(gate, choice.index, x));
                 let mut hidden = multiply_expert(&stacks.up, choice.index, x);
-                experts.activation.combine(gate.as_deref(), &mut hidden);
+                experts.activation.combine(Isa::Portable, gate.as_deref(), &mut hidden);
                 let out = multiply_expert(&stacks.down, choice.index, &hidden);
                 ws.added.row_mut(row).iter_mut().zip(&out).for_each(|(sum, out)| *sum += choice.score * out);
             }
