@@ -3,6 +3,8 @@
 //! 32 neighbours share one scale: `x = scale * code`, code in -127..=127, rounded to nearest even. Every
 //! instruction set computes the same codes. Sums per group serve the formats with mins and the unsigned byte dots.
 
+use crate::simd::{LANES, Lanes, Work};
+
 /// Neighbours that share a scale.
 pub(super) const GROUP: usize = 32;
 
@@ -95,44 +97,55 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// The body of every `quantize`: compiled for each instruction set.
-#[inline(always)]
-pub(super) fn quantize_body(row: &[f32], out: &mut Quantized<'_>) {
-    let groups = row.len() / GROUP;
-    let (scales, rest) = out.extras.split_at_mut(groups);
-    let (sums, rest) = rest.split_at_mut(groups);
-    let (offsets, rest) = rest.split_at_mut(groups);
-    let (half_sums, half_offsets) = rest.split_at_mut(2 * groups);
-    let blocks = row.as_chunks::<GROUP>().0.iter().zip(out.codes.as_chunks_mut::<GROUP>().0);
-    for (g, (values, codes)) in blocks.enumerate() {
-        let largest = largest_magnitude(values);
-        let scale = largest / 127.0;
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        for (code, value) in codes.iter_mut().zip(values) {
-            *code = (value * inverse).round_ties_even() as i8;
+/// One row and its quantized twin.
+pub(super) struct QuantizeRow<'r, 'o, 'q>(pub(super) &'r [f32], pub(super) &'o mut Quantized<'q>);
+
+impl Work for QuantizeRow<'_, '_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self(row, out) = self;
+        let groups = row.len() / GROUP;
+        let (scales, rest) = out.extras.split_at_mut(groups);
+        let (sums, rest) = rest.split_at_mut(groups);
+        let (offsets, rest) = rest.split_at_mut(groups);
+        let (half_sums, half_offsets) = rest.split_at_mut(2 * groups);
+        let blocks = row.as_chunks::<GROUP>().0.iter().zip(out.codes.as_chunks_mut::<GROUP>().0);
+        for (g, (values, codes)) in blocks.enumerate() {
+            let (scale, halves) = quantize_group::<L>(values, codes);
+            scales[g] = scale;
+            for (half, &sum) in halves.iter().enumerate() {
+                half_sums[2 * g + half] = scale * sum as f32;
+                half_offsets[2 * g + half] = f32::from_bits((-128 * sum) as u32);
+            }
+            let sum = halves[0] + halves[1];
+            sums[g] = scale * sum as f32;
+            offsets[g] = f32::from_bits((-128 * sum) as u32);
         }
-        let mut halves = [0i32; 2];
-        for (half, codes) in halves.iter_mut().zip(codes.as_chunks::<16>().0) {
-            *half = codes.iter().map(|&code| code as i32).sum();
-        }
-        scales[g] = scale;
-        for (half, &sum) in halves.iter().enumerate() {
-            half_sums[2 * g + half] = scale * sum as f32;
-            half_offsets[2 * g + half] = f32::from_bits((-128 * sum) as u32);
-        }
-        let sum = halves[0] + halves[1];
-        sums[g] = scale * sum as f32;
-        offsets[g] = f32::from_bits((-128 * sum) as u32);
     }
 }
 
+/// A group's scale, and the sums of the codes of its halves.
 #[inline(always)]
-fn largest_magnitude(values: &[f32; GROUP]) -> f32 {
-    let mut lanes = [0f32; 16];
-    for chunk in values.as_chunks::<16>().0 {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.max(value.abs());
+fn quantize_group<L: Lanes>(values: &[f32; GROUP], codes: &mut [i8; GROUP]) -> (f32, [i32; 2]) {
+    let halves = values.as_chunks::<LANES>().0;
+    let zero = L::splat(0.0);
+    let mut lowest = zero;
+    for half in halves {
+        let half = L::load(half);
+        lowest = lowest.min(half).min(zero - half);
+    }
+    let largest = -lowest.smallest();
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let mut sums = [0; 2];
+    for ((half, codes), sum) in halves.iter().zip(codes.as_chunks_mut::<LANES>().0).zip(&mut sums) {
+        let nearest = (L::load(half) * L::splat(inverse)).nearest();
+        *sum = nearest.sum() as i32;
+        // The last bits of the sum with 1.5 * 2^23 are the number; a conversion would not vectorise.
+        for (code, nearest) in codes.iter_mut().zip((nearest + L::splat(12_582_912.0)).store()) {
+            *code = nearest.to_bits() as i8;
         }
     }
-    lanes.into_iter().fold(0.0, f32::max)
+    (largest / 127.0, sums)
 }

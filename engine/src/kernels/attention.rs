@@ -200,6 +200,9 @@ impl Visit for Select {
 /// Sixteen columns. Rows are filled up with zeros.
 type Columns = [f32; LANES];
 
+/// A query's products with a tile's keys.
+type Scores = [Columns; TILE / LANES];
+
 /// What a task works on. Rows of queries and sums are `(row, head)`.
 #[derive(Default)]
 struct Scratch {
@@ -312,41 +315,35 @@ fn attend<L: Lanes>(task: &AttentionTask<'_>, i: usize, start: usize, scratch: &
     }
     let width = task.key_length.div_ceil(LANES);
     let mut scores = scores::<L>(&scratch.queries[i * width..][..width], &scratch.keys);
-    for (t, score) in scores.iter_mut().enumerate() {
-        *score = if (from..to).contains(&t) { task.scale * *score } else { f32::NEG_INFINITY };
+    for (t, score) in scores.as_flattened_mut().iter_mut().enumerate() {
+        *score = if t >= from && t < to { task.scale * *score } else { f32::NEG_INFINITY };
     }
     let (old_largest, old_sum) = scratch.running[i];
-    let largest = halve(scores, f32::max).max(old_largest);
+    let largest = largest::<L>(&scores).max(old_largest);
     let shrink = exp(old_largest - largest);
-    for score in &mut scores {
+    for score in scores.as_flattened_mut() {
         *score = exp(*score - largest);
     }
-    scratch.running[i] = (largest, old_sum * shrink + halve(scores, |a, b| a + b));
+    scratch.running[i] = (largest, old_sum * shrink + (L::load(&scores[0]) + L::load(&scores[1])).sum());
     let values = if task.values.is_some() { &scratch.values } else { &scratch.keys };
     let width = values.len() / TILE;
     let len = task.value_length.div_ceil(LANES);
     let sums = &mut scratch.sums[i * len..][..len];
-    add_values::<L>(shrink, &scores[from..to], &values[from * width..to * width], sums);
+    add_values::<L>(shrink, &scores.as_flattened()[from..to], &values[from * width..to * width], sums);
 }
 
-/// Joins the first half with the second until one is left.
 #[inline(always)]
-fn halve(mut values: [f32; TILE], join: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut width = TILE;
-    while width > 1 {
-        width /= 2;
-        for i in 0..width {
-            values[i] = join(values[i], values[i + width]);
-        }
-    }
-    values[0]
+fn largest<L: Lanes>(scores: &Scores) -> f32 {
+    let largest = L::load(&scores[0]).max(L::load(&scores[1]));
+    -(L::splat(0.0) - largest).smallest()
 }
 
 /// A query's products with all keys of a tile.
 #[inline(always)]
-fn scores<L: Lanes>(query: &[Columns], keys: &[Columns]) -> [f32; TILE] {
-    let mut scores = [0f32; TILE];
-    for (scores, keys) in scores.as_chunks_mut().0.iter_mut().zip(keys.chunks_exact(query.len() * TOGETHER)) {
+fn scores<L: Lanes>(query: &[Columns], keys: &[Columns]) -> Scores {
+    let mut scores = [[0f32; LANES]; TILE / LANES];
+    let places = scores.as_flattened_mut().as_chunks_mut().0;
+    for (scores, keys) in places.iter_mut().zip(keys.chunks_exact(query.len() * TOGETHER)) {
         *scores = dots::<L>(query, keys);
     }
     scores

@@ -3,7 +3,7 @@
 //! `maddubs` adds pairs of products in 16 bits: with codes as magnitudes (at most 128) and inputs of at most 127
 //! a pair stays below 32,512, so nothing saturates and sums equal those of every other instruction set.
 
-use super::activations::{Quantized, QuantizedRow, quantize_body};
+use super::activations::QuantizedRow;
 use super::blocks::{ByteDots, Panel, Shape, UnpackedRow, by_shape};
 use super::{Job, PANEL, blocks, floats};
 use crate::quant::{Block, F16, Float, Widen};
@@ -67,12 +67,6 @@ impl ByteDots for Avx2 {
     unsafe fn row(weights: &UnpackedRow<'_>, input: &QuantizedRow<'_>, shape: Shape) -> f32 {
         // SAFETY: the caller's promise.
         unsafe { by_shape!(shape, |GROUP, SIGNED| row::<GROUP, SIGNED>(weights, input)) }
-    }
-
-    #[inline(always)]
-    fn prefetch(address: *const u8) {
-        // SAFETY: a prefetch reads nothing, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]
@@ -167,9 +161,4 @@ pub(super) unsafe fn rows_of_blocks<B: Block>(job: &Job<'_>, range: Range<usize>
 pub(super) unsafe fn rows_of_floats<F: Float>(job: &Job<'_>, range: Range<usize>) {
     // SAFETY: outputs by the caller's promise.
     unsafe { floats::rows_body::<F, true>(job, range) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn quantize(row: &[f32], out: &mut Quantized<'_>) {
-    quantize_body(row, out);
 }

@@ -1,6 +1,6 @@
 //! Inner loops for AVX-512 with VNNI: 64 byte products an instruction.
 
-use super::activations::{Quantized, QuantizedRow, quantize_body};
+use super::activations::QuantizedRow;
 use super::blocks::{ByteDots, Panel, Shape, UnpackedRow, by_shape};
 use super::{Job, PANEL, blocks, floats};
 use crate::quant::{Block, Float};
@@ -33,12 +33,6 @@ impl ByteDots for Vnni {
     unsafe fn row(weights: &UnpackedRow<'_>, input: &QuantizedRow<'_>, shape: Shape) -> f32 {
         // SAFETY: the caller's promise.
         unsafe { by_shape!(shape, |GROUP, SIGNED| row::<GROUP, SIGNED>(weights, input)) }
-    }
-
-    #[inline(always)]
-    fn prefetch(address: *const u8) {
-        // SAFETY: a prefetch reads nothing, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]
@@ -192,9 +186,4 @@ pub(super) unsafe fn rows_of_blocks<B: Block>(job: &Job<'_>, range: Range<usize>
 pub(super) unsafe fn rows_of_floats<F: Float>(job: &Job<'_>, range: Range<usize>) {
     // SAFETY: outputs by the caller's promise.
     unsafe { floats::rows_body::<F, true>(job, range) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) unsafe fn quantize(row: &[f32], out: &mut Quantized<'_>) {
-    quantize_body(row, out);
 }

@@ -12,8 +12,7 @@ use std::ops::Range;
 /// Inputs that pass a panel together, so that each of its registers is loaded once for all.
 const TILE: usize = 8;
 
-/// How far ahead of the block being unpacked weights are asked for: rows follow each other in memory, and the
-/// hardware's own prefetcher stops at every page.
+/// How far ahead of the block being unpacked weights are asked for: rows follow each other in memory.
 const PREFETCH: usize = 2048;
 
 /// The inner loops of one instruction set. Integer sums are exact and equal on all of them.
@@ -25,9 +24,6 @@ pub(super) trait ByteDots {
 
     /// One row times one input.
     unsafe fn row(row: &UnpackedRow<'_>, input: &QuantizedRow<'_>, shape: Shape) -> f32;
-
-    /// Asks for a cache line that will be read soon.
-    fn prefetch(_address: *const u8) {}
 
     /// The panel's sixteen rows times `N` inputs.
     unsafe fn panel<const N: usize>(panel: &Panel<'_>, inputs: &[QuantizedRow<'_>; N]) -> [[f32; PANEL]; N];
@@ -181,7 +177,7 @@ fn unpack_row<B: Block, D: ByteDots>(job: &Job<'_>, row: usize, scratch: &mut Sc
     let scales = scratch.scales.chunks_exact_mut(groups).zip(scratch.mins.chunks_exact_mut(groups));
     for ((block, codes), (scales, mins)) in bytes.chunks_exact(size_of::<B>()).zip(codes).zip(scales) {
         for line in 0..size_of::<B>().div_ceil(64) {
-            D::prefetch(block.as_ptr().wrapping_add(PREFETCH + line * 64));
+            super::prefetch(block.as_ptr().wrapping_add(PREFETCH + line * 64));
         }
         bytemuck::pod_read_unaligned::<B>(block).unpack::<D::Widen>(codes, scales, mins);
     }

@@ -5,7 +5,6 @@
 
 use super::{Inputs, Job, Kernel, MatrixRef, Output, Pick, Quantized, rows_per_task};
 use crate::ops::Activation;
-use crate::simd::Isa;
 use crate::threads::{SharedSlice, Team};
 use std::ops::Range;
 
@@ -134,8 +133,6 @@ pub struct Hidden<'a> {
     pub up: Output<'a>,
     /// Between them.
     pub activation: Activation,
-    /// What it is computed with.
-    pub isa: Isa,
 }
 
 /// Gate, up and activation of these experts, into slots `rows` wide.
@@ -157,7 +154,7 @@ pub fn hidden<M: ExpertMatrices>(
             }
             for pick in picks {
                 let gate = gate.map(|_| &*out.gate.slice(pick.output, range.clone()));
-                out.activation.combine(out.isa, gate, out.up.slice(pick.output, range.clone()));
+                out.activation.combine(up.kernel.isa, gate, out.up.slice(pick.output, range.clone()));
             }
         }
     });

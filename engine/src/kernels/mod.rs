@@ -21,6 +21,7 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
+use activations::QuantizeRow;
 pub use activations::{Inputs, Quantized};
 pub use attention::{AttentionKernel, AttentionTask, Queries, RowBlock, attention, select_attention};
 pub use experts::{
@@ -134,7 +135,7 @@ pub struct Kernel {
     /// The same for packed matrices of this instruction set's layout.
     packed: RowsFn,
     kind: Kind,
-    quantize: unsafe fn(&[f32], &mut Quantized<'_>),
+    isa: Isa,
 }
 
 /// Picks the kernel of a format for an instruction set.
@@ -156,14 +157,14 @@ impl Visit for Select {
     type Output = Kernel;
 
     fn blocks<B: Block>(self) -> Kernel {
-        let (rows, quantize): (RowsFn, unsafe fn(&[f32], &mut Quantized<'_>)) = match self.0 {
+        let rows: RowsFn = match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => (avx512::rows_of_blocks::<B>, avx512::quantize),
+            Isa::Avx512Vnni => avx512::rows_of_blocks::<B>,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => (avx2::rows_of_blocks::<B>, avx2::quantize),
-            _ => (portable::rows_of_blocks::<B>, portable::quantize),
+            Isa::Avx2 => avx2::rows_of_blocks::<B>,
+            _ => portable::rows_of_blocks::<B>,
         };
-        Kernel { rows, packed: rows, kind: Kind::Blocks, quantize }
+        Kernel { rows, packed: rows, kind: Kind::Blocks, isa: self.0 }
     }
 
     fn float<F: Float>(self) -> Kernel {
@@ -174,7 +175,7 @@ impl Visit for Select {
             Isa::Avx2 => avx2::rows_of_floats::<F>,
             _ => portable::rows_of_floats::<F>,
         };
-        Kernel { rows, packed: rows, kind: Kind::Float, quantize: portable::quantize }
+        Kernel { rows, packed: rows, kind: Kind::Float, isa: self.0 }
     }
 }
 
@@ -186,8 +187,7 @@ impl Kernel {
 
     /// Quantizes one row of activations.
     pub fn quantize(&self, row: &[f32], out: &mut Quantized<'_>) {
-        // SAFETY: `select` made sure that the machine has the instructions.
-        unsafe { (self.quantize)(row, out) }
+        self.isa.run(QuantizeRow(row, out));
     }
 
     /// Computes the matrix rows of `range` for all picks of the job.
@@ -208,6 +208,19 @@ impl Kernel {
         // SAFETY: `select` made sure of the instructions; disjoint outputs are the caller's promise.
         unsafe { rows(job, range) }
     }
+}
+
+/// Asks for a cache line that will be read soon: the hardware's own prefetcher stops at every page.
+#[inline(always)]
+pub(crate) fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction, and it reads nothing, whatever the address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// Rows of a matrix that one task takes: whole panels, several tasks per thread.

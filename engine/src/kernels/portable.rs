@@ -1,6 +1,6 @@
 //! The inner loops in plain Rust: what every other instruction set is compared with.
 
-use super::activations::{Quantized, QuantizedRow, quantize_body};
+use super::activations::QuantizedRow;
 use super::blocks::{ByteDots, Panel, Shape, UnpackedRow};
 use super::{Job, PANEL, blocks, floats};
 use crate::quant::{Block, Float};
@@ -66,8 +66,4 @@ pub(super) unsafe fn rows_of_blocks<B: Block>(job: &Job<'_>, range: Range<usize>
 pub(super) unsafe fn rows_of_floats<F: Float>(job: &Job<'_>, range: Range<usize>) {
     // SAFETY: outputs by the caller's promise.
     unsafe { floats::rows_body::<F, false>(job, range) }
-}
-
-pub(super) unsafe fn quantize(row: &[f32], out: &mut Quantized<'_>) {
-    quantize_body(row, out);
 }

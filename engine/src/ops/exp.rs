@@ -9,7 +9,8 @@ pub fn exp(x: f32) -> f32 {
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.33, 88.72);
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = clamped - n * LN2_HIGH - n * LN2_LOW;
     let p = 1.987_569_1e-4f32;
     let p = p * r + 1.398_2e-3;
@@ -18,19 +19,14 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
     let value = p * r * r + r + 1.0;
+    // The sum's last bits are n: a conversion from floats would not vectorise.
+    let n = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     // 2^n in two steps: n reaches 128, one past the largest exponent.
-    let half = (n * 0.5) as i32;
-    let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
-    let value = value * power(half) * power(n as i32 - half);
-    if x < -87.33 {
-        0.0
-    } else if x > 88.72 {
-        f32::INFINITY
-    } else if x.is_nan() {
-        x
-    } else {
-        value
-    }
+    let half = n >> 1;
+    let power = |n: i32| f32::from_bits(((n.wrapping_add(127)) << 23) as u32);
+    let value = value * power(half) * power(n.wrapping_sub(half));
+    let value = if x < -87.33 { 0.0 } else { value };
+    if x > 88.72 { f32::INFINITY } else { value }
 }
 
 #[cfg(test)]

@@ -11,13 +11,13 @@ use super::{Panels, formats};
 use crate::quant::{self, Block};
 use std::arch::x86_64::*;
 use std::ops::Range;
+use std::sync::atomic::{Ordering, compiler_fence};
 
-/// How far ahead weights are asked for: the hardware's own prefetcher stops at every page.
+/// How far ahead weights are asked for.
 const PREFETCH: usize = 4096;
 
-/// For so few inputs the groups of a block are written out: with constant numbers the compiler folds places and shifts,
-/// which makes a third of the speed. For more it would load all inputs' scales of the block first, and spill them.
-const WRITTEN_OUT: usize = 2;
+/// For so few inputs the groups of a block are written out.
+const WRITTEN_OUT: usize = 4;
 
 /// The formats with panels.
 pub(super) static TABLE: &[Panels] = &[
@@ -111,7 +111,8 @@ unsafe fn codes<B: PanelBlock>(block: *const u8, group: usize, quad: usize) -> _
     }
 }
 
-/// Does something for every group of a block, written out.
+/// Does something for every group of a block, written out: with constant numbers the compiler folds places and shifts,
+/// which makes a third of the speed.
 macro_rules! each_group {
     ($block:ty, |$group:ident| $step:expr) => {
         each_group!(@ $block, $group, $step, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
@@ -145,7 +146,7 @@ unsafe fn panels_of_picks<B: PanelBlock>(job: &Job<'_>, picks: &[Pick], rows: Ra
     let mut tiles = TILES.take();
     // SAFETY: the caller's promises, for every tile.
     unsafe {
-        tiles.fill(&job.inputs, picks, B::GROUP);
+        tiles.fill(&job.inputs, picks, B::GROUP, B::BIAS);
         for start in rows.step_by(PANEL) {
             let panel = &job.matrix.bytes[start / PANEL * panel_bytes..][..panel_bytes];
             let mut first = 0;
@@ -153,7 +154,7 @@ unsafe fn panels_of_picks<B: PanelBlock>(job: &Job<'_>, picks: &[Pick], rows: Ra
                 let rest = &picks[first..];
                 let (tile, cols) = (tiles::next(rest.len()), job.matrix.cols);
                 let inputs = match tile {
-                    1 => job.inputs.quantized(rest[0].input, B::GROUP),
+                    1 => tiles.single(first, job.inputs.quantized(rest[0].input, B::GROUP)),
                     _ => tiles.get(first, tile, cols, B::GROUP),
                 };
                 match tile {
@@ -185,15 +186,12 @@ unsafe fn pass<B: PanelBlock, const N: usize>(
         let first = number * (B::LEN / B::GROUP);
         // SAFETY: a block has the bytes of sixteen, and the inputs were checked to have as many groups as the panel.
         unsafe {
-            prefetch::<B>(block);
             let head = B::Head::read(block.as_ptr());
             if N <= WRITTEN_OUT {
-                each_group!(B, |group| {
-                    add_group::<B, N>(&mut sums, block.as_ptr(), head.factors(group), (first, group), inputs)
-                });
+                each_group!(B, |group| add_group::<B, N>(&mut sums, block, &head, (first, group), inputs));
             } else {
                 for group in 0..B::LEN / B::GROUP {
-                    add_group::<B, N>(&mut sums, block.as_ptr(), head.factors(group), (first, group), inputs);
+                    add_group::<B, N>(&mut sums, block, &head, (first, group), inputs);
                 }
             }
         }
@@ -207,12 +205,12 @@ unsafe fn pass<B: PanelBlock, const N: usize>(
     }
 }
 
-/// Asks for what follows this block after [`PREFETCH`] bytes.
+/// Asks for the group's share of what follows this block after [`PREFETCH`] bytes: all at once would wait for each other.
 #[inline(always)]
-unsafe fn prefetch<B: PanelBlock>(block: &[u8]) {
-    for line in 0..(size_of::<B>() * PANEL).div_ceil(64) {
-        // SAFETY: a prefetch reads nothing, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(block.as_ptr().wrapping_add(PREFETCH + line * 64).cast()) }
+fn prefetch<B: PanelBlock>(block: &[u8], group: usize) {
+    let (lines, groups) = ((size_of::<B>() * PANEL).div_ceil(64), B::LEN / B::GROUP);
+    for line in group * lines / groups..(group + 1) * lines / groups {
+        super::super::prefetch(block.as_ptr().wrapping_add(PREFETCH + line * 64));
     }
 }
 
@@ -230,8 +228,7 @@ unsafe fn dots<B: PanelBlock, const N: usize>(
         if B::BIAS > 0 {
             let offsets = inputs.offsets.as_ptr().cast::<i32>().add((first + group) * N);
             for (n, dots) in dots.iter_mut().enumerate() {
-                // The offset is for a bias of 128.
-                *dots = _mm512_set1_epi32(offsets.add(n).read() >> (7 - B::BIAS.ilog2()));
+                *dots = _mm512_set1_epi32(offsets.add(n).read());
             }
         }
         for quad in 0..B::GROUP / 4 {
@@ -250,14 +247,18 @@ unsafe fn dots<B: PanelBlock, const N: usize>(
 #[inline(always)]
 unsafe fn add_group<B: PanelBlock, const N: usize>(
     sums: &mut [__m512; N],
-    block: *const u8,
-    factors: Factors,
+    block: &[u8],
+    head: &B::Head,
     (first, group): (usize, usize),
     inputs: &QuantizedRow<'_>,
 ) {
+    // Keeps the loads of a group in their place: all of a block's at its begin would have to be spilled.
+    compiler_fence(Ordering::SeqCst);
+    prefetch::<B>(block, group);
     // SAFETY: the caller's promises.
     unsafe {
-        let dots = dots::<B, N>(block, group, first, inputs);
+        let factors = head.factors(group);
+        let dots = dots::<B, N>(block.as_ptr(), group, first, inputs);
         let scales = inputs.scales.as_ptr().add((first + group) * B::GROUP / 32 * N);
         let input_sums = inputs.sums.as_ptr().add((first + group) * N);
         for (n, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {

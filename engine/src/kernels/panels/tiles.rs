@@ -39,9 +39,13 @@ thread_local! {
 }
 
 impl Tiles {
-    /// Copies the picked inputs; a tile of one is none, for the kernels read it where it is.
+    /// Copies the picked inputs, with offsets for codes that are `bias` too large. Of a tile of one there is nothing to
+    /// lay side by side: only its offsets are copied.
+    ///
+    /// # Safety
+    /// Needs AVX-512.
     #[target_feature(enable = "avx2,avx512f")]
-    pub(super) unsafe fn fill(&mut self, inputs: &Inputs<'_>, picks: &[Pick], group: usize) {
+    pub(super) unsafe fn fill(&mut self, inputs: &Inputs<'_>, picks: &[Pick], group: usize, bias: i32) {
         let (width, groups) = (inputs.width(), inputs.width() / group);
         grow(&mut self.codes, picks.len() * width);
         grow(&mut self.scales, picks.len() * (width / 32));
@@ -57,10 +61,18 @@ impl Tiles {
                     8 => self.copy::<8>(inputs, picks, first, group),
                     4 => self.copy::<4>(inputs, picks, first, group),
                     2 => self.copy::<2>(inputs, picks, first, group),
-                    _ => {}
+                    _ => {
+                        let offsets = inputs.quantized(picks[first].input, group).offsets;
+                        self.offsets[first * groups..][..groups].copy_from_slice(offsets);
+                    }
                 }
             }
             first += tile;
+        }
+        // Offsets come for a bias of 128.
+        let shift = 7 - bias.max(1).ilog2();
+        for offset in &mut self.offsets[..picks.len() * groups] {
+            *offset = f32::from_bits((offset.to_bits() as i32 >> shift) as u32);
         }
     }
 
@@ -77,12 +89,20 @@ impl Tiles {
         for (row, pick) in rows.iter_mut().zip(&picks[first..]) {
             *row = inputs.quantized(pick.input, group);
         }
-        let codes = &mut self.codes[first * width..][..N * width];
+        let Self { codes, scales, sums, offsets } = self;
         // SAFETY: the caller's promise.
-        unsafe { interleave_codes(&rows.map(|row| row.codes), codes) };
-        interleave(&rows.map(|row| row.scales), &mut self.scales[first * (width / 32)..]);
-        interleave(&rows.map(|row| row.sums), &mut self.sums[first * groups..]);
-        interleave(&rows.map(|row| row.offsets), &mut self.offsets[first * groups..]);
+        unsafe {
+            interleave(&rows.map(|row| row.codes), &mut codes[first * width..]);
+            interleave(&rows.map(|row| bytes(row.scales)), bytes_mut(&mut scales[first * (width / 32)..]));
+            interleave(&rows.map(|row| bytes(row.sums)), bytes_mut(&mut sums[first * groups..]));
+            interleave(&rows.map(|row| bytes(row.offsets)), bytes_mut(&mut offsets[first * groups..]));
+        }
+    }
+
+    /// The input `first`, alone, where it lies.
+    pub(super) fn single<'a>(&'a self, first: usize, input: QuantizedRow<'a>) -> QuantizedRow<'a> {
+        let groups = input.offsets.len();
+        QuantizedRow { offsets: &self.offsets[first * groups..][..groups], ..input }
     }
 
     /// The tile of `tile` inputs from `first` on, `width` numbers each.
@@ -103,27 +123,26 @@ fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
     }
 }
 
-#[inline(always)]
-fn interleave<const N: usize>(rows: &[&[f32]; N], out: &mut [f32]) {
-    for (i, places) in out.as_chunks_mut::<N>().0[..rows[0].len()].iter_mut().enumerate() {
-        for (place, row) in places.iter_mut().zip(rows) {
-            *place = row[i];
-        }
-    }
+fn bytes(values: &[f32]) -> &[i8] {
+    bytemuck::cast_slice(values)
 }
 
-/// Four codes of each row in turn.
+fn bytes_mut(values: &mut [f32]) -> &mut [i8] {
+    bytemuck::cast_slice_mut(values)
+}
+
+/// A word of each row in turn: four codes or a float.
 ///
 /// # Safety
 /// Needs AVX-512.
 #[inline(always)]
-unsafe fn interleave_codes<const N: usize>(rows: &[&[i8]; N], out: &mut [i8]) {
-    let width = rows[0].len();
-    assert!(rows.iter().all(|row| row.len() == width) && out.len() == N * width);
-    let whole = if N.is_multiple_of(4) { width / 64 * 64 } else { 0 };
+unsafe fn interleave<const N: usize>(rows: &[&[i8]; N], out: &mut [i8]) {
+    let len = rows[0].len();
+    assert!(rows.iter().all(|row| row.len() == len) && out.len() >= N * len);
+    let whole = if N.is_multiple_of(4) { len / 64 * 64 } else { 0 };
     for start in (0..whole).step_by(64) {
         for n in (0..N).step_by(4) {
-            // SAFETY: 64 codes of each row lie below `whole`, and the destination is as long as all rows.
+            // SAFETY: 64 bytes of each row lie below `whole`, and the destination is as long as all rows.
             unsafe {
                 let mut four = [_mm512_setzero_si512(); 4];
                 for (register, row) in four.iter_mut().zip(&rows[n..]) {
@@ -140,7 +159,7 @@ unsafe fn interleave_codes<const N: usize>(rows: &[&[i8]; N], out: &mut [i8]) {
             }
         }
     }
-    for at in (whole..width).step_by(4) {
+    for at in (whole..len).step_by(4) {
         for (n, row) in rows.iter().enumerate() {
             out[at * N + n * 4..][..4].copy_from_slice(&row[at..at + 4]);
         }

@@ -216,7 +216,6 @@ impl Cpu {
             gate: Output::new(ws.expert_gate.values_mut(), experts.length, 0),
             up: Output::new(ws.expert_up.values_mut(), experts.length, 0),
             activation: experts.activation,
-            isa: self.isa,
         };
         let (gate, up) = (group.gate(), group.up());
         let (gate, up) = (gate.as_ref().map(|gate| self.expert_kernel(gate)), self.expert_kernel(&up));
