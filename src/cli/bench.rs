@@ -1,13 +1,18 @@
 //! `moewe bench`: how fast a model loads, reads prompts and generates, and what memory it takes.
 //!
 //! Prefill and decode each start from an empty cache; the numbers are medians. Token ids are arbitrary but the same
-//! every time: what they are does not matter, except for which experts they reach.
+//! every time: what they are does not matter, except for which experts they reach. `bench/` has the kernels alone and
+//! runs in turns with another program.
+
+mod kernels;
+mod peer;
 
 use super::options::{self, ModelOptions};
 use super::output::{self, Table};
 use super::{Command, heat, inspect};
 use anyhow::Result;
 use clap::Parser;
+use moewe_engine::eval::machine;
 use moewe_engine::experts::Statistics;
 use moewe_engine::model::Model;
 use moewe_engine::os::{interrupt, memory};
@@ -34,6 +39,12 @@ pub(super) struct Bench {
     /// Measure opening the file only
     #[arg(long)]
     load: bool,
+    /// Measure the matrix kernels alone, of these formats or of all; needs no model
+    #[arg(long, value_name = "FORMAT", num_args = 0.., conflicts_with = "load")]
+    kernels: Option<Vec<String>>,
+    /// A llama-bench, with its options, to measure in turns with this program; may come several times
+    #[arg(long, value_name = "CMD", conflicts_with_all = ["load", "kernels"])]
+    peer: Vec<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -41,6 +52,12 @@ pub(super) struct Bench {
 
 impl Command for Bench {
     fn run(mut self) -> Result<()> {
+        if let Some(formats) = &self.kernels {
+            return kernels::run(&self, formats);
+        }
+        if !self.peer.is_empty() {
+            return peer::run(&self);
+        }
         let figures = if self.load { self.load_figures()? } else { self.speed_figures()? };
         if self.json { output::json(&figures) } else { print(&figures) }
     }
@@ -85,6 +102,11 @@ impl Bench {
         {
             self.report_experts(&after.since(&before), &mut figures);
         }
+        // What is measured for this must not share the memory with the model.
+        let (threads, _) = engine.hardware();
+        drop(session);
+        drop(engine);
+        report_limit(machine::read_rate(threads), &mut figures);
         Ok(figures)
     }
 
@@ -118,11 +140,24 @@ impl Bench {
     }
 
     fn median(&self, mut measure: impl FnMut() -> Result<f64>) -> Result<f64> {
-        let mut all = (0..self.repetitions).map(|_| measure()).collect::<Result<Vec<_>>>()?;
-        all.sort_by(f64::total_cmp);
-        let middle = all.len() / 2;
-        Ok(if all.len() % 2 == 1 { all[middle] } else { (all[middle - 1] + all[middle]) / 2.0 })
+        Ok(median((0..self.repetitions).map(|_| measure()).collect::<Result<Vec<_>>>()?))
     }
+}
+
+/// The middle of at least one number.
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    let middle = all.len() / 2;
+    if all.len() % 2 == 1 { all[middle] } else { (all[middle - 1] + all[middle]) / 2.0 }
+}
+
+/// How many tokens a second the bytes of a token allow, and what share of them there is.
+fn report_limit(read_rate: f64, figures: &mut Value) {
+    figures["read_rate_bytes_per_second"] = (read_rate as u64).into();
+    let limit = figures["bytes_per_token"].as_f64().map(|bytes| read_rate / bytes.max(1.0));
+    figures["byte_limit_tokens_per_second"] = limit.into();
+    let decoded = figures["decode_tokens_per_second"].as_f64();
+    figures["decode_share_of_byte_limit"] = decoded.zip(limit).map(|(decoded, limit)| decoded / limit).into();
 }
 
 /// Milliseconds of `work`; dropping its result is not part of them.

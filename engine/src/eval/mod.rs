@@ -3,6 +3,7 @@
 
 mod compare;
 pub mod importance;
+pub mod machine;
 pub mod moments;
 mod routing;
 

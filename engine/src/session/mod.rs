@@ -16,7 +16,6 @@ use crate::kernels::Layout;
 use crate::model::{
     Config, Cpu, HostBuffer, KvCache, Model, Nothing, Observe, Plain, Row, Workspace, forward,
 };
-use crate::simd::Isa;
 use crate::tokenizer::Tokenizer;
 use std::path::Path;
 use std::sync::Arc;
@@ -89,8 +88,7 @@ impl Engine {
         }
         model.use_experts(options.experts_used, options.expert_threshold)?;
         announce(&model);
-        let threads = options.threads.unwrap_or_else(default_threads).clamp(1, 512);
-        let isa = options.isa.unwrap_or_else(Isa::detect);
+        let (threads, isa) = options.hardware();
         let memory = MemoryPlan::new(&model, &options, Layout::of(isa))?;
         let backend = if options.plain {
             AnyBackend::Plain(Plain::new())
@@ -268,10 +266,6 @@ fn load_tokenizer(metadata: &Metadata) -> Result<Option<Tokenizer>> {
         None | Some("none" | "no_vocab") => Ok(None),
         Some(_) => Tokenizer::from_metadata(metadata),
     }
-}
-
-fn default_threads() -> usize {
-    thread::available_parallelism().map_or(1, |threads| threads.get())
 }
 
 /// One conversation.

@@ -4,6 +4,7 @@ use super::MemoryLimit;
 use crate::error::{Error, Result};
 use crate::quant::Format;
 use crate::simd::Isa;
+use std::thread;
 
 /// What the German MoE GPT's expert capacity does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,14 @@ pub struct Options {
     pub experts_used: Option<usize>,
     /// Experts below this share of their token's weight are left out; more than 0 changes the output.
     pub expert_threshold: f32,
+}
+
+impl Options {
+    /// Threads and instruction set, as wished or as the machine has them.
+    pub fn hardware(&self) -> (usize, Isa) {
+        let all = || thread::available_parallelism().map_or(1, |threads| threads.get());
+        (self.threads.unwrap_or_else(all).clamp(1, 512), self.isa.unwrap_or_else(Isa::detect))
+    }
 }
 
 impl Default for Options {

@@ -1,0 +1,123 @@
+//! What the machine allows and what the kernels make of it: the rate at which memory is read, and the time that a
+//! matrix of each format takes. The reader divides one by the other.
+
+use crate::error::{Error, Result};
+use crate::kernels::{
+    Inputs, Job, Kernel, Layout, MatrixRef, Output, Pick, Quantized, matmul, prefetch, select,
+};
+use crate::quant::Format;
+use crate::simd::Isa;
+use crate::threads::Team;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+/// Bytes of what is read: larger than the caches of the machines that this runs on.
+const SIZE: usize = 512 << 20;
+
+/// How far ahead it is asked for.
+const PREFETCH: usize = 4096;
+
+/// Columns of a measured matrix.
+const COLS: usize = 2048;
+
+/// Rows of weights that are quantized; the matrix repeats them, which no kernel can make use of.
+const PATTERN_ROWS: usize = 64;
+
+/// How often something is measured; the best counts, for all else is what other programs took.
+const REPETITIONS: usize = 5;
+
+/// Bytes per second that `threads` read together from memory, one pass over memory that no cache holds.
+pub fn read_rate(threads: usize) -> f64 {
+    let team = Team::new(threads);
+    let words: Vec<u64> = (0..SIZE as u64 / 8).collect();
+    let time = fastest(|| {
+        team.run_chunks(words.len(), 1 << 16, |start, end| {
+            let mut sums = [0u64; 16];
+            for words in words[start..end].as_chunks::<16>().0 {
+                let ahead = words.as_ptr().cast::<u8>().wrapping_add(PREFETCH);
+                prefetch(ahead);
+                prefetch(ahead.wrapping_add(64));
+                sums.iter_mut().zip(words).for_each(|(sum, word)| *sum ^= word);
+            }
+            black_box(sums);
+        });
+    });
+    SIZE as f64 / time.as_secs_f64()
+}
+
+fn fastest(mut work: impl FnMut()) -> Duration {
+    let once = |_| {
+        let start = Instant::now();
+        work();
+        start.elapsed()
+    };
+    (0..=REPETITIONS).map(once).skip(1).min().unwrap_or_default()
+}
+
+/// A matrix too large for the caches, in the layout of an instruction set.
+pub struct KernelBench {
+    team: Team,
+    kernel: Kernel,
+    format: &'static Format,
+    layout: Layout,
+    rows: usize,
+    bytes: Vec<u8>,
+}
+
+impl KernelBench {
+    /// A matrix of a block format, 2048 columns wide.
+    ///
+    /// # Errors
+    /// When the format cannot be written.
+    pub fn new(format: &'static Format, isa: Isa, threads: usize) -> Result<Self> {
+        let quantize =
+            format.quantize.ok_or_else(|| Error::request(format!("{format} cannot be written")))?;
+        let row_bytes = COLS / format.block_len * format.block_bytes;
+        let weights: Vec<f32> =
+            (0..PATTERN_ROWS * COLS).map(|i| ((i * 7919) % 997) as f32 / 498.0 - 1.0).collect();
+        let mut pattern = vec![0; PATTERN_ROWS * row_bytes];
+        for (row, bytes) in weights.chunks_exact(COLS).zip(pattern.chunks_exact_mut(row_bytes)) {
+            quantize(row, None, bytes);
+        }
+        let layout = Layout::of(isa);
+        let rows =
+            MatrixRef { format, rows: PATTERN_ROWS, cols: COLS, layout: Layout::Rows, bytes: &pattern };
+        let mut packed = vec![0; pattern.len()];
+        layout.pack(rows, &mut packed);
+        let copies = (SIZE / packed.len()).max(1);
+        let bytes = packed.repeat(copies);
+        let kernel = select(format, isa);
+        Ok(Self { team: Team::new(threads), kernel, format, layout, rows: PATTERN_ROWS * copies, bytes })
+    }
+
+    /// Bytes of weights per second that meet one input.
+    pub fn bytes_per_second(&self) -> f64 {
+        self.bytes.len() as f64 / self.time(self.rows, 1).as_secs_f64()
+    }
+
+    /// Multiplications and additions per second with so many inputs, of a part of the matrix that passes the caches.
+    pub fn products_per_second(&self, inputs: usize) -> f64 {
+        let rows = (self.rows / 8).next_multiple_of(PATTERN_ROWS);
+        (rows * COLS * inputs) as f64 / self.time(rows, inputs).as_secs_f64()
+    }
+
+    /// The shortest time that the product of the first rows with `inputs` took.
+    fn time(&self, rows: usize, inputs: usize) -> Duration {
+        let values: Vec<f32> = (0..inputs * COLS).map(|i| (i % 17) as f32 - 8.0).collect();
+        let extras_len = Quantized::extras_len(COLS);
+        let (mut codes, mut extras) = (vec![0; values.len()], vec![0.0; inputs * extras_len]);
+        let quantized = codes.chunks_exact_mut(COLS).zip(extras.chunks_exact_mut(extras_len));
+        for (row, (codes, extras)) in values.chunks_exact(COLS).zip(quantized) {
+            self.kernel.quantize(row, &mut Quantized::new(codes, extras));
+        }
+        let picks: Vec<Pick> = (0..inputs as u32).map(|i| Pick { input: i, output: i }).collect();
+        let mut out = vec![0.0; inputs * rows];
+        let bytes = &self.bytes[..rows * (self.bytes.len() / self.rows)];
+        let matrix = MatrixRef { format: self.format, rows, cols: COLS, layout: self.layout, bytes };
+        fastest(|| {
+            let inputs = Inputs::with_codes(&values, COLS, &codes, &extras);
+            let output = Output::new(&mut out, rows, 0);
+            matmul(&self.team, self.kernel, &Job { matrix, inputs, picks: &picks, output });
+        })
+    }
+}
