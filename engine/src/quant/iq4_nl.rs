@@ -49,12 +49,7 @@ impl Codebook for Uneven {
     const STEP: f32 = 12.0;
     #[inline(always)]
     fn nearest<L: Lanes>(value: L) -> L {
-        let mut nearest = L::splat(VALUES[0] as f32);
-        for pair in VALUES.array_windows() {
-            let [low, high] = pair.map(|value| value as f32);
-            nearest = value.if_above(L::splat((low + high) / 2.0), L::splat(high), nearest);
-        }
-        nearest
+        Scalars::Listed(&VALUES).nearest(value)
     }
 }
 

@@ -38,8 +38,9 @@ pub(crate) trait Settle<L: Lanes> {
 }
 
 impl Scalars {
+    /// The nearest code; of two that are as near the lower, where they are listed.
     #[inline(always)]
-    fn nearest<L: Lanes>(&self, value: L) -> L {
+    pub(crate) fn nearest<L: Lanes>(&self, value: L) -> L {
         match self {
             Self::Whole(low, high) => value.max(L::splat(*low)).min(L::splat(*high)).nearest(),
             Self::Listed(values) => {

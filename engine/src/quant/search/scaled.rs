@@ -3,7 +3,7 @@
 //! For one group with its scale in F16 (Q5_0, IQ4_NL), for the groups of a block whose scales are small whole
 //! numbers times an F16 (Q3_K, Q6_K, IQ4_XS), and for powers of two (MXFP4).
 
-use super::{Group, Prepared, inverse};
+use super::{Group, Prepared, Scalars, inverse};
 use crate::simd::{LANES, Lanes};
 use half::f16;
 
@@ -25,7 +25,7 @@ impl<const TOP: i32> Codebook for Linear<TOP> {
     const STEP: f32 = 1.0;
     #[inline(always)]
     fn nearest<L: Lanes>(value: L) -> L {
-        value.max(L::splat(-TOP as f32)).min(L::splat((TOP - 1) as f32)).nearest()
+        Scalars::Whole(-TOP as f32, (TOP - 1) as f32).nearest(value)
     }
 }
 
