@@ -6,8 +6,7 @@
 
 use moewe_convert::recipe::limit_of;
 use moewe_convert::{Options, Recipe, Text, convert};
-use moewe_engine::eval::Importance;
-use moewe_engine::eval::{Comparison, compare};
+use moewe_engine::eval::{Comparison, Importance, chunks_of, compare};
 use moewe_engine::generate::Generation;
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::{Engine, Options as EngineOptions};
@@ -112,7 +111,8 @@ fn calibration_lowers_the_divergence() {
     let text = |name: &str| std::fs::read_to_string(root("tests/golden/text").join(name)).unwrap();
     let (seen, unseen) = (text("de-seen.txt"), text("de.txt"));
     let base_engine = engine(&base);
-    let importance = Importance::measure(&base_engine, &seen, CONTEXT, &mut |_, _| true).unwrap();
+    let chunks = chunks_of(&base_engine, &seen, CONTEXT).unwrap();
+    let importance = Importance::measure(&base_engine, &chunks, &mut |_, _| true).unwrap();
     let calibrate = Text { text: seen, context: CONTEXT };
     let q2_k = options("Q2_K");
     let weighted = Options { importance: Some(importance.into()), ..q2_k.clone() };

@@ -7,7 +7,7 @@ use super::{Command, perplexity::read};
 use anyhow::{Result, bail};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use moewe_engine::eval::Importance;
+use moewe_engine::eval::{Importance, chunks_of};
 use moewe_engine::os::interrupt;
 use std::path::{Path, PathBuf};
 
@@ -51,9 +51,10 @@ impl Measure {
     fn measure(&self, text: &Path) -> Result<Importance> {
         let contents = read(text)?;
         let engine = self.model.open()?;
+        let chunks = chunks_of(&engine, &contents, engine.context_length())?;
         let bar = if self.model.quiet { ProgressBar::hidden() } else { progress_bar() };
         let listener = interrupt::listen();
-        let measured = Importance::measure(&engine, &contents, engine.context_length(), &mut |done, all| {
+        let measured = Importance::measure(&engine, &chunks, &mut |done, all| {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
             !listener.is_raised()

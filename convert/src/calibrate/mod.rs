@@ -58,7 +58,7 @@ pub(crate) fn convert(
     };
     let importance = match &options.importance {
         Some(importance) => importance.clone(),
-        None => Arc::new(Importance::measure(&engine, &text.text, text.context, &mut heard)?),
+        None => Arc::new(Importance::measure(&engine, &chunks, &mut heard)?),
     };
     let mut guide = Guide::with(Some(importance));
     if matches!(options.recipe, Recipe::Bits(_)) {

@@ -7,7 +7,7 @@ mod file;
 #[cfg(test)]
 mod tests;
 
-use super::{chunks_of, watch};
+use super::watch;
 use crate::error::Result;
 use crate::model::{Observe, Site};
 use crate::session::Engine;
@@ -39,19 +39,17 @@ pub struct Importance {
 }
 
 impl Importance {
-    /// Measures on chunks of `context` tokens. `progress` hears (chunks done, chunks in all); its `false` stops.
+    /// Measures on `chunks` of tokens. `progress` hears (chunks done, chunks in all); its `false` stops.
     ///
     /// # Errors
-    /// When the text is shorter than two chunks, or the model cannot compute it.
+    /// When the model cannot compute them, or `progress` stops it.
     pub fn measure(
         engine: &Engine,
-        text: &str,
-        context: usize,
+        chunks: &[Vec<u32>],
         progress: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Self> {
-        let chunks = chunks_of(engine, text, context)?;
         let mut sums = Sums { entries: BTreeMap::new(), experts: experts_of(engine) };
-        watch(engine, &chunks, &mut sums, progress)?;
+        watch(engine, chunks, &mut sums, progress)?;
         Ok(Self {
             entries: sums.entries,
             datasets: vec![],
