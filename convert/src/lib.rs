@@ -31,7 +31,7 @@ use moewe_engine::{Error, Result};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use stream::Job;
 
 /// How to convert.
@@ -72,6 +72,14 @@ impl Options {
             dry_run: false,
             force: false,
             stop: Arc::default(),
+        }
+    }
+
+    /// Tells `progress` how far a text is read, and whoever reads it whether to go on.
+    fn heard(&self, progress: &dyn Progress) -> impl FnMut(usize, usize) -> bool {
+        move |done, all| {
+            progress.read(done, all);
+            !self.stop.load(Ordering::Relaxed)
         }
     }
 }

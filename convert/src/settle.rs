@@ -7,7 +7,7 @@
 
 use crate::calibrate::Guide;
 use crate::pad::{Padded, Padding, Width, padded, widths};
-use crate::recipe::{Choice, Facts, Question};
+use crate::recipe::{Choice, Facts, Question, noise};
 use crate::stream::{Rows, rows_per_expert};
 use crate::{Options, Recipe};
 use moewe_engine::Result;
@@ -127,7 +127,8 @@ impl Cost {
 impl<'r, R: Rows> Settler<'_, 'r, R> {
     fn attempt<'w>(&self, widened: Vec<(&'w Width, u64)>) -> Result<Attempt<'w, 'r, R>> {
         let tensors = padded(self.tensors, &widened);
-        let questions = questions(&tensors, self.head, self.guide);
+        let questions: Vec<Question> =
+            tensors.iter().map(|tensor| question(tensor, self.head, self.guide)).collect();
         let measure = |i: usize, format: &'static Format| self.error(&tensors, i, format);
         let share = self.weights as f64 / count(&tensors).max(1) as f64;
         let recipe = match self.options.recipe {
@@ -142,7 +143,7 @@ impl<'r, R: Rows> Settler<'_, 'r, R> {
         let cost = match self.options.recipe {
             Recipe::Bits(budget) => Cost {
                 bits: (bits - budget * self.weights as f64).max(0.0),
-                noise: recipe.noise(&questions, &choices, &measure),
+                noise: noise(&questions, &choices, &measure),
             },
             _ => Cost { bits, noise: 0.0 },
         };
@@ -171,17 +172,15 @@ pub(crate) fn head_of<R: Rows>(tensors: &[R]) -> &'static str {
     if untied { "output.weight" } else { "token_embd.weight" }
 }
 
-fn questions<'a, R: Rows>(tensors: &'a [R], head: &str, guide: &Guide) -> Vec<Question<'a>> {
-    tensors
-        .iter()
-        .map(|tensor| Question {
-            name: tensor.name(),
-            shape: tensor.shape(),
-            stored: tensor.stored(),
-            is_head: tensor.name() == head,
-            matters: guide.matters(tensor.name()),
-        })
-        .collect()
+/// What a recipe asks about a tensor.
+pub(crate) fn question<'a, R: Rows>(tensor: &'a R, head: &str, guide: &Guide) -> Question<'a> {
+    Question {
+        name: tensor.name(),
+        shape: tensor.shape(),
+        stored: tensor.stored(),
+        is_head: tensor.name() == head,
+        matters: guide.matters(tensor.name()),
+    }
 }
 
 /// The mean square of what `format` changes in some rows of `tensor`, over that of their weights, each column weighed by

@@ -110,7 +110,7 @@ impl Job<'_> {
                 true => Guidance::default(),
                 false => {
                     let subject = tensor.subject(settled.head);
-                    guide.guidance(&subject, choice.format, &mut |done, all| self.heard(done, all))?
+                    guide.guidance(&subject, choice.format, &mut self.options.heard(self.progress))?
                 }
             };
             report.fallbacks.append(&mut guidance.fallbacks);
@@ -120,11 +120,6 @@ impl Job<'_> {
         }
         file.finish()?;
         Ok(report)
-    }
-
-    fn heard(&self, done: usize, all: usize) -> bool {
-        self.progress.read(done, all);
-        !self.options.stop.load(Ordering::Relaxed)
     }
 
     fn plan<R: Rows>(&self, metadata: &Metadata, settled: &Settled<R>) -> Result<Report> {

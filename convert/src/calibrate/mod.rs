@@ -1,8 +1,9 @@
 //! Calibration: quantization that knows what a text sends through every matrix, expert by expert.
 //!
-//! Sensitivities say where a budget of bits is spent (`sensitivity.rs`). Importance weighs the search for scales; second moments of the inputs let it make up for its own errors
-//! (`factor.rs`; the algorithm is the engine's `quant::compensate`). Moments are measured for as many layers at a time
-//! as memory allows, just before these are written, so the text is read once per such group of layers.
+//! Sensitivities say where a budget of bits is spent (`sensitivity.rs`). Importance weighs the search for scales;
+//! second moments of the inputs let it make up for its own errors (`factor.rs`; the algorithm is the engine's
+//! `quant::compensate`). Moments are measured for as many layers at a time as memory allows, just before these are
+//! written, so the text is read once per such group of layers.
 
 mod factor;
 mod sensitivity;
@@ -12,7 +13,8 @@ use crate::report::{Fallback, Progress, Report};
 use crate::stream::Rows;
 use crate::{Options, Recipe, is_gguf, requantize};
 use factor::{Prior, factors};
-use moewe_engine::eval::{Importance, Moments, chunks_of, moments};
+use moewe_engine::eval::moments::{self, Key, Moments};
+use moewe_engine::eval::{Importance, chunks_of};
 use moewe_engine::os::memory;
 use moewe_engine::quant::{Factor, Format};
 use moewe_engine::session::{self, Engine};
@@ -23,7 +25,6 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use tempfile::TempPath;
 
 /// A text to calibrate with.
@@ -52,10 +53,7 @@ pub(crate) fn convert(
     let engine_options = session::Options { context: Some(text.context), ..Default::default() };
     let engine = Engine::open(base.path(), engine_options)?;
     let chunks = chunks_of(&engine, &text.text, text.context)?;
-    let mut heard = |done, all| {
-        progress.read(done, all);
-        !options.stop.load(Ordering::Relaxed)
-    };
+    let mut heard = options.heard(progress);
     let importance = match &options.importance {
         Some(importance) => importance.clone(),
         None => Arc::new(Importance::measure(&engine, &chunks, &mut heard)?),
@@ -192,9 +190,6 @@ impl Guide {
     }
 }
 
-/// Inputs as GGUF's name of the tensor that reads them first, and the expert.
-type Key = (String, Option<u32>);
-
 /// What is known of one matrix.
 enum Known {
     Factors(Arc<Vec<Factor>>),
@@ -226,15 +221,16 @@ impl Calibration {
         }
         let reader = moments::reader_of(name);
         for expert in 0..subject.experts {
-            let known = self.known.get(&(reader.clone(), (subject.experts > 1).then_some(expert as u32)));
-            guidance.factors.push(match known {
-                Some(Known::Factors(factors)) => Some(widened(factors, subject)),
-                _ => None,
-            });
-            let rows = if let Some(Known::Few(rows)) = known { *rows } else { 0 };
-            if guidance.factors.last().is_some_and(Option::is_none) && layer.is_some() {
+            let key = (reader.clone(), (subject.experts > 1).then_some(expert as u32));
+            let (factors, rows) = match self.known.get(&key) {
+                Some(Known::Factors(factors)) => (Some(widened(factors, subject)), 0),
+                Some(Known::Few(rows)) => (None, *rows),
+                None => (None, 0),
+            };
+            if factors.is_none() && layer.is_some() {
                 guidance.fallbacks.push(Fallback { tensor: subject.name.to_owned(), expert, rows });
             }
+            guidance.factors.push(factors);
         }
         Ok(())
     }

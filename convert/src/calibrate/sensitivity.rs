@@ -4,12 +4,12 @@
 //! base over the text. Divided by the rounding's error, the divergence tells the budget what an error costs there.
 
 use super::{Guide, Subject};
-use crate::recipe::{Question, is_quantizable};
+use crate::recipe::is_quantizable;
 use crate::requantize::Stored;
-use crate::settle::{head_of, relative_error};
+use crate::settle::{head_of, question, relative_error};
 use moewe_engine::eval::compare_chunks;
 use moewe_engine::quant::Format;
-use moewe_engine::session::{Engine, Options};
+use moewe_engine::session::Engine;
 use moewe_engine::{Error, Result};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ pub(super) fn measure(
     let tensors: Vec<Stored> =
         base.gguf().tensors().iter().map(|tensor| Stored::of(base.gguf(), tensor)).collect();
     let head = head_of(&tensors);
-    let is_candidate = |tensor: &&Stored| is_quantizable(question(tensor, head));
+    let is_candidate = |tensor: &&Stored| is_quantizable(question(*tensor, head, guide));
     let candidates: Vec<&Stored> = tensors.iter().filter(is_candidate).collect();
     // From all over the text.
     let step = (chunks.len() / CHUNKS).max(1);
@@ -52,16 +52,6 @@ pub(super) fn measure(
         }
     }
     Ok(found)
-}
-
-fn question<'a>(tensor: &'a Stored, head: &str) -> Question<'a> {
-    Question {
-        name: tensor.name(),
-        shape: tensor.shape(),
-        stored: None,
-        is_head: tensor.name() == head,
-        matters: None,
-    }
 }
 
 /// A format that does harm which can be told from noise.
@@ -92,5 +82,5 @@ fn changed(base: &Engine, tensor: &Stored) -> Result<Engine> {
         },
     );
     let gguf = base.gguf().with_tensor(tensor.name(), bf16, bytes)?;
-    Engine::from_gguf(gguf, Options { ..base.options().clone() })
+    Engine::from_gguf(gguf, base.options().clone())
 }

@@ -54,8 +54,8 @@ pub(super) fn choose(
     ladders.iter().zip(places).map(|(ladder, place)| plain(ladder[place].format)).collect()
 }
 
-/// The noise of all tensors in these formats, as the budget weighs it.
-pub(super) fn noise(questions: &[Question], choices: &[Choice], measure: &Measure) -> f64 {
+/// The noise that these formats add, as the budget weighs it: the relative error of each matrix times what that costs.
+pub(crate) fn noise(questions: &[Question], choices: &[Choice], measure: &Measure) -> f64 {
     let layers = layers_of(questions);
     let noise = |(i, question): (usize, &Question)| match is_quantizable(*question) {
         true => weight_of(question, layers) * measure(i, choices[i].format),

@@ -7,6 +7,7 @@ mod role;
 mod uniform;
 
 pub use budget::limit_of;
+pub(crate) use budget::noise;
 pub use mixes::{MIXES, Mix};
 pub use role::{Role, layer_of, role_of};
 
@@ -149,11 +150,6 @@ impl Recipe {
             }
         }
         Ok(choices)
-    }
-
-    /// The noise that these formats add: the relative error of each matrix, weighed by its role.
-    pub(crate) fn noise(&self, questions: &[Question], choices: &[Choice], measure: &Measure) -> f64 {
-        budget::noise(questions, choices, measure)
     }
 
     /// `general.file_type`: llama.cpp's number (enum llama_ftype) of the mix, or of the commonest format.
