@@ -3,9 +3,9 @@
 //!
 //! Text is cut as for [`super::perplexity`], so the figures stand beside each other. All files see the same tokens.
 
-use super::{chunks_of, negative_log_likelihood};
+use super::{Reader, chunks_of, negative_log_likelihood};
 use crate::error::{Error, Result};
-use crate::model::{HostBuffer, KvCache, Observe, Routing, Row, Workspace};
+use crate::model::{Observe, Routing};
 use crate::session::Engine;
 use serde::Serialize;
 
@@ -122,9 +122,7 @@ impl Observe for Routes {
 
 /// One model with what has been summed up about it.
 struct Side<'a> {
-    engine: &'a Engine,
-    workspace: Workspace<HostBuffer>,
-    cache: KvCache,
+    reader: Reader<'a>,
     likelihood: f64, // negative, nats
     divergences: Vec<f64>,
     same_best: usize,
@@ -133,31 +131,20 @@ struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn new(engine: &'a Engine) -> Result<Self> {
-        let (workspace, cache) = (engine.workspace(), engine.cache()?);
-        let routers = vec![];
-        Ok(Self { engine, workspace, cache, likelihood: 0.0, divergences: vec![], same_best: 0, routers })
+        let reader = Reader::new(engine)?;
+        Ok(Self { reader, likelihood: 0.0, divergences: vec![], same_best: 0, routers: vec![] })
     }
 
     /// Runs a chunk and hands the logits of each scored token to `each`, with the token that follows.
     fn run(&mut self, chunk: &[u32], mut each: impl FnMut(usize, &[f32], u32)) -> Result<Routes> {
-        self.cache.truncate(0);
         let (first, mut routes) = (chunk.len() / 2, Routes::default());
         let is_scored = |position: usize| position >= first && position + 1 < chunk.len();
-        let batch = self.engine.options().batch;
-        for start in (0..chunk.len()).step_by(batch) {
-            let end = (start + batch).min(chunk.len());
-            let row = |position: usize| Row {
-                sequence: 0,
-                position,
-                token: chunk[position],
-                wants_logits: is_scored(position),
-            };
-            let rows: Vec<Row> = (start..end).map(row).collect();
-            self.engine.observed_step(&mut self.workspace, &mut [&mut self.cache], &rows, &mut routes)?;
-            for (row, position) in (start..end).filter(|&position| is_scored(position)).enumerate() {
-                each(position - first, self.workspace.logits().row(row), chunk[position + 1]);
+        self.reader.read(chunk, is_scored, &mut routes, |rows, logits| {
+            for (i, row) in rows.iter().filter(|row| row.wants_logits).enumerate() {
+                each(row.position - first, logits.row(i), chunk[row.position + 1]);
             }
-        }
+            Ok(())
+        })?;
         Ok(routes)
     }
 

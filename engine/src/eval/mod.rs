@@ -13,7 +13,7 @@ pub use moments::Moments;
 pub use routing::trace_routing;
 
 use crate::error::{Error, Result};
-use crate::model::{Observe, Row};
+use crate::model::{HostBuffer, KvCache, Observe, Row, Workspace};
 use crate::session::Engine;
 use crate::tokenizer::Special;
 
@@ -70,29 +70,57 @@ pub fn perplexity(
     })
 }
 
-/// One of so many tokens is shown to the head: its inputs are alike, and logits of all would cost most of the time.
-const HEAD_STRIDE: usize = 4;
+/// A model that reads one piece of text after the other, each from an empty cache.
+struct Reader<'a> {
+    engine: &'a Engine,
+    workspace: Workspace<HostBuffer>,
+    cache: KvCache,
+}
 
-/// Runs chunks under observation, each afresh. `progress` hears (chunks done, chunks in all); its `false` stops.
-fn watch<O: Observe>(
-    engine: &Engine,
-    chunks: &[Vec<u32>],
-    observe: &mut O,
-    progress: &mut dyn FnMut(usize, usize) -> bool,
-) -> Result<()> {
-    let (mut workspace, mut cache) = (engine.workspace(), engine.cache()?);
-    for (done, chunk) in chunks.iter().enumerate() {
-        cache.truncate(0);
+impl<'a> Reader<'a> {
+    fn new(engine: &'a Engine) -> Result<Self> {
+        Ok(Self { engine, workspace: engine.workspace(), cache: engine.cache()? })
+    }
+
+    /// Reads `tokens` under observation. After each batch `each` gets its rows, and the logits of those whose position
+    /// wanted them.
+    fn read(
+        &mut self,
+        tokens: &[u32],
+        wants_logits: impl Fn(usize) -> bool,
+        observe: &mut impl Observe,
+        mut each: impl FnMut(&[Row], &HostBuffer) -> Result<()>,
+    ) -> Result<()> {
+        self.cache.truncate(0);
         let row = |(position, &token): (usize, &u32)| Row {
             sequence: 0,
             position,
             token,
-            wants_logits: position % HEAD_STRIDE == HEAD_STRIDE - 1,
+            wants_logits: wants_logits(position),
         };
-        let rows: Vec<Row> = chunk.iter().enumerate().map(row).collect();
-        for rows in rows.chunks(engine.options().batch) {
-            engine.observed_step(&mut workspace, &mut [&mut cache], rows, observe)?;
+        let rows: Vec<Row> = tokens.iter().enumerate().map(row).collect();
+        for rows in rows.chunks(self.engine.options().batch) {
+            self.engine.observed_step(&mut self.workspace, &mut [&mut self.cache], rows, observe)?;
+            each(rows, self.workspace.logits())?;
         }
+        Ok(())
+    }
+}
+
+/// One of so many tokens is shown to the head: its inputs are alike, and logits of all would cost most of the time.
+const HEAD_STRIDE: usize = 4;
+
+/// Runs chunks under observation, each afresh. `progress` hears (chunks done, chunks in all); its `false` stops.
+fn watch(
+    engine: &Engine,
+    chunks: &[Vec<u32>],
+    observe: &mut impl Observe,
+    progress: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<()> {
+    let mut reader = Reader::new(engine)?;
+    let wants_logits = |position: usize| position % HEAD_STRIDE == HEAD_STRIDE - 1;
+    for (done, chunk) in chunks.iter().enumerate() {
+        reader.read(chunk, wants_logits, observe, |_, _| Ok(()))?;
         if !progress(done + 1, chunks.len()) {
             return Err(Error::Stopped);
         }

@@ -1,8 +1,9 @@
 //! Records which experts a text's tokens choose.
 
+use super::Reader;
 use crate::error::{Error, Result};
 use crate::experts::{Trace, TracedLayer};
-use crate::model::{Observe, Routing, Row};
+use crate::model::{Observe, Routing};
 use crate::session::Engine;
 use crate::tokenizer::Special;
 
@@ -32,21 +33,13 @@ pub fn trace_routing(
     }
     let tokens = engine.tokenizer()?.encode(text, Special::Plain)?;
     let mut recorder = Recorder { trace: Trace { layers, tokens: vec![] }, start: 0 };
-    let (mut cache, mut workspace) = (engine.cache()?, engine.workspace());
+    let (mut reader, mut done) = (Reader::new(engine)?, 0);
+    let no_logits = |_: usize| false;
     for piece in tokens.chunks(context.min(engine.context_length()).max(1)) {
-        cache.truncate(0);
-        for (i, batch) in piece.chunks(engine.options().batch).enumerate() {
-            let first = i * engine.options().batch;
-            let rows: Vec<_> = (first..)
-                .zip(batch)
-                .map(|(position, &token)| Row { sequence: 0, position, token, wants_logits: false })
-                .collect();
-            recorder.begin(rows.len());
-            engine.observed_step(&mut workspace, &mut [&mut cache], &rows, &mut recorder)?;
-            if !progress(recorder.trace.tokens.len(), tokens.len()) {
-                return Err(Error::Stopped);
-            }
-        }
+        reader.read(piece, no_logits, &mut recorder, |rows, _| {
+            done += rows.len();
+            if progress(done, tokens.len()) { Ok(()) } else { Err(Error::Stopped) }
+        })?;
     }
     Ok(recorder.trace)
 }
@@ -56,17 +49,15 @@ struct Recorder {
     start: usize, // the batch's first token
 }
 
-impl Recorder {
-    fn begin(&mut self, rows: usize) {
-        self.start = self.trace.tokens.len();
-        let none = vec![vec![]; self.trace.layers.len()];
-        self.trace.tokens.resize(self.start + rows, none);
-    }
-}
-
 impl Observe for Recorder {
     fn routed(&mut self, layer: usize, routing: &Routing) {
         let Some(place) = self.trace.layers.iter().position(|traced| traced.layer == layer) else { return };
+        if place == 0 {
+            // The first of these layers begins a batch.
+            self.start = self.trace.tokens.len();
+            let none = vec![vec![]; self.trace.layers.len()];
+            self.trace.tokens.resize(self.start + routing.rows(), none);
+        }
         for (row, token) in self.trace.tokens[self.start..].iter_mut().enumerate() {
             let choices = routing.choices(row).iter().enumerate();
             let kept = choices.filter(|(i, _)| !routing.is_dropped(row, *i));
