@@ -10,7 +10,7 @@ use super::plan::Plan;
 use super::readers::{Done, Job, Readers};
 use super::slots::{Slot, SlotShape, Which};
 use super::statistics::{LayerStatistics, Statistics};
-use super::{ExpertLayer, Layers, Stack};
+use super::{ExpertLayer, Layers, Stack, count_of};
 use crate::error::{Error, Result};
 use crate::kernels::{Dispatch, ExpertMatrices, Layout, MatrixRef};
 use std::sync::{Arc, MutexGuard};
@@ -77,18 +77,17 @@ pub(super) struct Bank {
 
 impl Bank {
     pub(super) fn new(layers: &Arc<Layers>, plan: Plan, past_cache: bool) -> Result<Self> {
-        let count = |layer: &Option<ExpertLayer>| layer.as_ref().map_or(0, ExpertLayer::expert_count);
         let shelf = |(layer, &quota): (&Option<ExpertLayer>, &usize)| Shelf {
             quota,
             slots: 0,
-            held: (0..count(layer)).map(|_| None).collect(),
-            lately: Frequency::new(count(layer)),
+            held: (0..count_of(layer)).map(|_| None).collect(),
+            lately: Frequency::new(count_of(layer)),
         };
         let shelves = layers.iter().zip(&plan.quotas).map(shelf).collect();
         let counters = |(layer, &slots): (&Option<ExpertLayer>, &usize)| LayerStatistics {
             expert_bytes: layer.as_ref().map_or(0, ExpertLayer::expert_bytes),
             slots,
-            uses: vec![0; count(layer)],
+            uses: vec![0; count_of(layer)],
             ..LayerStatistics::default()
         };
         let counters = layers.iter().zip(&plan.quotas).map(counters).collect();

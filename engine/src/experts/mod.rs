@@ -53,6 +53,10 @@ impl Stack {
         self.bias.as_ref().map(|bias| &bias[expert as usize * self.rows..][..self.rows])
     }
 
+    fn row_bytes(&self) -> usize {
+        self.matrix(0).row_bytes()
+    }
+
     fn packed_bytes(&self, layout: Layout) -> usize {
         layout.packed_bytes(self.format, self.rows, self.cols)
     }
@@ -86,6 +90,11 @@ impl ExpertLayer {
 
 /// The experts of all layers; `None` for dense ones.
 type Layers = Vec<Option<ExpertLayer>>;
+
+/// How many experts a layer has; 0 for dense ones.
+fn count_of(layer: &Option<ExpertLayer>) -> usize {
+    layer.as_ref().map_or(0, ExpertLayer::expert_count)
+}
 
 /// The experts of all layers.
 pub struct ExpertStore {

@@ -3,7 +3,7 @@
 //! Every layer gets the same number of slots, give or take one: the router asks each layer for as many experts.
 
 use super::slots::SlotShape;
-use super::{ExpertLayer, Layers};
+use super::{ExpertLayer, Layers, count_of};
 use crate::kernels::Layout;
 
 /// Slots that belong to no layer, where the budget does not hold all experts: they keep reads going while a layer's
@@ -26,9 +26,8 @@ impl Plan {
     /// The largest equal shares that `budget` holds; `None` for no limit.
     pub(super) fn new(layers: &Layers, layout: Layout, budget: Option<u64>) -> Self {
         let shape = |layer: &Option<ExpertLayer>| layer.as_ref().map(|layer| SlotShape::of(layer, layout));
-        let count = |layer: &Option<ExpertLayer>| layer.as_ref().map_or(0, ExpertLayer::expert_count);
         let shapes: Vec<_> = layers.iter().map(shape).collect();
-        let counts: Vec<_> = layers.iter().map(count).collect();
+        let counts: Vec<usize> = layers.iter().map(count_of).collect();
         let experts = counts.iter().sum();
         let mut plan = Self { layout, quotas: counts.clone(), staging: 0, shapes, experts };
         if let Some(budget) = budget

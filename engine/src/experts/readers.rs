@@ -138,17 +138,12 @@ impl Files {
 
 /// Rows that are read at once.
 fn piece_rows(stack: &Stack) -> usize {
-    let row_bytes = stack.cols / stack.format.block_len * stack.format.block_bytes;
-    let rows = (PIECE / row_bytes.max(1)).min(stack.rows);
-    rows.next_multiple_of(Layout::ROWS_TOGETHER)
+    (PIECE / stack.row_bytes()).max(1).next_multiple_of(Layout::ROWS_TOGETHER).min(stack.rows)
 }
 
 fn largest_piece(layers: &Layers) -> usize {
     let stacks = layers.iter().flatten().flat_map(|layer| layer.stacks());
-    let bytes = |stack: &Stack| {
-        piece_rows(stack).min(stack.rows) * (stack.cols / stack.format.block_len) * stack.format.block_bytes
-    };
-    stacks.map(bytes).max().unwrap_or(0)
+    stacks.map(|stack| piece_rows(stack) * stack.row_bytes()).max().unwrap_or(0)
 }
 
 /// One thread's tools.
@@ -181,9 +176,9 @@ impl Reader {
             unreachable!("jobs are for matrices that exist")
         };
         let source = &stack.experts[job.expert as usize];
-        let row_bytes = source.len() / stack.rows;
-        for start in (0..stack.rows).step_by(piece_rows(stack)) {
-            let rows = start..stack.rows.min(start + piece_rows(stack));
+        let (row_bytes, piece_rows) = (stack.row_bytes(), piece_rows(stack));
+        for start in (0..stack.rows).step_by(piece_rows) {
+            let rows = start..stack.rows.min(start + piece_rows);
             let packed = |rows| self.layout.packed_bytes(stack.format, rows, stack.cols);
             let range = rows.start * row_bytes..rows.end * row_bytes;
             let bytes = self.files.read(source, range, &mut self.buffer)?;
