@@ -18,7 +18,11 @@ pub fn reserve(file: &File, len: u64) -> io::Result<()> {
 /// From now on a file that grows beyond the limit of this process (`ulimit -f`) is an error of the write and no end of
 /// the process.
 pub fn report_file_limit() {
-    platform::report_file_limit();
+    // SAFETY: no handler is installed, the signal is ignored; the write then fails with EFBIG.
+    #[cfg(unix)]
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN)
+    };
 }
 
 #[cfg(target_os = "linux")]
@@ -37,37 +41,12 @@ mod platform {
         let is_full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EFBIG | libc::EDQUOT));
         if is_full { Err(error) } else { Ok(()) }
     }
-
-    pub(super) fn report_file_limit() {
-        super::unix::ignore_file_limit();
-    }
 }
 
-#[cfg(all(unix, not(target_os = "linux")))]
+#[cfg(not(target_os = "linux"))]
 mod platform {
     pub(super) fn reserve(_file: &std::fs::File, _len: u64) -> std::io::Result<()> {
         Ok(())
-    }
-
-    pub(super) fn report_file_limit() {
-        super::unix::ignore_file_limit();
-    }
-}
-
-#[cfg(not(unix))]
-mod platform {
-    pub(super) fn reserve(_file: &std::fs::File, _len: u64) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    pub(super) fn report_file_limit() {}
-}
-
-#[cfg(unix)]
-mod unix {
-    pub(super) fn ignore_file_limit() {
-        // SAFETY: no handler is installed, the signal is ignored; the write then fails with EFBIG.
-        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     }
 }
 
