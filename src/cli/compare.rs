@@ -4,12 +4,11 @@ mod plot;
 
 use super::models;
 use super::output::{self, Table};
+use super::progress::Reading;
 use super::{Command, perplexity::read};
 use anyhow::{Context, Result};
 use clap::Parser;
-use indicatif::ProgressBar;
 use moewe_engine::eval::{Comparison, compare};
-use moewe_engine::os::interrupt;
 use moewe_engine::session::{Engine, Options};
 use serde_json::json;
 use std::path::PathBuf;
@@ -56,22 +55,18 @@ impl Command for Compare {
         let text = read(&self.text)?;
         let names: Vec<&String> = std::iter::once(&self.base).chain(&self.others).collect();
         let engines = names.iter().map(|name| self.open(name)).collect::<Result<Vec<_>>>()?;
-        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
-        let listener = interrupt::listen();
+        let reading = Reading::begin(self.quiet);
         let others: Vec<&Engine> = engines[1..].iter().collect();
-        let figures = compare(&engines[0], &others, &text, self.context, |done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-            !listener.is_raised()
-        });
-        bar.finish_and_clear();
+        let goes_on = |done, all| reading.goes_on(done, all);
+        let figures = compare(&engines[0], &others, &text, self.context, goes_on)?;
+        drop(reading);
         let measured = |((name, engine), figures): ((&&String, &Engine), Comparison)| Measured {
             name: (*name).clone(),
             bytes: engine.gguf().file_len(),
             bits_per_weight: bits_per_weight(engine),
             figures,
         };
-        let all: Vec<Measured> = names.iter().zip(&engines).zip(figures?).map(measured).collect();
+        let all: Vec<Measured> = names.iter().zip(&engines).zip(figures).map(measured).collect();
         if let Some(path) = &self.svg {
             let points = all[1..].iter().map(|m| (m.name.as_str(), m.bits_per_weight, m.figures.kl_mean));
             let drawn = plot::svg(&points.collect::<Vec<_>>());

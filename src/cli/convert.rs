@@ -1,10 +1,11 @@
 //! `moewe convert`: a checkpoint becomes a GGUF file. The work is the crate moewe-convert's.
 
 use super::output::{self, Table};
+use super::progress::{PIECES, bar};
 use super::{Command, perplexity::read};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use moewe_convert::recipe::limit_of;
 use moewe_convert::{Options, Override, Pad, Progress, Recipe, Report, Text};
 use moewe_engine::eval::Importance;
@@ -87,9 +88,9 @@ impl Command for Convert {
         let pad = self.pad.into();
         let options =
             Options { overrides, pad, importance, calibrate, dry_run, force, stop, ..Options::with(recipe) };
-        let bar = Bar::new(self.quiet);
-        let report = moewe_convert::convert(&self.src, &out, &options, &bar);
-        bar.clear();
+        let progress = Bar::new(self.quiet);
+        let report = moewe_convert::convert(&self.src, &out, &options, &progress);
+        progress.clear();
         self.print(&out, &report?)
     }
 }
@@ -145,15 +146,8 @@ struct Bar {
 
 impl Bar {
     fn new(quiet: bool) -> Self {
-        let bar = |template: &str| {
-            let style = ProgressStyle::with_template(template);
-            let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        };
-        Self {
-            bytes: bar("{bar:30} {bytes}/{total_bytes}, {eta} left  {msg}"),
-            text: bar("{bar:30} {pos}/{len} pieces of text read, {eta} left"),
-        }
+        let bytes = bar(quiet, "{bar:30} {bytes}/{total_bytes}, {eta} left  {msg}");
+        Self { bytes, text: bar(quiet, PIECES) }
     }
 
     fn clear(&self) {

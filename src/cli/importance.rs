@@ -3,12 +3,11 @@
 
 use super::options::ModelOptions;
 use super::output::{self, Table};
+use super::progress::Reading;
 use super::{Command, perplexity::read};
 use anyhow::{Result, bail};
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 use moewe_engine::eval::{Importance, chunks_of};
-use moewe_engine::os::interrupt;
 use std::path::{Path, PathBuf};
 
 /// Measure how much each column of a model's matrices matters, or look into such a file.
@@ -52,15 +51,9 @@ impl Measure {
         let contents = read(text)?;
         let engine = self.model.open()?;
         let chunks = chunks_of(&engine, &contents, engine.context_length())?;
-        let bar = if self.model.quiet { ProgressBar::hidden() } else { progress_bar() };
-        let listener = interrupt::listen();
-        let measured = Importance::measure(&engine, &chunks, &mut |done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-            !listener.is_raised()
-        });
-        bar.finish_and_clear();
-        Ok(Importance { datasets: vec![text.display().to_string()], ..measured? })
+        let reading = Reading::begin(self.model.quiet);
+        let measured = Importance::measure(&engine, &chunks, &mut |done, all| reading.goes_on(done, all))?;
+        Ok(Importance { datasets: vec![text.display().to_string()], ..measured })
     }
 
     fn open(&self) -> Result<Importance> {
@@ -69,12 +62,6 @@ impl Measure {
             None => bail!("name an importance file to look into, or a model and --text to measure"),
         }
     }
-}
-
-/// Shown on a terminal only.
-fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} pieces of text, {eta} left");
-    ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 fn print(importance: &Importance) -> Result<()> {

@@ -20,6 +20,7 @@ mod models;
 mod options;
 mod output;
 mod perplexity;
+mod progress;
 mod prompt;
 mod run;
 mod sampling;

@@ -1,13 +1,13 @@
 //! `moewe perplexity`: how well a model predicts a text. Cutting and counting is the engine's `eval`.
 
 use super::options::ModelOptions;
+use super::progress::Reading;
 use super::tokenize::text_or_stdin;
 use super::{Command, output};
 use anyhow::{Context, Result};
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 use moewe_engine::eval::{Perplexity, perplexity};
-use moewe_engine::os::{interrupt, memory};
+use moewe_engine::os::memory;
 use moewe_engine::session::Engine;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -31,17 +31,14 @@ impl Command for Measure {
     fn run(self) -> Result<()> {
         let text = read(&self.text)?;
         let engine = self.model.open()?;
-        let bar = if self.model.quiet { ProgressBar::hidden() } else { progress_bar() };
-        let listener = interrupt::listen();
+        let reading = Reading::begin(self.model.quiet);
         let start = Instant::now();
         let measured = perplexity(&engine, &text, engine.context_length(), |done, all, perplexity| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-            bar.set_message(format!("{perplexity:.4}"));
-            !listener.is_raised()
-        });
-        bar.finish_and_clear();
-        let (measured, time) = (measured?, start.elapsed());
+            reading.say(format!(", perplexity {perplexity:.4}"));
+            reading.goes_on(done, all)
+        })?;
+        let time = start.elapsed();
+        drop(reading);
         if self.json { print_json(&engine, &measured, time) } else { print(&measured) }
     }
 }
@@ -53,12 +50,6 @@ pub(super) fn read(path: &Path) -> Result<String> {
     }
     let bytes = std::fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Shown on a terminal only.
-fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} chunks, {eta} left, perplexity {msg}");
-    ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 fn print(measured: &Perplexity) -> Result<()> {
