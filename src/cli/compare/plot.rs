@@ -1,7 +1,5 @@
 //! One picture: bits per weight against divergence, for a set of files. Plain SVG, no library.
 
-use std::fmt::Write;
-
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 420.0;
 const MARGIN: f64 = 56.0;
@@ -21,51 +19,38 @@ pub(super) fn svg(points: &[(&str, f64, f64)]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
          font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
     );
-    // Writing to a String cannot fail.
     for bits in left as i64..=right as i64 {
-        let place = x(bits as f64);
-        let _ = writeln!(
-            out,
-            "<line x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"{MARGIN}\" y2=\"{:.1}\" stroke=\"#ddd\"/>",
-            HEIGHT - MARGIN
-        );
-        let _ = writeln!(
-            out,
-            "<text x=\"{place:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{bits}</text>",
-            HEIGHT - MARGIN + 18.0
-        );
+        let x = x(bits as f64);
+        out += &line((x, MARGIN), (x, HEIGHT - MARGIN));
+        out += &label((x, HEIGHT - MARGIN + 18.0), "middle", &bits.to_string());
     }
     for power in bottom as i64..=top as i64 {
-        let place = y(power as f64);
-        let _ = writeln!(
-            out,
-            "<line x1=\"{MARGIN}\" x2=\"{:.1}\" y1=\"{place:.1}\" y2=\"{place:.1}\" stroke=\"#ddd\"/>",
-            WIDTH - MARGIN
-        );
-        let _ = writeln!(
-            out,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">1e{power}</text>",
-            MARGIN - 6.0,
-            place + 4.0
-        );
+        let y = y(power as f64);
+        out += &line((MARGIN, y), (WIDTH - MARGIN, y));
+        out += &label((MARGIN - 6.0, y + 4.0), "end", &format!("1e{power}"));
     }
     for (name, bits, kl) in points {
         let (x, y) = (x(*bits), y(logarithm(*kl)));
-        let _ = writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"#1f6f8b\"/>");
-        let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{:.1}\">{}</text>", x + 7.0, y - 5.0, escaped(name));
+        out += &format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"#1f6f8b\"/>\n");
+        out += &label((x + 7.0, y - 5.0), "start", &escaped(name));
     }
-    let _ = writeln!(
-        out,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">bits per weight</text>",
-        WIDTH / 2.0,
-        HEIGHT - 12.0
-    );
-    let _ = writeln!(
-        out,
-        "<text x=\"16\" y=\"{:.1}\" transform=\"rotate(-90 16 {0:.1})\" text-anchor=\"middle\">mean KL divergence, nats</text>",
-        HEIGHT / 2.0
-    );
-    out + "</svg>\n"
+    out += &label((WIDTH / 2.0, HEIGHT - 12.0), "middle", "bits per weight");
+    // From below to above at the left edge.
+    out += &format!("<g transform=\"translate(16 {}) rotate(-90)\">\n", HEIGHT / 2.0);
+    out += &label((0.0, 0.0), "middle", "mean KL divergence, nats");
+    out + "</g>\n</svg>\n"
+}
+
+type Point = (f64, f64);
+
+/// A line of the grid.
+fn line((x1, y1): Point, (x2, y2): Point) -> String {
+    format!("<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"#ddd\"/>\n")
+}
+
+/// Text of which `anchor` (start, middle or end) is at a point.
+fn label((x, y): Point, anchor: &str, text: &str) -> String {
+    format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>\n")
 }
 
 fn escaped(name: &str) -> String {
