@@ -19,8 +19,7 @@ pub use calibrate::Text;
 pub use pad::Padding;
 pub use recipe::{Override, Recipe};
 pub use report::{Fallback, Planned, Progress, Report, Substitution, Suspicious};
-
-pub use settle::Pad;
+pub use settle::{Pad, weights_without_padding};
 
 use calibrate::Guide;
 use checkpoint::Checkpoint;

@@ -60,7 +60,7 @@ pub(crate) fn settle<'r, R: Rows>(
         head,
         facts: Facts::of(metadata),
         tensors,
-        weights: weights_of(metadata, tensors),
+        weights: weights_without_padding(metadata, count(tensors)),
         errors: Mutex::default(),
     };
     let is_mix = matches!(options.recipe, Recipe::Mix(_));
@@ -83,9 +83,8 @@ pub(crate) fn settle<'r, R: Rows>(
     Ok(Settled { tensors: best.tensors, choices: best.choices, paddings, weights: settler.weights, head })
 }
 
-/// Weights without padding; a file that was padded before says how many.
-fn weights_of<R: Rows>(metadata: &Metadata, tensors: &[R]) -> u64 {
-    let all = count(tensors);
+/// Weights of a model with `all` in its file: one that was padded says how many are no zeros.
+pub fn weights_without_padding(metadata: &Metadata, all: u64) -> u64 {
     metadata.u64(WEIGHTS).ok().flatten().filter(|&weights| weights > 0).unwrap_or(all).min(all)
 }
 

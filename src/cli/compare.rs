@@ -5,7 +5,7 @@ mod plot;
 use super::models;
 use super::output::{self, Table};
 use super::progress::Reading;
-use super::{Command, perplexity::read};
+use super::{Command, inspect, perplexity::read};
 use anyhow::{Context, Result};
 use clap::Parser;
 use moewe_engine::eval::{Comparison, compare};
@@ -63,7 +63,7 @@ impl Command for Compare {
         let measured = |((name, engine), figures): ((&&String, &Engine), Comparison)| Measured {
             name: (*name).clone(),
             bytes: engine.gguf().file_len(),
-            bits_per_weight: bits_per_weight(engine),
+            bits_per_weight: inspect::model(engine.gguf()).bits_per_weight(),
             figures,
         };
         let all: Vec<Measured> = names.iter().zip(&engines).zip(figures).map(measured).collect();
@@ -90,13 +90,6 @@ impl Compare {
         };
         Ok(Engine::from_gguf(place.open()?, options).map_err(|error| error.in_file(place.to_string()))?)
     }
-}
-
-fn bits_per_weight(engine: &Engine) -> f64 {
-    let tensors = engine.gguf().tensors();
-    let bytes: u64 = tensors.iter().map(|tensor| tensor.byte_len()).sum();
-    let weights: u64 = tensors.iter().map(|tensor| tensor.elements()).sum();
-    bytes as f64 * 8.0 / weights.max(1) as f64
 }
 
 fn to_json(measured: &Measured) -> serde_json::Value {

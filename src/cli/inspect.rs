@@ -4,7 +4,8 @@ use super::output::{self, Table};
 use super::{Command, models};
 use anyhow::{Context, Result};
 use clap::Parser;
-use moewe_engine::gguf::{Array, Gguf, Value};
+use moewe_convert::weights_without_padding;
+use moewe_engine::gguf::{Array, Gguf, TensorInfo, Value};
 use moewe_engine::quant::FORMATS;
 use serde_json::json;
 
@@ -33,16 +34,26 @@ impl Command for Inspect {
     }
 }
 
-/// What the tensors in one format have in common.
-struct Share {
+/// Some tensors together.
+pub(crate) struct Share {
     format: &'static str,
     tensors: usize,
-    weights: u64,
+    pub(crate) weights: u64,
     bytes: u64,
 }
 
 impl Share {
-    fn bits_per_weight(&self) -> f64 {
+    fn of<'a>(format: &'static str, tensors: impl Iterator<Item = &'a TensorInfo>) -> Self {
+        let none = Self { format, tensors: 0, weights: 0, bytes: 0 };
+        tensors.fold(none, |share, tensor| Self {
+            tensors: share.tensors + 1,
+            weights: share.weights + tensor.elements(),
+            bytes: share.bytes + tensor.byte_len(),
+            ..share
+        })
+    }
+
+    pub(crate) fn bits_per_weight(&self) -> f64 {
         self.bytes as f64 * 8.0 / self.weights.max(1) as f64
     }
 }
@@ -50,33 +61,21 @@ impl Share {
 /// Formats in use, the one with most bytes first.
 fn shares(gguf: &Gguf) -> Vec<Share> {
     let share = |format: &'static moewe_engine::quant::Format| {
-        let mut share = Share { format: format.name, tensors: 0, weights: 0, bytes: 0 };
-        for tensor in gguf.tensors().iter().filter(|tensor| tensor.format == format) {
-            share.tensors += 1;
-            share.weights += tensor.elements();
-            share.bytes += tensor.byte_len();
-        }
-        share
+        Share::of(format.name, gguf.tensors().iter().filter(|tensor| tensor.format == format))
     };
     let mut shares: Vec<_> = FORMATS.iter().map(share).filter(|share| share.tensors > 0).collect();
     shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
     shares
 }
 
-fn total(shares: &[Share]) -> Share {
-    Share {
-        format: "all",
-        tensors: shares.iter().map(|share| share.tensors).sum(),
-        weights: shares.iter().map(|share| share.weights).sum(),
-        bytes: shares.iter().map(|share| share.bytes).sum(),
-    }
+fn total(gguf: &Gguf) -> Share {
+    Share::of("all", gguf.tensors().iter())
 }
 
-/// All tensors, the zeros that widen a network to whole blocks not counted as weights: a padded file says how many are.
-fn model(gguf: &Gguf, total: &Share) -> Share {
-    let weights = gguf.metadata().u64("moewe.weights_without_padding").ok().flatten();
-    let weights = weights.filter(|weights| (1..=total.weights).contains(weights));
-    Share { weights: weights.unwrap_or(total.weights), ..*total }
+/// All tensors, the zeros that widen a network to whole blocks not counted as weights.
+pub(crate) fn model(gguf: &Gguf) -> Share {
+    let total = total(gguf);
+    Share { weights: weights_without_padding(gguf.metadata(), total.weights), ..total }
 }
 
 /// The format that holds most of the model's bytes.
@@ -90,9 +89,7 @@ pub(crate) fn architecture(gguf: &Gguf) -> String {
 }
 
 fn report(gguf: &Gguf) -> serde_json::Value {
-    let shares = shares(gguf);
-    let total = total(&shares);
-    let model = model(gguf, &total);
+    let (total, model) = (total(gguf), model(gguf));
     let metadata: serde_json::Map<_, _> =
         gguf.metadata().iter().map(|(key, value)| (key.to_owned(), to_json(value))).collect();
     let tensors = gguf.tensors().iter().map(|tensor| {
@@ -100,7 +97,7 @@ fn report(gguf: &Gguf) -> serde_json::Value {
             "name": tensor.name, "format": tensor.format.name, "shape": tensor.shape, "bytes": tensor.byte_len(),
         })
     });
-    let formats = shares.iter().map(|share| {
+    let formats = shares(gguf).into_iter().map(|share| {
         json!({
             "format": share.format, "tensors": share.tensors, "weights": share.weights, "bytes": share.bytes,
             "bits_per_weight": share.bits_per_weight(),
@@ -115,9 +112,7 @@ fn report(gguf: &Gguf) -> serde_json::Value {
 }
 
 fn print_report(gguf: &Gguf) -> Result<()> {
-    let shares = shares(gguf);
-    let total = total(&shares);
-    let model = model(gguf, &total);
+    let (total, model) = (total(gguf), model(gguf));
     let path = gguf.path().unwrap_or(std::path::Path::new("")).display();
     output::print(format!("{path}: GGUF version {}, {}", gguf.version(), output::bytes(gguf.file_len())))?;
     output::print(format!(
@@ -132,7 +127,7 @@ fn print_report(gguf: &Gguf) -> Result<()> {
     output::print("")?;
     print_metadata(gguf)?;
     output::print("")?;
-    print_formats(&shares, &total)?;
+    print_formats(&shares(gguf), &total)?;
     output::print("")?;
     print_tensors(gguf)
 }

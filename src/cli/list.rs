@@ -57,7 +57,7 @@ fn describe(found: Found, gguf: &Gguf) -> Listed {
         name: found.name,
         architecture: inspect::architecture(gguf),
         format: inspect::main_format(gguf).to_owned(),
-        parameters: gguf.tensors().iter().map(|tensor| tensor.elements()).sum(),
+        parameters: inspect::model(gguf).weights,
         bytes: gguf.file_len(),
         path: found.path,
     }
