@@ -1,28 +1,20 @@
 //! Calibration at the edges: a checkpoint as the source, experts that a text does not reach, texts that are too short, and
 //! importance files between `moewe importance` and `moewe convert`. What calibration gains is in `perplexity.rs`.
 
+#[path = "support/command.rs"]
+mod command;
+
+use command::{names, stderr, stdout};
 use moewe_convert::{Options, Recipe, Text, convert};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 fn moewe(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_moewe")).args(arguments).current_dir(folder).output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).unwrap();
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
+    command::moewe(folder).args(arguments).output().unwrap()
 }
 
 /// Two pieces of text: enough to begin, too little for most experts.
@@ -48,7 +40,7 @@ fn a_checkpoint_is_calibrated_and_experts_without_text_are_named() {
     assert_eq!(names(folder.path()), ["little.txt", "out.gguf"], "nothing else is left");
     let output =
         moewe(folder.path(), &["run", "out.gguf", "--raw", "-p", "Es war", "-n", "4", "--temp", "0"]);
-    assert!(output.status.success(), "{}", self::text(&output));
+    assert!(output.status.success(), "{}", stderr(&output));
 }
 
 #[test]
@@ -60,7 +52,7 @@ fn a_text_that_is_too_short_or_absent_is_an_error_that_leaves_nothing() {
         let arguments =
             ["convert", model.to_str().unwrap(), "-o", "out.gguf", "--bits", "3", "--calibrate", name];
         let output = moewe(folder.path(), &arguments);
-        assert!(!output.status.success() && text(&output).contains(expected), "{}", text(&output));
+        assert!(!output.status.success() && stderr(&output).contains(expected), "{}", stderr(&output));
         assert_eq!(names(folder.path()), ["short.txt"]);
     }
 }
@@ -73,23 +65,19 @@ fn importance_goes_from_a_model_through_a_file_into_a_conversion() {
     little_text(folder.path());
     let measure = ["importance", model, "--text", "little.txt", "-o", "imatrix.gguf", "-c", "128"];
     let output = moewe(folder.path(), &measure);
-    assert!(
-        output.status.success() && text(&output).contains("blk.5.ffn_down_exps.weight"),
-        "{}",
-        text(&output)
-    );
+    assert!(output.status.success() && stdout(&output).contains("blk.5.ffn_down_exps.weight"));
     let again = moewe(folder.path(), &measure);
-    assert!(!again.status.success() && text(&again).contains("--force replaces it"), "{}", text(&again));
+    assert!(!again.status.success() && stderr(&again).contains("--force replaces it"), "{}", stderr(&again));
     let looked = moewe(folder.path(), &["importance", "imatrix.gguf"]);
-    assert_eq!(String::from_utf8_lossy(&looked.stdout), String::from_utf8_lossy(&output.stdout));
+    assert_eq!(stdout(&looked), stdout(&output));
     let convert = |out: &str, more: &[&str]| {
         let arguments = [&["convert", model, "-o", out, "--format", "IQ3_S"], more].concat();
         let output = moewe(folder.path(), &arguments);
-        assert!(output.status.success(), "{}", text(&output));
+        assert!(output.status.success(), "{}", stderr(&output));
         std::fs::read(folder.path().join(out)).unwrap()
     };
     let (plain, weighted) = (convert("a.gguf", &[]), convert("b.gguf", &["--importance", "imatrix.gguf"]));
     assert!(plain.len() == weighted.len() && plain != weighted);
     let wrong = moewe(folder.path(), &["convert", model, "-o", "c.gguf", "--importance", "a.gguf"]);
-    assert!(!wrong.status.success() && text(&wrong).contains("imatrix"), "{}", text(&wrong));
+    assert!(!wrong.status.success() && stderr(&wrong).contains("imatrix"), "{}", stderr(&wrong));
 }

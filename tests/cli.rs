@@ -2,10 +2,12 @@
 //!
 //! All tests run offline on a tiny model of their own. A person at a terminal is in `chat_terminal.rs`.
 
+#[path = "support/command.rs"]
+mod command;
 mod support;
 
+use command::{moewe, stderr, stdout};
 use serde_json::Value;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use support::Tiny;
@@ -29,10 +31,7 @@ impl Place {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_moewe"));
-        command.current_dir(self.folder.path()).env_remove("MOEWE_MODELS").env("HOME", self.folder.path());
-        command.env_remove("XDG_DATA_HOME").env_remove("XDG_STATE_HOME").stdin(Stdio::null());
-        command
+        moewe(self.folder.path())
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
@@ -53,21 +52,8 @@ impl Place {
     }
 
     fn fed(&self, arguments: &[&str], input: &str) -> Output {
-        let mut command = self.command();
-        command.arg(arguments[0]).arg(&self.model).args(&arguments[1..]);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
+        command::fed(self.command().arg(arguments[0]).arg(&self.model).args(&arguments[1..]), input)
     }
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 fn assert_keys(value: &Value, keys: &[&str]) {

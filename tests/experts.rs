@@ -1,21 +1,17 @@
 //! What the command says about experts: where they are, how they are used, and what changes the output.
 
+#[path = "support/command.rs"]
+mod command;
 mod support;
 
+use command::{stderr, stdout};
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use support::Tiny;
 
 fn moewe(folder: &Path, arguments: &[&str], input: &str) -> (bool, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_moewe"));
-    command.args(arguments).current_dir(folder).env("HOME", folder).env_remove("XDG_STATE_HOME");
-    command.env_remove("MOEWE_MODELS").env_remove("XDG_DATA_HOME");
-    std::fs::write(folder.join("input"), input).unwrap();
-    let input = std::fs::File::open(folder.join("input")).unwrap();
-    let output = command.stdin(Stdio::from(input)).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.success(), text(&output.stdout), text(&output.stderr))
+    let output = command::fed(command::moewe(folder).args(arguments), input);
+    (output.status.success(), stdout(&output), stderr(&output))
 }
 
 fn place() -> tempfile::TempDir {

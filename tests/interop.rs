@@ -12,9 +12,9 @@
 #![allow(clippy::print_stdout, reason = "the table of differences and what is skipped")]
 
 use moewe_convert::{Options as ConvertOptions, Pad, Recipe, convert};
-use moewe_engine::gguf::{Gguf, Metadata, Writer};
+use moewe_engine::eval::importance::{Entry, Importance};
+use moewe_engine::gguf::Gguf;
 use moewe_engine::model::{Observe, Routing, Row};
-use moewe_engine::quant::Format;
 use moewe_engine::session::{Engine, Options, cache_format};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -321,24 +321,14 @@ fn llama_cpp_reads_padded_files() {
 /// An importance file of ones, which llama-quantize demands for its smallest formats.
 fn write_importance(model: &Path, out: &Path) {
     let gguf = Gguf::open(model).unwrap();
-    let mut metadata = Metadata::new();
-    metadata.set("general.type", "imatrix");
-    metadata.set("imatrix.datasets", vec!["ones".to_owned()]);
-    metadata.set("imatrix.chunk_count", 1u32);
-    metadata.set("imatrix.chunk_size", 1u32);
-    let f32 = Format::by_name("F32").unwrap();
-    let mut entries = vec![];
-    for tensor in gguf.tensors().iter().filter(|tensor| tensor.shape.len() > 1) {
-        let count = tensor.shape.get(2).copied().unwrap_or(1);
-        entries.push((format!("{}.in_sum2", tensor.name), f32, vec![tensor.shape[0], count]));
-        entries.push((format!("{}.counts", tensor.name), f32, vec![1, count]));
-    }
-    let lengths: Vec<u64> = entries.iter().map(|(_, _, shape)| shape.iter().product()).collect();
-    let mut writer = Writer::new(metadata, entries).unwrap().create(out).unwrap();
-    for len in lengths {
-        writer.write_tensor(&1f32.to_le_bytes().repeat(len as usize)).unwrap();
-    }
-    writer.finish().unwrap();
+    let matrices = gguf.tensors().iter().filter(|tensor| tensor.shape.len() > 1);
+    let ones = matrices.map(|tensor| {
+        let experts = tensor.shape.get(2).map_or(1, |&experts| experts as usize);
+        let entry = Entry { sums: vec![1.0; tensor.shape[0] as usize * experts], counts: vec![1.0; experts] };
+        (tensor.name.clone(), entry)
+    });
+    let datasets = vec!["ones".to_owned()];
+    Importance { entries: ones.collect(), datasets, chunks: 1, chunk_size: 1 }.write(out).unwrap();
 }
 
 #[test]

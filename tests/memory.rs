@@ -1,5 +1,7 @@
 //! Models larger than their memory: the same bits whatever fits, errors instead of a wrong answer.
 
+#[path = "support/command.rs"]
+mod command;
 #[path = "support/fixtures.rs"]
 mod fixtures;
 mod support;
@@ -145,13 +147,12 @@ fn a_failed_read_ends_the_answer_and_the_program_goes_on() {
 #[test]
 fn a_file_that_shrinks_under_the_program_ends_it_with_one_line() {
     use std::io::{BufRead, BufReader, Write};
-    use std::process::{Command, Stdio};
+    use std::process::Stdio;
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("shrinks.gguf");
     support::Tiny::default().write(&model);
-    let mut chat = Command::new(env!("CARGO_BIN_EXE_moewe"));
-    chat.arg("chat").arg(&model).env("HOME", folder.path()).env_remove("XDG_STATE_HOME");
-    chat.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut chat = command::moewe(folder.path());
+    chat.arg("chat").arg(&model).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = chat.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.any(|line| line.starts_with("memory:")), "the model is loaded");
