@@ -456,6 +456,24 @@ fn levels_are_planned_written_and_compared() {
 }
 
 #[test]
+fn zeros_of_padding_are_weights_nowhere() {
+    let place = Place::new(Tiny::default());
+    std::fs::write(place.path("text"), "once upon a time ".repeat(10)).unwrap();
+    let parse = |output: Output| serde_json::from_slice::<Value>(&output.stdout).unwrap();
+    let arguments = ["convert", "--format", "Q8_0", "--pad", "always", "-o", "wide.gguf", "--json"];
+    let converted = &place.json(&arguments)["report"];
+    let compared = &place.json(&["compare", "wide.gguf", "--text", "text", "-c", "64", "--json"])[1];
+    let inspected = parse(place.run(&["inspect", "wide.gguf", "--json"]));
+    assert!(inspected["padding"].as_u64().unwrap() > 0, "{inspected}");
+    for found in [compared, &inspected] {
+        assert_eq!(found["bits_per_weight"], converted["bits_per_weight"]);
+    }
+    let listed = parse(place.command().env("MOEWE_MODELS", ".").args(["list", "--json"]).output().unwrap());
+    let listed = listed.as_array().unwrap().iter().find(|model| model["name"] == "wide").unwrap();
+    assert_eq!(listed["parameters"], inspected["parameters"]);
+}
+
+#[test]
 fn packagers_get_completions_and_a_manual() {
     let place = Place::new(Tiny::default());
     for shell in ["bash", "zsh", "fish", "powershell"] {
