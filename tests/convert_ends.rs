@@ -1,8 +1,11 @@
 //! What a conversion leaves behind that cannot finish: nothing, and what had the name before is untouched.
 #![cfg(unix)]
 
+#[path = "support/command.rs"]
+mod command;
 mod support;
 
+use command::{moewe, names, stderr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -19,14 +22,9 @@ impl Place {
         Self(folder)
     }
 
-    fn names(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.0.path()).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-    }
-
     /// The folder is as it was.
     fn assert_untouched(&self) {
-        assert_eq!(self.names(), ["m.gguf"]);
+        assert_eq!(names(self.0.path()), ["m.gguf"]);
         assert_eq!(std::fs::read(self.0.path().join("m.gguf")).unwrap(), OLD);
     }
 
@@ -37,29 +35,49 @@ impl Place {
         command.arg(env!("CARGO_BIN_EXE_moewe")).args(arguments);
         command.current_dir(self.0.path()).output().unwrap()
     }
+
+    /// Sends a signal to a conversion once there is a file whose name begins so.
+    fn stop(&self, arguments: &[&str], signal: &str, file: &str) -> Output {
+        let mut command = moewe(self.0.path());
+        command.arg("convert").args(arguments).args(["-o", "m.gguf", "--force"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let start = Instant::now();
+        while !names(self.0.path()).iter().any(|name| name.starts_with(file)) {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before there was {file}");
+            assert!(start.elapsed() < Duration::from_secs(300), "there is no {file}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        child.wait_with_output().unwrap()
+    }
 }
 
-fn checkpoint() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/mixtral")
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 fn assert_too_large(output: &Output, part: &str) {
-    let message = String::from_utf8_lossy(&output.stderr);
+    let message = stderr(output);
     assert_eq!(output.status.code(), Some(1), "{message}");
     let last = message.lines().last().unwrap();
-    assert!(last.starts_with(&format!("error: {part}")), "{message}");
+    assert!(last.starts_with("error: ") && last.contains(part), "{message}");
     assert_eq!(last.matches("File too large").count(), 1, "{message}");
 }
 
 #[test]
 fn no_room_is_noticed_before_the_work() {
     let place = Place::new();
-    let source = checkpoint();
+    let source = root("tests/golden/mixtral");
     let arguments = ["convert", source.to_str().unwrap(), "-o", "m.gguf", "--force", "-q"];
     let output = place.limited(64, &arguments);
-    assert_too_large(&output, "m.gguf: cannot ");
+    assert_too_large(&output, "m.gguf: cannot make room");
     place.assert_untouched();
     assert!(place.limited(64, &[&arguments[..], &["--dry-run"]].concat()).status.success());
+    let text = root("tests/golden/text/de-seen.txt");
+    let calibrate = ["--calibrate", text.to_str().unwrap()];
+    let output = place.limited(64, &[&arguments[..], &calibrate].concat());
+    assert_too_large(&output, ".gguf: cannot make room");
+    place.assert_untouched();
 }
 
 /// Where room cannot be reserved, as for a file whose size nobody said, the write fails.
@@ -75,23 +93,23 @@ fn no_room_in_the_middle_of_a_file_is_an_error_of_the_write() {
 }
 
 #[test]
-fn ctrl_c_leaves_nothing() {
+fn a_signal_leaves_nothing() {
     let place = Place::new();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_moewe"));
+    let (slow, mini) = (root("tests/golden/mixtral"), root("models/moewe-mini"));
+    let text = root("tests/golden/text/de-seen.txt");
     // The slowest format: two million weights take seconds.
-    command.arg("convert").arg(checkpoint()).args(["-o", "m.gguf", "--force", "--format", "IQ2_XXS"]);
-    command.current_dir(place.0.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let start = Instant::now();
-    while place.names().len() < 2 {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before it began to write");
-        assert!(start.elapsed() < Duration::from_secs(60), "nothing is written");
-        std::thread::sleep(Duration::from_millis(1));
+    let plain = [slow.to_str().unwrap(), "--format", "IQ2_XXS"];
+    let calibrated = [mini.to_str().unwrap(), "--format", "Q2_K", "--calibrate", text.to_str().unwrap()];
+    for (arguments, signal, file, status) in [
+        (&plain[..], "-INT", ".m.gguf.", 130),
+        (&plain, "-TERM", ".m.gguf.", 143),
+        (&calibrated, "-TERM", ".moewe-calibration-", 143),
+        (&calibrated, "-INT", ".m.gguf.", 130),
+    ] {
+        let output = place.stop(arguments, signal, file);
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(status), "{arguments:?} {signal}: {message}");
+        assert!(message.contains("stopped"), "{arguments:?} {signal}: {message}");
+        place.assert_untouched();
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let output = child.wait_with_output().unwrap();
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(130), "{message}");
-    assert!(message.contains("stopped"), "{message}");
-    place.assert_untouched();
 }

@@ -79,7 +79,7 @@ impl Command for Convert {
     fn run(self) -> Result<()> {
         let recipe = self.recipe()?;
         let out = self.output.clone().map_or_else(|| default_output(&self.src, &self.level(&recipe)), Ok)?;
-        let listener = interrupt::listen();
+        let listener = interrupt::listen_to_all();
         let overrides = self.tensors.iter().map(|text| over(text)).collect::<Result<_>>()?;
         let importance = self.importance.as_ref().map(Importance::open).transpose()?.map(Arc::new);
         let text = |path: &PathBuf| Ok::<_, anyhow::Error>(Text { text: read(path)?, context: CONTEXT });

@@ -30,7 +30,7 @@ mod train;
 use anyhow::Result;
 use clap::{ArgMatches, Parser};
 use moewe_engine::Error;
-use moewe_engine::os::fault;
+use moewe_engine::os::{fault, interrupt};
 use std::io;
 use std::process::ExitCode;
 
@@ -68,7 +68,6 @@ static COMMANDS: &[Entry] = &[
     entry::<man::Man>(),
 ];
 
-const STOPPED: u8 = 130; // as a shell reports SIGINT
 const BROKEN_PIPE: u8 = 141; // as a shell reports SIGPIPE
 
 /// The whole command line as clap sees it.
@@ -112,7 +111,7 @@ fn ending(error: &anyhow::Error) -> ExitCode {
     }
     if matches!(error.downcast_ref::<Error>(), Some(Error::Stopped)) {
         output::note("stopped");
-        return ExitCode::from(STOPPED);
+        return ExitCode::from(interrupt::status());
     }
     output::note(format!("error: {}", in_one_line(error)));
     ExitCode::FAILURE
@@ -163,7 +162,7 @@ mod tests {
         let pipe = io::Error::from(io::ErrorKind::BrokenPipe);
         for (error, status) in [
             (anyhow::Error::from(pipe).context("cannot write"), BROKEN_PIPE),
-            (anyhow::Error::from(Error::Stopped), STOPPED),
+            (anyhow::Error::from(Error::Stopped), 130),
             (anyhow::anyhow!("anything"), 1),
         ] {
             assert_eq!(ending(&error), ExitCode::from(status), "{error}");
