@@ -9,7 +9,7 @@ use super::{Command, inspect, perplexity::read};
 use anyhow::{Context, Result};
 use clap::Parser;
 use moewe_engine::eval::{Comparison, compare};
-use moewe_engine::session::{Engine, Options};
+use moewe_engine::session::{Engine, MemoryLimit, Options};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -86,6 +86,7 @@ impl Compare {
         let options = Options {
             threads: self.threads.map(usize::from),
             context: Some(self.context),
+            memory: Some(MemoryLimit::of_each(1 + self.others.len())),
             ..Options::default()
         };
         Ok(Engine::from_gguf(place.open()?, options).map_err(|error| error.in_file(place.to_string()))?)

@@ -17,7 +17,7 @@ use moewe_engine::eval::moments::{self, Key, Moments};
 use moewe_engine::eval::{Importance, chunks_of};
 use moewe_engine::os::memory;
 use moewe_engine::quant::{Factor, Format};
-use moewe_engine::session::{self, Engine};
+use moewe_engine::session::{self, Engine, MemoryLimit};
 use moewe_engine::{Error, Result};
 use rayon::prelude::*;
 use sensitivity::Sensitivities;
@@ -38,7 +38,9 @@ pub struct Text {
 
 /// An expert that saw fewer tokens than its columns divided by this is not calibrated.
 const FEW: usize = 8;
-/// Most memory for moments without knowledge of the machine.
+/// Of free memory for the model that the text runs through; a quarter of it is for what that tells.
+const SHARE: f64 = 0.6;
+/// Bytes for what the text tells, without knowledge of the machine.
 const BYTES: u64 = 1 << 30;
 
 /// Converts with calibration: a source that is no GGUF file becomes one first, beside `out` and for the time being.
@@ -50,7 +52,9 @@ pub(crate) fn convert(
     progress: &dyn Progress,
 ) -> Result<Report> {
     let base = Base::of(src, out, options)?;
-    let engine_options = session::Options { context: Some(text.context), ..Default::default() };
+    let bytes = memory::available().map_or(BYTES, |bytes| bytes / 4);
+    let memory = Some(MemoryLimit::Share(SHARE));
+    let engine_options = session::Options { context: Some(text.context), memory, ..Default::default() };
     let engine = Engine::open(base.path(), engine_options)?;
     let chunks = chunks_of(&engine, &text.text, text.context)?;
     let mut heard = options.heard(progress);
@@ -60,9 +64,8 @@ pub(crate) fn convert(
     };
     let mut guide = Guide::with(Some(importance));
     if matches!(options.recipe, Recipe::Bits(_)) {
-        guide.sensitivities = sensitivity::measure(&engine, &chunks, &guide, &mut heard)?;
+        guide.sensitivities = sensitivity::measure(&engine, &chunks, bytes, &guide, &mut heard)?;
     }
-    let bytes = memory::available().map_or(BYTES, |bytes| bytes / 4);
     guide.calibration =
         Some(Calibration { engine, chunks, bytes, layers: 0..0, head: false, known: HashMap::new() });
     requantize::convert(base.path(), out, options, guide, progress)
@@ -257,14 +260,18 @@ impl Calibration {
                     2 * experts * moments::bytes_of(tensor.shape[0] as usize) as u64;
             }
         }
-        let mut left = self.bytes;
-        let fits = |layer: &usize| {
-            let rest = left.checked_sub(bytes.get(layer).copied().unwrap_or(0));
-            left = rest.unwrap_or(0);
-            rest.is_some()
-        };
-        (first..self.engine.config().layers.len()).take_while(fits).count().max(1)
+        let layers = first..self.engine.config().layers.len();
+        fitting(layers.map(|layer| bytes.get(&layer).copied().unwrap_or(0)), self.bytes)
     }
+}
+
+/// How many from the first on fit into `bytes`; one in any case.
+fn fitting(sizes: impl Iterator<Item = u64>, bytes: u64) -> usize {
+    let sums = sizes.scan(0u64, |sum, size| {
+        *sum = sum.saturating_add(size);
+        Some(*sum)
+    });
+    sums.take_while(|&sum| sum <= bytes).count().max(1)
 }
 
 /// Factors for a tensor in the file: zeros that pad it stand behind its last span.
@@ -296,4 +303,16 @@ fn known(moments: Moments) -> HashMap<Key, Known> {
         (key.clone(), known)
     });
     all.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_fit_as_there_is_room_for_but_one_in_any_case() {
+        for (bytes, expected) in [(0, 1), (4, 1), (9, 2), (10, 3), (u64::MAX, 4)] {
+            assert_eq!(fitting([4, 5, 1, u64::MAX].into_iter(), bytes), expected, "{bytes}");
+        }
+    }
 }

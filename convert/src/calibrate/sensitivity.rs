@@ -3,18 +3,18 @@
 //! A model with one changed matrix is the base with other bytes in one place, so some of them share one pass of the
 //! base over the text. Divided by the rounding's error, the divergence tells the budget what an error costs there.
 
-use super::{Guide, Subject};
+use super::{Guide, Subject, fitting};
 use crate::recipe::is_quantizable;
 use crate::requantize::Stored;
 use crate::settle::{head_of, question, relative_error};
 use moewe_engine::eval::compare_chunks;
 use moewe_engine::quant::Format;
-use moewe_engine::session::Engine;
+use moewe_engine::session::{Engine, MemoryLimit, Options};
 use moewe_engine::{Error, Result};
 use rayon::prelude::*;
 use std::collections::HashMap;
 
-/// Changed models that are compared in one pass of the base.
+/// Changed models that are compared in one pass of the base, at most.
 const AT_ONCE: usize = 8;
 /// Pieces of text that are enough for this.
 const CHUNKS: usize = 4;
@@ -22,10 +22,11 @@ const CHUNKS: usize = 4;
 /// Divergence per relative error, by tensor.
 pub(super) type Sensitivities = HashMap<String, f64>;
 
-/// Measures all matrices that could be quantized.
+/// Measures all matrices that could be quantized. The changed models of a pass may take `bytes` together.
 pub(super) fn measure(
     base: &Engine,
     chunks: &[Vec<u32>],
+    bytes: u64,
     guide: &Guide,
     heard: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Sensitivities> {
@@ -38,9 +39,14 @@ pub(super) fn measure(
     let step = (chunks.len() / CHUNKS).max(1);
     let chunks: Vec<Vec<u32>> = chunks.iter().step_by(step).take(CHUNKS).cloned().collect();
     let (mut found, mut done) = (HashMap::new(), 0);
-    for some in candidates.chunks(AT_ONCE) {
-        let changed = some.iter().map(|tensor| changed(base, tensor)).collect::<Result<Vec<_>>>()?;
-        let figures = compare_chunks(base, &changed.iter().collect::<Vec<_>>(), &chunks, |_, _| true)?;
+    while done < candidates.len() {
+        // Half for the changed tensors, half for the experts that the models hold.
+        let sizes = candidates[done..].iter().take(AT_ONCE).map(|tensor| bf16_bytes(tensor));
+        let some = &candidates[done..][..fitting(sizes, bytes / 2)];
+        let slots = MemoryLimit::Experts(bytes / 2 / some.len() as u64);
+        let changed = some.iter().map(|tensor| changed(base, tensor, slots)).collect::<Result<Vec<_>>>()?;
+        let others: Vec<&Engine> = changed.iter().collect();
+        let figures = compare_chunks(base, &others, &chunks, |_, _| heard(done, candidates.len()))?;
         for (tensor, figures) in some.iter().zip(&figures[1..]) {
             let importance = guide.importance(&Subject::of(*tensor, head));
             let error = relative_error(*tensor, coarse(tensor), importance.as_deref());
@@ -63,12 +69,15 @@ fn coarse(tensor: &Stored) -> &'static Format {
     Format::by_name(name.unwrap_or("F16")).expect("a format of the table")
 }
 
+fn bf16_bytes(tensor: &Stored) -> u64 {
+    2 * tensor.shape().iter().product::<u64>()
+}
+
 /// The base with one tensor rounded. The rounded weights are BF16, whose products are as exact as the base's.
-fn changed(base: &Engine, tensor: &Stored) -> Result<Engine> {
+fn changed(base: &Engine, tensor: &Stored, slots: MemoryLimit) -> Result<Engine> {
     let (format, bf16) = (coarse(tensor), Format::by_name("BF16").expect("BF16 is in the table"));
     let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
-    let rows = tensor.shape().iter().product::<u64>() / columns;
-    let mut bytes = vec![0; (rows * columns) as usize * bf16.block_bytes];
+    let mut bytes = vec![0; bf16_bytes(tensor) as usize];
     let row_bytes = columns as usize * bf16.block_bytes;
     bytes.par_chunks_mut(row_bytes).enumerate().for_each_init(
         || (vec![0f32; columns as usize], vec![0u8; format.bytes_for(columns).unwrap_or(0) as usize]),
@@ -82,5 +91,24 @@ fn changed(base: &Engine, tensor: &Stored) -> Result<Engine> {
         },
     );
     let gguf = base.gguf().with_tensor(tensor.name(), bf16, bytes)?;
-    Engine::from_gguf(gguf, base.options().clone())
+    Engine::from_gguf(gguf, Options { memory: Some(slots), ..base.options().clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn memory_changes_no_figure() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/moewe-mini/moewe-mini.gguf");
+        let base = Engine::open(model, Options { context: Some(8), ..Options::default() }).unwrap();
+        let chunks: Vec<Vec<u32>> = (0..2).map(|i| (i..i + 8).map(|j| 300 + 37 * j).collect()).collect();
+        let measured = |bytes| measure(&base, &chunks, bytes, &Guide::default(), &mut |_, _| true).unwrap();
+        let figures = measured(1 << 30);
+        assert!(figures.len() > 40 && figures.values().any(|&figure| figure > 0.0));
+        assert_eq!(measured(0), figures);
+        let stopped = measure(&base, &chunks, 0, &Guide::default(), &mut |_, _| false);
+        assert!(matches!(stopped, Err(Error::Stopped)));
+    }
 }

@@ -25,11 +25,16 @@ pub enum MemoryLimit {
     Bytes(u64),
     /// A part of what is free, above 0 and at most 1.
     Share(f64),
-    /// Bytes for the slots of experts, whatever everything else takes: to measure and to test.
+    /// Bytes for the slots of experts, whatever everything else takes.
     Experts(u64),
 }
 
 impl MemoryLimit {
+    /// What each of so many models may take that are open together, where nobody says.
+    pub fn of_each(models: usize) -> Self {
+        Self::Share(DEFAULT_SHARE / models.max(1) as f64)
+    }
+
     fn bytes(self, free: Option<u64>) -> Option<u64> {
         match self {
             Self::Bytes(bytes) => Some(bytes),
@@ -92,7 +97,7 @@ impl MemoryPlan {
     /// When the context asked for is none, or the cache's format does not fit the model.
     pub(super) fn new(model: &Model, options: &Options, layout: Layout) -> Result<Self> {
         let (free, program) = (memory::available(), memory::resident());
-        let limit = options.memory.unwrap_or(MemoryLimit::Share(DEFAULT_SHARE));
+        let limit = options.memory.unwrap_or(MemoryLimit::of_each(1));
         let limit = limit.bytes(free.map(|free| free + program));
         let dense = model.dense_bytes();
         let buffers = Workspace::<()>::bytes(&model.config, options.batch) + experts::READ_BUFFER_BYTES;
