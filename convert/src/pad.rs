@@ -239,12 +239,7 @@ impl<R: Rows> Rows for Padded<'_, R> {
 impl<R: Rows> Padded<'_, R> {
     /// The tensor as calibration sees it, which knows its inputs without zeros.
     pub(crate) fn subject(&self, head: &str) -> Subject<'_> {
-        let columns = self.columns().max(1) as usize;
-        Subject { padded_columns: columns, ..Subject::of(self.source, head) }
-    }
-
-    fn columns(&self) -> u64 {
-        self.shape.last().copied().unwrap_or(1)
+        Subject { padded_columns: self.columns() as usize, ..Subject::of(self.source, head) }
     }
 }
 

@@ -76,8 +76,8 @@ fn format(name: &str) -> &'static Format {
 }
 
 fn all(rows: &impl Rows) -> Vec<f32> {
-    let count: u64 = rows.shape().iter().rev().skip(1).product();
-    let mut out = vec![f32::NAN; rows.shape().iter().product::<u64>() as usize];
+    let count = rows.rows();
+    let mut out = vec![f32::NAN; rows.weights() as usize];
     // In pieces that begin and end anywhere.
     let columns = *rows.shape().last().unwrap() as usize;
     for start in (0..count).step_by(7) {
@@ -167,7 +167,7 @@ fn settled(units: u32, options: &Options) -> (Vec<Padding>, f64) {
     let Settled { tensors, choices, paddings, weights, .. } =
         settle(&metadata(units), &tensors, options, &Guide::default()).unwrap();
     let bytes = |(tensor, choice): (&crate::pad::Padded<Fake>, &crate::recipe::Choice)| {
-        choice.format.bytes_for(tensor.shape().iter().product()).unwrap()
+        choice.format.bytes_for(tensor.weights()).unwrap()
     };
     let bytes: u64 = tensors.iter().zip(&choices).map(bytes).sum();
     assert_eq!(weights, layer(u64::from(units)).iter().map(|t| t.shape.iter().product::<u64>()).sum::<u64>());
@@ -208,7 +208,7 @@ fn a_padded_file_counts_its_own_weights() {
     metadata.set(WEIGHTS, 1000u64);
     let options = Options::with(Recipe::Bits(4.8));
     assert_eq!(settle(&metadata, &tensors, &options, &Guide::default()).unwrap().weights, 1000);
-    let all = tensors.iter().map(|tensor| tensor.shape.iter().product::<u64>()).sum::<u64>();
+    let all = tensors.iter().map(Rows::weights).sum::<u64>();
     metadata.set(WEIGHTS, u64::MAX);
     assert_eq!(
         settle(&metadata, &tensors, &options, &Guide::default()).unwrap().weights,

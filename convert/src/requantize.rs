@@ -3,7 +3,7 @@
 
 use crate::calibrate::Guide;
 use crate::report::{Progress, Report};
-use crate::stream::Job;
+use crate::stream::{Job, Rows};
 use crate::{Options, general};
 use moewe_engine::Result;
 use moewe_engine::gguf::{Bytes, Gguf, TensorInfo};
@@ -30,30 +30,27 @@ impl Stored {
         }
     }
 
-    pub(crate) fn name(&self) -> &str {
+    fn bytes_of(&self, rows: Range<u64>) -> &[u8] {
+        let row = self.columns() as usize / self.format.block_len * self.format.block_bytes;
+        &self.bytes[rows.start as usize * row..rows.end as usize * row]
+    }
+}
+
+impl Rows for Stored {
+    fn name(&self) -> &str {
         &self.name
     }
-
-    pub(crate) fn shape(&self) -> &[u64] {
+    fn shape(&self) -> &[u64] {
         &self.shape
     }
-
-    pub(crate) fn format(&self) -> &'static Format {
-        self.format
+    fn read(&self, rows: Range<u64>, out: &mut [f32]) {
+        (self.format.dequantize)(self.bytes_of(rows), out);
     }
-
-    pub(crate) fn read(&self, rows: Range<u64>, out: &mut [f32]) {
-        (self.format.dequantize)(self.row_bytes(rows), out);
+    fn stored(&self) -> Option<&'static Format> {
+        Some(self.format)
     }
-
-    pub(crate) fn copy(&self, rows: Range<u64>, out: &mut [u8]) {
-        out.copy_from_slice(self.row_bytes(rows));
-    }
-
-    fn row_bytes(&self, rows: Range<u64>) -> &[u8] {
-        let columns = self.shape.last().copied().unwrap_or(1) as usize;
-        let row = columns / self.format.block_len * self.format.block_bytes;
-        &self.bytes[rows.start as usize * row..rows.end as usize * row]
+    fn copy(&self, rows: Range<u64>, out: &mut [u8]) {
+        out.copy_from_slice(self.bytes_of(rows));
     }
 }
 

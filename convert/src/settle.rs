@@ -8,7 +8,7 @@
 use crate::calibrate::Guide;
 use crate::pad::{Padded, Padding, Width, padded, widths};
 use crate::recipe::{Choice, Facts, Question, noise};
-use crate::stream::{Rows, rows_per_expert};
+use crate::stream::Rows;
 use crate::{Options, Recipe};
 use moewe_engine::Result;
 use moewe_engine::gguf::Metadata;
@@ -89,7 +89,7 @@ pub fn weights_without_padding(metadata: &Metadata, all: u64) -> u64 {
 }
 
 fn count<R: Rows>(tensors: &[R]) -> u64 {
-    tensors.iter().map(|tensor| tensor.shape().iter().product::<u64>()).sum()
+    tensors.iter().map(Rows::weights).sum()
 }
 
 struct Settler<'a, 'r, R> {
@@ -152,7 +152,7 @@ impl<'r, R: Rows> Settler<'_, 'r, R> {
 
     /// The relative error of a format on a tensor, measured once.
     fn error(&self, tensors: &[Padded<R>], i: usize, format: &'static Format) -> f64 {
-        let key = (i, tensors[i].shape().last().copied().unwrap_or(1), format.name);
+        let key = (i, tensors[i].columns(), format.name);
         if let Some(error) = self.errors.lock().ok().and_then(|errors| errors.get(&key).copied()) {
             return error;
         }
@@ -189,9 +189,7 @@ pub(crate) fn relative_error<R: Rows>(
     format: &'static Format,
     importance: Option<&[f32]>,
 ) -> f64 {
-    let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
-    let rows: u64 = tensor.shape().iter().rev().skip(1).product();
-    let rows_per_expert = rows_per_expert(tensor);
+    let (columns, rows) = (tensor.columns(), tensor.rows());
     let sampled = (SAMPLE / columns).clamp(1, rows.max(1));
     let (Some(quantize), Some(row_bytes)) = (format.quantize, format.bytes_for(columns)) else { return 0.0 };
     let (mut weights, mut back) = (vec![0f32; columns as usize], vec![0f32; columns as usize]);
@@ -200,7 +198,7 @@ pub(crate) fn relative_error<R: Rows>(
     for i in 0..sampled {
         let row = i * rows / sampled;
         tensor.read(row..row + 1, &mut weights);
-        let start = (row / rows_per_expert * columns) as usize;
+        let start = (row / tensor.rows_per_expert() * columns) as usize;
         let own = importance.map(|all| &all[start..start + columns as usize]);
         quantize(&weights, own, &mut bytes);
         (format.dequantize)(&bytes, &mut back);

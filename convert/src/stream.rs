@@ -1,13 +1,13 @@
 //! Tensor after tensor from any source into a GGUF file: a few million weights at a time, in parallel over rows, so
 //! that memory does not grow with the model.
 
+use crate::Options;
 use crate::calibrate::{Guidance, Guide};
 use crate::hf::plan::Output;
 use crate::pad::{Padded, Padding};
 use crate::recipe::Choice;
 use crate::report::{Planned, Progress, Report, Substitution, Suspicious};
 use crate::settle::{Settled, WEIGHTS, settle};
-use crate::{Options, requantize::Stored};
 use moewe_engine::gguf::{FileWriter, Metadata, Writer};
 use moewe_engine::quant::{Format, QuantizeRow};
 use moewe_engine::simd::LANES;
@@ -36,6 +36,23 @@ pub(crate) trait Rows: Sync {
     fn stored(&self) -> Option<&'static Format>;
     /// Writes rows as they are stored.
     fn copy(&self, rows: Range<u64>, out: &mut [u8]);
+
+    /// Weights of a row, at least 1.
+    fn columns(&self) -> u64 {
+        self.shape().last().map_or(1, |&columns| columns.max(1))
+    }
+    /// Rows, those of all experts together.
+    fn rows(&self) -> u64 {
+        self.shape().iter().rev().skip(1).product()
+    }
+    /// Rows of one expert's matrix, at least 1; a tensor without experts is one matrix.
+    fn rows_per_expert(&self) -> u64 {
+        self.shape().iter().rev().nth(1).map_or(1, |&rows| rows.max(1))
+    }
+    /// All weights.
+    fn weights(&self) -> u64 {
+        self.shape().iter().product()
+    }
 }
 
 impl Rows for Output<'_> {
@@ -53,24 +70,6 @@ impl Rows for Output<'_> {
     }
     fn copy(&self, rows: Range<u64>, out: &mut [u8]) {
         self.read_mxfp4(rows, out);
-    }
-}
-
-impl Rows for Stored {
-    fn name(&self) -> &str {
-        Stored::name(self)
-    }
-    fn shape(&self) -> &[u64] {
-        Stored::shape(self)
-    }
-    fn read(&self, rows: Range<u64>, out: &mut [f32]) {
-        Stored::read(self, rows, out);
-    }
-    fn stored(&self) -> Option<&'static Format> {
-        Some(self.format())
-    }
-    fn copy(&self, rows: Range<u64>, out: &mut [u8]) {
-        Stored::copy(self, rows, out);
     }
 }
 
@@ -127,7 +126,7 @@ impl Job<'_> {
         let planned = |(tensor, choice): (&Padded<R>, &Choice)| Planned {
             tensor: tensor.name().to_owned(),
             format: choice.format.name,
-            bytes: choice.format.bytes_for(tensor.shape().iter().product()).unwrap_or(0),
+            bytes: choice.format.bytes_for(tensor.weights()).unwrap_or(0),
         };
         let plan: Vec<Planned> = tensors.iter().zip(choices).map(planned).collect();
         let bits = plan.iter().map(|planned| planned.bytes * 8).sum::<u64>();
@@ -169,13 +168,7 @@ fn note(metadata: &mut Metadata, report: &Report, file_type: Option<u32>) {
 }
 
 fn formats<R: Rows>(tensors: &[R], choices: &[Choice]) -> Vec<(u64, &'static Format)> {
-    let weights = |tensor: &R| tensor.shape().iter().product::<u64>();
-    tensors.iter().zip(choices).map(|(tensor, choice)| (weights(tensor), choice.format)).collect()
-}
-
-/// Rows of one matrix of a stack.
-pub(crate) fn rows_per_expert<R: Rows>(tensor: &R) -> u64 {
-    tensor.shape().iter().rev().nth(1).copied().unwrap_or(1).max(1)
+    tensors.iter().zip(choices).map(|(tensor, choice)| (tensor.weights(), choice.format)).collect()
 }
 
 fn substitutions<R: Rows>(tensors: &[R], choices: &[Choice], wanted: &str) -> Vec<Substitution> {
@@ -207,14 +200,12 @@ struct Counts {
 
 impl<R: Rows> Passage<'_, R> {
     fn run(&self, file: &mut FileWriter) -> Result<Option<Suspicious>> {
-        let shape = self.tensor.shape();
-        let columns = shape.last().copied().unwrap_or(1).max(1);
-        let rows: u64 = shape.iter().rev().skip(1).product();
+        let (columns, rows) = (self.tensor.columns(), self.tensor.rows());
         let counts = Counts::default();
         self.job.progress.tensor(self.tensor.name());
         file.begin(self.tensor.name())?;
         let step = (CHUNK / columns).max(1);
-        let row_bytes = self.row_bytes(columns)?;
+        let row_bytes = self.row_bytes()?;
         let mut bytes = vec![0u8; step.min(rows) as usize * row_bytes];
         let mut start = 0;
         while start < rows {
@@ -223,7 +214,7 @@ impl<R: Rows> Passage<'_, R> {
             }
             let end = (start + step).min(rows);
             let bytes = &mut bytes[..(end - start) as usize * row_bytes];
-            self.convert(start, columns, bytes, row_bytes, &counts);
+            self.convert(start, bytes, row_bytes, &counts);
             file.append(bytes)?;
             self.job.progress.advance(bytes.len() as u64);
             if (start / step) % RELEASE == RELEASE - 1 {
@@ -237,38 +228,32 @@ impl<R: Rows> Passage<'_, R> {
         Ok((not_finite + out_of_range > 0).then_some(Suspicious { tensor, not_finite, out_of_range }))
     }
 
-    fn row_bytes(&self, columns: u64) -> Result<usize> {
+    fn row_bytes(&self) -> Result<usize> {
+        let columns = self.tensor.columns();
         let bytes = self.format.bytes_for(columns).and_then(|bytes| usize::try_from(bytes).ok());
         let expected = || format!("rows that blocks of {} divide", self.format.block_len);
         bytes.ok_or_else(|| Error::malformed(format!("tensor {}", self.tensor.name()), expected(), columns))
     }
 
     /// Rows from `first` on into `bytes`, which holds whole rows.
-    fn convert(&self, first: u64, columns: u64, bytes: &mut [u8], row_bytes: usize, counts: &Counts) {
-        let rows_per_task = (TASK / columns).max(1).next_multiple_of(LANES as u64);
+    fn convert(&self, first: u64, bytes: &mut [u8], row_bytes: usize, counts: &Counts) {
+        let rows_per_task = (TASK / self.tensor.columns()).max(1).next_multiple_of(LANES as u64);
         let tasks = bytes.par_chunks_mut(rows_per_task as usize * row_bytes).enumerate();
         tasks.for_each(|(task, bytes)| {
             let start = first + task as u64 * rows_per_task;
             let rows = start..start + (bytes.len() / row_bytes) as u64;
             match self.format.quantize {
                 Some(quantize) if self.tensor.stored() != Some(self.format) => {
-                    self.quantize(rows, columns, bytes, quantize, counts);
+                    self.quantize(rows, bytes, quantize, counts);
                 }
                 _ => self.tensor.copy(rows, bytes),
             }
         });
     }
 
-    fn quantize(
-        &self,
-        rows: Range<u64>,
-        columns: u64,
-        bytes: &mut [u8],
-        quantize: QuantizeRow,
-        counts: &Counts,
-    ) {
+    fn quantize(&self, rows: Range<u64>, bytes: &mut [u8], quantize: QuantizeRow, counts: &Counts) {
         let first = rows.start;
-        let mut weights = vec![0f32; ((rows.end - rows.start) * columns) as usize];
+        let mut weights = vec![0f32; ((rows.end - rows.start) * self.tensor.columns()) as usize];
         self.tensor.read(rows, &mut weights);
         // Scales of blocks are F16 too; weights that large are no weights.
         let largest = if matches!(self.format.name, "F32" | "BF16") { f32::MAX } else { 65504.0 };
@@ -279,13 +264,13 @@ impl<R: Rows> Passage<'_, R> {
         }
         counts.not_finite.fetch_add(not_finite, Ordering::Relaxed);
         counts.out_of_range.fetch_add(out_of_range, Ordering::Relaxed);
-        self.guided(first, columns, &weights, bytes, quantize);
+        self.guided(first, &weights, bytes, quantize);
     }
 
     /// Quantizes rows from `first` on, with what is known of the inputs of each expert's.
-    fn guided(&self, first: u64, columns: u64, weights: &[f32], bytes: &mut [u8], quantize: QuantizeRow) {
-        let (row_bytes, rows_per_expert) =
-            (bytes.len() * columns as usize / weights.len(), rows_per_expert(self.tensor));
+    fn guided(&self, first: u64, weights: &[f32], bytes: &mut [u8], quantize: QuantizeRow) {
+        let (columns, rows_per_expert) = (self.tensor.columns(), self.tensor.rows_per_expert());
+        let row_bytes = bytes.len() * columns as usize / weights.len();
         let (mut weights, mut bytes, mut row) = (weights, bytes, first);
         while !weights.is_empty() {
             let expert = (row / rows_per_expert) as usize;

@@ -9,6 +9,7 @@ mod factor;
 mod sensitivity;
 
 use crate::checkpoint::{Checkpoint, Dtype};
+use crate::recipe::by_name;
 use crate::report::{Fallback, Progress, Report};
 use crate::stream::Rows;
 use crate::{Options, Recipe, is_gguf, requantize};
@@ -109,8 +110,7 @@ fn faithful(checkpoint: &Checkpoint) -> &'static Format {
     };
     let mut names = checkpoint.tensors().iter().map(|tensor| of(tensor.dtype));
     let first = names.next().unwrap_or("F32");
-    let name = if names.all(|name| name == first) { first } else { "F32" };
-    Format::by_name(name).expect("a format of the table")
+    by_name(if names.all(|name| name == first) { first } else { "F32" })
 }
 
 /// What a conversion knows of the model at work: nothing, importance, or all that a text tells.
@@ -145,9 +145,8 @@ pub(crate) struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     pub(crate) fn of<R: Rows>(tensor: &'a R, head: &str) -> Self {
-        let (name, shape) = (tensor.name(), tensor.shape());
-        let columns = shape.last().copied().unwrap_or(1).max(1) as usize;
-        let experts = shape.iter().rev().skip(2).product::<u64>() as usize;
+        let (name, columns) = (tensor.name(), tensor.columns() as usize);
+        let experts = tensor.shape().iter().rev().skip(2).product::<u64>() as usize;
         Self { name, is_head: name == head, experts, columns, padded_columns: columns }
     }
 

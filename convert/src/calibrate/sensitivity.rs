@@ -4,9 +4,10 @@
 //! base over the text. Divided by the rounding's error, the divergence tells the budget what an error costs there.
 
 use super::{Guide, Subject, fitting};
-use crate::recipe::is_quantizable;
+use crate::recipe::{by_name, is_quantizable};
 use crate::requantize::Stored;
 use crate::settle::{head_of, question, relative_error};
+use crate::stream::Rows;
 use moewe_engine::eval::compare_chunks;
 use moewe_engine::quant::Format;
 use moewe_engine::session::{Engine, MemoryLimit, Options};
@@ -62,21 +63,18 @@ pub(super) fn measure(
 
 /// A format that does harm which can be told from noise.
 fn coarse(tensor: &Stored) -> &'static Format {
-    let columns = tensor.shape().last().copied().unwrap_or(1);
-    let name = ["Q3_K", "Q4_0"].into_iter().find(|name| {
-        Format::by_name(name).is_some_and(|format| columns.is_multiple_of(format.block_len as u64))
-    });
-    Format::by_name(name.unwrap_or("F16")).expect("a format of the table")
+    let fits = |format: &&Format| tensor.columns().is_multiple_of(format.block_len as u64);
+    ["Q3_K", "Q4_0"].map(by_name).into_iter().find(fits).unwrap_or(by_name("F16"))
 }
 
 fn bf16_bytes(tensor: &Stored) -> u64 {
-    2 * tensor.shape().iter().product::<u64>()
+    2 * tensor.weights()
 }
 
 /// The base with one tensor rounded. The rounded weights are BF16, whose products are as exact as the base's.
 fn changed(base: &Engine, tensor: &Stored, slots: MemoryLimit) -> Result<Engine> {
-    let (format, bf16) = (coarse(tensor), Format::by_name("BF16").expect("BF16 is in the table"));
-    let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
+    let (format, bf16) = (coarse(tensor), by_name("BF16"));
+    let columns = tensor.columns();
     let mut bytes = vec![0; bf16_bytes(tensor) as usize];
     let row_bytes = columns as usize * bf16.block_bytes;
     bytes.par_chunks_mut(row_bytes).enumerate().for_each_init(

@@ -233,7 +233,7 @@ fn fits(question: Question, format: &Format) -> bool {
 }
 
 /// A format of the table; a name that is not in it is a mistake of this program.
-fn by_name(name: &str) -> &'static Format {
+pub(crate) fn by_name(name: &str) -> &'static Format {
     Format::by_name(name).unwrap_or_else(|| panic!("{name} is a format of the table"))
 }
 
