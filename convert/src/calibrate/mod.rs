@@ -14,7 +14,7 @@ use crate::report::{Fallback, Progress, Report};
 use crate::stream::Rows;
 use crate::{Options, Recipe, is_gguf, requantize};
 use factor::{Prior, factors};
-use moewe_engine::eval::moments::{self, Key, Moments};
+use moewe_engine::eval::moments::{self, Key, Moments, Sum};
 use moewe_engine::eval::{Importance, chunks_of};
 use moewe_engine::os::memory;
 use moewe_engine::quant::{Factor, Format};
@@ -22,7 +22,7 @@ use moewe_engine::session::{self, Engine, MemoryLimit};
 use moewe_engine::{Error, Result};
 use rayon::prelude::*;
 use sensitivity::Sensitivities;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -283,25 +283,22 @@ fn widened(factors: &Arc<Vec<Factor>>, subject: &Subject) -> Arc<Vec<Factor>> {
 /// Factors of all that was measured.
 fn known(moments: Moments) -> HashMap<Key, Known> {
     let sums = moments.into_sums();
-    let mut readers: Vec<&String> = sums.keys().map(|(reader, _)| reader).collect();
-    readers.sort_unstable();
-    readers.dedup();
     // What an expert's own hidden units are like, its neighbours cannot tell.
-    let shares_inputs = |reader: &String| reader.ends_with("_up_exps");
-    let prior = |reader: &String| {
+    let shares_inputs = |reader: &&String| reader.ends_with("_up_exps");
+    let readers: BTreeSet<&String> = sums.keys().map(|(reader, _)| reader).filter(shares_inputs).collect();
+    let prior = |reader| {
         let experts = sums.iter().filter(|((other, _), _)| other == reader).map(|(_, sum)| sum);
-        (reader.clone(), Prior::of(experts))
+        Some((reader, Prior::of(experts)?))
     };
-    let priors: HashMap<String, Option<Prior>> =
-        readers.into_par_iter().filter(|reader| shares_inputs(reader)).map(prior).collect();
-    let all = sums.par_iter().map(|(key, sum)| {
-        let prior = priors.get(&key.0).and_then(Option::as_ref);
-        let is_enough = sum.rows * FEW >= sum.columns;
-        let known =
-            if is_enough { Known::Factors(Arc::new(factors(sum, prior))) } else { Known::Few(sum.rows) };
+    let priors: HashMap<&String, Prior> = readers.into_par_iter().filter_map(prior).collect();
+    let known = |(key, sum): (&Key, &Sum)| {
+        let known = match sum.rows * FEW >= sum.columns {
+            true => Known::Factors(Arc::new(factors(sum, priors.get(&key.0)))),
+            false => Known::Few(sum.rows),
+        };
         (key.clone(), known)
-    });
-    all.collect()
+    };
+    sums.par_iter().map(known).collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::model::{Observe, Site};
 use crate::session::Engine;
 use crate::simd::{Isa, LANES, Lanes, Work};
 use rayon::prelude::*;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// The most columns that are multiplied with each other.
 pub const SPAN: usize = 2048;
@@ -20,12 +20,12 @@ pub type Key = (String, Option<u32>);
 /// Sums over a text, for some layers of a model.
 #[derive(Default)]
 pub struct Moments {
-    sums: HashMap<Key, Sum>,
+    sums: BTreeMap<Key, Sum>,
     layers: std::ops::Range<usize>,
     head: bool,
 }
 
-/// Sums of the products of one matrix' inputs.
+/// Sums of the products of one matrix's inputs.
 pub struct Sum {
     /// Rows that were summed up.
     pub rows: usize,
@@ -70,13 +70,13 @@ impl Moments {
         head: bool,
         progress: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Self> {
-        let mut moments = Self { sums: HashMap::new(), layers, head };
+        let mut moments = Self { sums: BTreeMap::new(), layers, head };
         watch(engine, chunks, &mut moments, progress)?;
         Ok(moments)
     }
 
     /// The sums, by [`reader_of`] the tensors and expert.
-    pub fn into_sums(self) -> HashMap<Key, Sum> {
+    pub fn into_sums(self) -> BTreeMap<Key, Sum> {
         self.sums
     }
 
