@@ -5,7 +5,7 @@ mod plot;
 use super::models;
 use super::output::{self, Table};
 use super::progress::Reading;
-use super::{Command, inspect, perplexity::read};
+use super::{Command, inspect, text::read};
 use anyhow::{Context, Result};
 use clap::Parser;
 use moewe_engine::eval::{Comparison, compare};

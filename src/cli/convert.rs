@@ -2,7 +2,7 @@
 
 use super::output::{self, Table};
 use super::progress::{PIECES, bar};
-use super::{Command, perplexity::read};
+use super::{Command, text::read};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use indicatif::ProgressBar;

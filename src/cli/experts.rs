@@ -2,7 +2,7 @@
 
 use super::options::ModelOptions;
 use super::output::{self, Table};
-use super::{Command, heat, perplexity};
+use super::{Command, heat, text::read};
 use anyhow::{Result, bail};
 use clap::Parser;
 use moewe_engine::eval::trace_routing;
@@ -47,7 +47,7 @@ impl Command for Look {
 
 impl Look {
     fn measure(&self, text: &Path) -> Result<()> {
-        let text = perplexity::read(text)?;
+        let text = read(text)?;
         let engine = self.model.open()?;
         let listener = interrupt::listen();
         let trace = trace_routing(&engine, &text, engine.context_length(), |_, _| !listener.is_raised())?;

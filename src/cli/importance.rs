@@ -4,7 +4,7 @@
 use super::options::ModelOptions;
 use super::output::{self, Table};
 use super::progress::Reading;
-use super::{Command, perplexity::read};
+use super::{Command, text::read};
 use anyhow::{Result, bail};
 use clap::Parser;
 use moewe_engine::eval::{Importance, chunks_of};

@@ -24,6 +24,7 @@ mod progress;
 mod prompt;
 mod run;
 mod sampling;
+mod text;
 mod tokenize;
 mod train;
 

@@ -2,15 +2,14 @@
 
 use super::options::ModelOptions;
 use super::progress::Reading;
-use super::tokenize::text_or_stdin;
-use super::{Command, output};
-use anyhow::{Context, Result};
+use super::{Command, output, text::read};
+use anyhow::Result;
 use clap::Parser;
 use moewe_engine::eval::{Perplexity, perplexity};
 use moewe_engine::os::memory;
 use moewe_engine::session::Engine;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Measure a model's perplexity on a text, in chunks as llama.cpp cuts them.
@@ -41,15 +40,6 @@ impl Command for Measure {
         drop(reading);
         if self.json { print_json(&engine, &measured, time) } else { print(&measured) }
     }
-}
-
-/// A text file; bytes that are not UTF-8 are replaced, since they are part of many corpora.
-pub(super) fn read(path: &Path) -> Result<String> {
-    if path == Path::new("-") {
-        return text_or_stdin(None);
-    }
-    let bytes = std::fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn print(measured: &Perplexity) -> Result<()> {

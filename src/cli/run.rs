@@ -2,8 +2,7 @@
 
 use super::options::ModelOptions;
 use super::sampling::SamplingOptions;
-use super::tokenize::text_or_stdin;
-use super::{Command, heat, output, prompt};
+use super::{Command, heat, output, prompt, text};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use moewe_engine::Error;
@@ -75,7 +74,7 @@ impl Run {
                 bail!("no prompt given: use --prompt TEXT, or - to read it from stdin, or `moewe chat`")
             }
             None | Some("-") => {
-                let text = text_or_stdin(None)?;
+                let text = text::given_or_stdin(None)?;
                 // The end of the last line belongs to the file, not to the prompt.
                 Ok(Some(text.strip_suffix('\n').unwrap_or(&text).to_owned()))
             }

@@ -1,12 +1,11 @@
 //! `moewe tokenize`: text to token ids and back, with nothing but the file's vocabulary.
 
 use super::output::{self, Table};
-use super::{Command, models};
+use super::{Command, models, text};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use moewe_engine::tokenizer::{Special, Tokenizer};
 use serde_json::json;
-use std::io::{Read, stdin};
 
 /// Show the tokens of a text, or the text of tokens.
 #[derive(Parser)]
@@ -61,7 +60,7 @@ impl Tokenize {
         if !self.decode.is_empty() {
             return Ok(self.decode.clone());
         }
-        let text = text_or_stdin(self.text.as_deref())?;
+        let text = text::given_or_stdin(self.text.as_deref())?;
         let special = if self.special { Special::Parse } else { Special::Plain };
         Ok(if self.bos {
             tokenizer.encode_with_bos(&text, special)?
@@ -69,16 +68,6 @@ impl Tokenize {
             tokenizer.encode(&text, special)?
         })
     }
-}
-
-/// What was given, or all of stdin in place of `-` or nothing.
-pub(crate) fn text_or_stdin(text: Option<&str>) -> Result<String> {
-    let Some(text) = text.filter(|&text| text != "-") else {
-        let mut text = String::new();
-        stdin().read_to_string(&mut text).context("cannot read the text from stdin")?;
-        return Ok(text);
-    };
-    Ok(text.to_owned())
 }
 
 fn print_json(tokenizer: &Tokenizer, tokens: &[u32]) -> Result<()> {
