@@ -26,7 +26,7 @@ pub(crate) struct ModelOptions {
     /// Most tokens computed at once
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) batch: usize,
-    /// Instruction set: portable, avx2 or avx512vnni [default: the fastest here]
+    /// Instruction set: portable, avx2, avxvnni or avx512vnni [default: the fastest here]
     #[arg(long, value_name = "NAME")]
     pub(crate) isa: Option<String>,
     /// Format of the cache: f16, q8_0 or f32

@@ -1,6 +1,6 @@
-//! Inner loops for AVX2 without VNNI.
+//! Inner loops for AVX2, with and without VNNI.
 //!
-//! `maddubs` adds pairs of products in 16 bits: with codes as magnitudes (at most 128) and inputs of at most 127
+//! Without it `maddubs` adds pairs of products in 16 bits: with codes as magnitudes (at most 128) and inputs of at most 127
 //! a pair stays below 32,512, so nothing saturates and sums equal those of every other instruction set.
 
 use super::activations::QuantizedRow;
@@ -10,19 +10,36 @@ use crate::quant::{Block, F16, Float, Widen};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-struct Avx2;
+struct Avx2<const VNNI: bool>;
 
-/// 32 codes times 32 inputs, summed by fours.
-#[inline(always)]
-unsafe fn dots(codes: __m256i, input: __m256i, signed: bool) -> __m256i {
-    // SAFETY: callers are compiled for AVX2.
-    unsafe {
-        let (codes, input) = match signed {
-            true => (_mm256_abs_epi8(codes), _mm256_sign_epi8(input, codes)),
-            false => (codes, input),
-        };
-        _mm256_madd_epi16(_mm256_maddubs_epi16(codes, input), _mm256_set1_epi16(1))
+/// Adds 32 codes times 32 inputs by fours.
+///
+/// # Safety
+/// With `VNNI` the machine must have AVX-VNNI.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn add_dots<const VNNI: bool>(sums: __m256i, codes: __m256i, input: __m256i, signed: bool) -> __m256i {
+    let (codes, input) = match signed {
+        true => (_mm256_abs_epi8(codes), _mm256_sign_epi8(input, codes)),
+        false => (codes, input),
+    };
+    if !VNNI {
+        let dots = _mm256_madd_epi16(_mm256_maddubs_epi16(codes, input), _mm256_set1_epi16(1));
+        return _mm256_add_epi32(sums, dots);
     }
+    let mut sums = sums;
+    // Written out, so that the same functions serve machines with and without the instruction.
+    // SAFETY: the caller's promise; touches registers alone.
+    unsafe {
+        std::arch::asm!(
+            "{{vex}} vpdpbusd {sums}, {codes}, {input}",
+            sums = inout(ymm_reg) sums,
+            codes = in(ymm_reg) codes,
+            input = in(ymm_reg) input,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sums
 }
 
 /// Instructions of every machine with AVX2.
@@ -59,14 +76,14 @@ impl Widen for F16c {
     }
 }
 
-impl ByteDots for Avx2 {
+impl<const VNNI: bool> ByteDots for Avx2<VNNI> {
     type Widen = F16c;
     const OFFSET_CODES: bool = false;
 
     #[inline(always)]
     unsafe fn row(weights: &UnpackedRow<'_>, input: &QuantizedRow<'_>, shape: Shape) -> f32 {
         // SAFETY: the caller's promise.
-        unsafe { by_shape!(shape, |GROUP, SIGNED| row::<GROUP, SIGNED>(weights, input)) }
+        unsafe { by_shape!(shape, |GROUP, SIGNED| row::<VNNI, GROUP, SIGNED>(weights, input)) }
     }
 
     #[inline(always)]
@@ -77,7 +94,7 @@ impl ByteDots for Avx2 {
             for half in 0..2 {
                 // SAFETY: the lengths that were checked bound every load.
                 unsafe {
-                    by_shape!(panel.shape, |GROUP, SIGNED| half_panel::<GROUP, SIGNED>(
+                    by_shape!(panel.shape, |GROUP, SIGNED| half_panel::<VNNI, GROUP, SIGNED>(
                         panel, half, input, groups, sums
                     ));
                 }
@@ -88,7 +105,7 @@ impl ByteDots for Avx2 {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn row<const GROUP: usize, const SIGNED: bool>(
+unsafe fn row<const VNNI: bool, const GROUP: usize, const SIGNED: bool>(
     weights: &UnpackedRow<'_>,
     input: &QuantizedRow<'_>,
 ) -> f32 {
@@ -106,7 +123,8 @@ unsafe fn row<const GROUP: usize, const SIGNED: bool>(
                 _ => _mm256_set_m128(_mm_set1_ps(*scale.add(1)), _mm_set1_ps(*scale)),
             };
             let factor = _mm256_mul_ps(scales, _mm256_set1_ps(*input.scales.as_ptr().add(i)));
-            sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots(codes, values, SIGNED)), factor, sums);
+            let dots = add_dots::<VNNI>(_mm256_setzero_si256(), codes, values, SIGNED);
+            sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), factor, sums);
         }
         _mm256_storeu_ps(lanes.as_mut_ptr(), sums);
     }
@@ -120,7 +138,7 @@ unsafe fn row<const GROUP: usize, const SIGNED: bool>(
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn half_panel<const GROUP: usize, const SIGNED: bool>(
+unsafe fn half_panel<const VNNI: bool, const GROUP: usize, const SIGNED: bool>(
     panel: &Panel<'_>,
     half: usize,
     input: &QuantizedRow<'_>,
@@ -136,7 +154,7 @@ unsafe fn half_panel<const GROUP: usize, const SIGNED: bool>(
                 let at = g * GROUP / 4 + k;
                 let codes = _mm256_loadu_si256(panel.codes.as_ptr().add(at * 64 + half * 32).cast());
                 let four = input.codes.as_ptr().cast::<i32>().add(at).read_unaligned();
-                total = _mm256_add_epi32(total, dots(codes, _mm256_set1_epi32(four), SIGNED));
+                total = add_dots::<VNNI>(total, codes, _mm256_set1_epi32(four), SIGNED);
             }
             let at = g * PANEL + half * 8;
             let input_scale = _mm256_set1_ps(*input.scales.as_ptr().add(g * GROUP / 32));
@@ -152,9 +170,9 @@ unsafe fn half_panel<const GROUP: usize, const SIGNED: bool>(
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn rows_of_blocks<B: Block>(job: &Job<'_>, range: Range<usize>) {
+pub(super) unsafe fn rows_of_blocks<B: Block, const VNNI: bool>(job: &Job<'_>, range: Range<usize>) {
     // SAFETY: compiled for the instructions; outputs by the caller's promise.
-    unsafe { blocks::rows_body::<B, Avx2>(job, range) }
+    unsafe { blocks::rows_body::<B, Avx2<VNNI>>(job, range) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -24,7 +24,7 @@ impl Layout {
     pub fn of(isa: Isa) -> Self {
         match isa {
             Isa::Avx512Vnni => Self::Panels,
-            Isa::Portable | Isa::Avx2 => Self::Rows,
+            Isa::Portable | Isa::Avx2 | Isa::AvxVnni => Self::Rows,
         }
     }
 

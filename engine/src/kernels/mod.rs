@@ -161,7 +161,9 @@ impl Visit for Select {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512::rows_of_blocks::<B>,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::rows_of_blocks::<B>,
+            Isa::Avx2 => avx2::rows_of_blocks::<B, false>,
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => avx2::rows_of_blocks::<B, true>,
             _ => portable::rows_of_blocks::<B>,
         };
         Kernel { rows, packed: rows, kind: Kind::Blocks, isa: self.0 }
@@ -172,7 +174,7 @@ impl Visit for Select {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512::rows_of_floats::<F>,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::rows_of_floats::<F>,
+            Isa::Avx2 | Isa::AvxVnni => avx2::rows_of_floats::<F>,
             _ => portable::rows_of_floats::<F>,
         };
         Kernel { rows, packed: rows, kind: Kind::Float, isa: self.0 }

@@ -28,7 +28,7 @@ impl Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the machine has the instructions, as asserted above.
-            Isa::Avx2 => unsafe { avx2(work) },
+            Isa::Avx2 | Isa::AvxVnni => unsafe { avx2(work) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx512Vnni => unsafe { avx512(work) },

@@ -18,19 +18,22 @@ pub enum Isa {
     Portable,
     /// AVX2, FMA and F16C: laptops since 2013.
     Avx2,
+    /// AVX2 with VNNI byte dot products: laptops since 2021.
+    AvxVnni,
     /// AVX-512 with VNNI byte dot products.
     Avx512Vnni,
 }
 
 impl Isa {
     /// All of them, slowest first.
-    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512Vnni];
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni];
 
     /// The name that `--isa` takes.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
         }
     }
@@ -44,6 +47,7 @@ impl Isa {
             match self {
                 Isa::Portable => true,
                 Isa::Avx2 => avx2(),
+                Isa::AvxVnni => avx2() && has!("avxvnni"),
                 Isa::Avx512Vnni => {
                     avx2()
                         && has!("avx512f")
