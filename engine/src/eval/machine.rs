@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 /// Bytes of what is read: larger than the caches of the machines that this runs on.
-const SIZE: usize = 512 << 20;
+const SIZE: usize = 256 << 20;
 
 /// How far ahead it is asked for.
 const PREFETCH: usize = 4096;
