@@ -154,16 +154,15 @@ pub(crate) fn describe_memory(plan: &MemoryPlan) -> Vec<String> {
 
 /// One line about a model: name, architecture, size.
 pub(crate) fn describe(gguf: &Gguf) -> String {
-    use super::inspect::{architecture, main_format};
+    use super::inspect::{architecture, main_format, model};
     let name = gguf.metadata().str("general.name").ok().flatten().map(str::to_owned);
     let stem =
         || gguf.path().and_then(|path| path.file_stem()).map(|stem| stem.to_string_lossy().into_owned());
-    let weights: u64 = gguf.tensors().iter().map(|tensor| tensor.elements()).sum();
     format!(
         "{} ({}, {} parameters, {}, {})",
         output::excerpt(&name.or_else(stem).unwrap_or_default(), 60),
         output::excerpt(&architecture(gguf), 20),
-        output::count(weights),
+        output::count(model(gguf).weights),
         main_format(gguf),
         output::bytes(gguf.file_len())
     )
