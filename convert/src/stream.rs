@@ -206,22 +206,28 @@ impl<R: Rows> Passage<'_, R> {
         file.begin(self.tensor.name())?;
         let step = (CHUNK / columns).max(1);
         let row_bytes = self.row_bytes()?;
-        let mut bytes = vec![0u8; step.min(rows) as usize * row_bytes];
-        let mut start = 0;
+        let mut buffers = [(); 2].map(|()| vec![0u8; step.min(rows) as usize * row_bytes]);
+        let (mut done, mut start) = (0, 0);
         while start < rows {
             if self.job.options.stop.load(Ordering::Relaxed) {
                 return Err(Error::Stopped);
             }
             let end = (start + step).min(rows);
-            let bytes = &mut bytes[..(end - start) as usize * row_bytes];
-            self.convert(start, bytes, row_bytes, &counts);
-            file.append(bytes)?;
-            self.job.progress.advance(bytes.len() as u64);
+            let [ready, next] = &mut buffers;
+            let next = &mut next[..(end - start) as usize * row_bytes];
+            // What is ready goes to the disk meanwhile.
+            let (written, ()) =
+                rayon::join(|| file.append(&ready[..done]), || self.convert(start, next, row_bytes, &counts));
+            written?;
+            done = next.len();
+            buffers.swap(0, 1);
+            self.job.progress.advance(done as u64);
             if (start / step) % RELEASE == RELEASE - 1 {
                 (self.job.release)();
             }
             start = end;
         }
+        file.append(&buffers[0][..done])?;
         file.end()?;
         let [not_finite, out_of_range] = [counts.not_finite, counts.out_of_range].map(AtomicU64::into_inner);
         let tensor = self.tensor.name().to_owned();
