@@ -187,8 +187,8 @@ fn threads_and_segments_change_no_bit() {
     }
 }
 
-fn interrupt(child: &Child) {
-    let status = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", child.id())]).status().unwrap();
     assert!(status.success());
 }
 
@@ -198,17 +198,20 @@ fn interrupted_damaged_and_foreign_runs() {
     let preset = dataset.preset("tachyon", &tachyon());
     let whole = Training::new(&dataset, &preset, "whole");
     whole.call().succeed();
-    an_interrupt_saves_and_the_next_start_goes_on(&dataset, &preset, &whole);
+    // The keyboard's way, and that of a cluster whose time is up.
+    for name in ["INT", "TERM"] {
+        a_signal_saves_and_the_next_start_goes_on(name, &dataset, &preset, &whole);
+    }
     a_damaged_checkpoint_is_passed_over(&dataset, &preset, &whole);
     another_run_is_refused(&dataset, &whole);
 }
 
-fn an_interrupt_saves_and_the_next_start_goes_on(dataset: &Dataset, preset: &str, whole: &Training) {
-    let stopped = Training::new(dataset, preset, "stopped");
+fn a_signal_saves_and_the_next_start_goes_on(name: &str, dataset: &Dataset, preset: &str, whole: &Training) {
+    let stopped = Training::new(dataset, preset, &format!("stopped-{name}"));
     // Saves only when it is told to stop.
     let mut child = stopped.with("--save-every", "1000").spawn();
     assert!(wait_until(&mut child, &mut || stopped.steps() >= 5), "it was still running");
-    interrupt(&child);
+    signal(&child, name);
     assert!(child.wait().unwrap().success(), "a training that was asked to stop has not failed");
     let steps = stopped.steps();
     assert!((5..STEPS).contains(&steps), "{steps}");

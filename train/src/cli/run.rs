@@ -93,7 +93,7 @@ impl Train {
             let settings = monitor::Settings { folder: out.clone(), step: trainer.step(), log_every };
             monitor = Monitor::open(&settings, self.monitor.as_ref().unwrap_or(&all))?;
         }
-        let interrupt = interrupt::listen();
+        let interrupt = interrupt::listen_to_all();
         let outcome = trainer.train(&mut monitor, &interrupt.flag())?;
         if let Some(folder) = self.export.as_ref().filter(|_| is_first && outcome.finished) {
             export(&trainer, folder)?;

@@ -54,7 +54,7 @@ pub(super) struct Shards {
 
 impl Command for Shards {
     fn run(self) -> Result<()> {
-        let listener = interrupt::listen();
+        let listener = interrupt::listen_to_all();
         let settings = Settings {
             sources: Source::parse_all(&self.data)?,
             separator: self.documents,

@@ -48,7 +48,7 @@ impl Command for TrainTokenizer {
     fn run(self) -> Result<()> {
         tokenizer::check_free(&self.output, self.force)?;
         let rules = PRE_TOKENIZERS.iter().find(|rules| rules.name == self.pre);
-        let listener = interrupt::listen();
+        let listener = interrupt::listen_to_all();
         let settings = Settings {
             sources: Source::parse_all(&self.data)?,
             separator: self.documents,
