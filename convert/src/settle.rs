@@ -10,11 +10,12 @@ use crate::pad::{Padded, Padding, Width, padded, widths};
 use crate::recipe::{Choice, Facts, Question, noise};
 use crate::stream::Rows;
 use crate::{Options, Recipe};
-use moewe_engine::Result;
 use moewe_engine::gguf::Metadata;
 use moewe_engine::quant::Format;
+use moewe_engine::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 
 /// Weights of a tensor on which formats are compared.
 const SAMPLE: u64 = 16 << 10;
@@ -147,14 +148,24 @@ impl<'r, R: Rows> Settler<'_, 'r, R> {
             _ => Cost { bits, noise: 0.0 },
         };
         drop(questions);
+        if self.is_stopped() {
+            return Err(Error::Stopped);
+        }
         Ok(Attempt { widened, tensors, choices, cost })
     }
 
-    /// The relative error of a format on a tensor, measured once.
+    fn is_stopped(&self) -> bool {
+        self.options.stop.load(Ordering::Relaxed)
+    }
+
+    /// The relative error of a format on a tensor, measured once; anything once the conversion is to stop.
     fn error(&self, tensors: &[Padded<R>], i: usize, format: &'static Format) -> f64 {
         let key = (i, tensors[i].columns(), format.name);
         if let Some(error) = self.errors.lock().ok().and_then(|errors| errors.get(&key).copied()) {
             return error;
+        }
+        if self.is_stopped() {
+            return 0.0;
         }
         let importance = self.guide.importance(&tensors[i].subject(self.head));
         let error = relative_error(&tensors[i], format, importance.as_deref());

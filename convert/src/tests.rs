@@ -122,6 +122,16 @@ fn stopping_leaves_nothing_behind() {
 }
 
 #[test]
+fn the_choice_of_formats_can_be_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    // Nothing is written, so nothing later could notice.
+    let options = Options { recipe: Recipe::Bits(4.8), dry_run: true, ..options("Q8_0") };
+    options.stop.store(true, Ordering::Relaxed);
+    let result = convert(&golden("llama-dense"), &folder.path().join("m.gguf"), &options, &());
+    assert!(matches!(result, Err(Error::Stopped)));
+}
+
+#[test]
 fn numbers_that_are_none_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     for file in ["config.json", "model.safetensors"] {
