@@ -227,7 +227,7 @@ impl<R: Rows> Rows for Padded<'_, R> {
     fn copy(&self, rows: Range<u64>, out: &mut [u8]) {
         let Some((zeros, format)) = self.zeros.zip(self.stored()) else { return self.source.copy(rows, out) };
         let columns = self.columns() as usize;
-        let mut zero = vec![0u8; columns / format.block_len * format.block_bytes];
+        let mut zero = vec![0u8; format.row_bytes(columns)];
         // All bytes zero are a block of zeros in every format; one that can be written has its own idea of it.
         if let Some(quantize) = format.quantize {
             quantize(&vec![0f32; columns], None, &mut zero);

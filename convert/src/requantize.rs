@@ -31,7 +31,7 @@ impl Stored {
     }
 
     fn bytes_of(&self, rows: Range<u64>) -> &[u8] {
-        let row = self.columns() as usize / self.format.block_len * self.format.block_bytes;
+        let row = self.format.row_bytes(self.columns() as usize);
         &self.bytes[rows.start as usize * row..rows.end as usize * row]
     }
 }

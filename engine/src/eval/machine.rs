@@ -72,7 +72,7 @@ impl KernelBench {
     pub fn new(format: &'static Format, isa: Isa, threads: usize) -> Result<Self> {
         let quantize =
             format.quantize.ok_or_else(|| Error::request(format!("{format} cannot be written")))?;
-        let row_bytes = COLS / format.block_len * format.block_bytes;
+        let row_bytes = format.row_bytes(COLS);
         let weights: Vec<f32> =
             (0..PATTERN_ROWS * COLS).map(|i| ((i * 7919) % 997) as f32 / 498.0 - 1.0).collect();
         let mut pattern = vec![0; PATTERN_ROWS * row_bytes];
@@ -112,7 +112,7 @@ impl KernelBench {
         }
         let picks: Vec<Pick> = (0..inputs as u32).map(|i| Pick { input: i, output: i }).collect();
         let mut out = vec![0.0; inputs * rows];
-        let bytes = &self.bytes[..rows * (self.bytes.len() / self.rows)];
+        let bytes = &self.bytes[..rows * self.format.row_bytes(COLS)];
         let matrix = MatrixRef { format: self.format, rows, cols: COLS, layout: self.layout, bytes };
         fastest(|| {
             let inputs = Inputs::with_codes(&values, COLS, &codes, &extras);

@@ -3,7 +3,7 @@
 //! 32 neighbours share one scale: `x = scale * code`, code in -127..=127, rounded to nearest even. Every
 //! instruction set computes the same codes. Sums per group serve the formats with mins and the unsigned byte dots.
 
-use crate::simd::{LANES, Lanes, Work};
+use crate::simd::{LANES, Lanes, ROUND, Work};
 
 /// Neighbours that share a scale.
 pub(super) const GROUP: usize = 32;
@@ -140,11 +140,10 @@ fn quantize_group<L: Lanes>(values: &[f32; GROUP], codes: &mut [i8; GROUP]) -> (
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
     let mut sums = [0; 2];
     for ((half, codes), sum) in halves.iter().zip(codes.as_chunks_mut::<LANES>().0).zip(&mut sums) {
-        let nearest = (L::load(half) * L::splat(inverse)).nearest();
-        *sum = nearest.sum() as i32;
-        // The last bits of the sum with 1.5 * 2^23 are the number; a conversion would not vectorise.
-        for (code, nearest) in codes.iter_mut().zip((nearest + L::splat(12_582_912.0)).store()) {
-            *code = nearest.to_bits() as i8;
+        let rounded = L::load(half) * L::splat(inverse) + L::splat(ROUND);
+        *sum = (rounded - L::splat(ROUND)).sum() as i32;
+        for (code, rounded) in codes.iter_mut().zip(rounded.store()) {
+            *code = rounded.to_bits() as i8;
         }
     }
     (largest / 127.0, sums)

@@ -375,43 +375,52 @@ fn dots<L: Lanes>(query: &[Columns], keys: &[Columns]) -> [f32; TOGETHER] {
 /// `sums * shrink + weights * values`; the rows of the values may be wider than the sums.
 #[inline(always)]
 fn add_values<L: Lanes>(shrink: f32, weights: &[f32], values: &[Columns], sums: &mut [Columns]) {
-    let width = values.len() / weights.len();
-    let (spans, rest) = sums.as_chunks_mut::<TOGETHER>();
-    for (number, span) in spans.iter_mut().enumerate() {
-        add_columns::<L, TOGETHER>(shrink, weights, &values[number * TOGETHER..], width, span);
-    }
-    let done = spans.len() * TOGETHER;
-    let (halves, rest) = rest.as_chunks_mut::<{ TOGETHER / 2 }>();
-    for span in halves.iter_mut() {
-        add_columns::<L, { TOGETHER / 2 }>(shrink, weights, &values[done..], width, span);
-    }
-    let done = done + halves.len() * TOGETHER / 2;
-    for (number, columns) in rest.iter_mut().enumerate() {
-        let values = &values[done + number..];
-        add_columns::<L, 1>(shrink, weights, values, width, std::array::from_mut(columns));
-    }
+    let rows = Weighted { shrink, weights, width: values.len() / weights.len() };
+    let (values, sums) = rows.add_spans::<L, TOGETHER>(values, sums);
+    let (values, sums) = rows.add_spans::<L, { TOGETHER / 2 }>(values, sums);
+    rows.add_spans::<L, 1>(values, sums);
 }
 
-/// Of the `N` columns that the values begin with, `width` columns from row to row.
-#[inline(always)]
-fn add_columns<L: Lanes, const N: usize>(
+/// What all columns are weighed with.
+struct Weighted<'a> {
     shrink: f32,
-    weights: &[f32],
-    values: &[Columns],
+    weights: &'a [f32],
+    /// Columns from one row of the values to the next.
     width: usize,
-    out: &mut [Columns; N],
-) {
-    let mut sums = [L::splat(0.0); N];
-    for (sum, out) in sums.iter_mut().zip(&*out) {
-        *sum = L::load(out) * L::splat(shrink);
-    }
-    for (weight, row) in weights.iter().zip(values.chunks(width)) {
-        let (weight, row) = (L::splat(*weight), &row[..N]);
-        for (sum, value) in sums.iter_mut().zip(row) {
-            *sum = weight.multiply_add(L::load(value), *sum);
+}
+
+impl Weighted<'_> {
+    /// As many spans of `N` columns as there are; returns what is left.
+    #[inline(always)]
+    fn add_spans<'v, 's, L: Lanes, const N: usize>(
+        &self,
+        values: &'v [Columns],
+        sums: &'s mut [Columns],
+    ) -> (&'v [Columns], &'s mut [Columns]) {
+        let (spans, rest) = sums.as_chunks_mut::<N>();
+        let mut values = values;
+        for span in spans {
+            self.add_columns::<L, N>(values, span);
+            values = &values[N..];
         }
+        (values, rest)
     }
-    for (sum, out) in sums.iter().zip(out) {
-        *out = sum.store();
+
+    /// Of the `N` columns that the values begin with.
+    #[inline(always)]
+    fn add_columns<L: Lanes, const N: usize>(&self, values: &[Columns], out: &mut [Columns; N]) {
+        let mut sums = [L::splat(0.0); N];
+        for (sum, out) in sums.iter_mut().zip(&*out) {
+            *sum = L::load(out) * L::splat(self.shrink);
+        }
+        for (weight, row) in self.weights.iter().zip(values.chunks(self.width)) {
+            let (weight, row) = (L::splat(*weight), &row[..N]);
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum = weight.multiply_add(L::load(value), *sum);
+            }
+        }
+        for (sum, out) in sums.iter().zip(out) {
+            *out = sum.store();
+        }
     }
 }

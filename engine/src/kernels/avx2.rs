@@ -1,7 +1,7 @@
 //! Inner loops for AVX2, with and without VNNI.
 //!
-//! Without it `maddubs` adds pairs of products in 16 bits: with codes as magnitudes (at most 128) and inputs of at most 127
-//! a pair stays below 32,512, so nothing saturates and sums equal those of every other instruction set.
+//! Without it `maddubs` adds pairs of products in 16 bits: with codes as magnitudes (at most 128) and inputs of at most
+//! 127 a pair stays below 32,512, so nothing saturates and sums equal those of every other instruction set.
 
 use super::activations::QuantizedRow;
 use super::blocks::{ByteDots, Panel, Shape, UnpackedRow, by_shape};

@@ -35,7 +35,7 @@ impl Layout {
 
     /// Bytes of a packed matrix of `rows` outputs and `cols` inputs: as many as in the file.
     pub fn packed_bytes(self, format: &Format, rows: usize, cols: usize) -> usize {
-        rows * (cols / format.block_len * format.block_bytes)
+        rows * format.row_bytes(cols)
     }
 
     /// Packs whole rows of the file's layout into `out`, which has [`Layout::packed_bytes`].

@@ -58,7 +58,7 @@ pub struct MatrixRef<'a> {
 impl<'a> MatrixRef<'a> {
     /// Bytes of one row.
     pub fn row_bytes(&self) -> usize {
-        self.cols / self.format.block_len * self.format.block_bytes
+        self.format.row_bytes(self.cols)
     }
 
     /// The rows of `range` as a matrix of their own.

@@ -78,7 +78,7 @@ impl KvCache {
         let pages = len.div_ceil(PAGE);
         let format = self.format;
         for (shape, layer) in self.shapes.iter().zip(&mut self.layers) {
-            let bytes = |width: usize| vec![0u8; PAGE * shape.heads * row_bytes(format, width)];
+            let bytes = |width: usize| vec![0u8; PAGE * shape.heads * format.row_bytes(width)];
             while layer.keys.len() < pages {
                 layer.keys.push(bytes(shape.key_length));
                 if shape.value_length > 0 {
@@ -93,9 +93,7 @@ impl KvCache {
     pub fn bytes_per_position(&self) -> usize {
         self.shapes
             .iter()
-            .map(|s| {
-                s.heads * (row_bytes(self.format, s.key_length) + row_bytes(self.format, s.value_length))
-            })
+            .map(|s| s.heads * (self.format.row_bytes(s.key_length) + self.format.row_bytes(s.value_length)))
             .sum()
     }
 
@@ -136,12 +134,8 @@ impl LayerShape {
     }
 }
 
-fn row_bytes(format: &Format, width: usize) -> usize {
-    width / format.block_len * format.block_bytes
-}
-
 fn store_heads(format: &Format, width: usize, at: usize, heads: &[f32], page: &mut [u8]) {
-    let bytes = row_bytes(format, width);
+    let bytes = format.row_bytes(width);
     let quantize = format.quantize.expect("cache formats can be written");
     for (head, values) in heads.chunks_exact(width).enumerate() {
         let place: Range<usize> = (head * PAGE + at) * bytes..(head * PAGE + at + 1) * bytes;

@@ -26,12 +26,12 @@ impl Model {
     pub fn pack(&self, layout: Layout) -> Result<()> {
         let matrices: Vec<_> =
             self.weights.dense().filter(|matrix| layout.is_other_than_rows(matrix.format)).collect();
-        let lengths = matrices.iter().map(|matrix| matrix.bytes.len().next_multiple_of(ALIGNMENT));
+        let lengths = matrices.iter().map(|matrix| room(matrix));
         let mut pages = Pages::new(lengths.sum())?;
         let mut pieces = vec![];
         let mut rest = &mut pages[..];
         for matrix in &matrices {
-            let (own, others) = rest.split_at_mut(matrix.bytes.len().next_multiple_of(ALIGNMENT));
+            let (own, others) = rest.split_at_mut(room(matrix));
             rest = others;
             cut(matrix, &mut own[..matrix.bytes.len()], &mut pieces);
         }
@@ -44,10 +44,15 @@ impl Model {
         let (packed, mut start) = (Bytes::new(Source::Pages(Arc::new(pages))), 0);
         for matrix in &matrices {
             matrix.packed.get_or_init(|| (layout, packed.slice(start..start + matrix.bytes.len())));
-            start += matrix.bytes.len().next_multiple_of(ALIGNMENT);
+            start += room(matrix);
         }
         Ok(())
     }
+}
+
+/// Bytes that a packed matrix takes.
+fn room(matrix: &Matrix) -> usize {
+    matrix.bytes.len().next_multiple_of(ALIGNMENT)
 }
 
 /// Cuts a matrix and its destination into tasks: matrix, first row, destination.

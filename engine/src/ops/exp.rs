@@ -1,13 +1,13 @@
 //! `exp` that vectorises: the range is reduced to +-ln(2)/2 (Cody & Waite's two-part ln 2), a polynomial of
 //! degree 6 follows. Relative error under 2e-7.
 
+use crate::simd::ROUND;
+
 /// e to the power of `x`; 0 far below, infinity far above, NaN stays NaN.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
-    const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.33, 88.72);
     let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
     let n = rounded - ROUND;
@@ -19,7 +19,6 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
     let value = p * r * r + r + 1.0;
-    // The sum's last bits are n: a conversion from floats would not vectorise.
     let n = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     // 2^n in two steps: n reaches 128, one past the largest exponent.
     let half = n >> 1;

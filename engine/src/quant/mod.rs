@@ -186,6 +186,11 @@ impl Format {
         (elements / self.block_len as u64).checked_mul(self.block_bytes as u64)
     }
 
+    /// Bytes of a row of so many weights, which blocks divide.
+    pub fn row_bytes(&self, columns: usize) -> usize {
+        columns / self.block_len * self.block_bytes
+    }
+
     /// Whether [`Format::compensate`] can write this format.
     pub fn compensates(&self) -> bool {
         self.recoding.is_some()

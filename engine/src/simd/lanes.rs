@@ -10,6 +10,10 @@ use std::ops::{Add, Div, Mul, Sub};
 /// How many numbers there are.
 pub const LANES: usize = 16;
 
+/// 1.5 * 2^23. Added to a number of magnitude below 2^22 it rounds to the nearest whole number, halves to even, which
+/// then stands in the last bits of the sum: a conversion, which saturates, would not vectorise.
+pub const ROUND: f32 = 12_582_912.0;
+
 /// Sixteen `f32`. Values are never NaN; what comparisons do with one is not specified.
 pub trait Lanes:
     Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
@@ -48,7 +52,7 @@ pub trait Lanes:
     /// The nearest whole number, halves to even, for magnitudes below 2^22.
     #[inline(always)]
     fn nearest(self) -> Self {
-        let shift = Self::splat(12_582_912.0);
+        let shift = Self::splat(ROUND);
         (self + shift) - shift
     }
 

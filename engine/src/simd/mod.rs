@@ -7,7 +7,7 @@ mod dispatch;
 mod lanes;
 
 pub use dispatch::Work;
-pub use lanes::{LANES, Lanes};
+pub use lanes::{LANES, Lanes, ROUND};
 
 use crate::error::{Error, Result};
 

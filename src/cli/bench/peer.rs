@@ -53,7 +53,7 @@ fn own() -> Result<Speed> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(program);
     let mut skip = false;
-    // The same flags, but for those that are about peers; `-r` comes again and counts last.
+    // The same flags, but for those that are about peers.
     for argument in std::env::args_os().skip(1) {
         let text = argument.to_string_lossy();
         let is_peer = text == "--peer";

@@ -60,6 +60,8 @@ pub(super) trait PanelBlock: Block {
     const BIAS: i32 = 0;
     /// See [`Panels`].
     const ODD_FIRST: bool = false;
+    /// What 4-bit codes stand for, where they are indices.
+    const VALUES: Option<[i8; 16]> = None;
     /// What all groups share.
     type Head: Head;
 
@@ -78,7 +80,11 @@ pub(super) trait PanelBlock: Block {
     /// Needs AVX-512.
     #[inline(always)]
     unsafe fn turn(codes: __m512i) -> __m512i {
-        codes
+        match Self::VALUES {
+            // SAFETY: passed on to the caller.
+            Some(values) => unsafe { formats::look_up(values, Self::BIAS, codes) },
+            None => codes,
+        }
     }
 }
 
@@ -128,15 +134,17 @@ macro_rules! each_group {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
     let matrix = &job.matrix;
-    let whole = range.end.min(matrix.rows / PANEL * PANEL);
-    assert!(range.start.is_multiple_of(PANEL) && (range.end <= whole || range.end == matrix.rows));
-    for picks in job.picks.chunks(tiles::at_once(matrix.cols)) {
-        // SAFETY: compiled for the instructions; outputs by the caller's promise.
-        unsafe { panels_of_picks::<B>(job, picks, range.start..whole) };
+    let whole = range.end.min(matrix.rows / PANEL * PANEL).max(range.start);
+    assert!(range.start.is_multiple_of(PANEL) && (range.end == whole || range.end == matrix.rows));
+    if range.start < whole {
+        for picks in job.picks.chunks(tiles::at_once(matrix.cols)) {
+            // SAFETY: compiled for the instructions; outputs by the caller's promise.
+            unsafe { panels_of_picks::<B>(job, picks, range.start..whole) };
+        }
     }
     if whole < range.end {
         // SAFETY: as above.
-        unsafe { blocks::rows_body::<B, Vnni>(job, whole.max(range.start)..range.end) }
+        unsafe { blocks::rows_body::<B, Vnni>(job, whole..range.end) }
     }
 }
 
@@ -149,22 +157,16 @@ unsafe fn panels_of_picks<B: PanelBlock>(job: &Job<'_>, picks: &[Pick], rows: Ra
         tiles.fill(&job.inputs, picks, B::GROUP, B::BIAS);
         for start in rows.step_by(PANEL) {
             let panel = &job.matrix.bytes[start / PANEL * panel_bytes..][..panel_bytes];
-            let mut first = 0;
-            while first < picks.len() {
-                let rest = &picks[first..];
-                let (tile, cols) = (tiles::next(rest.len()), job.matrix.cols);
-                let inputs = match tile {
-                    1 => tiles.single(first, job.inputs.quantized(rest[0].input, B::GROUP)),
-                    _ => tiles.get(first, tile, cols, B::GROUP),
-                };
-                match tile {
+            for tile in tiles::cuts(picks.len()) {
+                let (rest, len) = (&picks[tile.start..], tile.len());
+                let inputs = tiles.get(tile, job.inputs.quantized(rest[0].input, B::GROUP));
+                match len {
                     LARGEST => pass::<B, LARGEST>(job, panel, start, &inputs, rest),
                     8 => pass::<B, 8>(job, panel, start, &inputs, rest),
                     4 => pass::<B, 4>(job, panel, start, &inputs, rest),
                     2 => pass::<B, 2>(job, panel, start, &inputs, rest),
                     _ => pass::<B, 1>(job, panel, start, &inputs, rest),
                 }
-                first += tile;
             }
         }
     }

@@ -329,17 +329,12 @@ impl PanelBlock for Q4_0 {
 impl PanelBlock for Iq4Nl {
     const BIAS: i32 = 128;
     const ODD_FIRST: bool = true;
+    const VALUES: Option<[i8; 16]> = Some(IQ4_VALUES);
     type Head = OneScale<4>;
 
     #[inline(always)]
     fn low(_group: usize, quad: usize) -> Bits {
         halves(0, quad)
-    }
-
-    #[inline(always)]
-    unsafe fn turn(codes: __m512i) -> __m512i {
-        // SAFETY: as above.
-        unsafe { look_up(IQ4_VALUES, Self::BIAS, codes) }
     }
 }
 
@@ -372,17 +367,12 @@ impl Head for SplitScales {
 
 impl PanelBlock for Iq4Xs {
     const BIAS: i32 = 128;
+    const VALUES: Option<[i8; 16]> = Some(IQ4_VALUES);
     type Head = SplitScales;
 
     #[inline(always)]
     fn low(group: usize, quad: usize) -> Bits {
         halves(2 + 4 * group, quad)
-    }
-
-    #[inline(always)]
-    unsafe fn turn(codes: __m512i) -> __m512i {
-        // SAFETY: as above.
-        unsafe { look_up(IQ4_VALUES, Self::BIAS, codes) }
     }
 }
 
@@ -415,23 +405,18 @@ impl Head for Exponent {
 impl PanelBlock for Mxfp4 {
     const BIAS: i32 = 16;
     const ODD_FIRST: bool = true;
+    const VALUES: Option<[i8; 16]> = Some(MXFP4_VALUES);
     type Head = Exponent;
 
     #[inline(always)]
     fn low(_group: usize, quad: usize) -> Bits {
         halves(0, quad)
     }
-
-    #[inline(always)]
-    unsafe fn turn(codes: __m512i) -> __m512i {
-        // SAFETY: as above.
-        unsafe { look_up(MXFP4_VALUES, Self::BIAS, codes) }
-    }
 }
 
 /// Values of a table at 4-bit indices, `bias` larger.
 #[inline(always)]
-unsafe fn look_up(values: [i8; 16], bias: i32, indices: __m512i) -> __m512i {
+pub(super) unsafe fn look_up(values: [i8; 16], bias: i32, indices: __m512i) -> __m512i {
     let table = values.map(|value| value.wrapping_add(bias as i8));
     // SAFETY: callers are compiled for AVX-512; the table is an array of 128 bits.
     unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), indices) }

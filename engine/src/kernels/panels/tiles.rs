@@ -7,6 +7,7 @@ use super::super::activations::QuantizedRow;
 use super::super::{Inputs, Pick};
 use std::arch::x86_64::*;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// The most inputs of a tile: as many sums and products as fit into 32 registers.
 pub(super) const LARGEST: usize = 12;
@@ -14,9 +15,14 @@ pub(super) const LARGEST: usize = 12;
 /// Inputs whose tiles are made at once stay in the second-level cache, and the panels that they meet in the first.
 const CODES: usize = 256 << 10;
 
-/// Inputs of the next tile when `rest` are left.
-pub(super) fn next(rest: usize) -> usize {
-    [LARGEST, 8, 4, 2].into_iter().find(|&inputs| inputs <= rest).unwrap_or(1)
+/// The tiles that so many inputs are cut into.
+#[inline(always)]
+pub(super) fn cuts(inputs: usize) -> impl Iterator<Item = Range<usize>> {
+    let next = move |start: usize| {
+        let fits = |&tile: &usize| tile <= inputs - start;
+        [LARGEST, 8, 4, 2, 1].into_iter().find(fits).map(|tile| start..start + tile)
+    };
+    std::iter::successors(next(0), move |last| next(last.end))
 }
 
 /// Inputs of `width` numbers that are cut into tiles together.
@@ -51,12 +57,11 @@ impl Tiles {
         grow(&mut self.scales, picks.len() * (width / 32));
         grow(&mut self.sums, picks.len() * groups);
         grow(&mut self.offsets, picks.len() * groups);
-        let mut first = 0;
-        while first < picks.len() {
-            let tile = next(picks.len() - first);
+        for tile in cuts(picks.len()) {
+            let first = tile.start;
             // SAFETY: compiled for the instructions.
             unsafe {
-                match tile {
+                match tile.len() {
                     LARGEST => self.copy::<LARGEST>(inputs, picks, first, group),
                     8 => self.copy::<8>(inputs, picks, first, group),
                     4 => self.copy::<4>(inputs, picks, first, group),
@@ -67,7 +72,6 @@ impl Tiles {
                     }
                 }
             }
-            first += tile;
         }
         // Offsets come for a bias of 128.
         let shift = 7 - bias.max(1).ilog2();
@@ -99,20 +103,18 @@ impl Tiles {
         }
     }
 
-    /// The input `first`, alone, where it lies.
-    pub(super) fn single<'a>(&'a self, first: usize, input: QuantizedRow<'a>) -> QuantizedRow<'a> {
-        let groups = input.offsets.len();
-        QuantizedRow { offsets: &self.offsets[first * groups..][..groups], ..input }
-    }
-
-    /// The tile of `tile` inputs from `first` on, `width` numbers each.
-    pub(super) fn get(&self, first: usize, tile: usize, width: usize, group: usize) -> QuantizedRow<'_> {
-        let per_input = |array: usize| first * array..(first + tile) * array;
+    /// A tile whose first input is `input`; a tile of one is that, but for its offsets.
+    pub(super) fn get<'a>(&'a self, tile: Range<usize>, input: QuantizedRow<'a>) -> QuantizedRow<'a> {
+        let per_input = |numbers: usize| tile.start * numbers..tile.end * numbers;
+        let offsets = &self.offsets[per_input(input.offsets.len())];
+        if tile.len() == 1 {
+            return QuantizedRow { offsets, ..input };
+        }
         QuantizedRow {
-            codes: &self.codes[per_input(width)],
-            scales: &self.scales[per_input(width / 32)],
-            sums: &self.sums[per_input(width / group)],
-            offsets: &self.offsets[per_input(width / group)],
+            codes: &self.codes[per_input(input.codes.len())],
+            scales: &self.scales[per_input(input.scales.len())],
+            sums: &self.sums[per_input(input.sums.len())],
+            offsets,
         }
     }
 }

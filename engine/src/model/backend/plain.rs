@@ -63,7 +63,7 @@ fn softmax(scores: &mut [f64]) {
 
 /// One position of one head out of the cache's pages.
 fn cached(format: &Format, pages: &[Vec<u8>], head: usize, position: usize, width: usize) -> Vec<f32> {
-    let bytes = width / format.block_len * format.block_bytes;
+    let bytes = format.row_bytes(width);
     let start = (head * PAGE + position % PAGE) * bytes;
     let mut out = vec![0f32; width];
     (format.dequantize)(&pages[position / PAGE][start..start + bytes], &mut out);
@@ -150,7 +150,7 @@ impl Backend for Plain {
                 let x = ws.normed.row(row);
                 let gate = stacks.gate.as_ref().map(|gate| multiply_expert(gate, choice.index, x));
                 let mut hidden = multiply_expert(&stacks.up, choice.index, x);
-                experts.activation.combine(Isa::Portable, gate.as_deref(), &mut hidden);
+                experts.activation.combine(self.isa(), gate.as_deref(), &mut hidden);
                 let out = multiply_expert(&stacks.down, choice.index, &hidden);
                 ws.added.row_mut(row).iter_mut().zip(&out).for_each(|(sum, out)| *sum += choice.score * out);
             }
