@@ -16,7 +16,7 @@ use moewe_train::settings::Run;
 use moewe_train::trainer::Trainer;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use support::process::{column, trainer};
+use support::process::{column, names, trainer};
 use support::{Dataset, config, difference, mixtral, model, moe_124m, moe_gpt, numbers, tachyon, tensors};
 
 /// Largest difference between runtime and trainer, relative to the largest logit.
@@ -67,6 +67,21 @@ impl<'a> Trained<'a> {
         let trainer = Trainer::open(run, World::single(), &Device::Cpu).unwrap();
         assert_eq!(trainer.step(), 20);
         trainer
+    }
+
+    /// A checkpoint gives the same files later.
+    fn exports_again(&self) {
+        let again = self.dataset.text(&format!("{}-again", self.name));
+        for place in [&self.out, &self.out.join("checkpoint-20")] {
+            let place = place.to_str().unwrap();
+            trainer(["export", place, "-o", &again, "--force"]).succeed();
+            for name in names(&self.export) {
+                let read = |folder: &Path| std::fs::read(folder.join(&name)).unwrap();
+                assert!(read(&self.export) == read(again.as_ref()), "{} {name}", self.name);
+            }
+        }
+        let error = trainer(["export", self.out.to_str().unwrap(), "-o", &again]).refused();
+        assert!(error.contains("--force"), "{error}");
     }
 
     /// The model of the export, which is the trainer's rounded to BF16.
@@ -140,6 +155,7 @@ fn prove(name: &str, preset: &Value, dropless: bool) {
     let dataset = Dataset::new();
     let trained = Trained::new(&dataset, name, preset, dropless);
     trained.learned_and_wrote();
+    trained.exports_again();
     let own = trained.own_model();
     let engine = trained.engine(&trained.out.join("checkpoint-20"));
     trained.agree("F32 checkpoint", &engine, own.model());

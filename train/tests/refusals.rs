@@ -57,6 +57,20 @@ fn wrong_requests_are_refused_by_name() {
 }
 
 #[test]
+fn what_is_no_checkpoint_is_not_exported() {
+    let dataset = Dataset::new();
+    let [empty, out] = ["empty", "out"].map(|name| dataset.text(name));
+    std::fs::create_dir(&empty).unwrap();
+    for (typed, holds) in
+        [(vec![&*empty], "no checkpoint"), (vec!["/nowhere"], "/nowhere"), (vec![&*empty, "--best"], "best")]
+    {
+        let error = trainer(["export"]).args(typed).args(["-o", &out]).refused();
+        assert!(error.contains(holds), "{error}");
+        assert!(!Path::new(&out).exists());
+    }
+}
+
+#[test]
 #[cfg(not(feature = "cuda"))]
 fn a_build_without_cuda_says_how_to_get_it() {
     let error = trainer(["--data", ".", "--device", "cuda"]).refused();

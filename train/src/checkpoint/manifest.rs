@@ -42,6 +42,11 @@ pub(super) fn seal(folder: &Path, step: u64) -> Result<()> {
     sync_folder(folder)
 }
 
+/// Whether `folder` is meant to be a checkpoint.
+pub(crate) fn is_in(folder: &Path) -> bool {
+    folder.join(NAME).exists()
+}
+
 /// The manifest of a checkpoint whose files are all as they were written.
 ///
 /// # Errors

@@ -1,14 +1,13 @@
 //! `moewe train bench`: how fast a step is, on random tokens; the peer for the same step is `train/benches/peer.py`.
 
-use super::Command;
+use super::{Command, say};
+use crate::Result;
 use crate::model::{Batch, Config, Model, Pass};
 use crate::optimizer::AdamW;
 use crate::random::Random;
 use crate::settings::{Overrides, Settings};
-use crate::{Error, Result};
 use candle_core::DType;
 use clap::Parser;
-use std::io::Write;
 use std::time::Instant;
 
 /// Measure training steps on random tokens
@@ -81,5 +80,5 @@ fn print(model: &Model, tokens: usize, measured: &mut [Seconds]) -> Result<()> {
         operations / seconds / 1e9,
         moewe_engine::os::memory::peak_resident() as f64 / 1e9,
     );
-    std::io::stdout().write_all(text.as_bytes()).map_err(|e| Error::io("standard output", "write", e))
+    say(&text)
 }

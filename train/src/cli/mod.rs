@@ -3,6 +3,7 @@
 //! A subcommand is one file with its arguments (clap's derive) and its `Command::run`, plus one line in `COMMANDS`.
 
 mod bench;
+mod export;
 mod run;
 mod shards;
 mod tokenizer;
@@ -32,8 +33,12 @@ const fn entry<C: Command>() -> Entry {
 }
 
 /// All subcommands, in the order of `--help`.
-static COMMANDS: &[Entry] =
-    &[entry::<tokenizer::TrainTokenizer>(), entry::<shards::Shards>(), entry::<bench::Bench>()];
+static COMMANDS: &[Entry] = &[
+    entry::<tokenizer::TrainTokenizer>(),
+    entry::<shards::Shards>(),
+    entry::<export::Export>(),
+    entry::<bench::Bench>(),
+];
 
 /// What happens without a subcommand: training itself.
 static TRAIN: Entry = entry::<run::Train>();
@@ -68,6 +73,12 @@ fn print_warnings() {
         tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr);
     // Only a second subscriber can fail.
     let _ = tracing::subscriber::set_global_default(subscriber.without_time().with_target(false).finish());
+}
+
+/// Prints what was asked for.
+fn say(text: &str) -> Result<()> {
+    let written = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+    written.map_err(|e| crate::Error::io("standard output", "write", e))
 }
 
 /// Says what went wrong, in one line, and chooses the exit status.

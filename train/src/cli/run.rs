@@ -1,6 +1,6 @@
 //! `moewe train`: trains a model, or goes on with a run.
 
-use super::Command;
+use super::{Command, say};
 use crate::distributed::{Launch, World};
 use crate::monitor::{self, Monitor, SINKS};
 use crate::settings::{Overrides, Run, Settings, layer_of};
@@ -9,7 +9,6 @@ use crate::{Error, Result};
 use candle_core::Device;
 use clap::Parser;
 use moewe_engine::os::interrupt;
-use std::io::Write;
 use std::path::PathBuf;
 
 /// Texts that samples go on from where none are named.
@@ -138,8 +137,4 @@ fn presets() -> Result<String> {
         out += &format!("{:20}{total:>16}{active:>16}\n", preset.name);
     }
     Ok(out)
-}
-
-fn say(text: &str) -> Result<()> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(|e| Error::io("standard output", "write", e))
 }

@@ -2,12 +2,14 @@
 //!
 //! Everything random is a function of the seed and the step, so a run that is resumed goes on as one never stopped.
 
+mod export;
 mod initial;
 mod plan;
 mod sample;
 mod state;
 mod text;
 
+pub use export::{export, export_checkpoint};
 pub use plan::Plan;
 pub use text::Text;
 
@@ -458,13 +460,4 @@ fn config_of(run: &Run, vocabulary: usize, context: usize) -> Result<Config> {
 
 fn is_file(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.is_file())
-}
-
-/// Writes the model of `trainer` in BF16, with config and tokenizer, for `moewe convert` and other programs.
-///
-/// # Errors
-/// The disk refuses.
-pub fn export(trainer: &Trainer, folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
-    state::write_model(folder, &trainer.model, trainer.text.path(), DType::BF16)
 }

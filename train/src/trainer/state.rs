@@ -144,7 +144,7 @@ pub(super) fn restore(
 }
 
 /// The model of a checkpoint of ours, whose weights are F32.
-fn load_model(folder: &Path, config: Config, dtype: DType, device: &Device) -> Result<Model> {
+pub(super) fn load_model(folder: &Path, config: Config, dtype: DType, device: &Device) -> Result<Model> {
     let file = TensorFile::open(&folder.join(MODEL))?;
     let read = |piece: &Piece| file.read(&piece.name, &piece.shape, DType::F32, &Device::Cpu);
     Model::with_values(config, dtype, device, |spec| values(spec, read)).map_err(|error| match error {

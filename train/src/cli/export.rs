@@ -1,0 +1,37 @@
+//! `moewe train export`: the model of a run as other programs read it, while the training may go on.
+
+use super::{Command, say};
+use crate::trainer::export_checkpoint;
+use crate::{Error, Result};
+use clap::Parser;
+use std::path::PathBuf;
+
+/// Write the model of a run in BF16, for `moewe convert` and other programs
+#[derive(Parser)]
+#[command(name = "export")]
+pub(super) struct Export {
+    /// The run's folder, or one checkpoint
+    from: PathBuf,
+    /// Folder for config.json, model.safetensors and the tokenizer
+    #[arg(short, long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// The checkpoint with the smallest validation loss, not the newest
+    #[arg(long)]
+    best: bool,
+    /// Write over a model that stands there
+    #[arg(long)]
+    force: bool,
+}
+
+impl Command for Export {
+    fn run(self) -> Result<()> {
+        if !self.force && self.out.join("model.safetensors").exists() {
+            return Err(Error::request(format!(
+                "{}: holds a model already; name another --out, or say --force",
+                self.out.display()
+            )));
+        }
+        let checkpoint = export_checkpoint(&self.from, self.best, &self.out)?;
+        say(&format!("{} in BF16: {}\n", checkpoint.display(), self.out.display()))
+    }
+}

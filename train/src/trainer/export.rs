@@ -1,0 +1,44 @@
+//! Models in BF16 for `moewe convert` and other programs: of a training at its end, or of any checkpoint.
+
+use super::{Trainer, state};
+use crate::checkpoint::{self, manifest};
+use crate::model::Config;
+use crate::{Error, Result};
+use candle_core::{DType, Device};
+use std::path::{Path, PathBuf};
+
+/// Writes the model of `trainer` in BF16 to `folder`, with config and tokenizer.
+///
+/// # Errors
+/// The disk refuses.
+pub fn export(trainer: &Trainer, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
+    state::write_model(folder, &trainer.model, trainer.text.path(), DType::BF16)
+}
+
+/// Writes the model of a checkpoint in BF16 to `folder`, with config and tokenizer. `from` is the checkpoint, or a run,
+/// whose newest or best one counts; a training may go on in it. The checkpoint is returned.
+///
+/// # Errors
+/// There is no whole checkpoint, or the disk refuses.
+pub fn export_checkpoint(from: &Path, best: bool, folder: &Path) -> Result<PathBuf> {
+    let checkpoint = checkpoint_of(from, best)?;
+    let config = Config::named(&checkpoint.to_string_lossy())?;
+    let model = state::load_model(&checkpoint, config, DType::F32, &Device::Cpu)?;
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
+    state::write_model(folder, &model, Some(&checkpoint.join("tokenizer.json")), DType::BF16)?;
+    Ok(checkpoint)
+}
+
+fn checkpoint_of(from: &Path, best: bool) -> Result<PathBuf> {
+    let itself = if best { from.join("best") } else { from.to_owned() };
+    if best || manifest::is_in(from) {
+        manifest::verify(&itself)?;
+        return Ok(itself);
+    }
+    let found = checkpoint::latest(from)?.ok_or_else(|| {
+        Error::request(format!("{}: no checkpoint; name a run's folder or a checkpoint", from.display()))
+    })?;
+    found.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(found.path)
+}
