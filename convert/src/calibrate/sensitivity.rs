@@ -17,8 +17,9 @@ use std::collections::HashMap;
 
 /// Changed models that are compared in one pass of the base, at most.
 const AT_ONCE: usize = 8;
-/// Pieces of text that are enough for this.
+/// Pieces of text that are enough for this, and how many tokens of each.
 const CHUNKS: usize = 4;
+const TOKENS: usize = 256;
 
 /// Divergence per relative error, by tensor.
 pub(super) type Sensitivities = HashMap<String, f64>;
@@ -38,7 +39,8 @@ pub(super) fn measure(
     let candidates: Vec<&Stored> = tensors.iter().filter(is_candidate).collect();
     // From all over the text.
     let step = (chunks.len() / CHUNKS).max(1);
-    let chunks: Vec<Vec<u32>> = chunks.iter().step_by(step).take(CHUNKS).cloned().collect();
+    let beginning = |chunk: &Vec<u32>| chunk[..chunk.len().min(TOKENS)].to_vec();
+    let chunks: Vec<Vec<u32>> = chunks.iter().step_by(step).take(CHUNKS).map(beginning).collect();
     let (mut found, mut done) = (HashMap::new(), 0);
     while done < candidates.len() {
         // Half for the changed tensors, half for the experts that the models hold.
