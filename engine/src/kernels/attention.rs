@@ -4,6 +4,9 @@
 //! the task; the softmax runs online (running maximum and sum, Milakov & Gimelshein 2018). Tiles start at fixed
 //! positions, so a row's result does not depend on which other rows are computed with it.
 
+#[cfg(test)]
+mod tests;
+
 use super::Output;
 use crate::ops::exp;
 use crate::quant::{Block, Float, Format, Visit, visit};
@@ -12,6 +15,9 @@ use crate::threads::Team;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
+
+/// Queries that take each step together: what one of them waits for is done for another.
+const BLOCK: usize = 8;
 
 /// Positions per tile: keys of width 128 then fill half of a first-level cache.
 const TILE: usize = 32;
@@ -144,7 +150,7 @@ pub fn select_attention(format: &Format, isa: Isa) -> AttentionKernel {
 
 /// Cache elements: how a run of them becomes f32.
 trait Cached {
-    fn load(bytes: &[u8], out: &mut [f32]);
+    fn load<L: Lanes>(bytes: &[u8], out: &mut [f32]);
     fn bytes(len: usize) -> usize;
 }
 
@@ -153,8 +159,13 @@ struct Blocks<B>(PhantomData<B>);
 
 impl<F: Float> Cached for Floats<F> {
     #[inline(always)]
-    fn load(bytes: &[u8], out: &mut [f32]) {
-        for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(size_of::<F>())) {
+    fn load<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
+        let (chunks, rest) = out.as_chunks_mut();
+        let (chunk_bytes, rest_bytes) = bytes.split_at(chunks.len() * LANES * size_of::<F>());
+        for (out, bytes) in chunks.iter_mut().zip(chunk_bytes.chunks_exact(LANES * size_of::<F>())) {
+            *out = F::load::<L>(bytes).store();
+        }
+        for (out, bytes) in rest.iter_mut().zip(rest_bytes.chunks_exact(size_of::<F>())) {
             *out = bytemuck::pod_read_unaligned::<F>(bytes).to_f32();
         }
     }
@@ -165,7 +176,7 @@ impl<F: Float> Cached for Floats<F> {
 
 impl<B: Block> Cached for Blocks<B> {
     #[inline(always)]
-    fn load(bytes: &[u8], out: &mut [f32]) {
+    fn load<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
         for (out, bytes) in out.chunks_exact_mut(B::LEN).zip(bytes.chunks_exact(size_of::<B>())) {
             bytemuck::pod_read_unaligned::<B>(bytes).dequantize(out);
         }
@@ -243,21 +254,21 @@ impl Scratch {
     }
 
     #[inline(always)]
-    fn load_tile<C: Cached>(&mut self, task: &AttentionTask<'_>, start: usize, len: usize) {
+    fn load_tile<C: Cached, L: Lanes>(&mut self, task: &AttentionTask<'_>, start: usize, len: usize) {
         let (page, at) = (start / task.page_len, task.head * task.page_len + start % task.page_len);
-        load::<C>(&task.keys[page], at..at + len, task.key_length, &mut self.keys);
+        load::<C, L>(&task.keys[page], at..at + len, task.key_length, &mut self.keys);
         if let Some(values) = task.values {
-            load::<C>(&values[page], at..at + len, task.value_length, &mut self.values);
+            load::<C, L>(&values[page], at..at + len, task.value_length, &mut self.values);
         }
     }
 }
 
 #[inline(always)]
-fn load<C: Cached>(page: &[u8], rows: Range<usize>, width: usize, out: &mut [Columns]) {
+fn load<C: Cached, L: Lanes>(page: &[u8], rows: Range<usize>, width: usize, out: &mut [Columns]) {
     let row_bytes = C::bytes(width);
     let rows = page[rows.start * row_bytes..rows.end * row_bytes].chunks_exact(row_bytes);
     for (row, out) in rows.zip(out.chunks_exact_mut(width.div_ceil(LANES))) {
-        C::load(row, &mut out.as_flattened_mut()[..width]);
+        C::load::<L>(row, &mut out.as_flattened_mut()[..width]);
     }
 }
 
@@ -276,9 +287,10 @@ impl<C: Cached> Work for Attend<'_, '_, C> {
         let end = task.position + task.rows;
         let mut start = task.first_seen(task.position) / TILE * TILE;
         while start < end {
-            scratch.load_tile::<C>(task, start, TILE.min(end - start));
-            for i in 0..task.query_count() {
-                attend::<L>(task, i, start, &mut scratch);
+            scratch.load_tile::<C, L>(task, start, TILE.min(end - start));
+            for first in (0..task.query_count()).step_by(BLOCK) {
+                let queries = first..task.query_count().min(first + BLOCK);
+                attend::<L>(task, queries, start, &mut scratch);
             }
             start += TILE;
         }
@@ -304,32 +316,79 @@ unsafe fn place<'a>(task: &AttentionTask<'a>, i: usize) -> &'a mut [f32] {
     unsafe { task.output.values.slice(start, task.value_length) }
 }
 
-/// Adds one tile to one query's running softmax.
+/// Adds one tile to the running softmax of some queries.
 #[inline(always)]
-fn attend<L: Lanes>(task: &AttentionTask<'_>, i: usize, start: usize, scratch: &mut Scratch) {
-    let position = task.position_of(i);
-    let from = task.first_seen(position).saturating_sub(start);
-    let to = (position + 1).saturating_sub(start).min(TILE);
-    if from >= to {
+fn attend<L: Lanes>(task: &AttentionTask<'_>, queries: Range<usize>, start: usize, scratch: &mut Scratch) {
+    let (key, value) = (task.key_length.div_ceil(LANES), task.value_length.div_ceil(LANES));
+    let mut parts = [Part::default(); BLOCK];
+    let parts = &mut parts[..queries.len()];
+    for (part, i) in parts.iter_mut().zip(queries.clone()) {
+        *part = Part::new(task, task.position_of(i), start);
+    }
+    if parts.iter().all(|part| part.seen().is_empty()) {
         return;
     }
-    let width = task.key_length.div_ceil(LANES);
-    let mut scores = scores::<L>(&scratch.queries[i * width..][..width], &scratch.keys);
-    for (t, score) in scores.as_flattened_mut().iter_mut().enumerate() {
-        *score = if t >= from && t < to { task.scale * *score } else { f32::NEG_INFINITY };
+    in_pairs::<L>(&scratch.queries[queries.start * key..queries.end * key], &scratch.keys, parts);
+    for (part, running) in parts.iter_mut().zip(&mut scratch.running[queries.clone()]) {
+        part.weigh::<L>(task.scale, running);
     }
-    let (old_largest, old_sum) = scratch.running[i];
-    let largest = largest::<L>(&scores).max(old_largest);
-    let shrink = exp(old_largest - largest);
-    for score in scores.as_flattened_mut() {
-        *score = exp(*score - largest);
-    }
-    scratch.running[i] = (largest, old_sum * shrink + (L::load(&scores[0]) + L::load(&scores[1])).sum());
     let values = if task.values.is_some() { &scratch.values } else { &scratch.keys };
-    let width = values.len() / TILE;
-    let len = task.value_length.div_ceil(LANES);
-    let sums = &mut scratch.sums[i * len..][..len];
-    add_values::<L>(shrink, &scores.as_flattened()[from..to], &values[from * width..to * width], sums);
+    let sums = &mut scratch.sums[queries.start * value..queries.end * value];
+    add_in_pairs::<L>(parts, values, sums);
+}
+
+/// What one query has to do with a tile.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    /// The positions of the tile that it sees.
+    from: usize,
+    to: usize,
+    /// Its products with the keys, then the weights of the values.
+    scores: Scores,
+    /// Factor on the sums so far.
+    shrink: f32,
+}
+
+impl Part {
+    #[inline(always)]
+    fn new(task: &AttentionTask<'_>, position: usize, start: usize) -> Self {
+        let to = (position + 1).saturating_sub(start).min(TILE);
+        let from = task.first_seen(position).saturating_sub(start).min(to);
+        Self { from, to, shrink: 1.0, ..Self::default() }
+    }
+
+    #[inline(always)]
+    fn seen(&self) -> Range<usize> {
+        self.from..self.to
+    }
+
+    /// Turns scores into weights against the running maximum, and adds them to the running sum.
+    #[inline(always)]
+    fn weigh<L: Lanes>(&mut self, scale: f32, running: &mut (f32, f32)) {
+        if self.seen().is_empty() {
+            return;
+        }
+        for scores in &mut self.scores {
+            *scores = (L::splat(scale) * L::load(scores)).store();
+        }
+        let scores = self.scores.as_flattened_mut();
+        scores[..self.from].fill(f32::NEG_INFINITY);
+        scores[self.to..].fill(f32::NEG_INFINITY);
+        let (old_largest, old_sum) = *running;
+        let largest = largest::<L>(&self.scores).max(old_largest);
+        for score in self.scores.as_flattened_mut() {
+            *score = exp(*score - largest);
+        }
+        self.shrink = exp(old_largest - largest);
+        let sum = (L::load(&self.scores[0]) + L::load(&self.scores[1])).sum();
+        *running = (largest, old_sum * self.shrink + sum);
+    }
+
+    /// The weights of what it sees.
+    #[inline(always)]
+    fn weights(&self) -> &[f32] {
+        &self.scores.as_flattened()[self.seen()]
+    }
 }
 
 #[inline(always)]
@@ -338,89 +397,133 @@ fn largest<L: Lanes>(scores: &Scores) -> f32 {
     -(L::splat(0.0) - largest).smallest()
 }
 
-/// A query's products with all keys of a tile.
+/// Products of queries with all keys of a tile, two queries at a time where registers hold their sums.
 #[inline(always)]
-fn scores<L: Lanes>(query: &[Columns], keys: &[Columns]) -> Scores {
-    let mut scores = [[0f32; LANES]; TILE / LANES];
-    let places = scores.as_flattened_mut().as_chunks_mut().0;
-    for (scores, keys) in places.iter_mut().zip(keys.chunks_exact(query.len() * TOGETHER)) {
-        *scores = dots::<L>(query, keys);
+fn in_pairs<L: Lanes>(queries: &[Columns], keys: &[Columns], parts: &mut [Part]) {
+    let width = queries.len() / parts.len();
+    let paired = if L::REGISTERS >= 2 * TOGETHER { parts.len() / 2 * 2 } else { 0 };
+    let (pairs, singles) = parts.split_at_mut(paired);
+    let (pair_queries, single_queries) = queries.split_at(paired * width);
+    for (parts, queries) in pairs.as_chunks_mut::<2>().0.iter_mut().zip(pair_queries.chunks_exact(2 * width))
+    {
+        multiply::<L, 2>(queries, keys, parts);
     }
-    scores
+    for (parts, queries) in singles.as_chunks_mut::<1>().0.iter_mut().zip(single_queries.chunks_exact(width))
+    {
+        multiply::<L, 1>(queries, keys, parts);
+    }
 }
 
-/// Sums that run at once: as many as hide the time that an addition takes.
+/// Products of `N` queries with all keys of a tile.
+#[inline(always)]
+fn multiply<L: Lanes, const N: usize>(queries: &[Columns], keys: &[Columns], parts: &mut [Part; N]) {
+    for (i, keys) in keys.chunks_exact(queries.len() / N * TOGETHER).enumerate() {
+        let sums = products::<L, N>(queries, keys);
+        for (part, sums) in parts.iter_mut().zip(sums) {
+            part.scores.as_flattened_mut().as_chunks_mut().0[i] = L::sums(sums);
+        }
+    }
+}
+
+/// Sums that run at once for a query: as many as hide the time that an addition takes.
 const TOGETHER: usize = 8;
 
-/// A query times keys that follow each other.
+/// `N` queries times keys that follow each other, in sixteen sums each.
 #[inline(always)]
-fn dots<L: Lanes>(query: &[Columns], keys: &[Columns]) -> [f32; TOGETHER] {
-    assert!(keys.len() == TOGETHER * query.len());
-    let mut sums = [L::splat(0.0); TOGETHER];
-    for (at, columns) in query.iter().enumerate() {
-        let columns = L::load(columns);
-        for (k, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: inside, as asserted; a check here would keep the sums out of registers.
-            let key = unsafe { keys.get_unchecked(k * query.len() + at) };
-            *sum = columns.multiply_add(L::load(key), *sum);
-        }
-    }
-    let mut dots = [0f32; TOGETHER];
-    for (dot, sum) in dots.iter_mut().zip(sums) {
-        *dot = sum.sum();
-    }
-    dots
-}
-
-/// `sums * shrink + weights * values`; the rows of the values may be wider than the sums.
-#[inline(always)]
-fn add_values<L: Lanes>(shrink: f32, weights: &[f32], values: &[Columns], sums: &mut [Columns]) {
-    let rows = Weighted { shrink, weights, width: values.len() / weights.len() };
-    let (values, sums) = rows.add_spans::<L, TOGETHER>(values, sums);
-    let (values, sums) = rows.add_spans::<L, { TOGETHER / 2 }>(values, sums);
-    rows.add_spans::<L, 1>(values, sums);
-}
-
-/// What all columns are weighed with.
-struct Weighted<'a> {
-    shrink: f32,
-    weights: &'a [f32],
-    /// Columns from one row of the values to the next.
-    width: usize,
-}
-
-impl Weighted<'_> {
-    /// As many spans of `N` columns as there are; returns what is left.
-    #[inline(always)]
-    fn add_spans<'v, 's, L: Lanes, const N: usize>(
-        &self,
-        values: &'v [Columns],
-        sums: &'s mut [Columns],
-    ) -> (&'v [Columns], &'s mut [Columns]) {
-        let (spans, rest) = sums.as_chunks_mut::<N>();
-        let mut values = values;
-        for span in spans {
-            self.add_columns::<L, N>(values, span);
-            values = &values[N..];
-        }
-        (values, rest)
-    }
-
-    /// Of the `N` columns that the values begin with.
-    #[inline(always)]
-    fn add_columns<L: Lanes, const N: usize>(&self, values: &[Columns], out: &mut [Columns; N]) {
-        let mut sums = [L::splat(0.0); N];
-        for (sum, out) in sums.iter_mut().zip(&*out) {
-            *sum = L::load(out) * L::splat(self.shrink);
-        }
-        for (weight, row) in self.weights.iter().zip(values.chunks(self.width)) {
-            let (weight, row) = (L::splat(*weight), &row[..N]);
-            for (sum, value) in sums.iter_mut().zip(row) {
-                *sum = weight.multiply_add(L::load(value), *sum);
+fn products<L: Lanes, const N: usize>(queries: &[Columns], keys: &[Columns]) -> [[L; TOGETHER]; N] {
+    let width = queries.len() / N;
+    assert!(queries.len() == N * width && keys.len() == TOGETHER * width);
+    let mut sums = [[L::splat(0.0); TOGETHER]; N];
+    for at in 0..width {
+        for k in 0..TOGETHER {
+            // SAFETY: inside, as asserted; checks here would keep the sums out of registers.
+            unsafe {
+                let key = L::load(keys.get_unchecked(k * width + at));
+                for (n, sums) in sums.iter_mut().enumerate() {
+                    sums[k] = L::load(queries.get_unchecked(n * width + at)).multiply_add(key, sums[k]);
+                }
             }
         }
-        for (sum, out) in sums.iter().zip(out) {
-            *out = sum.store();
+    }
+    sums
+}
+
+/// Adds the weighted values of a tile to the sums, likewise; queries of a pair see the same positions.
+#[inline(always)]
+fn add_in_pairs<L: Lanes>(parts: &[Part], values: &[Columns], sums: &mut [Columns]) {
+    let (width, len) = (values.len() / TILE, sums.len() / parts.len());
+    let mut at = 0;
+    while at < parts.len() {
+        let pair = parts.get(at + 1).filter(|next| next.seen() == parts[at].seen());
+        let (seen, sums) = (parts[at].seen(), &mut sums[at * len..]);
+        let values = &values[seen.start * width..seen.end * width];
+        match pair.filter(|_| L::REGISTERS >= 2 * TOGETHER) {
+            Some(next) => {
+                add_values::<L, 2>([&parts[at], next], values, &mut sums[..2 * len]);
+                at += 2;
+            }
+            None => {
+                add_values::<L, 1>([&parts[at]], values, &mut sums[..len]);
+                at += 1;
+            }
+        }
+    }
+}
+
+/// `sums * shrink + weights * values` of `N` queries; the rows of the values may be wider than the sums.
+#[inline(always)]
+fn add_values<L: Lanes, const N: usize>(parts: [&Part; N], values: &[Columns], sums: &mut [Columns]) {
+    if parts[0].seen().is_empty() {
+        return;
+    }
+    let len = sums.len() / N;
+    let mut at = 0;
+    while at + TOGETHER <= len {
+        add_columns::<L, N, TOGETHER>(parts, values, sums, at);
+        at += TOGETHER;
+    }
+    if at + TOGETHER / 2 <= len {
+        add_columns::<L, N, { TOGETHER / 2 }>(parts, values, sums, at);
+        at += TOGETHER / 2;
+    }
+    while at < len {
+        add_columns::<L, N, 1>(parts, values, sums, at);
+        at += 1;
+    }
+}
+
+/// Of the `C` columns from `at` on.
+#[inline(always)]
+fn add_columns<L: Lanes, const N: usize, const C: usize>(
+    parts: [&Part; N],
+    values: &[Columns],
+    sums: &mut [Columns],
+    at: usize,
+) {
+    let (count, len) = (parts[0].seen().len(), sums.len() / N);
+    let width = values.len() / count;
+    assert!(at + C <= len && len <= width && parts.iter().all(|part| part.weights().len() == count));
+    let mut totals = [[L::splat(0.0); C]; N];
+    for (n, totals) in totals.iter_mut().enumerate() {
+        for (c, total) in totals.iter_mut().enumerate() {
+            *total = L::load(&sums[n * len + at + c]) * L::splat(parts[n].shrink);
+        }
+    }
+    for t in 0..count {
+        for c in 0..C {
+            // SAFETY: inside, as asserted; checks here would keep the sums out of registers.
+            unsafe {
+                let value = L::load(values.get_unchecked(t * width + at + c));
+                for (part, totals) in parts.iter().zip(&mut totals) {
+                    let weight = L::splat(*part.weights().get_unchecked(t));
+                    totals[c] = weight.multiply_add(value, totals[c]);
+                }
+            }
+        }
+    }
+    for (n, totals) in totals.iter().enumerate() {
+        for (c, total) in totals.iter().enumerate() {
+            sums[n * len + at + c] = total.store();
         }
     }
 }

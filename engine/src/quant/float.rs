@@ -3,6 +3,7 @@
 //! Also the conversions and repairs of single numbers that block formats need. F16 is converted here and not by
 //! `half`, which asks for the CPU's features at every call and so never becomes vector code.
 
+use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 
 /// A floating point element type.
@@ -15,6 +16,12 @@ pub trait Float: AnyBitPattern + NoUninit + Send + Sync {
     fn to_f32(self) -> f32;
     /// The nearest value.
     fn from_f32(value: f32) -> Self;
+    /// Sixteen values from the first bytes.
+    #[inline(always)]
+    fn load<L: Lanes>(bytes: &[u8]) -> L {
+        let bytes_of = |lane: usize| &bytes[lane * size_of::<Self>()..][..size_of::<Self>()];
+        L::from_fn(|lane| bytemuck::pod_read_unaligned::<Self>(bytes_of(lane)).to_f32())
+    }
 }
 
 /// 32-bit IEEE float.
@@ -47,6 +54,10 @@ impl Float for F16 {
     #[inline(always)]
     fn from_f32(value: f32) -> Self {
         f16_from_f32(value)
+    }
+    #[inline(always)]
+    fn load<L: Lanes>(bytes: &[u8]) -> L {
+        L::load_f16(bytes.first_chunk().expect("sixteen values"))
     }
 }
 

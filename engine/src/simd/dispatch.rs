@@ -54,10 +54,21 @@ unsafe fn avx512<W: Work>(work: W) -> W::Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::F16;
     use crate::simd::LANES;
 
     /// Every operation of [`Lanes`], as bits.
     struct All([f32; LANES], [f32; LANES]);
+
+    #[inline(always)]
+    fn several<L: Lanes>(a: L, b: L) -> [L; 8] {
+        let mut all = [a; 8];
+        for i in 1..8 {
+            all[i] = all[i - 1] * L::splat(0.7) + b;
+        }
+        all
+    }
+
     impl Work for All {
         type Output = Vec<u32>;
         #[inline(always)]
@@ -74,8 +85,10 @@ mod tests {
                 a.nearest(),
                 b.inverse(),
                 L::from_fn(|lane| lane as f32),
+                L::load_f16(bytemuck::cast_ref(&self.0.map(F16::from_f32))),
             ];
             let mut bits: Vec<u32> = results.iter().flat_map(|r| r.store()).map(f32::to_bits).collect();
+            bits.extend(L::sums(several(a, b)).map(f32::to_bits));
             bits.extend([a.sum().to_bits(), a.smallest().to_bits(), a.least() as u32]);
             bits.extend([a.is_below_any(b), a.min(b).is_below_any(b), a.is_below_any(a)].map(u32::from));
             bits

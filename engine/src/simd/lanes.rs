@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::Isa;
+use crate::quant::{F16, f16_to_f32};
 use std::ops::{Add, Div, Mul, Sub};
 
 /// How many numbers there are.
@@ -20,10 +21,17 @@ pub trait Lanes:
 {
     /// The instruction set that this belongs to.
     const ISA: Isa;
+    /// How many running sums stay in registers beside what is added to them.
+    const REGISTERS: usize;
     /// The same number in all lanes.
     fn splat(value: f32) -> Self;
     /// From memory.
     fn load(values: &[f32; LANES]) -> Self;
+    /// From half precision, exactly; little-endian, as files have it.
+    fn load_f16(bytes: &[u8; 2 * LANES]) -> Self {
+        let values = bytes.as_chunks::<2>().0;
+        Self::from_fn(|lane| f16_to_f32(F16::from_le_bytes(values[lane])))
+    }
     /// To memory.
     fn store(self) -> [f32; LANES];
     /// The smaller of each pair.
@@ -68,6 +76,16 @@ pub trait Lanes:
     #[inline(always)]
     fn sum(self) -> f32 {
         join(self.store(), |a, b| a + b)
+    }
+
+    /// [`Lanes::sum`] of each: eight at once cost less than eight times one.
+    #[inline(always)]
+    fn sums(all: [Self; 8]) -> [f32; 8] {
+        let mut sums = [0.0; 8];
+        for (sum, lanes) in sums.iter_mut().zip(all) {
+            *sum = lanes.sum();
+        }
+        sums
     }
 
     /// The smallest number.
@@ -127,6 +145,7 @@ portable_operator!(Add add +, Sub sub -, Mul mul *, Div div /);
 
 impl Lanes for Portable {
     const ISA: Isa = Isa::Portable;
+    const REGISTERS: usize = 2;
     #[inline(always)]
     fn splat(value: f32) -> Self {
         Self([value; LANES])
@@ -208,6 +227,7 @@ mod x86 {
 
     impl Lanes for Avx2 {
         const ISA: Isa = Isa::Avx2;
+        const REGISTERS: usize = 6;
         #[inline(always)]
         fn splat(value: f32) -> Self {
             // SAFETY: the machine has AVX2, see the module.
@@ -217,6 +237,15 @@ mod x86 {
         fn load(values: &[f32; LANES]) -> Self {
             // SAFETY: as above; both reads lie inside the array.
             unsafe { Self(_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) }
+        }
+        #[inline(always)]
+        fn load_f16(bytes: &[u8; 2 * LANES]) -> Self {
+            // SAFETY: as above, with F16C; both reads lie inside the array.
+            unsafe {
+                let halves = bytes.as_ptr().cast::<__m128i>();
+                let (first, second) = (_mm_loadu_si128(halves), _mm_loadu_si128(halves.add(1)));
+                Self(_mm256_cvtph_ps(first), _mm256_cvtph_ps(second))
+            }
         }
         #[inline(always)]
         fn store(self) -> [f32; LANES] {
@@ -269,6 +298,11 @@ mod x86 {
             unsafe { sum_of_eight(_mm256_add_ps(self.0, self.1)) }
         }
         #[inline(always)]
+        fn sums(all: [Self; 8]) -> [f32; 8] {
+            // SAFETY: as above; an array of eight numbers is a register.
+            unsafe { std::mem::transmute(sums_of_narrow(&all)) }
+        }
+        #[inline(always)]
         fn smallest(self) -> f32 {
             // SAFETY: as above.
             unsafe { smallest_of_eight(_mm256_min_ps(self.0, self.1)) }
@@ -289,6 +323,7 @@ mod x86 {
 
     impl Lanes for Avx512 {
         const ISA: Isa = Isa::Avx512Vnni;
+        const REGISTERS: usize = 24;
         #[inline(always)]
         fn splat(value: f32) -> Self {
             // SAFETY: the machine has AVX-512, see the module.
@@ -298,6 +333,11 @@ mod x86 {
         fn load(values: &[f32; LANES]) -> Self {
             // SAFETY: as above; the read is the array.
             unsafe { Self(_mm512_loadu_ps(values.as_ptr())) }
+        }
+        #[inline(always)]
+        fn load_f16(bytes: &[u8; 2 * LANES]) -> Self {
+            // SAFETY: as above.
+            unsafe { Self(_mm512_cvtph_ps(_mm256_loadu_si256(bytes.as_ptr().cast()))) }
         }
         #[inline(always)]
         fn store(self) -> [f32; LANES] {
@@ -340,6 +380,11 @@ mod x86 {
             unsafe { sum_of_eight(_mm256_add_ps(_mm512_castps512_ps256(self.0), upper(self.0))) }
         }
         #[inline(always)]
+        fn sums(all: [Self; 8]) -> [f32; 8] {
+            // SAFETY: as above; an array of eight numbers is a register.
+            unsafe { std::mem::transmute(sums_of_wide(&all)) }
+        }
+        #[inline(always)]
         fn smallest(self) -> f32 {
             // SAFETY: as above.
             unsafe { smallest_of_eight(_mm256_min_ps(_mm512_castps512_ps256(self.0), upper(self.0))) }
@@ -368,6 +413,67 @@ mod x86 {
             let four = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    /// Halves are added again and again, those of several in one register.
+    ///
+    /// SAFETY: needs AVX2.
+    #[inline(always)]
+    unsafe fn sums_of_narrow(all: &[Avx2; 8]) -> __m256 {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let (a, b) = (fours_of_two(all[0], all[4]), fours_of_two(all[1], all[5]));
+            let (c, d) = (fours_of_two(all[2], all[6]), fours_of_two(all[3], all[7]));
+            let ab = _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
+            let cd = _mm256_add_ps(_mm256_shuffle_ps::<0x44>(c, d), _mm256_shuffle_ps::<0xee>(c, d));
+            _mm256_add_ps(_mm256_shuffle_ps::<0x88>(ab, cd), _mm256_shuffle_ps::<0xdd>(ab, cd))
+        }
+    }
+
+    /// Four sums of each.
+    ///
+    /// SAFETY: needs AVX2.
+    #[inline(always)]
+    unsafe fn fours_of_two(a: Avx2, b: Avx2) -> __m256 {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let (a, b) = (_mm256_add_ps(a.0, a.1), _mm256_add_ps(b.0, b.1));
+            _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
+        }
+    }
+
+    /// SAFETY: needs AVX-512.
+    #[inline(always)]
+    unsafe fn sums_of_wide(all: &[Avx512; 8]) -> __m256 {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let (a, b) = (fours_of_four(all, [0, 2, 4, 6]), fours_of_four(all, [1, 3, 5, 7]));
+            let twos = _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b));
+            let sums = _mm512_add_ps(twos, _mm512_movehdup_ps(twos));
+            // Every second lane.
+            _mm512_castps512_ps256(_mm512_maskz_compress_ps(0x5555, sums))
+        }
+    }
+
+    /// Four sums of each of four.
+    ///
+    /// SAFETY: needs AVX-512.
+    #[inline(always)]
+    unsafe fn fours_of_four(all: &[Avx512; 8], [a, b, c, d]: [usize; 4]) -> __m512 {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let (ab, cd) = (eights_of_two(all[a], all[b]), eights_of_two(all[c], all[d]));
+            _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd))
+        }
+    }
+
+    /// SAFETY: needs AVX-512.
+    #[inline(always)]
+    unsafe fn eights_of_two(a: Avx512, b: Avx512) -> __m512 {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a.0, b.0), _mm512_shuffle_f32x4::<0xee>(a.0, b.0))
         }
     }
 
