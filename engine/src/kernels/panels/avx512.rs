@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 /// How far ahead weights are asked for.
-const PREFETCH: usize = 4096;
+const PREFETCH: usize = 8192;
 
 /// For so few inputs the groups of a block are written out.
 const WRITTEN_OUT: usize = 4;
