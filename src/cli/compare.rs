@@ -86,6 +86,7 @@ impl Compare {
         let options = Options {
             threads: self.threads.map(usize::from),
             context: Some(self.context),
+            all_logits: true,
             memory: Some(MemoryLimit::of_each(1 + self.others.len())),
             ..Options::default()
         };

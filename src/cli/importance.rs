@@ -49,7 +49,7 @@ impl Command for Measure {
 impl Measure {
     fn measure(&self, text: &Path) -> Result<Importance> {
         let contents = read(text)?;
-        let engine = self.model.open()?;
+        let engine = self.model.open_to_score()?;
         let chunks = chunks_of(&engine, &contents, engine.context_length())?;
         let reading = Reading::begin(self.model.quiet);
         let measured = Importance::measure(&engine, &chunks, &mut |done, all| reading.goes_on(done, all))?;

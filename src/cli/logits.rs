@@ -33,7 +33,7 @@ pub(super) struct Logits {
 
 impl Command for Logits {
     fn run(self) -> Result<()> {
-        let engine = self.model.open()?;
+        let engine = self.model.open_to_score()?;
         let tokens = match &self.text {
             Some(text) => engine.tokenizer()?.encode_with_bos(text, Special::Plain)?,
             None => self.tokens.clone(),

@@ -70,6 +70,7 @@ impl ModelOptions {
             isa: self.isa.as_deref().map(Isa::parse).transpose()?,
             plain: self.plain,
             batch: self.batch,
+            all_logits: false,
             context: self.context,
             memory: self.memory,
             cache: cache_format(&self.cache_type)?,
@@ -84,9 +85,17 @@ impl ModelOptions {
 
     /// Loads the model and says on stderr what it is.
     pub(crate) fn open(&self) -> Result<Engine> {
+        self.open_with(self.options()?)
+    }
+
+    /// The same for a text of which every token's logits are wanted.
+    pub(crate) fn open_to_score(&self) -> Result<Engine> {
+        self.open_with(Options { all_logits: true, ..self.options()? })
+    }
+
+    fn open_with(&self, options: Options) -> Result<Engine> {
         let place = self.place()?;
-        let engine =
-            Engine::from_gguf(place.open()?, self.options()?).map_err(|e| e.in_file(place.to_string()))?;
+        let engine = Engine::from_gguf(place.open()?, options).map_err(|e| e.in_file(place.to_string()))?;
         if !self.quiet {
             self.introduce(&engine);
         }

@@ -29,7 +29,7 @@ pub(super) struct Measure {
 impl Command for Measure {
     fn run(self) -> Result<()> {
         let text = read(&self.text)?;
-        let engine = self.model.open()?;
+        let engine = self.model.open_to_score()?;
         let reading = Reading::begin(self.model.quiet);
         let start = Instant::now();
         let measured = perplexity(&engine, &text, engine.context_length(), |done, all, perplexity| {

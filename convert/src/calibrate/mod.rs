@@ -55,7 +55,8 @@ pub(crate) fn convert(
     let base = Base::of(src, out, options)?;
     let bytes = memory::available().map_or(BYTES, |bytes| bytes / 4);
     let memory = Some(MemoryLimit::Share(SHARE));
-    let engine_options = session::Options { context: Some(text.context), memory, ..Default::default() };
+    let engine_options =
+        session::Options { context: Some(text.context), all_logits: true, memory, ..Default::default() };
     let engine = Engine::open(base.path(), engine_options)?;
     let chunks = chunks_of(&engine, &text.text, text.context)?;
     let mut heard = options.heard(progress);

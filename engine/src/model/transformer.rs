@@ -73,9 +73,9 @@ impl<T> Workspace<T> {
         }
     }
 
-    /// Bytes that the scratch of a step of `rows` rows takes, of which one wants logits: values, and beside them codes
-    /// with a scale and sums for every 32.
-    pub fn bytes(config: &Config, rows: usize) -> u64 {
+    /// Bytes that the scratch of a step of `rows` rows takes, of which `with_logits` want logits: values, and beside
+    /// them codes with a scale and sums for every 32.
+    pub fn bytes(config: &Config, rows: usize, with_logits: usize) -> u64 {
         let sizes = Sizes::of(config);
         let experts = sizes.experts_used * (2 * sizes.expert_hidden + config.embedding_length);
         let row = 3 * config.embedding_length
@@ -85,7 +85,7 @@ impl<T> Workspace<T> {
             + 2 * sizes.hidden
             + sizes.experts
             + experts;
-        (rows * row * (4 + 1 + 1) + config.vocab_size * 4) as u64
+        (rows * row * (4 + 1 + 1) + with_logits * config.vocab_size * 4) as u64
     }
 
     /// Logits of the rows that wanted them, in their order.

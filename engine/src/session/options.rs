@@ -27,6 +27,8 @@ pub struct Options {
     pub plain: bool,
     /// Most rows per step.
     pub batch: usize,
+    /// Whether all rows of a step may want logits: memory is kept for as many.
+    pub all_logits: bool,
     /// Most positions of a session; `None` for the model's, lowered to what memory leaves.
     pub context: Option<usize>,
     /// Most memory to take; `None` for most of what is free.
@@ -56,6 +58,7 @@ impl Default for Options {
             isa: None,
             plain: false,
             batch: 512,
+            all_logits: false,
             context: None,
             memory: None,
             cache: cache_format("f16").expect("f16 is in the table"),
