@@ -32,6 +32,7 @@ pub struct Cpu {
     kernels: Vec<Kernel>,
     /// Scratch of `attention`, whose lock nobody else wants.
     blocks: Mutex<Vec<RowBlock>>,
+    scratch: host::Scratch,
 }
 
 impl Cpu {
@@ -41,7 +42,8 @@ impl Cpu {
     /// When this machine lacks the instruction set.
     pub fn new(isa: Isa, threads: usize) -> Self {
         let kernels = FORMATS.iter().map(|format| select(format, isa)).collect();
-        Self { team: Team::new(threads), isa, kernels, blocks: Mutex::default() }
+        let (blocks, scratch) = (Mutex::default(), host::Scratch::default());
+        Self { team: Team::new(threads), isa, kernels, blocks, scratch }
     }
 
     /// The instruction set in use.
@@ -101,7 +103,7 @@ impl Backend for Cpu {
     }
 
     fn linear_heads(&self, heads: &[Matrix], x: &HostBuffer, from: Span, out: &mut HostBuffer, to: Span) {
-        let mut input = HostBuffer::new(from.width);
+        let mut input = self.scratch.take();
         for (i, head) in heads.iter().enumerate() {
             input.resize(x.rows(), from.width);
             let piece = Span { at: from.at + i * from.stride, count: 1, ..from };
@@ -109,6 +111,7 @@ impl Backend for Cpu {
             host::copy_span(&self.team, x, piece, &mut input, whole);
             self.multiply(head.view(), &mut input, out, to.at + i * to.stride);
         }
+        self.scratch.give(input);
     }
 
     fn attention(

@@ -9,6 +9,7 @@ use crate::kernels::{Inputs, Kernel, Pick, Quantized, Share, SlotCodes, quantize
 use crate::ops::{Activation, Rope, layer_norm, rms_norm, rotate};
 use crate::simd::Isa;
 use crate::threads::Team;
+use std::sync::Mutex;
 
 /// Row-major f32 rows with their quantized twin, made when a kernel first asks for it.
 #[derive(Default)]
@@ -146,11 +147,30 @@ pub(super) fn embed(team: &Team, table: &Matrix, rows: &[Row], scale: f32, out: 
     });
 }
 
-pub(super) fn add_positions(table: &Matrix, rows: &[Row], x: &mut HostBuffer) {
-    let mut position = vec![0f32; table.cols];
+pub(super) fn add_positions(scratch: &Scratch, table: &Matrix, rows: &[Row], x: &mut HostBuffer) {
+    let mut position = scratch.take();
+    position.resize(1, table.cols);
     for (row, values) in rows.iter().zip(x.values_mut().chunks_exact_mut(table.cols)) {
-        table.view().row_to_f32(row.position, &mut position);
-        values.iter_mut().zip(&position).for_each(|(value, position)| *value += position);
+        table.view().row_to_f32(row.position, position.values_mut());
+        values.iter_mut().zip(position.values()).for_each(|(value, position)| *value += position);
+    }
+    scratch.give(position);
+}
+
+/// A buffer for the inside of a step, kept from one to the next so that none is allocated per token.
+#[derive(Default)]
+pub(super) struct Scratch(Mutex<Option<HostBuffer>>);
+
+impl Scratch {
+    /// The buffer, of whatever shape; another one while it is in use.
+    pub(super) fn take(&self) -> HostBuffer {
+        let kept = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        kept.unwrap_or_else(|| HostBuffer::new(0))
+    }
+
+    /// Puts it back.
+    pub(super) fn give(&self, buffer: HostBuffer) {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(buffer);
     }
 }
 
@@ -263,7 +283,7 @@ macro_rules! host_steps {
             host::embed(&self.team, table, rows, scale, out);
         }
         fn add_positions(&self, table: &Matrix, rows: &[Row], x: &mut HostBuffer) {
-            host::add_positions(table, rows, x);
+            host::add_positions(&self.scratch, table, rows, x);
         }
         fn angles(&self, rope: &Rope, rows: &[Row], out: &mut HostBuffer) {
             host::angles(rope, rows, out);
@@ -297,12 +317,14 @@ macro_rules! host_steps {
             host::route(experts, choice_bias, drop, logits, routing);
         }
         fn weigh_by_sigmoid(&self, gate: &Linear, x: &mut HostBuffer, out: &mut HostBuffer) {
-            let mut weights = HostBuffer::new(1);
+            let mut weights = self.scratch.take();
+            weights.resize(x.rows(), 1);
             self.linear(gate, x, &mut weights, 0);
             host::each_row(&self.team, out, |row, values| {
                 let weight = 1.0 / (1.0 + crate::ops::exp(-weights.row(row)[0]));
                 values.iter_mut().for_each(|value| *value *= weight);
             });
+            self.scratch.give(weights);
         }
         fn add(&self, x: &mut HostBuffer, added: &HostBuffer, scale: f32) {
             host::add(&self.team, x, added, scale);

@@ -20,6 +20,7 @@ use std::borrow::Cow;
 /// Computes with plain loops what [`super::Cpu`] computes with kernels.
 pub struct Plain {
     team: Team,
+    scratch: host::Scratch,
 }
 
 impl Plain {
@@ -31,7 +32,7 @@ impl Plain {
     /// The backend needs nothing.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        Self { team: Team::new(1) }
+        Self { team: Team::new(1), scratch: host::Scratch::default() }
     }
 }
 

@@ -1,0 +1,64 @@
+//! Once its buffers have grown, a token takes no new memory: allocations are counted for every architecture.
+
+#[path = "support/fixtures.rs"]
+#[allow(dead_code, reason = "nothing is rewritten here")]
+mod fixtures;
+
+use fixtures::{fixture, options};
+use moewe_engine::sampler::{Sampler, Sampling};
+use moewe_engine::session::{Engine, Options};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use std::alloc::System;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const FIXTURES: [&str; 13] = [
+    "deepseek2",
+    "gemma3-linear",
+    "german-moe-bias",
+    "gpt-oss",
+    "granitemoe",
+    "llama-dense",
+    "mixtral",
+    "moe-124m-top2",
+    "olmoe",
+    "qwen2moe",
+    "qwen2-tied",
+    "qwen3moe-mixed",
+    "tachyon-shared1",
+];
+
+/// Allocations of four tokens after others, with sampling.
+fn allocations(engine: &Engine) -> usize {
+    let mut session = engine.session().unwrap();
+    let mut sampler =
+        Sampler::new(Sampling { seed: Some(1), ..Sampling::default() }, engine.config().vocab_size).unwrap();
+    session.extend(&[3, 1, 4, 1, 5, 9, 2, 6]).unwrap();
+    let mut token = || {
+        session.extend(&[5]).unwrap();
+        sampler.sample(session.logits(), session.tokens()).unwrap();
+    };
+    (0..4).for_each(|_| token());
+    let region = Region::new(ALLOCATOR);
+    (0..4).for_each(|_| token());
+    let change = region.change();
+    change.allocations + change.reallocations
+}
+
+#[test]
+fn a_token_allocates_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut found = vec![];
+    for name in FIXTURES {
+        let file = fixture(name, folder.path());
+        // A second thread's scratch would grow whenever it first gets a task.
+        let options = Options { threads: Some(1), context: Some(32), ..options("f16") };
+        let engine = Engine::open(&file, options).unwrap();
+        match allocations(&engine) {
+            0 => {}
+            count => found.push(format!("{name}: {count}")),
+        }
+    }
+    assert!(found.is_empty(), "allocations of four tokens:\n{}", found.join("\n"));
+}
