@@ -29,21 +29,23 @@ const FIXTURES: [&str; 13] = [
     "tachyon-shared1",
 ];
 
-/// Allocations of four tokens after others, with sampling.
+/// The fewest allocations of four tokens in a row, sampling with them: what grows now and then, and what another thread
+/// does once after the start, does not come with every four.
 fn allocations(engine: &Engine) -> usize {
     let mut session = engine.session().unwrap();
-    let mut sampler =
-        Sampler::new(Sampling { seed: Some(1), ..Sampling::default() }, engine.config().vocab_size).unwrap();
+    let sampling = Sampling { seed: Some(1), ..Sampling::default() };
+    let mut sampler = Sampler::new(sampling, engine.config().vocab_size).unwrap();
     session.extend(&[3, 1, 4, 1, 5, 9, 2, 6]).unwrap();
-    let mut token = || {
-        session.extend(&[5]).unwrap();
-        sampler.sample(session.logits(), session.tokens()).unwrap();
+    let mut four_tokens = || {
+        let region = Region::new(ALLOCATOR);
+        for _ in 0..4 {
+            session.extend(&[5]).unwrap();
+            sampler.sample(session.logits(), session.tokens()).unwrap();
+        }
+        let change = region.change();
+        change.allocations + change.reallocations
     };
-    (0..4).for_each(|_| token());
-    let region = Region::new(ALLOCATOR);
-    (0..4).for_each(|_| token());
-    let change = region.change();
-    change.allocations + change.reallocations
+    (0..6).map(|_| four_tokens()).min().unwrap_or_default()
 }
 
 #[test]
