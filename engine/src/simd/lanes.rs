@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::Isa;
-use crate::quant::{F16, f16_to_f32};
+use half::f16;
 use std::ops::{Add, Div, Mul, Sub};
 
 /// How many numbers there are.
@@ -30,7 +30,7 @@ pub trait Lanes:
     /// From half precision, exactly; little-endian, as files have it.
     fn load_f16(bytes: &[u8; 2 * LANES]) -> Self {
         let values = bytes.as_chunks::<2>().0;
-        Self::from_fn(|lane| f16_to_f32(F16::from_le_bytes(values[lane])))
+        Self::from_fn(|lane| f16::from_le_bytes(values[lane]).to_f32())
     }
     /// To memory.
     fn store(self) -> [f32; LANES];
