@@ -1,9 +1,10 @@
 //! F32, F16 and BF16: weights as plain numbers. Conversion rounds to nearest even.
 //!
-//! Also the conversions and repairs of single numbers that block formats need. F16 is converted here and not by
-//! `half`, which asks for the CPU's features at every call and so never becomes vector code.
+//! Also the conversions and repairs of single numbers that block formats need. F16 is converted by the house's own code
+//! and not by `half`, which asks for the CPU's features at every call and so never becomes vector code.
 
 use crate::simd::Lanes;
+pub use crate::simd::f16_to_f32;
 use bytemuck::{AnyBitPattern, NoUninit};
 
 /// A floating point element type.
@@ -75,21 +76,6 @@ impl Float for Bf16 {
         let quiet_nan = bits >> 16 | 0x40;
         Self::from_bits(if value.is_nan() { quiet_nan } else { rounded } as u16)
     }
-}
-
-/// The value of an F16, exactly, without branches.
-///
-/// Subnormal scales are common in K-quants, and arithmetic on a subnormal f32 would cost a microcode assist: one
-/// is given the smallest normal exponent first, which the subtraction takes away again.
-#[inline(always)]
-pub fn f16_to_f32(value: F16) -> f32 {
-    let bits = value.to_bits() as u32;
-    let exponent = bits >> 10 & 31;
-    let (subnormal, infinite_or_nan) = (u32::from(exponent == 0), u32::from(exponent == 31));
-    let rebias = 112 + subnormal + 112 * infinite_or_nan;
-    let magnitude = f32::from_bits(((bits & 0x7fff) << 13) + (rebias << 23));
-    let surplus = f32::from_bits(subnormal * (113 << 23));
-    f32::from_bits((magnitude - surplus).to_bits() | (bits & 0x8000) << 16)
 }
 
 /// The nearest F16, ties to even, without branches; infinity from 65520 up. A NaN stays one.

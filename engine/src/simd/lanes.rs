@@ -15,6 +15,21 @@ pub const LANES: usize = 16;
 /// then stands in the last bits of the sum: a conversion, which saturates, would not vectorise.
 pub const ROUND: f32 = 12_582_912.0;
 
+/// The value of an F16, exactly, without branches.
+///
+/// Subnormal scales are common in K-quants, and arithmetic on a subnormal f32 would cost a microcode assist: one
+/// is given the smallest normal exponent first, which the subtraction takes away again.
+#[inline(always)]
+pub fn f16_to_f32(value: f16) -> f32 {
+    let bits = value.to_bits() as u32;
+    let exponent = bits >> 10 & 31;
+    let (subnormal, infinite_or_nan) = (u32::from(exponent == 0), u32::from(exponent == 31));
+    let rebias = 112 + subnormal + 112 * infinite_or_nan;
+    let magnitude = f32::from_bits(((bits & 0x7fff) << 13) + (rebias << 23));
+    let surplus = f32::from_bits(subnormal * (113 << 23));
+    f32::from_bits((magnitude - surplus).to_bits() | (bits & 0x8000) << 16)
+}
+
 /// Sixteen `f32`. Values are never NaN; what comparisons do with one is not specified.
 pub trait Lanes:
     Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
@@ -28,9 +43,10 @@ pub trait Lanes:
     /// From memory.
     fn load(values: &[f32; LANES]) -> Self;
     /// From half precision, exactly; little-endian, as files have it.
+    #[inline(always)]
     fn load_f16(bytes: &[u8; 2 * LANES]) -> Self {
         let values = bytes.as_chunks::<2>().0;
-        Self::from_fn(|lane| f16::from_le_bytes(values[lane]).to_f32())
+        Self::from_fn(|lane| f16_to_f32(f16::from_le_bytes(values[lane])))
     }
     /// To memory.
     fn store(self) -> [f32; LANES];

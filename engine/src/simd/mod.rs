@@ -7,7 +7,7 @@ mod dispatch;
 mod lanes;
 
 pub use dispatch::Work;
-pub use lanes::{LANES, Lanes, ROUND};
+pub use lanes::{LANES, Lanes, ROUND, f16_to_f32};
 
 use crate::error::{Error, Result};
 

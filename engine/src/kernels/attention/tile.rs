@@ -74,7 +74,7 @@ fn largest<L: Lanes>(scores: &Scores) -> f32 {
 #[inline(always)]
 pub(super) fn multiply_in_pairs<L: Lanes>(queries: &[Columns], keys: &[Columns], parts: &mut [Part]) {
     let width = queries.len() / parts.len();
-    let paired = if L::REGISTERS >= 2 * TOGETHER { parts.len() / 2 * 2 } else { 0 };
+    let paired = if holds_pairs::<L>() { parts.len() / 2 * 2 } else { 0 };
     let (pairs, singles) = parts.split_at_mut(paired);
     let (pair_queries, single_queries) = queries.split_at(paired * width);
     for (parts, queries) in pairs.as_chunks_mut::<2>().0.iter_mut().zip(pair_queries.chunks_exact(2 * width))
@@ -100,6 +100,12 @@ fn multiply<L: Lanes, const N: usize>(queries: &[Columns], keys: &[Columns], par
 
 /// Sums that run at once for a query: as many as hide the time that an addition takes.
 const TOGETHER: usize = 8;
+
+/// Whether registers hold the sums of two queries.
+#[inline(always)]
+fn holds_pairs<L: Lanes>() -> bool {
+    L::REGISTERS >= 2 * TOGETHER
+}
 
 /// `N` queries times keys that follow each other, in sixteen sums each.
 #[inline(always)]
@@ -130,7 +136,7 @@ pub(super) fn add_in_pairs<L: Lanes>(parts: &[Part], values: &[Columns], sums: &
         let pair = parts.get(at + 1).filter(|next| next.seen() == parts[at].seen());
         let (seen, sums) = (parts[at].seen(), &mut sums[at * len..]);
         let values = &values[seen.start * width..seen.end * width];
-        match pair.filter(|_| L::REGISTERS >= 2 * TOGETHER) {
+        match pair.filter(|_| holds_pairs::<L>()) {
             Some(next) => {
                 add_values::<L, 2>([&parts[at], next], values, &mut sums[..2 * len]);
                 at += 2;

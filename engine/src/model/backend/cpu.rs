@@ -7,7 +7,7 @@ use super::super::observe::{Observe, Site};
 use super::super::transformer::{AttentionStep, Row, Span, Workspace};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use super::Backend;
-use super::host::{self, HostBuffer, host_steps};
+use super::host::{self, HostBuffer, Scratch, host_steps};
 use crate::error::Result;
 use crate::experts::{ExpertLayer, ExpertStore, Group, Part};
 use crate::kernels::{
@@ -19,7 +19,6 @@ use crate::quant::{FORMATS, Format};
 use crate::simd::Isa;
 use crate::threads::Team;
 use std::borrow::Cow;
-use std::sync::Mutex;
 
 /// Rows of a sequence that share one pass over the cache.
 const ATTENTION_ROWS: usize = 16;
@@ -30,9 +29,8 @@ pub struct Cpu {
     isa: Isa,
     /// One per entry of [`FORMATS`].
     kernels: Vec<Kernel>,
-    /// Scratch of `attention`, whose lock nobody else wants.
-    blocks: Mutex<Vec<RowBlock>>,
-    scratch: host::Scratch,
+    blocks: Scratch<Vec<RowBlock>>,
+    scratch: Scratch<HostBuffer>,
 }
 
 impl Cpu {
@@ -42,7 +40,7 @@ impl Cpu {
     /// When this machine lacks the instruction set.
     pub fn new(isa: Isa, threads: usize) -> Self {
         let kernels = FORMATS.iter().map(|format| select(format, isa)).collect();
-        let (blocks, scratch) = (Mutex::default(), host::Scratch::default());
+        let (blocks, scratch) = Default::default();
         Self { team: Team::new(threads), isa, kernels, blocks, scratch }
     }
 
@@ -124,7 +122,7 @@ impl Backend for Cpu {
         let width = step.queries.count * step.value_length;
         out.resize(step.rows.len(), width);
         let output = Output::new(out.values_mut(), width, 0);
-        let mut blocks = self.blocks.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut blocks = self.blocks.take();
         row_blocks(step.rows, &mut blocks);
         let format = caches.first().map_or(&FORMATS[0], |cache| cache.format());
         let kernel = select_attention(format, self.isa);
@@ -154,6 +152,7 @@ impl Backend for Cpu {
                 output,
             }
         });
+        self.blocks.give(blocks);
     }
 
     fn experts<O: Observe>(

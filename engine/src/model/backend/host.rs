@@ -147,7 +147,7 @@ pub(super) fn embed(team: &Team, table: &Matrix, rows: &[Row], scale: f32, out: 
     });
 }
 
-pub(super) fn add_positions(scratch: &Scratch, table: &Matrix, rows: &[Row], x: &mut HostBuffer) {
+pub(super) fn add_positions(scratch: &Scratch<HostBuffer>, table: &Matrix, rows: &[Row], x: &mut HostBuffer) {
     let mut position = scratch.take();
     position.resize(1, table.cols);
     for (row, values) in rows.iter().zip(x.values_mut().chunks_exact_mut(table.cols)) {
@@ -159,18 +159,17 @@ pub(super) fn add_positions(scratch: &Scratch, table: &Matrix, rows: &[Row], x: 
 
 /// A buffer for the inside of a step, kept from one to the next so that none is allocated per token.
 #[derive(Default)]
-pub(super) struct Scratch(Mutex<Option<HostBuffer>>);
+pub(super) struct Scratch<T>(Mutex<T>);
 
-impl Scratch {
-    /// The buffer, of whatever shape; another one while it is in use.
-    pub(super) fn take(&self) -> HostBuffer {
-        let kept = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
-        kept.unwrap_or_else(|| HostBuffer::new(0))
+impl<T: Default> Scratch<T> {
+    /// The buffer with whatever it holds; an empty one while it is in use.
+    pub(super) fn take(&self) -> T {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
     /// Puts it back.
-    pub(super) fn give(&self, buffer: HostBuffer) {
-        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(buffer);
+    pub(super) fn give(&self, buffer: T) {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = buffer;
     }
 }
 

@@ -7,7 +7,7 @@ use super::super::observe::Observe;
 use super::super::transformer::{AttentionStep, Row, Span, Workspace};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use super::Backend;
-use super::host::{self, HostBuffer, host_steps};
+use super::host::{self, HostBuffer, Scratch, host_steps};
 use crate::error::Result;
 use crate::experts::{ExpertStore, Stack};
 use crate::kernels::MatrixRef;
@@ -20,7 +20,7 @@ use std::borrow::Cow;
 /// Computes with plain loops what [`super::Cpu`] computes with kernels.
 pub struct Plain {
     team: Team,
-    scratch: host::Scratch,
+    scratch: Scratch<HostBuffer>,
 }
 
 impl Plain {
@@ -32,7 +32,7 @@ impl Plain {
     /// The backend needs nothing.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        Self { team: Team::new(1), scratch: host::Scratch::default() }
+        Self { team: Team::new(1), scratch: Scratch::default() }
     }
 }
 
