@@ -34,6 +34,11 @@ impl Error {
         moewe_engine::Error::request(message).into()
     }
 
+    /// Something that would be replaced stands at `path`.
+    pub fn exists(path: impl AsRef<Path>) -> Self {
+        Self::request(format!("{} exists already; --force replaces it", path.as_ref().display()))
+    }
+
     /// An I/O failure of `action` on `path`.
     pub fn io(path: impl AsRef<Path>, action: impl Into<String>, source: std::io::Error) -> Self {
         moewe_engine::Error::io(path, action, source).into()

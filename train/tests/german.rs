@@ -6,13 +6,11 @@
 
 mod support;
 
-use moewe_convert::{Options as ConvertOptions, convert};
-use moewe_engine::quant::Format;
-use moewe_engine::session::{CapacityMode, Engine, Options, cache_format};
+use moewe_engine::session::CapacityMode;
 use moewe_engine::tokenizer::Special;
 use moewe_train::model::{Batch, Losses, Model, Pass};
 use std::path::PathBuf;
-use support::{config, cross_entropy, difference, golden, model, numbers, tensors};
+use support::{config, cross_entropy, difference, engine, golden, model, numbers, tensors};
 
 const CONTEXT: usize = 256;
 const ROWS: usize = 4;
@@ -25,19 +23,10 @@ fn german() -> Model {
     model(config(&folder()), &tensors(&folder().join("model.safetensors")))
 }
 
-/// The model in the runtime, in F32.
-fn engine(capacity: CapacityMode) -> Engine {
-    let place = tempfile::tempdir().unwrap();
-    let file = place.path().join("german.gguf");
-    convert(&folder(), &file, &ConvertOptions::new(Format::by_name("F32").unwrap()), &()).unwrap();
-    let cache = cache_format("f32").unwrap();
-    Engine::open(&file, Options { capacity, cache, context: Some(CONTEXT), ..Options::default() }).unwrap()
-}
-
 /// Rows of the text, with how many bytes their targets have.
 fn text() -> (Vec<u32>, usize) {
     let text = std::fs::read_to_string(golden("text/de.txt")).unwrap();
-    let engine = engine(CapacityMode::Dropless);
+    let engine = engine(&folder(), CapacityMode::Dropless);
     let tokenizer = engine.tokenizer().unwrap();
     let mut tokens = tokenizer.encode(&text, Special::Plain).unwrap();
     tokens.truncate(ROWS * CONTEXT);
@@ -94,7 +83,7 @@ fn noise_moves_tokens_to_other_experts_and_follows_the_seed() {
 fn the_runtime_drops_the_tokens_that_the_trainer_drops() {
     let (tokens, _) = text();
     let mut model = german();
-    let engines = [CapacityMode::Reference, CapacityMode::Dropless].map(engine);
+    let engines = [CapacityMode::Reference, CapacityMode::Dropless].map(|mode| engine(&folder(), mode));
     for (capacity, engine) in [model.config.experts.capacity, None].into_iter().zip(&engines) {
         model.config.experts.capacity = capacity;
         for row in tokens.chunks(CONTEXT) {

@@ -6,9 +6,7 @@
 mod support;
 
 use candle_core::{DType, Device};
-use moewe_convert::{Options as ConvertOptions, Progress, convert};
-use moewe_engine::quant::Format;
-use moewe_engine::session::{CapacityMode, Engine, Options, cache_format};
+use moewe_engine::session::{CapacityMode, Engine};
 use moewe_engine::tokenizer::Special;
 use moewe_train::distributed::World;
 use moewe_train::model::{Batch, Model};
@@ -17,14 +15,13 @@ use moewe_train::trainer::Trainer;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use support::process::{column, names, trainer};
-use support::{Dataset, config, difference, mixtral, model, moe_124m, moe_gpt, numbers, tachyon, tensors};
+use support::{
+    Dataset, config, difference, engine, mixtral, model, moe_124m, moe_gpt, numbers, tachyon, tensors,
+};
 
 /// Largest difference between runtime and trainer, relative to the largest logit.
 const TOLERANCE: f32 = 1e-4;
 const LENGTHS: [usize; 5] = [1, 2, 7, 19, 32]; // of texts that logits are compared after
-
-struct Quiet;
-impl Progress for Quiet {}
 
 /// A training of 20 steps with its export.
 struct Trained<'a> {
@@ -109,13 +106,9 @@ impl<'a> Trained<'a> {
 
     /// The same for the runtime, from a folder of the trainer converted to F32.
     fn engine(&self, folder: &Path) -> Engine {
-        let out = folder.with_extension("gguf");
-        let _ = std::fs::remove_file(&out);
-        convert(folder, &out, &ConvertOptions::new(Format::by_name("F32").unwrap()), &Quiet).unwrap();
         let has_capacity = self.name.starts_with("moe_gpt") && !self.dropless;
         let capacity = if has_capacity { CapacityMode::Reference } else { CapacityMode::Dropless };
-        let options = Options { capacity, cache: cache_format("f32").unwrap(), ..Options::default() };
-        Engine::open(&out, options).unwrap()
+        engine(folder, capacity)
     }
 
     fn agree(&self, what: &str, engine: &Engine, model: &Model) {

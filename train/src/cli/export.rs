@@ -25,11 +25,9 @@ pub(super) struct Export {
 
 impl Command for Export {
     fn run(self) -> Result<()> {
-        if !self.force && self.out.join("model.safetensors").exists() {
-            return Err(Error::request(format!(
-                "{}: holds a model already; name another --out, or say --force",
-                self.out.display()
-            )));
+        let model = self.out.join("model.safetensors");
+        if model.exists() && !self.force {
+            return Err(Error::exists(model));
         }
         let checkpoint = export_checkpoint(&self.from, self.best, &self.out)?;
         say(&format!("{} in BF16: {}\n", checkpoint.display(), self.out.display()))

@@ -2,8 +2,8 @@
 //!
 //! Where stderr is no terminal, a line a minute, so that logs stay short.
 
+use crate::Result;
 use crate::data::progress::Progress;
-use crate::{Error, Result};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,5 @@ pub(super) fn print(line: impl std::fmt::Display) -> Result<()> {
     if std::io::stderr().is_terminal() {
         let _ = write!(std::io::stderr(), "\r\x1b[K");
     }
-    let written = writeln!(std::io::stdout(), "{line}");
-    written.map_err(|error| Error::io("stdout", "write", error))
+    super::say(&format!("{line}\n"))
 }

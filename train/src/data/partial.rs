@@ -19,8 +19,7 @@ impl Partial {
         let is_taken =
             std::fs::read_dir(place).map_or(place.exists(), |mut entries| entries.next().is_some());
         if is_taken && !force {
-            let name = place.display();
-            return Err(Error::request(format!("{name} exists already; --force replaces it")));
+            return Err(Error::exists(place));
         }
         if is_taken && !place.join(mark).is_file() {
             let expected = format!("a folder with {mark}, or none");

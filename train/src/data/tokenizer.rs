@@ -217,9 +217,7 @@ fn assemble(rules: &Rules, model: BPE, special: Vec<AddedToken>) -> Result<Token
 /// One of them exists.
 pub fn check_free(path: &Path, force: bool) -> Result<()> {
     match [path, &config_beside(path)].into_iter().find(|path| path.exists() && !force) {
-        Some(taken) => {
-            Err(Error::request(format!("{} exists already; --force replaces it", taken.display())))
-        }
+        Some(taken) => Err(Error::exists(taken)),
         None => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Trainer, state};
 use crate::checkpoint::{self, manifest};
-use crate::model::Config;
+use crate::model::{Config, Model};
 use crate::{Error, Result};
 use candle_core::{DType, Device};
 use std::path::{Path, PathBuf};
@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// The disk refuses.
 pub fn export(trainer: &Trainer, folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
-    state::write_model(folder, &trainer.model, trainer.text.path(), DType::BF16)
+    write(folder, &trainer.model, trainer.text.path())
 }
 
 /// Writes the model of a checkpoint in BF16 to `folder`, with config and tokenizer. `from` is the checkpoint, or a run,
@@ -25,9 +24,13 @@ pub fn export_checkpoint(from: &Path, best: bool, folder: &Path) -> Result<PathB
     let checkpoint = checkpoint_of(from, best)?;
     let config = Config::named(&checkpoint.to_string_lossy())?;
     let model = state::load_model(&checkpoint, config, DType::F32, &Device::Cpu)?;
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
-    state::write_model(folder, &model, Some(&checkpoint.join("tokenizer.json")), DType::BF16)?;
+    write(folder, &model, Some(&checkpoint.join("tokenizer.json")))?;
     Ok(checkpoint)
+}
+
+fn write(folder: &Path, model: &Model, tokenizer: Option<&Path>) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
+    state::write_model(folder, model, tokenizer, DType::BF16)
 }
 
 fn checkpoint_of(from: &Path, best: bool) -> Result<PathBuf> {

@@ -6,6 +6,9 @@
 pub(crate) mod process;
 
 use candle_core::{DType, Device, Tensor};
+use moewe_convert::{Options as ConvertOptions, convert};
+use moewe_engine::quant::Format;
+use moewe_engine::session::{CapacityMode, Engine, Options, cache_format};
 use moewe_train::model::{Config, Model, Spec};
 use moewe_train::random::Random;
 use process::trainer;
@@ -143,6 +146,15 @@ pub(crate) fn model(config: Config, weights: &HashMap<String, Tensor>) -> Model 
     let model = Model::with_values(config, DType::F32, &Device::Cpu, values).unwrap();
     assert_eq!(used, weights.len(), "tensors without a place");
     model
+}
+
+/// The runtime with a checkpoint of the trainer converted to F32.
+pub(crate) fn engine(folder: &Path, capacity: CapacityMode) -> Engine {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("f32.gguf");
+    convert(folder, &file, &ConvertOptions::new(Format::by_name("F32").unwrap()), &()).unwrap();
+    let cache = cache_format("f32").unwrap();
+    Engine::open(&file, Options { capacity, cache, ..Options::default() }).unwrap()
 }
 
 /// The largest difference relative to the reference's largest number; infinite for NaN.
