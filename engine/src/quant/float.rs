@@ -113,6 +113,12 @@ pub(super) fn fit_f16(value: f32) -> f32 {
     if value.abs() < 65520.0 { value } else { 65504f32.copysign(value) }
 }
 
+/// A scale times `factor`.
+#[inline(always)]
+pub(super) fn times(scale: half::f16, factor: f32) -> half::f16 {
+    f16_from_f32(fit_f16(f16_to_f32(scale) * factor))
+}
+
 /// The largest finite magnitude, 0 where there is none.
 #[inline(always)]
 pub(super) fn largest_magnitude(weights: &[f32]) -> f32 {

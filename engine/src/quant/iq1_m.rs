@@ -12,7 +12,7 @@
 
 use super::iq1_s::{IQ1, POINTS};
 use super::search::{Lattice, Signs, lattice_block};
-use super::{Block, Quantize, Widen, bits};
+use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
@@ -41,7 +41,7 @@ impl Block for Iq1M {
         let codes: &mut [i8; 256] = bits::array(codes);
         let scales: &mut [f32; 16] = bits::array(scales);
         let words = self.scales.map(u16::from_le_bytes);
-        let d = W::f16(f16::from_bits((0..4).map(|i| words[i] >> 12 << (4 * i)).sum()));
+        let d = W::f16(scale_of(words));
         for (group, scale) in scales.iter_mut().enumerate() {
             let code = words[group / 4] >> (3 * (group % 4)) & 7;
             *scale = d * (2 * code + 1) as f32 * 0.125;
@@ -55,19 +55,34 @@ impl Block for Iq1M {
     }
 }
 
+/// The scale of the block, four bits of each word.
+#[inline(always)]
+fn scale_of(words: [u16; 4]) -> f16 {
+    f16::from_bits((0..4).map(|i| words[i] >> 12 << (4 * i)).sum())
+}
+
+/// The words with another scale.
+#[inline(always)]
+fn with_scale(words: [u16; 4], d: f16) -> [[u8; 2]; 4] {
+    std::array::from_fn(|i| (words[i] & 0xfff | d.to_bits() >> (4 * i) << 12).to_le_bytes())
+}
+
 impl Quantize for Iq1M {
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = lattice_block::<L>(&LATTICE, weights, importance);
         let upper = block.octets.map(|octet| (octet.points[0] >> 8) as u8 | u8::from(octet.lowered) << 3);
-        let scales = std::array::from_fn(|i| {
-            let codes = (0..4).map(|k| u16::from(block.scales[4 * i + k]) << (3 * k)).sum::<u16>();
-            (codes | block.d.to_bits() >> (4 * i) << 12).to_le_bytes()
-        });
+        let codes = |i: usize| (0..4).map(|k| u16::from(block.scales[4 * i + k]) << (3 * k)).sum();
         Self {
             low: block.octets.map(|octet| octet.points[0] as u8),
             upper: std::array::from_fn(|i| upper[2 * i] | upper[2 * i + 1] << 4),
-            scales,
+            scales: with_scale(std::array::from_fn(codes), block.d),
         }
+    }
+
+    #[inline(always)]
+    fn stretch(&mut self, factor: f32) {
+        let words = self.scales.map(u16::from_le_bytes);
+        self.scales = with_scale(words, float::times(scale_of(words), factor));
     }
 }

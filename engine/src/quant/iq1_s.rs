@@ -11,7 +11,7 @@
 
 use super::grids::{self, LEVELS_1};
 use super::search::{Codes, Lattice, Octet, Points, Signs, lattice_block};
-use super::{Block, Quantize, Widen, bits};
+use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
@@ -75,5 +75,10 @@ impl Quantize for Iq1S {
             (upper | u16::from(block.scales[g]) << 12 | u16::from(octets[0].lowered) << 15).to_le_bytes()
         });
         Self { d: block.d, low: block.octets.map(|octet| octet.points[0] as u8), groups }
+    }
+
+    #[inline(always)]
+    fn stretch(&mut self, factor: f32) {
+        self.d = float::times(self.d, factor);
     }
 }

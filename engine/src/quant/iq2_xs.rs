@@ -12,7 +12,7 @@
 use super::compensate::{self, Recode};
 use super::grids::{self, LEVELS_2};
 use super::search::{Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
-use super::{Block, Quantize, Widen, bits};
+use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
@@ -72,6 +72,11 @@ impl Quantize for Iq2Xs {
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = lattice_block::<L>(&LATTICE, weights, importance);
         Self { d: block.d, octets: pack(&block.octets), scales: bits::join_halves(&block.scales) }
+    }
+
+    #[inline(always)]
+    fn stretch(&mut self, factor: f32) {
+        self.d = float::times(self.d, factor);
     }
 }
 

@@ -13,7 +13,7 @@
 use super::compensate::{self, Recode};
 use super::grids::{self, LEVELS_2};
 use super::search::{Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
-use super::{Block, Quantize, Widen, bits};
+use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
@@ -88,6 +88,11 @@ impl Quantize for Iq2Xxs {
             pack(octets, block.scales[g])
         });
         Self { d: block.d, groups }
+    }
+
+    #[inline(always)]
+    fn stretch(&mut self, factor: f32) {
+        self.d = float::times(self.d, factor);
     }
 }
 

@@ -13,7 +13,7 @@
 use super::compensate::{self, Recode};
 use super::grids;
 use super::search::{Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
-use super::{Block, Quantize, Widen, bits};
+use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
@@ -89,6 +89,11 @@ impl Quantize for Iq3S {
         let (low, ninth, signs) = pack(&block.octets);
         let scales = std::array::from_fn(|i| block.scales[2 * i] | block.scales[2 * i + 1] << 4);
         Self { d: block.d, low, ninth, signs, scales }
+    }
+
+    #[inline(always)]
+    fn stretch(&mut self, factor: f32) {
+        self.d = float::times(self.d, factor);
     }
 }
 

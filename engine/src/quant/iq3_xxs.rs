@@ -13,7 +13,7 @@ use super::compensate::{self, Recode};
 use super::grids;
 use super::iq2_xxs::pack_signs;
 use super::search::{Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
-use super::{Block, Quantize, Widen, bits};
+use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
@@ -83,6 +83,11 @@ impl Quantize for Iq3Xxs {
             (signs | u32::from(block.scales[g]) << 28).to_le_bytes()
         });
         Self { d: block.d, indices: pack(&block.octets), groups }
+    }
+
+    #[inline(always)]
+    fn stretch(&mut self, factor: f32) {
+        self.d = float::times(self.d, factor);
     }
 }
 

@@ -8,7 +8,7 @@
 
 use super::compensate::{Codes, Recode};
 use super::search::{Codebook, Coder, Prepared, Scalars, scaled_group};
-use super::{Block, Quantize, Widen, bits};
+use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
@@ -70,6 +70,11 @@ impl Quantize for Iq4Nl {
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let (d, codes) = scaled_group::<Uneven, L, 32>(&Prepared::new::<L>(weights, importance));
         Self { d, indices: pack(&codes) }
+    }
+
+    #[inline(always)]
+    fn stretch(&mut self, factor: f32) {
+        self.d = float::times(self.d, factor);
     }
 }
 

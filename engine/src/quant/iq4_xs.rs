@@ -11,7 +11,7 @@
 use super::compensate::{Codes, Recode};
 use super::iq4_nl::{self, Uneven, VALUES};
 use super::search::{Coder, Prepared, Scalars, scaled_block};
-use super::{Block, Quantize, Widen, bits};
+use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
@@ -71,6 +71,11 @@ impl Quantize for Iq4Xs {
         }
         let indices = pack(&block.codes);
         Self { d: block.d, scales_upper: upper.to_le_bytes(), scales_low: low.to_le_bytes(), indices }
+    }
+
+    #[inline(always)]
+    fn stretch(&mut self, factor: f32) {
+        self.d = float::times(self.d, factor);
     }
 }
 

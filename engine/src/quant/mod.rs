@@ -92,6 +92,11 @@ pub trait Quantize: Block {
     /// Quantizes `LEN` weights; `importance` holds one factor per weight where known. Always inlined, so that it
     /// is compiled for the instruction set of its caller, and the same bits on all of them.
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self;
+
+    /// Multiplies all that the block stands for, as far as its scales allow. Formats with so many codes that
+    /// [`search::restore_length`] would find nothing to do leave this out.
+    #[inline(always)]
+    fn stretch(&mut self, _factor: f32) {}
 }
 
 /// What a format stores per element.
@@ -247,7 +252,9 @@ impl<B: Quantize> Work for QuantizeBlocks<'_, B> {
                 let start = i * B::LEN % all.len();
                 &all[start..start + B::LEN]
             });
-            bytes.copy_from_slice(bytemuck::bytes_of(&B::quantize::<L>(weights, importance)));
+            let mut block = B::quantize::<L>(weights, importance);
+            search::restore_length::<L, B>(&mut block, weights, importance);
+            bytes.copy_from_slice(bytemuck::bytes_of(&block));
         }
     }
 }

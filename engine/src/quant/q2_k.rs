@@ -10,7 +10,7 @@
 
 use super::compensate::{Codes, Recode};
 use super::search::{Coder, Prepared, Scalars, affine_block};
-use super::{Block, Quantize, Widen, bits};
+use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
@@ -62,6 +62,12 @@ impl Quantize for Q2K {
         let block = affine_block::<L, 16, 16>(&Prepared::new::<L>(weights, importance), 3.0, 15.0);
         let scales = std::array::from_fn(|i| block.scales[i] | block.mins[i] << 4);
         Self { scales, codes: pack(&block.codes), d: block.d, dmin: block.dmin }
+    }
+
+    #[inline(always)]
+    fn stretch(&mut self, factor: f32) {
+        self.d = float::times(self.d, factor);
+        self.dmin = float::times(self.dmin, factor);
     }
 }
 

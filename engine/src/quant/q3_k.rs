@@ -10,7 +10,7 @@
 
 use super::compensate::{Codes, Recode};
 use super::search::{Coder, Linear, Prepared, Scalars, scaled_block};
-use super::{Block, Quantize, Widen, bits};
+use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
@@ -95,6 +95,11 @@ impl Quantize for Q3K {
         let block = scaled_block::<Linear<4>, L, 16, 16>(&Prepared::new::<L>(weights, importance), 32.0);
         let (third, codes) = pack(&block.codes);
         Self { third, codes, scales: pack_scales(&block.scales), d: block.d }
+    }
+
+    #[inline(always)]
+    fn stretch(&mut self, factor: f32) {
+        self.d = float::times(self.d, factor);
     }
 }
 

@@ -12,7 +12,7 @@
 //! is left of the byte times 3^n. It is rounded up, so that no digit is lost.
 
 use super::search::{Prepared, ternary_block};
-use super::{Block, Quantize, Widen, bits};
+use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
@@ -74,5 +74,10 @@ impl Quantize for Tq10 {
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let (d, codes) = ternary_block::<L>(&Prepared::new::<L>(weights, importance));
         Self { first: join(&codes[..160]), second: join(&codes[160..240]), third: join(&codes[240..]), d }
+    }
+
+    #[inline(always)]
+    fn stretch(&mut self, factor: f32) {
+        self.d = float::times(self.d, factor);
     }
 }

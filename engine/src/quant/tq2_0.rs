@@ -9,7 +9,7 @@
 //! Code 3 stands for 2; nothing writes it.
 
 use super::search::{Prepared, ternary_block};
-use super::{Block, Quantize, Widen, bits};
+use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
@@ -48,5 +48,10 @@ impl Quantize for Tq20 {
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let (d, codes) = ternary_block::<L>(&Prepared::new::<L>(weights, importance));
         Self { codes: bits::join_pairs(&codes.map(|code| (code + 1) as u8)), d }
+    }
+
+    #[inline(always)]
+    fn stretch(&mut self, factor: f32) {
+        self.d = float::times(self.d, factor);
     }
 }

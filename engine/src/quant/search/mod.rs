@@ -6,6 +6,7 @@
 mod affine;
 mod coder;
 mod lattice;
+mod length;
 mod nearest;
 mod scaled;
 mod ternary;
@@ -13,6 +14,7 @@ mod ternary;
 pub(super) use affine::{affine_block, affine_group};
 pub(super) use coder::{Coder, Octets, Scalars, Settle};
 pub(super) use lattice::{Lattice, Octet, Signs, lattice_block};
+pub(super) use length::restore_length;
 pub(super) use nearest::{Codes, Points};
 pub(super) use scaled::{Codebook, Linear, power_of_two_group, scaled_block, scaled_group};
 pub(super) use ternary::ternary_block;
