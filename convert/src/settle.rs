@@ -59,7 +59,7 @@ pub(crate) fn settle<'r, R: Rows>(
         options,
         guide,
         head,
-        facts: Facts::of(metadata),
+        facts: Facts::of(metadata, guide.has_importance()),
         tensors,
         weights: weights_without_padding(metadata, count(tensors)),
         errors: Mutex::default(),

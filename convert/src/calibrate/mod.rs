@@ -163,6 +163,11 @@ impl Guide {
         Self { importance, ..Self::default() }
     }
 
+    /// Whether it knows how much inputs matter.
+    pub(crate) fn has_importance(&self) -> bool {
+        self.importance.is_some()
+    }
+
     /// What an error in a tensor costs, where that was measured.
     pub(crate) fn matters(&self, tensor: &str) -> Option<f64> {
         self.sensitivities.get(tensor).copied()

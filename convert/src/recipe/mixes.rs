@@ -1,8 +1,8 @@
 //! The named mixes of llama.cpp, rule by rule, so that a name gives the formats that `llama-quantize` gives.
 //!
 //! Source: `src/llama-quant.cpp` of llama.cpp (2026-10), functions llama_ftype_get_default_type and
-//! llama_tensor_get_type_impl. Its oddities (experts counted as the literal 8) are kept; rules that need an importance
-//! matrix to be absent apply, since a mix is chosen before anything is measured.
+//! llama_tensor_get_type_impl. Its oddities (experts counted as the literal 8) are kept. With `--calibrate` importance is
+//! measured before formats are chosen, so rules ask for it as they do with a file of it.
 
 use super::role::{Role, layer_of};
 use super::{Choice, Facts, Question, by_name, is_quantizable, nearest, plain};
@@ -61,11 +61,11 @@ pub static MIXES: &[Mix] = &[
     mix("Q3_K_L", 13, "Q3_K", q3_k_l),
     mix("IQ4_XS", 30, "IQ4_XS", iq4),
     mix("IQ4_NL", 25, "IQ4_NL", iq4),
-    mix("Q4_0", 2, "Q4_0", |place| place.eight_experts_keys()),
+    mix("Q4_0", 2, "Q4_0", |place| place.with_offsets("Q4_1")),
     mix("Q4_K_S", 14, "Q4_K", q4_k_s),
     alias(mix("Q4_K_M", 15, "Q4_K", q4_k_m), &["Q4_K"]),
     mix("Q4_1", 3, "Q4_1", |place| place.eight_experts_keys()),
-    mix("Q5_0", 8, "Q5_0", |place| place.eight_experts_keys()),
+    mix("Q5_0", 8, "Q5_0", |place| place.with_offsets("Q5_1")),
     mix("Q5_K_S", 16, "Q5_K", |place| place.eight_experts_keys()),
     alias(mix("Q5_K_M", 17, "Q5_K", q5_k_m), &["Q5_K"]),
     mix("Q5_1", 9, "Q5_1", |place| place.eight_experts_keys()),
@@ -180,6 +180,12 @@ impl Place<'_> {
         self.eight_experts_keys().or(is_output.then_some(output))
     }
 
+    /// Known inputs of the first layers can be large enough to need `better` than a scale alone.
+    fn with_offsets(&self, better: &'static str) -> Option<&'static str> {
+        let needs = self.facts.has_importance && self.role == Role::Down && self.is_first(8);
+        self.eight_experts_keys().or(needs.then_some(better))
+    }
+
     /// The rules below three bits.
     fn tiny(&self, better: &'static str, output: &'static str) -> Option<&'static str> {
         let many = self.facts.group >= 4 || self.facts.expert_count >= 4;
@@ -211,9 +217,10 @@ fn q2_k_s(place: &Place) -> Option<&'static str> {
 
 fn iq3_xxs(place: &Place) -> Option<&'static str> {
     place.eight_experts("Q5_K").or(match place.role {
-        Role::Value => Some(if place.facts.group >= 4 { "Q4_K" } else { "IQ3_S" }),
+        Role::Value if place.facts.group >= 4 => Some("Q4_K"),
+        Role::Value if !place.facts.has_importance => Some("IQ3_S"),
         Role::Key | Role::Query => Some("IQ2_S"),
-        Role::Down => Some(if place.is_first(8) { "Q4_K" } else { "Q3_K" }),
+        Role::Down if !place.facts.has_importance => Some(if place.is_first(8) { "Q4_K" } else { "Q3_K" }),
         Role::AttentionOutput => Some("IQ3_S"),
         _ => None,
     })
@@ -263,7 +270,7 @@ fn q3_k_l(place: &Place) -> Option<&'static str> {
 fn iq4(place: &Place) -> Option<&'static str> {
     place.eight_experts("Q5_K").or(match place.role {
         Role::Value if place.facts.group >= 4 => Some("Q5_K"),
-        Role::Down if place.is_first(8) => Some("Q5_K"),
+        Role::Down if place.is_first(8) && !place.facts.has_importance => Some("Q5_K"),
         _ => None,
     })
 }
@@ -326,7 +333,7 @@ mod tests {
 
     #[test]
     fn mixes_give_what_llama_quantize_gives() {
-        let dense = Facts { block_count: 8, expert_count: 0, group: 1 };
+        let dense = Facts { block_count: 8, group: 1, ..Facts::default() };
         let formats_of = |mix| formats(mix, dense);
         let q4 = formats_of("Q4_K_M");
         assert_eq!(of(&q4, "attn_v"), "Q6_K Q4_K Q4_K Q6_K Q4_K Q4_K Q6_K Q6_K");
@@ -337,11 +344,15 @@ mod tests {
         let q2 = formats_of("q2_k");
         assert_eq!(of(&q2, "blk.0.ffn_down"), "Q3_K");
         assert_eq!(of(&q2, "blk.0.attn_q"), "Q2_K");
+        let down = |mix, has_importance| of(&formats(mix, Facts { has_importance, ..dense }), "0.ffn_down");
+        assert_eq!([down("IQ3_XXS", false), down("IQ3_XXS", true)], ["Q4_K", "IQ3_XXS"]);
+        assert_eq!([down("IQ4_XS", false), down("IQ4_XS", true)], ["Q5_K", "IQ4_XS"]);
+        assert_eq!([down("Q4_0", false), down("Q4_0", true)], ["Q4_0", "Q4_1"]);
     }
 
     #[test]
     fn eight_experts_are_special_and_four_are_not() {
-        let facts = |expert_count| Facts { block_count: 8, expert_count, group: 2 };
+        let facts = |expert_count| Facts { block_count: 8, expert_count, group: 2, ..Facts::default() };
         let eight = formats("Q4_K_M", facts(8));
         assert_eq!((of(&eight, "blk.1.attn_v"), of(&eight, "blk.1.attn_k")), ("Q8_0".into(), "Q8_0".into()));
         assert_eq!(of(&eight, "blk.1.attn_output"), "Q5_K");
@@ -360,8 +371,8 @@ mod tests {
                 "{}",
                 mix.name
             );
-            for experts in [0, 4, 8] {
-                formats(mix.name, Facts { block_count: 8, expert_count: experts, group: 4 });
+            for (expert_count, has_importance) in [(0, false), (4, true), (8, false)] {
+                formats(mix.name, Facts { block_count: 8, expert_count, group: 4, has_importance });
             }
         }
     }

@@ -81,11 +81,13 @@ pub struct Facts {
     pub expert_count: u64,
     /// Query heads per key head.
     pub group: u64,
+    /// Whether errors are weighed by the importance of inputs.
+    pub has_importance: bool,
 }
 
 impl Facts {
     /// Reads them from a model's metadata; what is not there counts as 0.
-    pub fn of(metadata: &Metadata) -> Self {
+    pub fn of(metadata: &Metadata, has_importance: bool) -> Self {
         let architecture = metadata.str("general.architecture").ok().flatten().unwrap_or_default();
         let number = |key: &str| metadata.u64(&format!("{architecture}.{key}")).ok().flatten().unwrap_or(0);
         let (heads, heads_kv) = (number("attention.head_count"), number("attention.head_count_kv"));
@@ -93,6 +95,7 @@ impl Facts {
             block_count: number("block_count") as usize,
             expert_count: number("expert_count"),
             group: heads.checked_div(heads_kv).unwrap_or(1),
+            has_importance,
         }
     }
 }
