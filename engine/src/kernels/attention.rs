@@ -194,7 +194,7 @@ impl Select {
         match self.0 {
             Isa::Portable => |task| Isa::Portable.run(Attend::<C>(task, PhantomData)),
             Isa::Avx2 | Isa::AvxVnni => |task| Isa::Avx2.run(Attend::<C>(task, PhantomData)),
-            Isa::Avx512Vnni => |task| Isa::Avx512Vnni.run(Attend::<C>(task, PhantomData)),
+            Isa::Avx512Vnni | Isa::Amx => |task| Isa::Avx512Vnni.run(Attend::<C>(task, PhantomData)),
         }
     }
 }

@@ -23,7 +23,7 @@ impl Layout {
     /// What the kernels of an instruction set want.
     pub fn of(isa: Isa) -> Self {
         match isa {
-            Isa::Avx512Vnni => Self::Panels,
+            Isa::Avx512Vnni | Isa::Amx => Self::Panels,
             Isa::Portable | Isa::Avx2 | Isa::AvxVnni => Self::Rows,
         }
     }

@@ -146,7 +146,7 @@ pub fn select(format: &Format, isa: Isa) -> Kernel {
     assert!(isa.is_available(), "{isa} is not available");
     let kernel = visit(format, Select(isa));
     match panels::of(format) {
-        Some(panels) if Layout::of(isa) == Layout::Panels => Kernel { packed: panels.rows, ..kernel },
+        Some(panels) if Layout::of(isa) == Layout::Panels => Kernel { packed: panels.rows(isa), ..kernel },
         _ => kernel,
     }
 }
@@ -159,7 +159,7 @@ impl Visit for Select {
     fn blocks<B: Block>(self) -> Kernel {
         let rows: RowsFn = match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => avx512::rows_of_blocks::<B>,
+            Isa::Avx512Vnni | Isa::Amx => avx512::rows_of_blocks::<B>,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::rows_of_blocks::<B, false>,
             #[cfg(target_arch = "x86_64")]
@@ -172,7 +172,7 @@ impl Visit for Select {
     fn float<F: Float>(self) -> Kernel {
         let rows: RowsFn = match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => avx512::rows_of_floats::<F>,
+            Isa::Avx512Vnni | Isa::Amx => avx512::rows_of_floats::<F>,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::AvxVnni => avx2::rows_of_floats::<F>,
             _ => portable::rows_of_floats::<F>,

@@ -12,3 +12,4 @@ pub mod pages;
 pub mod read;
 pub mod room;
 pub mod terminal;
+pub mod tiles;

@@ -31,7 +31,7 @@ impl Isa {
             Isa::Avx2 | Isa::AvxVnni => unsafe { avx2(work) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Isa::Avx512Vnni => unsafe { avx512(work) },
+            Isa::Avx512Vnni | Isa::Amx => unsafe { avx512(work) },
             _ => work.run::<Portable>(),
         }
     }

@@ -22,11 +22,13 @@ pub enum Isa {
     AvxVnni,
     /// AVX-512 with VNNI byte dot products.
     Avx512Vnni,
+    /// The same with AMX's tiles of byte products: servers since 2023.
+    Amx,
 }
 
 impl Isa {
     /// All of them, slowest first.
-    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni];
+    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Amx];
 
     /// The name that `--isa` takes.
     pub fn name(self) -> &'static str {
@@ -35,6 +37,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Amx => "amx",
         }
     }
 
@@ -56,6 +59,7 @@ impl Isa {
                         && has!("avx512dq")
                         && has!("avx512vnni")
                 }
+                Isa::Amx => Isa::Avx512Vnni.is_available() && has_tiles(),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -87,6 +91,18 @@ impl Isa {
             None => Err(Error::request(format!("no instruction set is named {name}; there are {}", names()))),
         }
     }
+}
+
+/// Whether the machine multiplies tiles of bytes, and the system lets this process do so: asked once.
+#[cfg(target_arch = "x86_64")]
+fn has_tiles() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    static ANSWER: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        const AMX_TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
+        let features = if __cpuid(0).eax >= 7 { __cpuid_count(7, 0).edx } else { 0 };
+        features & AMX_TILE_AND_INT8 == AMX_TILE_AND_INT8 && crate::os::tiles::are_allowed()
+    })
 }
 
 impl std::fmt::Display for Isa {

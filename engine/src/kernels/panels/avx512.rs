@@ -6,8 +6,8 @@
 use super::super::activations::QuantizedRow;
 use super::super::avx512::Vnni;
 use super::super::{Job, PANEL, Pick, blocks};
-use super::tiles::{self, LARGEST, TILES};
-use super::{Panels, formats};
+use super::tiles::{Cut, FOURS, TILES};
+use super::{Panels, amx, formats};
 use crate::quant::{self, Block};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -35,7 +35,12 @@ pub(super) static TABLE: &[Panels] = &[
 
 impl Panels {
     const fn of<B: PanelBlock>() -> Self {
-        Self { id: B::ID, odd_first: B::ODD_FIRST, rows: rows_of_panels::<B> }
+        Self {
+            id: B::ID,
+            odd_first: B::ODD_FIRST,
+            rows: rows_of_panels::<B>,
+            tiled_rows: amx::rows_of_panels::<B>,
+        }
     }
 }
 
@@ -102,7 +107,7 @@ pub(super) trait Head: Sized {
 
 /// Four neighbouring codes of each row, none negative.
 #[inline(always)]
-unsafe fn codes<B: PanelBlock>(block: *const u8, group: usize, quad: usize) -> __m512i {
+pub(super) unsafe fn codes<B: PanelBlock>(block: *const u8, group: usize, quad: usize) -> __m512i {
     // SAFETY: the caller's promises; formats name words of their block only.
     unsafe {
         let Bits { word, right, mask } = B::low(group, quad);
@@ -132,14 +137,29 @@ macro_rules! each_group {
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
+pub(super) unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
+    // SAFETY: compiled for the instructions; outputs by the caller's promise.
+    unsafe { rows_body::<B>(job, range, &FOURS, panels_of_picks::<B>) }
+}
+
+/// Whole panels by `of_picks`, for as many picks at once as are cut into tiles together, and the rows behind them.
+///
+/// # Safety
+/// Needs AVX-512 and what `of_picks` needs; outputs by the caller's promise.
+#[inline(always)]
+pub(super) unsafe fn rows_body<B: PanelBlock>(
+    job: &Job<'_>,
+    range: Range<usize>,
+    cut: &Cut,
+    of_picks: unsafe fn(&Job<'_>, &[Pick], Range<usize>),
+) {
     let matrix = &job.matrix;
     let whole = range.end.min(matrix.rows / PANEL * PANEL).max(range.start);
     assert!(range.start.is_multiple_of(PANEL) && (range.end == whole || range.end == matrix.rows));
     if range.start < whole {
-        for picks in job.picks.chunks(tiles::at_once(matrix.cols)) {
-            // SAFETY: compiled for the instructions; outputs by the caller's promise.
-            unsafe { panels_of_picks::<B>(job, picks, range.start..whole) };
+        for picks in job.picks.chunks(cut.at_once(matrix.cols)) {
+            // SAFETY: the caller's promises.
+            unsafe { of_picks(job, picks, range.start..whole) };
         }
     }
     if whole < range.end {
@@ -148,20 +168,20 @@ unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
     }
 }
 
-#[inline(always)]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn panels_of_picks<B: PanelBlock>(job: &Job<'_>, picks: &[Pick], rows: Range<usize>) {
     let panel_bytes = job.matrix.row_bytes() * PANEL;
     let mut tiles = TILES.take();
     // SAFETY: the caller's promises, for every tile.
     unsafe {
-        tiles.fill(&job.inputs, picks, B::GROUP, B::BIAS);
+        tiles.fill(&FOURS, &job.inputs, picks, B::GROUP, B::BIAS);
         for start in rows.step_by(PANEL) {
             let panel = &job.matrix.bytes[start / PANEL * panel_bytes..][..panel_bytes];
-            for tile in tiles::cuts(picks.len()) {
+            for tile in FOURS.tiles(picks.len()) {
                 let (rest, len) = (&picks[tile.start..], tile.len());
                 let inputs = tiles.get(tile, job.inputs.quantized(rest[0].input, B::GROUP));
                 match len {
-                    LARGEST => pass::<B, LARGEST>(job, panel, start, &inputs, rest),
+                    12 => pass::<B, 12>(job, panel, start, &inputs, rest),
                     8 => pass::<B, 8>(job, panel, start, &inputs, rest),
                     4 => pass::<B, 4>(job, panel, start, &inputs, rest),
                     2 => pass::<B, 2>(job, panel, start, &inputs, rest),

@@ -3,8 +3,10 @@
 //! A panel has the bytes of its rows, in another order. For every column of blocks, the blocks' first 32-bit words
 //! follow each other, then their second ones and so on; a block's bytes that make no whole word (an F16 scale at either
 //! end) come last, row by row. Codes stay packed in their bits. This file owns packing and the table of formats;
-//! `formats.rs` reads blocks out of a panel, `tiles.rs` lays inputs side by side, `avx512.rs` multiplies.
+//! `formats.rs` reads blocks out of a panel, `tiles.rs` lays inputs side by side, `avx512.rs` and `amx.rs` multiply.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
@@ -16,6 +18,7 @@ mod tiles;
 
 use super::{MatrixRef, PANEL, RowsFn};
 use crate::quant::Format;
+use crate::simd::Isa;
 
 #[cfg(target_arch = "x86_64")]
 use avx512::TABLE;
@@ -31,7 +34,9 @@ pub(super) struct Panels {
     /// Whether the bytes that make no whole word are a block's first; otherwise they are its last.
     odd_first: bool,
     /// Computes rows of a packed matrix; a range starts at a panel, and ends at one or at the last row.
-    pub(super) rows: RowsFn,
+    rows: RowsFn,
+    /// The same with AMX.
+    tiled_rows: RowsFn,
 }
 
 /// The panels of a format, where it has a kernel for them.
@@ -40,6 +45,11 @@ pub(super) fn of(format: &Format) -> Option<&'static Panels> {
 }
 
 impl Panels {
+    /// What computes rows of a packed matrix on an instruction set that has panels.
+    pub(super) fn rows(&self, isa: Isa) -> RowsFn {
+        if isa == Isa::Amx { self.tiled_rows } else { self.rows }
+    }
+
     /// Packs all whole panels of `rows`; the rows after the last one stay rows.
     pub(super) fn pack(&self, rows: MatrixRef<'_>, out: &mut [u8]) {
         assert_eq!(rows.bytes.len(), out.len());

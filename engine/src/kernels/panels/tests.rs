@@ -1,14 +1,17 @@
 //! Packing, and panel kernels against the kernels of rows, bit for bit.
 
+use super::super::Layout;
 use super::super::tests::Case;
 use super::*;
 use crate::quant::{FORMATS, Kind};
 use crate::simd::Isa;
 
-/// A format's panels, on machines that have the instructions.
-fn panelled() -> impl Iterator<Item = &'static Format> {
-    let has = Isa::Avx512Vnni.is_available();
-    FORMATS.iter().filter(move |format| has && of(format).is_some())
+/// Formats with panels and the instruction sets of this machine that have them.
+fn panelled() -> impl Iterator<Item = (&'static Format, Isa)> {
+    let has_panels = |isa: &Isa| Layout::of(*isa) == Layout::Panels;
+    Isa::available()
+        .filter(has_panels)
+        .flat_map(|isa| FORMATS.iter().filter(|format| of(format).is_some()).map(move |format| (format, isa)))
 }
 
 #[test]
@@ -18,9 +21,9 @@ fn a_panel_holds_the_words_of_its_rows_in_turn() {
             let (cols, rows) = (2 * format.block_len, 35);
             let row_bytes = 2 * format.block_bytes;
             let bytes: Vec<u8> = (0..rows * row_bytes).map(|i| (i * 7 + i / 251) as u8).collect();
-            let matrix = MatrixRef { format, rows, cols, layout: super::super::Layout::Rows, bytes: &bytes };
+            let matrix = MatrixRef { format, rows, cols, layout: Layout::Rows, bytes: &bytes };
             let mut packed = vec![0; bytes.len()];
-            let panels = Panels { id: format.id, odd_first, rows: |_, _| () };
+            let panels = Panels { id: format.id, odd_first, rows: |_, _| (), tiled_rows: |_, _| () };
             panels.pack(matrix, &mut packed);
             let odd = format.block_bytes % WORD;
             let words = format.block_bytes / WORD;
@@ -70,8 +73,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn panels_have_the_bits_of_rows() {
-    for format in panelled() {
-        for inputs in [1, 2, 3, 4, 7, 8, 13, 16, 29] {
+    for (format, isa) in panelled() {
+        for inputs in [1, 2, 3, 4, 7, 8, 13, 16, 29, 50] {
             for is_adversarial in [false, true] {
                 let mut case = Case::new(format, 32, 3 * format.block_len, inputs);
                 if is_adversarial {
@@ -82,12 +85,12 @@ fn panels_have_the_bits_of_rows() {
                     Case { inputs: inputs.max(4), ..Case::new(format, 32, case.cols, inputs.max(4)) };
                 padded.bytes.clone_from(&case.bytes);
                 padded.values[..case.values.len()].copy_from_slice(&case.values);
-                let expected = padded.compute(Isa::Avx512Vnni);
-                let found = case.compute_packed(Isa::Avx512Vnni);
+                let expected = padded.compute(isa);
+                let found = case.compute_packed(isa);
                 assert_eq!(
                     bits(&found),
                     bits(&expected[..found.len()]),
-                    "{format}, {inputs} inputs, {is_adversarial}"
+                    "{format} on {isa}, {inputs} inputs, {is_adversarial}"
                 );
             }
         }

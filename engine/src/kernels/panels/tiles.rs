@@ -9,25 +9,43 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// The most inputs of a tile: as many sums and products as fit into 32 registers.
-pub(super) const LARGEST: usize = 12;
+/// How inputs are cut into tiles, and how their codes lie in one.
+pub(super) struct Cut {
+    /// How many inputs a tile may have, the most first.
+    sizes: &'static [usize],
+    /// Whether an input's codes of a whole group stay together, instead of four of them.
+    whole_groups: bool,
+}
+
+/// For registers that hold four codes of each row: as many sums and products as fit into 32 registers.
+pub(super) static FOURS: Cut = Cut { sizes: &[12, 8, 4, 2, 1], whole_groups: false };
+
+/// For AMX's registers of up to sixteen lines.
+pub(super) static GROUPS: Cut = Cut { sizes: &[16, 12, 8, 4, 2, 1], whole_groups: true };
 
 /// Inputs whose tiles are made at once stay in the second-level cache, and the panels that they meet in the first.
 const CODES: usize = 256 << 10;
 
-/// The tiles that so many inputs are cut into.
-#[inline(always)]
-pub(super) fn cuts(inputs: usize) -> impl Iterator<Item = Range<usize>> {
-    let next = move |start: usize| {
-        let fits = |&tile: &usize| tile <= inputs - start;
-        [LARGEST, 8, 4, 2, 1].into_iter().find(fits).map(|tile| start..start + tile)
-    };
-    std::iter::successors(next(0), move |last| next(last.end))
-}
+impl Cut {
+    /// The tiles that so many inputs are cut into.
+    #[inline(always)]
+    pub(super) fn tiles(&'static self, inputs: usize) -> impl Iterator<Item = Range<usize>> {
+        let next = move |start: usize| {
+            let fits = |tile: &usize| *tile <= inputs - start;
+            self.sizes.iter().copied().find(fits).map(|tile| start..start + tile)
+        };
+        std::iter::successors(next(0), move |last| next(last.end))
+    }
 
-/// Inputs of `width` numbers that are cut into tiles together.
-pub(super) fn at_once(width: usize) -> usize {
-    (CODES / width.max(1) / LARGEST).max(1) * LARGEST
+    /// The most inputs of a tile.
+    pub(super) fn largest(&self) -> usize {
+        self.sizes[0]
+    }
+
+    /// Inputs of `width` numbers that are cut into tiles together.
+    pub(super) fn at_once(&self, width: usize) -> usize {
+        (CODES / width.max(1) / self.largest()).max(1) * self.largest()
+    }
 }
 
 /// Tiles of some inputs, one after the other. Input `i` begins at `i` times what an input needs.
@@ -51,21 +69,29 @@ impl Tiles {
     /// # Safety
     /// Needs AVX-512.
     #[target_feature(enable = "avx2,avx512f")]
-    pub(super) unsafe fn fill(&mut self, inputs: &Inputs<'_>, picks: &[Pick], group: usize, bias: i32) {
+    pub(super) unsafe fn fill(
+        &mut self,
+        cut: &'static Cut,
+        inputs: &Inputs<'_>,
+        picks: &[Pick],
+        group: usize,
+        bias: i32,
+    ) {
         let (width, groups) = (inputs.width(), inputs.width() / group);
         grow(&mut self.codes, picks.len() * width);
         grow(&mut self.scales, picks.len() * (width / 32));
         grow(&mut self.sums, picks.len() * groups);
         grow(&mut self.offsets, picks.len() * groups);
-        for tile in cuts(picks.len()) {
+        for tile in cut.tiles(picks.len()) {
             let first = tile.start;
             // SAFETY: compiled for the instructions.
             unsafe {
                 match tile.len() {
-                    LARGEST => self.copy::<LARGEST>(inputs, picks, first, group),
-                    8 => self.copy::<8>(inputs, picks, first, group),
-                    4 => self.copy::<4>(inputs, picks, first, group),
-                    2 => self.copy::<2>(inputs, picks, first, group),
+                    16 => self.copy::<16>(cut, inputs, picks, first, group),
+                    12 => self.copy::<12>(cut, inputs, picks, first, group),
+                    8 => self.copy::<8>(cut, inputs, picks, first, group),
+                    4 => self.copy::<4>(cut, inputs, picks, first, group),
+                    2 => self.copy::<2>(cut, inputs, picks, first, group),
                     _ => {
                         let offsets = inputs.quantized(picks[first].input, group).offsets;
                         self.offsets[first * groups..][..groups].copy_from_slice(offsets);
@@ -83,6 +109,7 @@ impl Tiles {
     #[inline(always)]
     unsafe fn copy<const N: usize>(
         &mut self,
+        cut: &Cut,
         inputs: &Inputs<'_>,
         picks: &[Pick],
         first: usize,
@@ -96,7 +123,12 @@ impl Tiles {
         let Self { codes, scales, sums, offsets } = self;
         // SAFETY: the caller's promise.
         unsafe {
-            interleave(&rows.map(|row| row.codes), &mut codes[first * width..]);
+            let all = rows.map(|row| row.codes);
+            match (cut.whole_groups, group) {
+                (false, _) => interleave(&all, &mut codes[first * width..]),
+                (true, 16) => lay_groups::<N, 16>(&all, &mut codes[first * width..]),
+                (true, _) => lay_groups::<N, 32>(&all, &mut codes[first * width..]),
+            }
             interleave(&rows.map(|row| bytes(row.scales)), bytes_mut(&mut scales[first * (width / 32)..]));
             interleave(&rows.map(|row| bytes(row.sums)), bytes_mut(&mut sums[first * groups..]));
             interleave(&rows.map(|row| bytes(row.offsets)), bytes_mut(&mut offsets[first * groups..]));
@@ -131,6 +163,17 @@ fn bytes(values: &[f32]) -> &[i8] {
 
 fn bytes_mut(values: &mut [f32]) -> &mut [i8] {
     bytemuck::cast_slice_mut(values)
+}
+
+/// A group of each row in turn.
+fn lay_groups<const N: usize, const GROUP: usize>(rows: &[&[i8]; N], out: &mut [i8]) {
+    for (n, row) in rows.iter().enumerate() {
+        for (group, out) in
+            row.as_chunks::<GROUP>().0.iter().zip(out.as_chunks_mut::<GROUP>().0[n..].iter_mut().step_by(N))
+        {
+            *out = *group;
+        }
+    }
 }
 
 /// A word of each row in turn: four codes or a float.
