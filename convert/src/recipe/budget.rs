@@ -40,7 +40,7 @@ pub(super) fn choose(
     measure: &Measure,
 ) -> Vec<Choice> {
     let layers = layers_of(questions);
-    let ladders: Vec<Vec<Rung>> = questions
+    let mut ladders: Vec<Vec<Rung>> = questions
         .par_iter()
         .zip(fixed)
         .enumerate()
@@ -50,6 +50,9 @@ pub(super) fn choose(
         })
         .collect();
     let budget = bits * questions.iter().map(|question| question.weights() as f64).sum::<f64>();
+    if smallest(&ladders) > budget {
+        ladders.iter_mut().for_each(|ladder| drop_below(ladder, bits.floor()));
+    }
     let places = climb(&ladders, budget);
     ladders.iter().zip(places).map(|(ladder, place)| plain(ladder[place].format)).collect()
 }
@@ -136,11 +139,23 @@ fn gain(from: &Rung, to: &Rung) -> f64 {
     (from.cost - to.cost) / (to.bits - from.bits).max(f64::MIN_POSITIVE)
 }
 
+/// Bits of the smallest file.
+fn smallest(ladders: &[Vec<Rung>]) -> f64 {
+    ladders.iter().map(|ladder| ladder[0].bits).sum()
+}
+
+/// Takes away the rungs with fewer bits per weight than the level: where the rows of some matrices are too short for a
+/// budget, squeezing the others does not reach it and would only ruin them.
+fn drop_below(ladder: &mut Vec<Rung>, level: f64) {
+    let below = ladder.iter().take_while(|rung| rung.format.bits_per_weight() < level).count();
+    ladder.drain(..below.min(ladder.len() - 1));
+}
+
 /// Climbs from the lowest rungs, always the step that saves most per bit, while the budget lasts. On convex ladders
 /// this is what a falling price per bit does; at the end smaller steps fill what a large one would overrun.
 fn climb(ladders: &[Vec<Rung>], budget: f64) -> Vec<usize> {
     let mut places = vec![0; ladders.len()];
-    let mut spent: f64 = ladders.iter().map(|ladder| ladder[0].bits).sum();
+    let mut spent = smallest(ladders);
     loop {
         let step = |(i, &place): (usize, &usize)| {
             let (from, to) = (&ladders[i][place], ladders[i].get(place + 1)?);
@@ -209,5 +224,9 @@ mod tests {
         let choices = choose(&questions, 2.0, &fixed, &error);
         assert_eq!(choices[3].format.name, "Q8_0");
         assert_eq!((choices[4].format.name, choices[5].format.name), ("IQ2_XXS", "Q4_0"));
+        let mut fixed = [Some(plain(by_name("F16"))); 7];
+        fixed[4] = None;
+        let choices = choose(&questions, 3.1, &fixed, &error);
+        assert_eq!(choices[4].format.name, "IQ3_XXS", "not below the level");
     }
 }
