@@ -447,6 +447,8 @@ fn levels_are_planned_written_and_compared() {
     let kl = |i: usize| compared[i]["figures"]["kl_mean"].as_f64().unwrap();
     assert!(kl(0) == 0.0 && kl(1) == 0.0 && kl(2) > 0.0, "{compared}");
     assert!(std::fs::read_to_string(place.path("plot.svg")).unwrap().contains("four.gguf"));
+    let squeezed = place.run(&["convert", "tiny.gguf", "-o", "two.gguf", "--bits", "2"]);
+    assert!(squeezed.status.success() && stderr(&squeezed).contains("out of reach"), "rows of 64");
     for (wrong, part) in
         [("--bits=9", "levels are 2 to 8"), ("--tensor=attn_v", "a pattern, ="), ("--tensor=a=Q9", "Q9")]
     {

@@ -91,7 +91,10 @@ impl Command for Convert {
         let progress = Bar::new(self.quiet);
         let report = moewe_convert::convert(&self.src, &out, &options, &progress);
         progress.clear();
-        self.print(&out, &report?)
+        let report = report?;
+        self.print(&out, &report)?;
+        self.note_budget(recipe, &report);
+        Ok(())
     }
 }
 
@@ -107,6 +110,16 @@ impl Convert {
             },
             (Some(bits), _) if (1.0..32.0).contains(&bits) => Ok(Recipe::Bits(bits)),
             (Some(bits), _) => bail!("--bits {bits}: an average lies between 1 and 32"),
+        }
+    }
+
+    /// Says why a file is larger than asked for.
+    fn note_budget(&self, recipe: Recipe, report: &Report) {
+        let Recipe::Bits(limit) = recipe else { return };
+        if report.bits_per_weight > limit && !self.quiet {
+            output::note(format!(
+                "note: {limit} bits per weight are out of reach: rows that 256 does not divide, and tensors whose format is given, take more"
+            ));
         }
     }
 
