@@ -36,7 +36,7 @@ const TOKENS: u32 = 96;
 /// So many of them have to go to the same experts in both programs, lest nothing is compared.
 const LEAST: usize = 24;
 
-/// Fixtures of all architectures that both know, and whether stock llama.cpp computes what the original does.
+/// Fixtures of all architectures that both know and the model in the program, and whether stock llama.cpp computes what the original does.
 const FIXTURES: &[(&str, bool)] = &[
     ("llama-dense", true),
     ("mixtral", true),
@@ -48,6 +48,7 @@ const FIXTURES: &[(&str, bool)] = &[
     ("deepseek2", true),
     ("gpt-oss", true),
     ("tachyon-shared1", true),
+    ("moewe-mini", true),
 ];
 
 /// Fixtures with hidden widths that have to be padded for blocks of 256.
@@ -93,7 +94,9 @@ impl Peer {
 
     /// Our file of a fixture; also how many widths were padded.
     fn convert(&self, fixture: &str, recipe: &str, pad: Pad) -> (PathBuf, usize) {
-        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(fixture);
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let src = root.join("tests/golden").join(fixture);
+        let src = if src.exists() { src } else { root.join("models").join(fixture) };
         let pickle = src.join("checkpoint_2000.pt");
         let src = if pickle.exists() { pickle } else { src };
         let out = self.path(&format!("{fixture}-{recipe}.gguf"));
