@@ -68,6 +68,11 @@ fn with_scale(words: [u16; 4], d: f16) -> [[u8; 2]; 4] {
 }
 
 impl Quantize for Iq1M {
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
+        let words = block.scales.map(u16::from_le_bytes);
+        block.scales = with_scale(words, float::times(scale_of(words), factor));
+    });
+
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = lattice_block::<L>(&LATTICE, weights, importance);
@@ -78,11 +83,5 @@ impl Quantize for Iq1M {
             upper: std::array::from_fn(|i| upper[2 * i] | upper[2 * i + 1] << 4),
             scales: with_scale(std::array::from_fn(codes), block.d),
         }
-    }
-
-    #[inline(always)]
-    fn stretch(&mut self, factor: f32) {
-        let words = self.scales.map(u16::from_le_bytes);
-        self.scales = with_scale(words, float::times(scale_of(words), factor));
     }
 }

@@ -66,6 +66,10 @@ impl Block for Iq1S {
 }
 
 impl Quantize for Iq1S {
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
+        block.d = float::times(block.d, factor);
+    });
+
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = lattice_block::<L>(&LATTICE, weights, importance);
@@ -75,10 +79,5 @@ impl Quantize for Iq1S {
             (upper | u16::from(block.scales[g]) << 12 | u16::from(octets[0].lowered) << 15).to_le_bytes()
         });
         Self { d: block.d, low: block.octets.map(|octet| octet.points[0] as u8), groups }
-    }
-
-    #[inline(always)]
-    fn stretch(&mut self, factor: f32) {
-        self.d = float::times(self.d, factor);
     }
 }

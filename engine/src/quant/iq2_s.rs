@@ -78,17 +78,16 @@ fn pack_upper(octets: &[Octet; 32]) -> [u8; 8] {
 }
 
 impl Quantize for Iq2S {
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
+        block.d = float::times(block.d, factor);
+    });
+
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = lattice_block::<L>(&LATTICE, weights, importance);
         let [low, signs] = pack(&block.octets);
         let upper = pack_upper(&block.octets);
         Self { d: block.d, low, signs, upper, scales: bits::join_halves(&block.scales) }
-    }
-
-    #[inline(always)]
-    fn stretch(&mut self, factor: f32) {
-        self.d = float::times(self.d, factor);
     }
 }
 

@@ -68,15 +68,14 @@ fn pack(octets: &[Octet; 32]) -> [[u8; 2]; 32] {
 }
 
 impl Quantize for Iq2Xs {
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
+        block.d = float::times(block.d, factor);
+    });
+
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = lattice_block::<L>(&LATTICE, weights, importance);
         Self { d: block.d, octets: pack(&block.octets), scales: bits::join_halves(&block.scales) }
-    }
-
-    #[inline(always)]
-    fn stretch(&mut self, factor: f32) {
-        self.d = float::times(self.d, factor);
     }
 }
 

@@ -80,6 +80,10 @@ pub(super) fn pack_signs(octets: &[Octet; 4]) -> u32 {
 }
 
 impl Quantize for Iq2Xxs {
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
+        block.d = float::times(block.d, factor);
+    });
+
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = lattice_block::<L>(&LATTICE, weights, importance);
@@ -88,11 +92,6 @@ impl Quantize for Iq2Xxs {
             pack(octets, block.scales[g])
         });
         Self { d: block.d, groups }
-    }
-
-    #[inline(always)]
-    fn stretch(&mut self, factor: f32) {
-        self.d = float::times(self.d, factor);
     }
 }
 

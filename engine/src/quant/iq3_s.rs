@@ -83,17 +83,16 @@ fn pack(octets: &[Octet; 32]) -> ([u8; 64], [u8; 8], [u8; 32]) {
 }
 
 impl Quantize for Iq3S {
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
+        block.d = float::times(block.d, factor);
+    });
+
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = lattice_block::<L>(&LATTICE, weights, importance);
         let (low, ninth, signs) = pack(&block.octets);
         let scales = std::array::from_fn(|i| block.scales[2 * i] | block.scales[2 * i + 1] << 4);
         Self { d: block.d, low, ninth, signs, scales }
-    }
-
-    #[inline(always)]
-    fn stretch(&mut self, factor: f32) {
-        self.d = float::times(self.d, factor);
     }
 }
 

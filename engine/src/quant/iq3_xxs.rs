@@ -75,6 +75,10 @@ fn pack(octets: &[Octet; 32]) -> [u8; 64] {
 }
 
 impl Quantize for Iq3Xxs {
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
+        block.d = float::times(block.d, factor);
+    });
+
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = lattice_block::<L>(&LATTICE, weights, importance);
@@ -83,11 +87,6 @@ impl Quantize for Iq3Xxs {
             (signs | u32::from(block.scales[g]) << 28).to_le_bytes()
         });
         Self { d: block.d, indices: pack(&block.octets), groups }
-    }
-
-    #[inline(always)]
-    fn stretch(&mut self, factor: f32) {
-        self.d = float::times(self.d, factor);
     }
 }
 

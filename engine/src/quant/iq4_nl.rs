@@ -66,15 +66,14 @@ pub(super) fn pack(values: &[i8; 32]) -> [u8; 16] {
 }
 
 impl Quantize for Iq4Nl {
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
+        block.d = float::times(block.d, factor);
+    });
+
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let (d, codes) = scaled_group::<Uneven, L, 32>(&Prepared::new::<L>(weights, importance));
         Self { d, indices: pack(&codes) }
-    }
-
-    #[inline(always)]
-    fn stretch(&mut self, factor: f32) {
-        self.d = float::times(self.d, factor);
     }
 }
 

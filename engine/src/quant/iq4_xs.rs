@@ -60,6 +60,10 @@ fn pack(values: &[i8; 256]) -> [u8; 128] {
 }
 
 impl Quantize for Iq4Xs {
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
+        block.d = float::times(block.d, factor);
+    });
+
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = scaled_block::<Uneven, L, 8, 32>(&Prepared::new::<L>(weights, importance), 32.0);
@@ -71,11 +75,6 @@ impl Quantize for Iq4Xs {
         }
         let indices = pack(&block.codes);
         Self { d: block.d, scales_upper: upper.to_le_bytes(), scales_low: low.to_le_bytes(), indices }
-    }
-
-    #[inline(always)]
-    fn stretch(&mut self, factor: f32) {
-        self.d = float::times(self.d, factor);
     }
 }
 

@@ -89,14 +89,13 @@ pub trait Block: AnyBitPattern + NoUninit + Send + Sync {
 /// scale overflows F16 it stays at F16's largest value and the codes saturate; where it underflows the block
 /// becomes zero.
 pub trait Quantize: Block {
+    /// Multiplies all that a block stands for, as far as its scales allow. Formats with so many codes that
+    /// [`search::restore_length`] would find nothing to do have none.
+    const STRETCH: Option<fn(&mut Self, f32)> = None;
+
     /// Quantizes `LEN` weights; `importance` holds one factor per weight where known. Always inlined, so that it
     /// is compiled for the instruction set of its caller, and the same bits on all of them.
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self;
-
-    /// Multiplies all that the block stands for, as far as its scales allow. Formats with so many codes that
-    /// [`search::restore_length`] would find nothing to do leave this out.
-    #[inline(always)]
-    fn stretch(&mut self, _factor: f32) {}
 }
 
 /// What a format stores per element.

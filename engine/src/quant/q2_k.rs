@@ -57,17 +57,16 @@ fn pack(codes: &[i8; 256]) -> [u8; 64] {
 }
 
 impl Quantize for Q2K {
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
+        block.d = float::times(block.d, factor);
+        block.dmin = float::times(block.dmin, factor);
+    });
+
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = affine_block::<L, 16, 16>(&Prepared::new::<L>(weights, importance), 3.0, 15.0);
         let scales = std::array::from_fn(|i| block.scales[i] | block.mins[i] << 4);
         Self { scales, codes: pack(&block.codes), d: block.d, dmin: block.dmin }
-    }
-
-    #[inline(always)]
-    fn stretch(&mut self, factor: f32) {
-        self.d = float::times(self.d, factor);
-        self.dmin = float::times(self.dmin, factor);
     }
 }
 

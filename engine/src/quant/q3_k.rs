@@ -90,16 +90,15 @@ fn pack(codes: &[i8; 256]) -> ([u8; 32], [u8; 64]) {
 }
 
 impl Quantize for Q3K {
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
+        block.d = float::times(block.d, factor);
+    });
+
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let block = scaled_block::<Linear<4>, L, 16, 16>(&Prepared::new::<L>(weights, importance), 32.0);
         let (third, codes) = pack(&block.codes);
         Self { third, codes, scales: pack_scales(&block.scales), d: block.d }
-    }
-
-    #[inline(always)]
-    fn stretch(&mut self, factor: f32) {
-        self.d = float::times(self.d, factor);
     }
 }
 

@@ -70,14 +70,13 @@ impl Block for Tq10 {
 }
 
 impl Quantize for Tq10 {
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
+        block.d = float::times(block.d, factor);
+    });
+
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let (d, codes) = ternary_block::<L>(&Prepared::new::<L>(weights, importance));
         Self { first: join(&codes[..160]), second: join(&codes[160..240]), third: join(&codes[240..]), d }
-    }
-
-    #[inline(always)]
-    fn stretch(&mut self, factor: f32) {
-        self.d = float::times(self.d, factor);
     }
 }

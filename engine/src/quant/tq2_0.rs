@@ -44,14 +44,13 @@ impl Block for Tq20 {
 }
 
 impl Quantize for Tq20 {
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
+        block.d = float::times(block.d, factor);
+    });
+
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
         let (d, codes) = ternary_block::<L>(&Prepared::new::<L>(weights, importance));
         Self { codes: bits::join_pairs(&codes.map(|code| (code + 1) as u8)), d }
-    }
-
-    #[inline(always)]
-    fn stretch(&mut self, factor: f32) {
-        self.d = float::times(self.d, factor);
     }
 }

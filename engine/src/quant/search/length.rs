@@ -15,13 +15,14 @@ pub(crate) fn restore_length<L: Lanes, B: Quantize>(
     weights: &[f32],
     importance: Option<&[f32]>,
 ) {
+    let Some(stretch) = B::STRETCH else { return };
     let factor = match B::LEN {
         32 => missing_length::<L, B, 32>(block, &Prepared::new::<L>(weights, importance)),
         _ => missing_length::<L, B, 256>(block, &Prepared::new::<L>(weights, importance)),
     };
     // Not where all is zero or only the wrong signs are left.
     if factor > 1.0 && factor.is_finite() {
-        block.stretch(factor.min(LONGEST));
+        stretch(block, factor.min(LONGEST));
     }
 }
 

@@ -147,7 +147,7 @@ pub(crate) fn scaled_block<C: Codebook, L: Lanes, const GROUPS: usize, const N: 
     }
     ScaledBlock { d: d.0, scales: scales.map(|scale| scale as i8), codes: all }
 }
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 
 /// Rounds scales to steps of `d`: of 16 neighbours the one with the least error.
 #[inline(always)]
