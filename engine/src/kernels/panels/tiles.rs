@@ -1,7 +1,7 @@
 //! Tiles: a few inputs side by side, so that a kernel finds a place of all of them behind one pointer.
 //!
 //! Owns how a job's inputs are cut into tiles and copied; what is done with them is the kernels' matter. A tile has the
-//! arrays of a [`QuantizedRow`], with `N` numbers (four codes being one) where a row has one.
+//! arrays of a [`QuantizedRow`], with `N` numbers (four codes being one, or those of a group) where a row has one.
 
 use super::super::activations::QuantizedRow;
 use super::super::{Inputs, Pick};
