@@ -89,8 +89,8 @@ pub trait Block: AnyBitPattern + NoUninit + Send + Sync {
 /// scale overflows F16 it stays at F16's largest value and the codes saturate; where it underflows the block
 /// becomes zero.
 pub trait Quantize: Block {
-    /// Multiplies all that a block stands for, as far as its scales allow. Formats with so many codes that
-    /// [`search::restore_length`] would find nothing to do have none.
+    /// Multiplies all that a block stands for, as far as its scales allow, so that it can get back the length that the
+    /// least error takes away (`search/length.rs`). Formats with so many codes that none is missing have none.
     const STRETCH: Option<fn(&mut Self, f32)> = None;
 
     /// Quantizes `LEN` weights; `importance` holds one factor per weight where known. Always inlined, so that it
