@@ -113,10 +113,10 @@ pub(super) fn fit_f16(value: f32) -> f32 {
     if value.abs() < 65520.0 { value } else { 65504f32.copysign(value) }
 }
 
-/// A scale times `factor`.
+/// Multiplies a scale.
 #[inline(always)]
-pub(super) fn times(scale: half::f16, factor: f32) -> half::f16 {
-    f16_from_f32(fit_f16(f16_to_f32(scale) * factor))
+pub(super) fn stretch(scale: &mut F16, factor: f32) {
+    *scale = f16_from_f32(fit_f16(f16_to_f32(*scale) * factor));
 }
 
 /// The largest finite magnitude, 0 where there is none.

@@ -70,7 +70,9 @@ fn with_scale(words: [u16; 4], d: f16) -> [[u8; 2]; 4] {
 impl Quantize for Iq1M {
     const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
         let words = block.scales.map(u16::from_le_bytes);
-        block.scales = with_scale(words, float::times(scale_of(words), factor));
+        let mut d = scale_of(words);
+        float::stretch(&mut d, factor);
+        block.scales = with_scale(words, d);
     });
 
     #[inline(always)]

@@ -68,9 +68,7 @@ fn pack(octets: &[Octet; 32]) -> [[u8; 2]; 32] {
 }
 
 impl Quantize for Iq2Xs {
-    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
-        block.d = float::times(block.d, factor);
-    });
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| float::stretch(&mut block.d, factor));
 
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {

@@ -80,9 +80,7 @@ pub(super) fn pack_signs(octets: &[Octet; 4]) -> u32 {
 }
 
 impl Quantize for Iq2Xxs {
-    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
-        block.d = float::times(block.d, factor);
-    });
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| float::stretch(&mut block.d, factor));
 
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {

@@ -83,9 +83,7 @@ fn pack(octets: &[Octet; 32]) -> ([u8; 64], [u8; 8], [u8; 32]) {
 }
 
 impl Quantize for Iq3S {
-    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
-        block.d = float::times(block.d, factor);
-    });
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| float::stretch(&mut block.d, factor));
 
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {

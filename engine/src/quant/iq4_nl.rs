@@ -66,9 +66,7 @@ pub(super) fn pack(values: &[i8; 32]) -> [u8; 16] {
 }
 
 impl Quantize for Iq4Nl {
-    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
-        block.d = float::times(block.d, factor);
-    });
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| float::stretch(&mut block.d, factor));
 
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {

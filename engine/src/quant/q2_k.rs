@@ -58,8 +58,8 @@ fn pack(codes: &[i8; 256]) -> [u8; 64] {
 
 impl Quantize for Q2K {
     const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
-        block.d = float::times(block.d, factor);
-        block.dmin = float::times(block.dmin, factor);
+        float::stretch(&mut block.d, factor);
+        float::stretch(&mut block.dmin, factor);
     });
 
     #[inline(always)]

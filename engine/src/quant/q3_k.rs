@@ -90,9 +90,7 @@ fn pack(codes: &[i8; 256]) -> ([u8; 32], [u8; 64]) {
 }
 
 impl Quantize for Q3K {
-    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| {
-        block.d = float::times(block.d, factor);
-    });
+    const STRETCH: Option<fn(&mut Self, f32)> = Some(|block, factor| float::stretch(&mut block.d, factor));
 
     #[inline(always)]
     fn quantize<L: Lanes>(weights: &[f32], importance: Option<&[f32]>) -> Self {
