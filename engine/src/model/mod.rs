@@ -14,6 +14,7 @@ mod pack;
 mod rope_scaling;
 mod transformer;
 mod weights;
+mod workspace;
 
 mod bailingmoe2;
 mod deepseek2;
@@ -35,8 +36,9 @@ pub use keys::Keys;
 pub use kv_cache::{KvCache, PAGE};
 pub use moe::Routing;
 pub use observe::{Nothing, Observe, Site};
-pub use transformer::{Row, Workspace, forward};
+pub use transformer::{Row, forward};
 pub use weights::{Linear, Matrix, Weights};
+pub use workspace::Workspace;
 
 use crate::error::{Error, Result};
 use crate::gguf::{Bytes, Gguf};
