@@ -32,7 +32,12 @@ fn mini() -> PathBuf {
 }
 
 fn open(file: &Path, experts: u64, threads: usize) -> Engine {
+    open_ahead(file, experts, threads, 0)
+}
+
+fn open_ahead(file: &Path, experts: u64, threads: usize, look_ahead: usize) -> Engine {
     let options = Options {
+        look_ahead,
         memory: Some(MemoryLimit::Experts(experts)),
         threads: Some(threads),
         context: Some(100),
@@ -82,6 +87,33 @@ fn any_budget_computes_the_same_bits() {
         }
     }
     assert!(failures.is_empty(), "other bits than with all experts in memory:\n{}", failures.join("\n"));
+}
+
+/// Guesses come true and do not, are taken back and arrive late: none of it may change a bit, or a slot go missing.
+#[test]
+fn looking_ahead_computes_the_same_bits_in_the_same_slots() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = EXPERTS.iter().map(|name| fixture(name, folder.path())).chain([mini()]);
+    let (mut read, mut read_ahead) = (0, 0);
+    for file in files {
+        let whole = open(&file, u64::MAX, 1);
+        let (all, expected) = (whole.memory().experts.bytes(), answer(&mut whole.session().unwrap()));
+        for budget in [0, all / 3 * 2] {
+            for guesses in [0, 1, 2] {
+                let engine = open_ahead(&file, budget, 2, guesses);
+                let mut session = engine.session().unwrap();
+                for _ in 0..2 {
+                    assert!(answer(&mut session) == expected, "{}: {guesses} guesses", file.display());
+                }
+                let counted = engine.expert_statistics().unwrap();
+                for layer in &counted.layers {
+                    assert!(layer.resident <= layer.slots, "{}: {layer:?}", file.display());
+                }
+                *(if guesses == 0 { &mut read } else { &mut read_ahead }) += counted.bytes_read;
+            }
+        }
+    }
+    assert!(read_ahead > 2 * read, "no guess was read: {read_ahead} bytes, {read} without");
 }
 
 #[test]

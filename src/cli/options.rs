@@ -26,7 +26,7 @@ pub(crate) struct ModelOptions {
     /// Most tokens computed at once
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) batch: usize,
-    /// Instruction set: portable, avx2, avxvnni or avx512vnni [default: the fastest here]
+    /// Instruction set: portable, avx2, avxvnni, avx512vnni or amx [default: the fastest here]
     #[arg(long, value_name = "NAME")]
     pub(crate) isa: Option<String>,
     /// Format of the cache: f16, q8_0 or f32
@@ -41,6 +41,10 @@ pub(crate) struct ModelOptions {
     /// Leave out experts below this share of their token's weight, for instance 0.1; this changes what the model says
     #[arg(long, value_name = "P", default_value_t = 0.0, hide_default_value = true)]
     pub(crate) expert_threshold: f32,
+    /// Where experts do not all fit: how many per token to read before their layer's turn, on a guess, while the disk
+    /// has nothing else to do; slower where the disk is the limit
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) look_ahead: usize,
     /// Compute with the slow twin of the model that the fast one is tested against
     #[arg(long, hide = true)]
     pub(crate) plain: bool,
@@ -80,6 +84,7 @@ impl ModelOptions {
             },
             experts_used: self.experts_used,
             expert_threshold: self.expert_threshold,
+            look_ahead: self.look_ahead,
         })
     }
 

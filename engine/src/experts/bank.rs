@@ -4,6 +4,9 @@
 //! was computed. Where a batch wants more experts than fit, slots are used again for the next as soon as their group
 //! is done, so every expert is read at most once per batch. Which expert leaves: the one that its layer used least
 //! often lately.
+//!
+//! What the next layer will choose is guessed, and read when nothing else is to be read. When that layer's turn comes,
+//! guesses that came true are as good as experts that were there; others that no thread has begun are taken back.
 
 use super::frequency::Frequency;
 use super::plan::Plan;
@@ -13,6 +16,7 @@ use super::statistics::{LayerStatistics, Statistics};
 use super::{ExpertLayer, Layers, Stack, count_of};
 use crate::error::{Error, Result};
 use crate::kernels::{Dispatch, ExpertMatrices, Layout, MatrixRef};
+use crate::os::pages::Pages;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
@@ -21,7 +25,7 @@ struct Held {
     slot: Slot,
     /// The turn that used it last.
     turn: u64,
-    /// Whether the current turn has yet to compute with it.
+    /// Whether the current turn has yet to compute with it, or the next is guessed to.
     is_wanted: bool,
     /// Whether the slot belongs to no layer.
     is_staging: bool,
@@ -29,12 +33,26 @@ struct Held {
 
 /// An expert on its way, matrix by matrix.
 struct Incoming {
+    ticket: u64,
+    layer: usize,
     expert: u32,
     slot: Slot,
     is_staging: bool,
+    why: Why,
     /// Matrices still to come.
     missing: usize,
     has_failed: bool,
+}
+
+/// Why an expert is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// The current turn computes with it.
+    Wanted,
+    /// The next one may.
+    Guessed,
+    /// A guess that was wrong, and a part of it was taken back.
+    ForNothing,
 }
 
 /// The slots of one layer.
@@ -42,9 +60,17 @@ struct Shelf {
     quota: usize,
     /// Slots that exist, being filled or held.
     slots: usize,
+    /// Those of them that are empty.
+    spare: Vec<Slot>,
     /// `(expert_count)`.
     held: Vec<Option<Held>>,
     lately: Frequency,
+}
+
+impl Incoming {
+    fn is_for(&self, layer: usize, expert: u32) -> bool {
+        (self.layer, self.expert) == (layer, expert)
+    }
 }
 
 impl Shelf {
@@ -67,7 +93,11 @@ pub(super) struct Bank {
     staging_slots: usize,
     readers: Readers,
     turn: u64,
+    tickets: u64,
     statistics: Statistics,
+    /// What the next layer is guessed to choose, the likeliest last.
+    ahead: Vec<u32>,
+    taken_back: Vec<Job>,
     /// The current turn's experts: still to be asked for (the next one last), asked for, there, and being computed.
     waiting: Vec<u32>,
     incoming: Vec<Incoming>,
@@ -80,6 +110,7 @@ impl Bank {
         let shelf = |(layer, &quota): (&Option<ExpertLayer>, &usize)| Shelf {
             quota,
             slots: 0,
+            spare: vec![],
             held: (0..count_of(layer)).map(|_| None).collect(),
             lately: Frequency::new(count_of(layer)),
         };
@@ -99,6 +130,9 @@ impl Bank {
             staging_slots: 0,
             readers,
             turn: 0,
+            tickets: 0,
+            ahead: vec![],
+            taken_back: vec![],
             statistics: Statistics { layers: counters, ..Statistics::default() },
             waiting: vec![],
             incoming: vec![],
@@ -116,6 +150,7 @@ impl Bank {
         self.turn += 1;
         let (shelf, counters) = (&mut self.shelves[layer], &mut self.statistics.layers[layer]);
         shelf.lately.pass(rows);
+        shelf.held.iter_mut().flatten().for_each(|held| held.is_wanted = false);
         for &expert in dispatch.active() {
             let picks = dispatch.picks(expert).len();
             shelf.lately.add(expert, picks);
@@ -125,14 +160,49 @@ impl Bank {
                     held.is_wanted = true;
                     self.arrived.push(expert);
                 }
-                None => self.waiting.push(expert),
+                None => {
+                    let may_come_true =
+                        |i: &&mut Incoming| i.is_for(layer, expert) && i.why == Why::Guessed && !i.has_failed;
+                    match self.incoming.iter_mut().find(may_come_true) {
+                        Some(incoming) => incoming.why = Why::Wanted,
+                        None => self.waiting.push(expert),
+                    }
+                    counters.misses += 1;
+                }
             }
         }
         counters.hits += self.arrived.len() as u64;
-        counters.misses += self.waiting.len() as u64;
         // What the last rows want is read last and is there at the end: the next batch goes on from there.
         let last_row = |expert: u32| dispatch.picks(expert).last().map(|pick| pick.input);
         self.waiting.sort_by_key(|&expert| (std::cmp::Reverse(last_row(expert)), expert));
+    }
+
+    /// Takes note of what the layer after `layer` is guessed to choose.
+    fn expect(&mut self, layer: usize, experts: impl Iterator<Item = u32>) {
+        self.ahead.extend(experts);
+        self.ahead.reverse();
+        for &expert in &self.ahead {
+            if let Some(held) = &mut self.shelves[layer + 1].held[expert as usize] {
+                held.is_wanted = true;
+            }
+        }
+    }
+
+    /// Takes wrong guesses back, as far as no thread has begun with them.
+    fn settle_guesses(&mut self) {
+        let Self { readers, incoming, taken_back, .. } = self;
+        let of = |incoming: &[Incoming], job: &Job| incoming.iter().position(|i| i.ticket == job.ticket);
+        readers.queue().settle(
+            |job| of(incoming, job).is_some_and(|place| incoming[place].why == Why::Wanted),
+            taken_back,
+        );
+        while let Some(Job { ticket, which, pages, .. }) = self.taken_back.pop() {
+            let Some(place) = self.incoming.iter().position(|i| i.ticket == ticket) else {
+                unreachable!("reads are for incoming experts")
+            };
+            self.incoming[place].why = Why::ForNothing;
+            self.returned(place, which, pages);
+        }
     }
 
     /// The group has been computed.
@@ -153,33 +223,64 @@ impl Bank {
         while let Some(&expert) = self.waiting.last() {
             let Some((slot, is_staging)) = self.free_slot(layer)? else { return Ok(()) };
             self.waiting.pop();
-            self.send(layer, Incoming { expert, slot, is_staging, missing: 0, has_failed: false });
+            self.send(layer, expert, slot, is_staging, Why::Wanted);
+        }
+        Ok(())
+    }
+
+    /// Asks for what the layer after `layer` is guessed to choose, in slots of experts that it is not.
+    fn request_ahead(&mut self, layer: usize) -> Result<()> {
+        let layer = layer + 1;
+        while let Some(expert) = self.ahead.pop() {
+            let is_coming = self.incoming.iter().any(|i| i.is_for(layer, expert));
+            if is_coming || self.shelves[layer].held[expert as usize].is_some() {
+                continue;
+            }
+            let Some(slot) = self.own_slot(layer)? else { return Ok(()) };
+            self.send(layer, expert, slot, false, Why::Guessed);
         }
         Ok(())
     }
 
     /// Gives a slot's memory to the readers, matrix by matrix.
-    fn send(&mut self, layer: usize, mut incoming: Incoming) {
+    fn send(&mut self, layer: usize, expert: u32, slot: Slot, is_staging: bool, why: Why) {
         let shape = self.plan.shapes[layer].unwrap_or_default();
-        let expert = incoming.expert;
+        self.tickets += 1;
+        let ticket = self.tickets;
+        let mut incoming =
+            Incoming { ticket, layer, expert, slot, is_staging, why, missing: 0, has_failed: false };
         for which in Which::ALL.into_iter().filter(|&which| shape.bytes_of(which) > 0) {
             if let Some(pages) = incoming.slot.take(which) {
-                self.readers.send(Job { layer, expert, which, pages });
+                let job = Job { ticket, layer, expert, which, pages };
+                let queue = self.readers.queue();
+                if why == Why::Guessed {
+                    queue.guess(job)
+                } else {
+                    queue.want(job)
+                }
                 incoming.missing += 1;
             }
         }
         self.incoming.push(incoming);
     }
 
-    /// A slot to be filled, and whether it belongs to no layer.
-    fn free_slot(&mut self, layer: usize) -> Result<Option<(Slot, bool)>> {
+    /// A slot of the layer's own to be filled.
+    fn own_slot(&mut self, layer: usize) -> Result<Option<Slot>> {
         let shelf = &mut self.shelves[layer];
+        if let Some(slot) = shelf.spare.pop() {
+            return Ok(Some(slot));
+        }
         if shelf.slots < shelf.quota {
             let slot = Slot::new(self.plan.shapes[layer].unwrap_or_default())?;
             shelf.slots += 1;
-            return Ok(Some((slot, false)));
+            return Ok(Some(slot));
         }
-        if let Some(slot) = shelf.evict() {
+        Ok(shelf.evict())
+    }
+
+    /// A slot to be filled, and whether it belongs to no layer.
+    fn free_slot(&mut self, layer: usize) -> Result<Option<(Slot, bool)>> {
+        if let Some(slot) = self.own_slot(layer)? {
             return Ok(Some((slot, false)));
         }
         if self.staging.is_empty() && self.staging_slots < self.plan.staging {
@@ -191,34 +292,51 @@ impl Bank {
 
     /// Takes a finished read in.
     fn accept(&mut self, done: Done) -> Result<()> {
-        let Done { job: Job { layer, expert, which, pages }, outcome } = done;
-        let Some(place) = self.incoming.iter().position(|incoming| incoming.expert == expert) else {
+        let Done { job: Job { ticket, which, pages, .. }, outcome } = done;
+        let Some(place) = self.incoming.iter().position(|incoming| incoming.ticket == ticket) else {
             unreachable!("reads are for incoming experts")
         };
         let incoming = &mut self.incoming[place];
-        incoming.slot.put(which, pages);
-        incoming.missing -= 1;
         incoming.has_failed |= outcome.is_err();
-        if incoming.missing == 0 {
-            let incoming = self.incoming.swap_remove(place);
-            self.settle(layer, incoming);
+        let is_wanted = incoming.why == Why::Wanted;
+        self.returned(place, which, pages);
+        match outcome {
+            Ok(bytes) => self.statistics.bytes_read += bytes,
+            Err(error) if is_wanted => return Err(error),
+            // Should it be wanted after all, it is read again.
+            Err(_) => {}
         }
-        self.statistics.bytes_read += outcome?;
         Ok(())
     }
 
-    /// An expert is here, or its slot is free again.
-    fn settle(&mut self, layer: usize, incoming: Incoming) {
-        let Incoming { expert, slot, is_staging, has_failed, .. } = incoming;
-        match (has_failed, is_staging) {
-            (false, _) => {
-                let held = Held { slot, turn: self.turn, is_wanted: true, is_staging };
-                self.shelves[layer].held[expert as usize] = Some(held);
-                self.arrived.push(expert);
-            }
-            (true, true) => self.staging.push(slot),
-            (true, false) => self.shelves[layer].slots -= 1,
+    /// A matrix of an incoming expert is back from the readers.
+    fn returned(&mut self, place: usize, which: Which, pages: Pages) {
+        let incoming = &mut self.incoming[place];
+        incoming.slot.put(which, pages);
+        incoming.missing -= 1;
+        if incoming.missing == 0 {
+            let incoming = self.incoming.swap_remove(place);
+            self.settle(incoming);
         }
+    }
+
+    /// An expert is here, or its slot is free again.
+    fn settle(&mut self, incoming: Incoming) {
+        let Incoming { layer, expert, slot, is_staging, why, has_failed, .. } = incoming;
+        if has_failed || why == Why::ForNothing {
+            let free = if is_staging { &mut self.staging } else { &mut self.shelves[layer].spare };
+            return free.push(slot);
+        }
+        let held = Held { slot, turn: self.turn, is_wanted: true, is_staging };
+        self.shelves[layer].held[expert as usize] = Some(held);
+        if why == Why::Wanted {
+            self.arrived.push(expert);
+        }
+    }
+
+    /// Whether the current turn waits for reads.
+    fn awaits_reads(&self) -> bool {
+        self.incoming.iter().any(|incoming| incoming.why == Why::Wanted)
     }
 
     /// Waits for one read.
@@ -233,7 +351,8 @@ impl Bank {
     /// Ends a turn, finished or not.
     fn end(&mut self, layer: usize) {
         self.waiting.clear();
-        while !self.incoming.is_empty() {
+        self.ahead.clear();
+        while self.awaits_reads() {
             // A read that fails here fails for nobody.
             if let Some(done) = self.readers.next() { _ = self.accept(done) } else { self.incoming.clear() }
         }
@@ -257,8 +376,11 @@ impl<'a> Turn<'a> {
         layer: usize,
         rows: usize,
         dispatch: &Dispatch,
+        ahead: impl Iterator<Item = u32>,
     ) -> Self {
         bank.begin(layer, rows, dispatch);
+        bank.settle_guesses();
+        bank.expect(layer, ahead);
         Self { bank, layers, layer }
     }
 
@@ -271,10 +393,11 @@ impl<'a> Turn<'a> {
         let (bank, layer) = (&mut *self.bank, self.layer);
         bank.release(layer);
         bank.request(layer)?;
+        bank.request_ahead(layer)?;
         while let Some(done) = bank.readers.try_next() {
             bank.accept(done)?;
         }
-        while bank.arrived.is_empty() && !bank.incoming.is_empty() {
+        while bank.arrived.is_empty() && bank.awaits_reads() {
             bank.wait()?;
         }
         if bank.arrived.is_empty() {

@@ -1,12 +1,13 @@
 //! Where the weights of routed experts are: in the file, and packed for the kernels in slots within a memory budget.
 //!
-//! `slots.rs` is one expert's memory, `readers.rs` the threads that fill slots, `plan.rs` divides a budget among layers,
+//! `slots.rs` is one expert's memory, `readers.rs` the threads that fill slots, `queue.rs` what they do first, `plan.rs` divides a budget among layers,
 //! `bank.rs` decides which expert is in which slot and hands a layer's experts out as they come; `trace.rs` and
 //! `replay.rs` measure other ways to decide. Nothing here knows what experts compute.
 
 mod bank;
 mod frequency;
 mod plan;
+mod queue;
 mod readers;
 mod replay;
 mod slots;
@@ -100,12 +101,13 @@ fn count_of(layer: &Option<ExpertLayer>) -> usize {
 pub struct ExpertStore {
     layers: Arc<Layers>,
     bank: Option<Mutex<Bank>>,
+    look_ahead: usize, // experts per row to read on a guess; none where all have slots
 }
 
 impl ExpertStore {
     /// A store over bound layers; `None` for dense ones. It has no slots yet.
     pub fn new(layers: Vec<Option<ExpertLayer>>) -> Self {
-        Self { layers: Arc::new(layers), bank: None }
+        Self { layers: Arc::new(layers), bank: None, look_ahead: 0 }
     }
 
     /// Whether the model has experts at all.
@@ -132,24 +134,40 @@ impl ExpertStore {
     }
 
     /// Sets up the slots of a plan, empty, and the threads that fill them. `past_cache` asks for reads that leave no
-    /// copy in the system's page cache.
+    /// copy in the system's page cache; `look_ahead` is how many experts per row are read before their layer's turn,
+    /// on a guess.
     ///
     /// # Errors
     /// When the system has no room or no threads for them.
-    pub fn provide(&mut self, plan: Plan, past_cache: bool) -> Result<()> {
+    pub fn provide(&mut self, plan: Plan, past_cache: bool, look_ahead: usize) -> Result<()> {
+        self.look_ahead = if plan.holds_all() { 0 } else { look_ahead };
         self.bank = Some(Mutex::new(Bank::new(&self.layers, plan, past_cache)?));
         Ok(())
     }
 
+    /// How many experts of a layer to guess for each of `rows` rows: none where rows choose most experts anyway.
+    pub fn look_ahead(&self, layer: usize, rows: usize) -> usize {
+        let count = self.layers.get(layer).map_or(0, count_of);
+        let fits = self.look_ahead.saturating_mul(2 * rows) <= count;
+        if fits { self.look_ahead } else { 0 }
+    }
+
     /// Begins a layer's work on a batch of `rows` rows: experts that are in slots are handed out first, the others are read
-    /// meanwhile. Work on another batch waits until the turn ends.
+    /// meanwhile, and after them those of the next layer that `ahead` guesses, the likeliest first. Work on another
+    /// batch waits until the turn ends.
     ///
     /// # Panics
     /// When the layer is dense or [`ExpertStore::provide`] was not called.
-    pub fn turn(&self, layer: usize, rows: usize, dispatch: &Dispatch) -> Turn<'_> {
+    pub fn turn(
+        &self,
+        layer: usize,
+        rows: usize,
+        dispatch: &Dispatch,
+        ahead: impl Iterator<Item = u32>,
+    ) -> Turn<'_> {
         let bank = self.bank.as_ref().expect("slots are provided before the first step");
         let bank = bank.lock().unwrap_or_else(PoisonError::into_inner);
-        Turn::begin(&self.layers, bank, layer, rows, dispatch)
+        Turn::begin(&self.layers, bank, layer, rows, dispatch, ahead)
     }
 
     /// What the store did so far; `None` where it has no slots.

@@ -5,6 +5,7 @@
 use super::Layers;
 use super::Stack;
 use super::plan::Plan;
+use super::queue::Queue;
 use super::slots::Which;
 use crate::error::{Error, Result};
 use crate::gguf::Bytes;
@@ -13,8 +14,8 @@ use crate::os::mapping::Mapping;
 use crate::os::pages::Pages;
 use crate::os::read::{ReadBuffer, ReadFile};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 /// Reads under way at a time, an expert being up to three; they wait for the disk, not for a core.
@@ -28,6 +29,8 @@ pub const READ_BUFFER_BYTES: u64 = (THREADS * PIECE) as u64;
 
 /// A matrix of an expert wanted in a slot.
 pub(super) struct Job {
+    /// Which of the bank's requests it is part of.
+    pub(super) ticket: u64,
     pub(super) layer: usize,
     pub(super) expert: u32,
     pub(super) which: Which,
@@ -43,7 +46,7 @@ pub(super) struct Done {
 
 /// The threads; dropping them ends them after their current job.
 pub(super) struct Readers {
-    jobs: Option<Sender<Job>>, // `None` only while dropping
+    queue: Arc<Queue>,
     done: Receiver<Done>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -51,9 +54,8 @@ pub(super) struct Readers {
 impl Readers {
     pub(super) fn start(layers: &Arc<Layers>, plan: &Plan, past_cache: bool) -> Result<Self> {
         let files = Arc::new(Files::open(layers, past_cache)?);
-        let (jobs, queue) = mpsc::channel();
         let (finished, done) = mpsc::channel();
-        let queue = Arc::new(Mutex::new(queue));
+        let queue = Arc::new(Queue::default());
         let mut threads = vec![];
         for number in 0..THREADS {
             let reader = Reader {
@@ -62,9 +64,9 @@ impl Readers {
                 files: files.clone(),
                 buffer: ReadBuffer::new(largest_piece(layers))?,
             };
-            let (queue, finished) = (queue.clone(), finished.clone());
+            let (jobs, finished) = (queue.clone(), finished.clone());
             let thread = thread::Builder::new().name(format!("moewe-read-{number}"));
-            match thread.spawn(move || reader.serve(&queue, &finished)) {
+            match thread.spawn(move || reader.serve(&jobs, &finished)) {
                 Ok(handle) => threads.push(handle),
                 // Fewer threads read as well, only slower.
                 Err(_) if number > 0 => break,
@@ -73,14 +75,12 @@ impl Readers {
                 }
             }
         }
-        Ok(Self { jobs: Some(jobs), done, threads })
+        Ok(Self { queue, done, threads })
     }
 
-    /// Queues a job.
-    pub(super) fn send(&self, job: Job) {
-        // The receiving end lives as long as the threads, and those as long as `self`.
-        let sent = self.jobs.as_ref().map(|jobs| jobs.send(job).is_ok());
-        assert_eq!(sent, Some(true), "the threads that read experts live as long as the bank");
+    /// Jobs that no thread has begun.
+    pub(super) fn queue(&self) -> &Queue {
+        &self.queue
     }
 
     /// A job that has ended already.
@@ -96,7 +96,7 @@ impl Readers {
 
 impl Drop for Readers {
     fn drop(&mut self) {
-        self.jobs = None;
+        self.queue.close();
         self.threads.drain(..).for_each(|thread| _ = thread.join());
     }
 }
@@ -155,10 +155,8 @@ struct Reader {
 }
 
 impl Reader {
-    fn serve(mut self, queue: &Mutex<Receiver<Job>>, finished: &Sender<Done>) {
-        loop {
-            let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(mut job) = job else { return };
+    fn serve(mut self, queue: &Queue, finished: &Sender<Done>) {
+        while let Some(mut job) = queue.next() {
             let outcome = self.load(&mut job).map_err(|source| Error::Expert {
                 layer: job.layer,
                 expert: job.expert,

@@ -31,6 +31,17 @@ impl Routing {
         self.choices.len() / self.used.max(1)
     }
 
+    /// Forgets the batch.
+    pub fn clear(&mut self) {
+        self.choices.clear();
+    }
+
+    /// The `count` strongest experts of each row, row by row.
+    pub fn strongest(&self, count: usize) -> impl Iterator<Item = u32> {
+        let rows = self.choices.chunks_exact(self.used.max(1));
+        rows.flat_map(move |choices| choices.iter().take(count)).map(|choice| choice.index)
+    }
+
     /// Experts and weights of a row, the strongest first.
     pub fn choices(&self, row: usize) -> &[Choice] {
         &self.choices[row * self.used..][..self.used]

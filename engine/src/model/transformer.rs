@@ -293,6 +293,7 @@ impl<B: Backend> Pass<'_, B> {
         if O::ACTIVE {
             observe.routed(i, &ws.routing);
         }
+        self.look_ahead(i + 1, ws);
         match &router.shared {
             None => self.backend.clear(&mut ws.added, self.rows.len()),
             Some((ffn, gate)) => {
@@ -303,6 +304,23 @@ impl<B: Backend> Pass<'_, B> {
             }
         }
         self.backend.experts(&self.model.weights.experts, i, experts, ws, observe)
+    }
+
+    /// Guesses what layer `i` will choose from the rows as they are before it: each layer adds little to them.
+    fn look_ahead(&self, i: usize, ws: &mut Workspace<B::Buffer>) {
+        ws.ahead.clear();
+        let Model { config, weights, .. } = self.model;
+        let store = &weights.experts;
+        let (Some(layer), Some(weights)) = (config.layers.get(i), weights.layers.get(i)) else { return };
+        if let (Ffn::Experts(experts), FfnWeights::Experts(router)) = (&layer.ffn, &weights.ffn)
+            && store.look_ahead(i, self.rows.len()) > 0
+        {
+            self.norm(&weights.ffn_norm, &ws.x, &mut ws.added);
+            self.backend.resize(&mut ws.router_logits, self.rows.len(), experts.expert_count);
+            self.backend.linear(&router.router, &mut ws.added, &mut ws.router_logits, 0);
+            let bias = router.choice_bias.as_deref();
+            self.backend.route(experts, bias, false, &ws.router_logits, &mut ws.ahead);
+        }
     }
 
     fn head<O: Observe>(&self, ws: &mut Workspace<B::Buffer>, observe: &mut O) {

@@ -22,6 +22,7 @@ pub struct Workspace<T> {
     pub(super) angles: Vec<T>,   // cosines and sines per rotation (rows, dims)
     pub(super) logits: T,        // (rows that want them, vocab_size)
     pub(super) routing: Routing,
+    pub(super) ahead: Routing, // a guess of the next layer's routing; no rows where none is wanted
     /// Whether routing drops tokens beyond the capacity, as the original does.
     pub drop_tokens: bool,
 }
@@ -47,6 +48,7 @@ impl<T> Workspace<T> {
             angles: config.ropes.iter().map(|rope| buffer(rope.dims())).collect(),
             logits: buffer(config.vocab_size),
             routing: Routing::default(),
+            ahead: Routing::default(),
             drop_tokens: false,
         }
     }

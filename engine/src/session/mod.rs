@@ -93,7 +93,8 @@ impl Engine {
         let backend = if options.plain {
             AnyBackend::Plain(Plain::new())
         } else {
-            model.weights.experts.provide(memory.experts.clone(), memory.past_cache)?;
+            let (plan, past_cache) = (memory.experts.clone(), memory.past_cache);
+            model.weights.experts.provide(plan, past_cache, options.look_ahead)?;
             model.pack(Layout::of(isa))?;
             AnyBackend::Cpu(Cpu::new(isa, threads))
         };

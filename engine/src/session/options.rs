@@ -41,6 +41,8 @@ pub struct Options {
     pub experts_used: Option<usize>,
     /// Experts below this share of their token's weight are left out; more than 0 changes the output.
     pub expert_threshold: f32,
+    /// Experts per token to read before their layer's turn, on a guess, where they do not all fit.
+    pub look_ahead: usize,
 }
 
 impl Options {
@@ -65,6 +67,7 @@ impl Default for Options {
             capacity: CapacityMode::Dropless,
             experts_used: None,
             expert_threshold: 0.0,
+            look_ahead: 0,
         }
     }
 }

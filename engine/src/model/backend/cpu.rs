@@ -165,7 +165,9 @@ impl Backend for Cpu {
         observe: &mut O,
     ) -> Result<()> {
         self.begin_experts(store.layer(layer), experts, ws);
-        let mut turn = store.turn(layer, ws.routing.rows(), ws.routing.dispatch());
+        let rows = ws.routing.rows();
+        let ahead = ws.ahead.strongest(store.look_ahead(layer + 1, rows));
+        let mut turn = store.turn(layer, rows, ws.routing.dispatch(), ahead);
         while let Some(group) = turn.next_group()? {
             self.hidden(&group, experts, ws);
             if O::ACTIVE {
