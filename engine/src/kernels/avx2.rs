@@ -10,7 +10,7 @@ use crate::quant::{Block, F16, Float, Widen};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-struct Avx2<const VNNI: bool>;
+pub(super) struct Avx2<const VNNI: bool>;
 
 /// Adds 32 codes times 32 inputs by fours.
 ///
@@ -18,7 +18,12 @@ struct Avx2<const VNNI: bool>;
 /// With `VNNI` the machine must have AVX-VNNI.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn add_dots<const VNNI: bool>(sums: __m256i, codes: __m256i, input: __m256i, signed: bool) -> __m256i {
+pub(super) unsafe fn add_dots<const VNNI: bool>(
+    sums: __m256i,
+    codes: __m256i,
+    input: __m256i,
+    signed: bool,
+) -> __m256i {
     let (codes, input) = match signed {
         true => (_mm256_abs_epi8(codes), _mm256_sign_epi8(input, codes)),
         false => (codes, input),

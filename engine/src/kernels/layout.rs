@@ -23,8 +23,8 @@ impl Layout {
     /// What the kernels of an instruction set want.
     pub fn of(isa: Isa) -> Self {
         match isa {
-            Isa::Avx512Vnni | Isa::Amx => Self::Panels,
-            Isa::Portable | Isa::Avx2 | Isa::AvxVnni => Self::Rows,
+            Isa::Portable => Self::Rows,
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Amx => Self::Panels,
         }
     }
 

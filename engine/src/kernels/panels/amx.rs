@@ -1,13 +1,15 @@
 //! Products with panels on AMX: a tile of inputs times a tile of weights, a group of codes at a time.
 //!
 //! A panel's words already lie as the tile unit wants its second operand: four codes of each of sixteen rows, one line
-//! after the other. They are unpacked once for all inputs of a job. The unit's whole-number products are exact, and what
-//! follows is the arithmetic of `avx512.rs` in its order, so both have the same bits.
+//! after the other. They are unpacked once for all inputs of a job (`unpacked.rs`). The unit's whole-number products are
+//! exact, and what follows is the arithmetic of `products.rs` in its order, so both have the same bits.
 
+use super::super::Job;
 use super::super::activations::QuantizedRow;
-use super::super::{Job, Pick};
-use super::avx512::{self, Head, PanelBlock, codes};
-use super::tiles::{GROUPS, TILES};
+use super::avx512;
+use super::products::{PanelBlock, Part, Passes, Sums, rows_body};
+use super::tiles::{Cut, GROUPS};
+use super::unpacked::{COLUMNS, LINE, UNPACKED, Unpacked};
 use super::{PANEL, WORD};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -17,21 +19,17 @@ use std::ops::Range;
 /// From so many inputs on, unpacking a panel for the tile unit pays.
 const FEWEST: usize = 8;
 
-/// Bytes of a line of weights, of products and of sums: four codes, or one number, of sixteen rows.
-const LINE: usize = WORD * PANEL;
-
-/// A panel as the tile unit reads it.
-#[derive(Default)]
-struct Unpacked {
-    codes: Vec<i8>,     // (groups, GROUP / 4, 16, 4)
-    scales: Vec<f32>,   // (groups, 16)
-    mins: Vec<f32>,     // (groups, 16)
+/// A part of a panel, and what the tile unit makes of two of its groups.
+struct Tiled {
+    panel: Unpacked,
     products: Vec<i32>, // (two groups, inputs of a tile, 16)
+    /// Inputs and group that the registers are shaped for: shaping takes as long as some groups.
+    shape: (usize, usize),
 }
 
 thread_local! {
-    /// Grows to the widest matrix once per thread.
-    static UNPACKED: RefCell<Unpacked> = RefCell::default();
+    /// [`Tiled::products`], kept from job to job.
+    static PRODUCTS: RefCell<Vec<i32>> = RefCell::default();
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -41,121 +39,78 @@ pub(super) unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<u
         if job.picks.len() < FEWEST {
             return avx512::rows_of_panels::<B>(job, range);
         }
-        avx512::rows_body::<B>(job, range, &GROUPS, panels_of_picks::<B>);
+        let mut tiled = Tiled { panel: UNPACKED.take(), products: PRODUCTS.take(), shape: (0, 0) };
+        tiled.products.resize(2 * GROUPS.largest() * PANEL, 0);
+        rows_body::<B, _>(job, range, &mut tiled);
+        UNPACKED.set(tiled.panel);
+        PRODUCTS.set(tiled.products);
         asm!("tilerelease", options(nomem, nostack, preserves_flags));
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn panels_of_picks<B: PanelBlock>(job: &Job<'_>, picks: &[Pick], rows: Range<usize>) {
-    let panel_bytes = job.matrix.row_bytes() * PANEL;
-    let (mut tiles, mut unpacked) = (TILES.take(), UNPACKED.take());
-    // SAFETY: the caller's promises, for every tile.
-    unsafe {
-        tiles.fill(&GROUPS, &job.inputs, picks, B::GROUP, B::BIAS);
-        for start in rows.step_by(PANEL) {
-            unpacked.fill::<B>(&job.matrix.bytes[start / PANEL * panel_bytes..][..panel_bytes]);
-            for tile in GROUPS.tiles(picks.len()) {
-                let (rest, len) = (&picks[tile.start..], tile.len());
-                let inputs = tiles.get(tile, job.inputs.quantized(rest[0].input, B::GROUP));
-                match len {
-                    16 => unpacked.pass::<B, 16>(job, start, &inputs, rest),
-                    12 => unpacked.pass::<B, 12>(job, start, &inputs, rest),
-                    8 => unpacked.pass::<B, 8>(job, start, &inputs, rest),
-                    4 => unpacked.pass::<B, 4>(job, start, &inputs, rest),
-                    2 => unpacked.pass::<B, 2>(job, start, &inputs, rest),
-                    _ => unpacked.pass::<B, 1>(job, start, &inputs, rest),
-                }
-            }
-        }
-    }
-    TILES.set(tiles);
-    UNPACKED.set(unpacked);
-}
+impl Passes for Tiled {
+    type Words = __m512i;
+    const CUT: &'static Cut = &GROUPS;
 
-impl Unpacked {
-    /// Takes the codes of a panel, with their signs, and its factors out of their bits.
+    fn columns<B: PanelBlock>(&self, _inputs: usize) -> usize {
+        COLUMNS
+    }
+
+    /// Codes get their signs, as the tile unit multiplies them.
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn fill<B: PanelBlock>(&mut self, panel: &[u8]) {
-        let blocks = panel.chunks_exact(size_of::<B>() * PANEL);
-        let groups = blocks.len() * (B::LEN / B::GROUP);
-        self.codes.resize(groups * B::GROUP * PANEL, 0);
-        self.scales.resize(groups * PANEL, 0.0);
-        self.mins.resize(groups * PANEL, 0.0);
-        self.products.resize(2 * GROUPS.largest() * PANEL, 0);
-        let bias = _mm512_set1_epi8(B::BIAS as i8);
-        let lines = self.codes.chunks_exact_mut(B::LEN * PANEL);
-        let factors = self.scales.chunks_exact_mut(B::LEN / B::GROUP * PANEL);
-        let factors = factors.zip(self.mins.chunks_exact_mut(B::LEN / B::GROUP * PANEL));
-        for ((block, lines), (scales, mins)) in blocks.zip(lines).zip(factors) {
-            // SAFETY: a block has the bytes of sixteen; every line and every sixteen factors are stored inside theirs.
-            unsafe {
-                let head = B::Head::read(block.as_ptr());
-                for group in 0..B::LEN / B::GROUP {
-                    let factors = head.factors(group);
-                    _mm512_storeu_ps(scales[group * PANEL..][..PANEL].as_mut_ptr(), factors.scales);
-                    _mm512_storeu_ps(mins[group * PANEL..][..PANEL].as_mut_ptr(), factors.mins);
-                    for quad in 0..B::GROUP / WORD {
-                        let codes = _mm512_sub_epi8(codes::<B>(block.as_ptr(), group, quad), bias);
-                        let line = &mut lines[(group * B::GROUP / WORD + quad) * LINE..][..LINE];
-                        _mm512_storeu_si512(line.as_mut_ptr().cast(), codes);
-                    }
-                }
-            }
-        }
+    unsafe fn begin<B: PanelBlock>(&mut self, part: &Part<'_>, _inputs: usize) {
+        // SAFETY: compiled for the instructions.
+        unsafe { self.panel.fill::<B, __m512i>(part, B::BIAS) }
     }
 
-    /// The panel's rows times a tile of `N` inputs, whose results go where the first `N` picks say.
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     unsafe fn pass<B: PanelBlock, const N: usize>(
         &mut self,
-        job: &Job<'_>,
-        start: usize,
+        part: &Part<'_>,
         inputs: &QuantizedRow<'_>,
-        picks: &[Pick],
+        sums: &mut Sums<'_>,
     ) {
-        let groups = job.matrix.cols / B::GROUP;
-        inputs.check(N * job.matrix.cols, B::GROUP);
-        assert!(self.codes.len() == groups * B::GROUP * PANEL && self.scales.len() == groups * PANEL);
-        let mut sums = [_mm512_setzero_ps(); N];
+        inputs.check_groups(N * part.groups.end, B::GROUP);
+        self.panel.check(part.groups.len(), B::GROUP);
         // SAFETY: the checks above bound all that is read of a group; products have room for two tiles.
         unsafe {
-            configure(N, B::GROUP);
-            for group in 0..groups {
+            let mut all = sums.read::<__m512i, N>();
+            if self.shape != (N, B::GROUP) {
+                configure(N, B::GROUP);
+                self.shape = (N, B::GROUP);
+            }
+            for group in 0..part.groups.len() {
                 // By turns, so that a group's products are made while the last one's are added.
                 let products = self.products.as_mut_ptr().add(group % 2 * N * PANEL);
+                let number = part.groups.start + group;
                 multiply::<B>(
-                    inputs.codes.as_ptr().add(group * N * B::GROUP),
-                    self.codes.as_ptr().add(group * B::GROUP * PANEL),
+                    inputs.codes.as_ptr().add(number * N * B::GROUP),
+                    self.panel.codes.as_ptr().add(group * B::GROUP * PANEL),
                     products,
                 );
-                self.add::<B, N>(&mut sums, group, products, inputs);
+                self.add::<B, N>(&mut all, (group, number), products, inputs);
             }
-        }
-        for (pick, sums) in picks.iter().zip(sums) {
-            // SAFETY: these rows of this output belong to this task.
-            unsafe {
-                let places = job.output.slice(pick.output, start..start + PANEL);
-                _mm512_storeu_ps(places.as_mut_ptr(), sums);
-            }
+            sums.write::<__m512i, N>(all);
         }
     }
+}
 
-    /// Adds a group's products to the sums.
+impl Tiled {
+    /// Adds the products of a group of the part to the sums; `number` counts the row's.
     #[inline(always)]
     unsafe fn add<B: PanelBlock, const N: usize>(
         &self,
         sums: &mut [__m512; N],
-        group: usize,
+        (group, number): (usize, usize),
         products: *const i32,
         inputs: &QuantizedRow<'_>,
     ) {
         // SAFETY: the caller's checks.
         unsafe {
-            let factors = _mm512_loadu_ps(self.scales.as_ptr().add(group * PANEL));
-            let mins = _mm512_loadu_ps(self.mins.as_ptr().add(group * PANEL));
-            let scales = inputs.scales.as_ptr().add(group * B::GROUP / 32 * N);
-            let input_sums = inputs.sums.as_ptr().add(group * N);
+            let factors = _mm512_loadu_ps(self.panel.scales.as_ptr().add(group * PANEL));
+            let mins = _mm512_loadu_ps(self.panel.mins.as_ptr().add(group * PANEL));
+            let scales = inputs.scales.as_ptr().add(number * B::GROUP / 32 * N);
+            let input_sums = inputs.sums.as_ptr().add(number * N);
             for (n, sum) in sums.iter_mut().enumerate() {
                 let products = _mm512_loadu_si512(products.add(n * PANEL).cast());
                 let factor = _mm512_mul_ps(factors, _mm512_set1_ps(*scales.add(n)));

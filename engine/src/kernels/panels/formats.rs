@@ -1,120 +1,111 @@
 //! How each format's blocks are read out of a panel: scales of sixteen rows in the lanes, four codes per lane.
 //!
 //! The bits are those of the format's file in `quant/`, whose drawing says where they are; here every 32-bit word of the
-//! block is a register. Nothing here multiplies.
+//! block is a register, or two. Nothing here multiplies.
 
-use super::avx512::{Bits, Factors, Head, PanelBlock};
+use super::products::{Bits, Factors, Head, PanelBlock};
+use super::words::Words;
 use super::{PANEL, WORD};
 use crate::quant::{IQ4_VALUES, Iq4Nl, Iq4Xs, MXFP4_VALUES, Mxfp4, Q2K, Q3K, Q4_0, Q4K, Q5K, Q6K, Q8_0};
-use std::arch::x86_64::*;
 
 /// A word of each row's block.
 #[inline(always)]
-pub(super) unsafe fn word(block: *const u8, number: usize) -> __m512i {
-    // SAFETY: callers are compiled for AVX-512 and stay inside their format's block.
-    unsafe { _mm512_loadu_si512(block.add(number * WORD * PANEL).cast()) }
+pub(super) unsafe fn word<W: Words>(block: *const u8, number: usize) -> W {
+    // SAFETY: callers are compiled for `W` and stay inside their format's block.
+    unsafe { W::load(block.add(number * WORD * PANEL)) }
 }
 
 /// Four words that follow each other.
 #[inline(always)]
-unsafe fn four_words(block: *const u8, first: usize) -> [__m512i; 4] {
+unsafe fn four_words<W: Words>(block: *const u8, first: usize) -> [W; 4] {
     // SAFETY: as above.
     unsafe { [word(block, first), word(block, first + 1), word(block, first + 2), word(block, first + 3)] }
 }
 
-/// Every 32 bits moved right, rotating, so that none is lost: negative counts move left.
+/// A byte in all bytes.
 #[inline(always)]
-pub(super) unsafe fn right(word: __m512i, count: i32) -> __m512i {
-    // SAFETY: callers are compiled for AVX-512.
-    unsafe { _mm512_rorv_epi32(word, _mm512_set1_epi32(count)) }
+pub(super) unsafe fn in_all_bytes<W: Words>(byte: i8) -> W {
+    // SAFETY: as above.
+    unsafe { W::splat(i32::from_ne_bytes([byte as u8; 4])) }
 }
 
 /// A byte of each word, from 0 up.
 #[inline(always)]
-unsafe fn byte(word: __m512i, number: usize) -> __m512i {
-    // SAFETY: callers are compiled for AVX-512.
-    unsafe { _mm512_and_si512(right(word, 8 * number as i32), _mm512_set1_epi32(255)) }
+unsafe fn byte<W: Words>(word: W, number: usize) -> W {
+    // SAFETY: as above.
+    unsafe { word.right(8 * number as i32).and(W::splat(255)) }
 }
 
 /// A byte of each word with its sign.
 #[inline(always)]
-unsafe fn signed_byte(word: __m512i, number: usize) -> __m512i {
-    // SAFETY: callers are compiled for AVX-512.
-    unsafe { _mm512_srai_epi32::<24>(right(word, 8 * number as i32 - 24)) }
+unsafe fn signed_byte<W: Words>(word: W, number: usize) -> W {
+    // SAFETY: as above.
+    unsafe { word.left(24 - 8 * number as i32).right_signed(24) }
 }
 
 /// Numbers of six bits in every byte: the lower four from one word, the upper two from another.
 #[inline(always)]
-unsafe fn join(low: __m512i, upper: __m512i) -> __m512i {
-    // SAFETY: callers are compiled for AVX-512.
-    unsafe {
-        let low = _mm512_and_si512(low, _mm512_set1_epi8(15));
-        _mm512_or_si512(low, _mm512_and_si512(upper, _mm512_set1_epi8(0x30)))
-    }
+unsafe fn join<W: Words>(low: W, upper: W) -> W {
+    // SAFETY: as above.
+    unsafe { low.and(in_all_bytes(15)).or_masked(upper, in_all_bytes(0x30)) }
 }
 
-/// The F16 numbers in the low halves of all words.
+/// The F16 numbers in the high halves of all words.
 #[inline(always)]
-unsafe fn low_f16(word: __m512i) -> __m512 {
-    // SAFETY: callers are compiled for AVX-512.
-    unsafe { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(word)) }
-}
-
-/// The F16 numbers in the high halves.
-#[inline(always)]
-unsafe fn high_f16(word: __m512i) -> __m512 {
-    // SAFETY: callers are compiled for AVX-512.
-    unsafe { low_f16(_mm512_srli_epi32::<16>(word)) }
+unsafe fn high_f16<W: Words>(word: W) -> W::Floats {
+    // SAFETY: as above.
+    unsafe { word.right(16).low_f16() }
 }
 
 /// The F16 numbers behind so many words.
 #[inline(always)]
-unsafe fn odd_f16(block: *const u8, words: usize) -> __m512 {
-    // SAFETY: callers are compiled for AVX-512; an odd part of two bytes per row stands there.
-    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(block.add(words * WORD * PANEL).cast())) }
+unsafe fn odd_f16<W: Words>(block: *const u8, words: usize) -> W::Floats {
+    // SAFETY: as above; an odd part of two bytes per row stands there.
+    unsafe { W::load_f16(block.add(words * WORD * PANEL)) }
 }
 
 /// `scale * number`.
 #[inline(always)]
-unsafe fn scaled(scale: __m512, number: __m512i) -> __m512 {
-    // SAFETY: callers are compiled for AVX-512.
-    unsafe { _mm512_mul_ps(scale, _mm512_cvtepi32_ps(number)) }
+unsafe fn scaled<W: Words>(scale: W::Floats, number: W) -> W::Floats {
+    // SAFETY: as above.
+    unsafe { W::times(scale, number.to_floats()) }
 }
 
 /// Factors of a group that has no min.
 #[inline(always)]
-unsafe fn scales_only(scales: __m512) -> Factors {
-    // SAFETY: callers are compiled for AVX-512.
-    unsafe { Factors { scales, mins: _mm512_setzero_ps() } }
+unsafe fn scales_only<W: Words>(scales: W::Floats) -> Factors<W> {
+    // SAFETY: as above.
+    unsafe { Factors { scales, mins: W::zero() } }
 }
 
 /// Head of Q4_K and Q5_K: two F16 numbers and twelve bytes of scales and mins.
-pub(super) struct ScalesMins {
-    d: __m512,
-    dmin: __m512,
+pub(super) struct ScalesMins<W: Words> {
+    d: W::Floats,
+    dmin: W::Floats,
     /// Of groups 0..4 and 4..8, a byte each.
-    scales: [__m512i; 2],
-    mins: [__m512i; 2],
+    scales: [W; 2],
+    mins: [W; 2],
 }
 
-impl Head for ScalesMins {
+impl<W: Words> Head<W> for ScalesMins<W> {
     #[inline(always)]
     unsafe fn read(block: *const u8) -> Self {
         // SAFETY: the caller's promises, here and in all of the following.
         unsafe {
-            let (scales, mins, rest) = (word(block, 1), word(block, 2), word(block, 3));
-            let six = _mm512_set1_epi8(63);
+            let (both, scales, mins, rest): (W, W, W, W) =
+                (word(block, 0), word(block, 1), word(block, 2), word(block, 3));
+            let six = in_all_bytes(63);
             Self {
-                d: low_f16(word(block, 0)),
-                dmin: high_f16(word(block, 0)),
-                scales: [_mm512_and_si512(scales, six), join(rest, right(scales, 2))],
-                mins: [_mm512_and_si512(mins, six), join(right(rest, 4), right(mins, 2))],
+                d: both.low_f16(),
+                dmin: high_f16(both),
+                scales: [scales.and(six), join(rest, scales.right(2))],
+                mins: [mins.and(six), join(rest.right(4), mins.right(2))],
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn factors(&self, group: usize) -> Factors {
+    unsafe fn factors(&self, group: usize) -> Factors<W> {
         let (half, number) = (group / 4, group % 4);
         // SAFETY: as above.
         unsafe {
@@ -127,7 +118,7 @@ impl Head for ScalesMins {
 }
 
 impl PanelBlock for Q4K {
-    type Head = ScalesMins;
+    type Head<W: Words> = ScalesMins<W>;
 
     #[inline(always)]
     fn low(group: usize, quad: usize) -> Bits {
@@ -136,7 +127,8 @@ impl PanelBlock for Q4K {
 }
 
 impl PanelBlock for Q5K {
-    type Head = ScalesMins;
+    const LARGEST: i32 = 31;
+    type Head<W: Words> = ScalesMins<W>;
 
     #[inline(always)]
     fn low(group: usize, quad: usize) -> Bits {
@@ -157,25 +149,26 @@ fn pairs(first: usize, group: usize, quad: usize) -> (usize, i32) {
 }
 
 /// Head of Q6_K: the scale, and the words of sixteen signed group scales.
-pub(super) struct SignedScales(__m512, [__m512i; 4]);
+pub(super) struct SignedScales<W: Words>(W::Floats, [W; 4]);
 
-impl Head for SignedScales {
+impl<W: Words> Head<W> for SignedScales<W> {
     #[inline(always)]
     unsafe fn read(block: *const u8) -> Self {
         // SAFETY: as above.
-        unsafe { Self(odd_f16(block, 52), four_words(block, 48)) }
+        unsafe { Self(odd_f16::<W>(block, 52), four_words(block, 48)) }
     }
 
     #[inline(always)]
-    unsafe fn factors(&self, group: usize) -> Factors {
+    unsafe fn factors(&self, group: usize) -> Factors<W> {
         // SAFETY: as above.
         unsafe { scales_only(scaled(self.0, signed_byte(self.1[group / 4], group % 4))) }
     }
 }
 
 impl PanelBlock for Q6K {
+    const LARGEST: i32 = 63;
     const BIAS: i32 = 32;
-    type Head = SignedScales;
+    type Head<W: Words> = SignedScales<W>;
 
     #[inline(always)]
     fn low(group: usize, quad: usize) -> Bits {
@@ -191,37 +184,39 @@ impl PanelBlock for Q6K {
 }
 
 /// Head of Q2_K: two F16 numbers, and the words of sixteen bytes of a scale and a min each.
-pub(super) struct Nibbles {
-    d: __m512,
-    dmin: __m512,
-    both: [__m512i; 4],
+pub(super) struct Nibbles<W: Words> {
+    d: W::Floats,
+    dmin: W::Floats,
+    both: [W; 4],
 }
 
-impl Head for Nibbles {
+impl<W: Words> Head<W> for Nibbles<W> {
     #[inline(always)]
     unsafe fn read(block: *const u8) -> Self {
         // SAFETY: as above.
         unsafe {
-            let last = word(block, 20);
-            Self { d: low_f16(last), dmin: high_f16(last), both: four_words(block, 0) }
+            let last: W = word(block, 20);
+            Self { d: last.low_f16(), dmin: high_f16(last), both: four_words(block, 0) }
         }
     }
 
     #[inline(always)]
-    unsafe fn factors(&self, group: usize) -> Factors {
+    unsafe fn factors(&self, group: usize) -> Factors<W> {
         // SAFETY: as above.
         unsafe {
             let both = byte(self.both[group / 4], group % 4);
             Factors {
-                scales: scaled(self.d, _mm512_and_si512(both, _mm512_set1_epi32(15))),
-                mins: scaled(self.dmin, _mm512_srli_epi32::<4>(both)),
+                scales: scaled(self.d, both.and(W::splat(15))),
+                // A rotation, too, leaves no bits above: there were none below but the scale's.
+                mins: scaled(self.dmin, both.right(4).and(W::splat(15))),
             }
         }
     }
 }
 
 impl PanelBlock for Q2K {
-    type Head = Nibbles;
+    const LARGEST: i32 = 3;
+    type Head<W: Words> = Nibbles<W>;
 
     #[inline(always)]
     fn low(group: usize, quad: usize) -> Bits {
@@ -231,37 +226,38 @@ impl PanelBlock for Q2K {
 }
 
 /// Head of Q3_K: the scale, and sixteen group scales of six bits, a byte each, 32 too large.
-pub(super) struct SixBits(__m512, [__m512i; 4]);
+pub(super) struct SixBits<W: Words>(W::Floats, [W; 4]);
 
-impl Head for SixBits {
+impl<W: Words> Head<W> for SixBits<W> {
     #[inline(always)]
     unsafe fn read(block: *const u8) -> Self {
         // SAFETY: as above.
         unsafe {
-            let (a, b, upper) = (word(block, 24), word(block, 25), word(block, 26));
+            let (a, b, upper): (W, W, W) = (word(block, 24), word(block, 25), word(block, 26));
             let scales = [
-                join(a, right(upper, -4)),
-                join(b, right(upper, -2)),
-                join(right(a, 4), upper),
-                join(right(b, 4), right(upper, 2)),
+                join(a, upper.left(4)),
+                join(b, upper.left(2)),
+                join(a.right(4), upper),
+                join(b.right(4), upper.right(2)),
             ];
-            Self(odd_f16(block, 27), scales)
+            Self(odd_f16::<W>(block, 27), scales)
         }
     }
 
     #[inline(always)]
-    unsafe fn factors(&self, group: usize) -> Factors {
+    unsafe fn factors(&self, group: usize) -> Factors<W> {
         // SAFETY: as above.
         unsafe {
             let scale = byte(self.1[group / 4], group % 4);
-            scales_only(scaled(self.0, _mm512_sub_epi32(scale, _mm512_set1_epi32(32))))
+            scales_only(scaled(self.0, scale.subtract(W::splat(32))))
         }
     }
 }
 
 impl PanelBlock for Q3K {
+    const LARGEST: i32 = 7;
     const BIAS: i32 = 4;
-    type Head = SixBits;
+    type Head<W: Words> = SixBits<W>;
 
     #[inline(always)]
     fn low(group: usize, quad: usize) -> Bits {
@@ -276,17 +272,17 @@ impl PanelBlock for Q3K {
 }
 
 /// Head of Q8_0, Q4_0 and IQ4_NL, blocks of one group: an F16 number, behind so many words once packed.
-pub(super) struct OneScale<const WORDS: usize>(__m512);
+pub(super) struct OneScale<W: Words, const WORDS: usize>(W::Floats);
 
-impl<const WORDS: usize> Head for OneScale<WORDS> {
+impl<W: Words, const WORDS: usize> Head<W> for OneScale<W, WORDS> {
     #[inline(always)]
     unsafe fn read(block: *const u8) -> Self {
         // SAFETY: as above.
-        unsafe { Self(odd_f16(block, WORDS)) }
+        unsafe { Self(odd_f16::<W>(block, WORDS)) }
     }
 
     #[inline(always)]
-    unsafe fn factors(&self, _group: usize) -> Factors {
+    unsafe fn factors(&self, _group: usize) -> Factors<W> {
         // SAFETY: as above.
         unsafe { scales_only(self.0) }
     }
@@ -299,26 +295,22 @@ fn halves(first: usize, quad: usize) -> Bits {
 }
 
 impl PanelBlock for Q8_0 {
+    const LARGEST: i32 = 255;
     const BIAS: i32 = 128;
+    const STORED_SIGNED: bool = true;
     const ODD_FIRST: bool = true;
-    type Head = OneScale<8>;
+    type Head<W: Words> = OneScale<W, 8>;
 
     #[inline(always)]
     fn low(_group: usize, quad: usize) -> Bits {
         Bits { word: quad, right: 0, mask: -1 }
-    }
-
-    #[inline(always)]
-    unsafe fn turn(codes: __m512i) -> __m512i {
-        // SAFETY: as above.
-        unsafe { _mm512_xor_si512(codes, _mm512_set1_epi8(-128)) }
     }
 }
 
 impl PanelBlock for Q4_0 {
     const BIAS: i32 = 8;
     const ODD_FIRST: bool = true;
-    type Head = OneScale<4>;
+    type Head<W: Words> = OneScale<W, 4>;
 
     #[inline(always)]
     fn low(_group: usize, quad: usize) -> Bits {
@@ -327,10 +319,11 @@ impl PanelBlock for Q4_0 {
 }
 
 impl PanelBlock for Iq4Nl {
+    const LARGEST: i32 = 255;
     const BIAS: i32 = 128;
     const ODD_FIRST: bool = true;
     const VALUES: Option<[i8; 16]> = Some(IQ4_VALUES);
-    type Head = OneScale<4>;
+    type Head<W: Words> = OneScale<W, 4>;
 
     #[inline(always)]
     fn low(_group: usize, quad: usize) -> Bits {
@@ -339,36 +332,36 @@ impl PanelBlock for Iq4Nl {
 }
 
 /// Head of IQ4_XS: the scale, and eight group scales, their upper bits in the high half of a word.
-pub(super) struct SplitScales {
-    d: __m512,
-    upper: __m512i,
-    low: __m512i,
+pub(super) struct SplitScales<W: Words> {
+    d: W::Floats,
+    upper: W,
+    low: W,
 }
 
-impl Head for SplitScales {
+impl<W: Words> Head<W> for SplitScales<W> {
     #[inline(always)]
     unsafe fn read(block: *const u8) -> Self {
         // SAFETY: as above.
-        unsafe { Self { d: low_f16(word(block, 0)), upper: word(block, 0), low: word(block, 1) } }
+        unsafe { Self { d: word::<W>(block, 0).low_f16(), upper: word(block, 0), low: word(block, 1) } }
     }
 
     #[inline(always)]
-    unsafe fn factors(&self, group: usize) -> Factors {
+    unsafe fn factors(&self, group: usize) -> Factors<W> {
         let group = group as i32;
         // SAFETY: as above.
         unsafe {
-            let low = _mm512_and_si512(right(self.low, 4 * group), _mm512_set1_epi32(15));
-            let upper = _mm512_and_si512(right(self.upper, 16 + 2 * group - 4), _mm512_set1_epi32(0x30));
-            let scale = _mm512_sub_epi32(_mm512_or_si512(low, upper), _mm512_set1_epi32(32));
-            scales_only(scaled(self.d, scale))
+            let low = self.low.right(4 * group).and(W::splat(15));
+            let scale = low.or_masked(self.upper.right(16 + 2 * group - 4), W::splat(0x30));
+            scales_only(scaled(self.d, scale.subtract(W::splat(32))))
         }
     }
 }
 
 impl PanelBlock for Iq4Xs {
+    const LARGEST: i32 = 255;
     const BIAS: i32 = 128;
     const VALUES: Option<[i8; 16]> = Some(IQ4_VALUES);
-    type Head = SplitScales;
+    type Head<W: Words> = SplitScales<W>;
 
     #[inline(always)]
     fn low(group: usize, quad: usize) -> Bits {
@@ -377,47 +370,37 @@ impl PanelBlock for Iq4Xs {
 }
 
 /// Head of MXFP4: a power of two.
-pub(super) struct Exponent(__m512);
+pub(super) struct Exponent<W: Words>(W::Floats);
 
-impl Head for Exponent {
-    /// 2^(exponent - 128); the two smallest are subnormal.
+impl<W: Words> Head<W> for Exponent<W> {
+    /// 2^(exponent - 128); the two smallest are subnormal, and what the others' bits would be is less than theirs.
     #[inline(always)]
     unsafe fn read(block: *const u8) -> Self {
         // SAFETY: as above; sixteen exponents follow four words.
         unsafe {
-            let exponents = _mm_loadu_si128(block.add(4 * WORD * PANEL).cast());
-            let exponents = _mm512_cvtepu8_epi32(exponents);
-            let (one, two) = (_mm512_set1_epi32(1), _mm512_set1_epi32(2));
-            let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(exponents, one));
-            let subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), exponents);
-            let is_subnormal = _mm512_cmplt_epu32_mask(exponents, two);
-            Self(_mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, is_subnormal, subnormal)))
+            let exponents = W::load_bytes(block.add(4 * WORD * PANEL));
+            let normal = exponents.subtract(W::splat(1)).left(23);
+            let subnormal = exponents.smaller(W::splat(1)).add(W::splat(1)).left(21);
+            Self(normal.larger(subnormal).as_floats())
         }
     }
 
     #[inline(always)]
-    unsafe fn factors(&self, _group: usize) -> Factors {
+    unsafe fn factors(&self, _group: usize) -> Factors<W> {
         // SAFETY: as above.
         unsafe { scales_only(self.0) }
     }
 }
 
 impl PanelBlock for Mxfp4 {
+    const LARGEST: i32 = 28;
     const BIAS: i32 = 16;
     const ODD_FIRST: bool = true;
     const VALUES: Option<[i8; 16]> = Some(MXFP4_VALUES);
-    type Head = Exponent;
+    type Head<W: Words> = Exponent<W>;
 
     #[inline(always)]
     fn low(_group: usize, quad: usize) -> Bits {
         halves(0, quad)
     }
-}
-
-/// Values of a table at 4-bit indices, `bias` larger.
-#[inline(always)]
-pub(super) unsafe fn look_up(values: [i8; 16], bias: i32, indices: __m512i) -> __m512i {
-    let table = values.map(|value| value.wrapping_add(bias as i8));
-    // SAFETY: callers are compiled for AVX-512; the table is an array of 128 bits.
-    unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), indices) }
 }

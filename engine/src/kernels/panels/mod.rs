@@ -3,27 +3,48 @@
 //! A panel has the bytes of its rows, in another order. For every column of blocks, the blocks' first 32-bit words
 //! follow each other, then their second ones and so on; a block's bytes that make no whole word (an F16 scale at either
 //! end) come last, row by row. Codes stay packed in their bits. This file owns packing and the table of formats;
-//! `formats.rs` reads blocks out of a panel, `tiles.rs` lays inputs side by side, `avx512.rs` and `amx.rs` multiply.
+//! `formats.rs` reads blocks out of a panel, `tiles.rs` lays inputs side by side, `products.rs` multiplies both over
+//! `words.rs`, compiled in `avx2.rs` and `avx512.rs`; `amx.rs` multiplies with tiles of its own.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod formats;
+#[cfg(target_arch = "x86_64")]
+mod products;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod unpacked;
+#[cfg(target_arch = "x86_64")]
+mod words;
 
 use super::{MatrixRef, PANEL, RowsFn};
-use crate::quant::Format;
+use crate::quant::{self, Format};
 use crate::simd::Isa;
 
+/// The formats with panels.
 #[cfg(target_arch = "x86_64")]
-use avx512::TABLE;
+static TABLE: &[Panels] = &[
+    Panels::of::<quant::Q4_0>(),
+    Panels::of::<quant::Q8_0>(),
+    Panels::of::<quant::Q2K>(),
+    Panels::of::<quant::Q3K>(),
+    Panels::of::<quant::Q4K>(),
+    Panels::of::<quant::Q5K>(),
+    Panels::of::<quant::Q6K>(),
+    Panels::of::<quant::Iq4Nl>(),
+    Panels::of::<quant::Iq4Xs>(),
+    Panels::of::<quant::Mxfp4>(),
+];
 #[cfg(not(target_arch = "x86_64"))]
-const TABLE: &[Panels] = &[];
+static TABLE: &[Panels] = &[];
 
 /// Bytes of a word.
 const WORD: usize = 4;
@@ -33,10 +54,8 @@ pub(super) struct Panels {
     id: u32,
     /// Whether the bytes that make no whole word are a block's first; otherwise they are its last.
     odd_first: bool,
-    /// Computes rows of a packed matrix; a range starts at a panel, and ends at one or at the last row.
-    rows: RowsFn,
-    /// The same with AMX.
-    tiled_rows: RowsFn,
+    /// What computes rows of a packed matrix; a range starts at a panel, and ends at one or at the last row.
+    rows: fn(Isa) -> RowsFn,
 }
 
 /// The panels of a format, where it has a kernel for them.
@@ -44,10 +63,28 @@ pub(super) fn of(format: &Format) -> Option<&'static Panels> {
     TABLE.iter().find(|panels| panels.id == format.id)
 }
 
+#[cfg(target_arch = "x86_64")]
+impl Panels {
+    const fn of<B: products::PanelBlock>() -> Self {
+        Self { id: B::ID, odd_first: B::ODD_FIRST, rows: rows_of::<B> }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn rows_of<B: products::PanelBlock>(isa: Isa) -> RowsFn {
+    match isa {
+        Isa::Portable => unreachable!("its matrices lie in rows"),
+        Isa::Avx2 => avx2::rows_of_panels::<B>,
+        Isa::AvxVnni => avx2::rows_of_panels_with_vnni::<B>,
+        Isa::Avx512Vnni => avx512::rows_of_panels::<B>,
+        Isa::Amx => amx::rows_of_panels::<B>,
+    }
+}
+
 impl Panels {
     /// What computes rows of a packed matrix on an instruction set that has panels.
     pub(super) fn rows(&self, isa: Isa) -> RowsFn {
-        if isa == Isa::Amx { self.tiled_rows } else { self.rows }
+        (self.rows)(isa)
     }
 
     /// Packs all whole panels of `rows`; the rows after the last one stay rows.

@@ -5,7 +5,7 @@
 
 use super::super::activations::QuantizedRow;
 use super::super::{Inputs, Pick};
-use std::arch::x86_64::*;
+use super::words::Words;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -19,6 +19,9 @@ pub(super) struct Cut {
 
 /// For registers that hold four codes of each row: as many sums and products as fit into 32 registers.
 pub(super) static FOURS: Cut = Cut { sizes: &[12, 8, 4, 2, 1], whole_groups: false };
+
+/// The same for 16 registers, of which sixteen rows take two.
+pub(super) static FEW_FOURS: Cut = Cut { sizes: &[4, 2, 1], whole_groups: false };
 
 /// For AMX's registers of up to sixteen lines.
 pub(super) static GROUPS: Cut = Cut { sizes: &[16, 12, 8, 4, 2, 1], whole_groups: true };
@@ -55,6 +58,7 @@ pub(super) struct Tiles {
     scales: Vec<f32>,
     sums: Vec<f32>,
     offsets: Vec<f32>,
+    kept: Vec<f32>,
 }
 
 thread_local! {
@@ -67,9 +71,9 @@ impl Tiles {
     /// lay side by side: only its offsets are copied.
     ///
     /// # Safety
-    /// Needs AVX-512.
-    #[target_feature(enable = "avx2,avx512f")]
-    pub(super) unsafe fn fill(
+    /// Needs the instructions of `W`.
+    #[inline(always)]
+    pub(super) unsafe fn fill<W: Words>(
         &mut self,
         cut: &'static Cut,
         inputs: &Inputs<'_>,
@@ -84,14 +88,14 @@ impl Tiles {
         grow(&mut self.offsets, picks.len() * groups);
         for tile in cut.tiles(picks.len()) {
             let first = tile.start;
-            // SAFETY: compiled for the instructions.
+            // SAFETY: the caller's promise.
             unsafe {
                 match tile.len() {
-                    16 => self.copy::<16>(cut, inputs, picks, first, group),
-                    12 => self.copy::<12>(cut, inputs, picks, first, group),
-                    8 => self.copy::<8>(cut, inputs, picks, first, group),
-                    4 => self.copy::<4>(cut, inputs, picks, first, group),
-                    2 => self.copy::<2>(cut, inputs, picks, first, group),
+                    16 => self.copy::<W, 16>(cut, inputs, picks, first, group),
+                    12 => self.copy::<W, 12>(cut, inputs, picks, first, group),
+                    8 => self.copy::<W, 8>(cut, inputs, picks, first, group),
+                    4 => self.copy::<W, 4>(cut, inputs, picks, first, group),
+                    2 => self.copy::<W, 2>(cut, inputs, picks, first, group),
                     _ => {
                         let offsets = inputs.quantized(picks[first].input, group).offsets;
                         self.offsets[first * groups..][..groups].copy_from_slice(offsets);
@@ -107,7 +111,7 @@ impl Tiles {
     }
 
     #[inline(always)]
-    unsafe fn copy<const N: usize>(
+    unsafe fn copy<W: Words, const N: usize>(
         &mut self,
         cut: &Cut,
         inputs: &Inputs<'_>,
@@ -120,19 +124,36 @@ impl Tiles {
         for (row, pick) in rows.iter_mut().zip(&picks[first..]) {
             *row = inputs.quantized(pick.input, group);
         }
-        let Self { codes, scales, sums, offsets } = self;
+        let Self { codes, scales, sums, offsets, .. } = self;
         // SAFETY: the caller's promise.
         unsafe {
             let all = rows.map(|row| row.codes);
             match (cut.whole_groups, group) {
-                (false, _) => interleave(&all, &mut codes[first * width..]),
+                (false, _) => interleave::<W, N>(&all, &mut codes[first * width..]),
                 (true, 16) => lay_groups::<N, 16>(&all, &mut codes[first * width..]),
                 (true, _) => lay_groups::<N, 32>(&all, &mut codes[first * width..]),
             }
-            interleave(&rows.map(|row| bytes(row.scales)), bytes_mut(&mut scales[first * (width / 32)..]));
-            interleave(&rows.map(|row| bytes(row.sums)), bytes_mut(&mut sums[first * groups..]));
-            interleave(&rows.map(|row| bytes(row.offsets)), bytes_mut(&mut offsets[first * groups..]));
+            interleave::<W, N>(
+                &rows.map(|row| bytes(row.scales)),
+                bytes_mut(&mut scales[first * (width / 32)..]),
+            );
+            interleave::<W, N>(&rows.map(|row| bytes(row.sums)), bytes_mut(&mut sums[first * groups..]));
+            interleave::<W, N>(
+                &rows.map(|row| bytes(row.offsets)),
+                bytes_mut(&mut offsets[first * groups..]),
+            );
         }
+    }
+
+    /// Room for sums of all tiles; [`Tiles::give_kept`] takes it back.
+    pub(super) fn take_kept(&mut self, len: usize) -> Vec<f32> {
+        let mut kept = std::mem::take(&mut self.kept);
+        grow(&mut kept, len);
+        kept
+    }
+
+    pub(super) fn give_kept(&mut self, kept: Vec<f32>) {
+        self.kept = kept;
     }
 
     /// A tile whose first input is `input`; a tile of one is that, but for its offsets.
@@ -179,28 +200,20 @@ fn lay_groups<const N: usize, const GROUP: usize>(rows: &[&[i8]; N], out: &mut [
 /// A word of each row in turn: four codes or a float.
 ///
 /// # Safety
-/// Needs AVX-512.
+/// Needs the instructions of `W`.
 #[inline(always)]
-unsafe fn interleave<const N: usize>(rows: &[&[i8]; N], out: &mut [i8]) {
+unsafe fn interleave<W: Words, const N: usize>(rows: &[&[i8]; N], out: &mut [i8]) {
     let len = rows[0].len();
     assert!(rows.iter().all(|row| row.len() == len) && out.len() >= N * len);
-    let whole = if N.is_multiple_of(4) { len / 64 * 64 } else { 0 };
-    for start in (0..whole).step_by(64) {
-        for n in (0..N).step_by(4) {
-            // SAFETY: 64 bytes of each row lie below `whole`, and the destination is as long as all rows.
+    let whole = if N.is_multiple_of(4) { len / W::LINE * W::LINE } else { 0 };
+    for start in (0..whole).step_by(W::LINE) {
+        for (number, four) in rows.as_chunks::<4>().0.iter().enumerate() {
+            // SAFETY: a line of each row lies below `whole`, and the destination is as long as all rows.
             unsafe {
-                let mut four = [_mm512_setzero_si512(); 4];
-                for (register, row) in four.iter_mut().zip(&rows[n..]) {
-                    *register = _mm512_loadu_si512(row.as_ptr().add(start).cast());
-                }
-                let out = out.as_mut_ptr().add((start * N) + n * 4);
-                for (k, words) in transposed(four).into_iter().enumerate() {
-                    let place = |quarter: usize| out.add((4 * quarter + k) * 4 * N).cast();
-                    _mm_storeu_si128(place(0), _mm512_castsi512_si128(words));
-                    _mm_storeu_si128(place(1), _mm512_extracti32x4_epi32::<1>(words));
-                    _mm_storeu_si128(place(2), _mm512_extracti32x4_epi32::<2>(words));
-                    _mm_storeu_si128(place(3), _mm512_extracti32x4_epi32::<3>(words));
-                }
+                let out = out.as_mut_ptr().add(start * N + number * 16);
+                let [a, b, c, d] = *four;
+                let at = [&a[start], &b[start], &c[start], &d[start]];
+                W::interleave(at.map(|byte| &raw const *byte), out, 4 * N);
             }
         }
     }
@@ -208,22 +221,5 @@ unsafe fn interleave<const N: usize>(rows: &[&[i8]; N], out: &mut [i8]) {
         for (n, row) in rows.iter().enumerate() {
             out[at * N + n * 4..][..4].copy_from_slice(&row[at..at + 4]);
         }
-    }
-}
-
-/// Four registers' words by turns: the first result holds every fourth word of all, from the first on, the second those
-/// from the second on.
-#[inline(always)]
-unsafe fn transposed([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
-    // SAFETY: the caller is compiled for AVX-512.
-    unsafe {
-        let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
-        let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-        [
-            _mm512_unpacklo_epi64(ab, cd),
-            _mm512_unpackhi_epi64(ab, cd),
-            _mm512_unpacklo_epi64(ab_high, cd_high),
-            _mm512_unpackhi_epi64(ab_high, cd_high),
-        ]
     }
 }

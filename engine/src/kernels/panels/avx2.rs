@@ -1,0 +1,69 @@
+//! Panels on AVX2, with and without VNNI.
+
+use super::super::Job;
+use super::super::activations::QuantizedRow;
+use super::products::{PanelBlock, Part, Passes, Sums, pass_body, rows_body};
+use super::tiles::{Cut, FEW_FOURS};
+use super::unpacked::{COLUMNS, UNPACKED, Unpacked};
+use super::words::Pair;
+use std::ops::Range;
+
+/// Whether unpacking columns once for so many inputs pays. Blocks of one group come out of their bits in few steps.
+fn are_many<B: PanelBlock>(inputs: usize) -> bool {
+    inputs >= if B::LEN == B::GROUP { 64 } else { 8 }
+}
+
+/// The functions of one set; a set's name cannot be a parameter.
+macro_rules! compiled_for {
+    ($name:ident, $rows_of_panels:ident, $vnni:literal, $features:literal) => {
+        struct $name {
+            panel: Unpacked,
+            is_unpacked: bool,
+        }
+
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn $rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
+            let mut passes = $name { panel: UNPACKED.take(), is_unpacked: false };
+            // SAFETY: compiled for the instructions; outputs by the caller's promise.
+            unsafe { rows_body::<B, _>(job, range, &mut passes) };
+            UNPACKED.set(passes.panel);
+        }
+
+        impl Passes for $name {
+            type Words = Pair<$vnni>;
+            const CUT: &'static Cut = &FEW_FOURS;
+
+            fn columns<B: PanelBlock>(&self, inputs: usize) -> usize {
+                if are_many::<B>(inputs) { COLUMNS } else { usize::MAX }
+            }
+
+            #[target_feature(enable = $features)]
+            unsafe fn begin<B: PanelBlock>(&mut self, part: &Part<'_>, inputs: usize) {
+                self.is_unpacked = are_many::<B>(inputs);
+                if self.is_unpacked {
+                    // SAFETY: compiled for the instructions.
+                    unsafe { self.panel.fill::<B, Pair<$vnni>>(part, 0) }
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            unsafe fn pass<B: PanelBlock, const N: usize>(
+                &mut self,
+                part: &Part<'_>,
+                inputs: &QuantizedRow<'_>,
+                sums: &mut Sums<'_>,
+            ) {
+                // SAFETY: compiled for the instructions; the rest is the caller's promise.
+                unsafe {
+                    match self.is_unpacked {
+                        true => self.panel.pass_body::<B, Pair<$vnni>, N>(part, inputs, sums),
+                        false => pass_body::<B, Pair<$vnni>, N>(part, inputs, sums),
+                    }
+                }
+            }
+        }
+    };
+}
+
+compiled_for!(Avx2, rows_of_panels, false, "avx2,fma,f16c");
+compiled_for!(AvxVnni, rows_of_panels_with_vnni, true, "avx2,fma,f16c,avxvnni");

@@ -1,0 +1,409 @@
+//! Products with panels: a register of weights serves all rows of a panel, inputs are broadcast.
+//!
+//! Codes meet the inputs as they come out of their bits. Inputs pass in tiles (`tiles.rs`), so that unpacking is shared;
+//! the arithmetic and its order are those of one input, so a row's result does not depend on how many inputs there are.
+//! Written once over [`Words`]; `avx2.rs` and `avx512.rs` compile it for their instructions.
+
+use super::super::activations::QuantizedRow;
+use super::super::{Job, PANEL, Pick, blocks};
+use super::formats;
+use super::tiles::{Cut, TILES};
+use super::words::Words;
+use crate::quant::Block;
+use std::ops::Range;
+use std::sync::atomic::{Ordering, compiler_fence};
+
+/// How far ahead weights are asked for.
+const PREFETCH: usize = 8192;
+
+/// Scales and mins of a group, one per row.
+pub(super) struct Factors<W: Words> {
+    pub(super) scales: W::Floats,
+    /// Zero for formats without.
+    pub(super) mins: W::Floats,
+}
+
+/// Where bits of four neighbouring codes are: in every byte of a word, after a move to the right; upper bits may have
+/// to move left, by a negative count.
+pub(super) struct Bits {
+    pub(super) word: usize,
+    pub(super) right: i32,
+    pub(super) mask: i8,
+}
+
+/// A format as its panels are read; `block` points to sixteen blocks side by side.
+pub(super) trait PanelBlock: Block {
+    /// The largest code, read as numbers from 0 up.
+    const LARGEST: i32 = 15;
+    /// How much larger than the weights' codes the ones from 0 up are: a power of two for formats without mins, which
+    /// have codes below zero, and 0 for the others.
+    const BIAS: i32 = 0;
+    /// Whether codes are stored with their sign; others are stored with their bias.
+    const STORED_SIGNED: bool = false;
+    /// See [`super::Panels`].
+    const ODD_FIRST: bool = false;
+    /// What 4-bit codes stand for, where they are indices.
+    const VALUES: Option<[i8; 16]> = None;
+    /// What all groups share.
+    type Head<W: Words>: Head<W>;
+
+    /// The low bits of the group's codes from `4 * quad` on.
+    fn low(group: usize, quad: usize) -> Bits;
+
+    /// The bits above them.
+    #[inline(always)]
+    fn upper(_group: usize, _quad: usize) -> Option<Bits> {
+        None
+    }
+}
+
+/// What all groups of sixteen blocks share, in registers.
+pub(super) trait Head<W: Words>: Sized {
+    /// Out of a packed column of blocks.
+    ///
+    /// # Safety
+    /// Here and below: needs the instructions of `W`, and whole blocks where there is a pointer.
+    unsafe fn read(block: *const u8) -> Self;
+
+    /// A group's scales and mins.
+    unsafe fn factors(&self, group: usize) -> Factors<W>;
+}
+
+/// Whether a format's codes have to keep their signs for the products of `W`.
+const fn keeps_signs<B: PanelBlock, W: Words>() -> bool {
+    B::LARGEST > W::LARGEST_CODE
+}
+
+/// Four neighbouring codes of each row, from 0 up unless their signs are kept.
+#[inline(always)]
+pub(super) unsafe fn codes<B: PanelBlock, W: Words>(block: *const u8, group: usize, quad: usize) -> W {
+    // SAFETY: the caller's promises; formats name words of their block only.
+    unsafe {
+        let Bits { word, right, mask } = B::low(group, quad);
+        let mut codes: W = formats::word::<W>(block, word).right(right).and(formats::in_all_bytes(mask));
+        if let Some(Bits { word, right, mask }) = B::upper(group, quad) {
+            let upper = formats::word::<W>(block, word).right_or_left(right);
+            codes = codes.or_masked(upper, formats::in_all_bytes(mask));
+        }
+        let bias = if keeps_signs::<B, W>() { 0 } else { B::BIAS };
+        match B::VALUES {
+            Some(values) => codes.look_up(&values.map(|value| value.wrapping_add(bias as i8))),
+            None if B::STORED_SIGNED && bias > 0 => codes.flip(formats::in_all_bytes(i8::MIN)),
+            None => codes,
+        }
+    }
+}
+
+/// Does something for every group of a block, written out: with constant numbers the compiler folds places and shifts,
+/// which makes a third of the speed.
+macro_rules! each_group {
+    ($block:ty, |$group:ident| $step:expr) => {
+        each_group!(@ $block, $group, $step, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@ $block:ty, $group:ident, $step:expr, $($number:literal)*) => {
+        $(if $number < <$block>::LEN / <$block>::GROUP {
+            let $group: usize = $number;
+            $step
+        })*
+    };
+}
+pub(super) use each_group;
+
+/// Some columns of a panel: all, or as many as stay in the nearest cache once they are out of their bits.
+pub(super) struct Part<'a> {
+    /// Whole blocks.
+    pub(super) blocks: &'a [u8],
+    /// Their groups, counted from the row's first.
+    pub(super) groups: Range<usize>,
+}
+
+/// How one instruction set passes a tile of inputs over a panel.
+pub(super) trait Passes {
+    /// The registers of rows' words.
+    type Words: Words;
+    /// How inputs are cut into tiles.
+    const CUT: &'static Cut;
+
+    /// Columns to take together where so many inputs pass.
+    fn columns<B: PanelBlock>(&self, _inputs: usize) -> usize {
+        usize::MAX
+    }
+
+    /// Gets a part ready for its passes.
+    ///
+    /// # Safety
+    /// Here and below: needs the instruction set.
+    unsafe fn begin<B: PanelBlock>(&mut self, _part: &Part<'_>, _inputs: usize) {}
+
+    /// Adds the products of the part's columns with a tile of `N` inputs to the tile's sums.
+    unsafe fn pass<B: PanelBlock, const N: usize>(
+        &mut self,
+        part: &Part<'_>,
+        inputs: &QuantizedRow<'_>,
+        sums: &mut Sums<'_>,
+    );
+}
+
+/// Where a pass's sums are, sixteen for each input of the tile.
+pub(super) struct Sums<'a> {
+    job: &'a Job<'a>,
+    /// The panel's first row.
+    start: usize,
+    /// Whose first outputs they become.
+    picks: &'a [Pick],
+    /// From part to part.
+    kept: &'a mut [f32],
+    is_first: bool,
+    is_last: bool,
+}
+
+impl Sums<'_> {
+    /// What has been added so far.
+    ///
+    /// # Safety
+    /// Here and below: needs the instructions of `W`.
+    #[inline(always)]
+    pub(super) unsafe fn read<W: Words, const N: usize>(&self) -> [W::Floats; N] {
+        let kept = self.kept.as_chunks::<PANEL>().0;
+        // SAFETY: sixteen floats each.
+        unsafe {
+            let mut sums = [W::zero(); N];
+            if !self.is_first {
+                for (sums, kept) in sums.iter_mut().zip(kept) {
+                    *sums = W::load_floats(kept.as_ptr());
+                }
+            }
+            sums
+        }
+    }
+
+    /// Keeps the sums, or writes them where the picks say: those rows of those outputs belong to this task.
+    #[inline(always)]
+    pub(super) unsafe fn write<W: Words, const N: usize>(&mut self, sums: [W::Floats; N]) {
+        let kept = self.kept.as_chunks_mut::<PANEL>().0;
+        for ((pick, kept), sums) in self.picks.iter().zip(kept).zip(sums) {
+            // SAFETY: the caller's promises, and sixteen floats each.
+            unsafe {
+                let places = match self.is_last {
+                    true => self.job.output.slice(pick.output, self.start..self.start + PANEL),
+                    false => &mut kept[..],
+                };
+                W::store(sums, places.as_mut_ptr());
+            }
+        }
+    }
+}
+
+/// Whole panels by `passes`, and the rows behind them.
+///
+/// # Safety
+/// Needs the instructions of `P`; outputs by the caller's promise.
+#[inline(always)]
+pub(super) unsafe fn rows_body<B: PanelBlock, P: Passes>(job: &Job<'_>, range: Range<usize>, passes: &mut P) {
+    let matrix = &job.matrix;
+    let whole = range.end.min(matrix.rows / PANEL * PANEL).max(range.start);
+    assert!(range.start.is_multiple_of(PANEL) && (range.end == whole || range.end == matrix.rows));
+    if range.start < whole {
+        for picks in job.picks.chunks(P::CUT.at_once(matrix.cols)) {
+            // SAFETY: the caller's promises.
+            unsafe { panels_of_picks::<B, P>(job, picks, range.start..whole, passes) };
+        }
+    }
+    if whole < range.end {
+        // SAFETY: as above.
+        unsafe { blocks::rows_body::<B, <P::Words as Words>::Rows>(job, whole..range.end) }
+    }
+}
+
+/// The same for as many picks as are cut into tiles together.
+#[inline(always)]
+unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
+    job: &Job<'_>,
+    picks: &[Pick],
+    rows: Range<usize>,
+    passes: &mut P,
+) {
+    let panel_bytes = job.matrix.row_bytes() * PANEL;
+    let blocks_at_once = (passes.columns::<B>(picks.len()) / B::LEN).clamp(1, job.matrix.cols / B::LEN);
+    let part_bytes = blocks_at_once * size_of::<B>() * PANEL;
+    let mut tiles = TILES.take();
+    // SAFETY: the caller's promises, for every tile.
+    unsafe {
+        tiles.fill::<P::Words>(P::CUT, &job.inputs, picks, B::GROUP, B::BIAS);
+        let mut kept = tiles.take_kept(picks.len() * PANEL);
+        for start in rows.step_by(PANEL) {
+            let panel = &job.matrix.bytes[start / PANEL * panel_bytes..][..panel_bytes];
+            for (number, blocks) in panel.chunks(part_bytes).enumerate() {
+                let first = number * blocks_at_once * (B::LEN / B::GROUP);
+                let groups = first..first + blocks.len() / PANEL / size_of::<B>() * (B::LEN / B::GROUP);
+                let part = Part { blocks, groups };
+                passes.begin::<B>(&part, picks.len());
+                for tile in P::CUT.tiles(picks.len()) {
+                    let (len, picks) = (tile.len(), &picks[tile.clone()]);
+                    let kept = &mut kept[tile.start * PANEL..tile.end * PANEL];
+                    let inputs = tiles.get(tile, job.inputs.quantized(picks[0].input, B::GROUP));
+                    inputs.check(len * job.matrix.cols, B::GROUP);
+                    let (is_first, is_last) = (number == 0, (number + 1) * part_bytes >= panel_bytes);
+                    let mut sums = Sums { job, start, picks, kept, is_first, is_last };
+                    match len {
+                        16 => passes.pass::<B, 16>(&part, &inputs, &mut sums),
+                        12 => passes.pass::<B, 12>(&part, &inputs, &mut sums),
+                        8 => passes.pass::<B, 8>(&part, &inputs, &mut sums),
+                        4 => passes.pass::<B, 4>(&part, &inputs, &mut sums),
+                        2 => passes.pass::<B, 2>(&part, &inputs, &mut sums),
+                        _ => passes.pass::<B, 1>(&part, &inputs, &mut sums),
+                    }
+                }
+            }
+        }
+        tiles.give_kept(kept);
+    }
+    TILES.set(tiles);
+}
+
+/// The body of [`Passes::pass`] for code that takes a panel as it is.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn pass_body<B: PanelBlock, W: Words, const N: usize>(
+    part: &Part<'_>,
+    inputs: &QuantizedRow<'_>,
+    sums: &mut Sums<'_>,
+) {
+    inputs.check_groups(N * part.groups.end, B::GROUP);
+    // SAFETY: a block has the bytes of sixteen, and the inputs were checked to have as many groups; outputs by the
+    // caller's promise.
+    unsafe {
+        let mut all = sums.read::<W, N>();
+        for (number, block) in part.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
+            let first = part.groups.start + number * (B::LEN / B::GROUP);
+            let head = B::Head::<W>::read(block.as_ptr());
+            if N <= W::WRITTEN_OUT {
+                each_group!(B, |group| add_packed::<B, W, N>(&mut all, block, &head, (first, group), inputs));
+            } else {
+                for group in 0..B::LEN / B::GROUP {
+                    add_packed::<B, W, N>(&mut all, block, &head, (first, group), inputs);
+                }
+            }
+        }
+        sums.write::<W, N>(all);
+    }
+}
+
+/// Asks for the group's share of what follows this block after [`PREFETCH`] bytes: all at once would wait for each other.
+#[inline(always)]
+pub(super) fn prefetch<B: PanelBlock>(block: &[u8], group: usize) {
+    let (lines, groups) = ((size_of::<B>() * PANEL).div_ceil(64), B::LEN / B::GROUP);
+    for line in group * lines / groups..(group + 1) * lines / groups {
+        super::super::prefetch(block.as_ptr().wrapping_add(PREFETCH + line * 64));
+    }
+}
+
+/// Adds the products of a group of a packed block; `first` is the block's first group.
+#[inline(always)]
+unsafe fn add_packed<B: PanelBlock, W: Words, const N: usize>(
+    sums: &mut [W::Floats; N],
+    block: &[u8],
+    head: &B::Head<W>,
+    (first, number): (usize, usize),
+    inputs: &QuantizedRow<'_>,
+) {
+    // Keeps the loads of a group in their place: all of a block's at its begin would have to be spilled.
+    compiler_fence(Ordering::SeqCst);
+    prefetch::<B>(block, number);
+    let group = PackedGroup::<B, W> { block: block.as_ptr(), head, number };
+    // SAFETY: the caller's promises.
+    unsafe { add_group::<B, W, N>(sums, &group, first + number, inputs) }
+}
+
+/// A group of sixteen rows.
+pub(super) trait Group<W: Words> {
+    /// Its scales and mins.
+    ///
+    /// # Safety
+    /// Here and below: needs the instructions of `W`.
+    unsafe fn factors(&self) -> Factors<W>;
+
+    /// Its four codes of each row from `4 * quad` on, as [`codes`] gives them.
+    unsafe fn codes(&self, quad: usize) -> W;
+}
+
+/// A group of a panel as it is.
+struct PackedGroup<'a, B: PanelBlock, W: Words> {
+    block: *const u8,
+    head: &'a B::Head<W>,
+    number: usize,
+}
+
+impl<B: PanelBlock, W: Words> Group<W> for PackedGroup<'_, B, W> {
+    #[inline(always)]
+    unsafe fn factors(&self) -> Factors<W> {
+        // SAFETY: the caller's promise.
+        unsafe { self.head.factors(self.number) }
+    }
+
+    #[inline(always)]
+    unsafe fn codes(&self, quad: usize) -> W {
+        // SAFETY: the pointer leads to a packed column of blocks.
+        unsafe { codes::<B, W>(self.block, self.number, quad) }
+    }
+}
+
+/// The products of a group's codes; `number` counts the row's groups.
+#[inline(always)]
+unsafe fn dots<B: PanelBlock, W: Words, const N: usize>(
+    group: &impl Group<W>,
+    number: usize,
+    inputs: &QuantizedRow<'_>,
+) -> [W; N] {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let offsets = inputs.offsets.as_ptr().cast::<i32>().add(number * N);
+        let has_offset = B::BIAS > 0 && !keeps_signs::<B, W>();
+        let mut products = [W::begin(None); N];
+        if has_offset {
+            for (n, products) in products.iter_mut().enumerate() {
+                *products = W::begin(Some(offsets.add(n)));
+            }
+        }
+        for quad in 0..B::GROUP / 4 {
+            let codes = group.codes(quad);
+            let fours = inputs.codes.as_ptr().cast::<i32>().add((number * (B::GROUP / 4) + quad) * N);
+            for (n, products) in products.iter_mut().enumerate() {
+                *products = W::multiply::<B>(*products, quad, codes, fours.add(n));
+            }
+        }
+        let mut dots = [W::splat(0); N];
+        for (n, (dots, products)) in dots.iter_mut().zip(products).enumerate() {
+            *dots = W::end(products, if has_offset { Some(offsets.add(n)) } else { None });
+        }
+        dots
+    }
+}
+
+/// Adds a group's products to the sums; `number` counts the row's groups.
+///
+/// # Safety
+/// Needs the instructions of `W`; the group's codes and the inputs must be whole.
+#[inline(always)]
+pub(super) unsafe fn add_group<B: PanelBlock, W: Words, const N: usize>(
+    sums: &mut [W::Floats; N],
+    group: &impl Group<W>,
+    number: usize,
+    inputs: &QuantizedRow<'_>,
+) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let factors = group.factors();
+        let dots = dots::<B, W, N>(group, number, inputs);
+        let scales = inputs.scales.as_ptr().add(number * B::GROUP / 32 * N);
+        let input_sums = inputs.sums.as_ptr().add(number * N);
+        for (n, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
+            *sums = W::add_product(*sums, dots.to_floats(), W::scaled(factors.scales, scales.add(n)));
+            if B::HAS_MIN {
+                *sums = W::subtract_scaled(*sums, factors.mins, input_sums.add(n));
+            }
+        }
+    }
+}

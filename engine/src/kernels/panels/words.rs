@@ -1,0 +1,363 @@
+//! Registers of words: a 32-bit word of each of a panel's sixteen rows, and what the kernels do with sixteen of them.
+//!
+//! AVX-512 has one register for them, AVX2 takes two. Results are the same to the bit: products of whole numbers are
+//! exact, and floats are multiplied and added alike.
+
+use super::super::blocks::ByteDots;
+use super::super::{avx2, avx512};
+use super::products::PanelBlock;
+use std::arch::x86_64::*;
+
+/// One word per row. Everything here needs the instructions of the implementing set, and whole registers behind
+/// pointers.
+pub(super) trait Words: Copy {
+    /// A float per row.
+    type Floats: Copy;
+    /// Products of a group while they are added up.
+    type Products: Copy;
+    /// The kernel of rows that are in no panel.
+    type Rows: ByteDots;
+    /// The largest code that [`Words::multiply`] takes; formats with larger ones give their codes with signs.
+    const LARGEST_CODE: i32;
+    /// For so few inputs the groups of a block are written out: with constant numbers the compiler folds places and
+    /// shifts.
+    const WRITTEN_OUT: usize;
+
+    unsafe fn load(address: *const u8) -> Self;
+    /// Sixteen bytes, from 0 up.
+    unsafe fn load_bytes(address: *const u8) -> Self;
+    unsafe fn splat(word: i32) -> Self;
+    unsafe fn store_words(self, address: *mut i8);
+    unsafe fn and(self, other: Self) -> Self;
+    /// `self | other & mask`
+    unsafe fn or_masked(self, other: Self, mask: Self) -> Self;
+    unsafe fn flip(self, other: Self) -> Self;
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn subtract(self, other: Self) -> Self;
+    /// Byte by byte.
+    unsafe fn subtract_bytes(self, other: Self) -> Self;
+    /// The larger of each two, with signs.
+    unsafe fn larger(self, other: Self) -> Self;
+    /// The smaller of each two, with signs.
+    unsafe fn smaller(self, other: Self) -> Self;
+    /// Moves bits right. What leaves a word may come back at its other end or not, here and below.
+    unsafe fn right(self, count: i32) -> Self;
+    /// Moves bits right, negative counts left.
+    unsafe fn right_or_left(self, count: i32) -> Self;
+    /// Moves bits right and repeats the sign.
+    unsafe fn right_signed(self, count: i32) -> Self;
+    /// Moves bits left, zeros follow.
+    unsafe fn left(self, count: i32) -> Self;
+    /// Values of a table at the indices below 16 in all bytes.
+    unsafe fn look_up(self, table: &[i8; 16]) -> Self;
+
+    /// The numbers as floats.
+    unsafe fn to_floats(self) -> Self::Floats;
+    /// The bits as floats.
+    unsafe fn as_floats(self) -> Self::Floats;
+    /// The F16 numbers in the low halves.
+    unsafe fn low_f16(self) -> Self::Floats;
+    /// Sixteen F16 numbers.
+    unsafe fn load_f16(address: *const u8) -> Self::Floats;
+    unsafe fn load_floats(address: *const f32) -> Self::Floats;
+    unsafe fn zero() -> Self::Floats;
+    unsafe fn times(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a` times the float at the address.
+    unsafe fn scaled(a: Self::Floats, scale: *const f32) -> Self::Floats;
+    /// `sum + a * b`, rounded once.
+    unsafe fn add_product(sum: Self::Floats, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `sum - a * b` with the float at the address, rounded once.
+    unsafe fn subtract_scaled(sum: Self::Floats, a: Self::Floats, b: *const f32) -> Self::Floats;
+    unsafe fn store(floats: Self::Floats, address: *mut f32);
+
+    /// What [`Words::interleave`] reads of a row.
+    const LINE: usize;
+    /// Lays a line of four rows side by side: a word of each, and the next ones `stride` bytes further.
+    unsafe fn interleave(rows: [*const i8; 4], out: *mut i8, stride: usize);
+
+    /// No products yet, but the number at the address for all rows, if there is one.
+    unsafe fn begin(offset: Option<*const i32>) -> Self::Products;
+    /// Adds each row's four codes times the four inputs at the address. `quad` counts a group's fours from 0; codes have
+    /// signs in formats whose codes are too large without.
+    unsafe fn multiply<B: PanelBlock>(
+        products: Self::Products,
+        quad: usize,
+        codes: Self,
+        inputs: *const i32,
+    ) -> Self::Products;
+    /// The sums, given the same offset as at the beginning.
+    unsafe fn end(products: Self::Products, offset: Option<*const i32>) -> Self;
+}
+
+/// Functions whose whole body is unsafe and that are part of their caller.
+macro_rules! instructions {
+    ($($(#[$attribute:meta])* fn $name:ident $(<$block:ident: $bound:ident>)? ($($arguments:tt)*) $(-> $out:ty)? $body:block)*) => {
+        $($(#[$attribute])*
+        #[inline(always)]
+        #[allow(unused_unsafe)]
+        unsafe fn $name $(<$block: $bound>)? ($($arguments)*) $(-> $out)? {
+            // SAFETY: the trait's conditions are the caller's promise.
+            unsafe { $body }
+        })*
+    };
+}
+
+/// AVX-512 with VNNI.
+impl Words for __m512i {
+    type Floats = __m512;
+    type Products = __m512i;
+    type Rows = avx512::Vnni;
+    const LARGEST_CODE: i32 = 255;
+    const LINE: usize = 64;
+    const WRITTEN_OUT: usize = 4;
+
+    instructions! {
+        fn load(address: *const u8) -> Self { _mm512_loadu_si512(address.cast()) }
+        fn load_bytes(address: *const u8) -> Self { _mm512_cvtepu8_epi32(_mm_loadu_si128(address.cast())) }
+        fn splat(word: i32) -> Self { _mm512_set1_epi32(word) }
+        fn and(self, other: Self) -> Self { _mm512_and_si512(self, other) }
+        fn or_masked(self, other: Self, mask: Self) -> Self {
+            _mm512_ternarylogic_epi32::<0xf8>(self, other, mask)
+        }
+        fn flip(self, other: Self) -> Self { _mm512_xor_si512(self, other) }
+        fn add(self, other: Self) -> Self { _mm512_add_epi32(self, other) }
+        fn subtract(self, other: Self) -> Self { _mm512_sub_epi32(self, other) }
+        fn larger(self, other: Self) -> Self { _mm512_max_epi32(self, other) }
+        fn smaller(self, other: Self) -> Self { _mm512_min_epi32(self, other) }
+        fn right_or_left(self, count: i32) -> Self { self.right(count) }
+        fn right(self, count: i32) -> Self { _mm512_rorv_epi32(self, _mm512_set1_epi32(count)) }
+        fn right_signed(self, count: i32) -> Self { _mm512_srav_epi32(self, _mm512_set1_epi32(count)) }
+        fn left(self, count: i32) -> Self { _mm512_sllv_epi32(self, _mm512_set1_epi32(count)) }
+        fn look_up(self, table: &[i8; 16]) -> Self {
+            let table = _mm_loadu_si128(table.as_ptr().cast());
+            _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), self)
+        }
+        fn to_floats(self) -> __m512 { _mm512_cvtepi32_ps(self) }
+        fn as_floats(self) -> __m512 { _mm512_castsi512_ps(self) }
+        fn low_f16(self) -> __m512 { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(self)) }
+        fn load_f16(address: *const u8) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(address.cast())) }
+        fn store_words(self, address: *mut i8) { _mm512_storeu_si512(address.cast(), self) }
+        fn subtract_bytes(self, other: Self) -> Self { _mm512_sub_epi8(self, other) }
+        fn load_floats(address: *const f32) -> __m512 { _mm512_loadu_ps(address) }
+        fn zero() -> __m512 { _mm512_setzero_ps() }
+        fn times(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
+        fn scaled(a: __m512, scale: *const f32) -> __m512 { _mm512_mul_ps(a, _mm512_set1_ps(*scale)) }
+        fn add_product(sum: __m512, a: __m512, b: __m512) -> __m512 { _mm512_fmadd_ps(a, b, sum) }
+        fn subtract_scaled(sum: __m512, a: __m512, b: *const f32) -> __m512 {
+            _mm512_fnmadd_ps(a, _mm512_set1_ps(*b), sum)
+        }
+        fn store(floats: __m512, address: *mut f32) { _mm512_storeu_ps(address, floats) }
+        fn interleave(rows: [*const i8; 4], out: *mut i8, stride: usize) {
+            let [a, b, c, d] = rows;
+            let (a, b) = (_mm512_loadu_si512(a.cast()), _mm512_loadu_si512(b.cast()));
+            let (c, d) = (_mm512_loadu_si512(c.cast()), _mm512_loadu_si512(d.cast()));
+            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+            let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+            // Every fourth word, from the first on, from the second on and so forth.
+            let turned = [
+                _mm512_unpacklo_epi64(ab, cd),
+                _mm512_unpackhi_epi64(ab, cd),
+                _mm512_unpacklo_epi64(ab_high, cd_high),
+                _mm512_unpackhi_epi64(ab_high, cd_high),
+            ];
+            for (k, words) in turned.into_iter().enumerate() {
+                _mm_storeu_si128(out.add(k * stride).cast(), _mm512_castsi512_si128(words));
+                _mm_storeu_si128(out.add((4 + k) * stride).cast(), _mm512_extracti32x4_epi32::<1>(words));
+                _mm_storeu_si128(out.add((8 + k) * stride).cast(), _mm512_extracti32x4_epi32::<2>(words));
+                _mm_storeu_si128(out.add((12 + k) * stride).cast(), _mm512_extracti32x4_epi32::<3>(words));
+            }
+        }
+        fn begin(offset: Option<*const i32>) -> Self {
+            match offset {
+                Some(offset) => _mm512_set1_epi32(offset.read()),
+                None => _mm512_setzero_si512(),
+            }
+        }
+        fn multiply<B: PanelBlock>(products: Self, _quad: usize, codes: Self, inputs: *const i32) -> Self {
+            _mm512_dpbusd_epi32(products, codes, _mm512_set1_epi32(inputs.read_unaligned()))
+        }
+        fn end(products: Self, _offset: Option<*const i32>) -> Self { products }
+    }
+}
+
+/// AVX2, with and without VNNI: rows 0 to 7 and 8 to 15.
+#[derive(Clone, Copy)]
+pub(super) struct Pair<const VNNI: bool>(__m256i, __m256i);
+
+/// Products of a [`Pair`].
+#[derive(Clone, Copy)]
+pub(super) struct PairProducts {
+    sums: [__m256i; 2],
+    /// Without VNNI: sums of 16 bits, as long as they hold them.
+    narrow: [__m256i; 2],
+}
+
+/// Calls an instruction for both halves.
+macro_rules! both {
+    ($instruction:ident, $a:expr $(, $rest:expr)*) => {
+        Self($instruction($a.0 $(, $rest.0)*), $instruction($a.1 $(, $rest.1)*))
+    };
+    (floats $instruction:ident, $a:expr $(, $rest:expr)*) => {
+        ($instruction($a.0 $(, $rest.0)*), $instruction($a.1 $(, $rest.1)*))
+    };
+}
+
+impl<const VNNI: bool> Words for Pair<VNNI> {
+    type Floats = (__m256, __m256);
+    type Products = PairProducts;
+    type Rows = avx2::Avx2<VNNI>;
+    const LARGEST_CODE: i32 = if VNNI { 255 } else { 64 };
+    const LINE: usize = 16;
+    const WRITTEN_OUT: usize = 2;
+
+    instructions! {
+        fn load(address: *const u8) -> Self {
+            Self(_mm256_loadu_si256(address.cast()), _mm256_loadu_si256(address.add(32).cast()))
+        }
+        fn load_bytes(address: *const u8) -> Self {
+            let bytes = (_mm_loadl_epi64(address.cast()), _mm_loadl_epi64(address.add(8).cast()));
+            both!(_mm256_cvtepu8_epi32, bytes)
+        }
+        fn splat(word: i32) -> Self { Self(_mm256_set1_epi32(word), _mm256_set1_epi32(word)) }
+        fn and(self, other: Self) -> Self { both!(_mm256_and_si256, self, other) }
+        fn or_masked(self, other: Self, mask: Self) -> Self {
+            let masked = other.and(mask);
+            both!(_mm256_or_si256, self, masked)
+        }
+        fn flip(self, other: Self) -> Self { both!(_mm256_xor_si256, self, other) }
+        fn add(self, other: Self) -> Self { both!(_mm256_add_epi32, self, other) }
+        fn subtract(self, other: Self) -> Self { both!(_mm256_sub_epi32, self, other) }
+        fn larger(self, other: Self) -> Self { both!(_mm256_max_epi32, self, other) }
+        fn smaller(self, other: Self) -> Self { both!(_mm256_min_epi32, self, other) }
+        fn right(self, count: i32) -> Self {
+            let count = _mm256_set1_epi32(count);
+            both!(_mm256_srlv_epi32, self, (count, count))
+        }
+        fn right_or_left(self, count: i32) -> Self {
+            // Either count is far too large and leaves zeros, or both are none.
+            let (right, left) = (self.right(count), self.left(-count));
+            both!(_mm256_or_si256, right, left)
+        }
+        fn right_signed(self, count: i32) -> Self {
+            let count = _mm256_set1_epi32(count);
+            both!(_mm256_srav_epi32, self, (count, count))
+        }
+        fn left(self, count: i32) -> Self {
+            let count = _mm256_set1_epi32(count);
+            both!(_mm256_sllv_epi32, self, (count, count))
+        }
+        fn look_up(self, table: &[i8; 16]) -> Self {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            both!(_mm256_shuffle_epi8, (table, table), self)
+        }
+        fn to_floats(self) -> (__m256, __m256) { both!(floats _mm256_cvtepi32_ps, self) }
+        fn as_floats(self) -> (__m256, __m256) { both!(floats _mm256_castsi256_ps, self) }
+        fn low_f16(self) -> (__m256, __m256) {
+            let low = self.and(Self::splat(0xffff));
+            // Packing goes by halves of a register: words 0 to 3 of both, then 4 to 7 of both.
+            let packed = _mm256_permute4x64_epi64::<0b1101_1000>(_mm256_packus_epi32(low.0, low.1));
+            let halves = (_mm256_castsi256_si128(packed), _mm256_extracti128_si256::<1>(packed));
+            both!(floats _mm256_cvtph_ps, halves)
+        }
+        fn load_f16(address: *const u8) -> (__m256, __m256) {
+            let halves = (_mm_loadu_si128(address.cast()), _mm_loadu_si128(address.add(16).cast()));
+            both!(floats _mm256_cvtph_ps, halves)
+        }
+        fn store_words(self, address: *mut i8) {
+            _mm256_storeu_si256(address.cast(), self.0);
+            _mm256_storeu_si256(address.add(32).cast(), self.1);
+        }
+        fn subtract_bytes(self, other: Self) -> Self { both!(_mm256_sub_epi8, self, other) }
+        fn load_floats(address: *const f32) -> (__m256, __m256) {
+            (_mm256_loadu_ps(address), _mm256_loadu_ps(address.add(8)))
+        }
+        fn zero() -> (__m256, __m256) { (_mm256_setzero_ps(), _mm256_setzero_ps()) }
+        fn times(a: (__m256, __m256), b: (__m256, __m256)) -> (__m256, __m256) {
+            both!(floats _mm256_mul_ps, a, b)
+        }
+        fn scaled(a: (__m256, __m256), scale: *const f32) -> (__m256, __m256) {
+            let scale = _mm256_broadcast_ss(&*scale);
+            Self::times(a, (scale, scale))
+        }
+        fn add_product(
+            sum: (__m256, __m256),
+            a: (__m256, __m256),
+            b: (__m256, __m256),
+        ) -> (__m256, __m256) {
+            both!(floats _mm256_fmadd_ps, a, b, sum)
+        }
+        fn subtract_scaled(sum: (__m256, __m256), a: (__m256, __m256), b: *const f32) -> (__m256, __m256) {
+            let b = _mm256_broadcast_ss(&*b);
+            both!(floats _mm256_fnmadd_ps, a, (b, b), sum)
+        }
+        fn store(floats: (__m256, __m256), address: *mut f32) {
+            _mm256_storeu_ps(address, floats.0);
+            _mm256_storeu_ps(address.add(8), floats.1);
+        }
+        fn interleave(rows: [*const i8; 4], out: *mut i8, stride: usize) {
+            let [a, b, c, d] = rows;
+            let (a, b) = (_mm_loadu_si128(a.cast()), _mm_loadu_si128(b.cast()));
+            let (c, d) = (_mm_loadu_si128(c.cast()), _mm_loadu_si128(d.cast()));
+            let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+            let (ab_high, cd_high) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
+            _mm_storeu_si128(out.cast(), _mm_unpacklo_epi64(ab, cd));
+            _mm_storeu_si128(out.add(stride).cast(), _mm_unpackhi_epi64(ab, cd));
+            _mm_storeu_si128(out.add(2 * stride).cast(), _mm_unpacklo_epi64(ab_high, cd_high));
+            _mm_storeu_si128(out.add(3 * stride).cast(), _mm_unpackhi_epi64(ab_high, cd_high));
+        }
+        fn begin(offset: Option<*const i32>) -> PairProducts {
+            let zero = _mm256_setzero_si256();
+            match offset {
+                Some(offset) if VNNI => PairProducts { sums: [_mm256_set1_epi32(offset.read()); 2], narrow: [zero; 2] },
+                _ => PairProducts { sums: [zero; 2], narrow: [zero; 2] },
+            }
+        }
+        fn multiply<B: PanelBlock>(
+            products: PairProducts,
+            quad: usize,
+            codes: Self,
+            inputs: *const i32,
+        ) -> PairProducts {
+            let inputs = _mm256_set1_epi32(inputs.read_unaligned());
+            let PairProducts { sums, narrow } = products;
+            let (sum_0, narrow_0) = multiply::<B, VNNI>(sums[0], narrow[0], quad, codes.0, inputs);
+            let (sum_1, narrow_1) = multiply::<B, VNNI>(sums[1], narrow[1], quad, codes.1, inputs);
+            PairProducts { sums: [sum_0, sum_1], narrow: [narrow_0, narrow_1] }
+        }
+        fn end(products: PairProducts, offset: Option<*const i32>) -> Self {
+            let sums = Self(products.sums[0], products.sums[1]);
+            match offset {
+                Some(offset) if !VNNI => sums.add(Self::splat(offset.read())),
+                _ => sums,
+            }
+        }
+    }
+}
+
+/// Adds four products in each word to the sums; without VNNI by way of pairs, which are added up in 16 bits as long as
+/// these hold the largest that can come.
+#[inline(always)]
+unsafe fn multiply<B: PanelBlock, const VNNI: bool>(
+    sums: __m256i,
+    narrow: __m256i,
+    quad: usize,
+    codes: __m256i,
+    inputs: __m256i,
+) -> (__m256i, __m256i) {
+    // SAFETY: callers are compiled for AVX2, and have VNNI where they say so.
+    unsafe {
+        if VNNI {
+            return (_mm256_dpbusd_avx_epi32(sums, codes, inputs), narrow);
+        }
+        if B::LARGEST > Pair::<VNNI>::LARGEST_CODE {
+            return (avx2::add_dots::<false>(sums, codes, inputs, true), narrow);
+        }
+        let at_once = (i16::MAX as i32 / (2 * 127 * B::LARGEST)) as usize;
+        let pairs = _mm256_maddubs_epi16(codes, inputs);
+        let narrow = if quad.is_multiple_of(at_once) { pairs } else { _mm256_add_epi16(narrow, pairs) };
+        if (quad + 1).is_multiple_of(at_once) || quad + 1 == B::GROUP / 4 {
+            return (_mm256_add_epi32(sums, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1))), narrow);
+        }
+        (sums, narrow)
+    }
+}
