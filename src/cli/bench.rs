@@ -88,8 +88,9 @@ impl Bench {
         let mut session = engine.session()?;
         let listener = interrupt::listen();
         session.stop_on(listener.flag());
-        // The first pass reads the weights from the disk and starts the threads.
-        prefill(&mut session, self.prompt.clamp(1, 32))?;
+        // The first pass reads the weights from the disk and packs the experts that the prompt wants: all of it, as other
+        // programs warm up too.
+        prefill(&mut session, self.prompt.max(1))?;
         let prefill =
             (self.prompt > 0).then(|| self.median(|| prefill(&mut session, self.prompt))).transpose()?;
         let before = engine.expert_statistics();

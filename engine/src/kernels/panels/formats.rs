@@ -207,7 +207,7 @@ impl<W: Words> Head<W> for Nibbles<W> {
             let both = byte(self.both[group / 4], group % 4);
             Factors {
                 scales: scaled(self.d, both.and(W::splat(15))),
-                // A rotation, too, leaves no bits above: there were none below but the scale's.
+                // Moved bits of the scale may stand above.
                 mins: scaled(self.dmin, both.right(4).and(W::splat(15))),
             }
         }

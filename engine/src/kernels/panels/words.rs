@@ -91,9 +91,8 @@ pub(super) trait Words: Copy {
 
 /// Functions whose whole body is unsafe and that are part of their caller.
 macro_rules! instructions {
-    ($($(#[$attribute:meta])* fn $name:ident $(<$block:ident: $bound:ident>)? ($($arguments:tt)*) $(-> $out:ty)? $body:block)*) => {
-        $($(#[$attribute])*
-        #[inline(always)]
+    ($(fn $name:ident $(<$block:ident: $bound:ident>)? ($($arguments:tt)*) $(-> $out:ty)? $body:block)*) => {
+        $(#[inline(always)]
         #[allow(unused_unsafe)]
         unsafe fn $name $(<$block: $bound>)? ($($arguments)*) $(-> $out)? {
             // SAFETY: the trait's conditions are the caller's promise.
@@ -124,8 +123,8 @@ impl Words for __m512i {
         fn subtract(self, other: Self) -> Self { _mm512_sub_epi32(self, other) }
         fn larger(self, other: Self) -> Self { _mm512_max_epi32(self, other) }
         fn smaller(self, other: Self) -> Self { _mm512_min_epi32(self, other) }
-        fn right_or_left(self, count: i32) -> Self { self.right(count) }
         fn right(self, count: i32) -> Self { _mm512_rorv_epi32(self, _mm512_set1_epi32(count)) }
+        fn right_or_left(self, count: i32) -> Self { self.right(count) }
         fn right_signed(self, count: i32) -> Self { _mm512_srav_epi32(self, _mm512_set1_epi32(count)) }
         fn left(self, count: i32) -> Self { _mm512_sllv_epi32(self, _mm512_set1_epi32(count)) }
         fn look_up(self, table: &[i8; 16]) -> Self {
