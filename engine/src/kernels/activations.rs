@@ -61,15 +61,6 @@ impl QuantizedRow<'_> {
     }
 }
 
-impl QuantizedRow<'_> {
-    /// Checks that there are at least so many groups of `group`.
-    #[inline(always)]
-    pub(super) fn check_groups(&self, groups: usize, group: usize) {
-        assert!(self.codes.len() >= groups * group && self.scales.len() >= groups * group / GROUP);
-        assert!(self.sums.len() >= groups && self.offsets.len() >= groups);
-    }
-}
-
 impl<'a> Inputs<'a> {
     /// Rows of floats, `width` wide.
     pub fn floats(values: &'a [f32], width: usize) -> Self {

@@ -2,18 +2,18 @@
 //!
 //! A panel's words already lie as the tile unit wants its second operand: four codes of each of sixteen rows, one line
 //! after the other. They are unpacked once for all inputs of a job (`unpacked.rs`). The unit's whole-number products are
-//! exact, and what follows is the arithmetic of `products.rs` in its order, so both have the same bits.
+//! exact, and what follows is `products.rs`, so both have the same bits.
 
 use super::super::Job;
 use super::super::activations::QuantizedRow;
 use super::avx512;
-use super::products::{PanelBlock, Part, Passes, Sums, rows_body};
-use super::tiles::{Cut, GROUPS};
+use super::products::{Group, PanelBlock, Part, Passes, Sums, add_dots, rows_body};
+use super::tiles::{Cut, GROUPS, LINES};
 use super::unpacked::{COLUMNS, LINE, UNPACKED, Unpacked};
+use super::words::Words;
 use super::{PANEL, WORD};
 use std::arch::asm;
-use std::arch::x86_64::*;
-use std::cell::RefCell;
+use std::arch::x86_64::__m512i;
 use std::ops::Range;
 
 /// From so many inputs on, unpacking a panel for the tile unit pays.
@@ -22,14 +22,9 @@ const FEWEST: usize = 8;
 /// A part of a panel, and what the tile unit makes of two of its groups.
 struct Tiled {
     panel: Unpacked,
-    products: Vec<i32>, // (two groups, inputs of a tile, 16)
+    products: [i32; 2 * LINES * PANEL], // (two groups, inputs of a tile, 16)
     /// Inputs and group that the registers are shaped for: shaping takes as long as some groups.
     shape: (usize, usize),
-}
-
-thread_local! {
-    /// [`Tiled::products`], kept from job to job.
-    static PRODUCTS: RefCell<Vec<i32>> = RefCell::default();
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -39,11 +34,9 @@ pub(super) unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<u
         if job.picks.len() < FEWEST {
             return avx512::rows_of_panels::<B>(job, range);
         }
-        let mut tiled = Tiled { panel: UNPACKED.take(), products: PRODUCTS.take(), shape: (0, 0) };
-        tiled.products.resize(2 * GROUPS.largest() * PANEL, 0);
+        let mut tiled = Tiled { panel: UNPACKED.take(), products: [0; 2 * LINES * PANEL], shape: (0, 0) };
         rows_body::<B, _>(job, range, &mut tiled);
         UNPACKED.set(tiled.panel);
-        PRODUCTS.set(tiled.products);
         asm!("tilerelease", options(nomem, nostack, preserves_flags));
     }
 }
@@ -52,7 +45,7 @@ impl Passes for Tiled {
     type Words = __m512i;
     const CUT: &'static Cut = &GROUPS;
 
-    fn columns<B: PanelBlock>(&self, _inputs: usize) -> usize {
+    fn columns<B: PanelBlock>(_inputs: usize) -> usize {
         COLUMNS
     }
 
@@ -68,57 +61,29 @@ impl Passes for Tiled {
         &mut self,
         part: &Part<'_>,
         inputs: &QuantizedRow<'_>,
-        sums: &mut Sums<'_>,
+        sums: &Sums<'_>,
     ) {
-        inputs.check_groups(N * part.groups.end, B::GROUP);
+        const { assert!(N <= LINES) };
         self.panel.check(part.groups.len(), B::GROUP);
-        // SAFETY: the checks above bound all that is read of a group; products have room for two tiles.
+        // SAFETY: the checks bound all that is read of a group; products have room for two tiles.
         unsafe {
-            let mut all = sums.read::<__m512i, N>();
+            let mut all = sums.read::<B, __m512i, N>(part, inputs);
             if self.shape != (N, B::GROUP) {
                 configure(N, B::GROUP);
                 self.shape = (N, B::GROUP);
             }
-            for group in 0..part.groups.len() {
+            for place in 0..part.groups.len() {
+                let (group, number) = (self.panel.group::<B>(place), part.groups.start + place);
                 // By turns, so that a group's products are made while the last one's are added.
-                let products = self.products.as_mut_ptr().add(group % 2 * N * PANEL);
-                let number = part.groups.start + group;
-                multiply::<B>(
-                    inputs.codes.as_ptr().add(number * N * B::GROUP),
-                    self.panel.codes.as_ptr().add(group * B::GROUP * PANEL),
-                    products,
-                );
-                self.add::<B, N>(&mut all, (group, number), products, inputs);
+                let products = self.products.as_mut_ptr().add(place % 2 * N * PANEL);
+                multiply::<B>(inputs.codes.as_ptr().add(number * N * B::GROUP), group.codes, products);
+                let mut dots = [__m512i::splat(0); N];
+                for (n, dots) in dots.iter_mut().enumerate() {
+                    *dots = __m512i::load(products.add(n * PANEL).cast());
+                }
+                add_dots::<B, __m512i, N>(&mut all, &group.factors(), dots, number, inputs);
             }
             sums.write::<__m512i, N>(all);
-        }
-    }
-}
-
-impl Tiled {
-    /// Adds the products of a group of the part to the sums; `number` counts the row's.
-    #[inline(always)]
-    unsafe fn add<B: PanelBlock, const N: usize>(
-        &self,
-        sums: &mut [__m512; N],
-        (group, number): (usize, usize),
-        products: *const i32,
-        inputs: &QuantizedRow<'_>,
-    ) {
-        // SAFETY: the caller's checks.
-        unsafe {
-            let factors = _mm512_loadu_ps(self.panel.scales.as_ptr().add(group * PANEL));
-            let mins = _mm512_loadu_ps(self.panel.mins.as_ptr().add(group * PANEL));
-            let scales = inputs.scales.as_ptr().add(number * B::GROUP / 32 * N);
-            let input_sums = inputs.sums.as_ptr().add(number * N);
-            for (n, sum) in sums.iter_mut().enumerate() {
-                let products = _mm512_loadu_si512(products.add(n * PANEL).cast());
-                let factor = _mm512_mul_ps(factors, _mm512_set1_ps(*scales.add(n)));
-                *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), factor, *sum);
-                if B::HAS_MIN {
-                    *sum = _mm512_fnmadd_ps(mins, _mm512_set1_ps(*input_sums.add(n)), *sum);
-                }
-            }
         }
     }
 }

@@ -33,7 +33,7 @@ macro_rules! compiled_for {
             type Words = Pair<$vnni>;
             const CUT: &'static Cut = &FEW_FOURS;
 
-            fn columns<B: PanelBlock>(&self, inputs: usize) -> usize {
+            fn columns<B: PanelBlock>(inputs: usize) -> usize {
                 if are_many::<B>(inputs) { COLUMNS } else { usize::MAX }
             }
 
@@ -51,7 +51,7 @@ macro_rules! compiled_for {
                 &mut self,
                 part: &Part<'_>,
                 inputs: &QuantizedRow<'_>,
-                sums: &mut Sums<'_>,
+                sums: &Sums<'_>,
             ) {
                 // SAFETY: compiled for the instructions; the rest is the caller's promise.
                 unsafe {

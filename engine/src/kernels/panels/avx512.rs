@@ -24,7 +24,7 @@ impl Passes for Avx512 {
         &mut self,
         part: &Part<'_>,
         inputs: &QuantizedRow<'_>,
-        sums: &mut Sums<'_>,
+        sums: &Sums<'_>,
     ) {
         // SAFETY: compiled for the instructions; the rest is the caller's promise.
         unsafe { pass_body::<B, __m512i, N>(part, inputs, sums) }

@@ -70,7 +70,7 @@ pub(super) trait Head<W: Words>: Sized {
 }
 
 /// Whether a format's codes have to keep their signs for the products of `W`.
-const fn keeps_signs<B: PanelBlock, W: Words>() -> bool {
+pub(super) const fn keeps_signs<B: PanelBlock, W: Words>() -> bool {
     B::LARGEST > W::LARGEST_CODE
 }
 
@@ -125,7 +125,7 @@ pub(super) trait Passes {
     const CUT: &'static Cut;
 
     /// Columns to take together where so many inputs pass.
-    fn columns<B: PanelBlock>(&self, _inputs: usize) -> usize {
+    fn columns<B: PanelBlock>(_inputs: usize) -> usize {
         usize::MAX
     }
 
@@ -140,57 +140,59 @@ pub(super) trait Passes {
         &mut self,
         part: &Part<'_>,
         inputs: &QuantizedRow<'_>,
-        sums: &mut Sums<'_>,
+        sums: &Sums<'_>,
     );
 }
 
-/// Where a pass's sums are, sixteen for each input of the tile.
+/// Where the sums of a pass are: in the outputs that they become, which belong to this task.
 pub(super) struct Sums<'a> {
     job: &'a Job<'a>,
     /// The panel's first row.
     start: usize,
-    /// Whose first outputs they become.
+    /// Of these outputs, one per input of the tile.
     picks: &'a [Pick],
-    /// From part to part.
-    kept: &'a mut [f32],
-    is_first: bool,
-    is_last: bool,
 }
 
-impl Sums<'_> {
-    /// What has been added so far.
+impl<'a> Sums<'a> {
+    /// What has been added before this part, after a check of what bounds every load of the inputs.
     ///
     /// # Safety
     /// Here and below: needs the instructions of `W`.
     #[inline(always)]
-    pub(super) unsafe fn read<W: Words, const N: usize>(&self) -> [W::Floats; N] {
-        let kept = self.kept.as_chunks::<PANEL>().0;
-        // SAFETY: sixteen floats each.
+    pub(super) unsafe fn read<B: PanelBlock, W: Words, const N: usize>(
+        &self,
+        part: &Part<'_>,
+        inputs: &QuantizedRow<'_>,
+    ) -> [W::Floats; N] {
+        let cols = self.job.matrix.cols;
+        inputs.check(N * cols, B::GROUP);
+        assert!(part.groups.end <= cols / B::GROUP);
+        // SAFETY: the caller's promise; sixteen floats each.
         unsafe {
             let mut sums = [W::zero(); N];
-            if !self.is_first {
-                for (sums, kept) in sums.iter_mut().zip(kept) {
-                    *sums = W::load_floats(kept.as_ptr());
+            if part.groups.start > 0 {
+                for (sums, pick) in sums.iter_mut().zip(self.picks) {
+                    *sums = W::load_floats(self.places(pick).as_ptr());
                 }
             }
             sums
         }
     }
 
-    /// Keeps the sums, or writes them where the picks say: those rows of those outputs belong to this task.
+    /// Keeps the sums for the next part, or for good.
     #[inline(always)]
-    pub(super) unsafe fn write<W: Words, const N: usize>(&mut self, sums: [W::Floats; N]) {
-        let kept = self.kept.as_chunks_mut::<PANEL>().0;
-        for ((pick, kept), sums) in self.picks.iter().zip(kept).zip(sums) {
-            // SAFETY: the caller's promises, and sixteen floats each.
-            unsafe {
-                let places = match self.is_last {
-                    true => self.job.output.slice(pick.output, self.start..self.start + PANEL),
-                    false => &mut kept[..],
-                };
-                W::store(sums, places.as_mut_ptr());
-            }
+    pub(super) unsafe fn write<W: Words, const N: usize>(&self, sums: [W::Floats; N]) {
+        for (pick, sums) in self.picks.iter().zip(sums) {
+            // SAFETY: the caller's promise; sixteen floats each.
+            unsafe { W::store(sums, self.places(pick).as_mut_ptr()) };
         }
+    }
+
+    /// The panel's rows of one output.
+    #[inline(always)]
+    unsafe fn places(&self, pick: &Pick) -> &'a mut [f32] {
+        // SAFETY: these rows of these outputs belong to this task.
+        unsafe { self.job.output.slice(pick.output, self.start..self.start + PANEL) }
     }
 }
 
@@ -224,13 +226,12 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
     passes: &mut P,
 ) {
     let panel_bytes = job.matrix.row_bytes() * PANEL;
-    let blocks_at_once = (passes.columns::<B>(picks.len()) / B::LEN).clamp(1, job.matrix.cols / B::LEN);
+    let blocks_at_once = (P::columns::<B>(picks.len()) / B::LEN).clamp(1, job.matrix.cols / B::LEN);
     let part_bytes = blocks_at_once * size_of::<B>() * PANEL;
     let mut tiles = TILES.take();
     // SAFETY: the caller's promises, for every tile.
     unsafe {
         tiles.fill::<P::Words>(P::CUT, &job.inputs, picks, B::GROUP, B::BIAS);
-        let mut kept = tiles.take_kept(picks.len() * PANEL);
         for start in rows.step_by(PANEL) {
             let panel = &job.matrix.bytes[start / PANEL * panel_bytes..][..panel_bytes];
             for (number, blocks) in panel.chunks(part_bytes).enumerate() {
@@ -240,23 +241,19 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
                 passes.begin::<B>(&part, picks.len());
                 for tile in P::CUT.tiles(picks.len()) {
                     let (len, picks) = (tile.len(), &picks[tile.clone()]);
-                    let kept = &mut kept[tile.start * PANEL..tile.end * PANEL];
                     let inputs = tiles.get(tile, job.inputs.quantized(picks[0].input, B::GROUP));
-                    inputs.check(len * job.matrix.cols, B::GROUP);
-                    let (is_first, is_last) = (number == 0, (number + 1) * part_bytes >= panel_bytes);
-                    let mut sums = Sums { job, start, picks, kept, is_first, is_last };
+                    let sums = Sums { job, start, picks };
                     match len {
-                        16 => passes.pass::<B, 16>(&part, &inputs, &mut sums),
-                        12 => passes.pass::<B, 12>(&part, &inputs, &mut sums),
-                        8 => passes.pass::<B, 8>(&part, &inputs, &mut sums),
-                        4 => passes.pass::<B, 4>(&part, &inputs, &mut sums),
-                        2 => passes.pass::<B, 2>(&part, &inputs, &mut sums),
-                        _ => passes.pass::<B, 1>(&part, &inputs, &mut sums),
+                        16 => passes.pass::<B, 16>(&part, &inputs, &sums),
+                        12 => passes.pass::<B, 12>(&part, &inputs, &sums),
+                        8 => passes.pass::<B, 8>(&part, &inputs, &sums),
+                        4 => passes.pass::<B, 4>(&part, &inputs, &sums),
+                        2 => passes.pass::<B, 2>(&part, &inputs, &sums),
+                        _ => passes.pass::<B, 1>(&part, &inputs, &sums),
                     }
                 }
             }
         }
-        tiles.give_kept(kept);
     }
     TILES.set(tiles);
 }
@@ -269,13 +266,12 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
 pub(super) unsafe fn pass_body<B: PanelBlock, W: Words, const N: usize>(
     part: &Part<'_>,
     inputs: &QuantizedRow<'_>,
-    sums: &mut Sums<'_>,
+    sums: &Sums<'_>,
 ) {
-    inputs.check_groups(N * part.groups.end, B::GROUP);
-    // SAFETY: a block has the bytes of sixteen, and the inputs were checked to have as many groups; outputs by the
+    // SAFETY: a block has the bytes of sixteen, and the inputs are checked to have as many groups; outputs by the
     // caller's promise.
     unsafe {
-        let mut all = sums.read::<W, N>();
+        let mut all = sums.read::<B, W, N>(part, inputs);
         for (number, block) in part.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
             let first = part.groups.start + number * (B::LEN / B::GROUP);
             let head = B::Head::<W>::read(block.as_ptr());
@@ -382,7 +378,7 @@ unsafe fn dots<B: PanelBlock, W: Words, const N: usize>(
     }
 }
 
-/// Adds a group's products to the sums; `number` counts the row's groups.
+/// Adds a group to the sums; `number` counts the row's groups.
 ///
 /// # Safety
 /// Needs the instructions of `W`; the group's codes and the inputs must be whole.
@@ -397,6 +393,24 @@ pub(super) unsafe fn add_group<B: PanelBlock, W: Words, const N: usize>(
     unsafe {
         let factors = group.factors();
         let dots = dots::<B, W, N>(group, number, inputs);
+        add_dots::<B, W, N>(sums, &factors, dots, number, inputs);
+    }
+}
+
+/// Adds a group's products to the sums, times its factors and the inputs'; `number` counts the row's groups.
+///
+/// # Safety
+/// Needs the instructions of `W`; the inputs must be whole.
+#[inline(always)]
+pub(super) unsafe fn add_dots<B: PanelBlock, W: Words, const N: usize>(
+    sums: &mut [W::Floats; N],
+    factors: &Factors<W>,
+    dots: [W; N],
+    number: usize,
+    inputs: &QuantizedRow<'_>,
+) {
+    // SAFETY: the caller's promises.
+    unsafe {
         let scales = inputs.scales.as_ptr().add(number * B::GROUP / 32 * N);
         let input_sums = inputs.sums.as_ptr().add(number * N);
         for (n, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {

@@ -23,8 +23,11 @@ pub(super) static FOURS: Cut = Cut { sizes: &[12, 8, 4, 2, 1], whole_groups: fal
 /// The same for 16 registers, of which sixteen rows take two.
 pub(super) static FEW_FOURS: Cut = Cut { sizes: &[4, 2, 1], whole_groups: false };
 
-/// For AMX's registers of up to sixteen lines.
-pub(super) static GROUPS: Cut = Cut { sizes: &[16, 12, 8, 4, 2, 1], whole_groups: true };
+/// Lines of an AMX register, of which an input takes one.
+pub(super) const LINES: usize = 16;
+
+/// For AMX's registers.
+pub(super) static GROUPS: Cut = Cut { sizes: &[LINES, 12, 8, 4, 2, 1], whole_groups: true };
 
 /// Inputs whose tiles are made at once stay in the second-level cache, and the panels that they meet in the first.
 const CODES: usize = 256 << 10;
@@ -41,7 +44,7 @@ impl Cut {
     }
 
     /// The most inputs of a tile.
-    pub(super) fn largest(&self) -> usize {
+    fn largest(&self) -> usize {
         self.sizes[0]
     }
 
@@ -58,7 +61,6 @@ pub(super) struct Tiles {
     scales: Vec<f32>,
     sums: Vec<f32>,
     offsets: Vec<f32>,
-    kept: Vec<f32>,
 }
 
 thread_local! {
@@ -124,7 +126,7 @@ impl Tiles {
         for (row, pick) in rows.iter_mut().zip(&picks[first..]) {
             *row = inputs.quantized(pick.input, group);
         }
-        let Self { codes, scales, sums, offsets, .. } = self;
+        let Self { codes, scales, sums, offsets } = self;
         // SAFETY: the caller's promise.
         unsafe {
             let all = rows.map(|row| row.codes);
@@ -143,17 +145,6 @@ impl Tiles {
                 bytes_mut(&mut offsets[first * groups..]),
             );
         }
-    }
-
-    /// Room for sums of all tiles; [`Tiles::give_kept`] takes it back.
-    pub(super) fn take_kept(&mut self, len: usize) -> Vec<f32> {
-        let mut kept = std::mem::take(&mut self.kept);
-        grow(&mut kept, len);
-        kept
-    }
-
-    pub(super) fn give_kept(&mut self, kept: Vec<f32>) {
-        self.kept = kept;
     }
 
     /// A tile whose first input is `input`; a tile of one is that, but for its offsets.
@@ -212,8 +203,9 @@ unsafe fn interleave<W: Words, const N: usize>(rows: &[&[i8]; N], out: &mut [i8]
             unsafe {
                 let out = out.as_mut_ptr().add(start * N + number * 16);
                 let [a, b, c, d] = *four;
-                let at = [&a[start], &b[start], &c[start], &d[start]];
-                W::interleave(at.map(|byte| &raw const *byte), out, 4 * N);
+                let (a, b) = (a.as_ptr().add(start), b.as_ptr().add(start));
+                let (c, d) = (c.as_ptr().add(start), d.as_ptr().add(start));
+                W::interleave([a, b, c, d], out, 4 * N);
             }
         }
     }

@@ -16,13 +16,13 @@ pub(super) const COLUMNS: usize = 512;
 /// A part of a panel out of its bits.
 #[derive(Default)]
 pub(super) struct Unpacked {
-    pub(super) codes: Vec<i8>,   // (groups, GROUP / 4, 16, 4)
-    pub(super) scales: Vec<f32>, // (groups, 16)
-    pub(super) mins: Vec<f32>,   // (groups, 16)
+    codes: Vec<i8>,   // (groups, GROUP / 4, 16, 4)
+    scales: Vec<f32>, // (groups, 16)
+    mins: Vec<f32>,   // (groups, 16)
 }
 
 thread_local! {
-    /// Grows to the widest matrix once per thread.
+    /// Grows to a part once per thread.
     pub(super) static UNPACKED: RefCell<Unpacked> = RefCell::default();
 }
 
@@ -61,6 +61,22 @@ impl Unpacked {
         }
     }
 
+    /// One of the part's groups.
+    ///
+    /// # Safety
+    /// There must be so many, see [`Unpacked::check`].
+    #[inline(always)]
+    pub(super) unsafe fn group<B: PanelBlock>(&self, number: usize) -> UnpackedGroup {
+        // SAFETY: the caller's promise.
+        unsafe {
+            UnpackedGroup {
+                codes: self.codes.as_ptr().add(number * B::GROUP * PANEL),
+                scales: self.scales.as_ptr().add(number * PANEL),
+                mins: self.mins.as_ptr().add(number * PANEL),
+            }
+        }
+    }
+
     /// What bounds every load of a pass.
     pub(super) fn check(&self, groups: usize, group: usize) {
         assert!(self.codes.len() == groups * group * PANEL);
@@ -76,19 +92,14 @@ impl Unpacked {
         &self,
         part: &Part<'_>,
         inputs: &QuantizedRow<'_>,
-        sums: &mut Sums<'_>,
+        sums: &Sums<'_>,
     ) {
-        inputs.check_groups(N * part.groups.end, B::GROUP);
         self.check(part.groups.len(), B::GROUP);
         // SAFETY: the checks bound all that is read of a group; outputs by the caller's promise.
         unsafe {
-            let mut all = sums.read::<W, N>();
+            let mut all = sums.read::<B, W, N>(part, inputs);
             for number in 0..part.groups.len() {
-                let group = UnpackedGroup {
-                    codes: self.codes.as_ptr().add(number * B::GROUP * PANEL),
-                    scales: self.scales.as_ptr().add(number * PANEL),
-                    mins: self.mins.as_ptr().add(number * PANEL),
-                };
+                let group = self.group::<B>(number);
                 add_group::<B, W, N>(&mut all, &group, part.groups.start + number, inputs);
             }
             sums.write::<W, N>(all);
@@ -96,8 +107,9 @@ impl Unpacked {
     }
 }
 
-struct UnpackedGroup {
-    codes: *const i8,
+/// Where a group is, see [`Unpacked`].
+pub(super) struct UnpackedGroup {
+    pub(super) codes: *const i8,
     scales: *const f32,
     mins: *const f32,
 }

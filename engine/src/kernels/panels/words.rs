@@ -5,7 +5,7 @@
 
 use super::super::blocks::ByteDots;
 use super::super::{avx2, avx512};
-use super::products::PanelBlock;
+use super::products::{PanelBlock, keeps_signs};
 use std::arch::x86_64::*;
 
 /// One word per row. Everything here needs the instructions of the implementing set, and whole registers behind
@@ -348,7 +348,7 @@ unsafe fn multiply<B: PanelBlock, const VNNI: bool>(
         if VNNI {
             return (_mm256_dpbusd_avx_epi32(sums, codes, inputs), narrow);
         }
-        if B::LARGEST > Pair::<VNNI>::LARGEST_CODE {
+        if keeps_signs::<B, Pair<VNNI>>() {
             return (avx2::add_dots::<false>(sums, codes, inputs, true), narrow);
         }
         let at_once = (i16::MAX as i32 / (2 * 127 * B::LARGEST)) as usize;
