@@ -4,7 +4,7 @@
 //! (four neighbouring codes of each row side by side) which every input then passes. No format is named here.
 
 use super::activations::QuantizedRow;
-use super::{Job, PANEL, WIDE};
+use super::{Job, PANEL, WIDE, grow};
 use crate::quant::{Block, Widen};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -123,12 +123,6 @@ struct Scratch {
 thread_local! {
     /// Grows to the longest row once per thread.
     static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, T::default());
-    }
 }
 
 impl Scratch {

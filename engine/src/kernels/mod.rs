@@ -212,6 +212,13 @@ impl Kernel {
     }
 }
 
+/// Makes room for `len` values; what is there stays.
+pub(crate) fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+}
+
 /// Asks for a cache line that will be read soon: the hardware's own prefetcher stops at every page.
 #[inline(always)]
 pub(crate) fn prefetch(address: *const u8) {

@@ -4,7 +4,7 @@
 //! arrays of a [`QuantizedRow`], with `N` numbers (four codes being one, or those of a group) where a row has one.
 
 use super::super::activations::QuantizedRow;
-use super::super::{Inputs, Pick};
+use super::super::{Inputs, Pick, grow};
 use super::words::Words;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -160,12 +160,6 @@ impl Tiles {
             sums: &self.sums[per_input(input.sums.len())],
             offsets,
         }
-    }
-}
-
-fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, T::default());
     }
 }
 

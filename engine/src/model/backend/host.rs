@@ -5,7 +5,7 @@ use super::super::kv_cache::KvCache;
 use super::super::moe::Routing;
 use super::super::transformer::{AttentionStep, Row, Span};
 use super::super::weights::{Matrix, NormWeights};
-use crate::kernels::{Inputs, Kernel, Pick, Quantized, Share, SlotCodes, quantize_slots};
+use crate::kernels::{Inputs, Kernel, Pick, Quantized, Share, SlotCodes, grow, quantize_slots};
 use crate::ops::{Activation, Rope, layer_norm, rms_norm, rotate};
 use crate::simd::Isa;
 use crate::threads::Team;
@@ -21,12 +21,6 @@ pub struct HostBuffer {
     extras: Vec<f32>,
     quantized: bool,
     picks: Vec<Pick>,
-}
-
-fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, T::default());
-    }
 }
 
 impl HostBuffer {
