@@ -44,6 +44,17 @@ struct Incoming {
     has_failed: bool,
 }
 
+impl Incoming {
+    fn is_for(&self, layer: usize, expert: u32) -> bool {
+        (self.layer, self.expert) == (layer, expert)
+    }
+}
+
+/// Where the expert is among those on their way that a job is part of.
+fn place_of(ticket: u64, incoming: &[Incoming]) -> usize {
+    incoming.iter().position(|incoming| incoming.ticket == ticket).expect("reads are for incoming experts")
+}
+
 /// Why an expert is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Why {
@@ -65,12 +76,6 @@ struct Shelf {
     /// `(expert_count)`.
     held: Vec<Option<Held>>,
     lately: Frequency,
-}
-
-impl Incoming {
-    fn is_for(&self, layer: usize, expert: u32) -> bool {
-        (self.layer, self.expert) == (layer, expert)
-    }
 }
 
 impl Shelf {
@@ -191,15 +196,10 @@ impl Bank {
     /// Takes wrong guesses back, as far as no thread has begun with them.
     fn settle_guesses(&mut self) {
         let Self { readers, incoming, taken_back, .. } = self;
-        let of = |incoming: &[Incoming], job: &Job| incoming.iter().position(|i| i.ticket == job.ticket);
-        readers.queue().settle(
-            |job| of(incoming, job).is_some_and(|place| incoming[place].why == Why::Wanted),
-            taken_back,
-        );
+        let came_true = |job: &Job| incoming[place_of(job.ticket, incoming)].why == Why::Wanted;
+        readers.queue().settle(came_true, taken_back);
         while let Some(Job { ticket, which, pages, .. }) = self.taken_back.pop() {
-            let Some(place) = self.incoming.iter().position(|i| i.ticket == ticket) else {
-                unreachable!("reads are for incoming experts")
-            };
+            let place = place_of(ticket, &self.incoming);
             self.incoming[place].why = Why::ForNothing;
             self.returned(place, which, pages);
         }
@@ -293,9 +293,7 @@ impl Bank {
     /// Takes a finished read in.
     fn accept(&mut self, done: Done) -> Result<()> {
         let Done { job: Job { ticket, which, pages, .. }, outcome } = done;
-        let Some(place) = self.incoming.iter().position(|incoming| incoming.ticket == ticket) else {
-            unreachable!("reads are for incoming experts")
-        };
+        let place = place_of(ticket, &self.incoming);
         let incoming = &mut self.incoming[place];
         incoming.has_failed |= outcome.is_err();
         let is_wanted = incoming.why == Why::Wanted;

@@ -1,8 +1,8 @@
 //! Where the weights of routed experts are: in the file, and packed for the kernels in slots within a memory budget.
 //!
-//! `slots.rs` is one expert's memory, `readers.rs` the threads that fill slots, `queue.rs` what they do first, `plan.rs` divides a budget among layers,
-//! `bank.rs` decides which expert is in which slot and hands a layer's experts out as they come; `trace.rs` and
-//! `replay.rs` measure other ways to decide. Nothing here knows what experts compute.
+//! `slots.rs` is one expert's memory, `readers.rs` the threads that fill slots, `queue.rs` what they do first, `plan.rs`
+//! divides a budget among layers, `bank.rs` decides which expert is in which slot and hands a layer's experts out as
+//! they come; `trace.rs` and `replay.rs` measure other ways to decide. Nothing here knows what experts compute.
 
 mod bank;
 mod frequency;
