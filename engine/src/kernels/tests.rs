@@ -52,20 +52,20 @@ impl Case {
         Self { format, rows, cols, bytes, values, inputs }
     }
 
-    fn matrix(&self) -> MatrixRef<'_> {
+    pub(super) fn matrix(&self) -> MatrixRef<'_> {
         let Self { format, rows, cols, .. } = *self;
         MatrixRef { format, rows, cols, layout: Layout::Rows, bytes: &self.bytes }
     }
 
     /// The bytes as an instruction set's layout has them.
-    fn packed(&self, isa: Isa) -> Vec<u8> {
+    pub(super) fn packed(&self, isa: Isa) -> Vec<u8> {
         let mut packed = vec![0; self.bytes.len()];
         Layout::of(isa).pack(self.matrix(), &mut packed);
         packed
     }
 
     /// Codes and extras of all inputs.
-    fn quantized(&self, isa: Isa) -> (Vec<i8>, Vec<f32>) {
+    pub(super) fn quantized(&self, isa: Isa) -> (Vec<i8>, Vec<f32>) {
         let kernel = select(self.format, isa);
         let extras = Quantized::extras_len(self.cols);
         let (mut codes, mut all) = (vec![0; self.values.len()], vec![0f32; extras * self.inputs]);
@@ -116,6 +116,11 @@ impl Case {
                 }
             }
         }
+        self.products(&values)
+    }
+
+    /// Exact sums over these activations, and a bound on their magnitude.
+    pub(super) fn products(&self, values: &[f64]) -> Vec<(f64, f64)> {
         let mut row = vec![0f32; self.cols];
         let mut out = vec![(0.0, 0.0); self.rows * self.inputs];
         for r in 0..self.rows {

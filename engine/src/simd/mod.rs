@@ -22,7 +22,7 @@ pub enum Isa {
     AvxVnni,
     /// AVX-512 with VNNI byte dot products.
     Avx512Vnni,
-    /// The same with AMX's tiles of byte products: servers since 2023.
+    /// The same with AMX's tiles of BF16 products: servers since 2023.
     Amx,
 }
 
@@ -93,15 +93,15 @@ impl Isa {
     }
 }
 
-/// Whether the machine multiplies tiles of bytes, and the system lets this process do so: asked once.
+/// Whether the machine multiplies tiles of BF16, and the system lets this process do so: asked once.
 #[cfg(target_arch = "x86_64")]
 fn has_tiles() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     static ANSWER: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *ANSWER.get_or_init(|| {
-        const AMX_TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
+        const AMX_BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
         let features = if __cpuid(0).eax >= 7 { __cpuid_count(7, 0).edx } else { 0 };
-        features & AMX_TILE_AND_INT8 == AMX_TILE_AND_INT8 && crate::os::tiles::are_allowed()
+        features & AMX_BF16_AND_TILE == AMX_BF16_AND_TILE && crate::os::tiles::are_allowed()
     })
 }
 

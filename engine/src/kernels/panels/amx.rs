@@ -1,140 +1,392 @@
-//! Products with panels on AMX: a tile of inputs times a tile of weights, a group of codes at a time.
+//! Products with panels on AMX: tiles of BF16 inputs times tiles of BF16 weights, summed in f32 by the tile unit.
 //!
-//! A panel's words already lie as the tile unit wants its second operand: four codes of each of sixteen rows, one line
-//! after the other. They are unpacked once for all inputs of a job (`unpacked.rs`). The unit's whole-number products are
-//! exact, and what follows is `products.rs`, so both have the same bits.
+//! Byte tiles would be twice as fast, but every group of 32 has a scale per row and per input: storing a tile's whole
+//! numbers, loading them again, converting and scaling them takes longer than the vector unit takes for the products
+//! themselves (measured on Emerald Rapids). With BF16 the scales are in the weights, which are rounded to eight bits of
+//! mantissa; inputs are, too, which is less than their rounding to bytes loses.
 
-use super::super::Job;
-use super::super::activations::QuantizedRow;
+use super::super::{Job, PANEL, Pick, blocks, grow};
 use super::avx512;
-use super::products::{Group, PanelBlock, Part, Passes, Sums, add_dots, rows_body};
-use super::tiles::{Cut, GROUPS, LINES};
-use super::unpacked::{COLUMNS, LINE, UNPACKED, Unpacked};
+use super::bf16::{COLUMNS, InputTiles, LINES, Line, Meanwhile, SIDE, WeightTiles};
+use super::products::PanelBlock;
+use super::unit::{Amx, Sums, Unit};
 use super::words::Words;
-use super::{PANEL, WORD};
-use std::arch::asm;
-use std::arch::x86_64::__m512i;
+use std::arch::x86_64::{__m512i, _MM_HINT_ET0, _mm_prefetch};
+use std::cell::RefCell;
 use std::ops::Range;
 
-/// From so many inputs on, unpacking a panel for the tile unit pays.
-const FEWEST: usize = 8;
+/// From so many inputs on, making BF16 of a panel pays.
+pub(super) const FEWEST: usize = 24;
 
-/// A part of a panel, and what the tile unit makes of two of its groups.
-struct Tiled {
-    panel: Unpacked,
-    products: [i32; 2 * LINES * PANEL], // (two groups, inputs of a tile, 16)
-    /// Inputs and group that the registers are shaped for: shaping takes as long as some groups.
-    shape: (usize, usize),
+/// Bytes of input tiles that stay in the second-level cache while panels pass.
+const INPUT_BYTES: usize = 1 << 20;
+
+/// Columns of a part: its weights and those of the next part stay in the nearest cache while inputs pass.
+const PART: usize = 256;
+
+/// Buffers that grow to the largest job once per thread.
+#[derive(Default)]
+struct Scratch {
+    inputs: InputTiles,
+    /// Those that pass and those that are made for the next pass.
+    weights: [WeightTiles; 2],
+    /// `(tiles of inputs, SIDE, LINES)`
+    sums: Vec<Sums>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: compiled for the instructions; outputs by the caller's promise.
+    // SAFETY: compiled for the instructions; the machine has the unit; outputs by the caller's promise.
     unsafe {
         if job.picks.len() < FEWEST {
-            return avx512::rows_of_panels::<B>(job, range);
-        }
-        let mut tiled = Tiled { panel: UNPACKED.take(), products: [0; 2 * LINES * PANEL], shape: (0, 0) };
-        rows_body::<B, _>(job, range, &mut tiled);
-        UNPACKED.set(tiled.panel);
-        asm!("tilerelease", options(nomem, nostack, preserves_flags));
-    }
-}
-
-impl Passes for Tiled {
-    type Words = __m512i;
-    const CUT: &'static Cut = &GROUPS;
-
-    fn columns<B: PanelBlock>(_inputs: usize) -> usize {
-        COLUMNS
-    }
-
-    /// Codes get their signs, as the tile unit multiplies them.
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn begin<B: PanelBlock>(&mut self, part: &Part<'_>, _inputs: usize) {
-        // SAFETY: compiled for the instructions.
-        unsafe { self.panel.fill::<B, __m512i>(part, B::BIAS) }
-    }
-
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn pass<B: PanelBlock, const N: usize>(
-        &mut self,
-        part: &Part<'_>,
-        inputs: &QuantizedRow<'_>,
-        sums: &Sums<'_>,
-    ) {
-        const { assert!(N <= LINES) };
-        self.panel.check(part.groups.len(), B::GROUP);
-        // SAFETY: the checks bound all that is read of a group; products have room for two tiles.
-        unsafe {
-            let mut all = sums.read::<B, __m512i, N>(part, inputs);
-            if self.shape != (N, B::GROUP) {
-                configure(N, B::GROUP);
-                self.shape = (N, B::GROUP);
-            }
-            for place in 0..part.groups.len() {
-                let (group, number) = (self.panel.group::<B>(place), part.groups.start + place);
-                // By turns, so that a group's products are made while the last one's are added.
-                let products = self.products.as_mut_ptr().add(place % 2 * N * PANEL);
-                multiply::<B>(inputs.codes.as_ptr().add(number * N * B::GROUP), group.codes, products);
-                let mut dots = [__m512i::splat(0); N];
-                for (n, dots) in dots.iter_mut().enumerate() {
-                    *dots = __m512i::load(products.add(n * PANEL).cast());
-                }
-                add_dots::<B, __m512i, N>(&mut all, &group.factors(), dots, number, inputs);
-            }
-            sums.write::<__m512i, N>(all);
+            avx512::rows_of_panels::<B>(job, range);
+        } else {
+            rows_body::<B, Amx>(job, range);
         }
     }
 }
 
-/// What LDTILECFG reads (Intel's Software Developer's Manual, volume 1, section 18): lines of each register and their bytes.
-#[repr(C, align(64))]
-struct Configuration {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    line_bytes: [u16; 16],
-    lines: [u8; 16],
-}
-
-/// Shapes the registers of [`multiply`]: products, inputs and weights.
+/// Whole panels, and the rows behind them.
 ///
 /// # Safety
-/// Needs AMX and permission; at most sixteen inputs, a group of at most 64 codes.
+/// Needs AVX-512 and the unit; outputs by the caller's promise.
 #[inline(always)]
-unsafe fn configure(inputs: usize, group: usize) {
-    let mut configuration =
-        Configuration { palette: 1, start_row: 0, reserved: [0; 14], line_bytes: [0; 16], lines: [0; 16] };
-    configuration.line_bytes[..3].copy_from_slice(&[LINE as u16, group as u16, LINE as u16]);
-    configuration.lines[..3].copy_from_slice(&[inputs as u8, inputs as u8, (group / WORD) as u8]);
-    // SAFETY: the caller's promises; the instruction reads these 64 bytes.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &configuration, options(readonly, nostack, preserves_flags)) }
-}
-
-/// The products of a group: inputs `(N, GROUP)` times weights `(GROUP / 4, 16, 4)` are `(N, 16)`.
-///
-/// # Safety
-/// After [`configure`] for `N` and the group; what is read and written must be whole.
-#[inline(always)]
-unsafe fn multiply<B: PanelBlock>(inputs: *const i8, weights: *const i8, products: *mut i32) {
-    // SAFETY: the caller's promises; tile registers are used nowhere else.
+unsafe fn rows_body<B: PanelBlock, U: Unit>(job: &Job<'_>, range: Range<usize>) {
+    let matrix = &job.matrix;
+    let whole = range.end.min(matrix.rows / PANEL * PANEL).max(range.start);
+    assert!(range.start.is_multiple_of(PANEL) && (range.end == whole || range.end == matrix.rows));
+    let at_once = (INPUT_BYTES / (2 * matrix.cols)).next_multiple_of(SIDE * LINES);
+    let mut scratch = SCRATCH.take();
+    // SAFETY: the caller's promises.
     unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tileloadd tmm1, [{inputs} + {group}]",
-            "tileloadd tmm2, [{weights} + {line}]",
-            "tdpbssd tmm0, tmm1, tmm2",
-            "tilestored [{products} + {line}], tmm0",
-            inputs = in(reg) inputs,
-            weights = in(reg) weights,
-            products = in(reg) products,
-            group = in(reg) B::GROUP,
-            line = in(reg) LINE,
-            out("tmm0") _,
-            out("tmm1") _,
-            out("tmm2") _,
-            options(nostack, preserves_flags)
-        );
+        let mut unit = U::begin();
+        for picks in job.picks.chunks(at_once) {
+            scratch.inputs.fill(&job.inputs, picks);
+            panels::<B, U>(job, picks, range.start..whole, &mut scratch, &mut unit);
+        }
+        unit.end();
+        if whole < range.end {
+            blocks::rows_body::<B, <__m512i as Words>::Rows>(job, whole..range.end);
+        }
+    }
+    SCRATCH.set(scratch);
+}
+
+/// All panels of some rows with inputs that are tiles by now. While the weights of a part pass, those of the next are
+/// made: the tile unit and the vector unit work at the same time.
+#[inline(always)]
+unsafe fn panels<B: PanelBlock, U: Unit>(
+    job: &Job<'_>,
+    picks: &[Pick],
+    rows: Range<usize>,
+    scratch: &mut Scratch,
+    unit: &mut U,
+) {
+    let Scratch { inputs, weights: [now, next], sums } = scratch;
+    let tiles = picks.len().div_ceil(LINES);
+    grow(sums, tiles * SIDE * LINES);
+    let sums = &mut sums[..tiles * SIDE * LINES];
+    sums.fill(Sums::default());
+    let parts = Parts::of::<B>(job, rows);
+    // SAFETY: the caller's promises.
+    unsafe {
+        if parts.len() > 0 {
+            parts.fill::<B>(0, now, &mut ());
+        }
+        for number in 0..parts.len() {
+            if parts.is_last_of_rows(number) {
+                ask_for_outputs(job, picks, &parts.rows(number));
+            }
+            let mut pass = Pass::new(unit, &inputs.0, parts.steps(number), &now.0, sums);
+            if number + 1 < parts.len() {
+                pass.shares = parts.groups::<B>(number + 1);
+                parts.fill::<B>(number + 1, next, &mut pass);
+            }
+            pass.finish();
+            if parts.is_last_of_rows(number) {
+                put(job, picks, &parts.rows(number), sums);
+                sums.fill(Sums::default());
+            }
+            std::mem::swap(now, next);
+        }
+    }
+}
+
+/// Writes the sums of some panels to the outputs.
+///
+/// # Safety
+/// These rows of these outputs must belong to this task, here and below.
+unsafe fn put(job: &Job<'_>, picks: &[Pick], rows: &Range<usize>, sums: &[Sums]) {
+    for (sums, picks) in sums.chunks_exact(SIDE * LINES).zip(picks.chunks(LINES)) {
+        for (number, pick) in picks.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            let places = unsafe { job.output.slice(pick.output, rows.clone()) };
+            let sides = sums[number..].iter().step_by(LINES);
+            places.as_chunks_mut().0.iter_mut().zip(sides).for_each(|(places, sums)| *places = sums.0);
+        }
+    }
+}
+
+/// Asks for the places that [`put`] will write: other outputs lie between them, and none is in a cache by now.
+unsafe fn ask_for_outputs(job: &Job<'_>, picks: &[Pick], rows: &Range<usize>) {
+    for pick in picks {
+        // SAFETY: the caller's promise.
+        let places = unsafe { job.output.slice(pick.output, rows.clone()) };
+        for line in places.chunks(PANEL) {
+            // SAFETY: nothing is read or written.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast()) };
+        }
+    }
+}
+
+/// The parts that panels are cut into: [`PART`] columns of [`SIDE`] panels, columns first.
+struct Parts<'a> {
+    bytes: &'a [u8],
+    rows: Range<usize>,
+    columns: usize,
+    panel_bytes: usize,
+    /// Columns and bytes of a panel's part.
+    part: usize,
+    part_bytes: usize,
+}
+
+impl<'a> Parts<'a> {
+    fn of<B: PanelBlock>(job: &Job<'a>, rows: Range<usize>) -> Self {
+        let blocks = (PART / B::LEN).max(1);
+        Self {
+            bytes: job.matrix.bytes,
+            rows,
+            columns: job.matrix.cols,
+            panel_bytes: job.matrix.row_bytes() * PANEL,
+            part: blocks * B::LEN,
+            part_bytes: blocks * size_of::<B>() * PANEL,
+        }
+    }
+
+    fn per_rows(&self) -> usize {
+        self.columns.div_ceil(self.part)
+    }
+
+    fn len(&self) -> usize {
+        self.rows.len().div_ceil(SIDE * PANEL) * self.per_rows()
+    }
+
+    /// Its rows, the last may have fewer panels.
+    fn rows(&self, number: usize) -> Range<usize> {
+        let start = self.rows.start + number / self.per_rows() * SIDE * PANEL;
+        start..self.rows.end.min(start + SIDE * PANEL)
+    }
+
+    fn is_last_of_rows(&self, number: usize) -> bool {
+        (number + 1).is_multiple_of(self.per_rows())
+    }
+
+    /// Its tiles of columns, of how many.
+    fn steps(&self, number: usize) -> Steps {
+        let start = number % self.per_rows() * self.part;
+        let end = self.columns.min(start + self.part);
+        Steps { first: start / COLUMNS, count: (end - start) / COLUMNS, all: self.columns / COLUMNS }
+    }
+
+    fn groups<B: PanelBlock>(&self, number: usize) -> usize {
+        self.steps(number).count * COLUMNS / B::GROUP * self.rows(number).len() / PANEL
+    }
+
+    /// Makes its weights.
+    ///
+    /// # Safety
+    /// Needs AVX-512, and what `meanwhile` needs.
+    #[inline(always)]
+    unsafe fn fill<B: PanelBlock>(
+        &self,
+        number: usize,
+        out: &mut WeightTiles,
+        meanwhile: &mut impl Meanwhile,
+    ) {
+        let start = number % self.per_rows() * self.part_bytes;
+        let end = self.panel_bytes.min(start + self.part_bytes);
+        for (side, row) in self.rows(number).step_by(PANEL).enumerate() {
+            let panel = &self.bytes[row / PANEL * self.panel_bytes..][..self.panel_bytes];
+            // SAFETY: the caller's promises.
+            unsafe { out.fill::<B>(side, &panel[start..end], meanwhile) };
+        }
+    }
+}
+
+/// Tiles of columns.
+struct Steps {
+    first: usize,
+    count: usize,
+    all: usize,
+}
+
+/// All inputs on their way past the weights of a part, tile by tile of columns.
+struct Pass<'a, U> {
+    unit: &'a mut U,
+    /// All columns of the inputs.
+    inputs: &'a [Line],
+    steps: Steps,
+    weights: &'a [Line],
+    sums: &'a mut [Sums],
+    /// Tiles of inputs that are done, and steps of the next ones.
+    tiles: usize,
+    step: usize,
+    /// In how many shares the pass is divided, and what of a step the shares so far have left over.
+    shares: usize,
+    left_over: usize,
+}
+
+impl<'a, U: Unit> Pass<'a, U> {
+    fn new(
+        unit: &'a mut U,
+        inputs: &'a [Line],
+        steps: Steps,
+        weights: &'a [Line],
+        sums: &'a mut [Sums],
+    ) -> Self {
+        let tiles = sums.len() / (SIDE * LINES);
+        assert!(inputs.len() >= tiles * LINES * steps.all && steps.first + steps.count <= steps.all);
+        assert!(weights.len() >= steps.count * SIDE * LINES);
+        Self { unit, inputs, steps, weights, sums, tiles: 0, step: 0, shares: 1, left_over: 0 }
+    }
+
+    fn tiles_left(&self) -> usize {
+        self.sums.len() / (SIDE * LINES) - self.tiles
+    }
+
+    /// One or two tiles of inputs take a step.
+    ///
+    /// # Safety
+    /// Here and below: there must be the unit. `TILES` must be left, or 2 of more.
+    #[inline(always)]
+    unsafe fn advance<const TILES: usize>(&mut self) {
+        let Steps { first, count, all } = self.steps;
+        // SAFETY: inside, by the checks of `new`: so many tiles and steps are left.
+        unsafe {
+            let sums = self.sums.as_mut_ptr().add(self.tiles * SIDE * LINES);
+            if self.step == 0 {
+                self.unit.load::<TILES>(sums);
+            }
+            let line = self.tiles * all + (first + self.step) * TILES;
+            let inputs = self.inputs.as_ptr().add(line * LINES);
+            self.unit.step::<TILES>(inputs, self.weights.as_ptr().add(self.step * SIDE * LINES));
+            self.step += 1;
+            if self.step == count {
+                self.unit.store::<TILES>(sums);
+                (self.tiles, self.step) = (self.tiles + TILES, 0);
+            }
+        }
+    }
+
+    /// So many steps, or as many as there are.
+    #[inline(never)]
+    unsafe fn steps(&mut self, count: usize) {
+        for _ in 0..count {
+            // SAFETY: the caller's promise.
+            unsafe {
+                match self.tiles_left() {
+                    0 => break,
+                    1 => self.advance::<1>(),
+                    _ => self.advance::<2>(),
+                }
+            }
+        }
+    }
+
+    unsafe fn finish(mut self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.steps(usize::MAX) }
+    }
+}
+
+impl<U: Unit> Meanwhile for Pass<'_, U> {
+    #[inline(always)]
+    unsafe fn go_on(&mut self) {
+        let all = self.sums.len() / LINES / SIDE;
+        self.left_over += all.div_ceil(SIDE) * self.steps.count;
+        let count = self.left_over / self.shares;
+        self.left_over %= self.shares;
+        // SAFETY: the caller's promise.
+        unsafe { self.steps(count) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::tests::Case;
+    use super::super::super::{Inputs, Layout, MatrixRef, Output};
+    use super::super::unit::Plain;
+    use super::*;
+    use crate::quant::{Format, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4K, Q5K, Q6K, Q8_0};
+    use crate::simd::Isa;
+
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn rows_by<B: PanelBlock, U: Unit>(job: &Job<'_>, range: Range<usize>) {
+        // SAFETY: the caller's promises.
+        unsafe { rows_body::<B, U>(job, range) }
+    }
+
+    fn compute<B: PanelBlock, U: Unit>(case: &Case) -> Vec<f32> {
+        let bytes = &case.packed(Isa::Avx512Vnni);
+        let matrix = MatrixRef { layout: Layout::of(Isa::Avx512Vnni), bytes, ..case.matrix() };
+        let (codes, extras) = case.quantized(Isa::Avx512Vnni);
+        let inputs = Inputs::with_codes(&case.values, case.cols, &codes, &extras);
+        let picks: Vec<Pick> =
+            (0..case.inputs as u32).map(|i| Pick { input: i, output: case.inputs as u32 - 1 - i }).collect();
+        let mut out = vec![f32::NAN; case.rows * case.inputs];
+        let job = Job { matrix, inputs, picks: &picks, output: Output::new(&mut out, case.rows, 0) };
+        // SAFETY: the test asks for the instructions first; it is the only task.
+        unsafe { rows_by::<B, U>(&job, 0..case.rows) };
+        out.chunks(case.rows).rev().flatten().copied().collect()
+    }
+
+    fn check<B: PanelBlock>() {
+        let format: &'static Format = crate::quant::FORMATS.iter().find(|format| format.id == B::ID).unwrap();
+        for (rows, inputs, cols) in [(35, 24, 256), (48, 33, 1280), (16, 70, 768), (64, 16, 544)] {
+            if cols % B::LEN > 0 {
+                continue;
+            }
+            let case = Case::new(format, rows, cols, inputs);
+            let values: Vec<f64> = case.values.iter().map(|&value| f64::from(value)).collect();
+            let expected = case.products(&values);
+            let units =
+                [Some(compute::<B, Plain>(&case)), Isa::Amx.is_available().then(|| compute::<B, Amx>(&case))];
+            for (unit, found) in units.into_iter().flatten().enumerate() {
+                let errors =
+                    found.iter().zip(&expected).enumerate().filter_map(|(i, (found, (sum, size)))| {
+                        // Rows behind the last panel meet inputs of bytes.
+                        let is_tiled = i % rows < rows / PANEL * PANEL;
+                        is_tiled.then(|| (f64::from(*found) - sum).abs() / size)
+                    });
+                let (sum, worst) = errors.fold((0.0, 0f64), |(sum, worst), error: f64| {
+                    (sum + error, worst.max(if error.is_nan() { f64::INFINITY } else { error }))
+                });
+                let mean = sum / (rows / PANEL * PANEL * inputs) as f64;
+                // Both roundings err by 2^-9 at most; the errors of many products cancel.
+                let shown =
+                    format!("{format}, unit {unit}, {rows}x{cols}, {inputs} inputs: {mean:e}, {worst:e}");
+                assert!(worst < 1.0 / 256.0 && mean < 5e-4, "{shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_compute_what_the_file_says() {
+        if Isa::Avx512Vnni.is_available() {
+            check::<Q4_0>();
+            check::<Q8_0>();
+            check::<Q2K>();
+            check::<Q3K>();
+            check::<Q4K>();
+            check::<Q5K>();
+            check::<Q6K>();
+            check::<Iq4Nl>();
+            check::<Iq4Xs>();
+            check::<Mxfp4>();
+        }
     }
 }

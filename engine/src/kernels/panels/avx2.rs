@@ -42,7 +42,7 @@ macro_rules! compiled_for {
                 self.is_unpacked = are_many::<B>(inputs);
                 if self.is_unpacked {
                     // SAFETY: compiled for the instructions.
-                    unsafe { self.panel.fill::<B, Pair<$vnni>>(part, 0) }
+                    unsafe { self.panel.fill::<B, Pair<$vnni>>(part) }
                 }
             }
 

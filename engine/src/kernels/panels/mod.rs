@@ -4,7 +4,8 @@
 //! follow each other, then their second ones and so on; a block's bytes that make no whole word (an F16 scale at either
 //! end) come last, row by row. Codes stay packed in their bits. This file owns packing and the table of formats;
 //! `formats.rs` reads blocks out of a panel, `tiles.rs` lays inputs side by side, `products.rs` multiplies both over
-//! `words.rs`, compiled in `avx2.rs` and `avx512.rs`; `amx.rs` multiplies with tiles of its own.
+//! `words.rs`, compiled in `avx2.rs` and `avx512.rs`. `bf16.rs` makes tiles of BF16 of both, which `amx.rs`
+//! multiplies by the tile unit (`unit.rs`).
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -13,6 +14,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod bf16;
+#[cfg(target_arch = "x86_64")]
 mod formats;
 #[cfg(target_arch = "x86_64")]
 mod products;
@@ -20,6 +23,8 @@ mod products;
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod unit;
 #[cfg(target_arch = "x86_64")]
 mod unpacked;
 #[cfg(target_arch = "x86_64")]

@@ -244,7 +244,6 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
                     let inputs = tiles.get(tile, job.inputs.quantized(picks[0].input, B::GROUP));
                     let sums = Sums { job, start, picks };
                     match len {
-                        16 => passes.pass::<B, 16>(&part, &inputs, &sums),
                         12 => passes.pass::<B, 12>(&part, &inputs, &sums),
                         8 => passes.pass::<B, 8>(&part, &inputs, &sums),
                         4 => passes.pass::<B, 4>(&part, &inputs, &sums),
@@ -393,24 +392,6 @@ pub(super) unsafe fn add_group<B: PanelBlock, W: Words, const N: usize>(
     unsafe {
         let factors = group.factors();
         let dots = dots::<B, W, N>(group, number, inputs);
-        add_dots::<B, W, N>(sums, &factors, dots, number, inputs);
-    }
-}
-
-/// Adds a group's products to the sums, times its factors and the inputs'; `number` counts the row's groups.
-///
-/// # Safety
-/// Needs the instructions of `W`; the inputs must be whole.
-#[inline(always)]
-pub(super) unsafe fn add_dots<B: PanelBlock, W: Words, const N: usize>(
-    sums: &mut [W::Floats; N],
-    factors: &Factors<W>,
-    dots: [W; N],
-    number: usize,
-    inputs: &QuantizedRow<'_>,
-) {
-    // SAFETY: the caller's promises.
-    unsafe {
         let scales = inputs.scales.as_ptr().add(number * B::GROUP / 32 * N);
         let input_sums = inputs.sums.as_ptr().add(number * N);
         for (n, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {

@@ -1,7 +1,7 @@
 //! Tiles: a few inputs side by side, so that a kernel finds a place of all of them behind one pointer.
 //!
 //! Owns how a job's inputs are cut into tiles and copied; what is done with them is the kernels' matter. A tile has the
-//! arrays of a [`QuantizedRow`], with `N` numbers (four codes being one, or those of a group) where a row has one.
+//! arrays of a [`QuantizedRow`], with `N` numbers (four codes being one) where a row has one.
 
 use super::super::activations::QuantizedRow;
 use super::super::{Inputs, Pick, grow};
@@ -9,25 +9,14 @@ use super::words::Words;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// How inputs are cut into tiles, and how their codes lie in one.
-pub(super) struct Cut {
-    /// How many inputs a tile may have, the most first.
-    sizes: &'static [usize],
-    /// Whether an input's codes of a whole group stay together, instead of four of them.
-    whole_groups: bool,
-}
+/// How inputs are cut into tiles: how many inputs one may have, the most first.
+pub(super) struct Cut(&'static [usize]);
 
 /// For registers that hold four codes of each row: as many sums and products as fit into 32 registers.
-pub(super) static FOURS: Cut = Cut { sizes: &[12, 8, 4, 2, 1], whole_groups: false };
+pub(super) static FOURS: Cut = Cut(&[12, 8, 4, 2, 1]);
 
 /// The same for 16 registers, of which sixteen rows take two.
-pub(super) static FEW_FOURS: Cut = Cut { sizes: &[4, 2, 1], whole_groups: false };
-
-/// Lines of an AMX register, of which an input takes one.
-pub(super) const LINES: usize = 16;
-
-/// For AMX's registers.
-pub(super) static GROUPS: Cut = Cut { sizes: &[LINES, 12, 8, 4, 2, 1], whole_groups: true };
+pub(super) static FEW_FOURS: Cut = Cut(&[4, 2, 1]);
 
 /// Inputs whose tiles are made at once stay in the second-level cache, and the panels that they meet in the first.
 const CODES: usize = 256 << 10;
@@ -38,14 +27,14 @@ impl Cut {
     pub(super) fn tiles(&'static self, inputs: usize) -> impl Iterator<Item = Range<usize>> {
         let next = move |start: usize| {
             let fits = |tile: &usize| *tile <= inputs - start;
-            self.sizes.iter().copied().find(fits).map(|tile| start..start + tile)
+            self.0.iter().copied().find(fits).map(|tile| start..start + tile)
         };
         std::iter::successors(next(0), move |last| next(last.end))
     }
 
     /// The most inputs of a tile.
     fn largest(&self) -> usize {
-        self.sizes[0]
+        self.0[0]
     }
 
     /// Inputs of `width` numbers that are cut into tiles together.
@@ -93,11 +82,10 @@ impl Tiles {
             // SAFETY: the caller's promise.
             unsafe {
                 match tile.len() {
-                    16 => self.copy::<W, 16>(cut, inputs, picks, first, group),
-                    12 => self.copy::<W, 12>(cut, inputs, picks, first, group),
-                    8 => self.copy::<W, 8>(cut, inputs, picks, first, group),
-                    4 => self.copy::<W, 4>(cut, inputs, picks, first, group),
-                    2 => self.copy::<W, 2>(cut, inputs, picks, first, group),
+                    12 => self.copy::<W, 12>(inputs, picks, first, group),
+                    8 => self.copy::<W, 8>(inputs, picks, first, group),
+                    4 => self.copy::<W, 4>(inputs, picks, first, group),
+                    2 => self.copy::<W, 2>(inputs, picks, first, group),
                     _ => {
                         let offsets = inputs.quantized(picks[first].input, group).offsets;
                         self.offsets[first * groups..][..groups].copy_from_slice(offsets);
@@ -115,7 +103,6 @@ impl Tiles {
     #[inline(always)]
     unsafe fn copy<W: Words, const N: usize>(
         &mut self,
-        cut: &Cut,
         inputs: &Inputs<'_>,
         picks: &[Pick],
         first: usize,
@@ -129,12 +116,7 @@ impl Tiles {
         let Self { codes, scales, sums, offsets } = self;
         // SAFETY: the caller's promise.
         unsafe {
-            let all = rows.map(|row| row.codes);
-            match (cut.whole_groups, group) {
-                (false, _) => interleave::<W, N>(&all, &mut codes[first * width..]),
-                (true, 16) => lay_groups::<N, 16>(&all, &mut codes[first * width..]),
-                (true, _) => lay_groups::<N, 32>(&all, &mut codes[first * width..]),
-            }
+            interleave::<W, N>(&rows.map(|row| row.codes), &mut codes[first * width..]);
             interleave::<W, N>(
                 &rows.map(|row| bytes(row.scales)),
                 bytes_mut(&mut scales[first * (width / 32)..]),
@@ -169,17 +151,6 @@ fn bytes(values: &[f32]) -> &[i8] {
 
 fn bytes_mut(values: &mut [f32]) -> &mut [i8] {
     bytemuck::cast_slice_mut(values)
-}
-
-/// A group of each row in turn.
-fn lay_groups<const N: usize, const GROUP: usize>(rows: &[&[i8]; N], out: &mut [i8]) {
-    for (n, row) in rows.iter().enumerate() {
-        for (group, out) in
-            row.as_chunks::<GROUP>().0.iter().zip(out.as_chunks_mut::<GROUP>().0[n..].iter_mut().step_by(N))
-        {
-            *out = *group;
-        }
-    }
 }
 
 /// A word of each row in turn: four codes or a float.

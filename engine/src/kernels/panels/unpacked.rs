@@ -2,13 +2,13 @@
 
 use super::super::PANEL;
 use super::super::activations::QuantizedRow;
+use super::WORD;
 use super::products::{Factors, Group, Head, PanelBlock, Part, Sums, add_group, codes, each_group, prefetch};
 use super::words::Words;
-use super::{WORD, formats};
 use std::cell::RefCell;
 
 /// Bytes of a line: four codes, or one number, of sixteen rows.
-pub(super) const LINE: usize = WORD * PANEL;
+const LINE: usize = WORD * PANEL;
 
 /// So many columns of sixteen rows stay in the nearest cache beside a tile.
 pub(super) const COLUMNS: usize = 512;
@@ -27,12 +27,12 @@ thread_local! {
 }
 
 impl Unpacked {
-    /// Takes a part out of its bits, with codes as [`codes`] gives them, `bias` less.
+    /// Takes a part out of its bits, with codes as [`codes`] gives them.
     ///
     /// # Safety
     /// Needs the instructions of `W`.
     #[inline(always)]
-    pub(super) unsafe fn fill<B: PanelBlock, W: Words>(&mut self, part: &Part<'_>, bias: i32) {
+    pub(super) unsafe fn fill<B: PanelBlock, W: Words>(&mut self, part: &Part<'_>) {
         let blocks = part.blocks.chunks_exact(size_of::<B>() * PANEL);
         let groups = part.groups.len();
         self.codes.resize(groups * B::GROUP * PANEL, 0);
@@ -45,7 +45,6 @@ impl Unpacked {
             let (lines, scales, mins) = (lines.as_mut_ptr(), scales.as_mut_ptr(), mins.as_mut_ptr());
             // SAFETY: a block has the bytes of sixteen, and all its lines and factors are stored inside theirs.
             unsafe {
-                let bias: W = formats::in_all_bytes(bias as i8);
                 let head = B::Head::<W>::read(block.as_ptr());
                 each_group!(B, |group| {
                     prefetch::<B>(block, group);
@@ -53,7 +52,7 @@ impl Unpacked {
                     W::store(factors.scales, scales.add(group * PANEL));
                     W::store(factors.mins, mins.add(group * PANEL));
                     for quad in 0..B::GROUP / WORD {
-                        let codes = codes::<B, W>(block.as_ptr(), group, quad).subtract_bytes(bias);
+                        let codes = codes::<B, W>(block.as_ptr(), group, quad);
                         codes.store_words(lines.add((group * B::GROUP / WORD + quad) * LINE));
                     }
                 });
@@ -66,7 +65,7 @@ impl Unpacked {
     /// # Safety
     /// There must be so many, see [`Unpacked::check`].
     #[inline(always)]
-    pub(super) unsafe fn group<B: PanelBlock>(&self, number: usize) -> UnpackedGroup {
+    unsafe fn group<B: PanelBlock>(&self, number: usize) -> UnpackedGroup {
         // SAFETY: the caller's promise.
         unsafe {
             UnpackedGroup {
@@ -78,7 +77,7 @@ impl Unpacked {
     }
 
     /// What bounds every load of a pass.
-    pub(super) fn check(&self, groups: usize, group: usize) {
+    fn check(&self, groups: usize, group: usize) {
         assert!(self.codes.len() == groups * group * PANEL);
         assert!(self.scales.len() == groups * PANEL && self.mins.len() == groups * PANEL);
     }
@@ -108,8 +107,8 @@ impl Unpacked {
 }
 
 /// Where a group is, see [`Unpacked`].
-pub(super) struct UnpackedGroup {
-    pub(super) codes: *const i8,
+struct UnpackedGroup {
+    codes: *const i8,
     scales: *const f32,
     mins: *const f32,
 }

@@ -34,8 +34,6 @@ pub(super) trait Words: Copy {
     unsafe fn flip(self, other: Self) -> Self;
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn subtract(self, other: Self) -> Self;
-    /// Byte by byte.
-    unsafe fn subtract_bytes(self, other: Self) -> Self;
     /// The larger of each two, with signs.
     unsafe fn larger(self, other: Self) -> Self;
     /// The smaller of each two, with signs.
@@ -136,7 +134,6 @@ impl Words for __m512i {
         fn low_f16(self) -> __m512 { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(self)) }
         fn load_f16(address: *const u8) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(address.cast())) }
         fn store_words(self, address: *mut i8) { _mm512_storeu_si512(address.cast(), self) }
-        fn subtract_bytes(self, other: Self) -> Self { _mm512_sub_epi8(self, other) }
         fn load_floats(address: *const f32) -> __m512 { _mm512_loadu_ps(address) }
         fn zero() -> __m512 { _mm512_setzero_ps() }
         fn times(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
@@ -266,7 +263,6 @@ impl<const VNNI: bool> Words for Pair<VNNI> {
             _mm256_storeu_si256(address.cast(), self.0);
             _mm256_storeu_si256(address.add(32).cast(), self.1);
         }
-        fn subtract_bytes(self, other: Self) -> Self { both!(_mm256_sub_epi8, self, other) }
         fn load_floats(address: *const f32) -> (__m256, __m256) {
             (_mm256_loadu_ps(address), _mm256_loadu_ps(address.add(8)))
         }
