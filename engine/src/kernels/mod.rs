@@ -237,7 +237,7 @@ pub fn rows_per_task(rows: usize, threads: usize) -> usize {
     if threads == 1 {
         return rows.max(1);
     }
-    (rows / (threads * 8)).next_multiple_of(PANEL).clamp(PANEL, 256)
+    (rows / (threads * 8)).next_multiple_of(PANEL).clamp(PANEL, 1024)
 }
 
 /// Runs a whole job on the team.
