@@ -21,8 +21,9 @@ use crate::simd::Isa;
 use crate::threads::Team;
 use std::borrow::Cow;
 
-/// Rows of a sequence that share one pass over the cache.
-const ATTENTION_ROWS: usize = 16;
+/// Queries that share one pass over the cache, in so many rows of a sequence.
+const ATTENTION_QUERIES: usize = 128;
+const ATTENTION_ROWS: std::ops::RangeInclusive<usize> = 16..=64;
 
 /// Kernels of one instruction set on a team of threads.
 pub struct Cpu {
@@ -71,15 +72,17 @@ impl Cpu {
     }
 }
 
-/// Cuts a batch where the sequence changes or positions do not follow, and after [`ATTENTION_ROWS`] rows.
-fn row_blocks(rows: &[Row], blocks: &mut Vec<RowBlock>) {
+/// Cuts a batch where the sequence changes or positions do not follow, and after so many rows that there are
+/// [`ATTENTION_QUERIES`], each row having `queries`.
+fn row_blocks(rows: &[Row], queries: usize, blocks: &mut Vec<RowBlock>) {
     blocks.clear();
+    let most = (ATTENTION_QUERIES / queries).clamp(*ATTENTION_ROWS.start(), *ATTENTION_ROWS.end());
     for (i, row) in rows.iter().enumerate() {
         match blocks.last_mut() {
             Some(block)
                 if block.sequence == row.sequence
                     && block.position + block.rows == row.position
-                    && block.rows < ATTENTION_ROWS =>
+                    && block.rows < most =>
             {
                 block.rows += 1;
             }
@@ -124,7 +127,7 @@ impl Backend for Cpu {
         out.resize(step.rows.len(), width);
         let output = Output::new(out.values_mut(), width, 0);
         let mut blocks = self.blocks.take();
-        row_blocks(step.rows, &mut blocks);
+        row_blocks(step.rows, step.queries.count / step.keys.count, &mut blocks);
         let format = caches.first().map_or(&FORMATS[0], |cache| cache.format());
         let kernel = select_attention(format, self.isa);
         attention(&self.team, kernel, &blocks, step.keys.count, |block| {
