@@ -1,7 +1,7 @@
 //! The tile unit: AMX's eight registers as sums of inputs times weights, and its plain twin.
 
 use super::super::PANEL;
-use super::bf16::{LINES, Line, SIDE};
+use super::bf16::{LINES, Line};
 use std::arch::asm;
 
 /// Sums of sixteen rows.
@@ -9,7 +9,7 @@ use std::arch::asm;
 #[repr(C, align(64))]
 pub(super) struct Sums(pub(super) [f32; PANEL]);
 
-/// What multiplies tiles. It holds the sums of one or two tiles of inputs with [`SIDE`] tiles of weights.
+/// What multiplies tiles. It holds the sums of one or two tiles of inputs with two of weights (`SIDE`).
 pub(super) trait Unit: Sized {
     /// Gets it ready.
     ///
@@ -140,6 +140,7 @@ pub(super) use plain::Plain;
 
 #[cfg(test)]
 mod plain {
+    use super::super::bf16::SIDE;
     use super::*;
 
     /// The tile unit in plain Rust: its sums, `(TILES, SIDE, LINES)`.
