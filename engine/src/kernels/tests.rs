@@ -102,7 +102,7 @@ impl Case {
     }
 
     /// What the kernels approximate: exact sums over the rounded activations, and a bound on their magnitude.
-    fn expected(&self) -> Vec<(f64, f64)> {
+    pub(super) fn expected(&self) -> Vec<(f64, f64)> {
         let mut values: Vec<f64> = self.values.iter().map(|&x| x as f64).collect();
         if self.format.kind == Kind::Blocks {
             let (codes, extras) = self.quantized(Isa::Portable);
@@ -116,11 +116,6 @@ impl Case {
                 }
             }
         }
-        self.products(&values)
-    }
-
-    /// Exact sums over these activations, and a bound on their magnitude.
-    pub(super) fn products(&self, values: &[f64]) -> Vec<(f64, f64)> {
         let mut row = vec![0f32; self.cols];
         let mut out = vec![(0.0, 0.0); self.rows * self.inputs];
         for r in 0..self.rows {

@@ -1,7 +1,8 @@
 //! Weights and inputs as BF16, laid out as the tile unit takes them.
 //!
 //! A tile is sixteen lines of 64 bytes. A line of inputs is 32 columns of one input; a line of weights is two
-//! neighbouring columns of a panel's sixteen rows, and sixteen of them are 32 columns. Rounding is to the nearest.
+//! neighbouring columns of a panel's sixteen rows, and sixteen of them are 32 columns. Rounding is to the nearest. Inputs
+//! are the bytes times their scale that the other kernels take, so that a long prompt computes what a token alone does.
 
 use super::super::{Inputs, PANEL, Pick, grow};
 use super::WORD;
@@ -170,19 +171,20 @@ impl InputTiles {
             let tiles = picks.len().div_ceil(LINES);
             let lines = &mut self.0[block * SIDE * LINES * steps..][..tiles * LINES * steps];
             for (number, pick) in picks.iter().enumerate() {
-                let columns = inputs.row(pick.input).as_chunks::<COLUMNS>().0;
-                for (line, columns) in lines[number..].iter_mut().step_by(tiles * LINES).zip(columns) {
-                    // SAFETY: 32 floats and a line.
-                    unsafe { round(columns, line) };
+                let row = inputs.quantized(pick.input, COLUMNS);
+                let columns = row.codes.as_chunks::<COLUMNS>().0.iter().zip(row.scales);
+                for (line, (codes, scale)) in lines[number..].iter_mut().step_by(tiles * LINES).zip(columns) {
+                    // SAFETY: 32 codes and a line.
+                    unsafe { round(codes, *scale, line) };
                 }
             }
         }
     }
 }
 
-/// 32 columns of an input.
+/// 32 columns of an input: a group of activations.
 #[inline(always)]
-unsafe fn round(columns: &[f32; COLUMNS], line: &mut Line) {
+unsafe fn round(codes: &[i8; COLUMNS], scale: f32, line: &mut Line) {
     /// The upper half of every number, of one register and then of the other.
     static UPPER: [u16; COLUMNS] = {
         let mut upper = [0; COLUMNS];
@@ -195,9 +197,17 @@ unsafe fn round(columns: &[f32; COLUMNS], line: &mut Line) {
     };
     // SAFETY: callers are compiled for AVX-512; whole registers behind the pointers.
     unsafe {
-        let [a, b] = [0, 16].map(|at| columns.as_ptr().add(at));
-        let (a, b) = (half_more(_mm512_loadu_ps(a)), half_more(_mm512_loadu_ps(b)));
+        let scale = _mm512_set1_ps(scale);
+        let (a, b) = (numbers(codes.as_ptr()), numbers(codes.as_ptr().add(LINES)));
+        let (a, b) = (half_more(_mm512_mul_ps(a, scale)), half_more(_mm512_mul_ps(b, scale)));
         let line_of = _mm512_permutex2var_epi16(a, _mm512_loadu_si512(UPPER.as_ptr().cast()), b);
         _mm512_store_si512(line.0.as_mut_ptr().cast(), line_of);
     }
+}
+
+/// Sixteen bytes as floats.
+#[inline(always)]
+unsafe fn numbers(codes: *const i8) -> __m512 {
+    // SAFETY: as above.
+    unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(codes.cast()))) }
 }
