@@ -59,7 +59,7 @@ unsafe fn rows_body<B: PanelBlock, U: Unit>(job: &Job<'_>, range: Range<usize>) 
     let matrix = &job.matrix;
     let whole = range.end.min(matrix.rows / PANEL * PANEL).max(range.start);
     assert!(range.start.is_multiple_of(PANEL) && (range.end == whole || range.end == matrix.rows));
-    let at_once = (INPUT_BYTES / (2 * matrix.cols)).next_multiple_of(SIDE * LINES);
+    let at_once = (INPUT_BYTES / (2 * matrix.cols)).max(1).next_multiple_of(SIDE * LINES);
     let mut scratch = SCRATCH.take();
     // SAFETY: the caller's promises.
     unsafe {
