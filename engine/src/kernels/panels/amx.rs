@@ -5,13 +5,13 @@
 //! (measured on Emerald Rapids). With BF16 the scales are in the weights and in the inputs, both rounded to eight bits
 //! of mantissa.
 
-use super::super::{Job, PANEL, Pick, blocks, grow};
+use super::super::{Job, PANEL, Pick, blocks, grow, prefetch};
 use super::avx512;
 use super::bf16::{COLUMNS, InputTiles, LINES, Line, Meanwhile, SIDE, WeightTiles};
-use super::products::PanelBlock;
+use super::products::{PanelBlock, end_of_panels};
 use super::unit::{Amx, Sums, Unit};
 use super::words::Words;
-use std::arch::x86_64::{__m512i, _MM_HINT_ET0, _mm_prefetch};
+use std::arch::x86_64::__m512i;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -56,10 +56,8 @@ pub(super) unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<u
 /// Needs AVX-512 and the unit; outputs by the caller's promise.
 #[inline(always)]
 unsafe fn rows_body<B: PanelBlock, U: Unit>(job: &Job<'_>, range: Range<usize>) {
-    let matrix = &job.matrix;
-    let whole = range.end.min(matrix.rows / PANEL * PANEL).max(range.start);
-    assert!(range.start.is_multiple_of(PANEL) && (range.end == whole || range.end == matrix.rows));
-    let at_once = (INPUT_BYTES / (2 * matrix.cols)).max(1).next_multiple_of(SIDE * LINES);
+    let whole = end_of_panels(job, &range);
+    let at_once = (INPUT_BYTES / (2 * job.matrix.cols)).max(1).next_multiple_of(SIDE * LINES);
     let mut scratch = SCRATCH.take();
     // SAFETY: the caller's promises.
     unsafe {
@@ -90,7 +88,6 @@ unsafe fn panels<B: PanelBlock, U: Unit>(
     let tiles = picks.len().div_ceil(LINES);
     grow(sums, tiles * SIDE * LINES);
     let sums = &mut sums[..tiles * SIDE * LINES];
-    sums.fill(Sums::default());
     let parts = Parts::of::<B>(job, rows);
     // SAFETY: the caller's promises.
     unsafe {
@@ -98,10 +95,14 @@ unsafe fn panels<B: PanelBlock, U: Unit>(
             parts.fill::<B>(0, now, &mut ());
         }
         for number in 0..parts.len() {
+            let steps = parts.steps(number);
+            if steps.first == 0 {
+                sums.fill(Sums::default());
+            }
             if parts.is_last_of_rows(number) {
                 ask_for_outputs(job, picks, &parts.rows(number));
             }
-            let mut pass = Pass::new(unit, &inputs.0, parts.steps(number), &now.0, sums);
+            let mut pass = Pass::new(unit, &inputs.0, steps, &now.0, sums);
             if number + 1 < parts.len() {
                 pass.shares = parts.groups::<B>(number + 1);
                 parts.fill::<B>(number + 1, next, &mut pass);
@@ -109,7 +110,6 @@ unsafe fn panels<B: PanelBlock, U: Unit>(
             pass.finish();
             if parts.is_last_of_rows(number) {
                 put(job, picks, &parts.rows(number), sums);
-                sums.fill(Sums::default());
             }
             std::mem::swap(now, next);
         }
@@ -136,10 +136,7 @@ unsafe fn ask_for_outputs(job: &Job<'_>, picks: &[Pick], rows: &Range<usize>) {
     for pick in picks {
         // SAFETY: the caller's promise.
         let places = unsafe { job.output.slice(pick.output, rows.clone()) };
-        for line in places.chunks(PANEL) {
-            // SAFETY: nothing is read or written.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast()) };
-        }
+        places.chunks(PANEL).for_each(|line| prefetch(line.as_ptr().cast()));
     }
 }
 
@@ -248,14 +245,15 @@ impl<'a, U: Unit> Pass<'a, U> {
         weights: &'a [Line],
         sums: &'a mut [Sums],
     ) -> Self {
-        let tiles = sums.len() / (SIDE * LINES);
-        assert!(inputs.len() >= tiles * LINES * steps.all && steps.first + steps.count <= steps.all);
-        assert!(weights.len() >= steps.count * SIDE * LINES);
-        Self { unit, inputs, steps, weights, sums, tiles: 0, step: 0, shares: 1, left_over: 0 }
+        assert!(steps.first + steps.count <= steps.all && weights.len() >= steps.count * SIDE * LINES);
+        let pass = Self { unit, inputs, steps, weights, sums, tiles: 0, step: 0, shares: 1, left_over: 0 };
+        assert!(inputs.len() >= pass.all_tiles() * LINES * pass.steps.all);
+        pass
     }
 
-    fn tiles_left(&self) -> usize {
-        self.sums.len() / (SIDE * LINES) - self.tiles
+    /// Tiles of inputs.
+    fn all_tiles(&self) -> usize {
+        self.sums.len() / (SIDE * LINES)
     }
 
     /// One or two tiles of inputs take a step.
@@ -288,7 +286,7 @@ impl<'a, U: Unit> Pass<'a, U> {
         for _ in 0..count {
             // SAFETY: the caller's promise.
             unsafe {
-                match self.tiles_left() {
+                match self.all_tiles() - self.tiles {
                     0 => break,
                     1 => self.advance::<1>(),
                     _ => self.advance::<2>(),
@@ -306,8 +304,7 @@ impl<'a, U: Unit> Pass<'a, U> {
 impl<U: Unit> Meanwhile for Pass<'_, U> {
     #[inline(always)]
     unsafe fn go_on(&mut self) {
-        let all = self.sums.len() / LINES / SIDE;
-        self.left_over += all.div_ceil(SIDE) * self.steps.count;
+        self.left_over += self.all_tiles().div_ceil(SIDE) * self.steps.count;
         let count = self.left_over / self.shares;
         self.left_over %= self.shares;
         // SAFETY: the caller's promise.
@@ -345,7 +342,7 @@ mod tests {
     }
 
     fn check<B: PanelBlock>() {
-        let format: &'static Format = crate::quant::FORMATS.iter().find(|format| format.id == B::ID).unwrap();
+        let format = Format::by_id(B::ID).unwrap();
         for (rows, inputs, cols) in [(35, 24, 256), (48, 33, 1280), (16, 70, 768), (64, 16, 544)] {
             if cols % B::LEN > 0 {
                 continue;
@@ -375,17 +372,21 @@ mod tests {
 
     #[test]
     fn tiles_compute_what_the_file_says() {
+        let checks = [
+            check::<Q4_0>,
+            check::<Q8_0>,
+            check::<Q2K>,
+            check::<Q3K>,
+            check::<Q4K>,
+            check::<Q5K>,
+            check::<Q6K>,
+            check::<Iq4Nl>,
+            check::<Iq4Xs>,
+            check::<Mxfp4>,
+        ];
+        assert_eq!(checks.len(), super::super::TABLE.len(), "every format with panels");
         if Isa::Avx512Vnni.is_available() {
-            check::<Q4_0>();
-            check::<Q8_0>();
-            check::<Q2K>();
-            check::<Q3K>();
-            check::<Q4K>();
-            check::<Q5K>();
-            check::<Q6K>();
-            check::<Iq4Nl>();
-            check::<Iq4Xs>();
-            check::<Mxfp4>();
+            checks.iter().for_each(|check| check());
         }
     }
 }

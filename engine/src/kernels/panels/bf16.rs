@@ -198,7 +198,7 @@ unsafe fn round(codes: &[i8; COLUMNS], scale: f32, line: &mut Line) {
     // SAFETY: callers are compiled for AVX-512; whole registers behind the pointers.
     unsafe {
         let scale = _mm512_set1_ps(scale);
-        let (a, b) = (numbers(codes.as_ptr()), numbers(codes.as_ptr().add(LINES)));
+        let (a, b) = (numbers(codes.as_ptr()), numbers(codes.as_ptr().add(COLUMNS / 2)));
         let (a, b) = (half_more(_mm512_mul_ps(a, scale)), half_more(_mm512_mul_ps(b, scale)));
         let line_of = _mm512_permutex2var_epi16(a, _mm512_loadu_si512(UPPER.as_ptr().cast()), b);
         _mm512_store_si512(line.0.as_mut_ptr().cast(), line_of);

@@ -196,17 +196,23 @@ impl<'a> Sums<'a> {
     }
 }
 
+/// Where the whole panels of a range end: it starts at one, and ends at one or at the last row.
+pub(super) fn end_of_panels(job: &Job<'_>, range: &Range<usize>) -> usize {
+    let rows = job.matrix.rows;
+    let whole = range.end.min(rows / PANEL * PANEL).max(range.start);
+    assert!(range.start.is_multiple_of(PANEL) && (range.end == whole || range.end == rows));
+    whole
+}
+
 /// Whole panels by `passes`, and the rows behind them.
 ///
 /// # Safety
 /// Needs the instructions of `P`; outputs by the caller's promise.
 #[inline(always)]
 pub(super) unsafe fn rows_body<B: PanelBlock, P: Passes>(job: &Job<'_>, range: Range<usize>, passes: &mut P) {
-    let matrix = &job.matrix;
-    let whole = range.end.min(matrix.rows / PANEL * PANEL).max(range.start);
-    assert!(range.start.is_multiple_of(PANEL) && (range.end == whole || range.end == matrix.rows));
+    let whole = end_of_panels(job, &range);
     if range.start < whole {
-        for picks in job.picks.chunks(P::CUT.at_once(matrix.cols)) {
+        for picks in job.picks.chunks(P::CUT.at_once(job.matrix.cols)) {
             // SAFETY: the caller's promises.
             unsafe { panels_of_picks::<B, P>(job, picks, range.start..whole, passes) };
         }

@@ -60,22 +60,6 @@ impl Unpacked {
         }
     }
 
-    /// One of the part's groups.
-    ///
-    /// # Safety
-    /// There must be so many, see [`Unpacked::check`].
-    #[inline(always)]
-    unsafe fn group<B: PanelBlock>(&self, number: usize) -> UnpackedGroup {
-        // SAFETY: the caller's promise.
-        unsafe {
-            UnpackedGroup {
-                codes: self.codes.as_ptr().add(number * B::GROUP * PANEL),
-                scales: self.scales.as_ptr().add(number * PANEL),
-                mins: self.mins.as_ptr().add(number * PANEL),
-            }
-        }
-    }
-
     /// What bounds every load of a pass.
     fn check(&self, groups: usize, group: usize) {
         assert!(self.codes.len() == groups * group * PANEL);
@@ -98,7 +82,11 @@ impl Unpacked {
         unsafe {
             let mut all = sums.read::<B, W, N>(part, inputs);
             for number in 0..part.groups.len() {
-                let group = self.group::<B>(number);
+                let group = UnpackedGroup {
+                    codes: self.codes.as_ptr().add(number * B::GROUP * PANEL),
+                    scales: self.scales.as_ptr().add(number * PANEL),
+                    mins: self.mins.as_ptr().add(number * PANEL),
+                };
                 add_group::<B, W, N>(&mut all, &group, part.groups.start + number, inputs);
             }
             sums.write::<W, N>(all);

@@ -127,7 +127,8 @@ impl Backend for Cpu {
         out.resize(step.rows.len(), width);
         let output = Output::new(out.values_mut(), width, 0);
         let mut blocks = self.blocks.take();
-        row_blocks(step.rows, step.queries.count / step.keys.count, &mut blocks);
+        let sharing = step.queries.count / step.keys.count;
+        row_blocks(step.rows, sharing, &mut blocks);
         let format = caches.first().map_or(&FORMATS[0], |cache| cache.format());
         let kernel = select_attention(format, self.isa);
         attention(&self.team, kernel, &blocks, step.keys.count, |block| {
@@ -147,7 +148,7 @@ impl Backend for Cpu {
                     width: queries.width(),
                     at: step.queries.at,
                     first: 0,
-                    count: step.queries.count / step.keys.count,
+                    count: sharing,
                     stride: step.queries.stride,
                 },
                 row: 0,
