@@ -107,7 +107,7 @@ impl Bench {
         let (threads, _) = engine.hardware();
         drop(session);
         drop(engine);
-        report_limit(machine::read_rate(threads), &mut figures);
+        report_limit(machine::read_rate(threads)?, &mut figures);
         Ok(figures)
     }
 

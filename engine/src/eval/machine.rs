@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{
     Inputs, Job, Kernel, Layout, MatrixRef, Output, Pick, Quantized, matmul, prefetch, select,
 };
+use crate::os::pages::Pages;
 use crate::quant::Format;
 use crate::simd::Isa;
 use crate::threads::Team;
@@ -27,9 +28,15 @@ const PATTERN_ROWS: usize = 64;
 const REPETITIONS: usize = 5;
 
 /// Bytes per second that `threads` read together from memory, one pass over memory that no cache holds.
-pub fn read_rate(threads: usize) -> f64 {
+///
+/// # Errors
+/// When there is no room for it.
+pub fn read_rate(threads: usize) -> Result<f64> {
     let team = Team::new(threads);
-    let words: Vec<u64> = (0..SIZE as u64 / 8).collect();
+    let mut pages = Pages::new(SIZE)?;
+    // Memory that nobody wrote is one page of zeros.
+    pages.fill(1);
+    let words: &[u64] = bytemuck::cast_slice(&pages);
     let time = fastest(|| {
         team.run_chunks(words.len(), 1 << 16, |start, end| {
             let mut sums = [0u64; 16];
@@ -42,7 +49,7 @@ pub fn read_rate(threads: usize) -> f64 {
             black_box(sums);
         });
     });
-    SIZE as f64 / time.as_secs_f64()
+    Ok(SIZE as f64 / time.as_secs_f64())
 }
 
 fn fastest(mut work: impl FnMut()) -> Duration {
@@ -61,7 +68,7 @@ pub struct KernelBench {
     format: &'static Format,
     layout: Layout,
     rows: usize,
-    bytes: Vec<u8>,
+    bytes: Pages,
 }
 
 impl KernelBench {
@@ -85,7 +92,9 @@ impl KernelBench {
         let mut packed = vec![0; pattern.len()];
         layout.pack(rows, &mut packed);
         let copies = (SIZE / packed.len()).max(1);
-        let bytes = packed.repeat(copies);
+        // Where packed weights lie, too: the kernels are faster when lines of the cache hold whole words of rows.
+        let mut bytes = Pages::new(copies * packed.len())?;
+        bytes.chunks_exact_mut(packed.len()).for_each(|copy| copy.copy_from_slice(&packed));
         let kernel = select(format, isa);
         Ok(Self { team: Team::new(threads), kernel, format, layout, rows: PATTERN_ROWS * copies, bytes })
     }

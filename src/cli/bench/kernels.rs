@@ -24,7 +24,7 @@ struct Figures {
 
 pub(super) fn run(bench: &Bench, names: &[String]) -> Result<()> {
     let (threads, isa) = bench.model.options()?.hardware();
-    let limit = read_rate(threads);
+    let limit = read_rate(threads)?;
     output::note(format!("{threads} threads, {isa}; memory is read at {:.1} GB/s", limit / 1e9));
     let mut all = Vec::new();
     for format in formats(names)? {
