@@ -257,6 +257,7 @@ impl<W: Words> Head<W> for SixBits<W> {
 impl PanelBlock for Q3K {
     const LARGEST: i32 = 7;
     const BIAS: i32 = 4;
+    const STRETCH: usize = 16; // the upper bits' move depends on the place among all
     type Head<W: Words> = SixBits<W>;
 
     #[inline(always)]

@@ -11,10 +11,11 @@ use super::tiles::{Cut, TILES};
 use super::words::Words;
 use crate::quant::Block;
 use std::ops::Range;
-use std::sync::atomic::{Ordering, compiler_fence};
 
-/// How far ahead weights are asked for.
-const PREFETCH: usize = 8192;
+/// How far ahead weights are asked for: first for the second-level cache, which keeps more requests open than the nearest
+/// one, then for that.
+const FAR: usize = 16 << 10;
+const NEAR: usize = 4 << 10;
 
 /// Scales and mins of a group, one per row.
 pub(super) struct Factors<W: Words> {
@@ -44,6 +45,8 @@ pub(super) trait PanelBlock: Block {
     const ODD_FIRST: bool = false;
     /// What 4-bit codes stand for, where they are indices.
     const VALUES: Option<[i8; 16]> = None;
+    /// How many groups are written out together: numbers that depend on a group's place among them are constants.
+    const STRETCH: usize = if Self::LEN / Self::GROUP < 8 { Self::LEN / Self::GROUP } else { 8 };
     /// What all groups share.
     type Head<W: Words>: Head<W>;
 
@@ -94,17 +97,19 @@ pub(super) unsafe fn codes<B: PanelBlock, W: Words>(block: *const u8, group: usi
     }
 }
 
-/// Does something for every group of a block, written out: with constant numbers the compiler folds places and shifts,
-/// which makes a third of the speed.
+/// Does something for every group of a block. A stretch of them is written out: with constant numbers the compiler folds
+/// places and shifts, which makes a third of the speed.
 macro_rules! each_group {
     ($block:ty, |$group:ident| $step:expr) => {
         each_group!(@ $block, $group, $step, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
     };
     (@ $block:ty, $group:ident, $step:expr, $($number:literal)*) => {
-        $(if $number < <$block>::LEN / <$block>::GROUP {
-            let $group: usize = $number;
-            $step
-        })*
+        for first in (0..<$block>::LEN / <$block>::GROUP).step_by(<$block>::STRETCH) {
+            $(if $number < <$block>::STRETCH {
+                let $group: usize = first + $number;
+                $step
+            })*
+        }
     };
 }
 pub(super) use each_group;
@@ -292,12 +297,17 @@ pub(super) unsafe fn pass_body<B: PanelBlock, W: Words, const N: usize>(
     }
 }
 
-/// Asks for the group's share of what follows this block after [`PREFETCH`] bytes: all at once would wait for each other.
+/// Asks for the group's share of what follows this block after [`FAR`] and [`NEAR`] bytes: all at once would wait for each
+/// other. Without a branch if the group's place in its stretch is constant.
 #[inline(always)]
 pub(super) fn prefetch<B: PanelBlock>(block: &[u8], group: usize) {
-    let (lines, groups) = ((size_of::<B>() * PANEL).div_ceil(64), B::LEN / B::GROUP);
-    for line in group * lines / groups..(group + 1) * lines / groups {
-        super::super::prefetch(block.as_ptr().wrapping_add(PREFETCH + line * 64));
+    let stretches = B::LEN / B::GROUP / B::STRETCH;
+    let lines = (size_of::<B>() * PANEL / stretches).div_ceil(64);
+    let (first, number) = (group / B::STRETCH * lines, group % B::STRETCH);
+    for line in number * lines / B::STRETCH..(number + 1) * lines / B::STRETCH {
+        let ahead = block.as_ptr().wrapping_add((first + line) * 64);
+        super::super::prefetch_far(ahead.wrapping_add(FAR));
+        super::super::prefetch(ahead.wrapping_add(NEAR));
     }
 }
 
@@ -310,12 +320,16 @@ unsafe fn add_packed<B: PanelBlock, W: Words, const N: usize>(
     (first, number): (usize, usize),
     inputs: &QuantizedRow<'_>,
 ) {
-    // Keeps the loads of a group in their place: all of a block's at its begin would have to be spilled.
-    compiler_fence(Ordering::SeqCst);
     prefetch::<B>(block, number);
-    let group = PackedGroup::<B, W> { block: block.as_ptr(), head, number };
     // SAFETY: the caller's promises.
-    unsafe { add_group::<B, W, N>(sums, &group, first + number, inputs) }
+    unsafe {
+        let mut block = block.as_ptr();
+        for sums in sums.iter_mut() {
+            (*sums, block) = W::settle(*sums, block);
+        }
+        let group = PackedGroup::<B, W> { block, head, number };
+        add_group::<B, W, N>(sums, &group, first + number, inputs)
+    }
 }
 
 /// A group of sixteen rows.

@@ -6,6 +6,7 @@
 use super::super::blocks::ByteDots;
 use super::super::{avx2, avx512};
 use super::products::{PanelBlock, keeps_signs};
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// One word per row. Everything here needs the instructions of the implementing set, and whole registers behind
@@ -19,8 +20,7 @@ pub(super) trait Words: Copy {
     type Rows: ByteDots;
     /// The largest code that [`Words::multiply`] takes; formats with larger ones give their codes with signs.
     const LARGEST_CODE: i32;
-    /// For so few inputs the groups of a block are written out: with constant numbers the compiler folds places and
-    /// shifts.
+    /// For so few inputs the groups of a block are written out.
     const WRITTEN_OUT: usize;
 
     unsafe fn load(address: *const u8) -> Self;
@@ -67,6 +67,9 @@ pub(super) trait Words: Copy {
     /// `sum - a * b` with the float at the address, rounded once.
     unsafe fn subtract_scaled(sum: Self::Floats, a: Self::Floats, b: *const f32) -> Self::Floats;
     unsafe fn store(floats: Self::Floats, address: *mut f32);
+    /// Both as they are, but the compiler cannot know: what follows from the address is loaded after the floats are
+    /// there. Otherwise it would begin a block with all of its loads, and spill them.
+    unsafe fn settle(floats: Self::Floats, address: *const u8) -> (Self::Floats, *const u8);
 
     /// What [`Words::interleave`] reads of a row.
     const LINE: usize;
@@ -106,7 +109,7 @@ impl Words for __m512i {
     type Rows = avx512::Vnni;
     const LARGEST_CODE: i32 = 255;
     const LINE: usize = 64;
-    const WRITTEN_OUT: usize = 4;
+    const WRITTEN_OUT: usize = 12;
 
     instructions! {
         fn load(address: *const u8) -> Self { _mm512_loadu_si512(address.cast()) }
@@ -143,6 +146,7 @@ impl Words for __m512i {
             _mm512_fnmadd_ps(a, _mm512_set1_ps(*b), sum)
         }
         fn store(floats: __m512, address: *mut f32) { _mm512_storeu_ps(address, floats) }
+        fn settle(floats: __m512, address: *const u8) -> (__m512, *const u8) { settle(floats, address) }
         fn interleave(rows: [*const i8; 4], out: *mut i8, stride: usize) {
             let [a, b, c, d] = rows;
             let (a, b) = (_mm512_loadu_si512(a.cast()), _mm512_loadu_si512(b.cast()));
@@ -174,6 +178,17 @@ impl Words for __m512i {
         }
         fn end(products: Self, _offset: Option<*const i32>) -> Self { products }
     }
+}
+
+/// [`Words::settle`] on AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn settle(mut floats: __m512, mut address: *const u8) -> (__m512, *const u8) {
+    // SAFETY: there is no instruction.
+    unsafe {
+        asm!("/* {} {} */", inout(zmm_reg) floats, inout(reg) address, options(nostack, preserves_flags));
+    }
+    (floats, address)
 }
 
 /// AVX2, with and without VNNI: rows 0 to 7 and 8 to 15.
@@ -289,6 +304,12 @@ impl<const VNNI: bool> Words for Pair<VNNI> {
             _mm256_storeu_ps(address, floats.0);
             _mm256_storeu_ps(address.add(8), floats.1);
         }
+        fn settle(
+            floats: (__m256, __m256),
+            address: *const u8,
+        ) -> ((__m256, __m256), *const u8) {
+            settle_pair(floats, address)
+        }
         fn interleave(rows: [*const i8; 4], out: *mut i8, stride: usize) {
             let [a, b, c, d] = rows;
             let (a, b) = (_mm_loadu_si128(a.cast()), _mm_loadu_si128(b.cast()));
@@ -355,4 +376,22 @@ unsafe fn multiply<B: PanelBlock, const VNNI: bool>(
         }
         (sums, narrow)
     }
+}
+
+/// [`Words::settle`] on AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn settle_pair(floats: (__m256, __m256), mut address: *const u8) -> ((__m256, __m256), *const u8) {
+    let (mut low, mut high) = floats;
+    // SAFETY: there is no instruction.
+    unsafe {
+        asm!(
+            "/* {} {} {} */",
+            inout(ymm_reg) low,
+            inout(ymm_reg) high,
+            inout(reg) address,
+            options(nostack, preserves_flags)
+        );
+    }
+    ((low, high), address)
 }
