@@ -1,9 +1,12 @@
 //! The worker team of the forward: a few threads that live as long as the engine and share one job at a time.
 //!
-//! A job is a number of tasks claimed one by one, so a thread that the system takes away delays one task and
-//! not a fixed share. Waiting is a brief spin, then sleep: on a busy machine a spinning team collapses.
+//! A job is a number of tasks, of which every thread has a share that it claims one by one; who has none left takes
+//! half of what another has. So a thread that the system takes away delays one task and not its share, and a thread's
+//! tasks mostly follow each other: what it asked for ahead is what it reads next.
+//! Waiting is a brief spin, then sleep: on a busy machine a spinning team collapses.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -16,32 +19,51 @@ const SPINS: u32 = 4000;
 /// The work of one job, called with each task's number.
 type Work<'a> = dyn Fn(usize) + Sync + 'a;
 
-/// Bits of [`Ticket`] for the next task and, above them, as many for the number of tasks.
-const TASK_BITS: u32 = 24;
+/// Bits of [`Ticket`] for the next task and, above them, as many for the end.
+const TASK_BITS: u32 = 20;
 const TASK_MASK: u64 = (1 << TASK_BITS) - 1;
 
-/// Job number, number of tasks and next unclaimed task in one word, so that they change together and a late
-/// thread can never claim with one job's numbers from another job.
+/// A thread's share of a job: job number, end and next unclaimed task in one word, so that they change together.
 #[derive(Clone, Copy)]
 struct Ticket(u64);
 
 impl Ticket {
-    fn of_job(job: u64, tasks: usize) -> Self {
-        Self(job << (2 * TASK_BITS) | (tasks as u64) << TASK_BITS)
+    fn new(job: u64, tasks: Range<usize>) -> Self {
+        Self(job << (2 * TASK_BITS) | (tasks.end as u64) << TASK_BITS | tasks.start as u64)
     }
     fn job(self) -> u64 {
         self.0 >> (2 * TASK_BITS)
     }
-    fn next(self) -> Option<usize> {
-        let next = self.0 & TASK_MASK;
-        (next < (self.0 >> TASK_BITS & TASK_MASK)).then_some(next as usize)
+    fn tasks(self) -> Range<usize> {
+        (self.0 & TASK_MASK) as usize..(self.0 >> TASK_BITS & TASK_MASK) as usize
+    }
+}
+
+/// A [`Ticket`] on cache lines of its own (the processor fetches them by twos).
+#[derive(Default)]
+#[repr(align(128))]
+struct Share(AtomicU64);
+
+impl Share {
+    fn get(&self) -> Ticket {
+        Ticket(self.0.load(Ordering::Acquire))
+    }
+    fn set(&self, ticket: Ticket) {
+        self.0.store(ticket.0, Ordering::Release);
+    }
+    /// Whether the ticket was still `from` and is `to` now.
+    fn change(&self, from: Ticket, to: Ticket) -> bool {
+        self.0.compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }
 
 #[derive(Default)]
 struct Shared {
-    /// The current [`Ticket`].
-    ticket: AtomicU64,
+    /// Number of the current job. It changes after the shares: they may be touched only with this number, or a late
+    /// thread would take from a share that is written while another still is not, and lose what it took.
+    job: AtomicU64,
+    /// One per thread.
+    shares: Vec<Share>,
     finished: AtomicUsize,
     /// Points to the `&Work` of the current job, on the stack of the thread inside [`Team::run`].
     work: AtomicPtr<&'static Work<'static>>,
@@ -66,7 +88,8 @@ pub struct Team {
 impl Team {
     /// A team of `threads` (at least one: the caller itself).
     pub fn new(threads: usize) -> Self {
-        let shared = Arc::new(Shared::default());
+        let shares = (0..threads.max(1)).map(|_| Share::default()).collect();
+        let shared = Arc::new(Shared { shares, ..Shared::default() });
         let workers = (1..threads).map_while(|i| Worker::start(i, &shared)).collect();
         Self { shared, workers, running: std::sync::Mutex::new(()) }
     }
@@ -92,7 +115,7 @@ impl Team {
         // of this job, and this function does not return before every claimed task has finished.
         let mut work: &'static Work<'static> = unsafe { std::mem::transmute(work) };
         self.publish(tasks, &mut work);
-        self.shared.work_on_current(&mut 0);
+        self.shared.work_on_current(0);
         self.shared.wait_until_finished(tasks);
         if self.shared.panicked.swap(false, Ordering::Relaxed) {
             panic!("a task of the worker team panicked");
@@ -146,8 +169,14 @@ impl Team {
         let shared = &self.shared;
         shared.finished.store(0, Ordering::Relaxed);
         shared.work.store(work, Ordering::Relaxed);
-        let job = shared.current().job() + 1;
-        shared.ticket.store(Ticket::of_job(job, tasks).0, Ordering::SeqCst);
+        // As many bits as a ticket has for it.
+        let job = Ticket::new(shared.job.load(Ordering::Relaxed) + 1, 0..0).job();
+        let threads = self.threads().min(tasks);
+        for (i, share) in shared.shares.iter().enumerate() {
+            let first = |i: usize| tasks * i.min(threads) / threads;
+            share.set(Ticket::new(job, first(i)..first(i + 1)));
+        }
+        shared.job.store(job, Ordering::SeqCst);
         for worker in self.workers.iter().take(tasks - 1) {
             if worker.asleep.swap(false, Ordering::SeqCst) {
                 worker.thread.unpark();
@@ -169,26 +198,49 @@ impl Drop for Team {
 }
 
 impl Shared {
-    fn current(&self) -> Ticket {
-        Ticket(self.ticket.load(Ordering::SeqCst))
+    fn current(&self) -> u64 {
+        self.job.load(Ordering::SeqCst)
     }
 
-    /// Claims and does tasks until none is left; `seen` learns the job of the last look.
-    fn work_on_current(&self, seen: &mut u64) {
+    /// Claims and does tasks until none is left, as the thread with this number; returns the job's number.
+    fn work_on_current(&self, thread: usize) -> u64 {
+        let job = self.current();
+        while let Some(task) = self.claim(thread, job) {
+            // SAFETY: with a task claimed the job cannot end, so `work` is the current job's pointer, and
+            // `Team::run` keeps the pointee alive until `finished` reaches the number of tasks.
+            let work = unsafe { *self.work.load(Ordering::Relaxed) };
+            if catch_unwind(AssertUnwindSafe(|| work(task))).is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+            self.finished.fetch_add(1, Ordering::Release);
+        }
+        job
+    }
+
+    /// The next task of the thread's share, or of half of the largest share once there is none.
+    fn claim(&self, thread: usize, job: u64) -> Option<usize> {
         loop {
-            let ticket = self.current();
-            *seen = ticket.job();
-            let Some(task) = ticket.next() else { return };
-            let claimed =
-                self.ticket.compare_exchange(ticket.0, ticket.0 + 1, Ordering::AcqRel, Ordering::Relaxed);
-            if claimed.is_ok() {
-                // SAFETY: with a task claimed the job cannot end, so `work` is the current job's pointer, and
-                // `Team::run` keeps the pointee alive until `finished` reaches the number of tasks.
-                let work = unsafe { *self.work.load(Ordering::Relaxed) };
-                if catch_unwind(AssertUnwindSafe(|| work(task))).is_err() {
-                    self.panicked.store(true, Ordering::Relaxed);
+            let own = self.shares[thread].get();
+            let tasks = own.tasks();
+            if own.job() == job && !tasks.is_empty() {
+                if self.shares[thread].change(own, Ticket::new(job, tasks.start + 1..tasks.end)) {
+                    return Some(tasks.start);
                 }
-                self.finished.fetch_add(1, Ordering::Release);
+                continue;
+            }
+            let left = |ticket: &(&Share, Ticket)| ticket.1.tasks().len();
+            let others = self.shares.iter().map(|share| (share, share.get()));
+            let largest = others.filter(|(_, ticket)| ticket.job() == job).max_by_key(left)?;
+            let (share, ticket) = largest;
+            let Range { start, end } = ticket.tasks();
+            if start >= end {
+                return None;
+            }
+            let middle = start + (end - start) / 2;
+            if share.change(ticket, Ticket::new(job, start..middle)) {
+                // Nobody else writes an empty share, and the job does not end before these tasks.
+                self.shares[thread].set(Ticket::new(job, middle + 1..end));
+                return Some(middle);
             }
         }
     }
@@ -202,7 +254,7 @@ impl Shared {
     }
 
     fn has_work(&self, seen: u64) -> bool {
-        self.current().job() != seen || self.closing.load(Ordering::SeqCst)
+        self.current() != seen || self.closing.load(Ordering::SeqCst)
     }
 }
 
@@ -212,15 +264,15 @@ impl Worker {
         let asleep = Arc::new(AtomicBool::new(false));
         let (shared, sleeping) = (shared.clone(), asleep.clone());
         let name = format!("moewe-{number}");
-        let handle = thread::Builder::new().name(name).spawn(move || serve(&shared, &sleeping)).ok()?;
+        let handle =
+            thread::Builder::new().name(name).spawn(move || serve(number, &shared, &sleeping)).ok()?;
         Some(Self { asleep, thread: handle.thread().clone(), handle: Some(handle) })
     }
 }
 
-fn serve(shared: &Shared, asleep: &AtomicBool) {
-    let mut seen = 0u64;
+fn serve(number: usize, shared: &Shared, asleep: &AtomicBool) {
     while !shared.closing.load(Ordering::SeqCst) {
-        shared.work_on_current(&mut seen);
+        let seen = shared.work_on_current(number);
         let mut rounds = 0;
         while rounds < SPINS && !shared.has_work(seen) {
             rounds += 1;
@@ -298,6 +350,19 @@ mod tests {
                 });
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{threads} {tasks}");
             }
+        }
+    }
+
+    #[test]
+    fn a_thread_that_is_held_up_keeps_one_task() {
+        for threads in [2, 3, 8] {
+            let (team, done) = (Team::new(threads), AtomicUsize::new(0));
+            team.run(100, |task| {
+                while task == 0 && done.load(Ordering::Relaxed) < 99 {
+                    thread::yield_now();
+                }
+                done.fetch_add(1, Ordering::Relaxed);
+            });
         }
     }
 
