@@ -328,6 +328,7 @@ impl<'a, T> SharedSlice<'a, T> {
     /// # Panics
     /// When the range leaves the slice.
     #[allow(clippy::mut_from_ref)]
+    #[inline(always)]
     pub unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [T] {
         assert!(start <= self.len && len <= self.len - start);
         // SAFETY: inside the slice by the assert; disjoint by the caller's promise.

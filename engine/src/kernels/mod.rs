@@ -107,6 +107,7 @@ impl<'a> Output<'a> {
     ///
     /// # Safety
     /// No other task may hold the same places.
+    #[inline(always)]
     unsafe fn slice(&self, row: u32, rows: Range<usize>) -> &'a mut [f32] {
         let start = row as usize * self.stride + self.at + rows.start;
         // SAFETY: passed on to the caller.

@@ -158,8 +158,9 @@ pub(super) struct Sums<'a> {
     picks: &'a [Pick],
 }
 
-impl<'a> Sums<'a> {
-    /// What has been added before this part, after a check of what bounds every load of the inputs.
+impl Sums<'_> {
+    /// What has been added before this part, after a check of what bounds every load of the inputs. Asks for the
+    /// places: many inputs have more of them than the processor foresees.
     ///
     /// # Safety
     /// Here and below: needs the instructions of `W`.
@@ -174,10 +175,15 @@ impl<'a> Sums<'a> {
         assert!(part.groups.end <= cols / B::GROUP);
         // SAFETY: the caller's promise; sixteen floats each.
         unsafe {
+            let places = self.places::<N>();
+            for place in places {
+                super::super::prefetch(place.cast());
+                super::super::prefetch(place.add(PANEL - 1).cast());
+            }
             let mut sums = [W::zero(); N];
             if part.groups.start > 0 {
-                for (sums, pick) in sums.iter_mut().zip(self.picks) {
-                    *sums = W::load_floats(self.places(pick).as_ptr());
+                for (sums, place) in sums.iter_mut().zip(places) {
+                    *sums = W::load_floats(place);
                 }
             }
             sums
@@ -187,17 +193,25 @@ impl<'a> Sums<'a> {
     /// Keeps the sums for the next part, or for good.
     #[inline(always)]
     pub(super) unsafe fn write<W: Words, const N: usize>(&self, sums: [W::Floats; N]) {
-        for (pick, sums) in self.picks.iter().zip(sums) {
-            // SAFETY: the caller's promise; sixteen floats each.
-            unsafe { W::store(sums, self.places(pick).as_mut_ptr()) };
+        // SAFETY: the caller's promise; sixteen floats each.
+        unsafe {
+            for (sums, place) in sums.into_iter().zip(self.places::<N>()) {
+                W::store(sums, place);
+            }
         }
     }
 
-    /// The panel's rows of one output.
+    /// The panel's rows of each output.
     #[inline(always)]
-    unsafe fn places(&self, pick: &Pick) -> &'a mut [f32] {
-        // SAFETY: these rows of these outputs belong to this task.
-        unsafe { self.job.output.slice(pick.output, self.start..self.start + PANEL) }
+    unsafe fn places<const N: usize>(&self) -> [*mut f32; N] {
+        let picks: &[Pick; N] = self.picks.try_into().expect("a tile has a pick per input");
+        let mut places = [std::ptr::null_mut(); N];
+        for (place, pick) in places.iter_mut().zip(picks) {
+            // SAFETY: these rows of these outputs belong to this task.
+            *place =
+                unsafe { self.job.output.slice(pick.output, self.start..self.start + PANEL).as_mut_ptr() };
+        }
+        places
     }
 }
 

@@ -130,6 +130,7 @@ impl Tiles {
     }
 
     /// A tile whose first input is `input`; a tile of one is that, but for its offsets.
+    #[inline(always)]
     pub(super) fn get<'a>(&'a self, tile: Range<usize>, input: QuantizedRow<'a>) -> QuantizedRow<'a> {
         let per_input = |numbers: usize| tile.start * numbers..tile.end * numbers;
         let offsets = &self.offsets[per_input(input.offsets.len())];
