@@ -34,7 +34,11 @@ impl Ticket {
     fn job(self) -> u64 {
         self.0 >> (2 * TASK_BITS)
     }
-    fn tasks(self) -> Range<usize> {
+    /// What is left of this job.
+    fn tasks(self, job: u64) -> Range<usize> {
+        if self.job() != job {
+            return 0..0;
+        }
         (self.0 & TASK_MASK) as usize..(self.0 >> TASK_BITS & TASK_MASK) as usize
     }
 }
@@ -220,26 +224,25 @@ impl Shared {
     /// The next task of the thread's share, or of half of the largest share once there is none.
     fn claim(&self, thread: usize, job: u64) -> Option<usize> {
         loop {
-            let own = self.shares[thread].get();
-            let tasks = own.tasks();
-            if own.job() == job && !tasks.is_empty() {
-                if self.shares[thread].change(own, Ticket::new(job, tasks.start + 1..tasks.end)) {
-                    return Some(tasks.start);
+            let own = &self.shares[thread];
+            let ticket = own.get();
+            let Range { start, end } = ticket.tasks(job);
+            if start < end {
+                if own.change(ticket, Ticket::new(job, start + 1..end)) {
+                    return Some(start);
                 }
                 continue;
             }
-            let left = |ticket: &(&Share, Ticket)| ticket.1.tasks().len();
             let others = self.shares.iter().map(|share| (share, share.get()));
-            let largest = others.filter(|(_, ticket)| ticket.job() == job).max_by_key(left)?;
-            let (share, ticket) = largest;
-            let Range { start, end } = ticket.tasks();
-            if start >= end {
+            let (share, ticket) = others.max_by_key(|(_, ticket)| ticket.tasks(job).len())?;
+            let Range { start, end } = ticket.tasks(job);
+            if start == end {
                 return None;
             }
             let middle = start + (end - start) / 2;
             if share.change(ticket, Ticket::new(job, start..middle)) {
                 // Nobody else writes an empty share, and the job does not end before these tasks.
-                self.shares[thread].set(Ticket::new(job, middle + 1..end));
+                own.set(Ticket::new(job, middle + 1..end));
                 return Some(middle);
             }
         }

@@ -104,6 +104,7 @@ macro_rules! each_group {
         each_group!(@ $block, $group, $step, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
     };
     (@ $block:ty, $group:ident, $step:expr, $($number:literal)*) => {
+        const { assert!((<$block>::LEN / <$block>::GROUP).is_multiple_of(<$block>::STRETCH)) };
         for first in (0..<$block>::LEN / <$block>::GROUP).step_by(<$block>::STRETCH) {
             $(if $number < <$block>::STRETCH {
                 let $group: usize = first + $number;

@@ -109,7 +109,7 @@ impl Words for __m512i {
     type Rows = avx512::Vnni;
     const LARGEST_CODE: i32 = 255;
     const LINE: usize = 64;
-    const WRITTEN_OUT: usize = 12;
+    const WRITTEN_OUT: usize = usize::MAX;
 
     instructions! {
         fn load(address: *const u8) -> Self { _mm512_loadu_si512(address.cast()) }
