@@ -15,7 +15,7 @@ use crate::threads::Team;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
-use tile::{Part, add_in_pairs, multiply_in_pairs};
+use tile::{Part, add_in_pairs, multiply_in_pairs, weigh};
 
 /// Queries that take each step together: what one of them waits for is done for another.
 const BLOCK: usize = 8;
@@ -252,21 +252,51 @@ impl Scratch {
     }
 
     #[inline(always)]
-    fn load_tile<C: Cached, L: Lanes>(&mut self, task: &AttentionTask<'_>, start: usize, len: usize) {
-        let (page, at) = (start / task.page_len, task.head * task.page_len + start % task.page_len);
-        load::<C, L>(&task.keys[page], at..at + len, task.key_length, &mut self.keys);
-        if let Some(values) = task.values {
-            load::<C, L>(&values[page], at..at + len, task.value_length, &mut self.values);
-        }
+    fn load_tile<C: Cached, L: Lanes>(&mut self, task: &AttentionTask<'_>, rows: &CachedRows<'_>) {
+        load::<C, L>(rows.keys, task.key_length, &mut self.keys);
+        load::<C, L>(rows.values, task.value_length, &mut self.values);
     }
 }
 
 #[inline(always)]
-fn load<C: Cached, L: Lanes>(page: &[u8], rows: Range<usize>, width: usize, out: &mut [Columns]) {
-    let row_bytes = C::bytes(width);
-    let rows = page[rows.start * row_bytes..rows.end * row_bytes].chunks_exact(row_bytes);
-    for (row, out) in rows.zip(out.chunks_exact_mut(width.div_ceil(LANES))) {
+fn load<C: Cached, L: Lanes>(rows: &[u8], width: usize, out: &mut [Columns]) {
+    for (row, out) in rows.chunks_exact(C::bytes(width)).zip(out.chunks_exact_mut(width.div_ceil(LANES))) {
         C::load::<L>(row, &mut out.as_flattened_mut()[..width]);
+    }
+}
+
+/// A tile's keys and values in the cache.
+struct CachedRows<'a> {
+    keys: &'a [u8],
+    /// Empty where they are a part of the keys.
+    values: &'a [u8],
+}
+
+impl<'a> CachedRows<'a> {
+    /// Of the positions from `start` to `end`, at most a tile; none where there are none.
+    #[inline(always)]
+    fn new<C: Cached>(task: &AttentionTask<'a>, start: usize, end: usize) -> Self {
+        if start >= end {
+            return Self { keys: &[], values: &[] };
+        }
+        let (page, at) = (start / task.page_len, task.head * task.page_len + start % task.page_len);
+        let rows = |pages: &'a [Vec<u8>], width| {
+            let row_bytes = C::bytes(width);
+            &pages[page][at * row_bytes..][..TILE.min(end - start) * row_bytes]
+        };
+        let values = task.values.map_or(&[][..], |values| rows(values, task.value_length));
+        Self { keys: rows(task.keys, task.key_length), values }
+    }
+
+    /// Asks for one of so many shares: all at once would wait for each other.
+    #[inline(always)]
+    fn ask_for(&self, share: usize, shares: usize) {
+        for rows in [self.keys, self.values] {
+            let lines = rows.len().div_ceil(64);
+            for line in share * lines / shares..(share + 1) * lines / shares {
+                super::prefetch(rows[line * 64..].as_ptr());
+            }
+        }
     }
 }
 
@@ -284,9 +314,12 @@ impl<C: Cached> Work for Attend<'_, '_, C> {
         scratch.begin(task);
         let end = task.position + task.rows;
         let mut start = task.first_seen(task.position) / TILE * TILE;
+        let mut rows = CachedRows::new::<C>(task, start, end);
         while start < end {
-            scratch.load_tile::<C, L>(task, start, TILE.min(end - start));
+            scratch.load_tile::<C, L>(task, &rows);
+            rows = CachedRows::new::<C>(task, start + TILE, end);
             for first in (0..task.query_count()).step_by(BLOCK) {
+                rows.ask_for(first / BLOCK, task.query_count().div_ceil(BLOCK));
                 let queries = first..task.query_count().min(first + BLOCK);
                 attend::<L>(task, queries, start, &mut scratch);
             }
@@ -327,9 +360,7 @@ fn attend<L: Lanes>(task: &AttentionTask<'_>, queries: Range<usize>, start: usiz
         return;
     }
     multiply_in_pairs::<L>(&scratch.queries[queries.start * key..queries.end * key], &scratch.keys, parts);
-    for (part, running) in parts.iter_mut().zip(&mut scratch.running[queries.clone()]) {
-        part.weigh::<L>(task.scale, running);
-    }
+    weigh::<L>(parts, task.scale, &mut scratch.running[queries.clone()]);
     let values = if task.values.is_some() { &scratch.values } else { &scratch.keys };
     let sums = &mut scratch.sums[queries.start * value..queries.end * value];
     add_in_pairs::<L>(parts, values, sums);

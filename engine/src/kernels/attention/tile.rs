@@ -2,7 +2,7 @@
 //!
 //! Every step keeps its running sums in registers; two queries share what they load.
 
-use super::{AttentionTask, Columns, TILE};
+use super::{AttentionTask, BLOCK, Columns, TILE};
 use crate::ops::exp;
 use crate::simd::{LANES, Lanes};
 use std::ops::Range;
@@ -35,32 +35,57 @@ impl Part {
         self.from..self.to
     }
 
-    /// Turns scores into weights against the running maximum, and adds them to the running sum.
+    /// Scales the scores and takes the largest off, of what it saw before, too; what it does not see becomes nothing.
     #[inline(always)]
-    pub(super) fn weigh<L: Lanes>(&mut self, scale: f32, running: &mut (f32, f32)) {
-        if self.seen().is_empty() {
-            return;
-        }
+    fn compare<L: Lanes>(&mut self, scale: f32, largest_so_far: f32) -> f32 {
         for scores in &mut self.scores {
             *scores = (L::splat(scale) * L::load(scores)).store();
         }
-        let scores = self.scores.as_flattened_mut();
-        scores[..self.from].fill(f32::NEG_INFINITY);
-        scores[self.to..].fill(f32::NEG_INFINITY);
-        let (old_largest, old_sum) = *running;
-        let largest = largest::<L>(&self.scores).max(old_largest);
-        for score in self.scores.as_flattened_mut() {
-            *score = exp(*score - largest);
+        if self.seen() != (0..TILE) {
+            let scores = self.scores.as_flattened_mut();
+            scores[..self.from].fill(f32::NEG_INFINITY);
+            scores[self.to..].fill(f32::NEG_INFINITY);
         }
-        self.shrink = exp(old_largest - largest);
-        let sum = (L::load(&self.scores[0]) + L::load(&self.scores[1])).sum();
-        *running = (largest, old_sum * self.shrink + sum);
+        let largest = largest::<L>(&self.scores).max(largest_so_far);
+        for scores in &mut self.scores {
+            *scores = (L::load(scores) - L::splat(largest)).store();
+        }
+        largest
     }
 
     /// The weights of what it sees.
     #[inline(always)]
     fn weights(&self) -> &[f32] {
         &self.scores.as_flattened()[self.seen()]
+    }
+}
+
+/// Turns scores into weights against the running maxima, and adds them to the running sums. Queries take every step
+/// together, because each waits for the one before.
+#[inline(always)]
+pub(super) fn weigh<L: Lanes>(parts: &mut [Part], scale: f32, running: &mut [(f32, f32)]) {
+    let mut shrinks = [0.0; BLOCK];
+    for ((part, (largest, _)), shrink) in parts.iter_mut().zip(running.iter_mut()).zip(&mut shrinks) {
+        if !part.seen().is_empty() {
+            let so_far = std::mem::replace(largest, part.compare::<L>(scale, *largest));
+            *shrink = so_far - *largest;
+        }
+    }
+    for shrink in &mut shrinks {
+        *shrink = exp(*shrink);
+    }
+    let mut sums = [L::splat(0.0); BLOCK];
+    for ((part, shrink), sum) in parts.iter_mut().zip(shrinks).zip(&mut sums) {
+        if !part.seen().is_empty() {
+            for score in part.scores.as_flattened_mut() {
+                *score = exp(*score);
+            }
+            part.shrink = shrink;
+            *sum = L::load(&part.scores[0]) + L::load(&part.scores[1]);
+        }
+    }
+    for ((part, (_, sum)), new) in parts.iter().zip(running).zip(L::sums(sums)) {
+        *sum = *sum * part.shrink + new;
     }
 }
 
@@ -74,7 +99,7 @@ fn largest<L: Lanes>(scores: &Scores) -> f32 {
 #[inline(always)]
 pub(super) fn multiply_in_pairs<L: Lanes>(queries: &[Columns], keys: &[Columns], parts: &mut [Part]) {
     let width = queries.len() / parts.len();
-    let paired = if holds_pairs::<L>() { parts.len() / 2 * 2 } else { 0 };
+    let paired = if holds::<L>(2 * TOGETHER) { parts.len() / 2 * 2 } else { 0 };
     let (pairs, singles) = parts.split_at_mut(paired);
     let (pair_queries, single_queries) = queries.split_at(paired * width);
     for (parts, queries) in pairs.as_chunks_mut::<2>().0.iter_mut().zip(pair_queries.chunks_exact(2 * width))
@@ -90,8 +115,16 @@ pub(super) fn multiply_in_pairs<L: Lanes>(queries: &[Columns], keys: &[Columns],
 /// Products of `N` queries with all keys of a tile.
 #[inline(always)]
 fn multiply<L: Lanes, const N: usize>(queries: &[Columns], keys: &[Columns], parts: &mut [Part; N]) {
-    for (i, keys) in keys.chunks_exact(queries.len() / N * TOGETHER).enumerate() {
-        let sums = products::<L, N>(queries, keys);
+    let width = queries.len() / N;
+    for (i, keys) in keys.chunks_exact(width * TOGETHER).enumerate() {
+        let mut sums = [[L::splat(0.0); TOGETHER]; N];
+        if holds::<L>(TOGETHER) {
+            products::<L, N, TOGETHER>(queries, keys, &mut sums, 0);
+        } else {
+            let (first, second) = keys.split_at(width * HALF);
+            products::<L, N, HALF>(queries, first, &mut sums, 0);
+            products::<L, N, HALF>(queries, second, &mut sums, HALF);
+        }
         for (part, sums) in parts.iter_mut().zip(sums) {
             part.scores.as_flattened_mut().as_chunks_mut().0[i] = L::sums(sums);
         }
@@ -101,20 +134,28 @@ fn multiply<L: Lanes, const N: usize>(queries: &[Columns], keys: &[Columns], par
 /// Sums that run at once for a query: as many as hide the time that an addition takes.
 const TOGETHER: usize = 8;
 
-/// Whether registers hold the sums of two queries.
+/// The same where registers are few, of which each sum takes two.
+const HALF: usize = TOGETHER / 2;
+
+/// Whether registers hold so many sums.
 #[inline(always)]
-fn holds_pairs<L: Lanes>() -> bool {
-    L::REGISTERS >= 2 * TOGETHER
+fn holds<L: Lanes>(sums: usize) -> bool {
+    L::REGISTERS >= sums
 }
 
-/// `N` queries times keys that follow each other, in sixteen sums each.
+/// `N` queries times `K` keys that follow each other, in sixteen sums each; `first` numbers the first key among [`TOGETHER`].
 #[inline(always)]
-fn products<L: Lanes, const N: usize>(queries: &[Columns], keys: &[Columns]) -> [[L; TOGETHER]; N] {
+fn products<L: Lanes, const N: usize, const K: usize>(
+    queries: &[Columns],
+    keys: &[Columns],
+    out: &mut [[L; TOGETHER]; N],
+    first: usize,
+) {
     let width = queries.len() / N;
-    assert!(queries.len() == N * width && keys.len() == TOGETHER * width);
-    let mut sums = [[L::splat(0.0); TOGETHER]; N];
+    assert!(queries.len() == N * width && keys.len() == K * width);
+    let mut sums = [[L::splat(0.0); K]; N];
     for at in 0..width {
-        for k in 0..TOGETHER {
+        for k in 0..K {
             // SAFETY: inside, as asserted; checks here would keep the sums out of registers.
             unsafe {
                 let key = L::load(keys.get_unchecked(k * width + at));
@@ -124,7 +165,9 @@ fn products<L: Lanes, const N: usize>(queries: &[Columns], keys: &[Columns]) -> 
             }
         }
     }
-    sums
+    for (out, sums) in out.iter_mut().zip(sums) {
+        out[first..first + K].copy_from_slice(&sums);
+    }
 }
 
 /// Adds the weighted values of a tile to the sums, likewise; queries of a pair see the same positions.
@@ -136,7 +179,7 @@ pub(super) fn add_in_pairs<L: Lanes>(parts: &[Part], values: &[Columns], sums: &
         let pair = parts.get(at + 1).filter(|next| next.seen() == parts[at].seen());
         let (seen, sums) = (parts[at].seen(), &mut sums[at * len..]);
         let values = &values[seen.start * width..seen.end * width];
-        match pair.filter(|_| holds_pairs::<L>()) {
+        match pair.filter(|_| holds::<L>(2 * TOGETHER)) {
             Some(next) => {
                 add_values::<L, 2>([&parts[at], next], values, &mut sums[..2 * len]);
                 at += 2;
@@ -157,13 +200,13 @@ fn add_values<L: Lanes, const N: usize>(parts: [&Part; N], values: &[Columns], s
     }
     let len = sums.len() / N;
     let mut at = 0;
-    while at + TOGETHER <= len {
+    while holds::<L>(TOGETHER) && at + TOGETHER <= len {
         add_columns::<L, N, TOGETHER>(parts, values, sums, at);
         at += TOGETHER;
     }
-    if at + TOGETHER / 2 <= len {
-        add_columns::<L, N, { TOGETHER / 2 }>(parts, values, sums, at);
-        at += TOGETHER / 2;
+    while at + HALF <= len {
+        add_columns::<L, N, HALF>(parts, values, sums, at);
+        at += HALF;
     }
     while at < len {
         add_columns::<L, N, 1>(parts, values, sums, at);
