@@ -8,7 +8,8 @@
 use super::super::{Job, PANEL, Pick, blocks, grow, prefetch};
 use super::avx512;
 use super::bf16::{COLUMNS, InputTiles, LINES, Line, Meanwhile, SIDE, WeightTiles};
-use super::products::{PanelBlock, end_of_panels};
+use super::codes::{PanelBlock, step_columns};
+use super::products::end_of_panels;
 use super::unit::{Amx, Sums, Unit};
 use super::words::Words;
 use std::arch::x86_64::__m512i;
@@ -190,7 +191,7 @@ impl<'a> Parts<'a> {
     }
 
     fn groups<B: PanelBlock>(&self, number: usize) -> usize {
-        self.steps(number).count * COLUMNS / B::GROUP * self.rows(number).len() / PANEL
+        self.steps(number).count * COLUMNS / step_columns::<B, __m512i>() * self.rows(number).len() / PANEL
     }
 
     /// Makes its weights.

@@ -2,7 +2,8 @@
 
 use super::super::Job;
 use super::super::activations::QuantizedRow;
-use super::products::{PanelBlock, Part, Passes, Sums, pass_body, rows_body};
+use super::codes::PanelBlock;
+use super::products::{Part, Passes, Sums, pass_body, rows_body};
 use super::tiles::{Cut, FEW_FOURS};
 use super::unpacked::{COLUMNS, UNPACKED, Unpacked};
 use super::words::Pair;
@@ -33,7 +34,7 @@ macro_rules! compiled_for {
             type Words = Pair<$vnni>;
             const CUT: &'static Cut = &FEW_FOURS;
 
-            fn columns<B: PanelBlock>(inputs: usize) -> usize {
+            fn step_columns<B: PanelBlock>(inputs: usize) -> usize {
                 if are_many::<B>(inputs) { COLUMNS } else { usize::MAX }
             }
 

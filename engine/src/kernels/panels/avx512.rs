@@ -2,7 +2,8 @@
 
 use super::super::Job;
 use super::super::activations::QuantizedRow;
-use super::products::{PanelBlock, Part, Passes, Sums, pass_body, rows_body};
+use super::codes::PanelBlock;
+use super::products::{Part, Passes, Sums, pass_body, rows_body};
 use super::tiles::{Cut, FOURS};
 use std::arch::x86_64::__m512i;
 use std::ops::Range;

@@ -6,7 +6,8 @@
 
 use super::super::{Inputs, PANEL, Pick, grow};
 use super::WORD;
-use super::products::{Factors, Head, PanelBlock, codes, each_group, prefetch};
+use super::codes::{Head, PackedStep, PanelBlock, Step, each_step, step_columns, steps, stretch};
+use super::products::prefetch;
 use std::arch::x86_64::*;
 
 /// Columns of a tile.
@@ -66,16 +67,20 @@ impl WeightTiles {
             // and all before this group.
             unsafe {
                 let head = B::Head::<__m512i>::read(block.as_ptr());
-                each_group!(B, |group| {
-                    prefetch::<B>(block, group);
-                    let column = number * B::LEN + group * B::GROUP;
+                each_step!(B, __m512i, |step| {
+                    prefetch::<B, __m512i>(block, step);
+                    let width = step_columns::<B, __m512i>();
+                    let column = number * B::LEN + step * width;
                     let tile = column / COLUMNS * SIDE + panel;
                     let out = lines.as_mut_ptr().add(tile * LINES + column % COLUMNS / 2);
-                    let affine = Affine::of::<B>(&head.factors(group));
-                    for quad in 0..B::GROUP / WORD {
-                        let [a, b] = affine.lines(codes::<B, __m512i>(block.as_ptr(), group, quad));
-                        _mm512_store_si512(out.add(quad * 2).cast(), a);
-                        _mm512_store_si512(out.add(quad * 2 + 1).cast(), b);
+                    let step = PackedStep::<B, __m512i> { block: block.as_ptr(), head: &head, number: step };
+                    for group in 0..width / B::GROUP {
+                        let affine = Affine::of::<B>(step.scales(), step.mins(group));
+                        for quad in group * B::GROUP / WORD..(group + 1) * B::GROUP / WORD {
+                            let [a, b] = affine.lines(step.codes(quad));
+                            _mm512_store_si512(out.add(quad * 2).cast(), a);
+                            _mm512_store_si512(out.add(quad * 2 + 1).cast(), b);
+                        }
                     }
                     meanwhile.go_on();
                 });
@@ -84,7 +89,7 @@ impl WeightTiles {
     }
 }
 
-/// How a group's codes become weights: `scale * (256 + code) + addend`, because a code of eight bits makes a float of
+/// How codes become weights: `scale * (256 + code) + addend`, because a code of eight bits makes a float of
 /// 256 and more without a conversion.
 struct Affine {
     scale: __m512,
@@ -93,12 +98,12 @@ struct Affine {
 
 impl Affine {
     #[inline(always)]
-    unsafe fn of<B: PanelBlock>(factors: &Factors<__m512i>) -> Self {
+    unsafe fn of<B: PanelBlock>(scales: __m512, mins: __m512) -> Self {
         // SAFETY: callers are compiled for AVX-512.
         unsafe {
             let shift = _mm512_set1_ps((256 + B::BIAS) as f32);
-            let addend = _mm512_fnmsub_ps(factors.scales, shift, factors.mins);
-            Self { scale: plain_nan(factors.scales), addend: plain_nan(addend) }
+            let addend = _mm512_fnmsub_ps(scales, shift, mins);
+            Self { scale: plain_nan(scales), addend: plain_nan(addend) }
         }
     }
 

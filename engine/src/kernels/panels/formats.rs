@@ -3,7 +3,7 @@
 //! The bits are those of the format's file in `quant/`, whose drawing says where they are; here every 32-bit word of the
 //! block is a register, or two. Nothing here multiplies.
 
-use super::products::{Bits, Factors, Head, PanelBlock};
+use super::codes::{Bits, Factors, Head, PanelBlock, Whole};
 use super::words::Words;
 use super::{PANEL, WORD};
 use crate::quant::{IQ4_VALUES, Iq4Nl, Iq4Xs, MXFP4_VALUES, Mxfp4, Q2K, Q3K, Q4_0, Q4K, Q5K, Q6K, Q8_0};
@@ -212,10 +212,20 @@ impl<W: Words> Head<W> for Nibbles<W> {
             }
         }
     }
+
+    #[inline(always)]
+    unsafe fn whole(&self, group: usize) -> Option<Whole<W>> {
+        // SAFETY: as above.
+        unsafe {
+            let factors = self.both[group / 4].byte_in_halves(group % 4).and(in_all_bytes(15));
+            Some(Whole { factors, scales: self.d })
+        }
+    }
 }
 
 impl PanelBlock for Q2K {
     const LARGEST: i32 = 3;
+    const WHOLE: bool = true; // 3 * 15 at most
     type Head<W: Words> = Nibbles<W>;
 
     #[inline(always)]

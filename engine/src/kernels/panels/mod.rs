@@ -3,7 +3,7 @@
 //! A panel has the bytes of its rows, in another order. For every column of blocks, the blocks' first 32-bit words
 //! follow each other, then their second ones and so on; a block's bytes that make no whole word (an F16 scale at either
 //! end) come last, row by row. Codes stay packed in their bits. This file owns packing and the table of formats;
-//! `formats.rs` reads blocks out of a panel, `tiles.rs` lays inputs side by side, `products.rs` multiplies both over
+//! `formats.rs` and `codes.rs` read blocks out of a panel, `tiles.rs` lays inputs side by side, `products.rs` multiplies both over
 //! `words.rs`, compiled in `avx2.rs` and `avx512.rs`. `bf16.rs` makes tiles of BF16 of both, which `amx.rs`
 //! multiplies by the tile unit (`unit.rs`).
 
@@ -15,6 +15,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
+#[cfg(target_arch = "x86_64")]
+mod codes;
 #[cfg(target_arch = "x86_64")]
 mod formats;
 #[cfg(target_arch = "x86_64")]
@@ -70,13 +72,13 @@ pub(super) fn of(format: &Format) -> Option<&'static Panels> {
 
 #[cfg(target_arch = "x86_64")]
 impl Panels {
-    const fn of<B: products::PanelBlock>() -> Self {
+    const fn of<B: codes::PanelBlock>() -> Self {
         Self { id: B::ID, odd_first: B::ODD_FIRST, rows: rows_of::<B> }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn rows_of<B: products::PanelBlock>(isa: Isa) -> RowsFn {
+fn rows_of<B: codes::PanelBlock>(isa: Isa) -> RowsFn {
     match isa {
         Isa::Portable => unreachable!("its matrices lie in rows"),
         Isa::Avx2 => avx2::rows_of_panels::<B>,

@@ -6,10 +6,11 @@
 
 use super::super::activations::QuantizedRow;
 use super::super::{Job, PANEL, Pick, blocks};
-use super::formats;
+use super::codes::{
+    Head, PackedStep, PanelBlock, Step, each_step, keeps_signs, step_columns, steps, stretch,
+};
 use super::tiles::{Cut, TILES};
 use super::words::Words;
-use crate::quant::Block;
 use std::ops::Range;
 
 /// How far ahead weights are asked for: first for the second-level cache, which keeps more requests open than the nearest
@@ -17,110 +18,12 @@ use std::ops::Range;
 const FAR: usize = 16 << 10;
 const NEAR: usize = 4 << 10;
 
-/// Scales and mins of a group, one per row.
-pub(super) struct Factors<W: Words> {
-    pub(super) scales: W::Floats,
-    /// Zero for formats without.
-    pub(super) mins: W::Floats,
-}
-
-/// Where bits of four neighbouring codes are: in every byte of a word, after a move to the right; upper bits may have
-/// to move left, by a negative count.
-pub(super) struct Bits {
-    pub(super) word: usize,
-    pub(super) right: i32,
-    pub(super) mask: i8,
-}
-
-/// A format as its panels are read; `block` points to sixteen blocks side by side.
-pub(super) trait PanelBlock: Block {
-    /// The largest code, read as numbers from 0 up.
-    const LARGEST: i32 = 15;
-    /// How much larger than the weights' codes the ones from 0 up are: a power of two for formats without mins, which
-    /// have codes below zero, and 0 for the others.
-    const BIAS: i32 = 0;
-    /// Whether codes are stored with their sign; others are stored with their bias.
-    const STORED_SIGNED: bool = false;
-    /// See [`super::Panels`].
-    const ODD_FIRST: bool = false;
-    /// What 4-bit codes stand for, where they are indices.
-    const VALUES: Option<[i8; 16]> = None;
-    /// How many groups are written out together: numbers that depend on a group's place among them are constants.
-    const STRETCH: usize = if Self::LEN / Self::GROUP < 8 { Self::LEN / Self::GROUP } else { 8 };
-    /// What all groups share.
-    type Head<W: Words>: Head<W>;
-
-    /// The low bits of the group's codes from `4 * quad` on.
-    fn low(group: usize, quad: usize) -> Bits;
-
-    /// The bits above them.
-    #[inline(always)]
-    fn upper(_group: usize, _quad: usize) -> Option<Bits> {
-        None
-    }
-}
-
-/// What all groups of sixteen blocks share, in registers.
-pub(super) trait Head<W: Words>: Sized {
-    /// Out of a packed column of blocks.
-    ///
-    /// # Safety
-    /// Here and below: needs the instructions of `W`, and whole blocks where there is a pointer.
-    unsafe fn read(block: *const u8) -> Self;
-
-    /// A group's scales and mins.
-    unsafe fn factors(&self, group: usize) -> Factors<W>;
-}
-
-/// Whether a format's codes have to keep their signs for the products of `W`.
-pub(super) const fn keeps_signs<B: PanelBlock, W: Words>() -> bool {
-    B::LARGEST > W::LARGEST_CODE
-}
-
-/// Four neighbouring codes of each row, from 0 up unless their signs are kept.
-#[inline(always)]
-pub(super) unsafe fn codes<B: PanelBlock, W: Words>(block: *const u8, group: usize, quad: usize) -> W {
-    // SAFETY: the caller's promises; formats name words of their block only.
-    unsafe {
-        let Bits { word, right, mask } = B::low(group, quad);
-        let mut codes: W = formats::word::<W>(block, word).right(right).and(formats::in_all_bytes(mask));
-        if let Some(Bits { word, right, mask }) = B::upper(group, quad) {
-            let upper = formats::word::<W>(block, word).right_or_left(right);
-            codes = codes.or_masked(upper, formats::in_all_bytes(mask));
-        }
-        let bias = if keeps_signs::<B, W>() { 0 } else { B::BIAS };
-        match B::VALUES {
-            Some(values) => codes.look_up(&values.map(|value| value.wrapping_add(bias as i8))),
-            None if B::STORED_SIGNED && bias > 0 => codes.flip(formats::in_all_bytes(i8::MIN)),
-            None => codes,
-        }
-    }
-}
-
-/// Does something for every group of a block. A stretch of them is written out: with constant numbers the compiler folds
-/// places and shifts, which makes a third of the speed.
-macro_rules! each_group {
-    ($block:ty, |$group:ident| $step:expr) => {
-        each_group!(@ $block, $group, $step, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
-    };
-    (@ $block:ty, $group:ident, $step:expr, $($number:literal)*) => {
-        const { assert!((<$block>::LEN / <$block>::GROUP).is_multiple_of(<$block>::STRETCH)) };
-        for first in (0..<$block>::LEN / <$block>::GROUP).step_by(<$block>::STRETCH) {
-            $(if $number < <$block>::STRETCH {
-                let $group: usize = first + $number;
-                $step
-            })*
-        }
-    };
-}
-pub(super) use each_group;
-
 /// Some columns of a panel: all, or as many as stay in the nearest cache once they are out of their bits.
 pub(super) struct Part<'a> {
     /// Whole blocks.
     pub(super) blocks: &'a [u8],
-    /// Their groups, counted from the row's first.
-    pub(super) groups: Range<usize>,
+    /// Their steps, counted from the row's first.
+    pub(super) steps: Range<usize>,
 }
 
 /// How one instruction set passes a tile of inputs over a panel.
@@ -131,7 +34,7 @@ pub(super) trait Passes {
     const CUT: &'static Cut;
 
     /// Columns to take together where so many inputs pass.
-    fn columns<B: PanelBlock>(_inputs: usize) -> usize {
+    fn step_columns<B: PanelBlock>(_inputs: usize) -> usize {
         usize::MAX
     }
 
@@ -173,7 +76,7 @@ impl Sums<'_> {
     ) -> [W::Floats; N] {
         let cols = self.job.matrix.cols;
         inputs.check(N * cols, B::GROUP);
-        assert!(part.groups.end <= cols / B::GROUP);
+        assert!(part.steps.end <= cols / step_columns::<B, W>());
         // SAFETY: the caller's promise; sixteen floats each.
         unsafe {
             let places = self.places::<N>();
@@ -182,7 +85,7 @@ impl Sums<'_> {
                 super::super::prefetch(place.add(PANEL - 1).cast());
             }
             let mut sums = [W::zero(); N];
-            if part.groups.start > 0 {
+            if part.steps.start > 0 {
                 for (sums, place) in sums.iter_mut().zip(places) {
                     *sums = W::load_floats(place);
                 }
@@ -252,8 +155,9 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
     passes: &mut P,
 ) {
     let panel_bytes = job.matrix.row_bytes() * PANEL;
-    let blocks_at_once = (P::columns::<B>(picks.len()) / B::LEN).clamp(1, job.matrix.cols / B::LEN);
+    let blocks_at_once = (P::step_columns::<B>(picks.len()) / B::LEN).clamp(1, job.matrix.cols / B::LEN);
     let part_bytes = blocks_at_once * size_of::<B>() * PANEL;
+    let steps = steps::<B, P::Words>();
     let mut tiles = TILES.take();
     // SAFETY: the caller's promises, for every tile.
     unsafe {
@@ -261,9 +165,9 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
         for start in rows.step_by(PANEL) {
             let panel = &job.matrix.bytes[start / PANEL * panel_bytes..][..panel_bytes];
             for (number, blocks) in panel.chunks(part_bytes).enumerate() {
-                let first = number * blocks_at_once * (B::LEN / B::GROUP);
-                let groups = first..first + blocks.len() / PANEL / size_of::<B>() * (B::LEN / B::GROUP);
-                let part = Part { blocks, groups };
+                let first = number * blocks_at_once * steps;
+                let steps = first..first + blocks.len() / PANEL / size_of::<B>() * steps;
+                let part = Part { blocks, steps };
                 passes.begin::<B>(&part, picks.len());
                 for tile in P::CUT.tiles(picks.len()) {
                     let (len, picks) = (tile.len(), &picks[tile.clone()]);
@@ -298,13 +202,13 @@ pub(super) unsafe fn pass_body<B: PanelBlock, W: Words, const N: usize>(
     unsafe {
         let mut all = sums.read::<B, W, N>(part, inputs);
         for (number, block) in part.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
-            let first = part.groups.start + number * (B::LEN / B::GROUP);
+            let first = part.steps.start + number * steps::<B, W>();
             let head = B::Head::<W>::read(block.as_ptr());
             if N <= W::WRITTEN_OUT {
-                each_group!(B, |group| add_packed::<B, W, N>(&mut all, block, &head, (first, group), inputs));
+                each_step!(B, W, |step| add_packed::<B, W, N>(&mut all, block, &head, (first, step), inputs));
             } else {
-                for group in 0..B::LEN / B::GROUP {
-                    add_packed::<B, W, N>(&mut all, block, &head, (first, group), inputs);
+                for step in 0..steps::<B, W>() {
+                    add_packed::<B, W, N>(&mut all, block, &head, (first, step), inputs);
                 }
             }
         }
@@ -312,21 +216,22 @@ pub(super) unsafe fn pass_body<B: PanelBlock, W: Words, const N: usize>(
     }
 }
 
-/// Asks for the group's share of what follows this block after [`FAR`] and [`NEAR`] bytes: all at once would wait for each
-/// other. Without a branch if the group's place in its stretch is constant.
+/// Asks for the step's share of what follows this block after [`FAR`] and [`NEAR`] bytes: all at once would wait for each
+/// other. Without a branch if the step's place in its stretch is constant.
 #[inline(always)]
-pub(super) fn prefetch<B: PanelBlock>(block: &[u8], group: usize) {
-    let stretches = B::LEN / B::GROUP / B::STRETCH;
+pub(super) fn prefetch<B: PanelBlock, W: Words>(block: &[u8], step: usize) {
+    let stretch = stretch::<B, W>();
+    let stretches = steps::<B, W>() / stretch;
     let lines = (size_of::<B>() * PANEL / stretches).div_ceil(64);
-    let (first, number) = (group / B::STRETCH * lines, group % B::STRETCH);
-    for line in number * lines / B::STRETCH..(number + 1) * lines / B::STRETCH {
+    let (first, number) = (step / stretch * lines, step % stretch);
+    for line in number * lines / stretch..(number + 1) * lines / stretch {
         let ahead = block.as_ptr().wrapping_add((first + line) * 64);
         super::super::prefetch_far(ahead.wrapping_add(FAR));
         super::super::prefetch(ahead.wrapping_add(NEAR));
     }
 }
 
-/// Adds the products of a group of a packed block; `first` is the block's first group.
+/// Adds the products of a step of a packed block; `first` is the block's first step.
 #[inline(always)]
 unsafe fn add_packed<B: PanelBlock, W: Words, const N: usize>(
     sums: &mut [W::Floats; N],
@@ -335,58 +240,26 @@ unsafe fn add_packed<B: PanelBlock, W: Words, const N: usize>(
     (first, number): (usize, usize),
     inputs: &QuantizedRow<'_>,
 ) {
-    prefetch::<B>(block, number);
+    prefetch::<B, W>(block, number);
     // SAFETY: the caller's promises.
     unsafe {
         let mut block = block.as_ptr();
         for sums in sums.iter_mut() {
             (*sums, block) = W::settle(*sums, block);
         }
-        let group = PackedGroup::<B, W> { block, head, number };
-        add_group::<B, W, N>(sums, &group, first + number, inputs)
+        let step = PackedStep::<B, W> { block, head, number };
+        add_step::<B, W, N>(sums, &step, first + number, inputs)
     }
 }
 
-/// A group of sixteen rows.
-pub(super) trait Group<W: Words> {
-    /// Its scales and mins.
-    ///
-    /// # Safety
-    /// Here and below: needs the instructions of `W`.
-    unsafe fn factors(&self) -> Factors<W>;
-
-    /// Its four codes of each row from `4 * quad` on, as [`codes`] gives them.
-    unsafe fn codes(&self, quad: usize) -> W;
-}
-
-/// A group of a panel as it is.
-struct PackedGroup<'a, B: PanelBlock, W: Words> {
-    block: *const u8,
-    head: &'a B::Head<W>,
-    number: usize,
-}
-
-impl<B: PanelBlock, W: Words> Group<W> for PackedGroup<'_, B, W> {
-    #[inline(always)]
-    unsafe fn factors(&self) -> Factors<W> {
-        // SAFETY: the caller's promise.
-        unsafe { self.head.factors(self.number) }
-    }
-
-    #[inline(always)]
-    unsafe fn codes(&self, quad: usize) -> W {
-        // SAFETY: the pointer leads to a packed column of blocks.
-        unsafe { codes::<B, W>(self.block, self.number, quad) }
-    }
-}
-
-/// The products of a group's codes; `number` counts the row's groups.
+/// The products of a step's codes; `number` counts the row's steps.
 #[inline(always)]
 unsafe fn dots<B: PanelBlock, W: Words, const N: usize>(
-    group: &impl Group<W>,
+    step: &impl Step<W>,
     number: usize,
     inputs: &QuantizedRow<'_>,
 ) -> [W; N] {
+    let quads = step_columns::<B, W>() / 4;
     // SAFETY: the caller's promises.
     unsafe {
         let offsets = inputs.offsets.as_ptr().cast::<i32>().add(number * N);
@@ -397,9 +270,9 @@ unsafe fn dots<B: PanelBlock, W: Words, const N: usize>(
                 *products = W::begin(Some(offsets.add(n)));
             }
         }
-        for quad in 0..B::GROUP / 4 {
-            let codes = group.codes(quad);
-            let fours = inputs.codes.as_ptr().cast::<i32>().add((number * (B::GROUP / 4) + quad) * N);
+        for quad in 0..quads {
+            let codes = step.codes(quad);
+            let fours = inputs.codes.as_ptr().cast::<i32>().add((number * quads + quad) * N);
             for (n, products) in products.iter_mut().enumerate() {
                 *products = W::multiply::<B>(*products, quad, codes, fours.add(n));
             }
@@ -412,27 +285,33 @@ unsafe fn dots<B: PanelBlock, W: Words, const N: usize>(
     }
 }
 
-/// Adds a group to the sums; `number` counts the row's groups.
+/// Adds a step to the sums; `number` counts the row's steps.
 ///
 /// # Safety
-/// Needs the instructions of `W`; the group's codes and the inputs must be whole.
+/// Needs the instructions of `W`; the step's codes and the inputs must be whole.
 #[inline(always)]
-pub(super) unsafe fn add_group<B: PanelBlock, W: Words, const N: usize>(
+pub(super) unsafe fn add_step<B: PanelBlock, W: Words, const N: usize>(
     sums: &mut [W::Floats; N],
-    group: &impl Group<W>,
+    step: &impl Step<W>,
     number: usize,
     inputs: &QuantizedRow<'_>,
 ) {
+    let columns = step_columns::<B, W>();
     // SAFETY: the caller's promises.
     unsafe {
-        let factors = group.factors();
-        let dots = dots::<B, W, N>(group, number, inputs);
-        let scales = inputs.scales.as_ptr().add(number * B::GROUP / 32 * N);
-        let input_sums = inputs.sums.as_ptr().add(number * N);
+        let factors = step.scales();
+        let dots = dots::<B, W, N>(step, number, inputs);
+        let scales = inputs.scales.as_ptr().add(number * columns / 32 * N);
         for (n, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
-            *sums = W::add_product(*sums, dots.to_floats(), W::scaled(factors.scales, scales.add(n)));
-            if B::HAS_MIN {
-                *sums = W::subtract_scaled(*sums, factors.mins, input_sums.add(n));
+            *sums = W::add_product(*sums, dots.to_floats(), W::scaled(factors, scales.add(n)));
+        }
+        if B::HAS_MIN {
+            for group in 0..columns / B::GROUP {
+                let mins = step.mins(group);
+                let input_sums = inputs.sums.as_ptr().add((number * columns / B::GROUP + group) * N);
+                for (n, sums) in sums.iter_mut().enumerate() {
+                    *sums = W::subtract_scaled(*sums, mins, input_sums.add(n));
+                }
             }
         }
     }

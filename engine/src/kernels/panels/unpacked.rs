@@ -3,7 +3,8 @@
 use super::super::PANEL;
 use super::super::activations::QuantizedRow;
 use super::WORD;
-use super::products::{Factors, Group, Head, PanelBlock, Part, Sums, add_group, codes, each_group, prefetch};
+use super::codes::{Head, PackedStep, PanelBlock, Step, each_step, step_columns, steps, stretch};
+use super::products::{Part, Sums, add_step, prefetch};
 use super::words::Words;
 use std::cell::RefCell;
 
@@ -16,8 +17,8 @@ pub(super) const COLUMNS: usize = 512;
 /// A part of a panel out of its bits.
 #[derive(Default)]
 pub(super) struct Unpacked {
-    codes: Vec<i8>,   // (groups, GROUP / 4, 16, 4)
-    scales: Vec<f32>, // (groups, 16)
+    codes: Vec<i8>,   // (columns / 4, 16, 4)
+    scales: Vec<f32>, // (steps, 16)
     mins: Vec<f32>,   // (groups, 16)
 }
 
@@ -27,33 +28,35 @@ thread_local! {
 }
 
 impl Unpacked {
-    /// Takes a part out of its bits, with codes as [`codes`] gives them.
+    /// Takes a part out of its bits.
     ///
     /// # Safety
     /// Needs the instructions of `W`.
     #[inline(always)]
     pub(super) unsafe fn fill<B: PanelBlock, W: Words>(&mut self, part: &Part<'_>) {
         let blocks = part.blocks.chunks_exact(size_of::<B>() * PANEL);
-        let groups = part.groups.len();
-        self.codes.resize(groups * B::GROUP * PANEL, 0);
-        self.scales.resize(groups * PANEL, 0.0);
-        self.mins.resize(groups * PANEL, 0.0);
+        let width = step_columns::<B, W>();
+        let len = part.steps.len() * width;
+        self.codes.resize(len * PANEL, 0);
+        self.scales.resize(len / width * PANEL, 0.0);
+        self.mins.resize(len / B::GROUP * PANEL, 0.0);
         let lines = self.codes.chunks_exact_mut(B::LEN * PANEL);
-        let factors = self.scales.chunks_exact_mut(B::LEN / B::GROUP * PANEL);
+        let factors = self.scales.chunks_exact_mut(steps::<B, W>() * PANEL);
         let factors = factors.zip(self.mins.chunks_exact_mut(B::LEN / B::GROUP * PANEL));
         for ((block, lines), (scales, mins)) in blocks.zip(lines).zip(factors) {
             let (lines, scales, mins) = (lines.as_mut_ptr(), scales.as_mut_ptr(), mins.as_mut_ptr());
             // SAFETY: a block has the bytes of sixteen, and all its lines and factors are stored inside theirs.
             unsafe {
                 let head = B::Head::<W>::read(block.as_ptr());
-                each_group!(B, |group| {
-                    prefetch::<B>(block, group);
-                    let factors = head.factors(group);
-                    W::store(factors.scales, scales.add(group * PANEL));
-                    W::store(factors.mins, mins.add(group * PANEL));
-                    for quad in 0..B::GROUP / WORD {
-                        let codes = codes::<B, W>(block.as_ptr(), group, quad);
-                        codes.store_words(lines.add((group * B::GROUP / WORD + quad) * LINE));
+                each_step!(B, W, |number| {
+                    prefetch::<B, W>(block, number);
+                    let step = PackedStep::<B, W> { block: block.as_ptr(), head: &head, number };
+                    W::store(step.scales(), scales.add(number * PANEL));
+                    for group in 0..width / B::GROUP {
+                        W::store(step.mins(group), mins.add((number * width / B::GROUP + group) * PANEL));
+                    }
+                    for quad in 0..width / WORD {
+                        step.codes(quad).store_words(lines.add((number * width / WORD + quad) * LINE));
                     }
                 });
             }
@@ -61,9 +64,10 @@ impl Unpacked {
     }
 
     /// What bounds every load of a pass.
-    fn check(&self, groups: usize, group: usize) {
-        assert!(self.codes.len() == groups * group * PANEL);
-        assert!(self.scales.len() == groups * PANEL && self.mins.len() == groups * PANEL);
+    fn check<B: PanelBlock, W: Words>(&self, steps: usize) {
+        let len = steps * step_columns::<B, W>();
+        assert!(self.codes.len() == len * PANEL && self.scales.len() == steps * PANEL);
+        assert!(self.mins.len() == len / B::GROUP * PANEL);
     }
 
     /// The body of [`super::products::Passes::pass`].
@@ -77,40 +81,47 @@ impl Unpacked {
         inputs: &QuantizedRow<'_>,
         sums: &Sums<'_>,
     ) {
-        self.check(part.groups.len(), B::GROUP);
-        // SAFETY: the checks bound all that is read of a group; outputs by the caller's promise.
+        self.check::<B, W>(part.steps.len());
+        let width = step_columns::<B, W>();
+        // SAFETY: the checks bound all that is read of a step; outputs by the caller's promise.
         unsafe {
             let mut all = sums.read::<B, W, N>(part, inputs);
-            for number in 0..part.groups.len() {
-                let group = UnpackedGroup {
-                    codes: self.codes.as_ptr().add(number * B::GROUP * PANEL),
+            for number in 0..part.steps.len() {
+                let step = UnpackedStep {
+                    codes: self.codes.as_ptr().add(number * width * PANEL),
                     scales: self.scales.as_ptr().add(number * PANEL),
-                    mins: self.mins.as_ptr().add(number * PANEL),
+                    mins: self.mins.as_ptr().add(number * width / B::GROUP * PANEL),
                 };
-                add_group::<B, W, N>(&mut all, &group, part.groups.start + number, inputs);
+                add_step::<B, W, N>(&mut all, &step, part.steps.start + number, inputs);
             }
             sums.write::<W, N>(all);
         }
     }
 }
 
-/// Where a group is, see [`Unpacked`].
-struct UnpackedGroup {
+/// Where a step is, see [`Unpacked`].
+struct UnpackedStep {
     codes: *const i8,
     scales: *const f32,
     mins: *const f32,
 }
 
-impl<W: Words> Group<W> for UnpackedGroup {
+impl<W: Words> Step<W> for UnpackedStep {
     #[inline(always)]
-    unsafe fn factors(&self) -> Factors<W> {
-        // SAFETY: the pointers lead to sixteen numbers each.
-        unsafe { Factors { scales: W::load_floats(self.scales), mins: W::load_floats(self.mins) } }
+    unsafe fn scales(&self) -> W::Floats {
+        // SAFETY: the pointers lead to all numbers of the step, here and below.
+        unsafe { W::load_floats(self.scales) }
+    }
+
+    #[inline(always)]
+    unsafe fn mins(&self, group: usize) -> W::Floats {
+        // SAFETY: as above.
+        unsafe { W::load_floats(self.mins.add(group * PANEL)) }
     }
 
     #[inline(always)]
     unsafe fn codes(&self, quad: usize) -> W {
-        // SAFETY: the pointer leads to all lines of the group.
+        // SAFETY: as above.
         unsafe { W::load(self.codes.add(quad * LINE).cast()) }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::super::blocks::ByteDots;
 use super::super::{avx2, avx512};
-use super::products::{PanelBlock, keeps_signs};
+use super::codes::{PanelBlock, keeps_signs};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -20,8 +20,10 @@ pub(super) trait Words: Copy {
     type Rows: ByteDots;
     /// The largest code that [`Words::multiply`] takes; formats with larger ones give their codes with signs.
     const LARGEST_CODE: i32;
-    /// For so few inputs the groups of a block are written out.
+    /// For so few inputs the steps of a block are written out.
     const WRITTEN_OUT: usize;
+    /// Whether multiplying codes with whole scales costs less than the floats that it saves.
+    const SCALES_CODES: bool;
 
     unsafe fn load(address: *const u8) -> Self;
     /// Sixteen bytes, from 0 up.
@@ -34,6 +36,10 @@ pub(super) trait Words: Copy {
     unsafe fn flip(self, other: Self) -> Self;
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn subtract(self, other: Self) -> Self;
+    /// Products of halves of words, the lower sixteen bits of each.
+    unsafe fn times_halves(self, other: Self) -> Self;
+    /// A byte of each word, from 0 up, in both halves.
+    unsafe fn byte_in_halves(self, number: usize) -> Self;
     /// The larger of each two, with signs.
     unsafe fn larger(self, other: Self) -> Self;
     /// The smaller of each two, with signs.
@@ -110,6 +116,7 @@ impl Words for __m512i {
     const LARGEST_CODE: i32 = 255;
     const LINE: usize = 64;
     const WRITTEN_OUT: usize = usize::MAX;
+    const SCALES_CODES: bool = true;
 
     instructions! {
         fn load(address: *const u8) -> Self { _mm512_loadu_si512(address.cast()) }
@@ -122,6 +129,10 @@ impl Words for __m512i {
         fn flip(self, other: Self) -> Self { _mm512_xor_si512(self, other) }
         fn add(self, other: Self) -> Self { _mm512_add_epi32(self, other) }
         fn subtract(self, other: Self) -> Self { _mm512_sub_epi32(self, other) }
+        fn times_halves(self, other: Self) -> Self { _mm512_mullo_epi16(self, other) }
+        fn byte_in_halves(self, number: usize) -> Self {
+            _mm512_shuffle_epi8(self, _mm512_broadcast_i32x4(byte_in_halves(number)))
+        }
         fn larger(self, other: Self) -> Self { _mm512_max_epi32(self, other) }
         fn smaller(self, other: Self) -> Self { _mm512_min_epi32(self, other) }
         fn right(self, count: i32) -> Self { _mm512_rorv_epi32(self, _mm512_set1_epi32(count)) }
@@ -180,6 +191,15 @@ impl Words for __m512i {
     }
 }
 
+/// The order of a shuffle for [`Words::byte_in_halves`], of four words.
+#[inline(always)]
+unsafe fn byte_in_halves(number: usize) -> __m128i {
+    // Zeros come from places whose upper bit is set.
+    let word = |word: i32| 0x8000_8000u32 as i32 | ((4 * word + number as i32) * 0x0001_0001);
+    // SAFETY: every x86-64 has the instruction.
+    unsafe { _mm_setr_epi32(word(0), word(1), word(2), word(3)) }
+}
+
 /// [`Words::settle`] on AVX-512.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -220,6 +240,7 @@ impl<const VNNI: bool> Words for Pair<VNNI> {
     const LARGEST_CODE: i32 = if VNNI { 255 } else { 64 };
     const LINE: usize = 16;
     const WRITTEN_OUT: usize = 2;
+    const SCALES_CODES: bool = false;
 
     instructions! {
         fn load(address: *const u8) -> Self {
@@ -238,6 +259,11 @@ impl<const VNNI: bool> Words for Pair<VNNI> {
         fn flip(self, other: Self) -> Self { both!(_mm256_xor_si256, self, other) }
         fn add(self, other: Self) -> Self { both!(_mm256_add_epi32, self, other) }
         fn subtract(self, other: Self) -> Self { both!(_mm256_sub_epi32, self, other) }
+        fn times_halves(self, other: Self) -> Self { both!(_mm256_mullo_epi16, self, other) }
+        fn byte_in_halves(self, number: usize) -> Self {
+            let places = _mm256_broadcastsi128_si256(byte_in_halves(number));
+            both!(_mm256_shuffle_epi8, self, (places, places))
+        }
         fn larger(self, other: Self) -> Self { both!(_mm256_max_epi32, self, other) }
         fn smaller(self, other: Self) -> Self { both!(_mm256_min_epi32, self, other) }
         fn right(self, count: i32) -> Self {

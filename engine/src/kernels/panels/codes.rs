@@ -1,0 +1,213 @@
+//! What a format says of its panels, and what kernels get of them: codes and factors, step by step.
+//!
+//! A step is the columns whose products are added up as whole numbers: a group, which shares a scale. Where group scales
+//! are small whole numbers times that of the block (Q2_K), a code times its scale still is a byte; two groups of sixteen
+//! then are one step, with half of the work on floats. `formats.rs` has the formats.
+
+use super::formats;
+use super::words::Words;
+use crate::quant::Block;
+
+/// Where bits of four neighbouring codes are: in every byte of a word, after a move to the right; upper bits may have
+/// to move left, by a negative count.
+pub(super) struct Bits {
+    pub(super) word: usize,
+    pub(super) right: i32,
+    pub(super) mask: i8,
+}
+
+/// A format as its panels are read; `block` points to sixteen blocks side by side.
+pub(super) trait PanelBlock: Block {
+    /// The largest code, read as numbers from 0 up.
+    const LARGEST: i32 = 15;
+    /// How much larger than the weights' codes the ones from 0 up are: a power of two for formats without mins, which
+    /// have codes below zero, and 0 for the others.
+    const BIAS: i32 = 0;
+    /// Whether codes times their groups' scales are bytes from 0 up, see [`Whole`].
+    const WHOLE: bool = false;
+    /// Whether codes are stored with their sign; others are stored with their bias.
+    const STORED_SIGNED: bool = false;
+    /// See [`super::Panels`].
+    const ODD_FIRST: bool = false;
+    /// What 4-bit codes stand for, where they are indices.
+    const VALUES: Option<[i8; 16]> = None;
+    /// How many steps are written out together, where a block has more: numbers that depend on a step's place among
+    /// them are constants.
+    const STRETCH: usize = 8;
+    /// What all groups share.
+    type Head<W: Words>: Head<W>;
+
+    /// The low bits of the group's codes from `4 * quad` on.
+    fn low(group: usize, quad: usize) -> Bits;
+
+    /// The bits above them.
+    #[inline(always)]
+    fn upper(_group: usize, _quad: usize) -> Option<Bits> {
+        None
+    }
+}
+
+/// What all groups of sixteen blocks share, in registers.
+pub(super) trait Head<W: Words>: Sized {
+    /// Out of a packed column of blocks.
+    ///
+    /// # Safety
+    /// Here and below: needs the instructions of `W`, and whole blocks where there is a pointer.
+    unsafe fn read(block: *const u8) -> Self;
+
+    /// A group's scales and mins.
+    unsafe fn factors(&self, group: usize) -> Factors<W>;
+
+    /// A group's scales as whole numbers, for formats that are [`PanelBlock::WHOLE`].
+    #[inline(always)]
+    unsafe fn whole(&self, _group: usize) -> Option<Whole<W>> {
+        None
+    }
+}
+
+/// Scales and mins of a group, one per row.
+pub(super) struct Factors<W: Words> {
+    pub(super) scales: W::Floats,
+    /// Zero for formats without.
+    pub(super) mins: W::Floats,
+}
+
+/// Whole scales of a group, and the scale of their block.
+pub(super) struct Whole<W: Words> {
+    /// In both halves of each word: two codes are multiplied at once.
+    pub(super) factors: W,
+    pub(super) scales: W::Floats,
+}
+
+/// Whether inputs meet codes times their whole scales.
+const fn is_scaled<B: PanelBlock, W: Words>() -> bool {
+    B::WHOLE && W::SCALES_CODES
+}
+
+/// Whether a format's codes have to keep their signs for the products of `W`.
+pub(super) const fn keeps_signs<B: PanelBlock, W: Words>() -> bool {
+    B::LARGEST > W::LARGEST_CODE
+}
+
+/// Columns of a step.
+pub(super) const fn step_columns<B: PanelBlock, W: Words>() -> usize {
+    if is_scaled::<B, W>() { 32 } else { B::GROUP }
+}
+
+/// Steps of a block.
+pub(super) const fn steps<B: PanelBlock, W: Words>() -> usize {
+    B::LEN / step_columns::<B, W>()
+}
+
+/// Steps that are written out together.
+pub(super) const fn stretch<B: PanelBlock, W: Words>() -> usize {
+    if steps::<B, W>() < B::STRETCH { steps::<B, W>() } else { B::STRETCH }
+}
+
+/// Does something for every step of a block. A stretch of them is written out: with constant numbers the compiler folds
+/// places and shifts, which makes a third of the speed.
+macro_rules! each_step {
+    ($block:ty, $words:ty, |$step:ident| $body:expr) => {
+        each_step!(@ $block, $words, $step, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@ $block:ty, $words:ty, $step:ident, $body:expr, $($number:literal)*) => {
+        const { assert!(steps::<$block, $words>().is_multiple_of(stretch::<$block, $words>())) };
+        for first in (0..steps::<$block, $words>()).step_by(stretch::<$block, $words>()) {
+            $(if $number < const { stretch::<$block, $words>() } {
+                let $step: usize = first + $number;
+                $body
+            })*
+        }
+    };
+}
+pub(super) use each_step;
+
+/// The columns of a step, of sixteen rows.
+pub(super) trait Step<W: Words> {
+    /// The scales of all of its codes.
+    ///
+    /// # Safety
+    /// Here and below: needs the instructions of `W`.
+    unsafe fn scales(&self) -> W::Floats;
+
+    /// The mins of one of its groups.
+    unsafe fn mins(&self, group: usize) -> W::Floats;
+
+    /// Its four codes of each row from `4 * quad` on, from 0 up unless their signs are kept.
+    unsafe fn codes(&self, quad: usize) -> W;
+}
+
+/// A step of a panel as it is.
+pub(super) struct PackedStep<'a, B: PanelBlock, W: Words> {
+    /// Leads to a packed column of blocks.
+    pub(super) block: *const u8,
+    pub(super) head: &'a B::Head<W>,
+    pub(super) number: usize,
+}
+
+impl<B: PanelBlock, W: Words> PackedStep<'_, B, W> {
+    /// One of the step's groups, counted from the block's first.
+    #[inline(always)]
+    fn group(&self, number: usize) -> usize {
+        self.number * (step_columns::<B, W>() / B::GROUP) + number
+    }
+
+    /// A group's whole scales, where codes meet inputs with them.
+    #[inline(always)]
+    unsafe fn whole(&self, group: usize) -> Option<Whole<W>> {
+        // SAFETY: the caller's promise.
+        if is_scaled::<B, W>() { unsafe { self.head.whole(group) } } else { None }
+    }
+}
+
+impl<B: PanelBlock, W: Words> Step<W> for PackedStep<'_, B, W> {
+    #[inline(always)]
+    unsafe fn scales(&self) -> W::Floats {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.whole(self.group(0)) {
+                Some(whole) => whole.scales,
+                None => self.head.factors(self.group(0)).scales,
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn mins(&self, group: usize) -> W::Floats {
+        // SAFETY: as above.
+        unsafe { self.head.factors(self.group(group)).mins }
+    }
+
+    #[inline(always)]
+    unsafe fn codes(&self, quad: usize) -> W {
+        let (group, quad) = (self.group(quad / (B::GROUP / 4)), quad % (B::GROUP / 4));
+        // SAFETY: as above; formats name words of their block only.
+        unsafe {
+            let codes = stored_codes::<B, W>(self.block, group, quad);
+            match self.whole(group) {
+                Some(Whole { factors, .. }) => codes.times_halves(factors),
+                None => codes,
+            }
+        }
+    }
+}
+
+/// Four neighbouring codes of each row, from 0 up unless their signs are kept.
+#[inline(always)]
+unsafe fn stored_codes<B: PanelBlock, W: Words>(block: *const u8, group: usize, quad: usize) -> W {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let Bits { word, right, mask } = B::low(group, quad);
+        let mut codes: W = formats::word::<W>(block, word).right(right).and(formats::in_all_bytes(mask));
+        if let Some(Bits { word, right, mask }) = B::upper(group, quad) {
+            let upper = formats::word::<W>(block, word).right_or_left(right);
+            codes = codes.or_masked(upper, formats::in_all_bytes(mask));
+        }
+        let bias = if keeps_signs::<B, W>() { 0 } else { B::BIAS };
+        match B::VALUES {
+            Some(values) => codes.look_up(&values.map(|value| value.wrapping_add(bias as i8))),
+            None if B::STORED_SIGNED && bias > 0 => codes.flip(formats::in_all_bytes(i8::MIN)),
+            None => codes,
+        }
+    }
+}
