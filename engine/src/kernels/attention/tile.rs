@@ -143,7 +143,8 @@ fn holds<L: Lanes>(sums: usize) -> bool {
     L::REGISTERS >= sums
 }
 
-/// `N` queries times `K` keys that follow each other, in sixteen sums each; `first` numbers the first key among [`TOGETHER`].
+/// `N` queries times `K` keys that follow each other, in sixteen sums each. `first` is the first key's number among
+/// [`TOGETHER`].
 #[inline(always)]
 fn products<L: Lanes, const N: usize, const K: usize>(
     queries: &[Columns],

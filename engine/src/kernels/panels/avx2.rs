@@ -34,7 +34,7 @@ macro_rules! compiled_for {
             type Words = Pair<$vnni>;
             const CUT: &'static Cut = &FEW_FOURS;
 
-            fn step_columns<B: PanelBlock>(inputs: usize) -> usize {
+            fn columns<B: PanelBlock>(inputs: usize) -> usize {
                 if are_many::<B>(inputs) { COLUMNS } else { usize::MAX }
             }
 

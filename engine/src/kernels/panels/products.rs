@@ -34,7 +34,7 @@ pub(super) trait Passes {
     const CUT: &'static Cut;
 
     /// Columns to take together where so many inputs pass.
-    fn step_columns<B: PanelBlock>(_inputs: usize) -> usize {
+    fn columns<B: PanelBlock>(_inputs: usize) -> usize {
         usize::MAX
     }
 
@@ -155,7 +155,7 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
     passes: &mut P,
 ) {
     let panel_bytes = job.matrix.row_bytes() * PANEL;
-    let blocks_at_once = (P::step_columns::<B>(picks.len()) / B::LEN).clamp(1, job.matrix.cols / B::LEN);
+    let blocks_at_once = (P::columns::<B>(picks.len()) / B::LEN).clamp(1, job.matrix.cols / B::LEN);
     let part_bytes = blocks_at_once * size_of::<B>() * PANEL;
     let steps = steps::<B, P::Words>();
     let mut tiles = TILES.take();
