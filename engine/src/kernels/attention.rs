@@ -254,7 +254,9 @@ impl Scratch {
     #[inline(always)]
     fn load_tile<C: Cached, L: Lanes>(&mut self, task: &AttentionTask<'_>, rows: &CachedRows<'_>) {
         load::<C, L>(rows.keys, task.key_length, &mut self.keys);
-        load::<C, L>(rows.values, task.value_length, &mut self.values);
+        if let Some(values) = rows.values {
+            load::<C, L>(values, task.value_length, &mut self.values);
+        }
     }
 }
 
@@ -268,8 +270,8 @@ fn load<C: Cached, L: Lanes>(rows: &[u8], width: usize, out: &mut [Columns]) {
 /// A tile's keys and values in the cache.
 struct CachedRows<'a> {
     keys: &'a [u8],
-    /// Empty where they are a part of the keys.
-    values: &'a [u8],
+    /// `None` where they are a part of the keys.
+    values: Option<&'a [u8]>,
 }
 
 impl<'a> CachedRows<'a> {
@@ -277,21 +279,21 @@ impl<'a> CachedRows<'a> {
     #[inline(always)]
     fn new<C: Cached>(task: &AttentionTask<'a>, start: usize, end: usize) -> Self {
         if start >= end {
-            return Self { keys: &[], values: &[] };
+            return Self { keys: &[], values: None };
         }
         let (page, at) = (start / task.page_len, task.head * task.page_len + start % task.page_len);
         let rows = |pages: &'a [Vec<u8>], width| {
             let row_bytes = C::bytes(width);
             &pages[page][at * row_bytes..][..TILE.min(end - start) * row_bytes]
         };
-        let values = task.values.map_or(&[][..], |values| rows(values, task.value_length));
+        let values = task.values.map(|values| rows(values, task.value_length));
         Self { keys: rows(task.keys, task.key_length), values }
     }
 
     /// Asks for one of so many shares: all at once would wait for each other.
     #[inline(always)]
     fn ask_for(&self, share: usize, shares: usize) {
-        for rows in [self.keys, self.values] {
+        for rows in [Some(self.keys), self.values].into_iter().flatten() {
             let lines = rows.len().div_ceil(64);
             for line in share * lines / shares..(share + 1) * lines / shares {
                 super::prefetch(rows[line * 64..].as_ptr());

@@ -105,7 +105,7 @@ unsafe fn panels<B: PanelBlock, U: Unit>(
             }
             let mut pass = Pass::new(unit, &inputs.0, steps, &now.0, sums);
             if number + 1 < parts.len() {
-                pass.shares = parts.groups::<B>(number + 1);
+                pass.shares = parts.shares::<B>(number + 1);
                 parts.fill::<B>(number + 1, next, &mut pass);
             }
             pass.finish();
@@ -190,7 +190,8 @@ impl<'a> Parts<'a> {
         Steps { first: start / COLUMNS, count: (end - start) / COLUMNS, all: self.columns / COLUMNS }
     }
 
-    fn groups<B: PanelBlock>(&self, number: usize) -> usize {
+    /// How often the making of its weights goes on with something else.
+    fn shares<B: PanelBlock>(&self, number: usize) -> usize {
         self.steps(number).count * COLUMNS / step_columns::<B, __m512i>() * self.rows(number).len() / PANEL
     }
 

@@ -6,7 +6,7 @@
 
 use super::super::{Inputs, PANEL, Pick, grow};
 use super::WORD;
-use super::codes::{Head, PackedStep, PanelBlock, Step, each_step, step_columns, steps, stretch};
+use super::codes::{Head, PackedStep, PanelBlock, Step, each_step, step_columns};
 use super::products::prefetch;
 use std::arch::x86_64::*;
 
@@ -26,7 +26,7 @@ pub(super) struct Line(pub(super) [u16; COLUMNS]);
 
 /// What another unit does while weights are made.
 pub(super) trait Meanwhile {
-    /// A share of it, after every group.
+    /// A share of it, after every step of a format.
     ///
     /// # Safety
     /// There must be such a unit.
@@ -64,7 +64,7 @@ impl WeightTiles {
         let lines = &mut self.0[..columns / COLUMNS * SIDE * LINES];
         for (number, block) in blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
             // SAFETY: a block has the bytes of sixteen; a group's lines are inside, for the columns are `number` blocks
-            // and all before this group.
+            // and all before this step.
             unsafe {
                 let head = B::Head::<__m512i>::read(block.as_ptr());
                 each_step!(B, __m512i, |step| {
@@ -89,8 +89,8 @@ impl WeightTiles {
     }
 }
 
-/// How codes become weights: `scale * (256 + code) + addend`, because a code of eight bits makes a float of
-/// 256 and more without a conversion.
+/// How codes become weights: `scale * (256 + code) + addend`, because a code of eight bits makes a float of 256 and more
+/// without a conversion.
 struct Affine {
     scale: __m512,
     addend: __m512,

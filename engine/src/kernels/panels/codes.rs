@@ -58,10 +58,9 @@ pub(super) trait Head<W: Words>: Sized {
     /// A group's scales and mins.
     unsafe fn factors(&self, group: usize) -> Factors<W>;
 
-    /// A group's scales as whole numbers, for formats that are [`PanelBlock::WHOLE`].
-    #[inline(always)]
-    unsafe fn whole(&self, _group: usize) -> Option<Whole<W>> {
-        None
+    /// A group's scales as whole numbers; only formats that are [`PanelBlock::WHOLE`] are asked for them.
+    unsafe fn whole(&self, _group: usize) -> Whole<W> {
+        unreachable!("the format has no whole scales")
     }
 }
 
@@ -111,9 +110,10 @@ macro_rules! each_step {
         each_step!(@ $block, $words, $step, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
     };
     (@ $block:ty, $words:ty, $step:ident, $body:expr, $($number:literal)*) => {
-        const { assert!(steps::<$block, $words>().is_multiple_of(stretch::<$block, $words>())) };
-        for first in (0..steps::<$block, $words>()).step_by(stretch::<$block, $words>()) {
-            $(if $number < const { stretch::<$block, $words>() } {
+        use $crate::kernels::panels::codes;
+        const { assert!(codes::steps::<$block, $words>().is_multiple_of(codes::stretch::<$block, $words>())) };
+        for first in (0..codes::steps::<$block, $words>()).step_by(codes::stretch::<$block, $words>()) {
+            $(if $number < const { codes::stretch::<$block, $words>() } {
                 let $step: usize = first + $number;
                 $body
             })*
@@ -156,7 +156,7 @@ impl<B: PanelBlock, W: Words> PackedStep<'_, B, W> {
     #[inline(always)]
     unsafe fn whole(&self, group: usize) -> Option<Whole<W>> {
         // SAFETY: the caller's promise.
-        if is_scaled::<B, W>() { unsafe { self.head.whole(group) } } else { None }
+        if is_scaled::<B, W>() { Some(unsafe { self.head.whole(group) }) } else { None }
     }
 }
 

@@ -214,11 +214,11 @@ impl<W: Words> Head<W> for Nibbles<W> {
     }
 
     #[inline(always)]
-    unsafe fn whole(&self, group: usize) -> Option<Whole<W>> {
+    unsafe fn whole(&self, group: usize) -> Whole<W> {
         // SAFETY: as above.
         unsafe {
             let factors = self.both[group / 4].byte_in_halves(group % 4).and(in_all_bytes(15));
-            Some(Whole { factors, scales: self.d })
+            Whole { factors, scales: self.d }
         }
     }
 }

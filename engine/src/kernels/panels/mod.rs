@@ -3,8 +3,8 @@
 //! A panel has the bytes of its rows, in another order. For every column of blocks, the blocks' first 32-bit words
 //! follow each other, then their second ones and so on; a block's bytes that make no whole word (an F16 scale at either
 //! end) come last, row by row. Codes stay packed in their bits. This file owns packing and the table of formats;
-//! `formats.rs` and `codes.rs` read blocks out of a panel, `tiles.rs` lays inputs side by side, `products.rs` multiplies both over
-//! `words.rs`, compiled in `avx2.rs` and `avx512.rs`. `bf16.rs` makes tiles of BF16 of both, which `amx.rs`
+//! `formats.rs` and `codes.rs` read blocks out of a panel, `tiles.rs` lays inputs side by side, `products.rs` multiplies
+//! both over `words.rs`, compiled in `avx2.rs` and `avx512.rs`. `bf16.rs` makes tiles of BF16 of both, which `amx.rs`
 //! multiplies by the tile unit (`unit.rs`).
 
 #[cfg(target_arch = "x86_64")]

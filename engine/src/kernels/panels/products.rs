@@ -299,11 +299,11 @@ pub(super) unsafe fn add_step<B: PanelBlock, W: Words, const N: usize>(
     let columns = step_columns::<B, W>();
     // SAFETY: the caller's promises.
     unsafe {
-        let factors = step.scales();
+        let scales = step.scales();
         let dots = dots::<B, W, N>(step, number, inputs);
-        let scales = inputs.scales.as_ptr().add(number * columns / 32 * N);
+        let input_scales = inputs.scales.as_ptr().add(number * columns / 32 * N);
         for (n, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
-            *sums = W::add_product(*sums, dots.to_floats(), W::scaled(factors, scales.add(n)));
+            *sums = W::add_product(*sums, dots.to_floats(), W::scaled(scales, input_scales.add(n)));
         }
         if B::HAS_MIN {
             for group in 0..columns / B::GROUP {

@@ -3,7 +3,7 @@
 use super::super::PANEL;
 use super::super::activations::QuantizedRow;
 use super::WORD;
-use super::codes::{Head, PackedStep, PanelBlock, Step, each_step, step_columns, steps, stretch};
+use super::codes::{Head, PackedStep, PanelBlock, Step, each_step, step_columns, steps};
 use super::products::{Part, Sums, add_step, prefetch};
 use super::words::Words;
 use std::cell::RefCell;
