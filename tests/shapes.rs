@@ -143,7 +143,8 @@ fn small_caches_stay_close_and_pages_do_not_show() {
         let limit = if name == "moe-124m-top2" { Some(128) } else { Some(300) };
         let open = |cache| Engine::open(&file, Options { context: limit, ..options(cache) }).unwrap();
         let expected = logits(&open("f32"), &tokens(count, 5)).pop().unwrap();
-        for (cache, bound) in [("f16", 1e-6), ("q8_0", 2e-3)] {
+        // Out of an F16 cache the CPU may take values in BF16.
+        for (cache, bound) in [("f16", 1e-5), ("q8_0", 2e-3)] {
             if cache == "q8_0" && name == "moe-124m-top2" {
                 continue; // heads of 48 are no multiple of a block; refused by name
             }

@@ -29,7 +29,7 @@ pub(crate) struct ModelOptions {
     /// Instruction set: portable, avx2, avxvnni, avx512vnni or amx [default: the fastest here]
     #[arg(long, value_name = "NAME")]
     pub(crate) isa: Option<String>,
-    /// Format of the cache: f16, q8_0 or f32
+    /// Format of the cache: f16, q8_0 or f32, with which attention is exact on every CPU
     #[arg(long, value_name = "FORMAT", default_value = "f16")]
     pub(crate) cache_type: String,
     /// What a full expert does in models trained with a capacity

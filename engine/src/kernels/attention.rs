@@ -1,9 +1,13 @@
 //! Attention over the pages of a KV cache, one task per (rows, key head).
 //!
-//! Keys and values are read in tiles of [`TILE`] positions, widened to f32 once for all query heads and rows of
-//! the task; the softmax runs online (running maximum and sum, Milakov & Gimelshein 2018). Tiles start at fixed
-//! positions, so a row's result does not depend on which other rows are computed with it.
+//! Keys and values are read in tiles of [`TILE`] positions, laid out once for all query heads and rows of the task; the
+//! softmax runs online (running maximum and sum, Milakov & Gimelshein 2018). Products are those of f32 (`exact.rs`); where
+//! the machine has the instruction and a cache is no more than half as long, many queries take values in BF16
+//! (`pairs.rs`). What is between products is the same (`tile.rs`). Tiles start at fixed positions, so a row's result does
+//! not depend on which other rows are computed with it, but for that choice.
 
+mod exact;
+mod pairs;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -12,13 +16,18 @@ use super::Output;
 use crate::quant::{Block, Float, Format, Visit, visit};
 use crate::simd::{Isa, LANES, Lanes, Work};
 use crate::threads::Team;
+use exact::Exact;
+use pairs::Pairs;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
-use tile::{Part, add_in_pairs, multiply_in_pairs, weigh};
+use tile::{Part, weigh};
 
 /// Queries that take each step together: what one of them waits for is done for another.
 const BLOCK: usize = 8;
+
+/// Fewer queries do not make up for the turning of keys and the pairing of values.
+const FEW: usize = 16;
 
 /// Positions per tile: keys of width 128 then fill half of a first-level cache.
 const TILE: usize = 32;
@@ -83,6 +92,18 @@ impl<'a> AttentionTask<'a> {
 
     fn query_count(&self) -> usize {
         self.rows * self.queries.count
+    }
+
+    /// Columns of a query and of a key.
+    #[inline(always)]
+    fn key_columns(&self) -> usize {
+        self.key_length.div_ceil(LANES)
+    }
+
+    /// Columns of a value and of a result.
+    #[inline(always)]
+    fn value_columns(&self) -> usize {
+        self.value_length.div_ceil(LANES)
     }
 
     #[inline(always)]
@@ -151,14 +172,35 @@ pub fn select_attention(format: &Format, isa: Isa) -> AttentionKernel {
 
 /// Cache elements: how a run of them becomes f32.
 trait Cached {
+    /// Whether values may become BF16, and runs of 32 can be loaded.
+    const IS_SHORT: bool;
     fn load<L: Lanes>(bytes: &[u8], out: &mut [f32]);
+    /// A run of 32.
+    #[inline(always)]
+    fn load_run<L: Lanes>(bytes: &[u8]) -> [L; 2] {
+        let mut out = [0.0; 2 * LANES];
+        Self::load::<L>(bytes, &mut out);
+        halves(&out)
+    }
     fn bytes(len: usize) -> usize;
+}
+
+#[inline(always)]
+fn halves<L: Lanes>(run: &[f32; 2 * LANES]) -> [L; 2] {
+    let [lower, upper] = run.as_chunks().0 else { unreachable!("a run has two halves") };
+    [L::load(lower), L::load(upper)]
 }
 
 struct Floats<F>(PhantomData<F>);
 struct Blocks<B>(PhantomData<B>);
 
 impl<F: Float> Cached for Floats<F> {
+    const IS_SHORT: bool = size_of::<F>() == 2;
+    #[inline(always)]
+    fn load_run<L: Lanes>(bytes: &[u8]) -> [L; 2] {
+        let (lower, upper) = bytes.split_at(LANES * size_of::<F>());
+        [F::load(lower), F::load(upper)]
+    }
     #[inline(always)]
     fn load<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
         let (chunks, rest) = out.as_chunks_mut();
@@ -176,6 +218,7 @@ impl<F: Float> Cached for Floats<F> {
 }
 
 impl<B: Block> Cached for Blocks<B> {
+    const IS_SHORT: bool = B::LEN == 32;
     #[inline(always)]
     fn load<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
         for (out, bytes) in out.chunks_exact_mut(B::LEN).zip(bytes.chunks_exact(size_of::<B>())) {
@@ -191,10 +234,16 @@ struct Select(Isa);
 
 impl Select {
     fn kernel<C: Cached>(self) -> AttentionKernel {
+        if C::IS_SHORT && self.0.has_pairs() {
+            return |task| match task.query_count() {
+                ..FEW => Isa::Avx512Vnni.run(Attend::<C, Exact>::new(task)),
+                FEW.. => Isa::Avx512Vnni.run_with_pairs(Attend::<C, Pairs>::new(task)),
+            };
+        }
         match self.0 {
-            Isa::Portable => |task| Isa::Portable.run(Attend::<C>(task, PhantomData)),
-            Isa::Avx2 | Isa::AvxVnni => |task| Isa::Avx2.run(Attend::<C>(task, PhantomData)),
-            Isa::Avx512Vnni | Isa::Amx => |task| Isa::Avx512Vnni.run(Attend::<C>(task, PhantomData)),
+            Isa::Portable => |task| Isa::Portable.run(Attend::<C, Exact>::new(task)),
+            Isa::Avx2 | Isa::AvxVnni => |task| Isa::Avx2.run(Attend::<C, Exact>::new(task)),
+            Isa::Avx512Vnni | Isa::Amx => |task| Isa::Avx512Vnni.run(Attend::<C, Exact>::new(task)),
         }
     }
 }
@@ -209,15 +258,32 @@ impl Visit for Select {
     }
 }
 
-/// Sixteen columns. Rows are filled up with zeros.
+/// Sixteen lanes. Rows are filled up with zeros.
 type Columns = [f32; LANES];
+
+/// How the numbers of a tile lie, and what queries do with them.
+trait Numbers {
+    /// How many values there are in a lane.
+    const VALUES_PER_LANE: usize;
+
+    /// A tile's keys, out of rows of the cache.
+    fn keys<C: Cached, L: Lanes>(rows: &CachedRows<'_>, out: &mut [Columns]);
+
+    /// A tile's values.
+    fn values<C: Cached, L: Lanes>(rows: &CachedRows<'_>, out: &mut [Columns]);
+
+    /// The scores of queries: their products with a tile's keys.
+    fn multiply<L: Lanes>(queries: &[Columns], keys: &[Columns], parts: &mut [Part]);
+
+    /// Shrinks the sums of queries and adds a tile's values, by their weights.
+    fn add_values<L: Lanes>(parts: &[Part], values: &[Columns], sums: &mut [Columns]);
+}
 
 /// What a task works on. Rows of queries and sums are `(row, head)`.
 #[derive(Default)]
 struct Scratch {
-    /// The tile's, `(TILE, columns of a key)`.
+    /// The tile's.
     keys: Vec<Columns>,
-    /// `(TILE, columns of a value)`; empty where they are a part of the keys.
     values: Vec<Columns>,
     queries: Vec<Columns>,
     /// Per query: the weighted sum of the values so far.
@@ -232,80 +298,99 @@ thread_local! {
 
 impl Scratch {
     #[inline(always)]
-    fn begin(&mut self, task: &AttentionTask<'_>) {
-        let (key, value) = (task.key_length.div_ceil(LANES), task.value_length.div_ceil(LANES));
+    fn begin<N: Numbers>(&mut self, task: &AttentionTask<'_>) {
+        let (key, value) = (task.key_columns(), task.value_columns());
         let queries = task.query_count();
-        self.keys.clear();
-        self.keys.resize(TILE * key, [0.0; LANES]);
-        self.values.clear();
-        self.values.resize(if task.values.is_some() { TILE * value } else { 0 }, [0.0; LANES]);
-        self.queries.clear();
-        self.queries.resize(queries * key, [0.0; LANES]);
+        clear(&mut self.keys, TILE * key);
+        clear(&mut self.values, TILE / N::VALUES_PER_LANE * value);
+        clear(&mut self.queries, queries * key);
         for (i, query) in self.queries.chunks_exact_mut(key).enumerate() {
-            query.as_flattened_mut()[..task.key_length].copy_from_slice(task.query(i));
+            let scaled = task.query(i).iter().map(|value| value * task.scale);
+            query.as_flattened_mut().iter_mut().zip(scaled).for_each(|(place, value)| *place = value);
         }
-        self.sums.clear();
-        self.sums.resize(queries * value, [0.0; LANES]);
+        clear(&mut self.sums, queries * value);
         self.running.clear();
         let sink = |i| task.sink(i).map_or((f32::NEG_INFINITY, 0.0), |sink| (sink, 1.0));
         self.running.extend((0..queries).map(sink));
     }
+}
+
+fn clear(buffer: &mut Vec<Columns>, len: usize) {
+    buffer.clear();
+    buffer.resize(len, [0.0; LANES]);
+}
+
+/// A tile's rows in the cache.
+#[derive(Clone, Copy)]
+struct CachedRows<'a> {
+    keys: Rows<'a>,
+    /// The same as the keys where they are a part of them.
+    values: Rows<'a>,
+}
+
+/// Rows of which the first columns are wanted.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    bytes: &'a [u8],
+    row_bytes: usize,
+    width: usize,
+}
+
+impl<'a> Rows<'a> {
+    #[inline(always)]
+    fn iter(&self) -> std::slice::ChunksExact<'a, u8> {
+        self.bytes.chunks_exact(self.row_bytes)
+    }
 
     #[inline(always)]
-    fn load_tile<C: Cached, L: Lanes>(&mut self, task: &AttentionTask<'_>, rows: &CachedRows<'_>) {
-        load::<C, L>(rows.keys, task.key_length, &mut self.keys);
-        if let Some(values) = rows.values {
-            load::<C, L>(values, task.value_length, &mut self.values);
-        }
+    fn row(&self, at: usize) -> Option<&'a [u8]> {
+        self.bytes.get(at * self.row_bytes..(at + 1) * self.row_bytes)
     }
-}
-
-#[inline(always)]
-fn load<C: Cached, L: Lanes>(rows: &[u8], width: usize, out: &mut [Columns]) {
-    for (row, out) in rows.chunks_exact(C::bytes(width)).zip(out.chunks_exact_mut(width.div_ceil(LANES))) {
-        C::load::<L>(row, &mut out.as_flattened_mut()[..width]);
-    }
-}
-
-/// A tile's keys and values in the cache.
-struct CachedRows<'a> {
-    keys: &'a [u8],
-    /// `None` where they are a part of the keys.
-    values: Option<&'a [u8]>,
 }
 
 impl<'a> CachedRows<'a> {
     /// Of the positions from `start` to `end`, at most a tile; none where there are none.
     #[inline(always)]
     fn new<C: Cached>(task: &AttentionTask<'a>, start: usize, end: usize) -> Self {
-        if start >= end {
-            return Self { keys: &[], values: None };
-        }
         let (page, at) = (start / task.page_len, task.head * task.page_len + start % task.page_len);
-        let rows = |pages: &'a [Vec<u8>], width| {
-            let row_bytes = C::bytes(width);
-            &pages[page][at * row_bytes..][..TILE.min(end - start) * row_bytes]
+        let rows = |pages: &'a [Vec<u8>], row_width, width| {
+            let row_bytes = C::bytes(row_width);
+            let bytes = match end.saturating_sub(start).min(TILE) {
+                0 => &[],
+                rows => &pages[page][at * row_bytes..][..rows * row_bytes],
+            };
+            Rows { bytes, row_bytes, width }
         };
-        let values = task.values.map(|values| rows(values, task.value_length));
-        Self { keys: rows(task.keys, task.key_length), values }
+        let keys = rows(task.keys, task.key_length, task.key_length);
+        let values = match task.values {
+            Some(values) => rows(values, task.value_length, task.value_length),
+            None => Rows { width: task.value_length, ..keys },
+        };
+        Self { keys, values }
     }
 
     /// Asks for one of so many shares: all at once would wait for each other.
     #[inline(always)]
     fn ask_for(&self, share: usize, shares: usize) {
-        for rows in [Some(self.keys), self.values].into_iter().flatten() {
-            let lines = rows.len().div_ceil(64);
+        for Rows { bytes, .. } in [self.keys, self.values] {
+            let lines = bytes.len().div_ceil(64);
             for line in share * lines / shares..(share + 1) * lines / shares {
-                super::prefetch(rows[line * 64..].as_ptr());
+                super::prefetch(bytes[line * 64..].as_ptr());
             }
         }
     }
 }
 
 /// All queries of a task.
-struct Attend<'t, 'a, C>(&'t AttentionTask<'a>, PhantomData<C>);
+struct Attend<'t, 'a, C, N>(&'t AttentionTask<'a>, PhantomData<(C, N)>);
 
-impl<C: Cached> Work for Attend<'_, '_, C> {
+impl<'t, 'a, C, N> Attend<'t, 'a, C, N> {
+    fn new(task: &'t AttentionTask<'a>) -> Self {
+        Self(task, PhantomData)
+    }
+}
+
+impl<C: Cached, N: Numbers> Work for Attend<'_, '_, C, N> {
     type Output = ();
 
     #[inline(always)]
@@ -313,21 +398,22 @@ impl<C: Cached> Work for Attend<'_, '_, C> {
         let task = self.0;
         // Taken out and put back: a closure would be compiled without the caller's instructions.
         let mut scratch = SCRATCH.take();
-        scratch.begin(task);
+        scratch.begin::<N>(task);
         let end = task.position + task.rows;
         let mut start = task.first_seen(task.position) / TILE * TILE;
         let mut rows = CachedRows::new::<C>(task, start, end);
         while start < end {
-            scratch.load_tile::<C, L>(task, &rows);
+            N::keys::<C, L>(&rows, &mut scratch.keys);
+            N::values::<C, L>(&rows, &mut scratch.values);
             rows = CachedRows::new::<C>(task, start + TILE, end);
             for first in (0..task.query_count()).step_by(BLOCK) {
                 rows.ask_for(first / BLOCK, task.query_count().div_ceil(BLOCK));
                 let queries = first..task.query_count().min(first + BLOCK);
-                attend::<L>(task, queries, start, &mut scratch);
+                attend::<N, L>(task, queries, start, &mut scratch);
             }
             start += TILE;
         }
-        for (i, sums) in scratch.sums.chunks_exact(task.value_length.div_ceil(LANES)).enumerate() {
+        for (i, sums) in scratch.sums.chunks_exact(task.value_columns()).enumerate() {
             let sum = scratch.running[i].1;
             // SAFETY: every task writes its own rows and heads.
             let place = unsafe { place(task, i) };
@@ -351,19 +437,23 @@ unsafe fn place<'a>(task: &AttentionTask<'a>, i: usize) -> &'a mut [f32] {
 
 /// Adds one tile to the running softmax of some queries.
 #[inline(always)]
-fn attend<L: Lanes>(task: &AttentionTask<'_>, queries: Range<usize>, start: usize, scratch: &mut Scratch) {
-    let (key, value) = (task.key_length.div_ceil(LANES), task.value_length.div_ceil(LANES));
+fn attend<N: Numbers, L: Lanes>(
+    task: &AttentionTask<'_>,
+    queries: Range<usize>,
+    start: usize,
+    scratch: &mut Scratch,
+) {
+    let (key, value) = (task.key_columns(), task.value_columns());
     let mut parts = [Part::default(); BLOCK];
     let parts = &mut parts[..queries.len()];
     for (part, i) in parts.iter_mut().zip(queries.clone()) {
-        *part = Part::new(task, task.position_of(i), start);
+        part.begin(task, task.position_of(i), start);
     }
     if parts.iter().all(|part| part.seen().is_empty()) {
         return;
     }
-    multiply_in_pairs::<L>(&scratch.queries[queries.start * key..queries.end * key], &scratch.keys, parts);
-    weigh::<L>(parts, task.scale, &mut scratch.running[queries.clone()]);
-    let values = if task.values.is_some() { &scratch.values } else { &scratch.keys };
+    N::multiply::<L>(&scratch.queries[queries.start * key..queries.end * key], &scratch.keys, parts);
+    weigh::<L>(parts, &mut scratch.running[queries.clone()]);
     let sums = &mut scratch.sums[queries.start * value..queries.end * value];
-    add_in_pairs::<L>(parts, values, sums);
+    N::add_values::<L>(parts, &scratch.values, sums);
 }

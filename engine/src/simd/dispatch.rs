@@ -35,6 +35,27 @@ impl Isa {
             _ => work.run::<Portable>(),
         }
     }
+
+    /// Whether [`Isa::run_with_pairs`] has an instruction for [`Lanes::add_pairs`].
+    pub fn has_pairs(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self >= Isa::Avx512Vnni
+            && self.is_available()
+            && std::arch::is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// [`Isa::run`], with the instruction for [`Lanes::add_pairs`] where the machine has it.
+    #[inline]
+    pub fn run_with_pairs<W: Work>(self, work: W) -> W::Output {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_pairs() {
+            // SAFETY: the machine has the instructions, as asked.
+            return unsafe { avx512_bf16(work) };
+        }
+        self.run(work)
+    }
 }
 
 /// SAFETY: needs the instructions that are enabled.
@@ -48,7 +69,14 @@ unsafe fn avx2<W: Work>(work: W) -> W::Output {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn avx512<W: Work>(work: W) -> W::Output {
-    work.run::<Avx512>()
+    work.run::<Avx512<false>>()
+}
+
+/// SAFETY: needs the instructions that are enabled.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
+unsafe fn avx512_bf16<W: Work>(work: W) -> W::Output {
+    work.run::<Avx512<true>>()
 }
 
 #[cfg(test)]
@@ -86,9 +114,13 @@ mod tests {
                 b.inverse(),
                 L::from_fn(|lane| lane as f32),
                 L::load_f16(bytemuck::cast_ref(&self.0.map(F16::from_f32))),
+                a.pair(b),
+                b.add_pairs(a.pair(b), b.pair(a * b)),
             ];
             let mut bits: Vec<u32> = results.iter().flat_map(|r| r.store()).map(f32::to_bits).collect();
             bits.extend(L::sums(several(a, b)).map(f32::to_bits));
+            let rows = std::array::from_fn(|i| a * L::splat(i as f32) + b);
+            bits.extend(L::turn(rows).iter().flat_map(|column| column.store()).map(f32::to_bits));
             bits.extend([a.sum().to_bits(), a.smallest().to_bits(), a.least() as u32]);
             bits.extend([a.is_below_any(b), a.min(b).is_below_any(b), a.is_below_any(a)].map(u32::from));
             bits
@@ -105,6 +137,7 @@ mod tests {
             let expected = All(a, b).run::<Portable>();
             for isa in Isa::available() {
                 assert_eq!(isa.run(All(a, b)), expected, "{isa}");
+                assert_eq!(isa.run_with_pairs(All(a, b)), expected, "{isa} with pairs");
             }
         }
     }

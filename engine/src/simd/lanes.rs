@@ -8,7 +8,7 @@
 mod x86;
 
 use super::Isa;
-use half::f16;
+use half::{bf16, f16};
 use std::ops::{Add, Div, Mul, Sub};
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{Avx2, Avx512};
@@ -62,6 +62,29 @@ pub trait Lanes:
     /// `self * factor + sum`, rounded once where the instruction set fuses both, else twice: the only operation whose
     /// bits are not the same everywhere.
     fn multiply_add(self, factor: Self, sum: Self) -> Self;
+    /// Both numbers of each lane as BF16, to nearest even: this one's bits below those of `upper`. A subnormal may
+    /// become 0.
+    #[inline(always)]
+    fn pair(self, upper: Self) -> Self {
+        let (lower, upper) = (self.store(), upper.store());
+        Self::from_fn(|lane| pair(lower[lane], upper[lane]))
+    }
+
+    /// Adds the products of two pairs in each lane: the upper ones first, then the lower ones, each rounded once. A
+    /// subnormal may be 0.
+    #[inline(always)]
+    fn add_pairs(self, a: Self, b: Self) -> Self {
+        let (sums, a, b) = (self.store(), a.store(), b.store());
+        Self::from_fn(|lane| add_pair(sums[lane], a[lane], b[lane]))
+    }
+
+    /// Rows become columns: lane `i` of the result `j` is lane `j` of `rows[i]`.
+    #[inline(always)]
+    fn turn(rows: [Self; LANES]) -> [Self; LANES] {
+        let rows = rows.map(Self::store);
+        std::array::from_fn(|column| Self::from_fn(|row| rows[row][column]))
+    }
+
     /// Per lane `yes` where `self > limit`, else `no`.
     fn if_above(self, limit: Self, yes: Self, no: Self) -> Self;
 
@@ -93,6 +116,15 @@ pub trait Lanes:
         self.if_above(zero, inverse, zero.if_above(self, inverse, zero))
     }
 
+    /// `self * 2^power` of whole numbers that are 0 or less; what would be subnormal may be 0.
+    #[inline(always)]
+    fn times_power(self, power: Self) -> Self {
+        // A biased exponent of 0 makes 0.
+        let exponents = power.max(Self::splat(-127.0)) + Self::splat(ROUND + 127.0);
+        let exponents = exponents.store();
+        self * Self::from_fn(|lane| f32::from_bits(exponents[lane].to_bits() << 23))
+    }
+
     /// The sum of all lanes: halves, then quarters and so on.
     #[inline(always)]
     fn sum(self) -> f32 {
@@ -121,6 +153,21 @@ pub trait Lanes:
         let smallest = self.smallest();
         self.store().iter().position(|&value| value == smallest).unwrap_or(0)
     }
+}
+
+/// A lane of [`Lanes::pair`].
+#[inline(always)]
+fn pair(lower: f32, upper: f32) -> f32 {
+    let bits = |value: f32| bf16::from_f32(value).to_bits() as u32;
+    f32::from_bits(bits(lower) | bits(upper) << 16)
+}
+
+/// A lane of [`Lanes::add_pairs`].
+#[inline(always)]
+fn add_pair(sum: f32, a: f32, b: f32) -> f32 {
+    let upper = |pair: f32| f32::from_bits(pair.to_bits() & 0xffff_0000);
+    let lower = |pair: f32| f32::from_bits(pair.to_bits() << 16);
+    lower(a).mul_add(lower(b), upper(a).mul_add(upper(b), sum))
 }
 
 /// Joins sixteen values to one: the two halves, then the halves of that.

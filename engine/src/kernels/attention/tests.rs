@@ -1,7 +1,8 @@
-//! Attention over pages on every instruction set against plain sums in f64, and the bits of a row against those of the
-//! same row computed alone.
+//! Attention over pages on every instruction set against plain sums in f64, products of BF16 against the same in plain
+//! numbers, and the bits of a row against those of the same row computed alone.
 
 use super::*;
+use crate::quant::{F16, F32};
 
 const PAGE: usize = 64;
 const ROWS: usize = 37;
@@ -33,17 +34,27 @@ impl Case {
         (0..ROWS * width).map(|i| number(i / width, i % width, 1)).collect()
     }
 
-    /// Pages in F16, which holds these numbers exactly.
-    fn pages(&self, width: usize, seed: usize) -> Vec<Vec<u8>> {
-        let value = |i: usize| crate::quant::f16_from_f32(number(i / width, i % width, seed)).to_le_bytes();
-        let page = |page: usize| (page * PAGE * width..(page + 1) * PAGE * width).flat_map(value).collect();
+    /// Pages in a format that holds these numbers exactly.
+    fn pages<F: Float>(&self, width: usize, seed: usize) -> Vec<Vec<u8>> {
+        let value = |i: usize| F::from_f32(number(i / width, i % width, seed));
+        let page = |page: usize| {
+            let values: Vec<F> = (page * PAGE * width..(page + 1) * PAGE * width).map(value).collect();
+            bytemuck::cast_slice(&values).to_vec()
+        };
         (0..self.positions().div_ceil(PAGE)).map(page).collect()
     }
 
+    /// Results of the kernel that is chosen, with `rows` in a task.
+    fn run<F: Float>(&self, isa: Isa, rows: usize) -> Vec<f32> {
+        let kernel = select_attention(Format::by_name(F::NAME).unwrap(), isa);
+        // SAFETY: one task after the other.
+        self.run_with::<F>(rows, |task| unsafe { kernel(task) })
+    }
+
     /// Results `(rows, heads, value_length)` with `rows` of them in a task.
-    fn run(&self, isa: Isa, rows: usize) -> Vec<f32> {
-        let (queries, keys) = (self.queries(), self.pages(self.key_length, 2));
-        let values = self.has_values.then(|| self.pages(self.value_length, 3));
+    fn run_with<F: Float>(&self, rows: usize, kernel: impl Fn(&AttentionTask<'_>)) -> Vec<f32> {
+        let (queries, keys) = (self.queries(), self.pages::<F>(self.key_length, 2));
+        let values = self.has_values.then(|| self.pages::<F>(self.value_length, 3));
         let width = self.heads * self.value_length;
         let mut out = vec![f32::NAN; ROWS * width];
         let output = Output::new(&mut out, width, 0);
@@ -71,8 +82,7 @@ impl Case {
                 position: self.position + row,
                 output,
             };
-            // SAFETY: one task after the other.
-            unsafe { select_attention(Format::by_name("F16").unwrap(), isa)(&task) };
+            kernel(&task);
         }
         out
     }
@@ -123,27 +133,66 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// How far results are from the definition at most.
+fn distance(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let off = found.iter().zip(expected).map(|(found, expected)| (f64::from(*found) - expected).abs());
+    off.fold(0.0, |most, off| if off.is_nan() { f64::INFINITY } else { off.max(most) })
+}
+
+/// Weights are rounded to eight bits; values are below 1.
+const NEAR: f64 = 1.0 / 512.0;
+
 #[test]
 fn results_follow_the_definition_on_every_isa() {
     for (number, case) in cases().iter().enumerate() {
         let expected = case.expected();
         for isa in Isa::available() {
-            for (i, (found, expected)) in case.run(isa, ROWS).iter().zip(&expected).enumerate() {
-                let off = (f64::from(*found) - expected).abs();
-                assert!(off < 2e-6, "case {number} on {isa} at {i}: {found}, expected {expected}");
-            }
+            let off = distance(&case.run::<F32>(isa, ROWS), &expected);
+            assert!(off < 2e-6, "case {number} on {isa}: {off}");
+            let off = distance(&case.run::<F16>(isa, ROWS), &expected);
+            let most = if isa.has_pairs() { NEAR } else { 2e-6 };
+            assert!(off < most, "case {number} on {isa} in F16: {off}");
         }
     }
+}
+
+fn plain_pairs(isa: Isa, task: &AttentionTask<'_>) {
+    isa.run(Attend::<Floats<F16>, Pairs>::new(task));
+}
+
+fn pairs(isa: Isa, task: &AttentionTask<'_>) {
+    isa.run_with_pairs(Attend::<Floats<F16>, Pairs>::new(task));
+}
+
+#[test]
+fn products_of_bf16_have_the_bits_of_plain_numbers() {
+    for (number, case) in cases().iter().enumerate() {
+        let expected = case.expected();
+        for isa in Isa::available() {
+            let plain = case.run_with::<F16>(ROWS, |task| plain_pairs(isa, task));
+            let off = distance(&plain, &expected);
+            assert!(off < NEAR, "case {number} on {isa}: {off}");
+            let found = case.run_with::<F16>(ROWS, |task| pairs(isa, task));
+            assert!(bits(&found) == bits(&plain), "case {number} on {isa}");
+        }
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
 }
 
 #[test]
 fn a_row_has_the_same_bits_whatever_is_computed_with_it() {
     for (number, case) in cases().iter().enumerate() {
         for isa in Isa::available() {
-            let bits = |rows| case.run(isa, rows).into_iter().map(f32::to_bits).collect::<Vec<_>>();
-            let alone = bits(1);
+            let exact = |rows| bits(&case.run::<F32>(isa, rows));
+            let paired = |rows| bits(&case.run_with::<F16>(rows, |task| pairs(isa, task)));
+            let alone = (exact(1), paired(1));
             for rows in [2, 8, ROWS] {
-                assert!(bits(rows) == alone, "case {number} on {isa}: {rows} rows together");
+                assert!(exact(rows) == alone.0, "case {number} on {isa}: {rows} rows together");
+                assert!(paired(rows) == alone.1, "case {number} on {isa} in pairs: {rows} rows together");
             }
         }
     }

@@ -4,16 +4,17 @@
 //! where the machine has them: that is what every `unsafe` below relies on.
 #![allow(unsafe_code)]
 
-use super::{Add, Div, Isa, LANES, Lanes, Mul, Sub};
+use super::{Add, Div, Isa, LANES, Lanes, Mul, ROUND, Sub, add_pair, pair};
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
 /// Two registers of AVX2.
 #[derive(Clone, Copy)]
 pub(in crate::simd) struct Avx2(__m256, __m256);
 
-/// One register of AVX-512.
+/// One register of AVX-512, with or without its products of BF16.
 #[derive(Clone, Copy)]
-pub(in crate::simd) struct Avx512(__m512);
+pub(in crate::simd) struct Avx512<const BF16: bool>(__m512);
 
 macro_rules! operator {
     ($($trait:ident $method:ident $narrow:ident $wide:ident),*) => {$(
@@ -25,7 +26,7 @@ macro_rules! operator {
                 unsafe { Self($narrow(self.0, other.0), $narrow(self.1, other.1)) }
             }
         }
-        impl $trait for Avx512 {
+        impl<const BF16: bool> $trait for Avx512<BF16> {
             type Output = Self;
             #[inline(always)]
             fn $method(self, other: Self) -> Self {
@@ -108,6 +109,17 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    fn times_power(self, power: Self) -> Self {
+        // A biased exponent of 0 makes 0.
+        let exponents = power.max(Self::splat(-127.0)) + Self::splat(ROUND + 127.0);
+        // SAFETY: as above.
+        unsafe {
+            let first = _mm256_slli_epi32::<23>(_mm256_castps_si256(exponents.0));
+            let second = _mm256_slli_epi32::<23>(_mm256_castps_si256(exponents.1));
+            self * Self(_mm256_castsi256_ps(first), _mm256_castsi256_ps(second))
+        }
+    }
+    #[inline(always)]
     fn sum(self) -> f32 {
         // SAFETY: as above.
         unsafe { sum_of_eight(_mm256_add_ps(self.0, self.1)) }
@@ -115,7 +127,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn sums(all: [Self; 8]) -> [f32; 8] {
         // SAFETY: as above; an array of eight numbers is a register.
-        unsafe { std::mem::transmute(sums_of_narrow(&all)) }
+        unsafe { transmute(sums_of_narrow(&all)) }
     }
     #[inline(always)]
     fn smallest(self) -> f32 {
@@ -136,9 +148,38 @@ impl Lanes for Avx2 {
     }
 }
 
-impl Lanes for Avx512 {
+impl<const BF16: bool> Lanes for Avx512<BF16> {
     const ISA: Isa = Isa::Avx512Vnni;
     const REGISTERS: usize = 24;
+    #[inline(always)]
+    fn pair(self, upper: Self) -> Self {
+        if !BF16 {
+            return Self::from_fn(|lane| pair(self.store()[lane], upper.store()[lane]));
+        }
+        // SAFETY: the machine has AVX-512 with BF16, see the module; the order is a register.
+        unsafe {
+            let order = _mm512_loadu_si512(ONE_OF_EACH.as_ptr().cast());
+            let rounded = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(upper.0, self.0));
+            Self(_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, rounded)))
+        }
+    }
+    #[inline(always)]
+    fn add_pairs(self, a: Self, b: Self) -> Self {
+        if !BF16 {
+            return Self::from_fn(|lane| add_pair(self.store()[lane], a.store()[lane], b.store()[lane]));
+        }
+        // SAFETY: as above.
+        unsafe {
+            let a = transmute::<__m512, __m512bh>(a.0);
+            let b = transmute::<__m512, __m512bh>(b.0);
+            Self(_mm512_dpbf16_ps(self.0, a, b))
+        }
+    }
+    #[inline(always)]
+    fn turn(rows: [Self; LANES]) -> [Self; LANES] {
+        // SAFETY: the machine has AVX-512, see the module.
+        unsafe { turn(rows) }
+    }
     #[inline(always)]
     fn splat(value: f32) -> Self {
         // SAFETY: the machine has AVX-512, see the module.
@@ -190,6 +231,11 @@ impl Lanes for Avx512 {
         unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, other.0) != 0 }
     }
     #[inline(always)]
+    fn times_power(self, power: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Self(_mm512_scalef_ps(self.0, power.0)) }
+    }
+    #[inline(always)]
     fn sum(self) -> f32 {
         // SAFETY: as above.
         unsafe { sum_of_eight(_mm256_add_ps(_mm512_castps512_ps256(self.0), upper(self.0))) }
@@ -197,7 +243,7 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn sums(all: [Self; 8]) -> [f32; 8] {
         // SAFETY: as above; an array of eight numbers is a register.
-        unsafe { std::mem::transmute(sums_of_wide(&all)) }
+        unsafe { transmute(sums_of_wide(&all)) }
     }
     #[inline(always)]
     fn smallest(self) -> f32 {
@@ -260,7 +306,7 @@ unsafe fn fours_of_two(a: Avx2, b: Avx2) -> __m256 {
 
 /// SAFETY: needs AVX-512.
 #[inline(always)]
-unsafe fn sums_of_wide(all: &[Avx512; 8]) -> __m256 {
+unsafe fn sums_of_wide<const BF16: bool>(all: &[Avx512<BF16>; 8]) -> __m256 {
     // SAFETY: by the caller's promise.
     unsafe {
         let (a, b) = (fours_of_four(all, [0, 2, 4, 6]), fours_of_four(all, [1, 3, 5, 7]));
@@ -275,7 +321,7 @@ unsafe fn sums_of_wide(all: &[Avx512; 8]) -> __m256 {
 ///
 /// SAFETY: needs AVX-512.
 #[inline(always)]
-unsafe fn fours_of_four(all: &[Avx512; 8], [a, b, c, d]: [usize; 4]) -> __m512 {
+unsafe fn fours_of_four<const BF16: bool>(all: &[Avx512<BF16>; 8], [a, b, c, d]: [usize; 4]) -> __m512 {
     // SAFETY: by the caller's promise.
     unsafe {
         let (ab, cd) = (eights_of_two(all[a], all[b]), eights_of_two(all[c], all[d]));
@@ -285,7 +331,7 @@ unsafe fn fours_of_four(all: &[Avx512; 8], [a, b, c, d]: [usize; 4]) -> __m512 {
 
 /// SAFETY: needs AVX-512.
 #[inline(always)]
-unsafe fn eights_of_two(a: Avx512, b: Avx512) -> __m512 {
+unsafe fn eights_of_two<const BF16: bool>(a: Avx512<BF16>, b: Avx512<BF16>) -> __m512 {
     // SAFETY: by the caller's promise.
     unsafe { _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a.0, b.0), _mm512_shuffle_f32x4::<0xee>(a.0, b.0)) }
 }
@@ -298,5 +344,48 @@ unsafe fn smallest_of_eight(all: __m256) -> f32 {
         let four = _mm_min_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
         let two = _mm_min_ps(four, _mm_movehl_ps(four, four));
         _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
+/// Sixteen numbers and the sixteen behind them, in turn.
+static ONE_OF_EACH: [u16; 2 * LANES] = {
+    let mut order = [0; 2 * LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        order[2 * lane] = lane as u16;
+        order[2 * lane + 1] = (LANES + lane) as u16;
+        lane += 1;
+    }
+    order
+};
+
+/// [`Lanes::turn`]: words of four rows stand side by side in every quarter of a register, then quarters change places.
+///
+/// SAFETY: needs AVX-512.
+#[inline(always)]
+unsafe fn turn<const BF16: bool>(rows: [Avx512<BF16>; LANES]) -> [Avx512<BF16>; LANES] {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let mut fours = [_mm512_setzero_ps(); LANES];
+        for i in 0..4 {
+            let [a, b, c, d] = [rows[4 * i].0, rows[4 * i + 1].0, rows[4 * i + 2].0, rows[4 * i + 3].0];
+            let (ab, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let (cd, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            fours[i] = _mm512_shuffle_ps::<0x44>(ab, cd);
+            fours[4 + i] = _mm512_shuffle_ps::<0xee>(ab, cd);
+            fours[8 + i] = _mm512_shuffle_ps::<0x44>(ab_high, cd_high);
+            fours[12 + i] = _mm512_shuffle_ps::<0xee>(ab_high, cd_high);
+        }
+        let mut columns = rows;
+        for i in 0..4 {
+            let [a, b, c, d] = [fours[4 * i], fours[4 * i + 1], fours[4 * i + 2], fours[4 * i + 3]];
+            let (ab, ab_high) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+            let (cd, cd_high) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+            columns[i] = Avx512(_mm512_shuffle_f32x4::<0x88>(ab, cd));
+            columns[4 + i] = Avx512(_mm512_shuffle_f32x4::<0x88>(ab_high, cd_high));
+            columns[8 + i] = Avx512(_mm512_shuffle_f32x4::<0xdd>(ab, cd));
+            columns[12 + i] = Avx512(_mm512_shuffle_f32x4::<0xdd>(ab_high, cd_high));
+        }
+        columns
     }
 }

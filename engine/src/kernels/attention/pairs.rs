@@ -1,0 +1,196 @@
+//! Attention with values in BF16, of which a lane holds two: twice the products per instruction.
+//!
+//! A lane of values and weights is a pair that is multiplied and added up together: positions `i` and `i + 16` of a
+//! tile. Scores decide between positions, where rounding would cost more than that of the weights, which are averaged:
+//! they are products in f32, of keys that are turned, so that a lane belongs to a position and nothing is added up
+//! across lanes.
+
+use super::tile::Part;
+use super::{BLOCK, Cached, CachedRows, Columns, Numbers, TILE, halves};
+use crate::simd::{LANES, Lanes};
+
+/// Values as pairs of BF16.
+pub(super) struct Pairs;
+
+/// Columns of the cache that are loaded at once.
+const RUN: usize = 2 * LANES;
+
+/// Columns of scores, and of a number of all keys of a tile.
+const SCORES: usize = TILE / LANES;
+
+const _: () = assert!(SCORES == 2, "weights are pairs of the two halves of a tile");
+
+impl Numbers for Pairs {
+    const VALUES_PER_LANE: usize = 2;
+
+    #[inline(always)]
+    fn keys<C: Cached, L: Lanes>(rows: &CachedRows<'_>, out: &mut [Columns]) {
+        let keys = rows.keys;
+        for (half, rows) in keys.bytes.chunks(LANES * keys.row_bytes).enumerate() {
+            for (run, out) in out.chunks_mut(RUN * SCORES).enumerate() {
+                let mut columns = [[L::splat(0.0); LANES]; 2];
+                for (at, row) in rows.chunks_exact(keys.row_bytes).enumerate() {
+                    [columns[0][at], columns[1][at]] = load_run::<C, L>(row, run, keys.width);
+                }
+                for (out, columns) in out.chunks_exact_mut(LANES * SCORES).zip(columns) {
+                    for (out, keys) in out.chunks_exact_mut(SCORES).zip(L::turn(columns)) {
+                        out[half] = keys.store();
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn values<C: Cached, L: Lanes>(rows: &CachedRows<'_>, out: &mut [Columns]) {
+        let values = rows.values;
+        for (at, out) in out.chunks_exact_mut(values.width.div_ceil(LANES)).enumerate() {
+            for (run, out) in out.chunks_mut(RUN / LANES).enumerate() {
+                let mut pairs = [[L::splat(0.0); 2]; 2];
+                for (half, row) in pairs.iter_mut().zip([values.row(at), values.row(at + LANES)]) {
+                    if let Some(row) = row {
+                        *half = load_run::<C, L>(row, run, values.width);
+                    }
+                }
+                let [lower, upper] = pairs;
+                for (i, out) in out.iter_mut().enumerate() {
+                    *out = lower[i].pair(upper[i]).store();
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn multiply<L: Lanes>(queries: &[Columns], keys: &[Columns], parts: &mut [Part]) {
+        let width = queries.len() / parts.len();
+        let mut at = 0;
+        while at < parts.len() {
+            let (queries, parts) = (&queries[at * width..], &mut parts[at..]);
+            at += match parts.len() {
+                8.. => scores::<L, 8>(queries, keys, parts),
+                4.. => scores::<L, 4>(queries, keys, parts),
+                2.. => scores::<L, 2>(queries, keys, parts),
+                _ => scores::<L, 1>(queries, keys, parts),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn add_values<L: Lanes>(parts: &[Part], values: &[Columns], sums: &mut [Columns]) {
+        let len = sums.len() / parts.len();
+        let mut weights = [[0.0; LANES]; BLOCK];
+        for (weights, part) in weights.iter_mut().zip(parts) {
+            if !part.seen().is_empty() {
+                *weights = L::load(&part.scores[0]).pair(L::load(&part.scores[1])).store();
+            }
+        }
+        let mut at = 0;
+        while at < parts.len() {
+            let (parts, weights, sums) = (&parts[at..], &weights[at..], &mut sums[at * len..]);
+            at += match parts.len() {
+                2.. => add_to::<L, 2>(parts, weights, values, &mut sums[..2 * len]),
+                _ => add_to::<L, 1>(parts, weights, values, &mut sums[..len]),
+            }
+        }
+    }
+}
+
+/// A run of a cached row that is `width` wide, filled up with zeros.
+#[inline(always)]
+fn load_run<C: Cached, L: Lanes>(row: &[u8], run: usize, width: usize) -> [L; 2] {
+    let (start, end) = (run * RUN, width.min((run + 1) * RUN));
+    let bytes = &row[C::bytes(start)..C::bytes(end)];
+    if end - start == RUN {
+        return C::load_run::<L>(bytes);
+    }
+    let mut numbers = [0.0; RUN];
+    C::load::<L>(bytes, &mut numbers[..end - start]);
+    halves(&numbers)
+}
+
+/// The scores of `N` queries. Returns how many they are.
+#[inline(always)]
+fn scores<L: Lanes, const N: usize>(queries: &[Columns], keys: &[Columns], parts: &mut [Part]) -> usize {
+    let width = keys.len() / SCORES;
+    let queries = queries.as_flattened();
+    assert!(queries.len() >= N * width && parts.len() >= N);
+    let mut sums = [[L::splat(0.0); SCORES]; N];
+    for at in 0..width {
+        for half in 0..SCORES {
+            // SAFETY: inside, as asserted; checks here would keep the sums out of registers.
+            unsafe {
+                let keys = L::load(keys.get_unchecked(at * SCORES + half));
+                for (n, sums) in sums.iter_mut().enumerate() {
+                    let query = L::splat(*queries.get_unchecked(n * width + at));
+                    sums[half] = query.multiply_add(keys, sums[half]);
+                }
+            }
+        }
+    }
+    for (part, sums) in parts.iter_mut().zip(sums) {
+        for (scores, sum) in part.scores.iter_mut().zip(sums) {
+            *scores = sum.store();
+        }
+    }
+    N
+}
+
+/// `sums * shrink + weights * values` of `N` queries. Returns how many they are.
+#[inline(always)]
+fn add_to<L: Lanes, const N: usize>(
+    parts: &[Part],
+    weights: &[Columns],
+    values: &[Columns],
+    sums: &mut [Columns],
+) -> usize {
+    let len = sums.len() / N;
+    let mut at = 0;
+    while at + 8 <= len {
+        add_columns::<L, N, 8>(parts, weights, values, sums, at);
+        at += 8;
+    }
+    while at + 4 <= len {
+        add_columns::<L, N, 4>(parts, weights, values, sums, at);
+        at += 4;
+    }
+    while at < len {
+        add_columns::<L, N, 1>(parts, weights, values, sums, at);
+        at += 1;
+    }
+    N
+}
+
+/// Of the `C` columns from `at` on.
+#[inline(always)]
+fn add_columns<L: Lanes, const N: usize, const C: usize>(
+    parts: &[Part],
+    weights: &[Columns],
+    values: &[Columns],
+    sums: &mut [Columns],
+    at: usize,
+) {
+    let len = sums.len() / N;
+    assert!(at + C <= len && values.len() == LANES * len && parts.len() >= N && weights.len() >= N);
+    let mut totals = [[L::splat(0.0); C]; N];
+    for (n, totals) in totals.iter_mut().enumerate() {
+        for (c, total) in totals.iter_mut().enumerate() {
+            *total = L::load(&sums[n * len + at + c]) * L::splat(parts[n].shrink);
+        }
+    }
+    for t in 0..LANES {
+        for c in 0..C {
+            // SAFETY: inside, as asserted; checks here would keep the sums out of registers.
+            unsafe {
+                let value = L::load(values.get_unchecked(t * len + at + c));
+                for (weights, totals) in weights.iter().zip(&mut totals) {
+                    totals[c] = totals[c].add_pairs(L::splat(weights[t]), value);
+                }
+            }
+        }
+    }
+    for (n, totals) in totals.iter().enumerate() {
+        for (c, total) in totals.iter().enumerate() {
+            sums[n * len + at + c] = total.store();
+        }
+    }
+}
