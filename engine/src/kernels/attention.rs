@@ -265,18 +265,23 @@ type Columns = [f32; LANES];
 trait Numbers {
     /// How many values there are in a lane.
     const VALUES_PER_LANE: usize;
+    /// Whether keys lie as values do: those that are a part of them are there already.
+    const KEYS_SERVE_AS_VALUES: bool;
 
-    /// A tile's keys, out of rows of the cache.
-    fn keys<C: Cached, L: Lanes>(rows: &CachedRows<'_>, out: &mut [Columns]);
+    /// A tile's keys, out of the cache.
+    fn keys<C: Cached, L: Lanes>(rows: &Rows<'_>, out: &mut [Columns]);
 
     /// A tile's values.
-    fn values<C: Cached, L: Lanes>(rows: &CachedRows<'_>, out: &mut [Columns]);
+    fn values<C: Cached, L: Lanes>(rows: &Rows<'_>, out: &mut [Columns]);
 
     /// The scores of queries: their products with a tile's keys.
     fn multiply<L: Lanes>(queries: &[Columns], keys: &[Columns], parts: &mut [Part]);
 
     /// Shrinks the sums of queries and adds a tile's values, by their weights.
     fn add_values<L: Lanes>(parts: &[Part], values: &[Columns], sums: &mut [Columns]);
+
+    /// Adds values, by their weights, to sums.
+    fn add<L: Lanes>(sum: L, weight: L, value: L) -> L;
 }
 
 /// What a task works on. Rows of queries and sums are `(row, head)`.
@@ -302,7 +307,8 @@ impl Scratch {
         let (key, value) = (task.key_columns(), task.value_columns());
         let queries = task.query_count();
         clear(&mut self.keys, TILE * key);
-        clear(&mut self.values, TILE / N::VALUES_PER_LANE * value);
+        let values = if keys_serve::<N>(task) { 0 } else { TILE / N::VALUES_PER_LANE * value };
+        clear(&mut self.values, values);
         clear(&mut self.queries, queries * key);
         for (i, query) in self.queries.chunks_exact_mut(key).enumerate() {
             let scaled = task.query(i).iter().map(|value| value * task.scale);
@@ -313,6 +319,24 @@ impl Scratch {
         let sink = |i| task.sink(i).map_or((f32::NEG_INFINITY, 0.0), |sink| (sink, 1.0));
         self.running.extend((0..queries).map(sink));
     }
+
+    #[inline(always)]
+    fn load_tile<C: Cached, N: Numbers, L: Lanes>(
+        &mut self,
+        task: &AttentionTask<'_>,
+        rows: &CachedRows<'_>,
+    ) {
+        N::keys::<C, L>(&rows.keys, &mut self.keys);
+        if !keys_serve::<N>(task) {
+            let values = rows.values.unwrap_or(Rows { width: task.value_length, ..rows.keys });
+            N::values::<C, L>(&values, &mut self.values);
+        }
+    }
+}
+
+/// Whether the tile's keys are its values, too.
+fn keys_serve<N: Numbers>(task: &AttentionTask<'_>) -> bool {
+    N::KEYS_SERVE_AS_VALUES && task.values.is_none()
 }
 
 fn clear(buffer: &mut Vec<Columns>, len: usize) {
@@ -321,11 +345,10 @@ fn clear(buffer: &mut Vec<Columns>, len: usize) {
 }
 
 /// A tile's rows in the cache.
-#[derive(Clone, Copy)]
 struct CachedRows<'a> {
     keys: Rows<'a>,
-    /// The same as the keys where they are a part of them.
-    values: Rows<'a>,
+    /// `None` where they are a part of the keys.
+    values: Option<Rows<'a>>,
 }
 
 /// Rows of which the first columns are wanted.
@@ -353,26 +376,22 @@ impl<'a> CachedRows<'a> {
     #[inline(always)]
     fn new<C: Cached>(task: &AttentionTask<'a>, start: usize, end: usize) -> Self {
         let (page, at) = (start / task.page_len, task.head * task.page_len + start % task.page_len);
-        let rows = |pages: &'a [Vec<u8>], row_width, width| {
-            let row_bytes = C::bytes(row_width);
+        let rows = |pages: &'a [Vec<u8>], width| {
+            let row_bytes = C::bytes(width);
             let bytes = match end.saturating_sub(start).min(TILE) {
                 0 => &[],
                 rows => &pages[page][at * row_bytes..][..rows * row_bytes],
             };
             Rows { bytes, row_bytes, width }
         };
-        let keys = rows(task.keys, task.key_length, task.key_length);
-        let values = match task.values {
-            Some(values) => rows(values, task.value_length, task.value_length),
-            None => Rows { width: task.value_length, ..keys },
-        };
-        Self { keys, values }
+        let values = task.values.map(|values| rows(values, task.value_length));
+        Self { keys: rows(task.keys, task.key_length), values }
     }
 
     /// Asks for one of so many shares: all at once would wait for each other.
     #[inline(always)]
     fn ask_for(&self, share: usize, shares: usize) {
-        for Rows { bytes, .. } in [self.keys, self.values] {
+        for Rows { bytes, .. } in [Some(self.keys), self.values].into_iter().flatten() {
             let lines = bytes.len().div_ceil(64);
             for line in share * lines / shares..(share + 1) * lines / shares {
                 super::prefetch(bytes[line * 64..].as_ptr());
@@ -403,8 +422,7 @@ impl<C: Cached, N: Numbers> Work for Attend<'_, '_, C, N> {
         let mut start = task.first_seen(task.position) / TILE * TILE;
         let mut rows = CachedRows::new::<C>(task, start, end);
         while start < end {
-            N::keys::<C, L>(&rows, &mut scratch.keys);
-            N::values::<C, L>(&rows, &mut scratch.values);
+            scratch.load_tile::<C, N, L>(task, &rows);
             rows = CachedRows::new::<C>(task, start + TILE, end);
             for first in (0..task.query_count()).step_by(BLOCK) {
                 rows.ask_for(first / BLOCK, task.query_count().div_ceil(BLOCK));
@@ -455,5 +473,6 @@ fn attend<N: Numbers, L: Lanes>(
     N::multiply::<L>(&scratch.queries[queries.start * key..queries.end * key], &scratch.keys, parts);
     weigh::<L>(parts, &mut scratch.running[queries.clone()]);
     let sums = &mut scratch.sums[queries.start * value..queries.end * value];
-    N::add_values::<L>(parts, &scratch.values, sums);
+    let values = if keys_serve::<N>(task) { &scratch.keys } else { &scratch.values };
+    N::add_values::<L>(parts, values, sums);
 }

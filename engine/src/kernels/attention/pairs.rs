@@ -5,8 +5,8 @@
 //! they are products in f32, of keys that are turned, so that a lane belongs to a position and nothing is added up
 //! across lanes.
 
-use super::tile::Part;
-use super::{BLOCK, Cached, CachedRows, Columns, Numbers, TILE, halves};
+use super::tile::{Part, add_rows};
+use super::{BLOCK, Cached, Columns, Numbers, Rows, TILE, halves};
 use crate::simd::{LANES, Lanes};
 
 /// Values as pairs of BF16.
@@ -22,10 +22,10 @@ const _: () = assert!(SCORES == 2, "weights are pairs of the two halves of a til
 
 impl Numbers for Pairs {
     const VALUES_PER_LANE: usize = 2;
+    const KEYS_SERVE_AS_VALUES: bool = false;
 
     #[inline(always)]
-    fn keys<C: Cached, L: Lanes>(rows: &CachedRows<'_>, out: &mut [Columns]) {
-        let keys = rows.keys;
+    fn keys<C: Cached, L: Lanes>(keys: &Rows<'_>, out: &mut [Columns]) {
         for (half, rows) in keys.bytes.chunks(LANES * keys.row_bytes).enumerate() {
             for (run, out) in out.chunks_mut(RUN * SCORES).enumerate() {
                 let mut columns = [[L::splat(0.0); LANES]; 2];
@@ -42,8 +42,7 @@ impl Numbers for Pairs {
     }
 
     #[inline(always)]
-    fn values<C: Cached, L: Lanes>(rows: &CachedRows<'_>, out: &mut [Columns]) {
-        let values = rows.values;
+    fn values<C: Cached, L: Lanes>(values: &Rows<'_>, out: &mut [Columns]) {
         for (at, out) in out.chunks_exact_mut(values.width.div_ceil(LANES)).enumerate() {
             for (run, out) in out.chunks_mut(RUN / LANES).enumerate() {
                 let mut pairs = [[L::splat(0.0); 2]; 2];
@@ -84,14 +83,21 @@ impl Numbers for Pairs {
                 *weights = L::load(&part.scores[0]).pair(L::load(&part.scores[1])).store();
             }
         }
-        let mut at = 0;
-        while at < parts.len() {
-            let (parts, weights, sums) = (&parts[at..], &weights[at..], &mut sums[at * len..]);
-            at += match parts.len() {
-                2.. => add_to::<L, 2>(parts, weights, values, &mut sums[..2 * len]),
-                _ => add_to::<L, 1>(parts, weights, values, &mut sums[..len]),
+        for (at, sums) in (0..parts.len()).step_by(2).zip(sums.chunks_mut(2 * len)) {
+            match &parts[at..] {
+                [one, other, ..] => {
+                    let (weights, shrinks) =
+                        ([&weights[at][..], &weights[at + 1]], [one.shrink, other.shrink]);
+                    add_rows::<Self, L, 2>(weights, shrinks, values, sums);
+                }
+                _ => add_rows::<Self, L, 1>([&weights[at]], [parts[at].shrink], values, sums),
             }
         }
+    }
+
+    #[inline(always)]
+    fn add<L: Lanes>(sum: L, weight: L, value: L) -> L {
+        sum.add_pairs(weight, value)
     }
 }
 
@@ -133,64 +139,4 @@ fn scores<L: Lanes, const N: usize>(queries: &[Columns], keys: &[Columns], parts
         }
     }
     N
-}
-
-/// `sums * shrink + weights * values` of `N` queries. Returns how many they are.
-#[inline(always)]
-fn add_to<L: Lanes, const N: usize>(
-    parts: &[Part],
-    weights: &[Columns],
-    values: &[Columns],
-    sums: &mut [Columns],
-) -> usize {
-    let len = sums.len() / N;
-    let mut at = 0;
-    while at + 8 <= len {
-        add_columns::<L, N, 8>(parts, weights, values, sums, at);
-        at += 8;
-    }
-    while at + 4 <= len {
-        add_columns::<L, N, 4>(parts, weights, values, sums, at);
-        at += 4;
-    }
-    while at < len {
-        add_columns::<L, N, 1>(parts, weights, values, sums, at);
-        at += 1;
-    }
-    N
-}
-
-/// Of the `C` columns from `at` on.
-#[inline(always)]
-fn add_columns<L: Lanes, const N: usize, const C: usize>(
-    parts: &[Part],
-    weights: &[Columns],
-    values: &[Columns],
-    sums: &mut [Columns],
-    at: usize,
-) {
-    let len = sums.len() / N;
-    assert!(at + C <= len && values.len() == LANES * len && parts.len() >= N && weights.len() >= N);
-    let mut totals = [[L::splat(0.0); C]; N];
-    for (n, totals) in totals.iter_mut().enumerate() {
-        for (c, total) in totals.iter_mut().enumerate() {
-            *total = L::load(&sums[n * len + at + c]) * L::splat(parts[n].shrink);
-        }
-    }
-    for t in 0..LANES {
-        for c in 0..C {
-            // SAFETY: inside, as asserted; checks here would keep the sums out of registers.
-            unsafe {
-                let value = L::load(values.get_unchecked(t * len + at + c));
-                for (weights, totals) in weights.iter().zip(&mut totals) {
-                    totals[c] = totals[c].add_pairs(L::splat(weights[t]), value);
-                }
-            }
-        }
-    }
-    for (n, totals) in totals.iter().enumerate() {
-        for (c, total) in totals.iter().enumerate() {
-            sums[n * len + at + c] = total.store();
-        }
-    }
 }

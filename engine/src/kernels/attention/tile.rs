@@ -1,6 +1,7 @@
-//! What one tile of keys and values is to a query: the positions it sees, its scores and weights, in a running softmax.
+//! What one tile of keys and values is to a query: the positions it sees, its scores and weights, in a running softmax,
+//! and the weighted sum of the values.
 
-use super::{AttentionTask, BLOCK, Columns, TILE};
+use super::{AttentionTask, BLOCK, Columns, Numbers, TILE};
 use crate::ops::exp_of_negatives;
 use crate::simd::{LANES, Lanes};
 use std::ops::Range;
@@ -88,4 +89,76 @@ pub(super) fn weigh<L: Lanes>(parts: &mut [Part], running: &mut [(f32, f32)]) {
 fn largest<L: Lanes>(scores: &Scores) -> f32 {
     let largest = L::load(&scores[0]).max(L::load(&scores[1]));
     -(L::splat(0.0) - largest).smallest()
+}
+
+/// Sums that run at once for a query: as many as hide the time that an addition takes.
+pub(super) const TOGETHER: usize = 8;
+
+/// The same where registers are few, of which each sum takes two.
+pub(super) const HALF: usize = TOGETHER / 2;
+
+/// Whether registers hold so many sums.
+#[inline(always)]
+pub(super) fn holds<L: Lanes>(sums: usize) -> bool {
+    L::REGISTERS >= sums
+}
+
+/// `sums * shrink + weights * values` of `Q` queries that weigh the same rows; these may be wider than the sums.
+#[inline(always)]
+pub(super) fn add_rows<N: Numbers, L: Lanes, const Q: usize>(
+    weights: [&[f32]; Q],
+    shrinks: [f32; Q],
+    values: &[Columns],
+    sums: &mut [Columns],
+) {
+    let len = sums.len() / Q;
+    let mut at = 0;
+    while holds::<L>(TOGETHER) && at + TOGETHER <= len {
+        add_columns::<N, L, Q, TOGETHER>(weights, shrinks, values, sums, at);
+        at += TOGETHER;
+    }
+    while at + HALF <= len {
+        add_columns::<N, L, Q, HALF>(weights, shrinks, values, sums, at);
+        at += HALF;
+    }
+    while at < len {
+        add_columns::<N, L, Q, 1>(weights, shrinks, values, sums, at);
+        at += 1;
+    }
+}
+
+/// Of the `C` columns from `at` on.
+#[inline(always)]
+fn add_columns<N: Numbers, L: Lanes, const Q: usize, const C: usize>(
+    weights: [&[f32]; Q],
+    shrinks: [f32; Q],
+    values: &[Columns],
+    sums: &mut [Columns],
+    at: usize,
+) {
+    let (count, len) = (weights[0].len(), sums.len() / Q);
+    let width = values.len() / count;
+    assert!(at + C <= len && len <= width && weights.iter().all(|weights| weights.len() == count));
+    let mut totals = [[L::splat(0.0); C]; Q];
+    for (q, totals) in totals.iter_mut().enumerate() {
+        for (c, total) in totals.iter_mut().enumerate() {
+            *total = L::load(&sums[q * len + at + c]) * L::splat(shrinks[q]);
+        }
+    }
+    for t in 0..count {
+        for c in 0..C {
+            // SAFETY: inside, as asserted; checks here would keep the sums out of registers.
+            unsafe {
+                let value = L::load(values.get_unchecked(t * width + at + c));
+                for (weights, totals) in weights.iter().zip(&mut totals) {
+                    totals[c] = N::add(totals[c], L::splat(*weights.get_unchecked(t)), value);
+                }
+            }
+        }
+    }
+    for (q, totals) in totals.iter().enumerate() {
+        for (c, total) in totals.iter().enumerate() {
+            sums[q * len + at + c] = total.store();
+        }
+    }
 }
