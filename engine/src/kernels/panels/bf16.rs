@@ -6,7 +6,7 @@
 
 use super::super::{Inputs, PANEL, Pick, grow};
 use super::WORD;
-use super::codes::{Head, PackedStep, PanelBlock, Step, each_step, step_columns};
+use super::codes::{PackedStep, PanelBlock, Step, each_step, head, step_columns};
 use super::products::prefetch;
 use std::arch::x86_64::*;
 
@@ -66,7 +66,7 @@ impl WeightTiles {
             // SAFETY: a block has the bytes of sixteen; a group's lines are inside, for the columns are `number` blocks
             // and all before this step.
             unsafe {
-                let head = B::Head::<__m512i>::read(block.as_ptr());
+                let head = head::<B, __m512i>(block.as_ptr());
                 each_step!(B, __m512i, |step| {
                     prefetch::<B, __m512i>(block, step);
                     let width = step_columns::<B, __m512i>();

@@ -4,12 +4,13 @@
 //! are small whole numbers times that of the block (Q2_K), a code times its scale still is a byte; two groups of sixteen
 //! then are one step, with half of the work on floats. `formats.rs` has the formats.
 
-use super::formats;
 use super::words::Words;
+use super::{PANEL, WORD, formats};
 use crate::quant::Block;
+use std::ops::Range;
 
-/// Where bits of four neighbouring codes are: in every byte of a word, after a move to the right; upper bits may have
-/// to move left, by a negative count.
+/// Where bits of four neighbouring codes are: in every byte of a word, by its place in a panel, after a move to the right;
+/// upper bits may have to move left, by a negative count.
 pub(super) struct Bits {
     pub(super) word: usize,
     pub(super) right: i32,
@@ -29,6 +30,9 @@ pub(super) trait PanelBlock: Block {
     const STORED_SIGNED: bool = false;
     /// See [`super::Panels`].
     const ODD_FIRST: bool = false;
+    /// See [`super::Panels`].
+    #[allow(clippy::single_range_in_vec_init)] // a list of one range is meant
+    const ORDER: &'static [Range<usize>] = &[0..size_of::<Self>() / WORD];
     /// What 4-bit codes stand for, where they are indices.
     const VALUES: Option<[i8; 16]> = None;
     /// How many steps are written out together, where a block has more: numbers that depend on a step's place among
@@ -49,11 +53,11 @@ pub(super) trait PanelBlock: Block {
 
 /// What all groups of sixteen blocks share, in registers.
 pub(super) trait Head<W: Words>: Sized {
-    /// Out of a packed column of blocks.
+    /// Out of a packed column of blocks: its bytes that make no whole word, and its words.
     ///
     /// # Safety
-    /// Here and below: needs the instructions of `W`, and whole blocks where there is a pointer.
-    unsafe fn read(block: *const u8) -> Self;
+    /// Here and below: needs the instructions of `W`, and whole blocks where there are pointers.
+    unsafe fn read(odds: *const u8, words: *const u8) -> Self;
 
     /// A group's scales and mins.
     unsafe fn factors(&self, group: usize) -> Factors<W>;
@@ -62,6 +66,23 @@ pub(super) trait Head<W: Words>: Sized {
     unsafe fn whole(&self, _group: usize) -> Whole<W> {
         unreachable!("the format has no whole scales")
     }
+}
+
+/// The words of a packed column of blocks.
+#[inline(always)]
+unsafe fn words_of<B: PanelBlock>(block: *const u8) -> *const u8 {
+    // SAFETY: callers' blocks are whole, here and below.
+    unsafe { block.add(size_of::<B>() % WORD * PANEL) }
+}
+
+/// The head of a packed column of blocks.
+///
+/// # Safety
+/// Needs the instructions of `W`, and whole blocks.
+#[inline(always)]
+pub(super) unsafe fn head<B: PanelBlock, W: Words>(block: *const u8) -> B::Head<W> {
+    // SAFETY: the caller's promise.
+    unsafe { B::Head::read(block, words_of::<B>(block)) }
 }
 
 /// Scales and mins of a group, one per row.
@@ -197,10 +218,11 @@ impl<B: PanelBlock, W: Words> Step<W> for PackedStep<'_, B, W> {
 unsafe fn stored_codes<B: PanelBlock, W: Words>(block: *const u8, group: usize, quad: usize) -> W {
     // SAFETY: the caller's promises.
     unsafe {
+        let words = words_of::<B>(block);
         let Bits { word, right, mask } = B::low(group, quad);
-        let mut codes: W = formats::word::<W>(block, word).right(right).and(formats::in_all_bytes(mask));
+        let mut codes: W = formats::word::<W>(words, word).right(right).and(formats::in_all_bytes(mask));
         if let Some(Bits { word, right, mask }) = B::upper(group, quad) {
-            let upper = formats::word::<W>(block, word).right_or_left(right);
+            let upper = formats::word::<W>(words, word).right_or_left(right);
             codes = codes.or_masked(upper, formats::in_all_bytes(mask));
         }
         let bias = if keeps_signs::<B, W>() { 0 } else { B::BIAS };

@@ -1,25 +1,26 @@
 //! How each format's blocks are read out of a panel: scales of sixteen rows in the lanes, four codes per lane.
 //!
 //! The bits are those of the format's file in `quant/`, whose drawing says where they are; here every 32-bit word of the
-//! block is a register, or two. Nothing here multiplies.
+//! block is a register, or two, and has the number of its place in a panel (`ORDER`). Nothing here multiplies.
 
 use super::codes::{Bits, Factors, Head, PanelBlock, Whole};
 use super::words::Words;
 use super::{PANEL, WORD};
 use crate::quant::{IQ4_VALUES, Iq4Nl, Iq4Xs, MXFP4_VALUES, Mxfp4, Q2K, Q3K, Q4_0, Q4K, Q5K, Q6K, Q8_0};
+use std::ops::Range;
 
 /// A word of each row's block.
 #[inline(always)]
-pub(super) unsafe fn word<W: Words>(block: *const u8, number: usize) -> W {
+pub(super) unsafe fn word<W: Words>(words: *const u8, number: usize) -> W {
     // SAFETY: callers are compiled for `W` and stay inside their format's block.
-    unsafe { W::load(block.add(number * WORD * PANEL)) }
+    unsafe { W::load(words.add(number * WORD * PANEL)) }
 }
 
 /// Four words that follow each other.
 #[inline(always)]
-unsafe fn four_words<W: Words>(block: *const u8, first: usize) -> [W; 4] {
+unsafe fn four_words<W: Words>(words: *const u8, first: usize) -> [W; 4] {
     // SAFETY: as above.
-    unsafe { [word(block, first), word(block, first + 1), word(block, first + 2), word(block, first + 3)] }
+    unsafe { [word(words, first), word(words, first + 1), word(words, first + 2), word(words, first + 3)] }
 }
 
 /// A byte in all bytes.
@@ -57,11 +58,11 @@ unsafe fn high_f16<W: Words>(word: W) -> W::Floats {
     unsafe { word.right(16).low_f16() }
 }
 
-/// The F16 numbers behind so many words.
+/// The F16 numbers among what makes no whole word.
 #[inline(always)]
-unsafe fn odd_f16<W: Words>(block: *const u8, words: usize) -> W::Floats {
+unsafe fn odd_f16<W: Words>(odds: *const u8) -> W::Floats {
     // SAFETY: as above; an odd part of two bytes per row stands there.
-    unsafe { W::load_f16(block.add(words * WORD * PANEL)) }
+    unsafe { W::load_f16(odds) }
 }
 
 /// `scale * number`.
@@ -89,11 +90,11 @@ pub(super) struct ScalesMins<W: Words> {
 
 impl<W: Words> Head<W> for ScalesMins<W> {
     #[inline(always)]
-    unsafe fn read(block: *const u8) -> Self {
+    unsafe fn read(_odds: *const u8, words: *const u8) -> Self {
         // SAFETY: the caller's promises, here and in all of the following.
         unsafe {
             let (both, scales, mins, rest): (W, W, W, W) =
-                (word(block, 0), word(block, 1), word(block, 2), word(block, 3));
+                (word(words, 0), word(words, 1), word(words, 2), word(words, 3));
             let six = in_all_bytes(63);
             Self {
                 d: both.low_f16(),
@@ -141,11 +142,11 @@ impl PanelBlock for Q5K {
     }
 }
 
-/// Where the 2-bit codes of Q2_K and Q3_K and the upper bits of Q6_K lie: 128 weights in 8 words from `first` on, four
-/// groups of 32 one above the other.
+/// How far right the 2-bit codes of Q2_K and Q3_K and the upper bits of Q6_K move: of 128 weights, four groups of 32 stand
+/// one above the other in the same words.
 #[inline(always)]
-fn pairs(first: usize, group: usize, quad: usize) -> (usize, i32) {
-    (first + 8 * (group / 8) + 4 * (group % 2) + quad, 2 * (group % 8 / 2) as i32)
+fn pair(group: usize) -> i32 {
+    2 * (group % 8 / 2) as i32
 }
 
 /// Head of Q6_K: the scale, and the words of sixteen signed group scales.
@@ -153,9 +154,9 @@ pub(super) struct SignedScales<W: Words>(W::Floats, [W; 4]);
 
 impl<W: Words> Head<W> for SignedScales<W> {
     #[inline(always)]
-    unsafe fn read(block: *const u8) -> Self {
+    unsafe fn read(odds: *const u8, words: *const u8) -> Self {
         // SAFETY: as above.
-        unsafe { Self(odd_f16::<W>(block, 52), four_words(block, 48)) }
+        unsafe { Self(odd_f16::<W>(odds), four_words(words, 0)) }
     }
 
     #[inline(always)]
@@ -168,18 +169,29 @@ impl<W: Words> Head<W> for SignedScales<W> {
 impl PanelBlock for Q6K {
     const LARGEST: i32 = 63;
     const BIAS: i32 = 32;
+    /// Scales; then, of either half, low and upper bits by turns, and the low bits whose upper ones stand there already.
+    const ORDER: &'static [Range<usize>] =
+        &[48..52, 0..4, 32..36, 4..8, 36..40, 8..16, 16..20, 40..44, 20..24, 44..48, 24..32];
     type Head<W: Words> = SignedScales<W>;
 
     #[inline(always)]
     fn low(group: usize, quad: usize) -> Bits {
-        let word = 16 * (group / 8) + 4 * (group % 4) + quad;
+        let word = Self::half(group) + [0, 8, 16, 20][group % 4] + quad;
         Bits { word, right: 4 * (group % 8 / 4) as i32, mask: 15 }
     }
 
     #[inline(always)]
     fn upper(group: usize, quad: usize) -> Option<Bits> {
-        let (word, right) = pairs(32, group, quad);
-        Some(Bits { word, right: right - 4, mask: 0x30 })
+        let word = Self::half(group) + 4 + 8 * (group % 2) + quad;
+        Some(Bits { word, right: pair(group) - 4, mask: 0x30 })
+    }
+}
+
+impl Q6K {
+    /// The first word of the 128 weights that a group belongs to.
+    #[inline(always)]
+    fn half(group: usize) -> usize {
+        4 + 24 * (group / 8)
     }
 }
 
@@ -192,11 +204,11 @@ pub(super) struct Nibbles<W: Words> {
 
 impl<W: Words> Head<W> for Nibbles<W> {
     #[inline(always)]
-    unsafe fn read(block: *const u8) -> Self {
+    unsafe fn read(_odds: *const u8, words: *const u8) -> Self {
         // SAFETY: as above.
         unsafe {
-            let last: W = word(block, 20);
-            Self { d: last.low_f16(), dmin: high_f16(last), both: four_words(block, 0) }
+            let first: W = word(words, 0);
+            Self { d: first.low_f16(), dmin: high_f16(first), both: four_words(words, 1) }
         }
     }
 
@@ -226,12 +238,13 @@ impl<W: Words> Head<W> for Nibbles<W> {
 impl PanelBlock for Q2K {
     const LARGEST: i32 = 3;
     const WHOLE: bool = true; // 3 * 15 at most
+    const ORDER: &'static [Range<usize>] = &[20..21, 0..20];
     type Head<W: Words> = Nibbles<W>;
 
     #[inline(always)]
     fn low(group: usize, quad: usize) -> Bits {
-        let (word, right) = pairs(4, group, quad);
-        Bits { word, right, mask: 3 }
+        let word = 5 + 8 * (group / 8) + 4 * (group % 2) + quad;
+        Bits { word, right: pair(group), mask: 3 }
     }
 }
 
@@ -240,17 +253,17 @@ pub(super) struct SixBits<W: Words>(W::Floats, [W; 4]);
 
 impl<W: Words> Head<W> for SixBits<W> {
     #[inline(always)]
-    unsafe fn read(block: *const u8) -> Self {
+    unsafe fn read(odds: *const u8, words: *const u8) -> Self {
         // SAFETY: as above.
         unsafe {
-            let (a, b, upper): (W, W, W) = (word(block, 24), word(block, 25), word(block, 26));
+            let (a, b, upper): (W, W, W) = (word(words, 0), word(words, 1), word(words, 2));
             let scales = [
                 join(a, upper.left(4)),
                 join(b, upper.left(2)),
                 join(a.right(4), upper),
                 join(b.right(4), upper.right(2)),
             ];
-            Self(odd_f16::<W>(block, 27), scales)
+            Self(odd_f16::<W>(odds), scales)
         }
     }
 
@@ -268,28 +281,30 @@ impl PanelBlock for Q3K {
     const LARGEST: i32 = 7;
     const BIAS: i32 = 4;
     const STRETCH: usize = 16; // the upper bits' move depends on the place among all
+    /// Scales; of the first half low bits and, for both halves, upper bits by turns; low bits of the second.
+    const ORDER: &'static [Range<usize>] = &[24..27, 8..12, 0..4, 12..16, 4..8, 16..24];
     type Head<W: Words> = SixBits<W>;
 
     #[inline(always)]
     fn low(group: usize, quad: usize) -> Bits {
-        let (word, right) = pairs(8, group, quad);
-        Bits { word, right, mask: 3 }
+        let word = if group < 8 { 3 + 8 * (group % 2) } else { 19 + 4 * (group % 2) };
+        Bits { word: word + quad, right: pair(group), mask: 3 }
     }
 
     #[inline(always)]
     fn upper(group: usize, quad: usize) -> Option<Bits> {
-        Some(Bits { word: 4 * (group % 2) + quad, right: (group / 2) as i32 - 2, mask: 4 })
+        Some(Bits { word: 7 + 8 * (group % 2) + quad, right: (group / 2) as i32 - 2, mask: 4 })
     }
 }
 
-/// Head of Q8_0, Q4_0 and IQ4_NL, blocks of one group: an F16 number, behind so many words once packed.
-pub(super) struct OneScale<W: Words, const WORDS: usize>(W::Floats);
+/// Head of Q8_0, Q4_0 and IQ4_NL, blocks of one group: an F16 number.
+pub(super) struct OneScale<W: Words>(W::Floats);
 
-impl<W: Words, const WORDS: usize> Head<W> for OneScale<W, WORDS> {
+impl<W: Words> Head<W> for OneScale<W> {
     #[inline(always)]
-    unsafe fn read(block: *const u8) -> Self {
+    unsafe fn read(odds: *const u8, _words: *const u8) -> Self {
         // SAFETY: as above.
-        unsafe { Self(odd_f16::<W>(block, WORDS)) }
+        unsafe { Self(odd_f16::<W>(odds)) }
     }
 
     #[inline(always)]
@@ -310,7 +325,7 @@ impl PanelBlock for Q8_0 {
     const BIAS: i32 = 128;
     const STORED_SIGNED: bool = true;
     const ODD_FIRST: bool = true;
-    type Head<W: Words> = OneScale<W, 8>;
+    type Head<W: Words> = OneScale<W>;
 
     #[inline(always)]
     fn low(_group: usize, quad: usize) -> Bits {
@@ -321,7 +336,7 @@ impl PanelBlock for Q8_0 {
 impl PanelBlock for Q4_0 {
     const BIAS: i32 = 8;
     const ODD_FIRST: bool = true;
-    type Head<W: Words> = OneScale<W, 4>;
+    type Head<W: Words> = OneScale<W>;
 
     #[inline(always)]
     fn low(_group: usize, quad: usize) -> Bits {
@@ -334,7 +349,7 @@ impl PanelBlock for Iq4Nl {
     const BIAS: i32 = 128;
     const ODD_FIRST: bool = true;
     const VALUES: Option<[i8; 16]> = Some(IQ4_VALUES);
-    type Head<W: Words> = OneScale<W, 4>;
+    type Head<W: Words> = OneScale<W>;
 
     #[inline(always)]
     fn low(_group: usize, quad: usize) -> Bits {
@@ -351,9 +366,9 @@ pub(super) struct SplitScales<W: Words> {
 
 impl<W: Words> Head<W> for SplitScales<W> {
     #[inline(always)]
-    unsafe fn read(block: *const u8) -> Self {
+    unsafe fn read(_odds: *const u8, words: *const u8) -> Self {
         // SAFETY: as above.
-        unsafe { Self { d: word::<W>(block, 0).low_f16(), upper: word(block, 0), low: word(block, 1) } }
+        unsafe { Self { d: word::<W>(words, 0).low_f16(), upper: word(words, 0), low: word(words, 1) } }
     }
 
     #[inline(always)]
@@ -386,10 +401,10 @@ pub(super) struct Exponent<W: Words>(W::Floats);
 impl<W: Words> Head<W> for Exponent<W> {
     /// 2^(exponent - 128); the two smallest are subnormal, and what the others' bits would be is less than theirs.
     #[inline(always)]
-    unsafe fn read(block: *const u8) -> Self {
-        // SAFETY: as above; sixteen exponents follow four words.
+    unsafe fn read(odds: *const u8, _words: *const u8) -> Self {
+        // SAFETY: as above; sixteen exponents stand there.
         unsafe {
-            let exponents = W::load_bytes(block.add(4 * WORD * PANEL));
+            let exponents = W::load_bytes(odds);
             let normal = exponents.subtract(W::splat(1)).left(23);
             let subnormal = exponents.smaller(W::splat(1)).add(W::splat(1)).left(21);
             Self(normal.larger(subnormal).as_floats())

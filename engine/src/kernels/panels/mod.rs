@@ -1,8 +1,9 @@
 //! Panels: the blocks of sixteen rows side by side, word by word, so that a register holds four weights of each row.
 //!
-//! A panel has the bytes of its rows, in another order. For every column of blocks, the blocks' first 32-bit words
-//! follow each other, then their second ones and so on; a block's bytes that make no whole word (an F16 scale at either
-//! end) come last, row by row. Codes stay packed in their bits. This file owns packing and the table of formats;
+//! A panel has the bytes of its rows, in another order. For every column of blocks, the blocks' bytes that make no whole
+//! word (an F16 scale at either end) come first, row by row; then follow 32-bit words, the same one of every row, and in
+//! the order in which a pass needs them: memory that is read along one line comes without being asked for. Codes stay
+//! packed in their bits. This file owns packing and the table of formats;
 //! `formats.rs` and `codes.rs` read blocks out of a panel, `tiles.rs` lays inputs side by side, `products.rs` multiplies
 //! both over `words.rs`, compiled in `avx2.rs` and `avx512.rs`. `bf16.rs` makes tiles of BF16 of both, which `amx.rs`
 //! multiplies by the tile unit (`unit.rs`).
@@ -35,6 +36,7 @@ mod words;
 use super::{MatrixRef, PANEL, RowsFn};
 use crate::quant::{self, Format};
 use crate::simd::Isa;
+use std::ops::Range;
 
 /// The formats with panels.
 #[cfg(target_arch = "x86_64")]
@@ -61,6 +63,8 @@ pub(super) struct Panels {
     id: u32,
     /// Whether the bytes that make no whole word are a block's first; otherwise they are its last.
     odd_first: bool,
+    /// The words of a block, in the order in which they lie in a panel.
+    order: &'static [Range<usize>],
     /// What computes rows of a packed matrix; a range starts at a panel, and ends at one or at the last row.
     rows: fn(Isa) -> RowsFn,
 }
@@ -73,7 +77,7 @@ pub(super) fn of(format: &Format) -> Option<&'static Panels> {
 #[cfg(target_arch = "x86_64")]
 impl Panels {
     const fn of<B: codes::PanelBlock>() -> Self {
-        Self { id: B::ID, odd_first: B::ODD_FIRST, rows: rows_of::<B> }
+        Self { id: B::ID, odd_first: B::ODD_FIRST, order: B::ORDER, rows: rows_of::<B> }
     }
 }
 
@@ -121,10 +125,11 @@ impl Panels {
             true => (&block[odd..], &block[..odd]),
             false => block.split_at(block.len() - odd),
         };
-        let (lanes, odd_lanes) = out.split_at_mut(words.len() * PANEL);
-        for (word, lanes) in
-            words.as_chunks::<WORD>().0.iter().zip(lanes.as_chunks_mut::<{ WORD * PANEL }>().0)
-        {
+        let (odd_lanes, word_lanes) = out.split_at_mut(odd * PANEL);
+        let (words, word_lanes) =
+            (words.as_chunks::<WORD>().0, word_lanes.as_chunks_mut::<{ WORD * PANEL }>().0);
+        let words = self.order.iter().flat_map(|range| &words[range.clone()]);
+        for (word, lanes) in words.zip(word_lanes) {
             lanes.as_chunks_mut::<WORD>().0[lane] = *word;
         }
         odd_lanes[lane * odd..][..odd].copy_from_slice(odds);

@@ -7,7 +7,7 @@
 use super::super::activations::QuantizedRow;
 use super::super::{Job, PANEL, Pick, blocks};
 use super::codes::{
-    Head, PackedStep, PanelBlock, Step, each_step, keeps_signs, step_columns, steps, stretch,
+    PackedStep, PanelBlock, Step, each_step, head, keeps_signs, step_columns, steps, stretch,
 };
 use super::tiles::{Cut, TILES};
 use super::words::Words;
@@ -203,7 +203,7 @@ pub(super) unsafe fn pass_body<B: PanelBlock, W: Words, const N: usize>(
         let mut all = sums.read::<B, W, N>(part, inputs);
         for (number, block) in part.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
             let first = part.steps.start + number * steps::<B, W>();
-            let head = B::Head::<W>::read(block.as_ptr());
+            let head = head::<B, W>(block.as_ptr());
             if N <= W::WRITTEN_OUT {
                 each_step!(B, W, |step| add_packed::<B, W, N>(&mut all, block, &head, (first, step), inputs));
             } else {

@@ -24,20 +24,21 @@ fn a_panel_holds_the_words_of_its_rows_in_turn() {
             let bytes: Vec<u8> = (0..rows * row_bytes).map(|i| (i * 7 + i / 251) as u8).collect();
             let matrix = MatrixRef { format, rows, cols, layout: Layout::Rows, bytes: &bytes };
             let mut packed = vec![0; bytes.len()];
-            let panels = Panels { id: format.id, odd_first, rows: |_| |_, _| () };
-            panels.pack(matrix, &mut packed);
             let odd = format.block_bytes % WORD;
             let words = format.block_bytes / WORD;
+            let order = Box::leak(Box::new([1..words, 0..1]));
+            let panels = Panels { id: format.id, odd_first, order, rows: |_| |_, _| () };
+            panels.pack(matrix, &mut packed);
             for (row, column) in [(0, 0), (5, 1), (15, 0), (16, 1), (31, 1)] {
                 let block = &bytes[row * row_bytes + column * format.block_bytes..][..format.block_bytes];
                 let out = &packed[row / PANEL * PANEL * row_bytes + column * PANEL * format.block_bytes..];
                 let (first_word, odds) = if odd_first { (odd, 0) } else { (0, words * WORD) };
-                for word in 0..words {
-                    let expected = &block[first_word + word * WORD..][..WORD];
-                    assert_eq!(&out[(word * PANEL + row % PANEL) * WORD..][..WORD], expected, "{format}");
+                assert_eq!(&out[row % PANEL * odd..][..odd], &block[odds..odds + odd], "{format}");
+                let out = &out[odd * PANEL..];
+                for place in 0..words {
+                    let expected = &block[first_word + (place + 1) % words * WORD..][..WORD];
+                    assert_eq!(&out[(place * PANEL + row % PANEL) * WORD..][..WORD], expected, "{format}");
                 }
-                let out = &out[words * WORD * PANEL + row % PANEL * odd..][..odd];
-                assert_eq!(out, &block[odds..odds + odd], "{format}");
             }
             assert_eq!(
                 packed[32 * row_bytes..],
@@ -45,6 +46,16 @@ fn a_panel_holds_the_words_of_its_rows_in_turn() {
                 "{format}: rows after the last panel"
             );
         }
+    }
+}
+
+#[test]
+fn every_word_has_a_place() {
+    for panels in TABLE {
+        let format = FORMATS.iter().find(|format| format.id == panels.id).unwrap();
+        let mut words: Vec<usize> = panels.order.iter().cloned().flatten().collect();
+        words.sort_unstable();
+        assert_eq!(words, Vec::from_iter(0..format.block_bytes / WORD), "{format}");
     }
 }
 

@@ -3,7 +3,7 @@
 use super::super::PANEL;
 use super::super::activations::QuantizedRow;
 use super::WORD;
-use super::codes::{Head, PackedStep, PanelBlock, Step, each_step, step_columns, steps};
+use super::codes::{PackedStep, PanelBlock, Step, each_step, head, step_columns, steps};
 use super::products::{Part, Sums, add_step, prefetch};
 use super::words::Words;
 use std::cell::RefCell;
@@ -47,7 +47,7 @@ impl Unpacked {
             let (lines, scales, mins) = (lines.as_mut_ptr(), scales.as_mut_ptr(), mins.as_mut_ptr());
             // SAFETY: a block has the bytes of sixteen, and all its lines and factors are stored inside theirs.
             unsafe {
-                let head = B::Head::<W>::read(block.as_ptr());
+                let head = head::<B, W>(block.as_ptr());
                 each_step!(B, W, |number| {
                     prefetch::<B, W>(block, number);
                     let step = PackedStep::<B, W> { block: block.as_ptr(), head: &head, number };
