@@ -3,8 +3,9 @@
 use super::super::Job;
 use super::super::activations::QuantizedRow;
 use super::codes::PanelBlock;
-use super::products::{Part, Passes, Sums, pass_body, rows_body};
+use super::products::{Ahead, Part, Passes, Sums, pass_body, rows_body};
 use super::tiles::{Cut, FOURS};
+use crate::simd::foresees_streams;
 use std::arch::x86_64::__m512i;
 use std::ops::Range;
 
@@ -19,6 +20,12 @@ pub(super) unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<u
 impl Passes for Avx512 {
     type Words = __m512i;
     const CUT: &'static Cut = &FOURS;
+
+    /// A line is a register: a single input arrives at what it asks for before that does, and its requests only take the
+    /// places of the processor's own.
+    fn ahead<B: PanelBlock>(inputs: usize) -> Ahead {
+        if inputs == 1 && B::IS_STREAM && foresees_streams() { Ahead::NOT } else { Ahead::FAR }
+    }
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     unsafe fn pass<B: PanelBlock, const N: usize>(

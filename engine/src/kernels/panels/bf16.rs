@@ -7,7 +7,7 @@
 use super::super::{Inputs, PANEL, Pick, grow};
 use super::WORD;
 use super::codes::{PackedStep, PanelBlock, Step, each_step, head, step_columns};
-use super::products::prefetch;
+use super::products::{Ahead, prefetch};
 use std::arch::x86_64::*;
 
 /// Columns of a tile.
@@ -68,7 +68,7 @@ impl WeightTiles {
             unsafe {
                 let head = head::<B, __m512i>(block.as_ptr());
                 each_step!(B, __m512i, |step| {
-                    prefetch::<B, __m512i>(block, step);
+                    prefetch::<B, __m512i>(block, step, Ahead::FAR);
                     let width = step_columns::<B, __m512i>();
                     let column = number * B::LEN + step * width;
                     let tile = column / COLUMNS * SIDE + panel;

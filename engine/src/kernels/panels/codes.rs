@@ -35,6 +35,9 @@ pub(super) trait PanelBlock: Block {
     const ORDER: &'static [Range<usize>] = &[0..size_of::<Self>() / WORD];
     /// What 4-bit codes stand for, where they are indices.
     const VALUES: Option<[i8; 16]> = None;
+    /// Whether a pass leaves every word soon after it came, so that memory is read as one stream. Bits of groups that are
+    /// far from each other would share words.
+    const IS_STREAM: bool = true;
     /// How many steps are written out together, where a block has more: numbers that depend on a step's place among
     /// them are constants.
     const STRETCH: usize = 8;

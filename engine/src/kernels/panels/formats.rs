@@ -129,6 +129,7 @@ impl PanelBlock for Q4K {
 
 impl PanelBlock for Q5K {
     const LARGEST: i32 = 31;
+    const IS_STREAM: bool = false;
     type Head<W: Words> = ScalesMins<W>;
 
     #[inline(always)]
@@ -172,6 +173,7 @@ impl PanelBlock for Q6K {
     /// Scales; then, of either half, low and upper bits by turns, and the low bits whose upper ones stand there already.
     const ORDER: &'static [Range<usize>] =
         &[48..52, 0..4, 32..36, 4..8, 36..40, 8..16, 16..20, 40..44, 20..24, 44..48, 24..32];
+    const IS_STREAM: bool = false;
     type Head<W: Words> = SignedScales<W>;
 
     #[inline(always)]
@@ -239,6 +241,7 @@ impl PanelBlock for Q2K {
     const LARGEST: i32 = 3;
     const WHOLE: bool = true; // 3 * 15 at most
     const ORDER: &'static [Range<usize>] = &[20..21, 0..20];
+    const IS_STREAM: bool = false;
     type Head<W: Words> = Nibbles<W>;
 
     #[inline(always)]
@@ -283,6 +286,7 @@ impl PanelBlock for Q3K {
     const STRETCH: usize = 16; // the upper bits' move depends on the place among all
     /// Scales; of the first half low bits and, for both halves, upper bits by turns; low bits of the second.
     const ORDER: &'static [Range<usize>] = &[24..27, 8..12, 0..4, 12..16, 4..8, 16..24];
+    const IS_STREAM: bool = false;
     type Head<W: Words> = SixBits<W>;
 
     #[inline(always)]

@@ -13,10 +13,22 @@ use super::tiles::{Cut, TILES};
 use super::words::Words;
 use std::ops::Range;
 
-/// How far ahead weights are asked for: first for the second-level cache, which keeps more requests open than the nearest
-/// one, then for that.
-const FAR: usize = 16 << 10;
-const NEAR: usize = 4 << 10;
+/// How far ahead weights are asked for, in bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    /// For the second-level cache, which keeps more requests open than the nearest one.
+    far: usize,
+    /// For the nearest, later.
+    near: usize,
+}
+
+impl Ahead {
+    /// What makes up for a processor that loses the stream.
+    pub(super) const FAR: Self = Self { far: 16 << 10, near: 4 << 10 };
+
+    /// Asks for what is there, which costs less than a branch.
+    pub(super) const NOT: Self = Self { far: 0, near: 0 };
+}
 
 /// Some columns of a panel: all, or as many as stay in the nearest cache once they are out of their bits.
 pub(super) struct Part<'a> {
@@ -24,6 +36,8 @@ pub(super) struct Part<'a> {
     pub(super) blocks: &'a [u8],
     /// Their steps, counted from the row's first.
     pub(super) steps: Range<usize>,
+    /// What follows it is asked for.
+    pub(super) ahead: Ahead,
 }
 
 /// How one instruction set passes a tile of inputs over a panel.
@@ -36,6 +50,11 @@ pub(super) trait Passes {
     /// Columns to take together where so many inputs pass.
     fn columns<B: PanelBlock>(_inputs: usize) -> usize {
         usize::MAX
+    }
+
+    /// How far ahead so many inputs ask for weights.
+    fn ahead<B: PanelBlock>(_inputs: usize) -> Ahead {
+        Ahead::FAR
     }
 
     /// Gets a part ready for its passes.
@@ -158,6 +177,7 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
     let blocks_at_once = (P::columns::<B>(picks.len()) / B::LEN).clamp(1, job.matrix.cols / B::LEN);
     let part_bytes = blocks_at_once * size_of::<B>() * PANEL;
     let steps = steps::<B, P::Words>();
+    let ahead = P::ahead::<B>(picks.len());
     let mut tiles = TILES.take();
     // SAFETY: the caller's promises, for every tile.
     unsafe {
@@ -167,7 +187,7 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
             for (number, blocks) in panel.chunks(part_bytes).enumerate() {
                 let first = number * blocks_at_once * steps;
                 let steps = first..first + blocks.len() / PANEL / size_of::<B>() * steps;
-                let part = Part { blocks, steps };
+                let part = Part { blocks, steps, ahead };
                 passes.begin::<B>(&part, picks.len());
                 for tile in P::CUT.tiles(picks.len()) {
                     let (len, picks) = (tile.len(), &picks[tile.clone()]);
@@ -201,13 +221,18 @@ pub(super) unsafe fn pass_body<B: PanelBlock, W: Words, const N: usize>(
     // caller's promise.
     unsafe {
         let mut all = sums.read::<B, W, N>(part, inputs);
+        let ahead = if N == 1 { part.ahead } else { Ahead::FAR };
         for (number, block) in part.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
             let first = part.steps.start + number * steps::<B, W>();
             let head = head::<B, W>(block.as_ptr());
             if N <= W::WRITTEN_OUT {
-                each_step!(B, W, |step| add_packed::<B, W, N>(&mut all, block, &head, (first, step), inputs));
+                each_step!(B, W, |step| {
+                    prefetch::<B, W>(block, step, ahead);
+                    add_packed::<B, W, N>(&mut all, block, &head, (first, step), inputs)
+                });
             } else {
                 for step in 0..steps::<B, W>() {
+                    prefetch::<B, W>(block, step, ahead);
                     add_packed::<B, W, N>(&mut all, block, &head, (first, step), inputs);
                 }
             }
@@ -216,18 +241,18 @@ pub(super) unsafe fn pass_body<B: PanelBlock, W: Words, const N: usize>(
     }
 }
 
-/// Asks for the step's share of what follows this block after [`FAR`] and [`NEAR`] bytes: all at once would wait for each
-/// other. Without a branch if the step's place in its stretch is constant.
+/// Asks for the step's share of what follows this block: all at once would wait for each other. Without a branch if the
+/// step's place in its stretch is constant.
 #[inline(always)]
-pub(super) fn prefetch<B: PanelBlock, W: Words>(block: &[u8], step: usize) {
+pub(super) fn prefetch<B: PanelBlock, W: Words>(block: &[u8], step: usize, ahead: Ahead) {
     let stretch = stretch::<B, W>();
     let stretches = steps::<B, W>() / stretch;
     let lines = (size_of::<B>() * PANEL / stretches).div_ceil(64);
     let (first, number) = (step / stretch * lines, step % stretch);
     for line in number * lines / stretch..(number + 1) * lines / stretch {
-        let ahead = block.as_ptr().wrapping_add((first + line) * 64);
-        super::super::prefetch_far(ahead.wrapping_add(FAR));
-        super::super::prefetch(ahead.wrapping_add(NEAR));
+        let line = block.as_ptr().wrapping_add((first + line) * 64);
+        super::super::prefetch_far(line.wrapping_add(ahead.far));
+        super::super::prefetch(line.wrapping_add(ahead.near));
     }
 }
 
@@ -240,7 +265,6 @@ unsafe fn add_packed<B: PanelBlock, W: Words, const N: usize>(
     (first, number): (usize, usize),
     inputs: &QuantizedRow<'_>,
 ) {
-    prefetch::<B, W>(block, number);
     // SAFETY: the caller's promises.
     unsafe {
         let mut block = block.as_ptr();

@@ -49,7 +49,7 @@ impl Unpacked {
             unsafe {
                 let head = head::<B, W>(block.as_ptr());
                 each_step!(B, W, |number| {
-                    prefetch::<B, W>(block, number);
+                    prefetch::<B, W>(block, number, part.ahead);
                     let step = PackedStep::<B, W> { block: block.as_ptr(), head: &head, number };
                     W::store(step.scales(), scales.add(number * PANEL));
                     for group in 0..width / B::GROUP {
