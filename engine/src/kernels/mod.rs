@@ -220,7 +220,7 @@ pub(crate) fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
     }
 }
 
-/// Asks for a cache line that will be read soon: the hardware's own prefetcher stops at every page.
+/// Asks for a cache line that will be read soon.
 #[inline(always)]
 pub(crate) fn prefetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]

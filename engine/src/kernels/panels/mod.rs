@@ -3,7 +3,7 @@
 //! A panel has the bytes of its rows, in another order. For every column of blocks, the blocks' bytes that make no whole
 //! word (an F16 scale at either end) come first, row by row; then follow 32-bit words, the same one of every row, and in
 //! the order in which a pass needs them: memory that is read along one line comes without being asked for. Codes stay
-//! packed in their bits. This file owns packing and the table of formats;
+//! packed in their bits. This file owns the table of formats; `packing.rs` makes panels of rows,
 //! `formats.rs` and `codes.rs` read blocks out of a panel, `tiles.rs` lays inputs side by side, `products.rs` multiplies
 //! both over `words.rs`, compiled in `avx2.rs` and `avx512.rs`. `bf16.rs` makes tiles of BF16 of both, which `amx.rs`
 //! multiplies by the tile unit (`unit.rs`).
@@ -20,6 +20,7 @@ mod bf16;
 mod codes;
 #[cfg(target_arch = "x86_64")]
 mod formats;
+mod packing;
 #[cfg(target_arch = "x86_64")]
 mod products;
 #[cfg(test)]
@@ -33,7 +34,7 @@ mod unpacked;
 #[cfg(target_arch = "x86_64")]
 mod words;
 
-use super::{MatrixRef, PANEL, RowsFn};
+use super::{PANEL, RowsFn};
 use crate::quant::{self, Format};
 use crate::simd::Isa;
 use std::ops::Range;
@@ -96,42 +97,5 @@ impl Panels {
     /// What computes rows of a packed matrix on an instruction set that has panels.
     pub(super) fn rows(&self, isa: Isa) -> RowsFn {
         (self.rows)(isa)
-    }
-
-    /// Packs all whole panels of `rows`; the rows after the last one stay rows.
-    pub(super) fn pack(&self, rows: MatrixRef<'_>, out: &mut [u8]) {
-        assert_eq!(rows.bytes.len(), out.len());
-        let (row_bytes, block_bytes) = (rows.row_bytes(), rows.format.block_bytes);
-        let panel_bytes = (row_bytes * PANEL).max(1);
-        let (from, to) = (rows.bytes.chunks_exact(panel_bytes), out.chunks_exact_mut(panel_bytes));
-        for (panel, out) in from.zip(to) {
-            for (lane, row) in panel.chunks_exact(row_bytes).enumerate() {
-                for (block, out) in
-                    row.chunks_exact(block_bytes).zip(out.chunks_exact_mut(block_bytes * PANEL))
-                {
-                    self.place(block, lane, out);
-                }
-            }
-        }
-        let done = out.len() / panel_bytes * panel_bytes;
-        out[done..].copy_from_slice(&rows.bytes[done..]);
-    }
-
-    /// Writes one row's block into its lane.
-    #[inline(always)]
-    fn place(&self, block: &[u8], lane: usize, out: &mut [u8]) {
-        let odd = block.len() % WORD;
-        let (words, odds) = match self.odd_first {
-            true => (&block[odd..], &block[..odd]),
-            false => block.split_at(block.len() - odd),
-        };
-        let (odd_lanes, word_lanes) = out.split_at_mut(odd * PANEL);
-        let (words, word_lanes) =
-            (words.as_chunks::<WORD>().0, word_lanes.as_chunks_mut::<{ WORD * PANEL }>().0);
-        let words = self.order.iter().flat_map(|range| &words[range.clone()]);
-        for (word, lanes) in words.zip(word_lanes) {
-            lanes.as_chunks_mut::<WORD>().0[lane] = *word;
-        }
-        odd_lanes[lane * odd..][..odd].copy_from_slice(odds);
     }
 }

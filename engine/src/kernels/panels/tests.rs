@@ -1,7 +1,7 @@
 //! Packing, and panel kernels against the kernels of rows, bit for bit.
 
 use super::super::tests::Case;
-use super::super::{Inputs, Layout};
+use super::super::{Inputs, Layout, MatrixRef};
 use super::*;
 use crate::quant::{FORMATS, Kind};
 use crate::simd::Isa;
