@@ -27,8 +27,11 @@ impl Panels {
                 // Sixteen rows side by side are more streams than a processor looks ahead on.
                 let next = panel.as_ptr().wrapping_add(panel_bytes + number * out.len());
                 (0..out.len()).step_by(64).for_each(|line| prefetch(next.wrapping_add(line)));
-                let block = |lane| &panel[lane * row_bytes + number * block_bytes..][..block_bytes];
-                self.place(std::array::from_fn(block), out);
+                let mut blocks = [&panel[..0]; PANEL];
+                for (block, row) in blocks.iter_mut().zip(panel.chunks_exact(row_bytes)) {
+                    *block = &row[number * block_bytes..][..block_bytes];
+                }
+                self.place(blocks, out);
             }
         }
         let done = out.len() / panel_bytes * panel_bytes;
@@ -72,7 +75,9 @@ impl Panels {
 #[inline(always)]
 fn place_four(blocks: &[&[u8]; PANEL], word: usize, lines: &mut [Line; FOUR]) {
     for (number, rows) in blocks.as_chunks::<FOUR>().0.iter().enumerate() {
-        let turned = turn(rows.map(|row| words(row, word)));
+        // Written out: `map` stays a call of its own here, for every four rows.
+        let [a, b, c, d] = *rows;
+        let turned = turn([words(a, word), words(b, word), words(c, word), words(d, word)]);
         for (line, words) in lines.iter_mut().zip(&turned) {
             line[number] = *words;
         }
@@ -93,7 +98,13 @@ fn turn(rows: [&Four; FOUR]) -> [Four; FOUR] {
     use std::mem::transmute;
     // SAFETY: every x86-64 has SSE2, and a register is sixteen bytes.
     unsafe {
-        let [a, b, c, d] = rows.map(|row| _mm_loadu_si128(row.as_ptr().cast()));
+        let [a, b, c, d]: [*const __m128i; FOUR] = [
+            rows[0].as_ptr().cast(),
+            rows[1].as_ptr().cast(),
+            rows[2].as_ptr().cast(),
+            rows[3].as_ptr().cast(),
+        ];
+        let (a, b, c, d) = (_mm_loadu_si128(a), _mm_loadu_si128(b), _mm_loadu_si128(c), _mm_loadu_si128(d));
         let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
         let (ab_high, cd_high) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
         transmute([
