@@ -10,7 +10,7 @@ use super::{Panels, WORD};
 const FOUR: usize = 4;
 
 /// Four neighbouring words of a row, or the same word of four rows.
-type Four = [u8; FOUR * WORD];
+pub(super) type Four = [u8; FOUR * WORD];
 
 /// A word of all rows.
 type Line = [Four; PANEL / FOUR];
@@ -93,7 +93,7 @@ fn words<const BYTES: usize>(block: &[u8], word: usize) -> &[u8; BYTES] {
 /// The first word of each row, then the second ones and so on.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn turn(rows: [&Four; FOUR]) -> [Four; FOUR] {
+pub(super) fn turn(rows: [&Four; FOUR]) -> [Four; FOUR] {
     use std::arch::x86_64::*;
     use std::mem::transmute;
     // SAFETY: every x86-64 has SSE2, and a register is sixteen bytes.

@@ -221,6 +221,7 @@ pub(super) unsafe fn pass_body<B: PanelBlock, W: Words, const N: usize>(
     // caller's promise.
     unsafe {
         let mut all = sums.read::<B, W, N>(part, inputs);
+        // What tiles ask for is the same always: a constant, for registers are few.
         let ahead = if N == 1 { part.ahead } else { Ahead::FAR };
         for (number, block) in part.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
             let first = part.steps.start + number * steps::<B, W>();

@@ -6,6 +6,7 @@
 use super::super::blocks::ByteDots;
 use super::super::{avx2, avx512};
 use super::codes::{PanelBlock, keeps_signs};
+use super::packing::{Four, turn};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -338,14 +339,10 @@ impl<const VNNI: bool> Words for Pair<VNNI> {
         }
         fn interleave(rows: [*const i8; 4], out: *mut i8, stride: usize) {
             let [a, b, c, d] = rows;
-            let (a, b) = (_mm_loadu_si128(a.cast()), _mm_loadu_si128(b.cast()));
-            let (c, d) = (_mm_loadu_si128(c.cast()), _mm_loadu_si128(d.cast()));
-            let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
-            let (ab_high, cd_high) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
-            _mm_storeu_si128(out.cast(), _mm_unpacklo_epi64(ab, cd));
-            _mm_storeu_si128(out.add(stride).cast(), _mm_unpackhi_epi64(ab, cd));
-            _mm_storeu_si128(out.add(2 * stride).cast(), _mm_unpacklo_epi64(ab_high, cd_high));
-            _mm_storeu_si128(out.add(3 * stride).cast(), _mm_unpackhi_epi64(ab_high, cd_high));
+            let turned = turn([&*a.cast(), &*b.cast(), &*c.cast(), &*d.cast()]);
+            for (k, words) in turned.iter().enumerate() {
+                out.add(k * stride).cast::<Four>().write(*words);
+            }
         }
         fn begin(offset: Option<*const i32>) -> PairProducts {
             let zero = _mm256_setzero_si256();
