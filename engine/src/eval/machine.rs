@@ -127,7 +127,10 @@ impl KernelBench {
         let bytes = &self.bytes[..rows * self.format.row_bytes(COLS)];
         let matrix = MatrixRef { format: self.format, rows, cols: COLS, layout: self.layout, bytes };
         fastest(|| {
-            let inputs = Inputs::with_codes(&values, COLS, &codes, &extras);
+            let mut inputs = Inputs::floats(&values, COLS);
+            if let Some(grain) = self.kernel.inputs() {
+                inputs = inputs.with_codes(grain, &codes, &extras);
+            }
             let output = Output::new(&mut out, rows, 0);
             matmul(&self.team, self.kernel, &Job { matrix, inputs, picks: &picks, output });
         })

@@ -1,21 +1,31 @@
 //! Activations as the kernels read them: f32 rows, and their quantized twin for block formats.
 //!
-//! 32 neighbours share one scale: `x = scale * code`, code in -127..=127, rounded to nearest even. Every
-//! instruction set computes the same codes. Sums per group serve the formats with mins and the unsigned byte dots.
+//! Some neighbours share one scale: `x = scale * code`, code in -127..=127, rounded to nearest even. How many is the
+//! weights' matter ([`Grain`]). Every instruction set computes the same codes. Sums per group serve the formats with mins
+//! and the unsigned byte dots.
 
+use crate::quant::{Block, Grain};
 use crate::simd::{LANES, Lanes, ROUND, Work};
 
-/// Neighbours that share a scale.
+/// Neighbours that have a scale in their row, which may be that of the groups beside them.
 pub(super) const GROUP: usize = 32;
 
-/// Numbers per quantized group of 32: scale, two sums of 16 and one of 32 (each scaled and as a byte offset).
-const EXTRAS: usize = 7;
+/// Numbers per quantized group of 32: scale, two sums of 16 and one of 32 (each scaled and as a byte offset), and both
+/// sums of 16 in one.
+const EXTRAS: usize = 8;
 
 /// The inputs of a matmul, row-major.
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
     values: &'a [f32],
     width: usize,
+    /// By [`Grain`].
+    coded: [Coded<'a>; 2],
+}
+
+/// Quantized rows.
+#[derive(Clone, Copy, Default)]
+struct Coded<'a> {
     codes: &'a [i8],
     extras: &'a [f32],
 }
@@ -49,6 +59,8 @@ pub(super) struct QuantizedRow<'a> {
     pub(super) sums: &'a [f32],
     /// Per weight group: -128 times the sum of its codes, the bits of an i32.
     pub(super) offsets: &'a [f32],
+    /// Per 32: the sums of the codes of both halves, the bits of two i16.
+    pub(super) pairs: &'a [f32],
 }
 
 impl QuantizedRow<'_> {
@@ -64,13 +76,14 @@ impl QuantizedRow<'_> {
 impl<'a> Inputs<'a> {
     /// Rows of floats, `width` wide.
     pub fn floats(values: &'a [f32], width: usize) -> Self {
-        Self { values, width, codes: &[], extras: &[] }
+        Self { values, width, coded: [Coded::default(); 2] }
     }
 
-    /// Rows with their quantized twin.
-    pub fn with_codes(values: &'a [f32], width: usize, codes: &'a [i8], extras: &'a [f32]) -> Self {
-        assert!(width.is_multiple_of(GROUP));
-        Self { values, width, codes, extras }
+    /// The same rows with a quantized twin.
+    pub fn with_codes(mut self, grain: Grain, codes: &'a [i8], extras: &'a [f32]) -> Self {
+        assert!(self.width.is_multiple_of(grain.neighbours()));
+        self.coded[grain as usize] = Coded { codes, extras };
+        self
     }
 
     /// Width of a row.
@@ -84,60 +97,86 @@ impl<'a> Inputs<'a> {
     }
 
     #[inline(always)]
-    pub(super) fn quantized(&self, row: u32, weight_group: usize) -> QuantizedRow<'a> {
-        let groups = self.width / GROUP;
-        let extras = &self.extras[row as usize * groups * EXTRAS..][..groups * EXTRAS];
+    pub(super) fn quantized<B: Block>(&self, row: u32) -> QuantizedRow<'a> {
+        let Coded { codes, extras } = self.coded[B::INPUTS as usize];
+        let (row, groups) = (row as usize, self.width / GROUP);
+        let extras = &extras[row * groups * EXTRAS..][..groups * EXTRAS];
         let (scales, rest) = extras.split_at(groups);
-        let (sums, offsets) = if weight_group == GROUP {
+        let (sums, offsets) = if B::GROUP == GROUP {
             (&rest[..groups], &rest[groups..2 * groups])
         } else {
-            (&rest[2 * groups..4 * groups], &rest[4 * groups..])
+            (&rest[2 * groups..4 * groups], &rest[4 * groups..6 * groups])
         };
-        QuantizedRow { codes: &self.codes[row as usize * self.width..][..self.width], scales, sums, offsets }
+        let pairs = &rest[6 * groups..];
+        QuantizedRow { codes: &codes[row * self.width..][..self.width], scales, sums, offsets, pairs }
     }
 }
 
 /// One row and its quantized twin.
-pub(super) struct QuantizeRow<'r, 'o, 'q>(pub(super) &'r [f32], pub(super) &'o mut Quantized<'q>);
+pub(super) struct QuantizeRow<'r, 'o, 'q>(
+    pub(super) &'r [f32],
+    pub(super) Grain,
+    pub(super) &'o mut Quantized<'q>,
+);
 
 impl Work for QuantizeRow<'_, '_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let Self(row, out) = self;
+        let Self(row, grain, out) = self;
         let groups = row.len() / GROUP;
         let (scales, rest) = out.extras.split_at_mut(groups);
         let (sums, rest) = rest.split_at_mut(groups);
         let (offsets, rest) = rest.split_at_mut(groups);
-        let (half_sums, half_offsets) = rest.split_at_mut(2 * groups);
+        let (half_sums, rest) = rest.split_at_mut(2 * groups);
+        let (half_offsets, pairs) = rest.split_at_mut(2 * groups);
+        let mut scale = Scale::default();
         let blocks = row.as_chunks::<GROUP>().0.iter().zip(out.codes.as_chunks_mut::<GROUP>().0);
         for (g, (values, codes)) in blocks.enumerate() {
-            let (scale, halves) = quantize_group::<L>(values, codes);
-            scales[g] = scale;
+            if (g * GROUP).is_multiple_of(grain.neighbours()) {
+                scale = Scale::of::<L>(&row[g * GROUP..][..grain.neighbours()]);
+            }
+            let halves = quantize_group::<L>(values, scale.inverse, codes);
+            scales[g] = scale.scale;
             for (half, &sum) in halves.iter().enumerate() {
-                half_sums[2 * g + half] = scale * sum as f32;
+                half_sums[2 * g + half] = scale.scale * sum as f32;
                 half_offsets[2 * g + half] = f32::from_bits((-128 * sum) as u32);
             }
             let sum = halves[0] + halves[1];
-            sums[g] = scale * sum as f32;
+            sums[g] = scale.scale * sum as f32;
             offsets[g] = f32::from_bits((-128 * sum) as u32);
+            pairs[g] = f32::from_bits(halves[0] as u16 as u32 | (halves[1] as u32) << 16);
         }
     }
 }
 
-/// A group's scale, and the sums of the codes of its halves.
-#[inline(always)]
-fn quantize_group<L: Lanes>(values: &[f32; GROUP], codes: &mut [i8; GROUP]) -> (f32, [i32; 2]) {
-    let halves = values.as_chunks::<LANES>().0;
-    let zero = L::splat(0.0);
-    let mut lowest = zero;
-    for half in halves {
-        let half = L::load(half);
-        lowest = lowest.min(half).min(zero - half);
+/// What brings numbers to -127..=127.
+#[derive(Clone, Copy, Default)]
+struct Scale {
+    scale: f32,
+    inverse: f32,
+}
+
+impl Scale {
+    /// That of numbers, a multiple of [`LANES`].
+    #[inline(always)]
+    fn of<L: Lanes>(values: &[f32]) -> Self {
+        let zero = L::splat(0.0);
+        let mut lowest = zero;
+        for values in values.as_chunks::<LANES>().0 {
+            let values = L::load(values);
+            lowest = lowest.min(values).min(zero - values);
+        }
+        let largest = -lowest.smallest();
+        Self { scale: largest / 127.0, inverse: if largest > 0.0 { 127.0 / largest } else { 0.0 } }
     }
-    let largest = -lowest.smallest();
-    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+}
+
+/// A group's codes; the sums of those of its halves.
+#[inline(always)]
+fn quantize_group<L: Lanes>(values: &[f32; GROUP], inverse: f32, codes: &mut [i8; GROUP]) -> [i32; 2] {
+    let halves = values.as_chunks::<LANES>().0;
     let mut sums = [0; 2];
     for ((half, codes), sum) in halves.iter().zip(codes.as_chunks_mut::<LANES>().0).zip(&mut sums) {
         let rounded = L::load(half) * L::splat(inverse) + L::splat(ROUND);
@@ -146,5 +185,5 @@ fn quantize_group<L: Lanes>(values: &[f32; GROUP], codes: &mut [i8; GROUP]) -> (
             *code = rounded.to_bits() as i8;
         }
     }
-    (largest / 127.0, sums)
+    sums
 }

@@ -189,7 +189,7 @@ unsafe fn narrow<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>, scra
             mins: if B::HAS_MIN { &scratch.mins[..groups] } else { &[] },
         };
         for pick in job.picks {
-            let input = job.inputs.quantized(pick.input, B::GROUP);
+            let input = job.inputs.quantized::<B>(pick.input);
             // SAFETY: the caller's promises; this row of this output belongs to this task.
             unsafe {
                 let sum = D::row(&unpacked, &input, shape_of::<B>());
@@ -274,7 +274,7 @@ unsafe fn pass_tile<B: Block, D: ByteDots, const N: usize>(
     panel: &Panel<'_>,
     picks: &[super::Pick; N],
 ) {
-    let inputs = picks.map(|pick| job.inputs.quantized(pick.input, B::GROUP));
+    let inputs = picks.map(|pick| job.inputs.quantized::<B>(pick.input));
     // SAFETY: the caller's promises.
     let sums = unsafe { D::panel(panel, &inputs) };
     for (pick, sums) in picks.iter().zip(&sums) {

@@ -29,7 +29,7 @@ pub use experts::{
 };
 pub use layout::Layout;
 
-use crate::quant::{Block, Float, Format, Kind, Visit, visit};
+use crate::quant::{Block, Float, Format, Grain, Visit, visit};
 use crate::simd::Isa;
 use crate::threads::{SharedSlice, Team};
 use std::ops::Range;
@@ -135,7 +135,8 @@ pub struct Kernel {
     rows: RowsFn,
     /// The same for packed matrices of this instruction set's layout.
     packed: RowsFn,
-    kind: Kind,
+    /// How activations are quantized, `None` where they are not.
+    inputs: Option<Grain>,
     isa: Isa,
 }
 
@@ -167,7 +168,7 @@ impl Visit for Select {
             Isa::AvxVnni => avx2::rows_of_blocks::<B, true>,
             _ => portable::rows_of_blocks::<B>,
         };
-        Kernel { rows, packed: rows, kind: Kind::Blocks, isa: self.0 }
+        Kernel { rows, packed: rows, inputs: Some(B::INPUTS), isa: self.0 }
     }
 
     fn float<F: Float>(self) -> Kernel {
@@ -178,19 +179,21 @@ impl Visit for Select {
             Isa::Avx2 | Isa::AvxVnni => avx2::rows_of_floats::<F>,
             _ => portable::rows_of_floats::<F>,
         };
-        Kernel { rows, packed: rows, kind: Kind::Float, isa: self.0 }
+        Kernel { rows, packed: rows, inputs: None, isa: self.0 }
     }
 }
 
 impl Kernel {
-    /// Whether activations must be quantized.
-    pub fn wants_quantized(&self) -> bool {
-        self.kind == Kind::Blocks
+    /// How activations must be quantized, if they must.
+    pub fn inputs(&self) -> Option<Grain> {
+        self.inputs
     }
 
-    /// Quantizes one row of activations.
+    /// Quantizes one row of activations, where the kernel wants that.
     pub fn quantize(&self, row: &[f32], out: &mut Quantized<'_>) {
-        self.isa.run(QuantizeRow(row, out));
+        if let Some(grain) = self.inputs {
+            self.isa.run(QuantizeRow(row, grain, out));
+        }
     }
 
     /// Computes the matrix rows of `range` for all picks of the job.

@@ -1,7 +1,7 @@
 //! Every format on every instruction set of this machine against dequantized weights in f64.
 
 use super::*;
-use crate::quant::FORMATS;
+use crate::quant::{FORMATS, Kind};
 
 /// A small generator: seeds must give the same numbers everywhere.
 struct Random(u64);
@@ -76,6 +76,15 @@ impl Case {
         (codes, all)
     }
 
+    /// The inputs with what [`Case::quantized`] made of them.
+    pub(super) fn inputs<'a>(&'a self, codes: &'a [i8], extras: &'a [f32]) -> Inputs<'a> {
+        let inputs = Inputs::floats(&self.values, self.cols);
+        match select(self.format, Isa::Portable).inputs() {
+            Some(grain) => inputs.with_codes(grain, codes, extras),
+            None => inputs,
+        }
+    }
+
     pub(super) fn compute(&self, isa: Isa) -> Vec<f32> {
         self.compute_with(isa, self.matrix())
     }
@@ -88,12 +97,8 @@ impl Case {
 
     fn compute_with(&self, isa: Isa, matrix: MatrixRef<'_>) -> Vec<f32> {
         let kernel = select(self.format, isa);
-        let (codes, extras) = if kernel.wants_quantized() { self.quantized(isa) } else { (vec![], vec![]) };
-        let inputs = if kernel.wants_quantized() {
-            Inputs::with_codes(&self.values, self.cols, &codes, &extras)
-        } else {
-            Inputs::floats(&self.values, self.cols)
-        };
+        let (codes, extras) = self.quantized(isa);
+        let inputs = self.inputs(&codes, &extras);
         let picks: Vec<Pick> = (0..self.inputs as u32).map(|i| Pick { input: i, output: i }).collect();
         let mut out = vec![f32::NAN; self.rows * self.inputs];
         let output = Output::new(&mut out, self.rows, 0);
@@ -162,12 +167,28 @@ fn every_format_and_isa_computes_the_same_products() {
 
 #[test]
 fn activations_quantize_alike_on_every_isa() {
-    let format = Format::by_name("Q8_0").unwrap();
-    let case = Case::new(format, 16, 1280, 5);
-    let expected = case.quantized(Isa::Portable);
-    for isa in Isa::available() {
-        let found = case.quantized(isa);
-        assert_eq!(found.0, expected.0, "{isa}");
-        assert!(found.1.iter().zip(&expected.1).all(|(a, b)| a.to_bits() == b.to_bits()), "{isa}");
+    for format in ["Q8_0", "Q2_K"] {
+        let case = Case::new(Format::by_name(format).unwrap(), 16, 1280, 5);
+        let expected = case.quantized(Isa::Portable);
+        for isa in Isa::available() {
+            let found = case.quantized(isa);
+            assert_eq!(found.0, expected.0, "{isa}");
+            assert!(found.1.iter().zip(&expected.1).all(|(a, b)| a.to_bits() == b.to_bits()), "{isa}");
+        }
+    }
+}
+
+#[test]
+fn coarse_inputs_share_the_scale_of_their_largest() {
+    let case = Case::new(Format::by_name("Q2_K").unwrap(), 16, 512, 1);
+    let (codes, extras) = case.quantized(Isa::Portable);
+    let row = case.inputs(&codes, &extras).quantized::<crate::quant::Q2K>(0);
+    for (block, values) in case.values.chunks(256).enumerate() {
+        let largest = values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+        assert!(row.scales[block * 8..][..8].iter().all(|scale| *scale == largest / 127.0));
+    }
+    for (pair, codes) in row.pairs.iter().zip(codes.chunks(32)) {
+        let sum = |codes: &[i8]| codes.iter().map(|code| *code as i16).sum::<i16>() as u16 as u32;
+        assert_eq!(pair.to_bits(), sum(&codes[..16]) | sum(&codes[16..]) << 16);
     }
 }

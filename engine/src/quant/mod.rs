@@ -48,6 +48,25 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use compensate::Recoding;
 use std::marker::PhantomData;
 
+/// How many neighbouring activations share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grain {
+    /// 32 of them.
+    Fine,
+    /// 256, for weights so coarse that the activations' rounding does not show.
+    Coarse,
+}
+
+impl Grain {
+    /// Activations that share a scale.
+    pub const fn neighbours(self) -> usize {
+        match self {
+            Self::Fine => 32,
+            Self::Coarse => 256,
+        }
+    }
+}
+
 /// A group of weights stored together; the unit of a quantized row.
 ///
 /// A weight is `code * scale - min`, computed in f32 in this order. `code` fits a signed byte; `scale` and `min`
@@ -63,6 +82,8 @@ pub trait Block: AnyBitPattern + NoUninit + Send + Sync {
     const GROUP: usize;
     /// Whether any group has a `min` other than zero; where false, `unpack` leaves `mins` alone.
     const HAS_MIN: bool;
+    /// How the activations that meet these weights are rounded to bytes.
+    const INPUTS: Grain = Grain::Fine;
 
     /// Writes `LEN` codes, `LEN / GROUP` scales and, with `HAS_MIN`, as many mins.
     ///

@@ -10,7 +10,7 @@
 
 use super::compensate::{Codes, Recode};
 use super::search::{Coder, Prepared, Scalars, affine_block};
-use super::{Block, Quantize, Widen, bits, float};
+use super::{Block, Grain, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::f16;
@@ -31,6 +31,7 @@ impl Block for Q2K {
     const LEN: usize = 256;
     const GROUP: usize = 16;
     const HAS_MIN: bool = true;
+    const INPUTS: Grain = Grain::Coarse;
 
     #[inline(always)]
     fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {

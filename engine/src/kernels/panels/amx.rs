@@ -64,7 +64,7 @@ unsafe fn rows_body<B: PanelBlock, U: Unit>(job: &Job<'_>, range: Range<usize>) 
     unsafe {
         let mut unit = U::begin();
         for picks in job.picks.chunks(at_once) {
-            scratch.inputs.fill(&job.inputs, picks);
+            scratch.inputs.fill::<B>(&job.inputs, picks);
             panels::<B, U>(job, picks, range.start..whole, &mut scratch, &mut unit);
         }
         unit.end();
@@ -317,7 +317,7 @@ impl<U: Unit> Meanwhile for Pass<'_, U> {
 #[cfg(test)]
 mod tests {
     use super::super::super::tests::Case;
-    use super::super::super::{Inputs, Layout, MatrixRef, Output};
+    use super::super::super::{Layout, MatrixRef, Output};
     use super::super::unit::Plain;
     use super::*;
     use crate::quant::{Format, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4K, Q5K, Q6K, Q8_0};
@@ -333,7 +333,7 @@ mod tests {
         let bytes = &case.packed(Isa::Avx512Vnni);
         let matrix = MatrixRef { layout: Layout::of(Isa::Avx512Vnni), bytes, ..case.matrix() };
         let (codes, extras) = case.quantized(Isa::Avx512Vnni);
-        let inputs = Inputs::with_codes(&case.values, case.cols, &codes, &extras);
+        let inputs = case.inputs(&codes, &extras);
         let picks: Vec<Pick> =
             (0..case.inputs as u32).map(|i| Pick { input: i, output: case.inputs as u32 - 1 - i }).collect();
         let mut out = vec![f32::NAN; case.rows * case.inputs];

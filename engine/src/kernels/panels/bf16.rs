@@ -169,14 +169,14 @@ impl InputTiles {
     /// # Safety
     /// Needs AVX-512 (F, BW, DQ, VL).
     #[inline(always)]
-    pub(super) unsafe fn fill(&mut self, inputs: &Inputs<'_>, picks: &[Pick]) {
+    pub(super) unsafe fn fill<B: PanelBlock>(&mut self, inputs: &Inputs<'_>, picks: &[Pick]) {
         let steps = inputs.width() / COLUMNS;
         grow(&mut self.0, picks.len().div_ceil(LINES) * LINES * steps);
         for (block, picks) in picks.chunks(SIDE * LINES).enumerate() {
             let tiles = picks.len().div_ceil(LINES);
             let lines = &mut self.0[block * SIDE * LINES * steps..][..tiles * LINES * steps];
             for (number, pick) in picks.iter().enumerate() {
-                let row = inputs.quantized(pick.input, COLUMNS);
+                let row = inputs.quantized::<B>(pick.input);
                 let columns = row.codes.as_chunks::<COLUMNS>().0.iter().zip(row.scales);
                 for (line, (codes, scale)) in lines[number..].iter_mut().step_by(tiles * LINES).zip(columns) {
                     // SAFETY: 32 codes and a line.

@@ -2,7 +2,7 @@
 //!
 //! A step is the columns whose products are added up as whole numbers: a group, which shares a scale. Where group scales
 //! are small whole numbers times that of the block (Q2_K), a code times its scale still is a byte; two groups of sixteen
-//! then are one step, with half of the work on floats. `formats.rs` has the formats.
+//! then are one step, and the steps of a block are added up together (`whole.rs`). `formats.rs` has the formats.
 
 use super::words::Words;
 use super::{PANEL, WORD, formats};
@@ -65,8 +65,19 @@ pub(super) trait Head<W: Words>: Sized {
     /// A group's scales and mins.
     unsafe fn factors(&self, group: usize) -> Factors<W>;
 
-    /// A group's scales as whole numbers; only formats that are [`PanelBlock::WHOLE`] are asked for them.
-    unsafe fn whole(&self, _group: usize) -> Whole<W> {
+    /// A group's scales as whole numbers, in both halves of each word: two codes are multiplied at once. Here and below
+    /// only formats that are [`PanelBlock::WHOLE`] are asked.
+    unsafe fn whole_scales(&self, _group: usize) -> W {
+        unreachable!("the format has no whole scales")
+    }
+
+    /// The mins of two neighbouring groups as whole numbers, the first one's in the lower halves.
+    unsafe fn whole_mins(&self, _pair: usize) -> W {
+        unreachable!("the format has no whole mins")
+    }
+
+    /// What whole scales and whole mins are multiples of.
+    unsafe fn units(&self) -> Factors<W> {
         unreachable!("the format has no whole scales")
     }
 }
@@ -95,21 +106,24 @@ pub(super) struct Factors<W: Words> {
     pub(super) mins: W::Floats,
 }
 
-/// Whole scales of a group, and the scale of their block.
-pub(super) struct Whole<W: Words> {
-    /// In both halves of each word: two codes are multiplied at once.
-    pub(super) factors: W,
-    pub(super) scales: W::Floats,
-}
-
 /// Whether inputs meet codes times their whole scales.
-const fn is_scaled<B: PanelBlock, W: Words>() -> bool {
+pub(super) const fn is_scaled<B: PanelBlock, W: Words>() -> bool {
     B::WHOLE && W::SCALES_CODES
 }
 
 /// Whether a format's codes have to keep their signs for the products of `W`.
 pub(super) const fn keeps_signs<B: PanelBlock, W: Words>() -> bool {
     B::LARGEST > W::LARGEST_CODE
+}
+
+/// Whether mins meet the sums of groups as floats.
+pub(super) const fn reads_sums<B: PanelBlock, W: Words>() -> bool {
+    B::HAS_MIN && !is_scaled::<B, W>()
+}
+
+/// Whether codes come too large by their bias, which the inputs' offsets take away.
+pub(super) const fn reads_offsets<B: PanelBlock, W: Words>() -> bool {
+    B::BIAS > 0 && !keeps_signs::<B, W>()
 }
 
 /// Columns of a step.
@@ -175,13 +189,6 @@ impl<B: PanelBlock, W: Words> PackedStep<'_, B, W> {
     fn group(&self, number: usize) -> usize {
         self.number * (step_columns::<B, W>() / B::GROUP) + number
     }
-
-    /// A group's whole scales, where codes meet inputs with them.
-    #[inline(always)]
-    unsafe fn whole(&self, group: usize) -> Option<Whole<W>> {
-        // SAFETY: the caller's promise.
-        if is_scaled::<B, W>() { Some(unsafe { self.head.whole(group) }) } else { None }
-    }
 }
 
 impl<B: PanelBlock, W: Words> Step<W> for PackedStep<'_, B, W> {
@@ -189,9 +196,10 @@ impl<B: PanelBlock, W: Words> Step<W> for PackedStep<'_, B, W> {
     unsafe fn scales(&self) -> W::Floats {
         // SAFETY: the caller's promise.
         unsafe {
-            match self.whole(self.group(0)) {
-                Some(whole) => whole.scales,
-                None => self.head.factors(self.group(0)).scales,
+            if is_scaled::<B, W>() {
+                self.head.units().scales
+            } else {
+                self.head.factors(self.group(0)).scales
             }
         }
     }
@@ -208,10 +216,7 @@ impl<B: PanelBlock, W: Words> Step<W> for PackedStep<'_, B, W> {
         // SAFETY: as above; formats name words of their block only.
         unsafe {
             let codes = stored_codes::<B, W>(self.block, group, quad);
-            match self.whole(group) {
-                Some(Whole { factors, .. }) => codes.times_halves(factors),
-                None => codes,
-            }
+            if is_scaled::<B, W>() { codes.times_halves(self.head.whole_scales(group)) } else { codes }
         }
     }
 }

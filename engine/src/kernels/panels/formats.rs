@@ -3,7 +3,7 @@
 //! The bits are those of the format's file in `quant/`, whose drawing says where they are; here every 32-bit word of the
 //! block is a register, or two, and has the number of its place in a panel (`ORDER`). Nothing here multiplies.
 
-use super::codes::{Bits, Factors, Head, PanelBlock, Whole};
+use super::codes::{Bits, Factors, Head, PanelBlock};
 use super::words::Words;
 use super::{PANEL, WORD};
 use crate::quant::{IQ4_VALUES, Iq4Nl, Iq4Xs, MXFP4_VALUES, Mxfp4, Q2K, Q3K, Q4_0, Q4K, Q5K, Q6K, Q8_0};
@@ -228,12 +228,21 @@ impl<W: Words> Head<W> for Nibbles<W> {
     }
 
     #[inline(always)]
-    unsafe fn whole(&self, group: usize) -> Whole<W> {
+    unsafe fn whole_scales(&self, group: usize) -> W {
         // SAFETY: as above.
-        unsafe {
-            let factors = self.both[group / 4].byte_in_halves(group % 4).and(in_all_bytes(15));
-            Whole { factors, scales: self.d }
-        }
+        unsafe { self.both[group / 4].bytes_in_halves([group % 4; 2]).and(in_all_bytes(15)) }
+    }
+
+    #[inline(always)]
+    unsafe fn whole_mins(&self, pair: usize) -> W {
+        let first = pair % 2 * 2;
+        // SAFETY: as above.
+        unsafe { self.both[pair / 2].right(4).bytes_in_halves([first, first + 1]).and(in_all_bytes(15)) }
+    }
+
+    #[inline(always)]
+    unsafe fn units(&self) -> Factors<W> {
+        Factors { scales: self.d, mins: self.dmin }
     }
 }
 

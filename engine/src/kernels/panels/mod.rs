@@ -5,7 +5,7 @@
 //! the order in which a pass needs them: memory that is read along one line comes without being asked for. Codes stay
 //! packed in their bits. This file owns the table of formats; `packing.rs` makes panels of rows,
 //! `formats.rs` and `codes.rs` read blocks out of a panel, `tiles.rs` lays inputs side by side, `products.rs` multiplies
-//! both over `words.rs`, compiled in `avx2.rs` and `avx512.rs`. `bf16.rs` makes tiles of BF16 of both, which `amx.rs`
+//! both over `words.rs`, compiled in `avx2.rs` and `avx512.rs`, which has `whole.rs` for Q2_K. `bf16.rs` makes tiles of BF16 of both, which `amx.rs`
 //! multiplies by the tile unit (`unit.rs`).
 
 #[cfg(target_arch = "x86_64")]
@@ -31,6 +31,8 @@ mod tiles;
 mod unit;
 #[cfg(target_arch = "x86_64")]
 mod unpacked;
+#[cfg(target_arch = "x86_64")]
+mod whole;
 #[cfg(target_arch = "x86_64")]
 mod words;
 

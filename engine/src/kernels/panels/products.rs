@@ -7,9 +7,9 @@
 use super::super::activations::QuantizedRow;
 use super::super::{Job, PANEL, Pick, blocks};
 use super::codes::{
-    PackedStep, PanelBlock, Step, each_step, head, keeps_signs, step_columns, steps, stretch,
+    PackedStep, PanelBlock, Step, each_step, head, reads_offsets, reads_sums, step_columns, steps, stretch,
 };
-use super::tiles::{Cut, TILES};
+use super::tiles::{self, Cut, TILES};
 use super::words::Words;
 use std::ops::Range;
 
@@ -94,7 +94,7 @@ impl Sums<'_> {
         inputs: &QuantizedRow<'_>,
     ) -> [W::Floats; N] {
         let cols = self.job.matrix.cols;
-        inputs.check(N * cols, B::GROUP);
+        tiles::check::<B, W>(inputs, N * cols);
         assert!(part.steps.end <= cols / step_columns::<B, W>());
         // SAFETY: the caller's promise; sixteen floats each.
         unsafe {
@@ -181,7 +181,7 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
     let mut tiles = TILES.take();
     // SAFETY: the caller's promises, for every tile.
     unsafe {
-        tiles.fill::<P::Words>(P::CUT, &job.inputs, picks, B::GROUP, B::BIAS);
+        tiles.fill::<B, P::Words>(P::CUT, &job.inputs, picks);
         for start in rows.step_by(PANEL) {
             let panel = &job.matrix.bytes[start / PANEL * panel_bytes..][..panel_bytes];
             for (number, blocks) in panel.chunks(part_bytes).enumerate() {
@@ -191,7 +191,8 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
                 passes.begin::<B>(&part, picks.len());
                 for tile in P::CUT.tiles(picks.len()) {
                     let (len, picks) = (tile.len(), &picks[tile.clone()]);
-                    let inputs = tiles.get(tile, job.inputs.quantized(picks[0].input, B::GROUP));
+                    let first = job.inputs.quantized::<B>(picks[0].input);
+                    let inputs = tiles.get::<B, P::Words>(tile, first);
                     let sums = Sums { job, start, picks };
                     match len {
                         12 => passes.pass::<B, 12>(&part, &inputs, &sums),
@@ -288,7 +289,7 @@ unsafe fn dots<B: PanelBlock, W: Words, const N: usize>(
     // SAFETY: the caller's promises.
     unsafe {
         let offsets = inputs.offsets.as_ptr().cast::<i32>().add(number * N);
-        let has_offset = B::BIAS > 0 && !keeps_signs::<B, W>();
+        let has_offset = reads_offsets::<B, W>();
         let mut products = [W::begin(None); N];
         if has_offset {
             for (n, products) in products.iter_mut().enumerate() {
@@ -330,13 +331,11 @@ pub(super) unsafe fn add_step<B: PanelBlock, W: Words, const N: usize>(
         for (n, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
             *sums = W::add_product(*sums, dots.to_floats(), W::scaled(scales, input_scales.add(n)));
         }
-        if B::HAS_MIN {
-            for group in 0..columns / B::GROUP {
-                let mins = step.mins(group);
-                let input_sums = inputs.sums.as_ptr().add((number * columns / B::GROUP + group) * N);
-                for (n, sums) in sums.iter_mut().enumerate() {
-                    *sums = W::subtract_scaled(*sums, mins, input_sums.add(n));
-                }
+        if reads_sums::<B, W>() {
+            let mins = step.mins(0);
+            let input_sums = inputs.sums.as_ptr().add(number * N);
+            for (n, sums) in sums.iter_mut().enumerate() {
+                *sums = W::subtract_scaled(*sums, mins, input_sums.add(n));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Packing, and panel kernels against the kernels of rows, bit for bit.
 
 use super::super::tests::Case;
-use super::super::{Inputs, Layout, MatrixRef};
+use super::super::{Layout, MatrixRef};
 use super::*;
 use crate::quant::{FORMATS, Kind};
 use crate::simd::Isa;
@@ -83,8 +83,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| if value.is_nan() { u32::MAX } else { value.to_bits() }).collect()
 }
 
-/// What AVX-512 computes of Q2_K, in plain numbers: 32 columns of codes times their groups' scales meet the inputs.
-fn whole_scales(case: &Case, isa: Isa) -> Vec<f32> {
+/// What AVX-512 computes of Q2_K, in plain numbers: codes times their groups' scales meet the inputs, a block at a time.
+fn whole_blocks(case: &Case, isa: Isa) -> Vec<f32> {
     /// Numbers of a block whose scale and whose scale of mins are replaced.
     fn weights(block: &[u8], d: f32, dmin: f32) -> [f32; 256] {
         let (mut block, mut out) = (block.to_vec(), [0.0; 256]);
@@ -94,7 +94,7 @@ fn whole_scales(case: &Case, isa: Isa) -> Vec<f32> {
         out
     }
     let (codes, extras) = case.quantized(isa);
-    let inputs = Inputs::with_codes(&case.values, case.cols, &codes, &extras);
+    let inputs = case.inputs(&codes, &extras);
     let mut out = vec![0f32; case.rows * case.inputs];
     for (row, blocks) in case.bytes.chunks(case.cols / 256 * 84).enumerate() {
         for (column, block) in blocks.chunks(84).enumerate() {
@@ -102,17 +102,14 @@ fn whole_scales(case: &Case, isa: Isa) -> Vec<f32> {
             let (d, dmin) = (f16_at(80), f16_at(82));
             let (whole, mins) = (weights(block, 1.0, 0.0), weights(block, 0.0, -1.0));
             for input in 0..case.inputs {
-                let x = inputs.quantized(input as u32, 16);
+                let x = inputs.quantized::<quant::Q2K>(input as u32);
                 let sum = &mut out[input * case.rows + row];
-                for step in column * 8..(column + 1) * 8 {
-                    let at = (step % 8) * 32;
-                    let products = whole[at..at + 32].iter().zip(&x.codes[step * 32..]);
-                    let dot: i32 = products.map(|(weight, code)| *weight as i32 * *code as i32).sum();
-                    *sum = (dot as f32).mul_add(d * x.scales[step], *sum);
-                    for half in 0..2 {
-                        *sum = (-(dmin * mins[at + half * 16])).mul_add(x.sums[step * 2 + half], *sum);
-                    }
-                }
+                let dot = |weights: &[f32; 256]| -> i32 {
+                    let codes = &x.codes[column * 256..];
+                    weights.iter().zip(codes).map(|(weight, code)| *weight as i32 * *code as i32).sum()
+                };
+                let (dot, mins) = (dot(&whole) as f32, dot(&mins) as f32);
+                *sum = (-dmin).mul_add(mins, d * dot).mul_add(x.scales[column * 8], *sum);
             }
         }
     }
@@ -137,7 +134,7 @@ fn panels_have_the_bits_of_rows() {
                 padded.bytes.clone_from(&case.bytes);
                 padded.values[..case.values.len()].copy_from_slice(&case.values);
                 let is_scaled = format.name == "Q2_K" && matches!(isa, Isa::Avx512Vnni | Isa::Amx);
-                let expected = if is_scaled { whole_scales(&case, isa) } else { padded.compute(isa) };
+                let expected = if is_scaled { whole_blocks(&case, isa) } else { padded.compute(isa) };
                 let found = case.compute_packed(isa);
                 assert_eq!(
                     bits(&found),

@@ -3,8 +3,9 @@
 //! Owns how a job's inputs are cut into tiles and copied; what is done with them is the kernels' matter. A tile has the
 //! arrays of a [`QuantizedRow`], with `N` numbers (four codes being one) where a row has one.
 
-use super::super::activations::QuantizedRow;
+use super::super::activations::{GROUP, QuantizedRow};
 use super::super::{Inputs, Pick, grow};
+use super::codes::{PanelBlock, is_scaled, reads_offsets, reads_sums};
 use super::words::Words;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -50,6 +51,7 @@ pub(super) struct Tiles {
     scales: Vec<f32>,
     sums: Vec<f32>,
     offsets: Vec<f32>,
+    pairs: Vec<f32>,
 }
 
 thread_local! {
@@ -58,92 +60,114 @@ thread_local! {
 }
 
 impl Tiles {
-    /// Copies the picked inputs, with offsets for codes that are `bias` too large. Of a tile of one there is nothing to
-    /// lay side by side: only its offsets are copied.
+    /// Copies what a format's kernel reads of the picked inputs. Of a tile of one there is nothing to lay side by side:
+    /// only its offsets are copied, which are made to fit the codes' bias.
     ///
     /// # Safety
     /// Needs the instructions of `W`.
     #[inline(always)]
-    pub(super) unsafe fn fill<W: Words>(
+    pub(super) unsafe fn fill<B: PanelBlock, W: Words>(
         &mut self,
         cut: &'static Cut,
         inputs: &Inputs<'_>,
         picks: &[Pick],
-        group: usize,
-        bias: i32,
     ) {
-        let (width, groups) = (inputs.width(), inputs.width() / group);
+        let (width, groups) = (inputs.width(), inputs.width() / B::GROUP);
         grow(&mut self.codes, picks.len() * width);
-        grow(&mut self.scales, picks.len() * (width / 32));
-        grow(&mut self.sums, picks.len() * groups);
-        grow(&mut self.offsets, picks.len() * groups);
+        grow(&mut self.scales, picks.len() * (width / GROUP));
+        grow(&mut self.sums, if reads_sums::<B, W>() { picks.len() * groups } else { 0 });
+        grow(&mut self.offsets, if reads_offsets::<B, W>() { picks.len() * groups } else { 0 });
+        grow(&mut self.pairs, if is_scaled::<B, W>() { picks.len() * (width / GROUP) } else { 0 });
         for tile in cut.tiles(picks.len()) {
             let first = tile.start;
             // SAFETY: the caller's promise.
             unsafe {
                 match tile.len() {
-                    12 => self.copy::<W, 12>(inputs, picks, first, group),
-                    8 => self.copy::<W, 8>(inputs, picks, first, group),
-                    4 => self.copy::<W, 4>(inputs, picks, first, group),
-                    2 => self.copy::<W, 2>(inputs, picks, first, group),
-                    _ => {
-                        let offsets = inputs.quantized(picks[first].input, group).offsets;
+                    12 => self.copy::<B, W, 12>(inputs, picks, first),
+                    8 => self.copy::<B, W, 8>(inputs, picks, first),
+                    4 => self.copy::<B, W, 4>(inputs, picks, first),
+                    2 => self.copy::<B, W, 2>(inputs, picks, first),
+                    _ if reads_offsets::<B, W>() => {
+                        let offsets = inputs.quantized::<B>(picks[first].input).offsets;
                         self.offsets[first * groups..][..groups].copy_from_slice(offsets);
                     }
+                    _ => {}
                 }
             }
         }
-        // Offsets come for a bias of 128.
-        let shift = 7 - bias.max(1).ilog2();
-        for offset in &mut self.offsets[..picks.len() * groups] {
-            *offset = f32::from_bits((offset.to_bits() as i32 >> shift) as u32);
+        if reads_offsets::<B, W>() {
+            // Offsets come for a bias of 128.
+            let shift = 7 - B::BIAS.ilog2();
+            for offset in &mut self.offsets[..picks.len() * groups] {
+                *offset = f32::from_bits((offset.to_bits() as i32 >> shift) as u32);
+            }
         }
     }
 
     #[inline(always)]
-    unsafe fn copy<W: Words, const N: usize>(
+    unsafe fn copy<B: PanelBlock, W: Words, const N: usize>(
         &mut self,
         inputs: &Inputs<'_>,
         picks: &[Pick],
         first: usize,
-        group: usize,
     ) {
-        let (width, groups) = (inputs.width(), inputs.width() / group);
-        let mut rows = [inputs.quantized(picks[first].input, group); N];
+        let (width, groups) = (inputs.width(), inputs.width() / B::GROUP);
+        let mut rows = [inputs.quantized::<B>(picks[first].input); N];
         for (row, pick) in rows.iter_mut().zip(&picks[first..]) {
-            *row = inputs.quantized(pick.input, group);
+            *row = inputs.quantized::<B>(pick.input);
         }
-        let Self { codes, scales, sums, offsets } = self;
+        let (groups, scales) = (first * groups, first * (width / GROUP));
         // SAFETY: the caller's promise.
         unsafe {
-            interleave::<W, N>(&rows.map(|row| row.codes), &mut codes[first * width..]);
-            interleave::<W, N>(
-                &rows.map(|row| bytes(row.scales)),
-                bytes_mut(&mut scales[first * (width / 32)..]),
-            );
-            interleave::<W, N>(&rows.map(|row| bytes(row.sums)), bytes_mut(&mut sums[first * groups..]));
-            interleave::<W, N>(
-                &rows.map(|row| bytes(row.offsets)),
-                bytes_mut(&mut offsets[first * groups..]),
-            );
+            interleave::<W, N>(&rows.map(|row| row.codes), &mut self.codes[first * width..]);
+            interleave::<W, N>(&rows.map(|row| bytes(row.scales)), bytes_mut(&mut self.scales[scales..]));
+            if reads_sums::<B, W>() {
+                interleave::<W, N>(&rows.map(|row| bytes(row.sums)), bytes_mut(&mut self.sums[groups..]));
+            }
+            if reads_offsets::<B, W>() {
+                let offsets = &mut self.offsets[groups..];
+                interleave::<W, N>(&rows.map(|row| bytes(row.offsets)), bytes_mut(offsets));
+            }
+            if is_scaled::<B, W>() {
+                interleave::<W, N>(&rows.map(|row| bytes(row.pairs)), bytes_mut(&mut self.pairs[scales..]));
+            }
         }
     }
 
     /// A tile whose first input is `input`; a tile of one is that, but for its offsets.
     #[inline(always)]
-    pub(super) fn get<'a>(&'a self, tile: Range<usize>, input: QuantizedRow<'a>) -> QuantizedRow<'a> {
+    pub(super) fn get<'a, B: PanelBlock, W: Words>(
+        &'a self,
+        tile: Range<usize>,
+        input: QuantizedRow<'a>,
+    ) -> QuantizedRow<'a> {
         let per_input = |numbers: usize| tile.start * numbers..tile.end * numbers;
-        let offsets = &self.offsets[per_input(input.offsets.len())];
+        let groups = |numbers: &'a [f32], is_read: bool| {
+            if is_read { &numbers[per_input(input.sums.len())] } else { &[] }
+        };
+        let offsets = groups(&self.offsets, reads_offsets::<B, W>());
         if tile.len() == 1 {
             return QuantizedRow { offsets, ..input };
         }
+        let scales = per_input(input.scales.len());
         QuantizedRow {
             codes: &self.codes[per_input(input.codes.len())],
-            scales: &self.scales[per_input(input.scales.len())],
-            sums: &self.sums[per_input(input.sums.len())],
+            scales: &self.scales[scales.clone()],
+            sums: groups(&self.sums, reads_sums::<B, W>()),
             offsets,
+            pairs: if is_scaled::<B, W>() { &self.pairs[scales] } else { &[] },
         }
     }
+}
+
+/// Checks what bounds every load of a pass: inputs with `numbers` codes in all.
+#[inline(always)]
+pub(super) fn check<B: PanelBlock, W: Words>(inputs: &QuantizedRow<'_>, numbers: usize) {
+    let (scales, groups) = (numbers / GROUP, numbers / B::GROUP);
+    assert!(inputs.codes.len() == numbers && inputs.scales.len() == scales);
+    assert!(!reads_sums::<B, W>() || inputs.sums.len() == groups);
+    assert!(!reads_offsets::<B, W>() || inputs.offsets.len() == groups);
+    assert!(!is_scaled::<B, W>() || inputs.pairs.len() == scales);
 }
 
 fn bytes(values: &[f32]) -> &[i8] {

@@ -39,8 +39,8 @@ pub(super) trait Words: Copy {
     unsafe fn subtract(self, other: Self) -> Self;
     /// Products of halves of words, the lower sixteen bits of each.
     unsafe fn times_halves(self, other: Self) -> Self;
-    /// A byte of each word, from 0 up, in both halves.
-    unsafe fn byte_in_halves(self, number: usize) -> Self;
+    /// Two bytes of each word, from 0 up, the first in the lower half and the second in the upper.
+    unsafe fn bytes_in_halves(self, numbers: [usize; 2]) -> Self;
     /// The larger of each two, with signs.
     unsafe fn larger(self, other: Self) -> Self;
     /// The smaller of each two, with signs.
@@ -131,8 +131,8 @@ impl Words for __m512i {
         fn add(self, other: Self) -> Self { _mm512_add_epi32(self, other) }
         fn subtract(self, other: Self) -> Self { _mm512_sub_epi32(self, other) }
         fn times_halves(self, other: Self) -> Self { _mm512_mullo_epi16(self, other) }
-        fn byte_in_halves(self, number: usize) -> Self {
-            _mm512_shuffle_epi8(self, _mm512_broadcast_i32x4(byte_in_halves(number)))
+        fn bytes_in_halves(self, numbers: [usize; 2]) -> Self {
+            _mm512_shuffle_epi8(self, _mm512_broadcast_i32x4(bytes_in_halves(numbers)))
         }
         fn larger(self, other: Self) -> Self { _mm512_max_epi32(self, other) }
         fn smaller(self, other: Self) -> Self { _mm512_min_epi32(self, other) }
@@ -192,13 +192,14 @@ impl Words for __m512i {
     }
 }
 
-/// The order of a shuffle for [`Words::byte_in_halves`], of four words.
+/// The order of a shuffle for [`Words::bytes_in_halves`], of four words.
 #[inline(always)]
-unsafe fn byte_in_halves(number: usize) -> __m128i {
+unsafe fn bytes_in_halves([low, high]: [usize; 2]) -> __m128i {
     // Zeros come from places whose upper bit is set.
-    let word = |word: i32| 0x8000_8000u32 as i32 | ((4 * word + number as i32) * 0x0001_0001);
+    let first = 0x8000_8000u32 as i32 | low as i32 | (high as i32) << 16;
+    let next = 0x0004_0004;
     // SAFETY: every x86-64 has the instruction.
-    unsafe { _mm_setr_epi32(word(0), word(1), word(2), word(3)) }
+    unsafe { _mm_setr_epi32(first, first + next, first + 2 * next, first + 3 * next) }
 }
 
 /// [`Words::settle`] on AVX-512.
@@ -261,8 +262,8 @@ impl<const VNNI: bool> Words for Pair<VNNI> {
         fn add(self, other: Self) -> Self { both!(_mm256_add_epi32, self, other) }
         fn subtract(self, other: Self) -> Self { both!(_mm256_sub_epi32, self, other) }
         fn times_halves(self, other: Self) -> Self { both!(_mm256_mullo_epi16, self, other) }
-        fn byte_in_halves(self, number: usize) -> Self {
-            let places = _mm256_broadcastsi128_si256(byte_in_halves(number));
+        fn bytes_in_halves(self, numbers: [usize; 2]) -> Self {
+            let places = _mm256_broadcastsi128_si256(bytes_in_halves(numbers));
             both!(_mm256_shuffle_epi8, self, (places, places))
         }
         fn larger(self, other: Self) -> Self { both!(_mm256_max_epi32, self, other) }

@@ -7,20 +7,37 @@ use super::super::transformer::{AttentionStep, Row, Span};
 use super::super::weights::{Matrix, NormWeights};
 use crate::kernels::{Inputs, Kernel, Pick, Quantized, Share, SlotCodes, grow, quantize_slots};
 use crate::ops::{Activation, Rope, layer_norm, rms_norm, rotate};
+use crate::quant::Grain;
 use crate::simd::Isa;
 use crate::threads::Team;
 use std::sync::Mutex;
 
-/// Row-major f32 rows with their quantized twin, made when a kernel first asks for it.
+/// Row-major f32 rows with their quantized twins, each made when a kernel first asks for it.
 #[derive(Default)]
 pub struct HostBuffer {
     values: Vec<f32>,
     rows: usize,
     width: usize,
+    /// By [`Grain`].
+    coded: [Coded; 2],
+    picks: Vec<Pick>,
+}
+
+/// Quantized rows.
+#[derive(Default)]
+struct Coded {
     codes: Vec<i8>,
     extras: Vec<f32>,
-    quantized: bool,
-    picks: Vec<Pick>,
+    /// Whether they are those of the values.
+    is_current: bool,
+}
+
+impl Coded {
+    /// Makes room for so many rows.
+    fn resize(&mut self, rows: usize, width: usize) {
+        grow(&mut self.codes, rows * width);
+        grow(&mut self.extras, rows * Quantized::extras_len(width));
+    }
 }
 
 impl HostBuffer {
@@ -55,13 +72,18 @@ impl HostBuffer {
     }
 
     pub(super) fn values_mut(&mut self) -> &mut [f32] {
-        self.quantized = false;
+        self.forget_codes();
         &mut self.values[..self.rows * self.width]
     }
 
     pub(super) fn resize(&mut self, rows: usize, width: usize) {
-        (self.rows, self.width, self.quantized) = (rows, width, false);
+        (self.rows, self.width) = (rows, width);
+        self.forget_codes();
         grow(&mut self.values, rows * width);
+    }
+
+    fn forget_codes(&mut self) {
+        self.coded.iter_mut().for_each(|coded| coded.is_current = false);
     }
 
     /// One pick per row: every input to the output row of the same number.
@@ -74,44 +96,45 @@ impl HostBuffer {
     /// The rows as a kernel wants them.
     pub(super) fn prepare(&mut self, team: &Team, kernel: Kernel) {
         self.picks();
-        if !kernel.wants_quantized() || self.quantized {
+        let Some(grain) = kernel.inputs() else { return };
+        let Self { values, rows, width, coded, .. } = self;
+        let (rows, width, coded) = (*rows, *width, &mut coded[grain as usize]);
+        if coded.is_current {
             return;
         }
-        let (width, extras) = self.grow_codes();
-        let (codes, values) = (&mut self.codes[..self.rows * width], &self.values);
-        team.each_row_pair((codes, width), (&mut self.extras, extras), 8, |row, codes, extras| {
-            kernel.quantize(&values[row * width..][..width], &mut Quantized::new(codes, extras));
-        });
-        self.quantized = true;
+        coded.resize(rows, width);
+        let (codes, extras) = (&mut coded.codes[..rows * width], &mut coded.extras);
+        team.each_row_pair(
+            (codes, width),
+            (extras, Quantized::extras_len(width)),
+            8,
+            |row, codes, extras| {
+                kernel.quantize(&values[row * width..][..width], &mut Quantized::new(codes, extras));
+            },
+        );
+        coded.is_current = true;
     }
 
     /// [`HostBuffer::prepare`] for the slots of some experts only; the others must not be read.
     pub(super) fn prepare_slots(&mut self, team: &Team, kernel: Kernel, share: Share<'_>) {
         self.picks();
-        if !kernel.wants_quantized() {
-            return;
-        }
-        let (width, _) = self.grow_codes();
-        let codes = SlotCodes { width, codes: &mut self.codes, extras: &mut self.extras };
+        let Some(grain) = kernel.inputs() else { return };
+        let coded = &mut self.coded[grain as usize];
+        coded.resize(self.rows, self.width);
+        let codes = SlotCodes { width: self.width, codes: &mut coded.codes, extras: &mut coded.extras };
         quantize_slots(team, share, kernel, &self.values, codes);
-        self.quantized = true;
-    }
-
-    /// Makes room for all rows' codes; a row's widths of codes and extras.
-    fn grow_codes(&mut self) -> (usize, usize) {
-        let extras = Quantized::extras_len(self.width);
-        grow(&mut self.codes, self.rows * self.width);
-        grow(&mut self.extras, self.rows * extras);
-        (self.width, extras)
+        coded.is_current = true;
     }
 
     /// After [`HostBuffer::prepare`].
     pub(super) fn inputs(&self) -> (Inputs<'_>, &[Pick]) {
-        let inputs = if self.quantized {
-            Inputs::with_codes(&self.values, self.width, &self.codes, &self.extras)
-        } else {
-            Inputs::floats(&self.values, self.width)
-        };
+        let mut inputs = Inputs::floats(&self.values, self.width);
+        for grain in [Grain::Fine, Grain::Coarse] {
+            let coded = &self.coded[grain as usize];
+            if coded.is_current {
+                inputs = inputs.with_codes(grain, &coded.codes, &coded.extras);
+            }
+        }
         (inputs, &self.picks[..self.rows])
     }
 }
