@@ -12,7 +12,7 @@ use super::output::{self, Table};
 use super::{Command, heat, inspect};
 use anyhow::Result;
 use clap::Parser;
-use moewe_engine::eval::machine;
+use moewe_engine::eval::machine::ReadBench;
 use moewe_engine::experts::Statistics;
 use moewe_engine::model::Model;
 use moewe_engine::os::{interrupt, memory};
@@ -107,7 +107,7 @@ impl Bench {
         let (threads, _) = engine.hardware();
         drop(session);
         drop(engine);
-        report_limit(machine::read_rate(threads)?, &mut figures);
+        report_limit(ReadBench::new(threads)?.bytes_per_second(), &mut figures);
         Ok(figures)
     }
 

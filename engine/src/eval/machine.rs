@@ -27,18 +27,36 @@ const PATTERN_ROWS: usize = 64;
 /// How often something is measured; the best counts, for all else is what other programs took.
 const REPETITIONS: usize = 5;
 
-/// Bytes per second that `threads` read together from memory, one pass over memory that no cache holds.
-///
-/// # Errors
-/// When there is no room for it.
-pub fn read_rate(threads: usize) -> Result<f64> {
-    let team = Team::new(threads);
-    let mut pages = Pages::new(SIZE)?;
-    // Memory that nobody wrote is one page of zeros.
-    pages.fill(1);
-    let words = bytemuck::cast_slice(&pages);
-    let time = PREFETCH.map(|ahead| fastest(|| read(&team, words, ahead)));
-    Ok(SIZE as f64 / time[0].min(time[1]).as_secs_f64())
+/// How often something is measured in turns with reading memory.
+const TURNS: usize = 15;
+
+/// Memory that no cache holds, and the threads that read it.
+pub struct ReadBench {
+    team: Team,
+    pages: Pages,
+}
+
+impl ReadBench {
+    /// # Errors
+    /// When there is no room for it.
+    pub fn new(threads: usize) -> Result<Self> {
+        let mut pages = Pages::new(SIZE)?;
+        // Memory that nobody wrote is one page of zeros.
+        pages.fill(1);
+        Ok(Self { team: Team::new(threads), pages })
+    }
+
+    /// Bytes per second that the threads read together, the best of some passes.
+    pub fn bytes_per_second(&self) -> f64 {
+        SIZE as f64 / fastest(|| self.pass()).as_secs_f64()
+    }
+
+    /// The time of a pass.
+    fn pass(&self) -> Duration {
+        let words = bytemuck::cast_slice(&self.pages);
+        let [ahead, none] = PREFETCH.map(|ahead| timed(|| read(&self.team, words, ahead)));
+        ahead.min(none)
+    }
 }
 
 /// Passes over words, which are asked for so many bytes ahead.
@@ -55,18 +73,30 @@ fn read(team: &Team, words: &[u64], ahead: usize) {
     });
 }
 
-fn fastest(mut work: impl FnMut()) -> Duration {
-    let once = |_| {
-        let start = Instant::now();
-        work();
-        start.elapsed()
-    };
-    (0..=REPETITIONS).map(once).skip(1).min().unwrap_or_default()
+fn timed(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}
+
+/// The shortest of some times, after one that does not count.
+fn fastest(mut time: impl FnMut() -> Duration) -> Duration {
+    (0..=REPETITIONS).map(|_| time()).skip(1).min().unwrap_or_default()
+}
+
+/// How weights stream past one input.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream {
+    /// Bytes of weights per second, at best.
+    pub bytes_per_second: f64,
+    /// Of the rate at which the same threads read memory. A machine that others share has seconds that are faster than
+    /// others, so both are measured in turns, and the median of their ratios counts.
+    pub share_of_read_rate: f64,
 }
 
 /// A matrix too large for the caches, in the layout of an instruction set.
-pub struct KernelBench {
-    team: Team,
+pub struct KernelBench<'a> {
+    reader: &'a ReadBench,
     kernel: Kernel,
     format: &'static Format,
     layout: Layout,
@@ -74,12 +104,12 @@ pub struct KernelBench {
     bytes: Pages,
 }
 
-impl KernelBench {
-    /// A matrix of a block format, 2048 columns wide.
+impl<'a> KernelBench<'a> {
+    /// A matrix of a block format, 2048 columns wide, for the reader's threads.
     ///
     /// # Errors
     /// When the format cannot be written.
-    pub fn new(format: &'static Format, isa: Isa, threads: usize) -> Result<Self> {
+    pub fn new(format: &'static Format, isa: Isa, reader: &'a ReadBench) -> Result<Self> {
         let quantize =
             format.quantize.ok_or_else(|| Error::request(format!("{format} cannot be written")))?;
         let row_bytes = format.row_bytes(COLS);
@@ -99,22 +129,35 @@ impl KernelBench {
         let mut bytes = Pages::new(copies * packed.len())?;
         bytes.chunks_exact_mut(packed.len()).for_each(|copy| copy.copy_from_slice(&packed));
         let kernel = select(format, isa);
-        Ok(Self { team: Team::new(threads), kernel, format, layout, rows: PATTERN_ROWS * copies, bytes })
+        Ok(Self { reader, kernel, format, layout, rows: PATTERN_ROWS * copies, bytes })
     }
 
-    /// Bytes of weights per second that meet one input.
-    pub fn bytes_per_second(&self) -> f64 {
-        self.bytes.len() as f64 / self.time(self.rows, 1).as_secs_f64()
+    /// One input in turns with reading alone.
+    pub fn stream(&self) -> Stream {
+        let size = self.bytes.len() as f64;
+        let mut fastest = Duration::MAX;
+        let mut shares = self.with_product(self.rows, 1, |product| {
+            let turn = |_| {
+                let (read, time) = (self.reader.pass().as_secs_f64(), timed(&mut *product));
+                fastest = fastest.min(time);
+                size / time.as_secs_f64() * read / SIZE as f64
+            };
+            (0..=TURNS).map(turn).skip(1).collect::<Vec<f64>>()
+        });
+        shares.sort_by(f64::total_cmp);
+        let bytes_per_second = size / fastest.as_secs_f64();
+        Stream { bytes_per_second, share_of_read_rate: shares[TURNS / 2] }
     }
 
     /// Multiplications and additions per second with so many inputs, of a part of the matrix that passes the caches.
     pub fn products_per_second(&self, inputs: usize) -> f64 {
         let rows = (self.rows / 8).next_multiple_of(PATTERN_ROWS);
-        (rows * COLS * inputs) as f64 / self.time(rows, inputs).as_secs_f64()
+        let time = self.with_product(rows, inputs, |product| fastest(|| timed(&mut *product)));
+        (rows * COLS * inputs) as f64 / time.as_secs_f64()
     }
 
-    /// The shortest time that the product of the first rows with `inputs` took.
-    fn time(&self, rows: usize, inputs: usize) -> Duration {
+    /// Hands on the product of the first rows with `inputs`.
+    fn with_product<R>(&self, rows: usize, inputs: usize, measure: impl FnOnce(&mut dyn FnMut()) -> R) -> R {
         let values: Vec<f32> = (0..inputs * COLS).map(|i| (i % 17) as f32 - 8.0).collect();
         let extras_len = Quantized::extras_len(COLS);
         let (mut codes, mut extras) = (vec![0; values.len()], vec![0.0; inputs * extras_len]);
@@ -126,13 +169,13 @@ impl KernelBench {
         let mut out = vec![0.0; inputs * rows];
         let bytes = &self.bytes[..rows * self.format.row_bytes(COLS)];
         let matrix = MatrixRef { format: self.format, rows, cols: COLS, layout: self.layout, bytes };
-        fastest(|| {
+        measure(&mut || {
             let mut inputs = Inputs::floats(&values, COLS);
             if let Some(grain) = self.kernel.inputs() {
                 inputs = inputs.with_codes(grain, &codes, &extras);
             }
             let output = Output::new(&mut out, rows, 0);
-            matmul(&self.team, self.kernel, &Job { matrix, inputs, picks: &picks, output });
+            matmul(&self.reader.team, self.kernel, &Job { matrix, inputs, picks: &picks, output });
         })
     }
 }

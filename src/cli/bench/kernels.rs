@@ -4,7 +4,7 @@
 use super::super::output::{self, Table};
 use super::Bench;
 use anyhow::{Context, Result};
-use moewe_engine::eval::machine::{KernelBench, read_rate};
+use moewe_engine::eval::machine::{KernelBench, ReadBench, Stream};
 use moewe_engine::quant::{FORMATS, Format, Kind};
 use serde::Serialize;
 
@@ -24,16 +24,17 @@ struct Figures {
 
 pub(super) fn run(bench: &Bench, names: &[String]) -> Result<()> {
     let (threads, isa) = bench.model.options()?.hardware();
-    let limit = read_rate(threads)?;
-    output::note(format!("{threads} threads, {isa}; memory is read at {:.1} GB/s", limit / 1e9));
+    let reader = ReadBench::new(threads)?;
+    let read_rate = reader.bytes_per_second() / 1e9;
+    output::note(format!("{threads} threads, {isa}; memory is read at {read_rate:.1} GB/s"));
     let mut all = Vec::new();
     for format in formats(names)? {
-        let kernel = KernelBench::new(format, isa, threads)?;
-        let bytes_per_second = kernel.bytes_per_second();
+        let kernel = KernelBench::new(format, isa, &reader)?;
+        let Stream { bytes_per_second, share_of_read_rate } = kernel.stream();
         all.push(Figures {
             format: format.name,
             bytes_per_second,
-            share_of_read_rate: bytes_per_second / limit,
+            share_of_read_rate,
             products_per_second: INPUTS.map(|inputs| kernel.products_per_second(inputs)).to_vec(),
         });
     }
