@@ -3,9 +3,8 @@
 use super::super::Job;
 use super::super::activations::QuantizedRow;
 use super::codes::PanelBlock;
-use super::products::{Ahead, Part, Passes, Sums, pass_body, rows_body};
+use super::products::{Ahead, Part, Passes, Sums, rows_body};
 use super::tiles::{Cut, FOURS};
-use super::whole;
 use crate::simd::foresees_streams;
 use std::arch::x86_64::__m512i;
 use std::ops::Range;
@@ -36,12 +35,6 @@ impl Passes for Avx512 {
         sums: &Sums<'_>,
     ) {
         // SAFETY: compiled for the instructions; the rest is the caller's promise.
-        unsafe {
-            if B::WHOLE {
-                whole::pass_body::<B, N>(part, inputs, sums)
-            } else {
-                pass_body::<B, __m512i, N>(part, inputs, sums)
-            }
-        }
+        unsafe { B::pass_on_avx512::<N>(part, inputs, sums) }
     }
 }

@@ -4,9 +4,12 @@
 //! are small whole numbers times that of the block (Q2_K), a code times its scale still is a byte; two groups of sixteen
 //! then are one step, and the steps of a block are added up together (`whole.rs`). `formats.rs` has the formats.
 
+use super::super::activations::QuantizedRow;
+use super::products::{Part, Sums, pass_body};
 use super::words::Words;
 use super::{PANEL, WORD, formats};
 use crate::quant::Block;
+use std::arch::x86_64::__m512i;
 use std::ops::Range;
 
 /// Where bits of four neighbouring codes are: in every byte of a word, by its place in a panel, after a move to the right;
@@ -51,6 +54,16 @@ pub(super) trait PanelBlock: Block {
     #[inline(always)]
     fn upper(_group: usize, _quad: usize) -> Option<Bits> {
         None
+    }
+
+    /// The body of [`Passes::pass`](super::products::Passes::pass) on AVX-512.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn pass_on_avx512<const N: usize>(part: &Part<'_>, inputs: &QuantizedRow<'_>, sums: &Sums<'_>) {
+        // SAFETY: the caller's promises.
+        unsafe { pass_body::<Self, __m512i, N>(part, inputs, sums) }
     }
 }
 

@@ -3,9 +3,11 @@
 //! The bits are those of the format's file in `quant/`, whose drawing says where they are; here every 32-bit word of the
 //! block is a register, or two, and has the number of its place in a panel (`ORDER`). Nothing here multiplies.
 
+use super::super::activations::QuantizedRow;
 use super::codes::{Bits, Factors, Head, PanelBlock};
+use super::products::{Part, Sums};
 use super::words::Words;
-use super::{PANEL, WORD};
+use super::{PANEL, WORD, whole};
 use crate::quant::{IQ4_VALUES, Iq4Nl, Iq4Xs, MXFP4_VALUES, Mxfp4, Q2K, Q3K, Q4_0, Q4K, Q5K, Q6K, Q8_0};
 use std::ops::Range;
 
@@ -257,6 +259,12 @@ impl PanelBlock for Q2K {
     fn low(group: usize, quad: usize) -> Bits {
         let word = 5 + 8 * (group / 8) + 4 * (group % 2) + quad;
         Bits { word, right: pair(group), mask: 3 }
+    }
+
+    #[inline(always)]
+    unsafe fn pass_on_avx512<const N: usize>(part: &Part<'_>, inputs: &QuantizedRow<'_>, sums: &Sums<'_>) {
+        // SAFETY: the caller's promises.
+        unsafe { whole::pass_body::<Self, N>(part, inputs, sums) }
     }
 }
 

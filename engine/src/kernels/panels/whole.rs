@@ -33,7 +33,7 @@ pub(super) unsafe fn pass_body<B: PanelBlock, const N: usize>(
     inputs: &QuantizedRow<'_>,
     sums: &Sums<'_>,
 ) {
-    const { assert!(!B::WHOLE || (B::BIAS == 0 && B::LEN == B::INPUTS.neighbours())) };
+    const { assert!(B::WHOLE && B::BIAS == 0 && B::LEN == B::INPUTS.neighbours()) };
     // SAFETY: a block has the bytes of sixteen, and the inputs are checked to have as many; outputs by the caller's
     // promise.
     unsafe {
@@ -77,7 +77,7 @@ unsafe fn add_step<B: PanelBlock, const N: usize>(
     (number, step): (usize, usize),
     inputs: &QuantizedRow<'_>,
 ) {
-    const { assert!(!B::WHOLE || step_columns::<B, __m512i>() == 4 * QUADS) };
+    const { assert!(step_columns::<B, __m512i>() == 4 * QUADS) };
     let pair = number * (B::LEN / GROUP) + step;
     // SAFETY: the caller's promises.
     unsafe {
