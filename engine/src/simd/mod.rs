@@ -105,15 +105,36 @@ fn has_tiles() -> bool {
     })
 }
 
-/// Whether a stream from memory reaches a thread as fast without its asking ahead: found on AMD's processors (Zen 4), asked
-/// once.
+/// Processors whose kernels were found to be faster for something that slows others.
 #[cfg(target_arch = "x86_64")]
-pub fn foresees_streams() -> bool {
-    static ANSWER: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *ANSWER.get_or_init(|| {
-        let leaf = std::arch::x86_64::__cpuid(0);
-        [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
-    })
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Processor {
+    /// AMD, family 19h.
+    Zen4,
+    /// AMD, family 1Ah.
+    Zen5,
+    /// All others.
+    Other,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Processor {
+    /// This machine's; asked once.
+    pub fn of_machine() -> Self {
+        use std::arch::x86_64::__cpuid;
+        static ANSWER: std::sync::OnceLock<Processor> = std::sync::OnceLock::new();
+        *ANSWER.get_or_init(|| {
+            let leaf = __cpuid(0);
+            let maker = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes);
+            // The family, where its four bits are not enough (which is so in all of AMD's since 2003).
+            let family = 0xf + (__cpuid(1).eax >> 20 & 0xff);
+            match family {
+                0x19 if maker.as_flattened() == b"AuthenticAMD" => Self::Zen4,
+                0x1a if maker.as_flattened() == b"AuthenticAMD" => Self::Zen5,
+                _ => Self::Other,
+            }
+        })
+    }
 }
 
 impl std::fmt::Display for Isa {

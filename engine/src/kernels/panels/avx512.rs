@@ -5,7 +5,7 @@ use super::super::activations::QuantizedRow;
 use super::codes::PanelBlock;
 use super::products::{Ahead, Part, Passes, Sums, rows_body};
 use super::tiles::{Cut, FOURS};
-use crate::simd::foresees_streams;
+use crate::simd::Processor;
 use std::arch::x86_64::__m512i;
 use std::ops::Range;
 
@@ -22,9 +22,13 @@ impl Passes for Avx512 {
     const CUT: &'static Cut = &FOURS;
 
     /// A line is a register: a single input arrives at what it asks for before that does, and its requests only take the
-    /// places of the processor's own.
+    /// places of the processor's own, on Zen 5 those of the nearest cache.
     fn ahead<B: PanelBlock>(inputs: usize) -> Ahead {
-        if inputs == 1 && B::IS_STREAM && foresees_streams() { Ahead::NOT } else { Ahead::FAR }
+        match Processor::of_machine() {
+            Processor::Zen4 if inputs == 1 && B::IS_STREAM => Ahead::NOT,
+            Processor::Zen5 if inputs == 1 && B::IS_STREAM => Ahead::SECOND_LEVEL,
+            _ => Ahead::FAR,
+        }
     }
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
