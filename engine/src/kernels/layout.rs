@@ -17,8 +17,9 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// Packing may go piece by piece in multiples of so many rows; only the last piece may have fewer.
-    pub const ROWS_TOGETHER: usize = PANEL;
+    /// Packing may go piece by piece in multiples of so many rows; only the last piece may have fewer. Four panels end
+    /// where a line of the cache does.
+    pub const ROWS_TOGETHER: usize = 4 * PANEL;
 
     /// What the kernels of an instruction set want.
     pub fn of(isa: Isa) -> Self {

@@ -209,9 +209,10 @@ impl<'a> Parts<'a> {
         let start = number % self.per_rows() * self.part_bytes;
         let end = self.panel_bytes.min(start + self.part_bytes);
         for (side, row) in self.rows(number).step_by(PANEL).enumerate() {
-            let panel = &self.bytes[row / PANEL * self.panel_bytes..][..self.panel_bytes];
+            let panel = row / PANEL * self.panel_bytes;
+            let blocks = &self.bytes[panel + start..panel + end];
             // SAFETY: the caller's promises.
-            unsafe { out.fill::<B>(side, &panel[start..end], meanwhile) };
+            unsafe { out.fill::<B>(side, (blocks, panel + start), meanwhile) };
         }
     }
 }

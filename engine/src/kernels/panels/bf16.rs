@@ -6,7 +6,7 @@
 
 use super::super::{Inputs, PANEL, Pick, grow};
 use super::WORD;
-use super::codes::{PackedStep, PanelBlock, Step, each_step, head, step_columns};
+use super::codes::{PackedStep, PanelBlock, Step, each_step, open, step_columns};
 use super::products::{Ahead, prefetch};
 use std::arch::x86_64::*;
 
@@ -48,7 +48,7 @@ pub(super) struct WeightTiles(pub(super) Vec<Line>);
 pub(super) struct InputTiles(pub(super) Vec<Line>);
 
 impl WeightTiles {
-    /// Makes tiles of some blocks of a panel.
+    /// Makes tiles of some blocks of a panel, which begin `offset` bytes behind their matrix.
     ///
     /// # Safety
     /// Needs AVX-512 (F, BW, DQ, VL), and what `meanwhile` needs.
@@ -56,7 +56,7 @@ impl WeightTiles {
     pub(super) unsafe fn fill<B: PanelBlock>(
         &mut self,
         panel: usize,
-        blocks: &[u8],
+        (blocks, offset): (&[u8], usize),
         meanwhile: &mut impl Meanwhile,
     ) {
         let columns = blocks.len() / size_of::<B>() / PANEL * B::LEN;
@@ -66,14 +66,14 @@ impl WeightTiles {
             // SAFETY: a block has the bytes of sixteen; a group's lines are inside, for the columns are `number` blocks
             // and all before this step.
             unsafe {
-                let head = head::<B, __m512i>(block.as_ptr());
+                let (head, words) = open::<B, __m512i>(block.as_ptr(), offset + number * block.len());
                 each_step!(B, __m512i, |step| {
                     prefetch::<B, __m512i>(block, step, Ahead::FAR);
                     let width = step_columns::<B, __m512i>();
                     let column = number * B::LEN + step * width;
                     let tile = column / COLUMNS * SIDE + panel;
                     let out = lines.as_mut_ptr().add(tile * LINES + column % COLUMNS / 2);
-                    let step = PackedStep::<B, __m512i> { block: block.as_ptr(), head: &head, number: step };
+                    let step = PackedStep::<B, __m512i> { words, head: &head, number: step };
                     for group in 0..width / B::GROUP {
                         let affine = Affine::of::<B>(step.scales(), step.mins(group));
                         for quad in group * B::GROUP / WORD..(group + 1) * B::GROUP / WORD {

@@ -7,7 +7,7 @@
 use super::super::activations::QuantizedRow;
 use super::products::{Part, Sums, pass_body};
 use super::words::Words;
-use super::{PANEL, WORD, formats};
+use super::{PANEL, WORD, formats, words_come_first};
 use crate::quant::Block;
 use std::arch::x86_64::__m512i;
 use std::ops::Range;
@@ -20,7 +20,7 @@ pub(super) struct Bits {
     pub(super) mask: i8,
 }
 
-/// A format as its panels are read; `block` points to sixteen blocks side by side.
+/// A format as its panels are read.
 pub(super) trait PanelBlock: Block {
     /// The largest code, read as numbers from 0 up.
     const LARGEST: i32 = 15;
@@ -95,21 +95,25 @@ pub(super) trait Head<W: Words>: Sized {
     }
 }
 
-/// The words of a packed column of blocks.
-#[inline(always)]
-unsafe fn words_of<B: PanelBlock>(block: *const u8) -> *const u8 {
-    // SAFETY: callers' blocks are whole, here and below.
-    unsafe { block.add(size_of::<B>() % WORD * PANEL) }
-}
-
-/// The head of a packed column of blocks.
+/// A packed column of blocks that begins `offset` bytes behind its matrix: what all groups share, and the words.
 ///
 /// # Safety
 /// Needs the instructions of `W`, and whole blocks.
 #[inline(always)]
-pub(super) unsafe fn head<B: PanelBlock, W: Words>(block: *const u8) -> B::Head<W> {
+pub(super) unsafe fn open<B: PanelBlock, W: Words>(
+    block: *const u8,
+    offset: usize,
+) -> (B::Head<W>, *const u8) {
+    let odd_bytes = size_of::<B>() % WORD * PANEL;
     // SAFETY: the caller's promise.
-    unsafe { B::Head::read(block, words_of::<B>(block)) }
+    unsafe {
+        let (odds, words) = if odd_bytes == 0 || words_come_first(offset) {
+            (block.add(size_of::<B>() * PANEL - odd_bytes), block)
+        } else {
+            (block, block.add(odd_bytes))
+        };
+        (B::Head::read(odds, words), words)
+    }
 }
 
 /// Scales and mins of a group, one per row.
@@ -190,8 +194,8 @@ pub(super) trait Step<W: Words> {
 
 /// A step of a panel as it is.
 pub(super) struct PackedStep<'a, B: PanelBlock, W: Words> {
-    /// Leads to a packed column of blocks.
-    pub(super) block: *const u8,
+    /// Leads to the words of a packed column of blocks.
+    pub(super) words: *const u8,
     pub(super) head: &'a B::Head<W>,
     pub(super) number: usize,
 }
@@ -228,7 +232,7 @@ impl<B: PanelBlock, W: Words> Step<W> for PackedStep<'_, B, W> {
         let (group, quad) = (self.group(quad / (B::GROUP / 4)), quad % (B::GROUP / 4));
         // SAFETY: as above; formats name words of their block only.
         unsafe {
-            let codes = stored_codes::<B, W>(self.block, group, quad);
+            let codes = stored_codes::<B, W>(self.words, group, quad);
             if is_scaled::<B, W>() { codes.times_halves(self.head.whole_scales(group)) } else { codes }
         }
     }
@@ -236,10 +240,9 @@ impl<B: PanelBlock, W: Words> Step<W> for PackedStep<'_, B, W> {
 
 /// Four neighbouring codes of each row, from 0 up unless their signs are kept.
 #[inline(always)]
-unsafe fn stored_codes<B: PanelBlock, W: Words>(block: *const u8, group: usize, quad: usize) -> W {
+unsafe fn stored_codes<B: PanelBlock, W: Words>(words: *const u8, group: usize, quad: usize) -> W {
     // SAFETY: the caller's promises.
     unsafe {
-        let words = words_of::<B>(block);
         let Bits { word, right, mask } = B::low(group, quad);
         let mut codes: W = formats::word::<W>(words, word).right(right).and(formats::in_all_bytes(mask));
         if let Some(Bits { word, right, mask }) = B::upper(group, quad) {

@@ -1,9 +1,9 @@
 //! Panels: the blocks of sixteen rows side by side, word by word, so that a register holds four weights of each row.
 //!
-//! A panel has the bytes of its rows, in another order. For every column of blocks, the blocks' bytes that make no whole
-//! word (an F16 scale at either end) come first, row by row; then follow 32-bit words, the same one of every row, and in
-//! the order in which a pass needs them: memory that is read along one line comes without being asked for. Codes stay
-//! packed in their bits. This file owns the table of formats; `packing.rs` makes panels of rows,
+//! A panel has the bytes of its rows, in another order. Every column of blocks has 32-bit words, the same one of every row,
+//! and in the order in which a pass needs them: memory that is read along one line comes without being asked for. The
+//! blocks' bytes that make no whole word (an F16 scale at either end) come before them or behind them, row by row, so
+//! that words lie on lines of the cache. Codes stay packed in their bits. This file owns the table of formats; `packing.rs` makes panels of rows,
 //! `formats.rs` and `codes.rs` read blocks out of a panel, `tiles.rs` lays inputs side by side, `products.rs` multiplies
 //! both over `words.rs`, compiled in `avx2.rs` and `avx512.rs`, which has `whole.rs` for Q2_K. `bf16.rs` makes tiles of BF16 of both, which `amx.rs`
 //! multiplies by the tile unit (`unit.rs`).
@@ -60,6 +60,12 @@ static TABLE: &[Panels] = &[];
 
 /// Bytes of a word.
 const WORD: usize = 4;
+
+/// Whether the words of a column of blocks come before the bytes that make no whole word: where the column begins, so many
+/// bytes behind its matrix, a line of the cache does, too.
+fn words_come_first(offset: usize) -> bool {
+    offset.is_multiple_of(64)
+}
 
 /// A format that lies in panels.
 pub(super) struct Panels {

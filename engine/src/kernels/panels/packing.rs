@@ -4,7 +4,7 @@
 //! start and of every expert that memory does not hold. Words go by fours of four rows, sixteen bytes at a time.
 
 use super::super::{MatrixRef, PANEL, prefetch};
-use super::{Panels, WORD};
+use super::{Panels, WORD, words_come_first};
 
 /// Words that are turned together, of as many rows.
 const FOUR: usize = 4;
@@ -16,14 +16,16 @@ pub(super) type Four = [u8; FOUR * WORD];
 type Line = [Four; PANEL / FOUR];
 
 impl Panels {
-    /// Packs all whole panels of `rows`; the rows after the last one stay rows.
+    /// Packs all whole panels of `rows`; the rows after the last one stay rows. Rows before them must be
+    /// [`Layout::ROWS_TOGETHER`](super::super::Layout::ROWS_TOGETHER) or none.
     pub(in super::super) fn pack(&self, rows: MatrixRef<'_>, out: &mut [u8]) {
         assert_eq!(rows.bytes.len(), out.len());
         let (row_bytes, block_bytes) = (rows.row_bytes(), rows.format.block_bytes);
         let panel_bytes = (row_bytes * PANEL).max(1);
         let (from, to) = (rows.bytes.chunks_exact(panel_bytes), out.chunks_exact_mut(panel_bytes));
-        for (panel, out) in from.zip(to) {
+        for (panel_number, (panel, out)) in from.zip(to).enumerate() {
             for (number, out) in out.chunks_exact_mut(block_bytes * PANEL).enumerate() {
+                let offset = panel_number * panel_bytes + number * out.len();
                 // Sixteen rows side by side are more streams than a processor looks ahead on.
                 let next = panel.as_ptr().wrapping_add(panel_bytes + number * out.len());
                 (0..out.len()).step_by(64).for_each(|line| prefetch(next.wrapping_add(line)));
@@ -31,7 +33,7 @@ impl Panels {
                 for (block, row) in blocks.iter_mut().zip(panel.chunks_exact(row_bytes)) {
                     *block = &row[number * block_bytes..][..block_bytes];
                 }
-                self.place(blocks, out);
+                self.place(blocks, out, words_come_first(offset));
             }
         }
         let done = out.len() / panel_bytes * panel_bytes;
@@ -40,9 +42,15 @@ impl Panels {
 
     /// Lays a column of blocks side by side.
     #[inline(always)]
-    fn place(&self, mut blocks: [&[u8]; PANEL], out: &mut [u8]) {
+    fn place(&self, mut blocks: [&[u8]; PANEL], out: &mut [u8], words_first: bool) {
         let odd = blocks[0].len() % WORD;
-        let (odds, lines) = out.split_at_mut(odd * PANEL);
+        let (odds, lines) = match words_first {
+            true => {
+                let (lines, odds) = out.split_at_mut(out.len() - odd * PANEL);
+                (odds, lines)
+            }
+            false => out.split_at_mut(odd * PANEL),
+        };
         for (lane, block) in blocks.iter_mut().enumerate() {
             let bytes;
             (bytes, *block) = match self.odd_first {

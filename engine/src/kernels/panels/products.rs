@@ -7,7 +7,7 @@
 use super::super::activations::QuantizedRow;
 use super::super::{Job, PANEL, Pick, blocks};
 use super::codes::{
-    PackedStep, PanelBlock, Step, each_step, head, reads_offsets, reads_sums, step_columns, steps, stretch,
+    PackedStep, PanelBlock, Step, each_step, open, reads_offsets, reads_sums, step_columns, steps, stretch,
 };
 use super::tiles::{self, Cut, TILES};
 use super::words::Words;
@@ -37,6 +37,8 @@ impl Ahead {
 pub(super) struct Part<'a> {
     /// Whole blocks.
     pub(super) blocks: &'a [u8],
+    /// Where they begin in their matrix, in bytes.
+    pub(super) offset: usize,
     /// Their steps, counted from the row's first.
     pub(super) steps: Range<usize>,
     /// What follows it is asked for.
@@ -186,11 +188,13 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
     unsafe {
         tiles.fill::<B, P::Words>(P::CUT, &job.inputs, picks);
         for start in rows.step_by(PANEL) {
-            let panel = &job.matrix.bytes[start / PANEL * panel_bytes..][..panel_bytes];
+            let offset = start / PANEL * panel_bytes;
+            let panel = &job.matrix.bytes[offset..][..panel_bytes];
             for (number, blocks) in panel.chunks(part_bytes).enumerate() {
                 let first = number * blocks_at_once * steps;
                 let steps = first..first + blocks.len() / PANEL / size_of::<B>() * steps;
-                let part = Part { blocks, steps, ahead };
+                let offset = offset + number * part_bytes;
+                let part = Part { blocks, offset, steps, ahead };
                 passes.begin::<B>(&part, picks.len());
                 for tile in P::CUT.tiles(picks.len()) {
                     let (len, picks) = (tile.len(), &picks[tile.clone()]);
@@ -229,16 +233,16 @@ pub(super) unsafe fn pass_body<B: PanelBlock, W: Words, const N: usize>(
         let ahead = if N == 1 { part.ahead } else { Ahead::FAR };
         for (number, block) in part.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
             let first = part.steps.start + number * steps::<B, W>();
-            let head = head::<B, W>(block.as_ptr());
+            let (head, words) = open::<B, W>(block.as_ptr(), part.offset + number * block.len());
             if N <= W::WRITTEN_OUT {
                 each_step!(B, W, |step| {
                     prefetch::<B, W>(block, step, ahead);
-                    add_packed::<B, W, N>(&mut all, block, &head, (first, step), inputs)
+                    add_packed::<B, W, N>(&mut all, words, &head, (first, step), inputs)
                 });
             } else {
                 for step in 0..steps::<B, W>() {
                     prefetch::<B, W>(block, step, ahead);
-                    add_packed::<B, W, N>(&mut all, block, &head, (first, step), inputs);
+                    add_packed::<B, W, N>(&mut all, words, &head, (first, step), inputs);
                 }
             }
         }
@@ -261,22 +265,21 @@ pub(super) fn prefetch<B: PanelBlock, W: Words>(block: &[u8], step: usize, ahead
     }
 }
 
-/// Adds the products of a step of a packed block; `first` is the block's first step.
+/// Adds the products of a step of a packed block, whose first step is `first`.
 #[inline(always)]
 unsafe fn add_packed<B: PanelBlock, W: Words, const N: usize>(
     sums: &mut [W::Floats; N],
-    block: &[u8],
+    mut words: *const u8,
     head: &B::Head<W>,
     (first, number): (usize, usize),
     inputs: &QuantizedRow<'_>,
 ) {
     // SAFETY: the caller's promises.
     unsafe {
-        let mut block = block.as_ptr();
         for sums in sums.iter_mut() {
-            (*sums, block) = W::settle(*sums, block);
+            (*sums, words) = W::settle(*sums, words);
         }
-        let step = PackedStep::<B, W> { block, head, number };
+        let step = PackedStep::<B, W> { words, head, number };
         add_step::<B, W, N>(sums, &step, first + number, inputs)
     }
 }

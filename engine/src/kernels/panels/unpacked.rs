@@ -3,7 +3,7 @@
 use super::super::PANEL;
 use super::super::activations::QuantizedRow;
 use super::WORD;
-use super::codes::{PackedStep, PanelBlock, Step, each_step, head, step_columns, steps};
+use super::codes::{PackedStep, PanelBlock, Step, each_step, open, step_columns, steps};
 use super::products::{Part, Sums, add_step, prefetch};
 use super::words::Words;
 use std::cell::RefCell;
@@ -43,14 +43,14 @@ impl Unpacked {
         let lines = self.codes.chunks_exact_mut(B::LEN * PANEL);
         let factors = self.scales.chunks_exact_mut(steps::<B, W>() * PANEL);
         let factors = factors.zip(self.mins.chunks_exact_mut(B::LEN / B::GROUP * PANEL));
-        for ((block, lines), (scales, mins)) in blocks.zip(lines).zip(factors) {
+        for (number, ((block, lines), (scales, mins))) in blocks.zip(lines).zip(factors).enumerate() {
             let (lines, scales, mins) = (lines.as_mut_ptr(), scales.as_mut_ptr(), mins.as_mut_ptr());
             // SAFETY: a block has the bytes of sixteen, and all its lines and factors are stored inside theirs.
             unsafe {
-                let head = head::<B, W>(block.as_ptr());
+                let (head, words) = open::<B, W>(block.as_ptr(), part.offset + number * block.len());
                 each_step!(B, W, |number| {
                     prefetch::<B, W>(block, number, part.ahead);
-                    let step = PackedStep::<B, W> { block: block.as_ptr(), head: &head, number };
+                    let step = PackedStep::<B, W> { words, head: &head, number };
                     W::store(step.scales(), scales.add(number * PANEL));
                     for group in 0..width / B::GROUP {
                         W::store(step.mins(group), mins.add((number * width / B::GROUP + group) * PANEL));

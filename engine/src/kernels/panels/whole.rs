@@ -5,7 +5,7 @@
 
 use super::super::PANEL;
 use super::super::activations::{GROUP, QuantizedRow};
-use super::codes::{Head, PackedStep, PanelBlock, Step, each_step, head, step_columns, steps};
+use super::codes::{Head, PackedStep, PanelBlock, Step, each_step, open, step_columns, steps};
 use super::products::{Ahead, Part, Sums, prefetch};
 use super::words::Words;
 use std::arch::asm;
@@ -40,13 +40,13 @@ pub(super) unsafe fn pass_body<B: PanelBlock, const N: usize>(
         let mut all = sums.read::<B, __m512i, N>(part, inputs);
         let ahead = if N == 1 { part.ahead } else { Ahead::FAR };
         for (number, block) in part.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
+            let (head, words) = open::<B, __m512i>(block.as_ptr(), part.offset + number * block.len());
             let number = part.steps.start / steps::<B, __m512i>() + number;
-            let head = head::<B, __m512i>(block.as_ptr());
             let zero = _mm512_setzero_si512();
             let mut dots = Dots { codes: [[zero; N]; TURNS], mins: [zero; N] };
             each_step!(B, __m512i, |step| {
                 prefetch::<B, __m512i>(block, step, ahead);
-                add_step::<B, N>(&mut dots, block.as_ptr(), &head, (number, step), inputs)
+                add_step::<B, N>(&mut dots, words, &head, (number, step), inputs)
             });
             add_block::<B, N>(&mut all, dots, &head, number, inputs);
         }
@@ -72,7 +72,7 @@ macro_rules! each_quad {
 #[inline(always)]
 unsafe fn add_step<B: PanelBlock, const N: usize>(
     dots: &mut Dots<N>,
-    mut block: *const u8,
+    mut words: *const u8,
     head: &B::Head<__m512i>,
     (number, step): (usize, usize),
     inputs: &QuantizedRow<'_>,
@@ -82,14 +82,14 @@ unsafe fn add_step<B: PanelBlock, const N: usize>(
     // SAFETY: the caller's promises.
     unsafe {
         for (dot, mins) in dots.codes[0].iter_mut().zip(&mut dots.mins) {
-            (*dot, *mins, block) = settle(*dot, *mins, block);
+            (*dot, *mins, words) = settle(*dot, *mins, words);
         }
         let mins = head.whole_mins(step);
         let pairs = inputs.pairs.as_ptr().cast::<i32>().add(pair * N);
         for (n, dot) in dots.mins.iter_mut().enumerate() {
             *dot = _mm512_dpwssd_epi32(*dot, mins, _mm512_set1_epi32(pairs.add(n).read()));
         }
-        let step = PackedStep::<B, __m512i> { block, head, number: step };
+        let step = PackedStep::<B, __m512i> { words, head, number: step };
         let fours = inputs.codes.as_ptr().cast::<i32>().add(pair * QUADS * N);
         each_quad!(|quad| {
             let codes = step.codes(quad);
