@@ -87,7 +87,7 @@ unsafe fn add_step<B: PanelBlock, const N: usize>(
         let mins = head.whole_mins(step);
         let pairs = inputs.pairs.as_ptr().cast::<i32>().add(pair * N);
         for (n, dot) in dots.mins.iter_mut().enumerate() {
-            *dot = _mm512_dpwssd_epi32(*dot, mins, _mm512_set1_epi32(pairs.add(n).read()));
+            *dot = add_pairs(*dot, mins, pairs.add(n));
         }
         let step = PackedStep::<B, __m512i> { words, head, number: step };
         let fours = inputs.codes.as_ptr().cast::<i32>().add(pair * QUADS * N);
@@ -144,4 +144,24 @@ fn settle(mut a: __m512i, mut b: __m512i, mut address: *const u8) -> (__m512i, _
         );
     }
     (a, b, address)
+}
+
+/// Adds the products of two halves of each word with those at the address. The compiler would take three instructions.
+///
+/// # Safety
+/// Needs AVX-512 VNNI, and a word at the address.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn add_pairs(mut sum: __m512i, halves: __m512i, pair: *const i32) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "vpdpwssd {sum}, {halves}, dword ptr [{pair}]{{1to16}}",
+            sum = inout(zmm_reg) sum,
+            halves = in(zmm_reg) halves,
+            pair = in(reg) pair,
+            options(pure, readonly, nostack, preserves_flags)
+        );
+    }
+    sum
 }
