@@ -34,7 +34,7 @@ fn a_panel_holds_the_words_of_its_rows_in_turn() {
                 let offset = row / PANEL * PANEL * row_bytes + column * PANEL * format.block_bytes;
                 let out = &packed[offset..][..PANEL * format.block_bytes];
                 let (first_word, odds) = if odd_first { (odd, 0) } else { (0, words * WORD) };
-                let is_on_line = offset % 64 == 0;
+                let is_on_line = offset.is_multiple_of(64);
                 let (out_odds, out) =
                     out.split_at(if is_on_line { words * WORD * PANEL } else { odd * PANEL });
                 let (out_odds, out) = if is_on_line { (out, out_odds) } else { (out_odds, out) };
