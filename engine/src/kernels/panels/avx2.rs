@@ -10,8 +10,13 @@ use super::words::Pair;
 use std::ops::Range;
 
 /// Whether unpacking columns once for so many inputs pays. Blocks of one group come out of their bits in few steps.
-fn are_many<B: PanelBlock>(inputs: usize) -> bool {
-    inputs >= if B::LEN == B::GROUP { 64 } else { 8 }
+fn are_many<B: PanelBlock, const VNNI: bool>(inputs: usize) -> bool {
+    let fewest = match B::LEN == B::GROUP {
+        false => 8,
+        true if VNNI => 64,
+        true => 16,
+    };
+    inputs >= fewest
 }
 
 /// The functions of one set; a set's name cannot be a parameter.
@@ -35,12 +40,12 @@ macro_rules! compiled_for {
             const CUT: &'static Cut = &FEW_FOURS;
 
             fn columns<B: PanelBlock>(inputs: usize) -> usize {
-                if are_many::<B>(inputs) { COLUMNS } else { usize::MAX }
+                if are_many::<B, $vnni>(inputs) { COLUMNS } else { usize::MAX }
             }
 
             #[target_feature(enable = $features)]
             unsafe fn begin<B: PanelBlock>(&mut self, part: &Part<'_>, inputs: usize) {
-                self.is_unpacked = are_many::<B>(inputs);
+                self.is_unpacked = are_many::<B, $vnni>(inputs);
                 if self.is_unpacked {
                     // SAFETY: compiled for the instructions.
                     unsafe { self.panel.fill::<B, Pair<$vnni>>(part) }
@@ -57,7 +62,7 @@ macro_rules! compiled_for {
                 // SAFETY: compiled for the instructions; the rest is the caller's promise.
                 unsafe {
                     match self.is_unpacked {
-                        true => self.panel.pass_body::<B, Pair<$vnni>, N>(part, inputs, sums),
+                        true => self.panel.pass_body::<B, $vnni, N>(part, inputs, sums),
                         false => pass_body::<B, Pair<$vnni>, N>(part, inputs, sums),
                     }
                 }

@@ -177,6 +177,21 @@ macro_rules! each_step {
 }
 pub(super) use each_step;
 
+/// Does something for up to eight fours of codes, written out: the compiler leaves a loop where there are many inputs, and
+/// makes what are constants again and again.
+macro_rules! each_quad {
+    ($quads:expr, |$quad:ident| $body:expr) => {
+        each_quad!(@ $quads, $quad, $body, 0 1 2 3 4 5 6 7)
+    };
+    (@ $quads:expr, $quad:ident, $body:expr, $($number:literal)*) => {
+        $(if $number < $quads {
+            let $quad: usize = $number;
+            $body
+        })*
+    };
+}
+pub(super) use each_quad;
+
 /// The columns of a step, of sixteen rows.
 pub(super) trait Step<W: Words> {
     /// The scales of all of its codes.

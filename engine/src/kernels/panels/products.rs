@@ -294,14 +294,7 @@ unsafe fn dots<B: PanelBlock, W: Words, const N: usize>(
     let quads = step_columns::<B, W>() / 4;
     // SAFETY: the caller's promises.
     unsafe {
-        let offsets = inputs.offsets.as_ptr().cast::<i32>().add(number * N);
-        let has_offset = reads_offsets::<B, W>();
-        let mut products = [W::begin(None); N];
-        if has_offset {
-            for (n, products) in products.iter_mut().enumerate() {
-                *products = W::begin(Some(offsets.add(n)));
-            }
-        }
+        let mut products = begin::<B, W, N>(number, inputs);
         for quad in 0..quads {
             let codes = step.codes(quad);
             let fours = inputs.codes.as_ptr().cast::<i32>().add((number * quads + quad) * N);
@@ -309,21 +302,72 @@ unsafe fn dots<B: PanelBlock, W: Words, const N: usize>(
                 *products = W::multiply::<B>(*products, quad, codes, fours.add(n));
             }
         }
+        end::<B, W, N>(products, number, inputs)
+    }
+}
+
+/// No products of a step yet.
+///
+/// # Safety
+/// Here and below: needs the instructions of `W`; the inputs must be whole.
+#[inline(always)]
+pub(super) unsafe fn begin<B: PanelBlock, W: Words, const N: usize>(
+    number: usize,
+    inputs: &QuantizedRow<'_>,
+) -> [W::Products; N] {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let mut products = [W::begin(None); N];
+        if reads_offsets::<B, W>() {
+            let offsets = inputs.offsets.as_ptr().cast::<i32>().add(number * N);
+            for (n, products) in products.iter_mut().enumerate() {
+                *products = W::begin(Some(offsets.add(n)));
+            }
+        }
+        products
+    }
+}
+
+/// The sums of a step's products.
+#[inline(always)]
+pub(super) unsafe fn end<B: PanelBlock, W: Words, const N: usize>(
+    products: [W::Products; N],
+    number: usize,
+    inputs: &QuantizedRow<'_>,
+) -> [W; N] {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let offsets = inputs.offsets.as_ptr().cast::<i32>().wrapping_add(number * N);
         let mut dots = [W::splat(0); N];
         for (n, (dots, products)) in dots.iter_mut().zip(products).enumerate() {
-            *dots = W::end(products, if has_offset { Some(offsets.add(n)) } else { None });
+            let offset = if reads_offsets::<B, W>() { Some(offsets.add(n)) } else { None };
+            *dots = W::end(products, offset);
         }
         dots
     }
 }
 
 /// Adds a step to the sums; `number` counts the row's steps.
-///
-/// # Safety
-/// Needs the instructions of `W`; the step's codes and the inputs must be whole.
 #[inline(always)]
-pub(super) unsafe fn add_step<B: PanelBlock, W: Words, const N: usize>(
+unsafe fn add_step<B: PanelBlock, W: Words, const N: usize>(
     sums: &mut [W::Floats; N],
+    step: &impl Step<W>,
+    number: usize,
+    inputs: &QuantizedRow<'_>,
+) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let scales = step.scales();
+        let dots = dots::<B, W, N>(step, number, inputs);
+        add_dots::<B, W, N>(sums, (dots, scales), step, number, inputs);
+    }
+}
+
+/// The same with the products of the step's codes and their scales.
+#[inline(always)]
+pub(super) unsafe fn add_dots<B: PanelBlock, W: Words, const N: usize>(
+    sums: &mut [W::Floats; N],
+    (dots, scales): ([W; N], W::Floats),
     step: &impl Step<W>,
     number: usize,
     inputs: &QuantizedRow<'_>,
@@ -331,8 +375,6 @@ pub(super) unsafe fn add_step<B: PanelBlock, W: Words, const N: usize>(
     let columns = step_columns::<B, W>();
     // SAFETY: the caller's promises.
     unsafe {
-        let scales = step.scales();
-        let dots = dots::<B, W, N>(step, number, inputs);
         let input_scales = inputs.scales.as_ptr().add(number * columns / 32 * N);
         for (n, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
             *sums = W::add_product(*sums, dots.to_floats(), W::scaled(scales, input_scales.add(n)));

@@ -3,9 +3,9 @@
 use super::super::PANEL;
 use super::super::activations::QuantizedRow;
 use super::WORD;
-use super::codes::{PackedStep, PanelBlock, Step, each_step, open, step_columns, steps};
-use super::products::{Part, Sums, add_step, prefetch};
-use super::words::Words;
+use super::codes::{PackedStep, PanelBlock, Step, each_quad, each_step, open, step_columns, steps};
+use super::products::{Part, Sums, add_dots, begin, end, prefetch};
+use super::words::{Pair, Words, settle_products};
 use std::cell::RefCell;
 
 /// Bytes of a line: four codes, or one number, of sixteen rows.
@@ -75,35 +75,66 @@ impl Unpacked {
     /// # Safety
     /// As there.
     #[inline(always)]
-    pub(super) unsafe fn pass_body<B: PanelBlock, W: Words, const N: usize>(
+    pub(super) unsafe fn pass_body<B: PanelBlock, const VNNI: bool, const N: usize>(
         &self,
         part: &Part<'_>,
         inputs: &QuantizedRow<'_>,
         sums: &Sums<'_>,
     ) {
-        self.check::<B, W>(part.steps.len());
-        let width = step_columns::<B, W>();
+        self.check::<B, Pair<VNNI>>(part.steps.len());
+        let width = step_columns::<B, Pair<VNNI>>();
         // SAFETY: the checks bound all that is read of a step; outputs by the caller's promise.
         unsafe {
-            let mut all = sums.read::<B, W, N>(part, inputs);
+            let mut all = sums.read::<B, Pair<VNNI>, N>(part, inputs);
             for number in 0..part.steps.len() {
                 let step = UnpackedStep {
                     codes: self.codes.as_ptr().add(number * width * PANEL),
                     scales: self.scales.as_ptr().add(number * PANEL),
                     mins: self.mins.as_ptr().add(number * width / B::GROUP * PANEL),
                 };
-                add_step::<B, W, N>(&mut all, &step, part.steps.start + number, inputs);
+                let number = part.steps.start + number;
+                let dots = step.dots::<B, VNNI, N>(number, inputs);
+                let scales = Step::<Pair<VNNI>>::scales(&step);
+                add_dots::<B, Pair<VNNI>, N>(&mut all, (dots, scales), &step, number, inputs);
             }
-            sums.write::<W, N>(all);
+            sums.write::<Pair<VNNI>, N>(all);
         }
     }
 }
 
 /// Where a step is, see [`Unpacked`].
+#[derive(Clone, Copy)]
 struct UnpackedStep {
     codes: *const i8,
     scales: *const f32,
     mins: *const f32,
+}
+
+impl UnpackedStep {
+    /// [`super::products::dots`] for few registers: an input is loaded where it is multiplied.
+    #[inline(always)]
+    unsafe fn dots<B: PanelBlock, const VNNI: bool, const N: usize>(
+        mut self,
+        number: usize,
+        inputs: &QuantizedRow<'_>,
+    ) -> [Pair<VNNI>; N] {
+        let quads = const { B::GROUP / WORD };
+        // SAFETY: the caller's promises.
+        unsafe {
+            let mut fours = inputs.codes.as_ptr().cast::<i32>().add(number * quads * N);
+            let mut products = begin::<B, Pair<VNNI>, N>(number, inputs);
+            each_quad!(quads, |quad| {
+                let codes: Pair<VNNI> = self.codes(quad);
+                for (n, products) in products.iter_mut().enumerate() {
+                    *products = Pair::<VNNI>::multiply::<B>(*products, quad, codes, fours.add(quad * N + n));
+                }
+                for products in &mut products {
+                    (self.codes, fours) = settle_products::<B, VNNI>(products, quad, self.codes, fours);
+                }
+            });
+            end::<B, Pair<VNNI>, N>(products, number, inputs)
+        }
+    }
 }
 
 impl<W: Words> Step<W> for UnpackedStep {

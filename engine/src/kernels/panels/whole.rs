@@ -5,7 +5,7 @@
 
 use super::super::PANEL;
 use super::super::activations::{GROUP, QuantizedRow};
-use super::codes::{Head, PackedStep, PanelBlock, Step, each_step, open, step_columns, steps};
+use super::codes::{Head, PackedStep, PanelBlock, Step, each_quad, each_step, open, step_columns, steps};
 use super::products::{Ahead, Part, Sums, prefetch};
 use super::words::Words;
 use std::arch::asm;
@@ -54,20 +54,6 @@ pub(super) unsafe fn pass_body<B: PanelBlock, const N: usize>(
     }
 }
 
-/// Does something for all fours of a step, written out: the compiler leaves a loop where there are many inputs, and makes
-/// what are constants again and again.
-macro_rules! each_quad {
-    (|$quad:ident| $body:expr) => {
-        each_quad!(@ $quad, $body, 0 1 2 3 4 5 6 7)
-    };
-    (@ $quad:ident, $body:expr, $($number:literal)*) => {
-        $({
-            let $quad: usize = $number;
-            $body
-        })*
-    };
-}
-
 /// Adds the products of a step, which is two groups, and has the number `step` in its block.
 #[inline(always)]
 unsafe fn add_step<B: PanelBlock, const N: usize>(
@@ -91,7 +77,7 @@ unsafe fn add_step<B: PanelBlock, const N: usize>(
         }
         let step = PackedStep::<B, __m512i> { words, head, number: step };
         let fours = inputs.codes.as_ptr().cast::<i32>().add(pair * QUADS * N);
-        each_quad!(|quad| {
+        each_quad!(QUADS, |quad| {
             let codes = step.codes(quad);
             for (n, dot) in dots.codes[turn::<N>(quad)].iter_mut().enumerate() {
                 *dot = __m512i::multiply::<B>(*dot, quad, codes, fours.add(quad * N + n));

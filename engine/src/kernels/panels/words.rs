@@ -374,8 +374,23 @@ impl<const VNNI: bool> Words for Pair<VNNI> {
     }
 }
 
-/// Adds four products in each word to the sums; without VNNI by way of pairs, which are added up in 16 bits as long as
-/// these hold the largest that can come.
+/// Fours of products that are added up in 16 bits without VNNI: as many as these hold of the largest that can come.
+/// None where codes have signs, and pairs fill 16 bits.
+const fn narrow_quads<B: PanelBlock, const VNNI: bool>() -> usize {
+    if VNNI || keeps_signs::<B, Pair<VNNI>>() {
+        0
+    } else {
+        (i16::MAX as i32 / (2 * 127 * B::LARGEST)) as usize
+    }
+}
+
+/// Whether a group's products stand in 16 bits after so many of its fours.
+const fn stay_narrow<B: PanelBlock, const VNNI: bool>(quads: usize) -> bool {
+    let at_once = narrow_quads::<B, VNNI>();
+    at_once > 0 && !quads.is_multiple_of(at_once) && quads < B::GROUP / 4
+}
+
+/// Adds four products in each word to the sums; without VNNI by way of pairs.
 #[inline(always)]
 unsafe fn multiply<B: PanelBlock, const VNNI: bool>(
     sums: __m256i,
@@ -392,14 +407,40 @@ unsafe fn multiply<B: PanelBlock, const VNNI: bool>(
         if keeps_signs::<B, Pair<VNNI>>() {
             return (avx2::add_dots::<false>(sums, codes, inputs, true), narrow);
         }
-        let at_once = (i16::MAX as i32 / (2 * 127 * B::LARGEST)) as usize;
         let pairs = _mm256_maddubs_epi16(codes, inputs);
-        let narrow = if quad.is_multiple_of(at_once) { pairs } else { _mm256_add_epi16(narrow, pairs) };
-        if (quad + 1).is_multiple_of(at_once) || quad + 1 == B::GROUP / 4 {
-            return (_mm256_add_epi32(sums, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1))), narrow);
+        let is_first = quad.is_multiple_of(narrow_quads::<B, VNNI>());
+        let narrow = if is_first { pairs } else { _mm256_add_epi16(narrow, pairs) };
+        if stay_narrow::<B, VNNI>(quad + 1) {
+            return (sums, narrow);
         }
-        (sums, narrow)
+        (_mm256_add_epi32(sums, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1))), narrow)
     }
+}
+
+/// Products after a group's four of that number, and the addresses of codes and inputs, as they are; but the compiler
+/// cannot know: the next are loaded after the products are there. Otherwise it would load all of a group's inputs at
+/// once, and spill them.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn settle_products<B: PanelBlock, const VNNI: bool>(
+    PairProducts { sums, narrow }: &mut PairProducts,
+    quad: usize,
+    mut codes: *const i8,
+    mut inputs: *const i32,
+) -> (*const i8, *const i32) {
+    let [low, high] = if stay_narrow::<B, VNNI>(quad + 1) { narrow } else { sums };
+    // SAFETY: there is no instruction.
+    unsafe {
+        asm!(
+            "/* {} {} {} {} */",
+            inout(ymm_reg) *low,
+            inout(ymm_reg) *high,
+            inout(reg) codes,
+            inout(reg) inputs,
+            options(nostack, preserves_flags)
+        );
+    }
+    (codes, inputs)
 }
 
 /// [`Words::settle`] on AVX2.
