@@ -3,7 +3,7 @@
 use super::super::Job;
 use super::super::activations::QuantizedRow;
 use super::codes::PanelBlock;
-use super::products::{Part, Passes, Sums, pass_body, rows_body};
+use super::products::{Part, Passes, Sums, rows_body};
 use super::tiles::{Cut, FEW_FOURS};
 use super::unpacked::{COLUMNS, UNPACKED, Unpacked};
 use super::words::Pair;
@@ -48,7 +48,7 @@ macro_rules! compiled_for {
                 self.is_unpacked = are_many::<B, $vnni>(inputs);
                 if self.is_unpacked {
                     // SAFETY: compiled for the instructions.
-                    unsafe { self.panel.fill::<B, Pair<$vnni>>(part) }
+                    unsafe { B::unpack_on_avx2::<$vnni>(&mut self.panel, part) }
                 }
             }
 
@@ -61,10 +61,7 @@ macro_rules! compiled_for {
             ) {
                 // SAFETY: compiled for the instructions; the rest is the caller's promise.
                 unsafe {
-                    match self.is_unpacked {
-                        true => self.panel.pass_body::<B, $vnni, N>(part, inputs, sums),
-                        false => pass_body::<B, Pair<$vnni>, N>(part, inputs, sums),
-                    }
+                    B::pass_on_avx2::<$vnni, N>(self.is_unpacked.then_some(&self.panel), part, inputs, sums)
                 }
             }
         }

@@ -6,7 +6,8 @@
 
 use super::super::activations::QuantizedRow;
 use super::products::{Part, Sums, pass_body};
-use super::words::Words;
+use super::unpacked::Unpacked;
+use super::words::{Pair, Words};
 use super::{PANEL, WORD, formats, words_come_first};
 use crate::quant::Block;
 use std::arch::x86_64::__m512i;
@@ -64,6 +65,36 @@ pub(super) trait PanelBlock: Block {
     unsafe fn pass_on_avx512<const N: usize>(part: &Part<'_>, inputs: &QuantizedRow<'_>, sums: &Sums<'_>) {
         // SAFETY: the caller's promises.
         unsafe { pass_body::<Self, __m512i, N>(part, inputs, sums) }
+    }
+
+    /// The body of [`Passes::begin`](super::products::Passes::begin) on AVX2, where columns come out of their bits.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn unpack_on_avx2<const VNNI: bool>(panel: &mut Unpacked, part: &Part<'_>) {
+        // SAFETY: the caller's promises.
+        unsafe { panel.fill::<Self, Pair<VNNI>>(part) }
+    }
+
+    /// The body of [`Passes::pass`](super::products::Passes::pass) there, with the columns that have been unpacked.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn pass_on_avx2<const VNNI: bool, const N: usize>(
+        panel: Option<&Unpacked>,
+        part: &Part<'_>,
+        inputs: &QuantizedRow<'_>,
+        sums: &Sums<'_>,
+    ) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            match panel {
+                Some(panel) => panel.pass_body::<Self, VNNI, N>(part, inputs, sums),
+                None => pass_body::<Self, Pair<VNNI>, N>(part, inputs, sums),
+            }
+        }
     }
 }
 
@@ -123,8 +154,13 @@ pub(super) struct Factors<W: Words> {
     pub(super) mins: W::Floats,
 }
 
+/// Whether blocks are added up as whole numbers, their scales included.
+pub(super) const fn is_whole<B: PanelBlock, W: Words>() -> bool {
+    B::WHOLE && W::SUMS_BLOCKS
+}
+
 /// Whether inputs meet codes times their whole scales.
-pub(super) const fn is_scaled<B: PanelBlock, W: Words>() -> bool {
+const fn is_scaled<B: PanelBlock, W: Words>() -> bool {
     B::WHOLE && W::SCALES_CODES
 }
 
@@ -135,7 +171,7 @@ pub(super) const fn keeps_signs<B: PanelBlock, W: Words>() -> bool {
 
 /// Whether mins meet the sums of groups as floats.
 pub(super) const fn reads_sums<B: PanelBlock, W: Words>() -> bool {
-    B::HAS_MIN && !is_scaled::<B, W>()
+    B::HAS_MIN && !is_whole::<B, W>()
 }
 
 /// Whether codes come too large by their bias, which the inputs' offsets take away.
@@ -145,7 +181,7 @@ pub(super) const fn reads_offsets<B: PanelBlock, W: Words>() -> bool {
 
 /// Columns of a step.
 pub(super) const fn step_columns<B: PanelBlock, W: Words>() -> usize {
-    if is_scaled::<B, W>() { 32 } else { B::GROUP }
+    if is_whole::<B, W>() { 32 } else { B::GROUP }
 }
 
 /// Steps of a block.
@@ -228,7 +264,7 @@ impl<B: PanelBlock, W: Words> Step<W> for PackedStep<'_, B, W> {
     unsafe fn scales(&self) -> W::Floats {
         // SAFETY: the caller's promise.
         unsafe {
-            if is_scaled::<B, W>() {
+            if is_whole::<B, W>() {
                 self.head.units().scales
             } else {
                 self.head.factors(self.group(0)).scales
@@ -254,8 +290,11 @@ impl<B: PanelBlock, W: Words> Step<W> for PackedStep<'_, B, W> {
 }
 
 /// Four neighbouring codes of each row, from 0 up unless their signs are kept.
+///
+/// # Safety
+/// Needs the instructions of `W`, and a whole block.
 #[inline(always)]
-unsafe fn stored_codes<B: PanelBlock, W: Words>(words: *const u8, group: usize, quad: usize) -> W {
+pub(super) unsafe fn stored_codes<B: PanelBlock, W: Words>(words: *const u8, group: usize, quad: usize) -> W {
     // SAFETY: the caller's promises.
     unsafe {
         let Bits { word, right, mask } = B::low(group, quad);

@@ -5,9 +5,10 @@
 
 use super::super::activations::QuantizedRow;
 use super::codes::{Bits, Factors, Head, PanelBlock};
-use super::products::{Part, Sums};
-use super::words::Words;
-use super::{PANEL, WORD, whole};
+use super::products::{Part, Sums, pass_body};
+use super::unpacked::Unpacked;
+use super::words::{Pair, Words};
+use super::{PANEL, WORD, whole, whole_avx2};
 use crate::quant::{IQ4_VALUES, Iq4Nl, Iq4Xs, MXFP4_VALUES, Mxfp4, Q2K, Q3K, Q4_0, Q4K, Q5K, Q6K, Q8_0};
 use std::ops::Range;
 
@@ -265,6 +266,35 @@ impl PanelBlock for Q2K {
     unsafe fn pass_on_avx512<const N: usize>(part: &Part<'_>, inputs: &QuantizedRow<'_>, sums: &Sums<'_>) {
         // SAFETY: the caller's promises.
         unsafe { whole::pass_body::<Self, N>(part, inputs, sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn unpack_on_avx2<const VNNI: bool>(panel: &mut Unpacked, part: &Part<'_>) {
+        // SAFETY: as above.
+        unsafe {
+            match VNNI {
+                true => panel.fill::<Self, Pair<true>>(part),
+                false => panel.fill_whole::<Self>(part),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pass_on_avx2<const VNNI: bool, const N: usize>(
+        panel: Option<&Unpacked>,
+        part: &Part<'_>,
+        inputs: &QuantizedRow<'_>,
+        sums: &Sums<'_>,
+    ) {
+        // SAFETY: as above.
+        unsafe {
+            match (VNNI, panel) {
+                (true, Some(panel)) => panel.pass_body::<Self, true, N>(part, inputs, sums),
+                (true, None) => pass_body::<Self, Pair<true>, N>(part, inputs, sums),
+                (false, Some(panel)) => panel.pass_whole::<Self, N>(part, inputs, sums),
+                (false, None) => whole_avx2::pass_body::<Self, N>(part, inputs, sums),
+            }
+        }
     }
 }
 

@@ -3,10 +3,11 @@
 //! A panel has the bytes of its rows, in another order. Every column of blocks has 32-bit words, the same one of every row,
 //! and in the order in which a pass needs them: memory that is read along one line comes without being asked for. The
 //! blocks' bytes that make no whole word (an F16 scale at either end) come before them or behind them, row by row, so
-//! that words lie on lines of the cache. Codes stay packed in their bits. This file owns the table of formats; `packing.rs` makes panels of rows,
-//! `formats.rs` and `codes.rs` read blocks out of a panel, `tiles.rs` lays inputs side by side, `products.rs` multiplies
-//! both over `words.rs`, compiled in `avx2.rs` and `avx512.rs`, which has `whole.rs` for Q2_K. `bf16.rs` makes tiles of BF16 of both, which `amx.rs`
-//! multiplies by the tile unit (`unit.rs`).
+//! that words lie on lines of the cache. Codes stay packed in their bits. This file owns the table of formats;
+//! `packing.rs` makes panels of rows, `formats.rs` and `codes.rs` read blocks out of a panel, `tiles.rs` lays inputs side
+//! by side, `products.rs` multiplies both over `words.rs`, compiled in `avx2.rs`, which has `unpacked.rs` for many inputs,
+//! and `avx512.rs`. Q2_K has products of its own there (`whole_avx2.rs`, `whole.rs`). `bf16.rs` makes tiles of BF16 of
+//! both, which `amx.rs` multiplies by the tile unit (`unit.rs`).
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -33,6 +34,8 @@ mod unit;
 mod unpacked;
 #[cfg(target_arch = "x86_64")]
 mod whole;
+#[cfg(target_arch = "x86_64")]
+mod whole_avx2;
 #[cfg(target_arch = "x86_64")]
 mod words;
 

@@ -5,7 +5,7 @@
 
 use super::super::activations::{GROUP, QuantizedRow};
 use super::super::{Inputs, Pick, grow};
-use super::codes::{PanelBlock, is_scaled, reads_offsets, reads_sums};
+use super::codes::{PanelBlock, is_whole, reads_offsets, reads_sums};
 use super::words::Words;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -77,7 +77,7 @@ impl Tiles {
         grow(&mut self.scales, picks.len() * (width / GROUP));
         grow(&mut self.sums, if reads_sums::<B, W>() { picks.len() * groups } else { 0 });
         grow(&mut self.offsets, if reads_offsets::<B, W>() { picks.len() * groups } else { 0 });
-        grow(&mut self.pairs, if is_scaled::<B, W>() { picks.len() * (width / GROUP) } else { 0 });
+        grow(&mut self.pairs, if is_whole::<B, W>() { picks.len() * (width / GROUP) } else { 0 });
         for tile in cut.tiles(picks.len()) {
             let first = tile.start;
             // SAFETY: the caller's promise.
@@ -128,7 +128,7 @@ impl Tiles {
                 let offsets = &mut self.offsets[groups..];
                 interleave::<W, N>(&rows.map(|row| bytes(row.offsets)), bytes_mut(offsets));
             }
-            if is_scaled::<B, W>() {
+            if is_whole::<B, W>() {
                 interleave::<W, N>(&rows.map(|row| bytes(row.pairs)), bytes_mut(&mut self.pairs[scales..]));
             }
         }
@@ -155,7 +155,7 @@ impl Tiles {
             scales: &self.scales[scales.clone()],
             sums: groups(&self.sums, reads_sums::<B, W>()),
             offsets,
-            pairs: if is_scaled::<B, W>() { &self.pairs[scales] } else { &[] },
+            pairs: if is_whole::<B, W>() { &self.pairs[scales] } else { &[] },
         }
     }
 }
@@ -167,7 +167,7 @@ pub(super) fn check<B: PanelBlock, W: Words>(inputs: &QuantizedRow<'_>, numbers:
     assert!(inputs.codes.len() == numbers && inputs.scales.len() == scales);
     assert!(!reads_sums::<B, W>() || inputs.sums.len() == groups);
     assert!(!reads_offsets::<B, W>() || inputs.offsets.len() == groups);
-    assert!(!is_scaled::<B, W>() || inputs.pairs.len() == scales);
+    assert!(!is_whole::<B, W>() || inputs.pairs.len() == scales);
 }
 
 fn bytes(values: &[f32]) -> &[i8] {

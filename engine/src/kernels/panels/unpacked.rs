@@ -9,7 +9,7 @@ use super::words::{Pair, Words, settle_products};
 use std::cell::RefCell;
 
 /// Bytes of a line: four codes, or one number, of sixteen rows.
-const LINE: usize = WORD * PANEL;
+pub(super) const LINE: usize = WORD * PANEL;
 
 /// So many columns of sixteen rows stay in the nearest cache beside a tile.
 pub(super) const COLUMNS: usize = 512;
@@ -17,9 +17,10 @@ pub(super) const COLUMNS: usize = 512;
 /// A part of a panel out of its bits.
 #[derive(Default)]
 pub(super) struct Unpacked {
-    codes: Vec<i8>,   // (columns / 4, 16, 4)
-    scales: Vec<f32>, // (steps, 16)
-    mins: Vec<f32>,   // (groups, 16)
+    pub(super) codes: Vec<i8>,   // (columns / 4, 16, 4)
+    pub(super) scales: Vec<f32>, // (steps, 16); whole ones, the bits of two i16: (groups, 16)
+    pub(super) mins: Vec<f32>,   // (groups, 16); whole ones: (groups / 2, 16)
+    pub(super) units: Vec<f32>,  // (blocks, 2, 16), of whole scales and whole mins
 }
 
 thread_local! {
@@ -88,7 +89,7 @@ impl Unpacked {
             let mut all = sums.read::<B, Pair<VNNI>, N>(part, inputs);
             for number in 0..part.steps.len() {
                 let step = UnpackedStep {
-                    codes: self.codes.as_ptr().add(number * width * PANEL),
+                    codes: self.codes.as_ptr().add(number * width * PANEL).cast(),
                     scales: self.scales.as_ptr().add(number * PANEL),
                     mins: self.mins.as_ptr().add(number * width / B::GROUP * PANEL),
                 };
@@ -105,7 +106,7 @@ impl Unpacked {
 /// Where a step is, see [`Unpacked`].
 #[derive(Clone, Copy)]
 struct UnpackedStep {
-    codes: *const i8,
+    codes: *const u8,
     scales: *const f32,
     mins: *const f32,
 }
@@ -129,7 +130,7 @@ impl UnpackedStep {
                     *products = Pair::<VNNI>::multiply::<B>(*products, quad, codes, fours.add(quad * N + n));
                 }
                 for products in &mut products {
-                    (self.codes, fours) = settle_products::<B, VNNI>(products, quad, self.codes, fours);
+                    settle_products(products.current::<B, VNNI>(quad), &mut self.codes, &mut fours);
                 }
             });
             end::<B, Pair<VNNI>, N>(products, number, inputs)
@@ -153,6 +154,6 @@ impl<W: Words> Step<W> for UnpackedStep {
     #[inline(always)]
     unsafe fn codes(&self, quad: usize) -> W {
         // SAFETY: as above.
-        unsafe { W::load(self.codes.add(quad * LINE).cast()) }
+        unsafe { W::load(self.codes.add(quad * LINE)) }
     }
 }

@@ -23,7 +23,9 @@ pub(super) trait Words: Copy {
     const LARGEST_CODE: i32;
     /// For so few inputs the steps of a block are written out.
     const WRITTEN_OUT: usize;
-    /// Whether multiplying codes with whole scales costs less than the floats that it saves.
+    /// Whether blocks with whole scales are added up as whole numbers.
+    const SUMS_BLOCKS: bool;
+    /// Whether their codes are multiplied with the scales before the inputs come.
     const SCALES_CODES: bool;
 
     unsafe fn load(address: *const u8) -> Self;
@@ -117,6 +119,7 @@ impl Words for __m512i {
     const LARGEST_CODE: i32 = 255;
     const LINE: usize = 64;
     const WRITTEN_OUT: usize = usize::MAX;
+    const SUMS_BLOCKS: bool = true;
     const SCALES_CODES: bool = true;
 
     instructions! {
@@ -215,7 +218,7 @@ fn settle(mut floats: __m512, mut address: *const u8) -> (__m512, *const u8) {
 
 /// AVX2, with and without VNNI: rows 0 to 7 and 8 to 15.
 #[derive(Clone, Copy)]
-pub(super) struct Pair<const VNNI: bool>(__m256i, __m256i);
+pub(super) struct Pair<const VNNI: bool>(pub(super) __m256i, pub(super) __m256i);
 
 /// Products of a [`Pair`].
 #[derive(Clone, Copy)]
@@ -242,6 +245,7 @@ impl<const VNNI: bool> Words for Pair<VNNI> {
     const LARGEST_CODE: i32 = if VNNI { 255 } else { 64 };
     const LINE: usize = 16;
     const WRITTEN_OUT: usize = 2;
+    const SUMS_BLOCKS: bool = !VNNI;
     const SCALES_CODES: bool = false;
 
     instructions! {
@@ -417,30 +421,34 @@ unsafe fn multiply<B: PanelBlock, const VNNI: bool>(
     }
 }
 
-/// Products after a group's four of that number, and the addresses of codes and inputs, as they are; but the compiler
-/// cannot know: the next are loaded after the products are there. Otherwise it would load all of a group's inputs at
-/// once, and spill them.
+impl PairProducts {
+    /// Where a group's products stand after its four of that number.
+    #[inline(always)]
+    pub(super) fn current<B: PanelBlock, const VNNI: bool>(&mut self, quad: usize) -> &mut [__m256i; 2] {
+        if stay_narrow::<B, VNNI>(quad + 1) { &mut self.narrow } else { &mut self.sums }
+    }
+}
+
+/// Products and the addresses of codes and inputs as they are, but the compiler cannot know: what follows is loaded after
+/// the products are there. Otherwise it would load all of a group's inputs at once, and spill them.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn settle_products<B: PanelBlock, const VNNI: bool>(
-    PairProducts { sums, narrow }: &mut PairProducts,
-    quad: usize,
-    mut codes: *const i8,
-    mut inputs: *const i32,
-) -> (*const i8, *const i32) {
-    let [low, high] = if stay_narrow::<B, VNNI>(quad + 1) { narrow } else { sums };
+pub(super) fn settle_products(
+    [low, high]: &mut [__m256i; 2],
+    codes: &mut *const u8,
+    inputs: &mut *const i32,
+) {
     // SAFETY: there is no instruction.
     unsafe {
         asm!(
             "/* {} {} {} {} */",
-            inout(ymm_reg) *low,
-            inout(ymm_reg) *high,
-            inout(reg) codes,
-            inout(reg) inputs,
+            inout(ymm_reg) * low,
+            inout(ymm_reg) * high,
+            inout(reg) * codes,
+            inout(reg) * inputs,
             options(nostack, preserves_flags)
         );
     }
-    (codes, inputs)
 }
 
 /// [`Words::settle`] on AVX2.
