@@ -53,15 +53,21 @@ macro_rules! compiled_for {
             }
 
             #[target_feature(enable = $features)]
-            unsafe fn pass<B: PanelBlock, const N: usize>(
+            unsafe fn pass<B: PanelBlock>(
                 &mut self,
+                len: usize,
                 part: &Part<'_>,
                 inputs: &QuantizedRow<'_>,
                 sums: &Sums<'_>,
             ) {
+                let panel = self.is_unpacked.then_some(&self.panel);
                 // SAFETY: compiled for the instructions; the rest is the caller's promise.
                 unsafe {
-                    B::pass_on_avx2::<$vnni, N>(self.is_unpacked.then_some(&self.panel), part, inputs, sums)
+                    match len {
+                        4 => B::pass_on_avx2::<$vnni, 4>(panel, part, inputs, sums),
+                        2 => B::pass_on_avx2::<$vnni, 2>(panel, part, inputs, sums),
+                        _ => B::pass_on_avx2::<$vnni, 1>(panel, part, inputs, sums),
+                    }
                 }
             }
         }

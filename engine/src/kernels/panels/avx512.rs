@@ -32,13 +32,22 @@ impl Passes for Avx512 {
     }
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn pass<B: PanelBlock, const N: usize>(
+    unsafe fn pass<B: PanelBlock>(
         &mut self,
+        len: usize,
         part: &Part<'_>,
         inputs: &QuantizedRow<'_>,
         sums: &Sums<'_>,
     ) {
         // SAFETY: compiled for the instructions; the rest is the caller's promise.
-        unsafe { B::pass_on_avx512::<N>(part, inputs, sums) }
+        unsafe {
+            match len {
+                12 => B::pass_on_avx512::<12>(part, inputs, sums),
+                8 => B::pass_on_avx512::<8>(part, inputs, sums),
+                4 => B::pass_on_avx512::<4>(part, inputs, sums),
+                2 => B::pass_on_avx512::<2>(part, inputs, sums),
+                _ => B::pass_on_avx512::<1>(part, inputs, sums),
+            }
+        }
     }
 }

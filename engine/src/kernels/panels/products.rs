@@ -68,9 +68,10 @@ pub(super) trait Passes {
     /// Here and below: needs the instruction set.
     unsafe fn begin<B: PanelBlock>(&mut self, _part: &Part<'_>, _inputs: usize) {}
 
-    /// Adds the products of the part's columns with a tile of `N` inputs to the tile's sums.
-    unsafe fn pass<B: PanelBlock, const N: usize>(
+    /// Adds the products of the part's columns with a tile of so many inputs, as the cut makes them, to the tile's sums.
+    unsafe fn pass<B: PanelBlock>(
         &mut self,
+        len: usize,
         part: &Part<'_>,
         inputs: &QuantizedRow<'_>,
         sums: &Sums<'_>,
@@ -201,13 +202,7 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
                     let first = job.inputs.quantized::<B>(picks[0].input);
                     let inputs = tiles.get::<B, P::Words>(tile, first);
                     let sums = Sums { job, start, picks };
-                    match len {
-                        12 => passes.pass::<B, 12>(&part, &inputs, &sums),
-                        8 => passes.pass::<B, 8>(&part, &inputs, &sums),
-                        4 => passes.pass::<B, 4>(&part, &inputs, &sums),
-                        2 => passes.pass::<B, 2>(&part, &inputs, &sums),
-                        _ => passes.pass::<B, 1>(&part, &inputs, &sums),
-                    }
+                    passes.pass::<B>(len, &part, &inputs, &sums);
                 }
             }
         }
