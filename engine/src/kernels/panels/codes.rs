@@ -2,7 +2,8 @@
 //!
 //! A step is the columns whose products are added up as whole numbers: a group, which shares a scale. Where group scales
 //! are small whole numbers times that of the block (Q2_K), a code times its scale still is a byte; two groups of sixteen
-//! then are one step, and the steps of a block are added up together (`whole.rs`). `formats.rs` has the formats.
+//! then are one step, and the steps of a block are added up together (`whole.rs`, `whole_avx2.rs`). `formats.rs` has the
+//! formats.
 
 use super::super::activations::QuantizedRow;
 use super::products::{Part, Sums, pass_body};
@@ -89,11 +90,26 @@ pub(super) trait PanelBlock: Block {
         sums: &Sums<'_>,
     ) {
         // SAFETY: the caller's promises.
-        unsafe {
-            match panel {
-                Some(panel) => panel.pass_body::<Self, VNNI, N>(part, inputs, sums),
-                None => pass_body::<Self, Pair<VNNI>, N>(part, inputs, sums),
-            }
+        unsafe { pass_steps_on_avx2::<Self, VNNI, N>(panel, part, inputs, sums) }
+    }
+}
+
+/// What [`PanelBlock::pass_on_avx2`] is for formats whose floats come in with every step.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn pass_steps_on_avx2<B: PanelBlock, const VNNI: bool, const N: usize>(
+    panel: Option<&Unpacked>,
+    part: &Part<'_>,
+    inputs: &QuantizedRow<'_>,
+    sums: &Sums<'_>,
+) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        match panel {
+            Some(panel) => panel.pass_body::<B, VNNI, N>(part, inputs, sums),
+            None => pass_body::<B, Pair<VNNI>, N>(part, inputs, sums),
         }
     }
 }

@@ -4,8 +4,8 @@
 //! block is a register, or two, and has the number of its place in a panel (`ORDER`). Nothing here multiplies.
 
 use super::super::activations::QuantizedRow;
-use super::codes::{Bits, Factors, Head, PanelBlock};
-use super::products::{Part, Sums, pass_body};
+use super::codes::{Bits, Factors, Head, PanelBlock, pass_steps_on_avx2};
+use super::products::{Part, Sums};
 use super::unpacked::Unpacked;
 use super::words::{Pair, Words};
 use super::{PANEL, WORD, whole, whole_avx2};
@@ -289,8 +289,7 @@ impl PanelBlock for Q2K {
         // SAFETY: as above.
         unsafe {
             match (VNNI, panel) {
-                (true, Some(panel)) => panel.pass_body::<Self, true, N>(part, inputs, sums),
-                (true, None) => pass_body::<Self, Pair<true>, N>(part, inputs, sums),
+                (true, panel) => pass_steps_on_avx2::<Self, true, N>(panel, part, inputs, sums),
                 (false, Some(panel)) => panel.pass_whole::<Self, N>(part, inputs, sums),
                 (false, None) => whole_avx2::pass_body::<Self, N>(part, inputs, sums),
             }
