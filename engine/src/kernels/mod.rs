@@ -189,6 +189,12 @@ impl Kernel {
         self.inputs
     }
 
+    /// Whether many inputs may be shared out among tasks: unpacking weights for some of them costs little. Rows unpacked
+    /// into panels, and weights made into tiles for the matrix unit, should meet all of them.
+    fn takes_inputs_apart(&self, job: &Job<'_>) -> bool {
+        job.matrix.layout == Layout::Panels && self.inputs.is_some() && self.isa != Isa::Amx
+    }
+
     /// Quantizes one row of activations, where the kernel wants that.
     pub fn quantize(&self, row: &[f32], out: &mut Quantized<'_>) {
         if let Some(grain) = self.inputs {
@@ -255,10 +261,21 @@ pub fn rows_per_task(rows: usize, threads: usize) -> usize {
     (rows / (threads * 8)).next_multiple_of(PANEL).clamp(PANEL, 1024)
 }
 
+/// Inputs of a task of a matrix, where there are that many: whole tiles on every instruction set. Each task lays its
+/// inputs out anew, so it takes some of them and many rows rather than all of them and few rows.
+const INPUTS_PER_TASK: usize = 96;
+
 /// Runs a whole job on the team.
 pub fn matmul(team: &Team, kernel: Kernel, job: &Job<'_>) {
-    team.run_chunks(job.matrix.rows, rows_per_task(job.matrix.rows, team.threads()), |start, end| {
-        // SAFETY: tasks write disjoint matrix rows.
-        unsafe { kernel.rows(job, start..end) }
+    let (rows, inputs) = (job.matrix.rows, job.picks.len());
+    let shares = if kernel.takes_inputs_apart(job) { (inputs / INPUTS_PER_TASK).max(1) } else { 1 };
+    let chunk = rows_per_task(rows * shares, team.threads()).min(rows.max(1));
+    // Tasks with the same rows follow each other: the weights are at hand.
+    team.run(rows.div_ceil(chunk) * shares, |task| {
+        let (start, share) = (task / shares * chunk, task % shares);
+        let end = if share + 1 == shares { inputs } else { (share + 1) * INPUTS_PER_TASK };
+        let job = Job { picks: &job.picks[share * INPUTS_PER_TASK..end], ..*job };
+        // SAFETY: tasks write other rows of the matrix or other rows of the output.
+        unsafe { kernel.rows(&job, start..rows.min(start + chunk)) }
     });
 }

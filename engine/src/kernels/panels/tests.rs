@@ -124,7 +124,7 @@ fn whole_blocks(case: &Case, isa: Isa) -> Vec<f32> {
 #[test]
 fn panels_have_the_bits_of_rows() {
     for (format, isa) in panelled() {
-        for inputs in [1, 2, 3, 4, 7, 8, 13, 16, 29, 70] {
+        for inputs in [1, 2, 3, 4, 7, 8, 13, 16, 29, 70, 203] {
             for is_adversarial in [false, true] {
                 if isa == Isa::Amx && inputs >= super::amx::FEWEST {
                     continue; // tiles of BF16, which have a test of their own
