@@ -206,7 +206,7 @@ pub fn down<M: ExpertMatrices>(
 
 /// `work(expert, rows)`: many experts are tasks enough, the rows of a few are cut.
 fn each_range(team: &Team, experts: &[u32], rows: usize, work: impl Fn(u32, Range<usize>) + Sync) {
-    let chunk = rows_per_task(rows * experts.len().max(1), team.threads()).min(rows.max(1));
+    let chunk = rows_per_task(rows * experts.len(), team.threads());
     let chunks = rows.div_ceil(chunk);
     team.run(experts.len() * chunks, |task| {
         let start = task % chunks * chunk;

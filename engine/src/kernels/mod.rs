@@ -192,7 +192,7 @@ impl Kernel {
     /// Whether many inputs may be shared out among tasks: unpacking weights for some of them costs little. Rows unpacked
     /// into panels, and weights made into tiles for the matrix unit, should meet all of them.
     fn takes_inputs_apart(&self, job: &Job<'_>) -> bool {
-        job.matrix.layout == Layout::Panels && self.inputs.is_some() && self.isa != Isa::Amx
+        job.matrix.layout.is_other_than_rows(job.matrix.format) && self.isa != Isa::Amx
     }
 
     /// Quantizes one row of activations, where the kernel wants that.
@@ -269,7 +269,7 @@ const INPUTS_PER_TASK: usize = 96;
 pub fn matmul(team: &Team, kernel: Kernel, job: &Job<'_>) {
     let (rows, inputs) = (job.matrix.rows, job.picks.len());
     let shares = if kernel.takes_inputs_apart(job) { (inputs / INPUTS_PER_TASK).max(1) } else { 1 };
-    let chunk = rows_per_task(rows * shares, team.threads()).min(rows.max(1));
+    let chunk = rows_per_task(rows * shares, team.threads());
     // Tasks with the same rows follow each other: the weights are at hand.
     team.run(rows.div_ceil(chunk) * shares, |task| {
         let (start, share) = (task / shares * chunk, task % shares);
