@@ -36,15 +36,16 @@ const EXCEPTIONS: &[(&str, &[&str])] = &[
     ("</s>", &["<|tool_response>"]),          // ordinary text in Gemma 4
 ];
 
-/// The end tokens in ascending order. Marks the ones that are known by their text as control tokens.
-pub(super) fn find(vocabulary: &mut Vocabulary, ids: &SpecialIds) -> Vec<u32> {
+/// The end tokens in ascending order: those known by their text, which are marked as control tokens, those with a role,
+/// and those that the file has `named` besides.
+pub(super) fn find(vocabulary: &mut Vocabulary, ids: &SpecialIds, named: &[u32]) -> Vec<u32> {
     let known = |text: &&&str| vocabulary.id_of(text.as_bytes()).is_some();
     let excepted =
         |text: &str| EXCEPTIONS.iter().any(|(end, signs)| *end == text && signs.iter().all(|s| known(&s)));
     let by_text = TEXTS.iter().filter(|text| known(text) && !excepted(text));
     let mut ends: Vec<u32> = by_text.filter_map(|text| vocabulary.id_of(text.as_bytes())).collect();
     ends.iter().for_each(|&id| vocabulary.set_kind(id, TokenType::Control));
-    ends.extend([ids.eos, ids.eot, ids.eom].into_iter().flatten());
+    ends.extend([ids.eos, ids.eot, ids.eom].into_iter().flatten().chain(named.iter().copied()));
     ends.sort_unstable();
     ends.dedup();
     ends
@@ -68,7 +69,7 @@ mod tests {
         for (tokens, ids, expected) in cases {
             let spec = VocabularySpec { tokens: tokens.to_vec(), ..Default::default() };
             let mut vocabulary = Vocabulary::new(&spec).unwrap();
-            assert_eq!(&find(&mut vocabulary, ids), expected, "{tokens:?}");
+            assert_eq!(&find(&mut vocabulary, ids, &[]), expected, "{tokens:?}");
             assert_eq!(vocabulary.kind(0), Some(TokenType::Normal));
             assert_eq!(vocabulary.kind(2) == Some(TokenType::Control), expected.contains(&2), "{tokens:?}");
         }

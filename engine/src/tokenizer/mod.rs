@@ -9,9 +9,11 @@
 mod bpe;
 mod byte_tokens;
 pub mod bytes;
+mod charsmap;
 mod chat_template;
 mod ends;
 mod merge;
+mod normalizer;
 pub mod pretokenizer;
 mod ranks;
 mod spec;
@@ -26,14 +28,17 @@ use crate::gguf::Metadata;
 use crate::{Error, Result};
 use bpe::Bpe;
 use byte_tokens::ByteTokens;
+use normalizer::{IsFirst, Spelling};
 use pretokenizer::PreTokenizer;
 use special::{Fragment, SpecialTokens};
 use spm::Spm;
+use std::borrow::Cow;
 use vocabulary::{Texts, Vocabulary};
 
 pub use chat_template::{ChatTemplate, Message};
+pub use normalizer::{Normalizer, STEPS as NORMALIZER_STEPS, SpacePrefix};
 pub use spec::{SpecialIds, VocabularySpec};
-pub use special::Special;
+pub use special::{Matching, Special};
 pub use stream::StreamDecoder;
 pub use vocabulary::TokenType;
 
@@ -45,12 +50,14 @@ pub struct Tokenizer {
     vocabulary: Vocabulary,
     pieces: Texts, // the bytes that each token adds to an answer
     special: SpecialTokens,
+    spelling: Spelling,
+    prefix: SpacePrefix,
     model: Model,
     ids: SpecialIds,
     ends: Vec<u32>, // ascending
     add_bos: bool,
     add_eos: bool,
-    add_space_prefix: bool,
+    strips_space: bool, // of a decoded text: SentencePiece's habit of putting one first, undone
 }
 
 enum Model {
@@ -79,13 +86,24 @@ impl Tokenizer {
             Some(rules) => Model::Bpe(Bpe::new(spec, rules, &vocabulary)?),
             None => Model::Spm(Spm::new(spec, &vocabulary)),
         };
-        let ends = ends::find(&mut vocabulary, &ids);
+        check_lists(spec, &vocabulary)?;
+        let ends = ends::find(&mut vocabulary, &ids, &spec.ends);
+        let escapes_spaces = match &model {
+            Model::Spm(_) => true,
+            Model::Bpe(bpe) => bpe.escapes_spaces(),
+        };
+        let spelling =
+            Spelling { normalizer: Normalizer::new(&spec.normalizer, &spec.charsmap)?, escapes_spaces };
+        let strips_space = rules.is_none() && spec.add_space_prefix.unwrap_or(true);
+        let usual = if strips_space { SpacePrefix::Every } else { SpacePrefix::Never };
         Ok(Self {
             pieces: pieces(&vocabulary, &model)?,
-            special: SpecialTokens::new(&vocabulary)?,
+            special: SpecialTokens::new(&vocabulary, &spec.matching, &spelling)?,
+            spelling,
+            prefix: spec.space_prefix.unwrap_or(usual),
             add_bos: ids.bos.is_some() && spec.add_bos.unwrap_or(rules.is_none_or(|rules| rules.add_bos)),
             add_eos: ids.eos.is_some() && spec.add_eos.unwrap_or(false),
-            add_space_prefix: rules.is_none() && spec.add_space_prefix.unwrap_or(true),
+            strips_space,
             vocabulary,
             model,
             ids,
@@ -102,13 +120,13 @@ impl Tokenizer {
             )));
         }
         let mut tokens = Vec::with_capacity(text.len() / 3);
-        let mut follows_special = true;
+        let mut is_first = IsFirst::Yes;
         self.special.split(text, special, |fragment| {
             match fragment {
                 Fragment::Token(id) => tokens.push(id),
-                Fragment::Text(text) => self.encode_text(text, follows_special, &mut tokens)?,
+                Fragment::Text(text) => self.encode_stretch(text, special, is_first, &mut tokens)?,
             }
-            follows_special = matches!(fragment, Fragment::Token(_));
+            is_first = IsFirst::No;
             Ok(())
         })?;
         Ok(tokens)
@@ -124,16 +142,40 @@ impl Tokenizer {
         Ok(tokens)
     }
 
-    fn encode_text(&self, text: &str, first: bool, tokens: &mut Vec<u32>) -> Result<()> {
+    /// A stretch of text between special tokens: normalized, and parted once more where tokens are looked for then.
+    fn encode_stretch(
+        &self,
+        text: &str,
+        special: Special,
+        mut is_first: IsFirst,
+        tokens: &mut Vec<u32>,
+    ) -> Result<()> {
+        let mut text = self.spelling.of(text)?;
+        if text.is_empty() {
+            return Ok(());
+        }
+        if self.prefix.goes_before_stretch(is_first) {
+            text = Cow::Owned(self.spelling.space().to_owned() + &text);
+        }
+        self.special.split_normalized(&text, special, |fragment| {
+            match fragment {
+                Fragment::Token(id) => tokens.push(id),
+                Fragment::Text(text) => self.encode_text(text, is_first, tokens)?,
+            }
+            is_first = IsFirst::No;
+            Ok(())
+        })
+    }
+
+    fn encode_text(&self, text: &str, is_first: IsFirst, tokens: &mut Vec<u32>) -> Result<()> {
+        let space = self.spelling.space();
+        let text = match self.prefix.goes_before_missing(is_first) && !text.starts_with(space) {
+            true => Cow::Owned(space.to_owned() + text),
+            false => Cow::Borrowed(text),
+        };
         match &self.model {
-            Model::Spm(spm) => {
-                let prefix = if first && self.add_space_prefix { SPACE } else { "" };
-                spm.encode(&self.vocabulary, &(prefix.to_owned() + &text.replace(' ', SPACE)), tokens)
-            }
-            Model::Bpe(bpe) if bpe.escapes_spaces() => {
-                bpe.encode(&self.vocabulary, &text.replace(' ', SPACE), tokens)
-            }
-            Model::Bpe(bpe) => bpe.encode(&self.vocabulary, text, tokens),
+            Model::Spm(spm) => spm.encode(&self.vocabulary, &text, tokens),
+            Model::Bpe(bpe) => bpe.encode(&self.vocabulary, &text, tokens),
         }
     }
 
@@ -141,7 +183,7 @@ impl Tokenizer {
     pub fn decode(&self, tokens: &[u32]) -> String {
         let shown = tokens.iter().filter(|&&token| !self.is_control(token));
         let bytes: Vec<u8> = shown.flat_map(|&token| self.piece_bytes(token)).copied().collect();
-        let bytes = bytes.strip_prefix(b" ").filter(|_| self.add_space_prefix).unwrap_or(&bytes);
+        let bytes = bytes.strip_prefix(b" ").filter(|_| self.strips_space).unwrap_or(&bytes);
         String::from_utf8_lossy(bytes).into_owned()
     }
 
@@ -242,6 +284,25 @@ fn check_ids(spec: &VocabularySpec, vocabulary: &Vocabulary) -> Result<SpecialId
     // Nothing here uses padding; many files name a row that does not exist.
     let padding = spec.ids.padding.filter(|&id| (id as usize) < vocabulary.len());
     Ok(SpecialIds { bos, eos, eot, eom, unknown, padding })
+}
+
+/// The lists of ids in `spec` where they are tokens.
+fn check_lists(spec: &VocabularySpec, vocabulary: &Vocabulary) -> Result<()> {
+    let matching = &spec.matching;
+    let lists = [
+        ("moewe.tokenizer.lstrip", &matching.lstrip),
+        ("moewe.tokenizer.rstrip", &matching.rstrip),
+        ("moewe.tokenizer.single_word", &matching.single_word),
+        ("moewe.tokenizer.normalized", &matching.normalized),
+        ("tokenizer.ggml.eog_token_ids", &spec.ends),
+    ];
+    for (key, ids) in lists {
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary.len()) {
+            let expected = format!("tokens below {}", vocabulary.len());
+            return Err(Error::malformed(format!("key `{key}`"), expected, id));
+        }
+    }
+    Ok(())
 }
 
 /// The bytes of every token.

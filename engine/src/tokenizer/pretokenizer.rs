@@ -94,6 +94,11 @@ const fn bytes(names: &'static [&'static str], patterns: &'static [&'static str]
 impl PreTokenizer {
     /// The rules that a file asks for; no name means `default`.
     pub fn by_name(name: &str) -> Result<&'static Self> {
+        if name.is_empty() {
+            tracing::warn!(
+                "the file does not say how its tokenizer splits text (tokenizer.ggml.pre); words may be wrong"
+            );
+        }
         let wanted = if name.is_empty() { "default" } else { name };
         PRE_TOKENIZERS.iter().find(|rules| rules.names.contains(&wanted)).ok_or_else(|| {
             let known: Vec<&str> = PRE_TOKENIZERS.iter().map(|rules| rules.names[0]).collect();

@@ -3,8 +3,11 @@
 //! [`VocabularySpec::from_metadata`] reads the `tokenizer.ggml.*` keys; whether ids are in range and lists agree is
 //! checked by the vocabulary that is built from them.
 
+use super::normalizer::{self, SpacePrefix};
+use super::special::Matching;
 use crate::gguf::{Array, Metadata};
 use crate::{Error, Result};
+use std::borrow::Cow;
 
 /// A vocabulary in the terms of GGUF's `tokenizer.ggml.*` keys. Empty lists stand for absent keys.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +32,18 @@ pub struct VocabularySpec<'a> {
     pub add_eos: Option<bool>,
     /// `add_space_prefix`; absent means yes for `llama`.
     pub add_space_prefix: Option<bool>,
+    /// `moewe.tokenizer.space_prefix`: more exactly than `add_space_prefix`, and for every model.
+    pub space_prefix: Option<SpacePrefix>,
+    /// `moewe.tokenizer.normalizer`: the steps of [`Normalizer`](super::normalizer::Normalizer).
+    pub normalizer: Vec<&'a str>,
+    /// `precompiled_charsmap`: the rules of the normalizer's step `charsmap`.
+    pub charsmap: Cow<'a, [u8]>,
+    /// `moewe.tokenizer.split_spaces`: words of `llama` do not grow across a space.
+    pub split_spaces: bool,
+    /// How some tokens are matched.
+    pub matching: Matching,
+    /// `eog_token_ids`: tokens that end an answer, besides those that have a role.
+    pub ends: Vec<u32>,
 }
 
 impl<'a> VocabularySpec<'a> {
@@ -48,6 +63,17 @@ impl<'a> VocabularySpec<'a> {
             add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?,
             add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?,
             add_space_prefix: metadata.bool("tokenizer.ggml.add_space_prefix")?,
+            space_prefix: metadata.str(SpacePrefix::KEY)?.map(SpacePrefix::by_name).transpose()?,
+            normalizer: strings(metadata, normalizer::STEPS)?,
+            charsmap: charsmap(metadata)?,
+            split_spaces: metadata.bool("moewe.tokenizer.split_spaces")?.unwrap_or(false),
+            matching: Matching {
+                lstrip: ids(metadata, "moewe.tokenizer.lstrip")?,
+                rstrip: ids(metadata, "moewe.tokenizer.rstrip")?,
+                single_word: ids(metadata, "moewe.tokenizer.single_word")?,
+                normalized: ids(metadata, "moewe.tokenizer.normalized")?,
+            },
+            ends: ids(metadata, "tokenizer.ggml.eog_token_ids")?,
         }))
     }
 }
@@ -76,6 +102,23 @@ fn scores(metadata: &Metadata) -> Result<Vec<f32>> {
 fn types(metadata: &Metadata) -> Result<Vec<i32>> {
     let key = "tokenizer.ggml.token_type";
     list(metadata, key, "an array of small integers", |array| array.as_i32s().map(|all| all.into_owned()))
+}
+
+fn ids(metadata: &Metadata, key: &str) -> Result<Vec<u32>> {
+    list(metadata, key, "an array of token ids", |array| array.as_u32s().map(|all| all.into_owned()))
+}
+
+/// Bytes, in whichever of the two types of a byte a file has them.
+fn charsmap(metadata: &Metadata) -> Result<Cow<'_, [u8]>> {
+    match metadata.array("tokenizer.ggml.precompiled_charsmap")? {
+        None => Ok(Cow::Borrowed(&[])),
+        Some(Array::U8(bytes)) => Ok(Cow::Borrowed(bytes)),
+        Some(Array::I8(bytes)) => Ok(bytes.iter().map(|&byte| byte as u8).collect()),
+        Some(other) => {
+            let place = "key `tokenizer.ggml.precompiled_charsmap`";
+            Err(Error::malformed(place, "an array of bytes", other.element_name()))
+        }
+    }
 }
 
 /// Tokens with a role, each absent where the file names none.

@@ -3,17 +3,18 @@
 //! There is no merge table: a pair is looked up by its joined text, so nothing has to be built. Unigram models
 //! (`t5`), which look for the best segmentation as a whole, are not done here.
 
-use super::ByteTokens;
 use super::bpe::push_characters;
 use super::bytes;
 use super::merge::{Join, Merger, Symbol};
 use super::spec::VocabularySpec;
 use super::vocabulary::Vocabulary;
+use super::{ByteTokens, SPACE};
 use crate::Result;
 
 /// The model behind `tokenizer.ggml.model` = `llama`.
 pub(super) struct Spm {
     bytes: ByteTokens,
+    split_spaces: bool, // words are merged one by one, each with the space before it
 }
 
 struct ByScore<'a>(&'a Vocabulary);
@@ -33,15 +34,30 @@ fn ascending(score: f32) -> u32 {
 
 impl Spm {
     pub(super) fn new(spec: &VocabularySpec, vocabulary: &Vocabulary) -> Self {
-        Self { bytes: ByteTokens::new(vocabulary, spec.ids.unknown, bytes::name_of) }
+        let bytes = ByteTokens::new(vocabulary, spec.ids.unknown, bytes::name_of);
+        Self { bytes, split_spaces: spec.split_spaces }
     }
 
     /// Appends the tokens of a stretch of text whose spaces are already written `▁`.
     pub(super) fn encode(&self, vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) -> Result<()> {
         let mut merger = Merger::default();
-        push_characters(vocabulary, text, &mut merger);
-        merger.run(&ByScore(vocabulary), text.as_bytes());
-        self.bytes.finish(&merger, text, out)
+        let mut rest = text;
+        while !rest.is_empty() {
+            let (word, after) = rest.split_at(self.word_length(rest));
+            merger.clear();
+            push_characters(vocabulary, word, &mut merger);
+            merger.run(&ByScore(vocabulary), word.as_bytes());
+            self.bytes.finish(&merger, word, out)?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Bytes of `text` that are merged together.
+    fn word_length(&self, text: &str) -> usize {
+        let first = text.chars().next().map_or(0, char::len_utf8);
+        let next_space = || text[first..].find(SPACE).map(|at| first + at);
+        self.split_spaces.then(next_space).flatten().unwrap_or(text.len())
     }
 }
 

@@ -168,6 +168,10 @@ proptest! {
         merges in proptest::collection::vec("[ab▁]{1,2} [ab▁]{1,2}|[ab ]{0,3}", 0..3),
         (model, pre) in (0usize..3, 0usize..3).prop_map(|(a, b)| (["gpt2", "llama", "gemma4"][a], ["", "llama-bpe", "x"][b])),
         (bos, fit, text) in (any::<Option<u8>>(), 0u8..8, "[ab▁ Ġ<s>/A\n]{0,30}"),
+        (steps, prefix, flagged, split_spaces) in (
+            proptest::collection::vec("nfc|nfkd|lowercase|strip_left|squeeze_spaces|prepend|replace|replace_regex|[ab ]", 0..5),
+            0usize..5, proptest::collection::vec(0u32..12, 0..6), any::<bool>(),
+        ),
     ) {
         if fit > 0 {
             types = types.iter().map(|kind| kind % 7).chain(std::iter::repeat(1)).take(tokens.len()).collect();
@@ -176,7 +180,17 @@ proptest! {
         let ids = SpecialIds { bos: bos.map(u32::from), ..Default::default() };
         let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
         let merges = merges.iter().map(String::as_str).collect();
-        let spec = VocabularySpec { model, pre, tokens, types, scores, merges, ids, ..Default::default() };
+        let space_prefix = Some(["never", "every", "every-missing", "first", "first-missing"][prefix])
+            .map(|name| SpacePrefix::by_name(name).unwrap());
+        let matching = Matching {
+            lstrip: flagged.clone(), rstrip: flagged.iter().skip(1).copied().collect(),
+            single_word: flagged.iter().skip(3).copied().collect(), normalized: flagged.iter().rev().take(2).copied().collect(),
+        };
+        let normalizer = steps.iter().map(String::as_str).collect();
+        let spec = VocabularySpec {
+            model, pre, tokens, types, scores, merges, ids, space_prefix, matching, normalizer, split_spaces,
+            ends: flagged, ..Default::default()
+        };
         if let Ok(tokenizer) = Tokenizer::new(&spec) {
             for special in [Special::Plain, Special::Parse] {
                 let tokens = tokenizer.encode_with_bos(&text, special).unwrap_or_default();

@@ -1,10 +1,12 @@
-"""Trains two tiny vocabularies and records what independent tokenizers make of some texts. See README.md."""
+"""Trains three tiny vocabularies and records what independent tokenizers make of some texts. See README.md."""
 
 import base64
 import io
 import json
+import tempfile
 
 import sentencepiece
+import tiktoken
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 TEXT = """Die Möwe fliegt über das Meer, und das Meer fließt unter der Möwe. Größe, Äpfel, Öl und Übermut!
@@ -126,5 +128,45 @@ def sentence_piece():
     }
 
 
+def ranks():
+    """byte_level.tiktoken as the `tiktoken` library reads it, with GPT-2's words."""
+    with open("byte_level.tiktoken", encoding="ascii") as file:
+        pairs = [line.split() for line in file]
+    mergeable = {base64.b64decode(token): int(rank) for token, rank in pairs}
+    words = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+    encoding = tiktoken.Encoding("byte_level", pat_str=words, mergeable_ranks=mergeable, special_tokens={})
+    return {"cases": [[text, encoding.encode(text)] for text in CASES]}
+
+
+# What nmt_nfkc does, in a few rules: replace, put together, leave out, and turn other white space into spaces.
+RULES = {"ﬁ": "fi", "½": "1/2", "Ａ": "A", "e\u0301": "é", "\u200b": "", "\t": " ", "\u00a0": " ", "\u3000": " ", "…": "..."}
+
+PREPARED_CASES = [
+    "", " ", "   ", "a", "  a  b ", "ﬁnden", "½ Ａ…", "cafe\u0301 café", "x\u200by", "tab\tund\u00a0mehr\u3000Raum ",
+    "Die Möwe<sep>fliegt", "<sep>", " <sep> x", "<sep><sep> a", "Meer  <sep>  Meer", "das▁Meer", "日本 a 日", "🐦🐦", "<s>x</s>",
+    "Zeile\nZeile", "ab" * 30,
+]
+
+
+def prepared():
+    """SentencePiece that changes text first and has no bytes to fall back to: rules, extra spaces, a symbol of one's own."""
+    model = io.BytesIO()
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8") as rules:
+        for source, target in RULES.items():
+            rules.write("\t".join(" ".join(f"{ord(c):04X}" for c in text) for text in (source, target)) + "\n")
+        rules.flush()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(TEXT.splitlines()), model_writer=model, model_type="bpe", vocab_size=300,
+            byte_fallback=False, normalization_rule_tsv=rules.name, remove_extra_whitespaces=True,
+            user_defined_symbols=["<sep>"], character_coverage=1.0,
+        )
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    with open("prepared.model", "wb") as file:
+        file.write(model.getvalue())
+    return {"cases": [[text, processor.encode(text)] for text in PREPARED_CASES]}
+
+
 write("byte_level.json", byte_level())
 write("sentence_piece.json", sentence_piece())
+write("ranks.json", ranks())
+write("prepared.json", prepared())

@@ -1,6 +1,6 @@
 //! tokenizer.json of Hugging Face `tokenizers`: BPE over bytes, and BPE in SentencePiece's style.
 
-use super::{Kind, Token, Tokens, pre};
+use super::{Kind, Token, Tokens, frame, pipeline, scores};
 use moewe_engine::tokenizer::bytes::byte_named;
 use moewe_engine::{Error, Result};
 use serde_json::Value as Json;
@@ -27,25 +27,45 @@ pub(super) fn flatten(part: &Json) -> Vec<&Json> {
 
 /// Reads the whole file.
 pub(super) fn read(json: &Json, rows: u64) -> Result<Tokens> {
-    let kind = json["model"]["type"].as_str().unwrap_or("BPE");
+    let model = &json["model"];
+    let kind = model["type"].as_str().unwrap_or("BPE");
     let is_byte_level = is_byte_level(json);
-    if kind != "BPE" || !(is_byte_level || json["model"]["byte_fallback"] == true) {
+    if kind != "BPE" || !(is_byte_level || model["byte_fallback"] == true) {
         let what = format!("a {kind} tokenizer");
         return Err(Error::unsupported(what, "known are byte-level BPE and BPE with byte fallback"));
     }
-    let merges = merges(&json["model"]["merges"])?;
+    refuse_variants(model)?;
+    let merges = merges(&model["merges"])?;
     let mut tokens = Tokens { model: if is_byte_level { "gpt2" } else { "llama" }, ..Tokens::default() };
     add_vocabulary(json, rows, &mut tokens)?;
     if is_byte_level {
-        tokens.pre = Some(pre::name(&json["pre_tokenizer"], json["model"]["ignore_merges"] == true)?);
         tokens.merges = merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect();
     } else {
-        set_scores(&merges, &mut tokens);
-        tokens.add_space_prefix = Some(adds_space_prefix(json));
+        scores::set(&merges, &mut tokens)?;
     }
-    add_special(json, &mut tokens, rows)?;
-    (tokens.add_bos, tokens.add_eos) = ends(json);
+    complete(json, &mut tokens, rows)?;
+    frame::set(&json["post_processor"], &mut tokens)?;
     Ok(tokens)
+}
+
+/// What the file says besides its vocabulary: what happens to text first, and the tokens that were added.
+pub(super) fn complete(json: &Json, tokens: &mut Tokens, rows: u64) -> Result<()> {
+    pipeline::set(json, tokens)?;
+    add_special(json, tokens, rows)
+}
+
+/// Refuses what BPE can do besides, which nothing here follows.
+fn refuse_variants(model: &Json) -> Result<()> {
+    for name in ["continuing_subword_prefix", "end_of_word_suffix", "dropout"] {
+        let value = &model[name];
+        if !(value.is_null() || *value == "" || *value == 0.0) {
+            return Err(Error::unsupported(
+                format!("BPE with {name} {value}"),
+                "the runtime merges without it",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn add_vocabulary(json: &Json, rows: u64, tokens: &mut Tokens) -> Result<()> {
@@ -81,44 +101,17 @@ fn pair(index: usize, merge: &Json) -> Result<(&str, &str)> {
     pair.ok_or_else(|| Error::malformed(format!("model.merges[{index}]"), "two tokens", merge))
 }
 
-/// SentencePiece joins by the score of the result: the first merge that makes a token gives it its score.
-fn set_scores(merges: &[(&str, &str)], tokens: &mut Tokens) {
-    let mut ranks = std::collections::HashMap::new();
-    for (rank, (left, right)) in merges.iter().enumerate() {
-        ranks.entry([*left, *right].concat()).or_insert(rank);
-    }
-    for token in tokens.tokens.iter_mut().flatten() {
-        // What no merge makes comes last; single characters are never asked for their score.
-        token.score = ranks.get(&token.text).map_or(-1e9, |&rank| -(rank as f32));
-    }
-}
-
-/// Llama prepends `▁` in its normalizer or in Metaspace; Gemma does neither.
-fn adds_space_prefix(json: &Json) -> bool {
-    let prepends = |part: &&Json| part["type"] == "Prepend" && part["prepend"] == "▁";
-    let metaspace = |part: &&Json| {
-        let scheme = part["prepend_scheme"].as_str();
-        part["type"] == "Metaspace"
-            && scheme.map_or(part["add_prefix_space"] != false, |scheme| scheme != "never")
-    };
-    flatten(&json["normalizer"]).iter().any(prepends) || flatten(&json["pre_tokenizer"]).iter().any(metaspace)
-}
-
 /// Puts the tokens of `added_tokens` where they belong.
-pub(super) fn add_special(json: &Json, tokens: &mut Tokens, rows: u64) -> Result<()> {
+fn add_special(json: &Json, tokens: &mut Tokens, rows: u64) -> Result<()> {
     for added in json["added_tokens"].as_array().into_iter().flatten() {
         let (Some(id), Some(text)) = (added["id"].as_u64(), added["content"].as_str()) else {
             return Err(Error::malformed("added_tokens", "objects with id and content", added));
         };
-        tokens.add_special(id, text, added["special"] == true, rows)?;
+        let id = tokens.add_special(id, text, added["special"] == true, rows)?;
+        tokens.add_edges(id, added);
+        if added["normalized"] == true && !tokens.normalizer.is_empty() {
+            tokens.matching.normalized.push(id);
+        }
     }
     Ok(())
-}
-
-/// Whether the post-processor puts a special token before and after a single text.
-fn ends(json: &Json) -> (Option<bool>, Option<bool>) {
-    let processors = flatten(&json["post_processor"]);
-    let template = processors.iter().find_map(|part| part["single"].as_array());
-    let is_special = |part: Option<&Json>| part.is_some_and(|part| part.get("SpecialToken").is_some());
-    (template.map(|parts| is_special(parts.first())), template.map(|parts| is_special(parts.last())))
 }

@@ -1,23 +1,30 @@
 //! Tokenizer files beside a checkpoint to GGUF's `tokenizer.*` keys.
 //!
-//! Three kinds: tokenizer.json (byte-level BPE, or SentencePiece-style BPE), tokenizer.model (SentencePiece's protobuf)
-//! and tiktoken ranks. Whatever is read is built once by the engine's tokenizer before it is written, so a file that
-//! cannot be used is refused here and not by the person who runs it.
+//! Four kinds: tokenizer.json (byte-level BPE, or SentencePiece-style BPE), tokenizer.model (SentencePiece's protobuf),
+//! tiktoken ranks, and vocab.json with merges.txt. Whatever is read is built once by the engine's tokenizer before it is
+//! written, so a file that cannot be used is refused here and not by the person who runs it; where there is a
+//! tokenizer.json, the ids of a few hundred texts are compared, too.
 
+mod files;
+mod frame;
 mod json;
+mod pipeline;
 mod pre;
 mod roles;
+mod scores;
 mod sentence_piece;
 mod tiktoken;
+mod verify;
+mod words;
 
+use files::Files;
+use frame::Frame;
 use moewe_engine::gguf::{Metadata, Value};
-use moewe_engine::tokenizer::Tokenizer;
+use moewe_engine::tokenizer::{Matching, NORMALIZER_STEPS, SpacePrefix, Tokenizer};
 use moewe_engine::{Error, Result};
 use serde_json::Value as Json;
+use std::collections::HashMap;
 use std::path::Path;
-
-/// Largest tokenizer file that is read.
-const LARGEST_FILE: u64 = 256 << 20;
 
 /// Values of `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,14 +49,22 @@ struct Token {
 /// A vocabulary in GGUF's terms.
 #[derive(Debug, Default)]
 struct Tokens {
-    model: &'static str,        // tokenizer.ggml.model
-    pre: Option<&'static str>,  // tokenizer.ggml.pre
-    tokens: Vec<Option<Token>>, // by id; a hole is a row that no text leads to
-    merges: Vec<String>,        // "left right"
+    model: &'static str,               // tokenizer.ggml.model
+    pre: Option<&'static str>,         // tokenizer.ggml.pre
+    tokens: Vec<Option<Token>>,        // by id; a hole is a row that no text leads to
+    ids_by_text: HashMap<String, u32>, // of two tokens with one text the first
+    merges: Vec<String>,               // "left right"
     add_space_prefix: Option<bool>,
+    space_prefix: Option<SpacePrefix>, // where add_space_prefix does not tell enough
+    normalizer: Vec<String>,           // the engine's steps with their operands
+    charsmap: Vec<u8>,                 // rules of the step `charsmap`
+    split_spaces: bool,
+    matching: Matching,
     add_bos: Option<bool>,
     add_eos: Option<bool>,
     ids: Vec<(&'static str, u32)>, // roles that the file itself assigns: "bos", 1
+    ends: Vec<u32>,                // all tokens that end an answer
+    frame: Frame,                  // what a tokenizer.json puts around a text
 }
 
 impl Tokens {
@@ -66,12 +81,20 @@ impl Tokens {
         if self.tokens.len() <= id as usize {
             self.tokens.resize(id as usize + 1, None);
         }
+        if let Some(old) = &self.tokens[id as usize]
+            && self.ids_by_text.get(&old.text) == Some(&(id as u32))
+        {
+            self.ids_by_text.remove(&old.text);
+        }
+        self.ids_by_text.entry(token.text.clone()).or_insert(id as u32);
         self.tokens[id as usize] = Some(token);
         Ok(())
     }
 
-    /// Puts a token at `id` that is matched in text as a whole.
-    fn add_special(&mut self, id: u64, text: &str, is_control: bool, rows: u64) -> Result<()> {
+    /// Puts a token at `id` that is matched in text as a whole; returns the id that it has then, which is another one
+    /// where the vocabulary holds its text already.
+    fn add_special(&mut self, id: u64, text: &str, is_control: bool, rows: u64) -> Result<u32> {
+        let id = self.id_of(text).map_or(id, u64::from);
         let known = self.tokens.get(id as usize).and_then(Option::as_ref);
         let kind = match known.map(|token| token.kind) {
             Some(kind @ (Kind::Unknown | Kind::Byte)) => kind,
@@ -82,12 +105,27 @@ impl Tokens {
         let is_plain = self.model == "llama" && kind == Kind::UserDefined;
         let text = if is_plain { text.replace('▁', " ") } else { text.to_owned() };
         let score = known.map_or(0.0, |token| token.score);
-        self.set(id, Token { text, score, kind }, rows)
+        self.set(id, Token { text, score, kind }, rows)?;
+        Ok(id as u32)
+    }
+
+    /// Notes what an added token takes besides its text, and where it counts: three of Hugging Face's flags.
+    fn add_edges(&mut self, id: u32, added: &Json) {
+        let matching = &mut self.matching;
+        let flags = [
+            ("lstrip", &mut matching.lstrip),
+            ("rstrip", &mut matching.rstrip),
+            ("single_word", &mut matching.single_word),
+        ];
+        for (flag, ids) in flags {
+            if added[flag] == true {
+                ids.push(id);
+            }
+        }
     }
 
     fn id_of(&self, text: &str) -> Option<u32> {
-        let is_it = |token: &Option<Token>| token.as_ref().is_some_and(|token| token.text == text);
-        self.tokens.iter().position(is_it).map(|id| id as u32)
+        self.ids_by_text.get(text).copied()
     }
 
     /// Writes the vocabulary, filled up to one token per row of the embedding.
@@ -131,6 +169,42 @@ impl Tokens {
         for (role, id) in self.ids {
             metadata.set(format!("tokenizer.ggml.{role}_token_id"), id);
         }
+        write_preparation(self.space_prefix, self.normalizer, self.charsmap, metadata);
+        if self.split_spaces {
+            metadata.set("moewe.tokenizer.split_spaces", true);
+        }
+        let Matching { lstrip, rstrip, single_word, normalized } = self.matching;
+        for (key, ids) in [
+            ("moewe.tokenizer.lstrip", lstrip),
+            ("moewe.tokenizer.rstrip", rstrip),
+            ("moewe.tokenizer.single_word", single_word),
+            ("moewe.tokenizer.normalized", normalized),
+            ("tokenizer.ggml.eog_token_ids", self.ends),
+        ] {
+            if !ids.is_empty() {
+                metadata.set(key, ids);
+            }
+        }
+    }
+}
+
+/// What happens to text before anything is looked for in it.
+fn write_preparation(
+    prefix: Option<SpacePrefix>,
+    normalizer: Vec<String>,
+    charsmap: Vec<u8>,
+    metadata: &mut Metadata,
+) {
+    if let Some(prefix) = prefix {
+        metadata.set(SpacePrefix::KEY, prefix.name());
+    }
+    if !charsmap.is_empty() {
+        metadata.set("tokenizer.ggml.precompiled_charsmap", charsmap);
+    }
+    if !normalizer.is_empty() {
+        let steps = normalizer.join(" ");
+        tracing::warn!("the tokenizer changes text first ({steps}); Möwe does that, other programs may not");
+        metadata.set(NORMALIZER_STEPS, normalizer);
     }
 }
 
@@ -138,74 +212,36 @@ impl Tokens {
 /// number of rows of the embedding: rows without a token get the text `[PAD<id>]`.
 ///
 /// # Errors
-/// Files that are broken, or of a kind that GGUF or the engine does not know.
+/// Files that are broken, of a kind that GGUF or the engine does not know, or whose tokens would not be the original's.
 pub fn tokenizer_metadata(folder: &Path, rows: u64) -> Result<Option<Vec<(String, Value)>>> {
-    let Some(mut tokens) = read_tokens(folder, rows)? else { return Ok(None) };
-    roles::assign(folder, &mut tokens, rows)?;
+    let mut files = Files::read(folder)?;
+    roles::settle_prefix(&files.config, files.json.as_mut());
+    let mut failure = None;
+    for source in files.sources() {
+        let found = source.read(&files, rows).and_then(|tokens| finish(&files, tokens, rows));
+        match found {
+            Ok(metadata) => {
+                let entries = metadata.iter().map(|(key, value)| (key.to_owned(), value.clone()));
+                return Ok(Some(entries.collect()));
+            }
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    failure.map_or_else(|| files.refuse_unread().map(|()| None), Err)
+}
+
+/// Adds roles and templates, and makes sure that the runtime can use what is written, and tokenizes as the original.
+fn finish(files: &Files, mut tokens: Tokens, rows: u64) -> Result<Metadata> {
+    roles::assign(files, &mut tokens, rows)?;
     let mut metadata = Metadata::new();
     tokens.write(rows, &mut metadata);
-    roles::set_chat_templates(folder, &mut metadata)?;
-    Tokenizer::from_metadata(&metadata).map_err(|error| error.in_file(folder))?;
-    Ok(Some(metadata.iter().map(|(key, value)| (key.to_owned(), value.clone())).collect()))
-}
-
-/// The vocabulary of the first file that there is. SentencePiece's own scores are better than those recovered from
-/// merges, so tokenizer.model goes before a tokenizer.json of that kind, which only adds its special tokens.
-fn read_tokens(folder: &Path, rows: u64) -> Result<Option<Tokens>> {
-    let path = |name: &str| folder.join(name);
-    let json = read_json(&path("tokenizer.json"))?;
-    let in_file = |name: &str| {
-        let path = path(name);
-        move |error: Error| error.in_file(path)
-    };
-    let model = read_file(&path("tokenizer.model"))?;
-    let is_ranks = model.as_deref().is_some_and(tiktoken::is_ranks);
-    if let Some(json) = json.as_ref().filter(|json| model.is_none() || is_ranks || json::is_byte_level(json))
-    {
-        return json::read(json, rows).map(Some).map_err(in_file("tokenizer.json"));
+    roles::set_chat_templates(&files.folder, &mut metadata)?;
+    let tokenizer = Tokenizer::from_metadata(&metadata).map_err(|error| error.in_file(&files.folder))?;
+    if let (Some(json), Some(tokenizer)) = (&files.json, tokenizer) {
+        verify::compare(json, &tokenizer)
+            .map_err(|error| error.in_file(files.folder.join("tokenizer.json")))?;
     }
-    let mut tokens = match model {
-        Some(ranks) if is_ranks => tiktoken::read(&ranks, rows).map_err(in_file("tokenizer.model"))?,
-        Some(model) => sentence_piece::read(&model, rows).map_err(in_file("tokenizer.model"))?,
-        None => match tiktoken_file(folder)? {
-            Some((path, ranks)) => tiktoken::read(&ranks, rows).map_err(|error| error.in_file(path))?,
-            None => return Ok(None),
-        },
-    };
-    if let Some(json) = json {
-        json::add_special(&json, &mut tokens, rows).map_err(in_file("tokenizer.json"))?;
-    }
-    Ok(Some(tokens))
-}
-
-/// A file such as `qwen.tiktoken`.
-fn tiktoken_file(folder: &Path) -> Result<Option<(std::path::PathBuf, Vec<u8>)>> {
-    let entries = std::fs::read_dir(folder).map_err(|error| Error::io(folder, "list", error))?;
-    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.retain(|path| path.extension().is_some_and(|ending| ending == "tiktoken"));
-    paths.sort();
-    let Some(path) = paths.into_iter().next() else { return Ok(None) };
-    Ok(read_file(&path)?.map(|ranks| (path, ranks)))
-}
-
-/// The bytes of a file; `None` where there is none.
-fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
-    let length = match std::fs::metadata(path) {
-        Ok(found) => found.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(path, "look at", error)),
-    };
-    if length > LARGEST_FILE {
-        let found = format!("{length} bytes");
-        return Err(Error::malformed("size", "a tokenizer file of at most 256 MiB", found).in_file(path));
-    }
-    std::fs::read(path).map(Some).map_err(|error| Error::io(path, "read", error))
-}
-
-fn read_json(path: &Path) -> Result<Option<Json>> {
-    let Some(text) = read_file(path)? else { return Ok(None) };
-    let parsed = serde_json::from_slice(&text);
-    parsed.map(Some).map_err(|error| Error::malformed("content", "JSON", error).in_file(path))
+    Ok(metadata)
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! tokenizer.model: SentencePiece's `ModelProto` (sentencepiece_model.proto), as much of it as BPE needs.
 
 use super::{Kind, Token, Tokens};
+use moewe_engine::tokenizer::SpacePrefix;
 use moewe_engine::{Error, Result};
+use serde_json::Value as Json;
 
 const BPE: u64 = 2; // TrainerSpec.ModelType
 
@@ -64,9 +66,8 @@ fn truncated() -> Error {
 
 /// Reads the whole file.
 pub(super) fn read(bytes: &[u8], rows: u64) -> Result<Tokens> {
-    let mut tokens = Tokens { model: "llama", add_space_prefix: Some(true), ..Tokens::default() };
-    let mut ids = [("unknown", 0), ("bos", 1), ("eos", 2), ("padding", -1i64)];
-    let mut model_type = 1;
+    let mut tokens = Tokens { model: "llama", ..Tokens::default() };
+    let (mut trainer, mut normalizer) = (Trainer::default(), Normalizer::default());
     let mut model = Message(bytes);
     let mut count = 0;
     while let Some((number, field)) = model.next()? {
@@ -75,43 +76,109 @@ pub(super) fn read(bytes: &[u8], rows: u64) -> Result<Tokens> {
                 tokens.set(count, read_piece(piece)?, rows)?;
                 count += 1;
             }
-            (2, Field::Bytes(trainer)) => model_type = read_trainer(Message(trainer), &mut ids)?,
-            (3, Field::Bytes(normalizer)) => {
-                tokens.add_space_prefix = Some(number_of(Message(normalizer), 3)?.unwrap_or(1) != 0);
-            }
+            (2, Field::Bytes(message)) => trainer.read(Message(message))?,
+            (3, Field::Bytes(message)) => normalizer.read(Message(message))?,
             _ => {}
         }
     }
-    if model_type != BPE {
+    if trainer.model_type != BPE {
         let what = "a SentencePiece model that is not BPE (unigram, word or character)";
         return Err(Error::unsupported(what, "GGUF's `llama` tokenizer merges by scores"));
     }
+    for (does, what) in [
+        (trainer.space_is_suffix, "a SentencePiece model with treat_whitespace_as_suffix"),
+        (!normalizer.escapes_spaces, "a SentencePiece model without escape_whitespaces"),
+    ] {
+        if does {
+            return Err(Error::unsupported(what, "the runtime writes spaces as `▁` before words"));
+        }
+    }
+    normalizer.set(&mut tokens);
     let known = |&(_, id): &(&str, i64)| (0..count as i64).contains(&id);
-    tokens.ids = ids.into_iter().filter(known).map(|(role, id)| (role, id as u32)).collect();
+    tokens.ids = trainer.ids.into_iter().filter(known).map(|(role, id)| (role, id as u32)).collect();
+    // Pieces that a person defined are found in the text once it is normalized, with no further space before what follows.
+    let defined =
+        |(_, token): &(u32, &Option<Token>)| token.as_ref().is_some_and(|t| t.kind == Kind::UserDefined);
+    tokens.matching.normalized = (0..).zip(&tokens.tokens).filter(defined).map(|(id, _)| id).collect();
     Ok(tokens)
 }
 
-/// The model type; changes the `ids` that the trainer was told.
-fn read_trainer(mut trainer: Message, ids: &mut [(&str, i64); 4]) -> Result<u64> {
-    let mut model_type = 1;
-    while let Some((number, field)) = trainer.next()? {
-        match (number, field) {
-            (3, Field::Number(value)) => model_type = value,
-            (number @ 40..=43, Field::Number(value)) => ids[number as usize - 40].1 = i64::from(value as i32),
-            _ => {}
-        }
+/// Where the space goes, as the configuration of a slow tokenizer tells it: since `legacy` was given up, before the
+/// beginning of a text only.
+pub(super) fn settle_prefix(config: &Json, tokens: &mut Tokens) {
+    if config["add_prefix_space"] == false {
+        tokens.add_space_prefix = Some(false);
     }
-    Ok(model_type)
+    if config["legacy"] == false && tokens.add_space_prefix == Some(true) {
+        tokens.space_prefix = Some(SpacePrefix::First);
+    }
 }
 
-fn number_of(mut message: Message, wanted: u64) -> Result<Option<u64>> {
-    let mut found = None;
-    while let Some((number, field)) = message.next()? {
-        if let (true, Field::Number(value)) = (number == wanted, field) {
-            found = Some(value);
-        }
+/// What of `TrainerSpec` counts.
+struct Trainer {
+    model_type: u64,
+    space_is_suffix: bool,
+    ids: [(&'static str, i64); 4],
+}
+
+impl Default for Trainer {
+    fn default() -> Self {
+        let ids = [("unknown", 0), ("bos", 1), ("eos", 2), ("padding", -1)];
+        Self { model_type: 1, space_is_suffix: false, ids }
     }
-    Ok(found)
+}
+
+impl Trainer {
+    fn read(&mut self, mut message: Message) -> Result<()> {
+        while let Some((number, field)) = message.next()? {
+            match (number, field) {
+                (3, Field::Number(value)) => self.model_type = value,
+                (24, Field::Number(value)) => self.space_is_suffix = value != 0,
+                (number @ 40..=43, Field::Number(value)) => {
+                    self.ids[number as usize - 40].1 = i64::from(value as i32);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What of `NormalizerSpec` counts.
+struct Normalizer {
+    charsmap: Vec<u8>,
+    adds_prefix: bool,
+    squeezes_spaces: bool,
+    escapes_spaces: bool,
+}
+
+impl Default for Normalizer {
+    fn default() -> Self {
+        Self { charsmap: vec![], adds_prefix: true, squeezes_spaces: true, escapes_spaces: true }
+    }
+}
+
+impl Normalizer {
+    fn read(&mut self, mut message: Message) -> Result<()> {
+        while let Some((number, field)) = message.next()? {
+            match (number, field) {
+                (2, Field::Bytes(rules)) => self.charsmap = rules.to_vec(),
+                (3, Field::Number(value)) => self.adds_prefix = value != 0,
+                (4, Field::Number(value)) => self.squeezes_spaces = value != 0,
+                (5, Field::Number(value)) => self.escapes_spaces = value != 0,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn set(self, tokens: &mut Tokens) {
+        let steps = [(!self.charsmap.is_empty(), "charsmap"), (self.squeezes_spaces, "squeeze_spaces")];
+        tokens.normalizer =
+            steps.into_iter().filter(|(is_done, _)| *is_done).map(|(_, step)| step.to_owned()).collect();
+        tokens.charsmap = self.charsmap;
+        tokens.add_space_prefix = Some(self.adds_prefix);
+    }
 }
 
 fn read_piece(piece: &[u8]) -> Result<Token> {
