@@ -39,6 +39,7 @@ pub(super) struct Shape {
 }
 
 /// Evaluates a call with a format's shape as constants, so that an inner loop is compiled once per shape.
+#[cfg(target_arch = "x86_64")]
 macro_rules! by_shape {
     ($shape:expr, |$group:ident, $signed:ident| $call:expr) => {
         match ($shape.group, $shape.signed) {
@@ -54,6 +55,7 @@ macro_rules! by_shape {
         $call
     }};
 }
+#[cfg(target_arch = "x86_64")]
 pub(super) use by_shape;
 
 /// One unpacked row.
@@ -93,6 +95,7 @@ pub(super) struct Panel<'a> {
     pub(super) shape: Shape,
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Panel<'_> {
     /// Groups of a row, after checking once what bounds every load of the inner loops.
     #[inline(always)]

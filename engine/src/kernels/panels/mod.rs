@@ -39,8 +39,12 @@ mod whole_avx2;
 #[cfg(target_arch = "x86_64")]
 mod words;
 
-use super::{PANEL, RowsFn};
-use crate::quant::{self, Format};
+#[cfg(target_arch = "x86_64")]
+use super::PANEL;
+use super::RowsFn;
+#[cfg(target_arch = "x86_64")]
+use crate::quant;
+use crate::quant::Format;
 use crate::simd::Isa;
 use std::ops::Range;
 

@@ -1,9 +1,9 @@
 //! Packing, and panel kernels against the kernels of rows, bit for bit.
 
 use super::super::tests::Case;
-use super::super::{Layout, MatrixRef};
+use super::super::{Layout, MatrixRef, PANEL};
 use super::*;
-use crate::quant::{FORMATS, Kind};
+use crate::quant::{self, FORMATS, Kind};
 use crate::simd::Isa;
 use half::f16;
 
@@ -126,6 +126,7 @@ fn panels_have_the_bits_of_rows() {
     for (format, isa) in panelled() {
         for inputs in [1, 2, 3, 4, 7, 8, 13, 16, 29, 70, 203] {
             for is_adversarial in [false, true] {
+                #[cfg(target_arch = "x86_64")]
                 if isa == Isa::Amx && inputs >= super::amx::FEWEST {
                     continue; // tiles of BF16, which have a test of their own
                 }
