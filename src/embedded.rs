@@ -13,3 +13,14 @@ static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../models/moewe-mini/mo
 pub(crate) fn model() -> &'static [u8] {
     &MODEL.0
 }
+
+#[cfg(test)]
+mod tests {
+    use moewe_engine::gguf::Gguf;
+
+    #[test]
+    fn the_model_knows_its_name() {
+        let gguf = Gguf::from_static(super::model()).unwrap();
+        assert_eq!(gguf.metadata().str("general.name").unwrap(), Some("Möwe-mini"));
+    }
+}
