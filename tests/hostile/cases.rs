@@ -22,6 +22,18 @@ pub(crate) const CASES: &[Case] = &[
     ("key heads that do not divide", |m, _| m.set("llama.attention.head_count_kv", 3u32), "a divisor of 4"),
     ("negative heads", |m, _| m.set("llama.attention.head_count", -4i32), "an unsigned integer, found -4"),
     ("no layers", |m, _| m.set("llama.block_count", 0u32), "`llama.block_count`"),
+    ("a layer too few", |m, _| m.set("llama.block_count", 1u32), "tensor `blk.1."),
+    ("layers that predict tokens alone", |m, _| m.set("llama.nextn_predict_layers", 2u32), "less than 2"),
+    (
+        "a layer that should predict tokens and does not",
+        |m, _| m.set("llama.nextn_predict_layers", 1u32),
+        "expected layer 1 to predict further tokens",
+    ),
+    (
+        "heads for three of two layers",
+        |m, _| m.set("llama.attention.head_count_kv", vec![2u32; 3]),
+        "a value for each of 2 layers",
+    ),
     ("2^64 layers", |m, _| m.set("llama.block_count", u64::MAX), "at most 4096"),
     ("a layer too many", |m, _| m.set("llama.block_count", 3u32), "`blk.2."),
     ("a width of 2^63", |m, _| m.set("llama.embedding_length", 1u64 << 63), "at most 1048576"),
@@ -32,6 +44,37 @@ pub(crate) const CASES: &[Case] = &[
     ("no expert used", |m, _| m.set("llama.expert_used_count", 0u32), "`llama.expert_used_count`"),
     ("2^31 experts", |m, _| m.set("llama.expert_count", 1u32 << 31), "at most 65536"),
     ("more experts than weights", |m, _| m.set("llama.expert_count", 8u32), "tensor `blk.0.ffn"),
+    (
+        "experts in keys alone",
+        |_, t| t.retain(|(name, ..)| !name.contains("ffn_gate_inp")),
+        "`llama.expert_count`",
+    ),
+    ("an unknown gating", |m, _| m.set("llama.expert_gating_func", 9u32), "`llama.expert_gating_func`"),
+    (
+        "another number of tokens than rows",
+        |m, _| {
+            m.remove("tokenizer.ggml.tokens");
+            m.set("tokenizer.ggml.model", "none");
+            m.set("llama.vocab_size", 13u32);
+        },
+        "`llama.vocab_size`: expected 12",
+    ),
+    (
+        "an end beyond the rows, without tokens",
+        |m, _| {
+            m.set("tokenizer.ggml.model", "none");
+            m.set("tokenizer.ggml.eot_token_id", 12u32);
+        },
+        "`tokenizer.ggml.eot_token_id`: expected a token below 12",
+    ),
+    ("clamped heads", |m, _| m.set("llama.attention.clamp_kqv", 8f32), "key `llama.attention.clamp_kqv`"),
+    ("no mask", |m, _| m.set("llama.attention.causal", false), "key `llama.attention.causal`"),
+    ("positions shrunk", |m, _| m.set("llama.rope.scale_linear", -4f32), "`llama.rope.scale_linear`"),
+    (
+        "an unknown scaling of positions",
+        |m, _| m.set("llama.rope.scaling.type", "longrope"),
+        "`llama.rope.scaling.type`",
+    ),
     (
         "an epsilon that is no number",
         |m, _| m.set("llama.attention.layer_norm_rms_epsilon", f32::NAN),

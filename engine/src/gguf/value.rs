@@ -116,7 +116,7 @@ macro_rules! numbers {
             }
 
             /// What this is, for "expected …, found …".
-            pub(super) fn describe(&self) -> String {
+            pub(crate) fn describe(&self) -> String {
                 match self {
                     $(Self::$variant(number) => format!("{number} ({})", stringify!($number)),)*
                     Self::Bool(bool) => format!("the bool {bool}"),

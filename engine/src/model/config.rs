@@ -2,7 +2,7 @@
 
 use super::Architecture;
 use super::keys::Keys;
-use super::rope_scaling;
+use super::{rope_scaling, unread};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::ops::{Activation, Rope};
@@ -193,9 +193,7 @@ pub struct Capacity {
 /// Reads a file's description.
 pub(super) fn read(gguf: &Gguf, architecture: &'static Architecture) -> Result<Config> {
     let keys = Keys::new(gguf, architecture.name);
-    let layers = keys.require("block_count", limit::LAYERS)?.min(limit::LAYERS);
-    // Multi-token-prediction layers at the end are not part of the forward.
-    let layers = layers.saturating_sub(keys.number("nextn_predict_layers", limit::LAYERS)?.unwrap_or(0));
+    let layers = read_layer_count(&keys)?;
     let embedding = gguf
         .tensor("token_embd.weight")
         .ok_or_else(|| Error::malformed("tensors", "`token_embd.weight`", "none of that name"))?;
@@ -209,6 +207,7 @@ pub(super) fn read(gguf: &Gguf, architecture: &'static Architecture) -> Result<C
             ));
         }
     };
+    check_vocabulary(&keys, vocab_size)?;
     let norm = read_norm(&keys, architecture)?;
     let context_length = keys.require("context_length", limit::CONTEXT)?;
     let mut config = Config {
@@ -240,7 +239,75 @@ pub(super) fn read(gguf: &Gguf, architecture: &'static Architecture) -> Result<C
         config.layers.iter_mut().for_each(|layer| layer.rope = Some(0));
     }
     (architecture.adjust)(&keys, &mut config)?;
+    check_experts(&keys, &config)?;
+    unread::refuse(&keys)?;
     Ok(config)
+}
+
+/// Layers of the forward: all but those at the end that predict further tokens, which llama.cpp leaves out as well.
+fn read_layer_count(keys: &Keys<'_>) -> Result<usize> {
+    let all = keys.require("block_count", limit::LAYERS)?;
+    let predicting = keys.number("nextn_predict_layers", limit::LAYERS)?.unwrap_or(0);
+    if predicting >= all {
+        return Err(keys.wrong("nextn_predict_layers", format!("less than {all}, the layers"), predicting));
+    }
+    for tensor in keys.gguf.tensors() {
+        let Some(layer) = layer_of(&tensor.name) else { continue };
+        if layer >= all {
+            let expected = format!("a layer below {all}, as key `{}` says", keys.full("block_count"));
+            return Err(Error::malformed(
+                format!("tensor `{}`", tensor.name),
+                expected,
+                format!("layer {layer}"),
+            ));
+        }
+        let predicts = || keys.gguf.tensor(&format!("blk.{layer}.nextn.eh_proj.weight")).is_some();
+        if layer >= all - predicting && !predicts() {
+            let expected =
+                format!("layer {layer} to predict further tokens (tensor `blk.{layer}.nextn.eh_proj`)");
+            return Err(keys.wrong("nextn_predict_layers", expected, "a layer like the others"));
+        }
+    }
+    Ok(all - predicting)
+}
+
+/// The layer that a tensor belongs to.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+}
+
+/// The key that counts tokens may only repeat what is there: rows of the embedding, or tokens of the vocabulary.
+fn check_vocabulary(keys: &Keys<'_>, rows: usize) -> Result<()> {
+    let Some(stated) = keys.number("vocab_size", usize::MAX)? else { return Ok(()) };
+    let tokens = keys.gguf.metadata().get("tokenizer.ggml.tokens").and_then(|value| value.as_array());
+    let tokens = tokens.map(|array| array.len());
+    if stated == rows || tokens == Some(stated) {
+        return Ok(());
+    }
+    if tokens == Some(rows) {
+        // llama.cpp counts tokens where there are some; files of fine-tuned models keep the number of their base.
+        let key = keys.full("vocab_size");
+        tracing::warn!(
+            "key `{key}` says {stated}, but there are {rows} tokens with as many rows: these count"
+        );
+        return Ok(());
+    }
+    Err(keys.wrong("vocab_size", format!("{rows}, the rows of `token_embd.weight`"), stated))
+}
+
+/// Where keys speak of experts there are some.
+fn check_experts(keys: &Keys<'_>, config: &Config) -> Result<()> {
+    let stated = keys.number("expert_count", limit::EXPERTS)?.unwrap_or(0);
+    let has_some = config.layers.iter().any(|layer| matches!(layer.ffn, Ffn::Experts(_)));
+    if stated > 0 && !has_some {
+        return Err(keys.wrong("expert_count", "tensors `blk.N.ffn_gate_inp.weight`", "none of that name"));
+    }
+    Ok(())
+}
+
+/// Whether a layer looks back a window only, where all layers but each `pattern`-th do (0: all).
+pub(super) fn slides(layer: usize, pattern: usize) -> bool {
+    pattern == 0 || layer % pattern < pattern - 1
 }
 
 fn read_norm(keys: &Keys<'_>, architecture: &Architecture) -> Result<Norm> {
@@ -354,4 +421,18 @@ fn read_shared(keys: &Keys<'_>, layer: usize, expert_length: usize) -> Result<Op
         _ => expert_length.saturating_mul(count).min(limit::WIDTH),
     };
     Ok(Some(Shared { length, gated: tensor("ffn_gate_inp_shexp").is_some() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_nth_layer_sees_everything() {
+        let all = |pattern| (0..7).map(|layer| slides(layer, pattern)).collect::<Vec<_>>();
+        assert_eq!(all(0), [true; 7]);
+        assert_eq!(all(1), [false; 7]);
+        assert_eq!(all(2), [true, false, true, false, true, false, true]);
+        assert_eq!(all(6), [true, true, true, true, true, false, true]);
+    }
 }

@@ -27,6 +27,15 @@ fn adjust(keys: &Keys<'_>, config: &mut Config) -> Result<()> {
         return Err(keys.wrong("attention.key_length_mla", format!("more than {rope_length}"), key_length));
     }
     let mut rope = rope_scaling::read(keys, &ARCHITECTURE, RopeStyle::Norm, rope_length)?;
+    for name in ["rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor"] {
+        if let Some(factor) = keys.float(name)?.filter(|factor| *factor != 1.0) {
+            return Err(keys.wrong(
+                name,
+                "1, as other factors are not computed for latent attention",
+                factor,
+            ));
+        }
+    }
     // The original's attention factor is mscale / mscale_all_dim, 1 in every published model; what remains of
     // YaRN's factor goes into the softmax scale, squared.
     rope.magnitude = 1.0;

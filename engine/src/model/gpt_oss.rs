@@ -1,6 +1,6 @@
 //! gpt-oss: attention sinks, every other layer sliding, biases everywhere, clamped SwiGLU experts.
 
-use super::{Architecture, Config, Gating, Keys};
+use super::{Architecture, Config, Gating, Keys, config::slides};
 use crate::error::Result;
 use crate::ops::{Activation, RopeStyle};
 
@@ -18,6 +18,9 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
 
 fn adjust(keys: &Keys<'_>, config: &mut Config) -> Result<()> {
     let window = keys.number("attention.sliding_window", 1 << 28)?.filter(|window| *window > 0);
-    config.layers.iter_mut().step_by(2).for_each(|layer| layer.window = window);
+    let pattern = keys.number("attention.sliding_window_pattern", 1 << 12)?.unwrap_or(2);
+    for (i, layer) in config.layers.iter_mut().enumerate() {
+        layer.window = window.filter(|_| slides(i, pattern));
+    }
     Ok(())
 }

@@ -3,39 +3,62 @@
 //! A hyper-parameter sizes buffers, so none passes without an upper bound.
 
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, Metadata};
+use crate::gguf::{Gguf, Metadata, Value};
+use std::cell::RefCell;
+use std::collections::HashSet;
 
 /// The keys of one file's architecture.
 pub struct Keys<'a> {
     /// The file, for questions about its tensors.
     pub gguf: &'a Gguf,
     architecture: &'a str,
+    read: RefCell<HashSet<String>>, // full names
 }
 
 impl<'a> Keys<'a> {
     /// The keys that start with `architecture.`.
     pub fn new(gguf: &'a Gguf, architecture: &'a str) -> Self {
-        Self { gguf, architecture }
+        Self { gguf, architecture, read: RefCell::default() }
     }
 
     fn metadata(&self) -> &'a Metadata {
         self.gguf.metadata()
     }
 
-    fn full(&self, name: &str) -> String {
+    /// The name as it stands in the file.
+    pub(super) fn full(&self, name: &str) -> String {
         format!("{}.{name}", self.architecture)
+    }
+
+    /// The same of a key that is being read.
+    fn reading(&self, name: &str) -> String {
+        let key = self.full(name);
+        self.read.borrow_mut().insert(key.clone());
+        key
+    }
+
+    /// A value as it stands in the file; does not count as read.
+    pub(super) fn value(&self, name: &str) -> Option<&'a Value> {
+        self.metadata().get(&self.full(name))
+    }
+
+    /// Keys of the architecture that nobody has asked for.
+    pub(super) fn unread(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        let own = |key: &'a str| key.strip_prefix(self.architecture)?.strip_prefix('.');
+        let unread = self.metadata().iter().filter(|(key, _)| !self.read.borrow().contains(*key));
+        unread.filter_map(move |(key, value)| Some((own(key)?, value)))
     }
 
     /// A whole number of at most `limit`, where the file has it.
     pub fn number(&self, name: &str, limit: usize) -> Result<Option<usize>> {
-        let key = self.full(name);
+        let key = self.reading(name);
         let Some(value) = self.metadata().u64(&key)? else { return Ok(None) };
         bounded(&key, value, limit).map(Some)
     }
 
     /// A number that the file must have, from 1 to `limit`.
     pub fn require(&self, name: &str, limit: usize) -> Result<usize> {
-        let key = self.full(name);
+        let key = self.reading(name);
         match bounded(&key, self.metadata().require_u64(&key)?, limit)? {
             0 => Err(Error::malformed(format!("key `{key}`"), "at least 1", 0)),
             value => Ok(value),
@@ -44,25 +67,25 @@ impl<'a> Keys<'a> {
 
     /// A number that may differ from layer to layer: one value for all, or an array with one per layer.
     pub fn per_layer(&self, name: &str, layer: usize, limit: usize) -> Result<Option<usize>> {
-        let key = self.full(name);
+        let key = self.reading(name);
         let array = self.metadata().get(&key).and_then(|value| value.as_array());
         let Some(array) = array else { return self.number(name, limit) };
         let numbers = array.as_u64s().ok_or_else(|| {
             Error::malformed(format!("key `{key}`"), "a number or an array of numbers", array.element_name())
         })?;
+        let layers = self.require("block_count", usize::MAX)?;
         match numbers.get(layer) {
-            Some(&value) => bounded(&key, value, limit).map(Some),
-            None => Err(Error::malformed(
-                format!("key `{key}`"),
-                format!("a value for layer {layer}"),
-                numbers.len(),
-            )),
+            Some(&value) if numbers.len() == layers => bounded(&key, value, limit).map(Some),
+            _ => {
+                let place = format!("key `{key}`");
+                Err(Error::malformed(place, format!("a value for each of {layers} layers"), numbers.len()))
+            }
         }
     }
 
     /// A finite number, where the file has it.
     pub fn float(&self, name: &str) -> Result<Option<f32>> {
-        let key = self.full(name);
+        let key = self.reading(name);
         match self.metadata().f32(&key)? {
             Some(value) if !value.is_finite() => {
                 Err(Error::malformed(format!("key `{key}`"), "a finite number", value))
@@ -73,12 +96,12 @@ impl<'a> Keys<'a> {
 
     /// True or false, where the file has it.
     pub fn flag(&self, name: &str) -> Result<Option<bool>> {
-        self.metadata().bool(&self.full(name))
+        self.metadata().bool(&self.reading(name))
     }
 
     /// A text, where the file has it.
     pub fn text(&self, name: &str) -> Result<Option<&'a str>> {
-        self.metadata().str(&self.full(name))
+        self.metadata().str(&self.reading(name))
     }
 
     /// An error about one of these keys.

@@ -13,6 +13,7 @@ mod observe;
 mod pack;
 mod rope_scaling;
 mod transformer;
+mod unread;
 mod weights;
 mod workspace;
 

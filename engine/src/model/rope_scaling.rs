@@ -21,21 +21,38 @@ pub(super) fn read(
         return Err(keys.wrong("rope.freq_base", "above 0", base));
     }
     let mut frequencies = plain(base, dims);
-    let factor = keys.float("rope.scaling.factor")?.filter(|factor| *factor > 0.0).unwrap_or(1.0);
-    let kind = keys.text("rope.scaling.type")?.unwrap_or("none");
-    let mut magnitude = keys.float("rope.scaling.attn_factor")?.unwrap_or(1.0);
+    let factor = read_factor(keys)?;
+    // As llama.cpp reads files: a factor without a type is linear.
+    let kind = keys.text("rope.scaling.type")?.unwrap_or("linear");
+    let mut magnitude = keys.float("rope.scaling.attn_factor")?.unwrap_or(1.0)
+        * keys.float("rope.scaling.yarn_attn_factor")?.unwrap_or(1.0);
     match kind {
         "none" => {}
         "linear" => frequencies.iter_mut().for_each(|frequency| *frequency /= factor),
         "yarn" => {
             let yarn = Yarn::read(keys, architecture, factor, base)?;
             yarn.scale(&mut frequencies);
-            magnitude *= 1.0 + 0.1 * factor.ln();
+            if yarn.extrapolation != 0.0 {
+                magnitude *= 1.0 + 0.1 * factor.ln();
+            }
         }
         other => return Err(keys.wrong("rope.scaling.type", "none, linear or yarn", other)),
     }
     divide_by_factors(keys, &mut frequencies)?;
     Ok(Rope { style, frequencies, magnitude })
+}
+
+/// How many times as far positions are to reach; `rope.scale_linear` is the name of 2023, 0 says "not at all".
+fn read_factor(keys: &Keys<'_>) -> Result<f32> {
+    for name in ["rope.scaling.factor", "rope.scale_linear"] {
+        match keys.float(name)? {
+            None => {}
+            Some(0.0) => return Ok(1.0),
+            Some(factor) if factor > 0.0 => return Ok(factor),
+            Some(factor) => return Err(keys.wrong(name, "above 0", factor)),
+        }
+    }
+    Ok(1.0)
 }
 
 /// `base^(-2j / dims)` of every pair.
@@ -50,6 +67,8 @@ struct Yarn {
     original_context: f64,
     beta_fast: f64,
     beta_slow: f64,
+    /// Share of the extrapolation: 1 in every model, 0 leaves interpolation alone.
+    extrapolation: f32,
     whole_pairs: bool,
 }
 
@@ -62,6 +81,11 @@ impl Yarn {
             original_context: original.map_or_else(|| keys.require("context_length", 1 << 28), Ok)? as f64,
             beta_fast: keys.float("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0) as f64,
             beta_slow: keys.float("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0) as f64,
+            // llama.cpp writes -1 for "as usual".
+            extrapolation: keys
+                .float("rope.scaling.yarn_ext_factor")?
+                .filter(|share| *share >= 0.0)
+                .unwrap_or(1.0),
             whole_pairs: architecture.yarn_whole_pairs,
         })
     }
@@ -80,7 +104,8 @@ impl Yarn {
         let (low, high) = (low.max(0.0), high.min(dims - 1.0));
         for (j, frequency) in frequencies.iter_mut().enumerate() {
             let ramp = ((j as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0) as f32;
-            *frequency = *frequency / self.factor * ramp + *frequency * (1.0 - ramp);
+            let kept = (1.0 - ramp) * self.extrapolation;
+            *frequency = *frequency / self.factor * (1.0 - kept) + *frequency * kept;
         }
     }
 }
@@ -99,4 +124,60 @@ fn divide_by_factors(keys: &Keys<'_>, frequencies: &mut [f32]) -> Result<()> {
     }
     frequencies.iter_mut().zip(&factors).for_each(|(frequency, factor)| *frequency /= factor);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::{Bytes, Gguf, Metadata, Value, Writer};
+
+    fn rope(entries: &[(&str, Value)]) -> Result<Rope> {
+        let mut metadata = Metadata::new();
+        metadata.set("x.context_length", 64u32);
+        entries.iter().for_each(|(key, value)| metadata.set(format!("x.rope.{key}"), value.clone()));
+        let none: Vec<(String, _, _)> = vec![];
+        let file = Writer::new(metadata, none).unwrap().over(Vec::new()).unwrap().into_inner().unwrap();
+        let gguf = Gguf::from_bytes(Bytes::from(file)).unwrap();
+        read(&Keys::new(&gguf, "x"), &Architecture::LLAMA, RopeStyle::Norm, 8)
+    }
+
+    #[test]
+    fn linear_in_every_spelling() {
+        let (four, kind) = (Value::F32(4.0), |name: &str| ("scaling.type", Value::from(name)));
+        let expected = |factor: f32| plain(10_000.0, 8).iter().map(|f| f / factor).collect::<Vec<_>>();
+        for (entries, factor) in [
+            (vec![], 1.0),
+            (vec![("scaling.factor", four.clone()), kind("linear")], 4.0),
+            (vec![("scaling.factor", four.clone())], 4.0),
+            (vec![("scale_linear", four.clone())], 4.0),
+            (vec![("scale_linear", four.clone()), ("scaling.factor", Value::F32(2.0))], 2.0),
+            (vec![("scale_linear", Value::F32(0.0))], 1.0),
+            (vec![("scaling.factor", four.clone()), kind("none")], 1.0),
+        ] {
+            let rope = rope(&entries).unwrap();
+            assert_eq!((rope.frequencies, rope.magnitude), (expected(factor), 1.0), "{entries:?}");
+        }
+        for name in ["scaling.factor", "scale_linear"] {
+            let error = rope(&[(name, Value::F32(-2.0))]).unwrap_err().to_string();
+            assert!(error.contains(&format!("key `x.rope.{name}`: expected above 0")), "{error}");
+        }
+        assert!(rope(&[kind("su")]).unwrap_err().to_string().contains("none, linear or yarn"));
+    }
+
+    #[test]
+    fn yarn_extrapolates_as_much_as_it_is_told() {
+        let with = |extrapolation: Option<f32>| {
+            let mut entries = vec![("scaling.factor", Value::F32(4.0)), ("scaling.type", "yarn".into())];
+            entries.extend(extrapolation.map(|share| ("scaling.yarn_ext_factor", Value::F32(share))));
+            rope(&entries).unwrap()
+        };
+        let usual = with(None);
+        for same in [1.0, -1.0] {
+            assert_eq!(with(Some(same)).frequencies, usual.frequencies, "{same}");
+        }
+        let interpolated = with(Some(0.0));
+        assert_eq!(interpolated.frequencies, plain(10_000.0, 8).iter().map(|f| f / 4.0).collect::<Vec<_>>());
+        assert_eq!(interpolated.magnitude, 1.0);
+        assert!(usual.magnitude > 1.0 && usual.frequencies != interpolated.frequencies);
+    }
 }
