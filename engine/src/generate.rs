@@ -171,14 +171,13 @@ impl<'g, 'e> Generation<'g, 'e> {
             self.figures.decoded += 1;
         }
         let token = self.sampler.sample(self.session.logits(), self.session.tokens())?;
-        let tokenizer = self.session.engine().tokenizer().ok();
-        if tokenizer.is_some_and(|tokenizer| tokenizer.is_end(token)) {
+        if self.session.engine().is_end(token) {
             return Ok(Some(Ending::EndOfText));
         }
         self.tokens.push(token);
         self.figures.generated += 1;
         self.text.clear();
-        if let Some(tokenizer) = tokenizer {
+        if let Ok(tokenizer) = self.session.engine().tokenizer() {
             self.text.push_str(self.decoder.push(tokenizer, token));
         }
         Ok(None)

@@ -16,12 +16,15 @@ use crate::kernels::Layout;
 use crate::model::{
     Config, Cpu, HostBuffer, KvCache, Model, Nothing, Observe, Plain, Row, Workspace, forward,
 };
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, ends_of_metadata};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// Rows of a step: more are no faster and their scratch would dwarf the model.
+const MOST_ROWS: usize = 1 << 16;
 
 enum AnyBackend {
     Cpu(Cpu),
@@ -33,6 +36,7 @@ pub struct Engine {
     gguf: Gguf,
     model: Model,
     tokenizer: Option<Tokenizer>,
+    ends: Vec<u32>, // of a file without a tokenizer, ascending
     backend: AnyBackend,
     options: Options,
     memory: MemoryPlan,
@@ -67,8 +71,9 @@ impl Engine {
     }
 
     fn load(gguf: Gguf, options: Options, start: Instant) -> Result<Self> {
-        if options.batch == 0 {
-            return Err(Error::request("the batch must have at least one row"));
+        if !(1..=MOST_ROWS).contains(&options.batch) {
+            let batch = options.batch;
+            return Err(Error::request(format!("a batch has 1 to {MOST_ROWS} rows, not {batch}")));
         }
         // A large vocabulary takes longer than all tensors: it gets a thread of its own.
         let (model, tokenizer) = thread::scope(|scope| {
@@ -86,6 +91,10 @@ impl Engine {
                 found,
             ));
         }
+        let ends = match &tokenizer {
+            Some(_) => vec![],
+            None => ends_of_metadata(gguf.metadata(), model.config.vocab_size)?,
+        };
         model.use_experts(options.experts_used, options.expert_threshold)?;
         announce(&model);
         let (threads, isa) = options.hardware();
@@ -98,7 +107,7 @@ impl Engine {
             model.pack(Layout::of(isa))?;
             AnyBackend::Cpu(Cpu::new(isa, threads))
         };
-        Ok(Self { gguf, model, tokenizer, backend, options, memory, load_time: start.elapsed() })
+        Ok(Self { gguf, model, tokenizer, ends, backend, options, memory, load_time: start.elapsed() })
     }
 
     /// The model's hyper-parameters.
@@ -124,6 +133,14 @@ impl Engine {
         self.tokenizer.as_ref().ok_or_else(|| {
             Error::request("this file has no tokenizer, so it takes token ids only (`moewe logits --tokens`)")
         })
+    }
+
+    /// Whether `token` ends an answer, by the tokenizer or, without one, by the keys that name ends.
+    pub fn is_end(&self, token: u32) -> bool {
+        match &self.tokenizer {
+            Some(tokenizer) => tokenizer.is_end(token),
+            None => self.ends.binary_search(&token).is_ok(),
+        }
     }
 
     /// Positions a session may have.

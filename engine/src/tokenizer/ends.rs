@@ -2,6 +2,8 @@
 
 use super::spec::SpecialIds;
 use super::vocabulary::{TokenType, Vocabulary};
+use crate::gguf::Metadata;
+use crate::{Error, Result};
 
 /// Texts of end tokens (the list of llama.cpp's `src/llama-vocab.cpp`).
 const TEXTS: &[&str] = &[
@@ -51,6 +53,27 @@ pub(super) fn find(vocabulary: &mut Vocabulary, ids: &SpecialIds, named: &[u32])
     ends
 }
 
+/// The end tokens of a file without a tokenizer, in ascending order: those that its keys name.
+///
+/// # Errors
+/// When an id is not below `vocab_size`.
+pub(crate) fn of_metadata(metadata: &Metadata, vocab_size: usize) -> Result<Vec<u32>> {
+    let ids = SpecialIds::from_metadata(metadata)?;
+    let mut ends = Vec::new();
+    for (name, id) in [("eos", ids.eos), ("eot", ids.eot), ("eom", ids.eom)] {
+        // Converters write -1 for "none".
+        let Some(id) = id.filter(|&id| id != u32::MAX) else { continue };
+        if id as usize >= vocab_size {
+            let place = format!("key `tokenizer.ggml.{name}_token_id`");
+            return Err(Error::malformed(place, format!("a token below {vocab_size}"), id));
+        }
+        ends.push(id);
+    }
+    ends.sort_unstable();
+    ends.dedup();
+    Ok(ends)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::spec::VocabularySpec;
@@ -73,5 +96,20 @@ mod tests {
             assert_eq!(vocabulary.kind(0), Some(TokenType::Normal));
             assert_eq!(vocabulary.kind(2) == Some(TokenType::Control), expected.contains(&2), "{tokens:?}");
         }
+    }
+
+    #[test]
+    fn ends_of_a_file_without_a_tokenizer() {
+        let mut metadata = Metadata::new();
+        assert_eq!(of_metadata(&metadata, 10).unwrap(), [0u32; 0]);
+        metadata.set("tokenizer.ggml.eos_token_id", 7u32);
+        metadata.set("tokenizer.ggml.eot_token_id", 3i32);
+        metadata.set("tokenizer.ggml.eom_token_id", -1i32);
+        assert_eq!(of_metadata(&metadata, 10).unwrap(), [3, 7]);
+        let error = of_metadata(&metadata, 7).unwrap_err().to_string();
+        assert!(
+            error.contains("`tokenizer.ggml.eos_token_id`: expected a token below 7, found 7"),
+            "{error}"
+        );
     }
 }

@@ -36,6 +36,7 @@ use std::borrow::Cow;
 use vocabulary::{Texts, Vocabulary};
 
 pub use chat_template::{ChatTemplate, Message};
+pub(crate) use ends::of_metadata as ends_of_metadata;
 pub use normalizer::{Normalizer, STEPS as NORMALIZER_STEPS, SpacePrefix};
 pub use spec::{SpecialIds, VocabularySpec};
 pub use special::{Matching, Special};

@@ -139,7 +139,7 @@ pub struct SpecialIds {
 }
 
 impl SpecialIds {
-    fn from_metadata(metadata: &Metadata) -> Result<Self> {
+    pub(super) fn from_metadata(metadata: &Metadata) -> Result<Self> {
         let id = |name: &str| -> Result<Option<u32>> {
             let key = format!("tokenizer.ggml.{name}_token_id");
             // -1 and 2^32 - 1 both say "none"; anything else that large is out of range later.
