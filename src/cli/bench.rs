@@ -7,10 +7,10 @@
 mod kernels;
 mod peer;
 
-use super::options::{self, ModelOptions};
+use super::options::{self, ModelOptions, within};
 use super::output::{self, Table};
 use super::{Command, heat, inspect};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Parser;
 use moewe_engine::eval::machine::ReadBench;
 use moewe_engine::experts::Statistics;
@@ -21,6 +21,9 @@ use moewe_engine::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use std::time::Instant;
 
+/// Tokens of a prompt or an answer, of which a list is made.
+const MOST_TOKENS: usize = 1 << 28;
+
 /// Measure prefill and decode speed, load time and memory.
 #[derive(Parser)]
 #[command(name = "bench")]
@@ -28,10 +31,10 @@ pub(super) struct Bench {
     #[command(flatten)]
     model: ModelOptions,
     /// Tokens of the prompt; 0 leaves prefill out
-    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512, value_parser = within::<0, MOST_TOKENS>)]
     prompt: usize,
     /// Tokens to generate; 0 leaves decode out
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128, value_parser = within::<0, MOST_TOKENS>)]
     generate: usize,
     /// Repetitions, of which the median counts
     #[arg(short = 'r', long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
@@ -85,6 +88,12 @@ impl Bench {
     fn speed_figures(&mut self) -> Result<Value> {
         self.model.context.get_or_insert(self.prompt.max(self.generate).max(1));
         let engine = self.model.open()?;
+        let (wanted, context) = (self.prompt.max(self.generate), engine.context_length());
+        if wanted > context {
+            bail!(
+                "{wanted} tokens do not fit the context of {context} positions; lower --prompt and --generate"
+            );
+        }
         let mut session = engine.session()?;
         let listener = interrupt::listen();
         session.stop_on(listener.flag());

@@ -3,6 +3,7 @@
 mod plot;
 
 use super::models;
+use super::options::bounded_threads;
 use super::output::{self, Table};
 use super::progress::Reading;
 use super::{Command, inspect, text::read};
@@ -11,6 +12,7 @@ use clap::Parser;
 use moewe_engine::eval::{Comparison, compare};
 use moewe_engine::session::{Engine, MemoryLimit, Options};
 use serde_json::json;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 /// Compare files of a model with a base: perplexity, KL divergence, agreement of tokens and routers.
@@ -18,10 +20,10 @@ use std::path::PathBuf;
 #[command(name = "compare")]
 pub(super) struct Compare {
     /// The file that the others should equal, such as BF16
-    base: String,
+    base: OsString,
     /// The files that are compared with it
     #[arg(required = true)]
-    others: Vec<String>,
+    others: Vec<OsString>,
     /// The text file; `-` reads stdin
     #[arg(long, short = 'f', value_name = "FILE")]
     text: PathBuf,
@@ -53,15 +55,15 @@ struct Measured {
 impl Command for Compare {
     fn run(self) -> Result<()> {
         let text = read(&self.text)?;
-        let names: Vec<&String> = std::iter::once(&self.base).chain(&self.others).collect();
+        let names: Vec<&OsString> = std::iter::once(&self.base).chain(&self.others).collect();
         let engines = names.iter().map(|name| self.open(name)).collect::<Result<Vec<_>>>()?;
         let reading = Reading::begin(self.quiet);
         let others: Vec<&Engine> = engines[1..].iter().collect();
         let goes_on = |done, all| reading.goes_on(done, all);
         let figures = compare(&engines[0], &others, &text, self.context, goes_on)?;
         drop(reading);
-        let measured = |((name, engine), figures): ((&&String, &Engine), Comparison)| Measured {
-            name: (*name).clone(),
+        let measured = |((name, engine), figures): ((&&OsString, &Engine), Comparison)| Measured {
+            name: name.to_string_lossy().into_owned(),
             bytes: engine.gguf().file_len(),
             bits_per_weight: inspect::model(engine.gguf()).bits_per_weight(),
             figures,
@@ -81,10 +83,10 @@ impl Command for Compare {
 }
 
 impl Compare {
-    fn open(&self, name: &str) -> Result<Engine> {
+    fn open(&self, name: &OsStr) -> Result<Engine> {
         let place = models::resolve(Some(name))?;
         let options = Options {
-            threads: self.threads.map(usize::from),
+            threads: bounded_threads(self.threads),
             context: Some(self.context),
             all_logits: true,
             memory: Some(MemoryLimit::of_each(1 + self.others.len())),

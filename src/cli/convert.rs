@@ -206,7 +206,7 @@ impl Convert {
             ));
         }
         if self.json {
-            return output::json(&json!({ "path": out, "report": report }));
+            return output::json(&json!({ "path": out.display().to_string(), "report": report }));
         }
         if !self.quiet {
             report.paddings.iter().for_each(output::note);

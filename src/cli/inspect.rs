@@ -8,13 +8,14 @@ use moewe_convert::weights_without_padding;
 use moewe_engine::gguf::{Array, Gguf, TensorInfo, Value};
 use moewe_engine::quant::FORMATS;
 use serde_json::json;
+use std::ffi::OsString;
 
 /// Show a model's metadata, tensors, formats and true bits per weight.
 #[derive(Parser)]
 #[command(name = "inspect")]
 pub(super) struct Inspect {
     /// A GGUF file, the first part of a split one, or a name from `moewe list`
-    model: Option<String>,
+    model: Option<OsString>,
     /// Print only this key's value, in full
     #[arg(long, value_name = "NAME")]
     key: Option<String>,
@@ -104,7 +105,7 @@ fn report(gguf: &Gguf) -> serde_json::Value {
         })
     });
     json!({
-        "path": gguf.path(), "version": gguf.version(), "files": gguf.part_count(), "bytes": gguf.file_len(),
+        "path": gguf.path().map(|path| path.display().to_string()), "version": gguf.version(), "files": gguf.part_count(), "bytes": gguf.file_len(),
         "architecture": architecture(gguf), "parameters": model.weights,
         "padding": total.weights - model.weights, "bits_per_weight": model.bits_per_weight(), "formats": formats.collect::<Vec<_>>(),
         "metadata": metadata, "tensors": tensors.collect::<Vec<_>>(),

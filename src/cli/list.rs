@@ -27,7 +27,7 @@ struct Listed {
     format: String,
     parameters: u64,
     bytes: u64,
-    path: PathBuf,
+    path: String,
 }
 
 impl Command for List {
@@ -59,7 +59,7 @@ fn describe(found: Found, gguf: &Gguf) -> Listed {
         format: inspect::main_format(gguf).to_owned(),
         parameters: inspect::model(gguf).weights,
         bytes: gguf.file_len(),
-        path: found.path,
+        path: found.path.display().to_string(),
     }
 }
 
@@ -72,7 +72,7 @@ fn table(all: &[Listed]) -> Table {
             model.format.clone(),
             output::count(model.parameters),
             output::bytes(model.bytes),
-            model.path.display().to_string(),
+            model.path.clone(),
         ]);
     }
     table

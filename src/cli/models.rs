@@ -7,8 +7,11 @@ use super::folders;
 use crate::embedded;
 use anyhow::{Result, bail};
 use moewe_engine::gguf::Gguf;
+use moewe_engine::os::link;
+use std::ffi::OsStr;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const DEPTH: usize = 3; // folders within a model folder, e.g. owner/model/
@@ -51,42 +54,94 @@ impl fmt::Display for Place {
 }
 
 /// The place of the model called `name`; without a name, of the one in the program.
-pub(crate) fn resolve(name: Option<&str>) -> Result<Place> {
+pub(crate) fn resolve(name: Option<&OsStr>) -> Result<Place> {
     resolve_in(name, &folders::models())
 }
 
-fn resolve_in(name: Option<&str>, folders: &[PathBuf]) -> Result<Place> {
+fn resolve_in(name: Option<&OsStr>, folders: &[PathBuf]) -> Result<Place> {
     let Some(name) = name else { return Ok(Place::Embedded) };
     let all = find(folders);
     if name.eq_ignore_ascii_case(embedded::NAME) && candidates(&all, name).is_empty() {
         return Ok(Place::Embedded);
     }
-    file_of(name, &all, folders).map(Place::File)
+    let path = file_of(name, &all, folders)?;
+    if let Some(why) = not_a_model(&path) {
+        bail!("{}: {why}", path.display())
+    }
+    Ok(Place::File(path))
 }
 
-fn file_of(name: &str, all: &[Found], folders: &[PathBuf]) -> Result<PathBuf> {
+fn file_of(name: &OsStr, all: &[Found], folders: &[PathBuf]) -> Result<PathBuf> {
     let path = Path::new(name);
-    if path.is_dir() && path.join("config.json").is_file() {
-        bail!(
-            "{0} is a checkpoint, not a GGUF file; convert it first: moewe convert {0} -o model.gguf",
-            path.display()
-        )
-    }
     if path.exists() {
         return Ok(path.to_owned());
     }
-    if path.extension().is_some_and(|end| end == "gguf") && path.components().count() > 1 {
+    if let Some(why) = link::broken(path) {
+        bail!("{why}; mend the link or download the file again")
+    }
+    let ends: [&str; 6] = ["gguf", "safetensors", "bin", "pt", "pth", "json"];
+    let is_file_name = path.extension().is_some_and(|end| ends.iter().any(|known| end == *known));
+    if is_file_name && path.components().count() > 1 {
         bail!("{}: no such file", path.display())
     }
+    let shown = name.display();
     match candidates(all, name) {
-        found if found.is_empty() => bail!("no model is called {name}{}", known_or_ways(all, folders)),
-        found => only(found, &format!("several models are called {name}; name one of these")),
+        found if found.is_empty() => bail!("no model is called {shown}{}", known_or_ways(all, folders)),
+        found => only(found, &format!("several models are called {shown}; name one of these")),
+    }
+}
+
+/// What a path is that no model can be run from, and what to do with it.
+fn not_a_model(path: &Path) -> Option<String> {
+    if path.is_dir() {
+        return Some(about_folder(path));
+    }
+    if let Some(why) = link::broken(path) {
+        return Some(format!("{why}; mend the link or download the file again"));
+    }
+    let mut start = Vec::new();
+    // What cannot be read is an error where the model is opened.
+    File::open(path).ok()?.take(9).read_to_end(&mut start).ok()?;
+    let kind = match start.as_slice() {
+        [b'G', b'G', b'U', b'F', ..] => return None,
+        [0, ..] if start.len() < 9 => return None,
+        // The length of a JSON header, then the header.
+        [.., 0, 0, b'{'] if start.len() == 9 => "safetensors",
+        [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => "a PyTorch checkpoint",
+        [b'{', ..] => "JSON",
+        _ => return None,
+    };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Some(format!(
+        "{kind}, not a GGUF file; convert the checkpoint's folder first: moewe convert {} -o model.gguf",
+        folder.display()
+    ))
+}
+
+/// A folder is a checkpoint, or holds models of which one is to be named.
+fn about_folder(folder: &Path) -> String {
+    if folder.join("config.json").is_file() {
+        let shown = folder.display();
+        return format!(
+            "a checkpoint, not a GGUF file; convert it first: moewe convert {shown} -o model.gguf"
+        );
+    }
+    let mut found = Vec::new();
+    walk(folder, 1, &mut found);
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    let files: Vec<_> = found.iter().map(|found| found.path.display().to_string()).collect();
+    match files.as_slice() {
+        [] => {
+            "a folder without a model; name a GGUF file, or a checkpoint's folder to moewe convert".to_owned()
+        }
+        _ => format!("a folder; name a file in it: {}", files.join(", ")),
     }
 }
 
 /// Those that `name` means: of that very name, else those it begins, in upper or lower case.
-fn candidates(all: &[Found], name: &str) -> Vec<Found> {
-    let name = name.strip_suffix(".gguf").unwrap_or(name).to_lowercase();
+fn candidates(all: &[Found], name: &OsStr) -> Vec<Found> {
+    let name = name.to_string_lossy();
+    let name = name.strip_suffix(".gguf").unwrap_or(&name).to_lowercase();
     let matching = |test: &dyn Fn(&str) -> bool| -> Vec<Found> {
         let found = all.iter().filter(|found| test(&found.name.to_lowercase()));
         found.map(|found| Found { name: found.name.clone(), path: found.path.clone() }).collect()
@@ -141,7 +196,7 @@ fn walk(folder: &Path, depth: usize, found: &mut Vec<Found>) {
         let path = entry.path();
         if path.is_dir() && depth > 1 {
             walk(&path, depth - 1, found);
-        } else if let Some(name) = model_name(&path).filter(|_| path.is_file()) {
+        } else if let Some(name) = model_name(&path).filter(|_| path.is_file() || path.is_symlink()) {
             found.push(Found { name, path });
         }
     }
@@ -149,7 +204,8 @@ fn walk(folder: &Path, depth: usize, found: &mut Vec<Found>) {
 
 /// The model that a file holds, if its name says that it holds one or the first part of one.
 fn model_name(path: &Path) -> Option<String> {
-    let stem = path.file_name()?.to_str()?.strip_suffix(".gguf").filter(|stem| !stem.starts_with('.'))?;
+    let file = path.file_name()?.to_string_lossy();
+    let stem = file.strip_suffix(".gguf").filter(|stem| !stem.starts_with('.'))?;
     let split = stem.rsplit_once("-of-").and_then(|(rest, count)| {
         let (name, number) = rest.rsplit_once('-')?;
         let digits = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
@@ -199,6 +255,7 @@ mod tests {
         }
         let folders = [first.clone(), second.clone(), folder.path().join("absent")];
         assert_eq!(find(&folders).len(), 4);
+        let resolve_in = |name: Option<&str>, folders: &[PathBuf]| resolve_in(name.map(OsStr::new), folders);
         for (name, file) in [
             ("olmoe-q4", first.join("olmoe-q4.gguf")),
             ("OLMoE-Q4.gguf", first.join("olmoe-q4.gguf")),
@@ -222,6 +279,58 @@ mod tests {
         ] {
             let message = resolve_in(name, folders).unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_model_is_called_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["checkpoint", "models", "empty"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        for (name, bytes) in [
+            ("checkpoint/config.json", &b"{}"[..]),
+            ("checkpoint/model.safetensors", b"\x40\x01\0\0\0\0\0\0{\"a\":"),
+            ("checkpoint/pytorch_model.bin", b"PK\x03\x04rest"),
+            ("checkpoint/old.pt", b"\x80\x02}q"),
+            ("models/b.gguf", b"GGUF...."),
+            ("models/a.gguf", b"GGUF...."),
+        ] {
+            fs::write(at(name), bytes).unwrap();
+        }
+        for (name, parts) in [
+            ("checkpoint", ["a checkpoint, not a GGUF file", "moewe convert"]),
+            ("checkpoint/config.json", ["JSON, not a GGUF file", "checkpoint -o model.gguf"]),
+            ("checkpoint/model.safetensors", ["safetensors, not a GGUF file", "checkpoint -o model.gguf"]),
+            ("checkpoint/pytorch_model.bin", ["a PyTorch checkpoint, not", "checkpoint -o model.gguf"]),
+            ("checkpoint/old.pt", ["a PyTorch checkpoint, not", "checkpoint -o model.gguf"]),
+            ("models", ["a folder; name a file in it", "a.gguf, "]),
+            ("empty", ["a folder without a model", "name a GGUF file"]),
+            ("absent/model.safetensors", ["no such file", "absent"]),
+        ] {
+            let message = resolve_in(Some(at(name).as_os_str()), &[]).unwrap_err().to_string();
+            assert!(parts.iter().all(|part| message.contains(part)), "{name}: {message}");
+        }
+        let model = at("models/a.gguf");
+        assert_eq!(resolve_in(Some(model.as_os_str()), &[]).unwrap(), Place::File(model));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_bytes_that_are_no_letters() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::tempdir().unwrap();
+        let odd = folder.path().join(OsStr::from_bytes(b"caf\xe9.gguf"));
+        fs::write(&odd, "GGUF").unwrap();
+        std::os::unix::fs::symlink("/gone/blob", folder.path().join("lost.gguf")).unwrap();
+        let folders = [folder.path().to_owned()];
+        for name in [odd.as_os_str(), OsStr::from_bytes(b"caf\xe9"), OsStr::from_bytes(b"caf\xe9.gguf")] {
+            assert_eq!(resolve_in(Some(name), &folders).unwrap(), Place::File(odd.clone()), "{name:?}");
+        }
+        for name in [folder.path().join("lost.gguf").as_os_str(), OsStr::new("lost")] {
+            let message = resolve_in(Some(name), &folders).unwrap_err().to_string();
+            assert!(message.contains("lost.gguf is a link to /gone/blob, which does not exist"), "{message}");
         }
     }
 }

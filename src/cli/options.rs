@@ -2,29 +2,32 @@
 
 use super::models::{self, Place};
 use super::output;
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use moewe_engine::gguf::Gguf;
 use moewe_engine::session::{CapacityMode, Engine, MemoryLimit, MemoryPlan, Options, cache_format};
 use moewe_engine::simd::Isa;
+use std::ffi::OsString;
+use std::sync::Once;
+use std::thread;
 
 // What clap shows of a group is what its fields say; a doc comment here would become the command's description.
 #[derive(Args, Clone)]
 pub(crate) struct ModelOptions {
     /// A GGUF file, the first part of a split one, or a name from `moewe list` [default: the model in the program]
-    pub(crate) model: Option<String>,
-    /// Threads [default: one per core]
+    pub(crate) model: Option<OsString>,
+    /// Threads, at most one per core [default: one per core]
     #[arg(short = 't', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub(crate) threads: Option<u16>,
     /// Positions of the context [default: the model's, lowered to what memory leaves]
-    #[arg(short = 'c', long, value_name = "N")]
+    #[arg(short = 'c', long, value_name = "N", value_parser = within::<1, { usize::MAX }>)]
     pub(crate) context: Option<usize>,
     /// Most memory to take: 6G, 800M, or 50% of what is free; experts that do not fit are read when they are needed
     /// [default: 90%]
     #[arg(short = 'm', long, value_name = "AMOUNT")]
     pub(crate) memory: Option<MemoryLimit>,
     /// Most tokens computed at once
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = within::<1, 65_536>)]
     pub(crate) batch: usize,
     /// Instruction set: portable, avx2, avxvnni, avx512vnni or amx [default: the fastest here]
     #[arg(long, value_name = "NAME")]
@@ -43,7 +46,7 @@ pub(crate) struct ModelOptions {
     pub(crate) expert_threshold: f32,
     /// Where experts do not all fit: how many per token to read before their layer's turn, on a guess, while the disk
     /// has nothing else to do; slower where the disk is the limit
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = within::<0, 1024>)]
     pub(crate) look_ahead: usize,
     /// Compute with the slow twin of the model that the fast one is tested against
     #[arg(long, hide = true)]
@@ -70,7 +73,7 @@ impl ModelOptions {
     /// The flags in the engine's terms.
     pub(crate) fn options(&self) -> Result<Options> {
         Ok(Options {
-            threads: self.threads.map(usize::from),
+            threads: bounded_threads(self.threads),
             isa: self.isa.as_deref().map(Isa::parse).transpose()?,
             plain: self.plain,
             batch: self.batch,
@@ -114,13 +117,7 @@ impl ModelOptions {
             describe(engine.gguf()),
             engine.load_time().as_secs_f64() * 1e3
         ));
-        let (context, original) = (engine.context_length(), engine.config().context_length);
-        if self.context.is_none() && context < original {
-            output::note(format!(
-                "context lowered from {original} to {context} positions, which is what memory holds besides experts; \
-                 --context sets it"
-            ));
-        }
+        describe_context(self.context, engine).into_iter().for_each(output::note);
         if let Some(used) = self.experts_used {
             output::note(format!(
                 "{used} experts per token: the model was not made so and says other things"
@@ -136,6 +133,52 @@ impl ModelOptions {
             describe_memory(engine.memory()).into_iter().for_each(output::note);
         }
     }
+}
+
+/// As many threads as were asked for and as the machine runs at once; says so where these are fewer.
+pub(crate) fn bounded_threads(asked: Option<u16>) -> Option<usize> {
+    let asked = usize::from(asked?);
+    let most = thread::available_parallelism().map_or(asked, |threads| threads.get());
+    if asked > most {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            output::note(format!(
+                "{asked} threads asked for; this process may run {most} at once, and so many are used"
+            ));
+        });
+    }
+    Some(asked.min(most))
+}
+
+/// A number from `LEAST` to `MOST`, for flags whose values size something.
+pub(crate) fn within<const LEAST: usize, const MOST: usize>(text: &str) -> Result<usize> {
+    let number: usize = text.parse().with_context(|| format!("expected a whole number of at most {MOST}"))?;
+    if !(LEAST..=MOST).contains(&number) {
+        bail!("expected {LEAST} to {MOST}");
+    }
+    Ok(number)
+}
+
+/// Lines about a context that is not what was asked for, or not what the model was made for.
+fn describe_context(asked: Option<usize>, engine: &Engine) -> Vec<String> {
+    let (context, original) = (engine.context_length(), engine.config().context_length);
+    let mut lines = Vec::new();
+    match asked {
+        None if context < original => lines.push(format!(
+            "context lowered from {original} to {context} positions, which is what memory holds besides experts; \
+             --context sets it"
+        )),
+        Some(asked) if context < asked => {
+            lines.push(format!("context lowered from {asked} to {context} positions, which is what memory holds"));
+        }
+        _ => {}
+    }
+    if context > original {
+        lines.push(format!(
+            "the model was made for {original} positions; what it says beyond these is not what it learned"
+        ));
+    }
+    lines
 }
 
 /// Lines about where the memory goes.
@@ -156,6 +199,13 @@ pub(crate) fn describe_memory(plan: &MemoryPlan) -> Vec<String> {
         output::bytes(plan.buffers + plan.program),
         if plan.past_cache { ", read past the page cache" } else { "" },
     )];
+    if let Some((limit, machine)) = plan.limit.zip(plan.machine).filter(|(limit, machine)| limit > machine) {
+        lines.push(format!(
+            "memory: of the {} that it may take, the machine has {} now",
+            output::bytes(limit),
+            output::bytes(machine)
+        ));
+    }
     if let Some(limit) = plan.limit.filter(|&limit| limit < plan.total()) {
         lines.push(format!(
             "memory: {} are too little for what every token needs; it takes {}",

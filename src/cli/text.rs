@@ -1,6 +1,7 @@
 //! Texts that commands work on: given as they are, from a file, or from stdin, for which `-` stands.
 
 use anyhow::{Context, Result};
+use moewe_engine::os::link;
 use std::io::stdin;
 use std::path::Path;
 
@@ -17,6 +18,8 @@ pub(crate) fn read(path: &Path) -> Result<String> {
     if path == Path::new("-") {
         return given_or_stdin(None);
     }
-    let bytes = std::fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let bytes = std::fs::read(path)
+        .map_err(|error| link::explain(path, error))
+        .with_context(|| format!("{}: cannot read", path.display()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -6,13 +6,14 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use moewe_engine::tokenizer::{Special, Tokenizer};
 use serde_json::json;
+use std::ffi::OsString;
 
 /// Show the tokens of a text, or the text of tokens.
 #[derive(Parser)]
 #[command(name = "tokenize")]
 pub(super) struct Tokenize {
     /// A GGUF file, the first part of a split one, or a name from `moewe list`
-    model: String,
+    model: OsString,
     /// The text; `-` or nothing reads stdin
     text: Option<String>,
     /// Read control tokens such as `<|im_end|>` as tokens, not as text

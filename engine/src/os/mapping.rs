@@ -5,6 +5,7 @@
 //! rename a finished one over it, and a mapping keeps the old contents.
 
 use super::fault::Watched;
+use super::link;
 use crate::error::{Error, Result};
 use memmap2::Mmap;
 use std::fs::File;
@@ -24,7 +25,7 @@ impl Mapping {
     /// Maps the whole of `path`, which must be a regular file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+        let file = File::open(path).map_err(|e| Error::io(path, "open", link::explain(path, e)))?;
         let status = file.metadata().map_err(|e| Error::io(path, "read the size", e))?;
         if !status.is_file() {
             let kind = if status.is_dir() { "a folder" } else { "a device or a pipe" };

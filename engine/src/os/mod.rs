@@ -6,6 +6,7 @@
 
 pub mod fault;
 pub mod interrupt;
+pub mod link;
 pub mod mapping;
 pub mod memory;
 pub mod pages;

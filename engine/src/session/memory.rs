@@ -17,6 +17,11 @@ const DEFAULT_SHARE: f64 = 0.9;
 const UNCOUNTED: u64 = 16 << 20;
 /// Contexts are cut to multiples of this, which is at least two pages of the cache.
 const CONTEXT_STEP: usize = 512;
+/// No context is longer, whatever memory would hold: positions are counted in 32 bits in places.
+const MOST_POSITIONS: usize = 1 << 28;
+
+/// No amount of memory is larger: 2^56 bytes.
+const MOST_BYTES: f64 = (1u64 << 56) as f64;
 
 /// The most memory that a model may take.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,7 +68,10 @@ impl FromStr for MemoryLimit {
         let number: f64 = number.parse().map_err(|_| wrong())?;
         match power {
             _ if unit == "%" && number > 0.0 && number <= 100.0 => Ok(Self::Share(number / 100.0)),
-            Some(power) => Ok(Self::Bytes((number * 1024f64.powi(power as i32)) as u64)),
+            Some(power) if number * 1024f64.powi(power as i32) <= MOST_BYTES => {
+                Ok(Self::Bytes((number * 1024f64.powi(power as i32)) as u64))
+            }
+            Some(_) => Err(Error::request(format!("{text:?} is more memory than any machine has"))),
             None => Err(wrong()),
         }
     }
@@ -74,6 +82,8 @@ impl FromStr for MemoryLimit {
 pub struct MemoryPlan {
     /// The limit; `None` where none was given and the system does not say what is free.
     pub limit: Option<u64>,
+    /// What this process has and what is free besides; `None` where the system does not say.
+    pub machine: Option<u64>,
     /// Taken before a weight was touched: the program, vocabulary, norms.
     pub program: u64,
     /// Weights that every token needs.
@@ -107,11 +117,16 @@ impl MemoryPlan {
         let fixed = program + dense + buffers + UNCOUNTED;
         let left = limit.map(|limit| limit.saturating_sub(fixed));
         let per_position = KvCache::new(&model.config, options.cache)?.bytes_per_position() as u64;
+        let machine = free.map(|free| free + program);
+        // What a person asks for may exceed their limit, which is then said, but not the machine; a quarter of what it
+        // has is left to experts.
+        let room = machine.or(limit).map(|bytes| bytes.saturating_sub(fixed));
+        let room = room.map(|room| room - all_experts.bytes().min(room / 4));
         let context_length = match options.context {
-            Some(context) => asked_context(model, context)?,
+            Some(context) => asked_context(model, context)?.min(most_positions(room, per_position)),
             None => fitting_context(model, left, all_experts.bytes(), per_position),
         };
-        let cache = context_length as u64 * per_position;
+        let cache = (context_length as u64).saturating_mul(per_position);
         let left = match options.memory {
             Some(MemoryLimit::Experts(bytes)) => Some(bytes),
             _ => left.map(|left| left.saturating_sub(cache)),
@@ -120,7 +135,7 @@ impl MemoryPlan {
         let besides =
             free.zip(limit).map_or(u64::MAX, |(free, limit)| (free + program).saturating_sub(limit));
         let past_cache = !experts.holds_all() && besides < all_experts.bytes();
-        Ok(Self { limit, program, dense, cache, buffers, experts, past_cache, context_length })
+        Ok(Self { limit, machine, program, dense, cache, buffers, experts, past_cache, context_length })
     }
 
     /// What all of it takes once a conversation fills its context.
@@ -139,6 +154,12 @@ fn asked_context(model: &Model, context: usize) -> Result<usize> {
     }
 }
 
+/// Positions whose cache has room in so many bytes.
+fn most_positions(room: Option<u64>, per_position: u64) -> usize {
+    let fitting = room.unwrap_or(u64::MAX) / per_position.max(1);
+    (fitting.min(MOST_POSITIONS as u64) as usize / CONTEXT_STEP * CONTEXT_STEP).max(CONTEXT_STEP)
+}
+
 /// The model's context, lowered to what all experts leave of the memory, or to a quarter of it where they leave less.
 fn fitting_context(model: &Model, left: Option<u64>, experts: u64, per_position: u64) -> usize {
     let original = model.config.context_length;
@@ -151,6 +172,19 @@ fn fitting_context(model: &Model, left: Option<u64>, experts: u64, per_position:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn positions_end_where_memory_does() {
+        for (room, per_position, expected) in [
+            (Some(1 << 30), 1 << 10, 1 << 20),
+            (Some((1 << 30) + 1000), 1 << 10, 1 << 20),
+            (Some(0), 1 << 10, CONTEXT_STEP),
+            (None, 1 << 10, MOST_POSITIONS),
+            (Some(u64::MAX), 0, MOST_POSITIONS),
+        ] {
+            assert_eq!(most_positions(room, per_position), expected, "{room:?} by {per_position}");
+        }
+    }
 
     #[test]
     fn amounts_as_people_write_them() {
@@ -167,6 +201,10 @@ mod tests {
         for text in ["", "G", "6X", "-1G", "0%", "101%", "1e3", "nan", "1.2.3G"] {
             let message = text.parse::<MemoryLimit>().unwrap_err().to_string();
             assert!(message.contains("6G, 800M or 50%"), "{text}: {message}");
+        }
+        for text in ["99999999T", "100000000000000000000"] {
+            let message = text.parse::<MemoryLimit>().unwrap_err().to_string();
+            assert!(message.contains("more memory than any machine has"), "{text}: {message}");
         }
     }
 }

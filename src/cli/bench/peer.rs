@@ -6,6 +6,7 @@ use super::super::output::{self, Table};
 use super::{Bench, median};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Tokens per second in one turn.
@@ -17,12 +18,11 @@ struct Speed {
 
 pub(super) fn run(bench: &Bench) -> Result<()> {
     let Place::File(file) = bench.model.place()? else { bail!("a peer needs a model in a file: name one") };
-    let file = file.to_str().context("the name of the model's file is not UTF-8")?;
     let mut turns = vec![Vec::new(); bench.peer.len() + 1];
     for turn in 1..=bench.repetitions {
         turns[0].push(own()?);
         for (command, speeds) in bench.peer.iter().zip(&mut turns[1..]) {
-            speeds.push(peer(bench, command, file)?);
+            speeds.push(peer(bench, command, &file)?);
         }
         output::note(format!("turn {turn} of {}", bench.repetitions));
     }
@@ -68,12 +68,13 @@ fn own() -> Result<Speed> {
 }
 
 /// A llama-bench: the shell takes the command apart, so it may have options and quotes.
-fn peer(bench: &Bench, command: &str, file: &str) -> Result<Speed> {
+fn peer(bench: &Bench, command: &str, file: &Path) -> Result<Speed> {
     let threads = bench.model.options()?.hardware().0.to_string();
     let (prompt, generate) = (bench.prompt.to_string(), bench.generate.to_string());
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{command} \"$@\""), "sh"]);
-    shell.args(["-m", file, "-t", &threads, "-p", &prompt, "-n", &generate, "-r", "1", "-o", "json"]);
+    shell.arg("-m").arg(file);
+    shell.args(["-t", &threads, "-p", &prompt, "-n", &generate, "-r", "1", "-o", "json"]);
     let tests = figures(&mut shell, command)?;
     let tests = tests.as_array().with_context(|| format!("`{command}` printed no list of tests"))?;
     let speed = |prompt: bool| {
