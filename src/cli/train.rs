@@ -1,4 +1,7 @@
-//! `moewe train`: hands everything to the program `moewe-train`, which is built on its own because it is large.
+//! `moewe train`: becomes the program `moewe-train`, which is built on its own because it is large.
+//!
+//! It must not stay as a parent: systemd, job schedulers and `docker stop` signal the main process, and a trainer that
+//! they cannot reach goes on as an orphan or loses its last checkpoint.
 
 use super::Command;
 use anyhow::{Context, Result, bail};
@@ -19,13 +22,25 @@ pub(super) struct Train {
 impl Command for Train {
     fn run(self) -> Result<()> {
         let path = program()?;
-        let status = process::Command::new(&path).args(&self.arguments).status();
-        let status = status.with_context(|| format!("cannot run {}", path.display()))?;
-        // The program has said what went wrong; its status is ours, and a signal's is what a shell would report.
-        if !status.success() {
-            process::exit(status.code().unwrap_or(1));
-        }
-        Ok(())
+        let error = replaced_by(process::Command::new(&path).args(&self.arguments));
+        Err(error).with_context(|| format!("cannot run {}", path.display()))
+    }
+}
+
+/// Ends this process as `command`: the same process id, so signals reach it and its status is ours. Returns only
+/// why that failed.
+#[cfg(unix)]
+fn replaced_by(command: &mut process::Command) -> std::io::Error {
+    std::os::unix::process::CommandExt::exec(command)
+}
+
+/// Runs `command` and ends with its status, where a process cannot become another. Both are in one console group, so
+/// Ctrl-C and a closing console reach `command` without our help.
+#[cfg(not(unix))]
+fn replaced_by(command: &mut process::Command) -> std::io::Error {
+    match command.status() {
+        Ok(status) => process::exit(status.code().unwrap_or(1)),
+        Err(error) => error,
     }
 }
 
