@@ -2,7 +2,11 @@
 //! ([`Dim`]) that shapes and metadata are made of. Every length is bounded here, before anything is built on it.
 
 use moewe_engine::{Error, Result};
+use names::names_of;
 use serde_json::Value;
+
+#[path = "../../../models/names.rs"]
+mod names;
 
 /// Lengths that tensors and metadata are described in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,26 +63,26 @@ pub enum Dim {
     Values,
 }
 
-/// Names under which configurations hold a length, and the most it may be.
-const NAMES: &[(Dim, u64, &[&str])] = &[
-    (Dim::Vocab, 1 << 24, &["vocab_size"]),
-    (Dim::Context, 1 << 30, &["max_position_embeddings", "n_positions", "max_seq_len", "context_len"]),
-    (Dim::Embedding, 1 << 20, &["hidden_size", "n_embd", "d_model", "dim"]),
-    (Dim::Layers, 1 << 12, &["num_hidden_layers", "n_layer", "n_layers"]),
-    (Dim::Heads, 1 << 14, &["num_attention_heads", "n_head", "n_heads"]),
-    (Dim::HeadsKv, 1 << 14, &["num_key_value_heads", "n_kv_heads"]),
-    (Dim::Head, 1 << 16, &["head_dim"]),
-    (Dim::Ff, 1 << 24, &["intermediate_size", "ff_dim", "d_ff"]),
-    (Dim::ExpertFf, 1 << 24, &["moe_intermediate_size"]),
-    (Dim::SharedFf, 1 << 24, &["shared_expert_intermediate_size", "shared_intermediate_size"]),
-    (Dim::Experts, 1 << 16, &["num_local_experts", "num_experts", "n_routed_experts", "n_experts"]),
-    (Dim::ExpertsUsed, 1 << 16, &["num_experts_per_tok", "n_experts_active", "top_k_experts", "top_k"]),
-    (Dim::ExpertsShared, 1 << 12, &["n_shared_experts"]),
-    (Dim::QRank, 1 << 20, &["q_lora_rank"]),
-    (Dim::KvRank, 1 << 20, &["kv_lora_rank"]),
-    (Dim::HeadRope, 1 << 16, &["qk_rope_head_dim"]),
-    (Dim::HeadPlain, 1 << 16, &["qk_nope_head_dim"]),
-    (Dim::HeadValue, 1 << 16, &["v_head_dim"]),
+/// One of the names under which configurations hold a length (`models/names.rs` has the others), and the most it may be.
+const NAMES: &[(Dim, u64, &str)] = &[
+    (Dim::Vocab, 1 << 24, "vocab_size"),
+    (Dim::Context, 1 << 30, "max_position_embeddings"),
+    (Dim::Embedding, 1 << 20, "hidden_size"),
+    (Dim::Layers, 1 << 12, "num_hidden_layers"),
+    (Dim::Heads, 1 << 14, "num_attention_heads"),
+    (Dim::HeadsKv, 1 << 14, "num_key_value_heads"),
+    (Dim::Head, 1 << 16, "head_dim"),
+    (Dim::Ff, 1 << 24, "intermediate_size"),
+    (Dim::ExpertFf, 1 << 24, "moe_intermediate_size"),
+    (Dim::SharedFf, 1 << 24, "shared_expert_intermediate_size"),
+    (Dim::Experts, 1 << 16, "num_local_experts"),
+    (Dim::ExpertsUsed, 1 << 16, "num_experts_per_tok"),
+    (Dim::ExpertsShared, 1 << 12, "n_shared_experts"),
+    (Dim::QRank, 1 << 20, "q_lora_rank"),
+    (Dim::KvRank, 1 << 20, "kv_lora_rank"),
+    (Dim::HeadRope, 1 << 16, "qk_rope_head_dim"),
+    (Dim::HeadPlain, 1 << 16, "qk_nope_head_dim"),
+    (Dim::HeadValue, 1 << 16, "v_head_dim"),
 ];
 
 /// A configuration.
@@ -153,22 +157,18 @@ impl Params {
     /// A length that must be known.
     pub fn dim(&self, dim: Dim) -> Result<u64> {
         self.maybe(dim)?.filter(|&length| length > 0).ok_or_else(|| {
-            let names = NAMES.iter().find(|row| row.0 == dim).map_or("", |row| row.2[0]);
+            let names = NAMES.iter().find(|row| row.0 == dim).map_or("", |row| row.2);
             Error::malformed(format!("config, {names}"), format!("the length {dim:?}"), "none")
         })
     }
 
     /// A length, where the configuration says or implies it.
     pub fn maybe(&self, dim: Dim) -> Result<Option<u64>> {
-        if let Some((_, most, names)) = NAMES.iter().find(|row| row.0 == dim)
-            && let Some(length) = self.uint(names)?
+        if let Some((_, most, name)) = NAMES.iter().find(|row| row.0 == dim)
+            && let Some(length) = self.uint(names_of(name))?
         {
             if length > *most {
-                return Err(Error::malformed(
-                    format!("config, {}", names[0]),
-                    format!("at most {most}"),
-                    length,
-                ));
+                return Err(Error::malformed(format!("config, {name}"), format!("at most {most}"), length));
             }
             return Ok(Some(length));
         }
@@ -221,6 +221,18 @@ impl Params {
             Err(Error::unsupported(format!("config: {what}"), "convert a model without it"))
         } else {
             Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod name_tests {
+    use super::*;
+
+    #[test]
+    fn every_length_stands_in_the_table_of_names() {
+        for (dim, _, name) in NAMES {
+            assert_eq!(names_of(name).first(), Some(name), "{dim:?} is found under no name");
         }
     }
 }
