@@ -5,6 +5,7 @@
 //! training is one number, and ranks share the stream without talking. Reading ahead is the loader's business.
 
 use super::manifest::Manifest;
+use super::npy::Header;
 use super::permutation::Permutation;
 use super::shards::Shards;
 use crate::{Error, Result};
@@ -70,8 +71,9 @@ impl Dataset {
     /// Folders without shards, broken shards, weights for some sources only, and no row at all.
     pub fn open(specs: &[SourceSpec], split: Split, context: usize, vocabulary: usize) -> Result<Self> {
         check_weights(specs)?;
-        if context == 0 {
-            return Err(Error::request("rows of 0 tokens; the context is 1 or more"));
+        if context < 2 {
+            let why = "the context is 2 or more, as the first token of a row is never predicted";
+            return Err(Error::request(format!("rows of {context} tokens; {why}")));
         }
         let mut sources = Vec::new();
         for spec in specs {
@@ -102,6 +104,33 @@ impl Dataset {
     /// Tokens of a row.
     pub fn context(&self) -> usize {
         self.context
+    }
+
+    /// What happens to rows that are longer than the context; nothing to say where none is.
+    pub fn cut(&self) -> Option<String> {
+        let longest = self.sources.iter().map(|source| source.shards.longest_row()).max()?;
+        if longest <= self.context {
+            return None;
+        }
+        let context = self.context;
+        let stored: u64 = self.sources.iter().map(|source| source.shards.tokens()).sum();
+        let left =
+            stored - self.sources.iter().map(|source| source.shards.rows()).sum::<u64>() * context as u64;
+        let left = match left {
+            0 => String::new(),
+            left => format!("; {left} tokens at the ends of shards fill no piece"),
+        };
+        Some(format!("rows of {longest} tokens are cut into pieces of {context}{left}"))
+    }
+
+    /// All files that the rows stand in.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&Path, &Header)> {
+        self.sources.iter().flat_map(|source| source.shards.files())
+    }
+
+    /// Ids are below this.
+    pub(super) fn vocabulary(&self) -> usize {
+        self.vocabulary
     }
 
     /// How many times as many rows as there are come before row `index` of the stream.

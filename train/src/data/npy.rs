@@ -62,11 +62,6 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Bytes of one row.
-    pub(super) fn row_bytes(&self) -> usize {
-        self.columns * self.dtype.bytes()
-    }
-
     /// Reads the header of the file whose whole content is `bytes`.
     pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Self> {
         let (text, offset) = text(bytes).ok_or_else(|| {

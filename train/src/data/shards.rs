@@ -1,8 +1,10 @@
 //! Folders of `shard_*.npy`: rows of token ids, ours or anybody's, such as those that Acceleron's loader reads.
 //!
-//! Rows longer than the context are cut. Shorter ones are refused: Acceleron fills them up with token 1 and learns to
-//! predict it, which nobody wants. Ids are checked when a row is read; which rows are read when is the mixture's
-//! business.
+//! A shard is one stream of tokens, however long its rows are: it is read in pieces of the context, each token in one
+//! piece. A piece runs on into the next row where the context does not divide the rows; what is left over is less than
+//! a piece at the end of the shard. Rows shorter than the context are refused: Acceleron fills them up with token 1 and
+//! learns to predict it, which nobody wants. Ids are checked once for all before a training, and again when a piece is
+//! read; which pieces are read when is the mixture's business.
 
 use super::npy::{Dtype, Header};
 use crate::{Error, Result};
@@ -16,7 +18,7 @@ const MOST_OPEN: usize = 256;
 #[derive(Debug)]
 pub struct Shards {
     shards: Vec<Shard>, // sorted by name
-    ends: Vec<u64>,     // row after the last of each
+    ends: Vec<u64>,     // piece after the last of each
     context: usize,
 }
 
@@ -28,7 +30,7 @@ struct Shard {
 }
 
 impl Shards {
-    /// Opens all shards of `folder` for rows of `context` tokens.
+    /// Opens all shards of `folder` for pieces of `context` tokens.
     ///
     /// # Errors
     /// No shards, broken ones, and rows that are too short.
@@ -40,23 +42,38 @@ impl Shards {
         let mut rows = 0u64;
         let mut ends = Vec::with_capacity(shards.len());
         for shard in &shards {
-            rows = rows.saturating_add(shard.header.rows);
+            rows = rows.saturating_add(shard.tokens() / context as u64);
             ends.push(rows);
         }
         Ok(Self { shards, ends, context })
     }
 
-    /// Number of rows.
+    /// Number of pieces.
     pub fn rows(&self) -> u64 {
         self.ends.last().copied().unwrap_or_default()
     }
 
-    /// For each shard the row after its last.
+    /// Tokens of all shards, those left over at their ends included.
+    pub fn tokens(&self) -> u64 {
+        self.shards.iter().map(Shard::tokens).sum()
+    }
+
+    /// Tokens of the longest row that is stored.
+    pub fn longest_row(&self) -> usize {
+        self.shards.iter().map(|shard| shard.header.columns).max().unwrap_or_default()
+    }
+
+    /// The files with the header of each.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&Path, &Header)> {
+        self.shards.iter().map(|shard| (shard.path.as_path(), &shard.header))
+    }
+
+    /// For each shard the piece after its last.
     pub(super) fn ends(&self) -> &[u64] {
         &self.ends
     }
 
-    /// Reads row `index` into `out`, which holds as many tokens as the context.
+    /// Reads piece `index` into `out`, which holds as many tokens as the context.
     ///
     /// # Errors
     /// An id that is negative or not below `vocabulary`, and files that changed or went away.
@@ -99,7 +116,11 @@ impl Shard {
         Ok(Self { path, header, mapping: keep.then_some(mapping) })
     }
 
-    fn row(&self, row: u64, vocabulary: usize, out: &mut [u32]) -> Result<()> {
+    fn tokens(&self) -> u64 {
+        self.header.rows * self.header.columns as u64
+    }
+
+    fn row(&self, piece: u64, vocabulary: usize, out: &mut [u32]) -> Result<()> {
         let opened;
         let mapping = match &self.mapping {
             Some(mapping) => mapping,
@@ -108,24 +129,29 @@ impl Shard {
                 &opened
             }
         };
-        let start = self.header.offset + row as usize * self.header.row_bytes();
         let length = out.len() * self.header.dtype.bytes();
+        let start = self.header.offset + piece as usize * length;
         let bytes = mapping.get(start..start + length).ok_or_else(|| {
             Error::malformed(&self.path, "length", "the length it had when it was opened", mapping.len())
         })?;
         let outside = decode(self.header.dtype, bytes, vocabulary, out);
-        outside.map_or(Ok(()), |(column, id)| Err(self.outside(row, column, vocabulary, id)))
-    }
-
-    fn outside(&self, row: u64, column: usize, vocabulary: usize, id: i64) -> Error {
-        let expected =
-            format!("ids of a vocabulary of {vocabulary}; were the shards made with another tokenizer?");
-        Error::malformed(&self.path, format!("row {row}, column {column}"), expected, id)
+        let first = piece * out.len() as u64;
+        outside.map_or(Ok(()), |(at, id)| {
+            Err(beyond(&self.path, &self.header, vocabulary, (first + at as u64, id)))
+        })
     }
 }
 
+/// An error about the token `at` of a shard, an id that the vocabulary lacks.
+pub(super) fn beyond(path: &Path, header: &Header, vocabulary: usize, (at, id): (u64, i64)) -> Error {
+    let columns = header.columns.max(1) as u64;
+    let expected =
+        format!("ids of a vocabulary of {vocabulary}; were the shards made with another tokenizer?");
+    Error::malformed(path, format!("row {}, column {}", at / columns, at % columns), expected, id)
+}
+
 /// Reads ids; the first that the vocabulary lacks, with its place.
-fn decode(dtype: Dtype, bytes: &[u8], vocabulary: usize, out: &mut [u32]) -> Option<(usize, i64)> {
+pub(super) fn decode(dtype: Dtype, bytes: &[u8], vocabulary: usize, out: &mut [u32]) -> Option<(usize, i64)> {
     fn all<const N: usize>(bytes: &[u8], value: fn([u8; N]) -> i64) -> impl Iterator<Item = i64> {
         bytes.as_chunks::<N>().0.iter().map(move |&chunk| value(chunk))
     }

@@ -159,3 +159,36 @@ fn weights_are_checked() {
         assert!(message.contains(expected), "{message}");
     }
 }
+
+#[test]
+fn rows_of_one_token_teach_nothing() {
+    let folder = folders(&[3]);
+    let message = Dataset::open(&specs(&folder, &[None]), Split::Train, 1, 9999).unwrap_err().to_string();
+    assert!(message.contains("the context is 2 or more"), "{message}");
+}
+
+#[test]
+fn long_rows_are_used_whole_and_that_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let train = folder.path().join("train");
+    std::fs::create_dir_all(&train).unwrap();
+    write(&train, 0, Dtype::U16, 3, 2048, 0);
+    write(&train, 1, Dtype::U16, 1, 2048, 10_000);
+    let spec = SourceSpec { name: "x".to_owned(), folder: folder.path().to_owned(), weight: None };
+    let open = |context| Dataset::open(std::slice::from_ref(&spec), Split::Train, context, 60_000).unwrap();
+    let whole = open(2048);
+    assert_eq!((whole.rows(), whole.tokens(), whole.cut()), (4, 8192, None));
+    let cut = open(64);
+    assert_eq!((cut.rows(), cut.tokens()), (128, 8192));
+    assert_eq!(cut.cut().unwrap(), "rows of 2048 tokens are cut into pieces of 64");
+    let mut seen = std::collections::BTreeSet::new();
+    let mut row = [0; 64];
+    for index in 0..128 {
+        cut.row(3, index, &mut row).unwrap();
+        seen.extend(row);
+    }
+    assert_eq!(seen.len(), 8192, "every token once in an epoch");
+    let uneven = open(1000);
+    assert_eq!(uneven.tokens(), 8000);
+    assert!(uneven.cut().unwrap().ends_with("; 192 tokens at the ends of shards fill no piece"));
+}
