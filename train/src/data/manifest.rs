@@ -24,7 +24,7 @@ pub struct Manifest {
     pub context: usize,
     /// NumPy's name of the integers.
     pub dtype: String,
-    /// Share of documents that was held out for validation.
+    /// Share of the tokens that was to be held out for validation.
     pub holdout: f64,
     /// Whether documents that came again were left out.
     pub deduplicated: bool,

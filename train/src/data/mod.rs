@@ -7,6 +7,7 @@
 mod batches;
 pub mod corpus;
 pub mod encoder;
+mod holdout;
 pub mod ids;
 pub mod loader;
 pub mod manifest;

@@ -1,12 +1,12 @@
 //! From corpora to a dataset: documents become token ids, are cut into rows and written as shards with a manifest.
 //!
-//! Which split a document belongs to is a function of its content alone: it does not depend on the order of the
-//! documents nor on what else is there, and the same text never stands in both. Training reads the result through
-//! [`super::mixture`].
+//! Which split a document belongs to is [`super::holdout`]'s to say. It has to know the lengths of all documents of a
+//! source, so their ids wait in a file until the source is read. Training reads the result through [`super::mixture`].
 
 use super::batches::Pass;
 use super::corpus::{Separator, Source};
 use super::encoder::{Encoder, pieces};
+use super::holdout::{Border, Document};
 use super::manifest::{self, Counts, Entry, Manifest};
 pub use super::npy::Dtype;
 use super::partial::Partial;
@@ -15,6 +15,8 @@ use super::shard_writer::{Cut, ShardWriter};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -37,7 +39,7 @@ pub struct Settings {
     pub context: usize,
     /// Rows of a shard; the last has fewer.
     pub rows_per_shard: u64,
-    /// Share of documents that is held out for validation, 0 to 1.
+    /// Share of the tokens that is held out for validation, 0 to 1.
     pub holdout: f64,
     /// Whether documents that come again are left out.
     pub deduplicate: bool,
@@ -62,8 +64,7 @@ pub fn prepare(settings: &Settings, out: &Path, report: Report) -> Result<Manife
     let mut seen = HashSet::new();
     let mut sources = Vec::new();
     for source in &settings.sources {
-        let folder = folder.path().join(&source.name);
-        let mut packing = Packing::begin(settings, &encoder, cut, &folder, &source.name);
+        let mut packing = Packing::begin(settings, &encoder, cut, folder.path(), &source.name)?;
         pass.run(source, |batch| packing.pack(&batch, &mut seen))?;
         sources.push(packing.finish()?);
     }
@@ -129,21 +130,29 @@ struct Packing<'a> {
     encoder: &'a Encoder,
     holdout: f64,
     deduplicate: bool,
+    cut: Cut,
     entry: Entry,
-    train: ShardWriter,
-    valid: ShardWriter,
+    documents: Vec<Document>,
+    waiting: BufWriter<File>, // ids of all documents, as u32
+    place: PathBuf,           // of that file
+    folder: PathBuf,          // of the source
 }
 
 impl<'a> Packing<'a> {
-    fn begin(settings: &Settings, encoder: &'a Encoder, cut: Cut, folder: &Path, name: &str) -> Self {
-        Self {
+    fn begin(settings: &Settings, encoder: &'a Encoder, cut: Cut, folder: &Path, name: &str) -> Result<Self> {
+        let place = folder.join(".ids");
+        let file = File::create(&place).map_err(|error| Error::io(&place, "create", error))?;
+        Ok(Self {
             encoder,
             holdout: settings.holdout,
             deduplicate: settings.deduplicate,
+            cut,
             entry: Entry { name: name.to_owned(), ..Entry::default() },
-            train: ShardWriter::new(folder.join("train"), cut),
-            valid: ShardWriter::new(folder.join("valid"), cut),
-        }
+            documents: vec![],
+            waiting: BufWriter::with_capacity(1 << 20, file),
+            place,
+            folder: folder.join(name),
+        })
     }
 
     /// Encodes and writes documents, leaving out those in `seen`.
@@ -166,23 +175,61 @@ impl<'a> Packing<'a> {
     }
 
     fn write(&mut self, text: &str, hash: u128, ids: &[Vec<u32>]) -> Result<()> {
-        let (writer, counts) = if is_held_out(hash, self.holdout) {
-            (&mut self.valid, &mut self.entry.valid)
-        } else {
-            (&mut self.train, &mut self.entry.train)
-        };
-        ids.iter().try_for_each(|ids| writer.push(ids))?;
-        writer.push(&[self.encoder.eos()])?;
-        let tokens = ids.iter().map(Vec::len).sum::<usize>() as u64 + 1;
-        counts.add(&Counts { documents: 1, bytes: text.len() as u64, tokens, ..Counts::default() });
+        let end = [self.encoder.eos()];
+        let mut tokens = 0;
+        for &id in ids.iter().flatten().chain(&end) {
+            self.waiting
+                .write_all(&id.to_le_bytes())
+                .map_err(|error| Error::io(&self.place, "write", error))?;
+            tokens += 1;
+        }
+        self.documents.push(Document { hash: (hash >> 64) as u64, tokens, bytes: text.len() as u32 });
         Ok(())
     }
 
+    /// Parts what waits into what is trained on and what is held out.
     fn finish(mut self) -> Result<Entry> {
-        (self.entry.train.rows, self.entry.train.shards) = self.train.finish()?;
-        (self.entry.valid.rows, self.entry.valid.shards) = self.valid.finish()?;
+        let failed = |error| Error::io(&self.place, "read", error);
+        self.waiting.flush().map_err(|error| Error::io(&self.place, "write", error))?;
+        let mut waiting = BufReader::with_capacity(1 << 20, File::open(&self.place).map_err(failed)?);
+        let border = Border::find(&self.documents, self.holdout, self.cut.context);
+        let mut train = ShardWriter::new(self.folder.join("train"), self.cut);
+        let mut valid = ShardWriter::new(self.folder.join("valid"), self.cut);
+        let (mut bytes, mut ids) = (vec![], vec![]);
+        for (number, document) in self.documents.iter().enumerate() {
+            bytes.resize(4 * document.tokens as usize, 0);
+            waiting.read_exact(&mut bytes).map_err(failed)?;
+            ids.clear();
+            ids.extend(bytes.as_chunks().0.iter().map(|&id| u32::from_le_bytes(id)));
+            let held_out = border.held_out(number, document);
+            let (own, held) = ids.split_at(ids.len() - held_out);
+            train.push(own)?;
+            if held_out > 0 && !own.is_empty() {
+                train.push(&[self.encoder.eos()])?; // the document that is cut ends here, too
+            }
+            valid.push(held)?;
+            count(&mut self.entry, document, held_out as u64);
+        }
+        (self.entry.train.rows, self.entry.train.shards) = train.finish()?;
+        (self.entry.valid.rows, self.entry.valid.shards) = valid.finish()?;
+        std::fs::remove_file(&self.place).map_err(|error| Error::io(&self.place, "remove", error))?;
         Ok(self.entry)
     }
+}
+
+/// Counts a document of which so many tokens are held out. One that is cut is trained on, but for its end.
+fn count(entry: &mut Entry, document: &Document, held_out: u64) {
+    let (tokens, bytes) = (u64::from(document.tokens), u64::from(document.bytes));
+    let held_bytes = bytes * held_out / tokens;
+    let is_cut = held_out > 0 && held_out < tokens;
+    let part = |documents: bool, bytes, tokens| Counts {
+        documents: documents.into(),
+        bytes,
+        tokens,
+        ..Counts::default()
+    };
+    entry.train.add(&part(held_out < tokens, bytes - held_bytes, tokens - held_out + u64::from(is_cut)));
+    entry.valid.add(&part(held_out == tokens, held_bytes, held_out));
 }
 
 /// The first 128 bits of BLAKE3 over the words of `text`: however they are spaced, the content is the same.
@@ -194,11 +241,6 @@ fn content_hash(text: &str) -> u128 {
     }
     let hash = blake3::hash(words.as_bytes());
     hash.as_bytes().iter().take(16).fold(0, |bits, &byte| bits << 8 | u128::from(byte))
-}
-
-/// Whether a document is held out: the hash as a fraction of its range.
-fn is_held_out(hash: u128, holdout: f64) -> bool {
-    ((hash >> 75) as f64) * (-53f64).exp2() < holdout
 }
 
 #[cfg(test)]

@@ -86,12 +86,11 @@ fn rows_hold_the_documents_in_order() {
 }
 
 #[test]
-fn the_held_out_documents_are_a_function_of_their_content() {
+fn the_held_out_documents_do_not_depend_on_order_and_spacing() {
     let all = texts(0..400);
-    let mut shuffled: Vec<String> = all.iter().rev().map(|text| text.replace(' ', "  ")).collect();
-    shuffled.extend(texts(1000..1200));
+    let shuffled: Vec<String> = all.iter().rev().map(|text| text.replace(' ', "  ")).collect();
     let folder = folder(&[("a", &all), ("b", &shuffled)]);
-    let mut held_out = vec![];
+    let mut splits = vec![];
     for name in ["a", "b"] {
         prepare(&settings(&folder, &[name]), &folder.path().join(format!("of_{name}")), &mut |_| ()).unwrap();
         let words = |split| -> BTreeSet<String> {
@@ -101,11 +100,32 @@ fn the_held_out_documents_are_a_function_of_their_content() {
         };
         let (train, valid) = (words(Split::Train), words(Split::Valid));
         assert!(train.is_disjoint(&valid));
-        assert!((50..150).contains(&valid.len()) && train.len() > 280, "{} {}", train.len(), valid.len());
-        held_out.push((train, valid));
+        assert!((50..110).contains(&valid.len()) && train.len() > 280, "{} {}", train.len(), valid.len());
+        splits.push((train, valid));
     }
-    let (b, a) = (held_out.pop().unwrap(), held_out.pop().unwrap());
-    assert!(a.1.is_disjoint(&b.0) && b.1.is_disjoint(&a.0));
+    assert!(splits[0].1.is_disjoint(&splits[1].0) && splits[1].1.is_disjoint(&splits[0].0));
+}
+
+/// One long document and many short ones: shares of documents would be far from those of tokens.
+#[test]
+fn the_held_out_share_is_one_of_tokens() {
+    let long = |seed: usize| (0..900).map(|i| format!("{} ", i * seed % 997)).collect::<String>();
+    let corpora = [vec![long(3)], [vec![long(5)], texts(0..20)].concat(), (1..9).map(long).collect()];
+    for (number, all) in corpora.iter().enumerate() {
+        let folder = folder(&[("a", all)]);
+        for holdout in [0.05, 0.3] {
+            let out = folder.path().join(format!("out{holdout}"));
+            let settings = Settings { holdout, ..settings(&folder, &["a"]) };
+            let total = prepare(&settings, &out, &mut |_| ()).unwrap().total();
+            let share = total.valid.tokens as f64 / (total.train.tokens + total.valid.tokens) as f64;
+            assert!((share - holdout).abs() < 0.1 * holdout, "corpus {number}: {share} instead of {holdout}");
+            assert!(total.valid.rows > 0);
+            assert_eq!(total.train.documents + total.valid.documents, all.len() as u64);
+            let train = read_back(&folder, &format!("out{holdout}"), "a", Split::Train).concat();
+            let valid = read_back(&folder, &format!("out{holdout}"), "a", Split::Valid);
+            assert!(valid.iter().filter(|text| text.len() > 60).all(|text| !train.contains(text)));
+        }
+    }
 }
 
 #[test]
