@@ -91,7 +91,7 @@ pub struct Outcome {
 /// Trains a tokenizer.
 ///
 /// # Errors
-/// A vocabulary too small for the 256 bytes and the special tokens, and whatever reading runs into.
+/// A vocabulary too small for the 256 bytes and the special tokens, no text, and whatever reading runs into.
 pub fn train(settings: &Settings, report: Report) -> Result<(Tokenizer, Outcome)> {
     let special = special_tokens(settings)?;
     let splitter = Splitter::new(PreTokenizer::by_name(settings.rules.gguf_name)?)?;
@@ -105,7 +105,14 @@ pub fn train(settings: &Settings, report: Report) -> Result<(Tokenizer, Outcome)
             Ok(())
         })?;
     }
+    if counts.is_empty() {
+        let names = settings.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(Error::request(format!(
+            "{names}: no text to make a tokenizer of; name a corpus with --data"
+        )));
+    }
     let model = find_merges(settings, special.clone(), &counts)?;
+    tell_unreached(settings.vocabulary_size, model.get_vocab_size());
     let outcome = Outcome {
         documents: pass.progress.documents,
         bytes: pass.progress.bytes,
@@ -114,6 +121,16 @@ pub fn train(settings: &Settings, report: Report) -> Result<(Tokenizer, Outcome)
         bytes_per_token: bytes_per_token(&model, &counts)?,
     };
     Ok((assemble(settings.rules, model, special)?, outcome))
+}
+
+/// Says where the text has too few pairs to join for the vocabulary that was wanted.
+fn tell_unreached(wanted: usize, reached: usize) {
+    if reached < wanted {
+        tracing::warn!(
+            "the vocabulary has {reached} tokens, not {wanted}: no other pair comes twice in the text; name more text, \
+             or say --vocabulary {reached}"
+        );
+    }
 }
 
 fn special_tokens(settings: &Settings) -> Result<Vec<AddedToken>> {

@@ -1,20 +1,24 @@
-//! JSONL: one JSON object a line, one of whose fields is the document.
+//! JSONL: one JSON object a line, one of whose fields is the document. A line that has none is an error, or is counted
+//! and left out where that was asked for.
 
 use super::lines::Lines;
-use super::{DEFAULT_FIELD, Documents, Input, Kind};
+use super::{BadLines, DEFAULT_FIELD, Documents, Input, Kind};
 use crate::Result;
 use serde_json::Value;
+use std::sync::Arc;
 
 pub(super) const KIND: Kind = Kind { endings: &["jsonl", "ndjson"], may_be_compressed: true, open };
 
 fn open(input: &Input) -> Result<Documents> {
     let field = input.field.unwrap_or(DEFAULT_FIELD).to_owned();
-    Ok(Box::new(Jsonl { lines: Lines::open(input.path)?, field, is_over: false }))
+    let bad_lines = input.bad_lines.cloned();
+    Ok(Box::new(Jsonl { lines: Lines::open(input.path)?, field, bad_lines, is_over: false }))
 }
 
 struct Jsonl {
     lines: Lines,
     field: String,
+    bad_lines: Option<Arc<BadLines>>,
     is_over: bool,
 }
 
@@ -54,7 +58,14 @@ impl Iterator for Jsonl {
         if self.is_over {
             return None;
         }
-        let read = self.read();
+        let mut read = self.read();
+        // What the system refuses, and a line without an end, are no matter of one line.
+        while let (Err(error), Some(bad_lines)) = (&read, &self.bad_lines)
+            && self.lines.is_at_fault(error)
+        {
+            bad_lines.note(error);
+            read = self.read();
+        }
         self.is_over = read.is_err();
         read.transpose()
     }

@@ -50,6 +50,12 @@ impl Lines {
         Ok(Some(if self.number == 1 { line.trim_start_matches('\u{FEFF}') } else { line }))
     }
 
+    /// Whether `error` is about the content of the line last read, so that the next can be read.
+    pub(super) fn is_at_fault(&self, error: &Error) -> bool {
+        let is_content = matches!(error, Error::Common(moewe_engine::Error::Malformed { .. }));
+        is_content && self.bytes.len() <= LONGEST_DOCUMENT
+    }
+
     /// An error about the line last read.
     pub(super) fn malformed(&self, expected: &str, found: impl ToString) -> Error {
         Error::malformed(&self.path, format!("line {}", self.number), expected, found)

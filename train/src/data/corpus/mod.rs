@@ -13,6 +13,8 @@ pub use source::Source;
 
 use crate::{Error, Result};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// The field or column that holds the text where a source names none.
 pub const DEFAULT_FIELD: &str = "text";
@@ -35,12 +37,32 @@ pub enum Separator {
     File,
 }
 
+/// Lines of JSONL that are left out because they hold no document, counted.
+#[derive(Debug, Default)]
+pub struct BadLines {
+    count: AtomicU64,
+    first: OnceLock<String>,
+}
+
+impl BadLines {
+    fn note(&self, error: &Error) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.first.get_or_init(|| error.to_string());
+    }
+
+    /// How many there were, and what was wrong with the first.
+    pub fn found(&self) -> Option<(u64, &str)> {
+        self.first.get().map(|first| (self.count.load(Ordering::Relaxed), first.as_str()))
+    }
+}
+
 /// A file to open.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Input<'a> {
     path: &'a Path,
     field: Option<&'a str>,
-    separator: Separator, // plain text only
+    separator: Separator,                 // plain text only
+    bad_lines: Option<&'a Arc<BadLines>>, // JSONL only; without, a bad line is an error
 }
 
 /// A kind of file that holds documents.

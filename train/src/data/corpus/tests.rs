@@ -104,6 +104,57 @@ fn what_cannot_be_read_is_named() {
     assert!(message.contains("files ending in"), "{message}");
 }
 
+#[test]
+fn bad_lines_are_counted_where_that_is_asked_for() {
+    let text = b"{\"text\": \"a\"}\n{\"text\": 5}\nno json\n\xFF\n{\"body\": \"x\"}\n[1]\n{\"text\": \"b\"}\n{\"text\": \"cut";
+    let half = gz(&b"{\"text\": \"long enough\"}\n".repeat(90));
+    let folder = folder(&[("a.jsonl", text), ("half.jsonl.gz", &half[..half.len() / 2])]);
+    let strict = source(folder.path().join("a.jsonl"), "");
+    let error = strict.documents(Separator::Line).find_map(Result::err).unwrap().to_string();
+    assert!(error.contains("a.jsonl: line 2: "), "{error}");
+    let counter = std::sync::Arc::new(BadLines::default());
+    let mut lenient = strict;
+    lenient.bad_lines = Some(counter.clone());
+    assert_eq!(counter.found(), None);
+    assert_eq!(documents(&lenient, Separator::Line), ["a", "b"]);
+    let (count, first) = counter.found().unwrap();
+    assert!(count == 6 && first.contains("a.jsonl: line 2: expected text"), "{count} {first}");
+    let mut cut = source(folder.path().join("half.jsonl.gz"), "");
+    cut.bad_lines = Some(counter);
+    let error = cut.documents(Separator::Line).find_map(Result::err).unwrap().to_string();
+    assert!(error.contains("cannot read line"), "a broken archive is no bad line: {error}");
+}
+
+#[test]
+fn folders_are_read_with_all_in_them() {
+    let folder = folder(&[("b.txt", b"2"), ("x.md", b"no"), (".hidden.txt", b"no")]);
+    for (name, text) in
+        [("a/deep/1.txt", "1"), ("c/3.jsonl", "{\"text\": \"3\"}"), (".git/4.txt", "no"), ("c/y.png", "no")]
+    {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let all = Source::parse(&format!("all={}", folder.path().display())).unwrap();
+    assert_eq!(documents(&all, Separator::BlankLine), ["1", "2", "3"]);
+    let only = folder.path().join("c/y");
+    std::fs::create_dir(&only).unwrap();
+    ["1.md", "2.md", "3.md", "4.md", "5.md"]
+        .iter()
+        .for_each(|name| std::fs::write(only.join(name), "").unwrap());
+    let message = Source::parse(&format!("x={}", only.display())).unwrap_err().to_string();
+    assert!(message.contains("found 1.md, 2.md, 3.md and 2 more"), "{message}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_to_the_folder_above_is_left_out() {
+    let folder = folder(&[("b.txt", b"2")]);
+    std::os::unix::fs::symlink(folder.path(), folder.path().join("again")).unwrap();
+    let all = Source::parse(&format!("all={}", folder.path().display())).unwrap();
+    assert_eq!(documents(&all, Separator::BlankLine), ["2"]);
+}
+
 #[cfg(feature = "parquet")]
 #[test]
 fn parquet_gives_one_column() {

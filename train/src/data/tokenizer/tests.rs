@@ -116,3 +116,11 @@ fn rare_words_are_forgotten_first() {
     forget_rare(&mut counts, 80);
     assert_eq!((counts.len(), counts.values().min()), (40, Some(&61)));
 }
+
+#[test]
+fn no_text_makes_no_tokenizer() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("corpus.txt"), "\n \n\n").unwrap();
+    let message = train(&settings(&PRE_TOKENIZERS[0], folder.path()), &mut |_| ()).err().unwrap().to_string();
+    assert!(message.contains("corpus: no text") && message.contains("--data"), "{message}");
+}
