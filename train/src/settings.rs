@@ -132,6 +132,10 @@ impl Settings {
         let rules = [
             (self.batch > 0, "batch must be at least 1"),
             (self.accumulate > 0, "accumulate must be at least 1"),
+            (
+                self.context != 1,
+                "context must be at least 2, as the first token of a row is never predicted (0 takes the rows' own length)",
+            ),
             (self.max_steps > 0, "max-steps must be at least 1"),
             (self.save_every > 0, "save-every must be at least 1"),
             (self.keep_last > 0, "keep-last must be at least 1"),

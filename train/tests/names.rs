@@ -138,6 +138,11 @@ fn same_keys(name: &str, original: &Value, folder: &Path) {
     let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
     let mut written: Value = serde_json::from_str(&text).unwrap();
     let mut original = original.clone();
+    let raw: Value =
+        serde_json::from_str(&std::fs::read_to_string(golden(name).join("config.json")).unwrap()).unwrap();
+    for (key, value) in raw.as_object().unwrap().iter().filter(|(key, _)| !key.ends_with("dtype")) {
+        assert_eq!(written[key], *value, "{name}: {key}");
+    }
     let mut kinds = vec![];
     for config in [&mut written, &mut original] {
         let object = config.as_object_mut().unwrap();

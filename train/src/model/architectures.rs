@@ -4,7 +4,7 @@ use super::config::Config;
 use super::keys::Keys;
 use super::parameters::{Piece, Role};
 use super::{mixtral, moe_124m, moe_gpt, tachyon};
-use crate::{Error, Result};
+use crate::Result;
 use serde_json::Value;
 
 /// How an architecture's own code calls things.
@@ -33,15 +33,27 @@ impl Config {
     /// # Errors
     /// An unknown `model_type`, or a key with a value that no model can have.
     pub fn from_json(source: Value) -> Result<Self> {
-        let keys = Keys::new(source);
-        let model_type = keys.text_or("model_type", "")?;
-        let known = ARCHITECTURES.iter().find(|architecture| architecture.model_type == model_type);
-        let Some(architecture) = known else {
-            let names: Vec<&str> = ARCHITECTURES.iter().map(|a| a.model_type).collect();
-            return Err(keys.wrong("model_type", &names.join(", "), format!("{model_type:?}")));
-        };
-        let config = (architecture.read)(&keys)?;
+        Self::sized(&source, None, None)
+    }
+
+    /// The model that a config.json describes, with another vocabulary and context where these are known.
+    ///
+    /// # Errors
+    /// As [`Config::from_json`]; sizes that are given may be missing.
+    pub(super) fn sized(source: &Value, vocabulary: Option<usize>, context: Option<usize>) -> Result<Self> {
+        let mut keys = Keys::new(source);
+        let architecture = architecture(&keys)?;
+        for (key, value) in [(architecture.vocabulary_key, vocabulary), (architecture.context_key, context)] {
+            keys = match value {
+                Some(value) => keys.with(key, value),
+                None => keys,
+            };
+        }
+        let mut config = (architecture.read)(&keys)?;
         config.check(&keys)?;
+        keys.all_known(architecture.model_type)?;
+        config.source = keys.effective();
+        config.source["architectures"] = vec![architecture.class].into();
         Ok(config)
     }
 
@@ -66,13 +78,16 @@ impl Config {
     /// # Errors
     /// No model has these lengths.
     pub fn resized(&self, vocabulary: usize, context_length: usize) -> Result<Self> {
-        let mut source = self.source.clone();
-        let Some(object) = source.as_object_mut() else {
-            return Err(Error::request("config.json is not a JSON object"));
-        };
-        object.insert(self.architecture.vocabulary_key.into(), vocabulary.into());
-        object.insert(self.architecture.context_key.into(), context_length.into());
-        object.insert("architectures".into(), vec![self.architecture.class].into());
-        Self::from_json(source)
+        Self::sized(&self.source, Some(vocabulary), Some(context_length))
     }
+}
+
+/// The row of `model_type`.
+fn architecture(keys: &Keys) -> Result<&'static Architecture> {
+    let model_type = keys.text_or("model_type", "")?;
+    let known = ARCHITECTURES.iter().find(|architecture| architecture.model_type == model_type);
+    known.copied().ok_or_else(|| {
+        let names: Vec<&str> = ARCHITECTURES.iter().map(|a| a.model_type).collect();
+        keys.wrong("model_type", &names.join(", "), format!("{model_type:?}"))
+    })
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 pub struct Config {
     /// Whose names and keys it has.
     pub architecture: &'static Architecture,
-    /// config.json as the architecture's own code writes it.
+    /// config.json with every value that counts, under the architecture's own names.
     pub source: Value,
     /// Tokens.
     pub vocabulary: usize,

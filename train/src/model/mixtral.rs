@@ -7,6 +7,7 @@ use super::parameters::{Piece, Role};
 use super::{Architecture, qkv_pieces};
 use crate::Result;
 use crate::ops::{Activation, NormKind, RotationStyle};
+use serde_json::Value;
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     model_type: "mixtral",
@@ -19,18 +20,33 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
 };
 
 fn read(keys: &Keys) -> Result<Config> {
-    let (embedding, heads) = (keys.count_or("hidden_size", 4096)?, keys.count_or("num_attention_heads", 32)?);
-    let hidden = keys.count_or("intermediate_size", 14_336)?;
+    let (embedding, heads) = (keys.count("hidden_size")?, keys.count("num_attention_heads")?);
+    let hidden = keys.count("intermediate_size")?;
+    let head = match keys.maybe("head_dim")? {
+        Some(head) if head > 0 && head.is_multiple_of(2) => head,
+        Some(head) => return Err(keys.wrong("head_dim", "an even number from 2", head)),
+        None => keys.quotient("hidden_size", embedding, heads)?,
+    };
+    let context = keys.count("max_position_embeddings")?;
+    if let Some(window) = keys.maybe("sliding_window")?.filter(|&window| window > 0 && window < context) {
+        let expected = format!("null or at least the context of {context}: no window is trained");
+        return Err(keys.wrong("sliding_window", &expected, window));
+    }
+    keys.always("hidden_act", "silu")?;
+    keys.always("attention_dropout", 0.0)?;
+    keys.always("router_jitter_noise", 0.0)?;
+    keys.always("attention_bias", false)?;
+    keys.always("mlp_bias", false)?;
     Ok(Config {
         architecture: &ARCHITECTURE,
-        source: keys.source().clone(),
-        vocabulary: keys.count_or("vocab_size", 32_000)?,
-        context_length: keys.count_or("max_position_embeddings", 4096)?,
+        source: Value::Null,
+        vocabulary: keys.count("vocab_size")?,
+        context_length: context,
         embedding_length: embedding,
-        block_count: keys.count_or("num_hidden_layers", 32)?,
+        block_count: keys.count("num_hidden_layers")?,
         head_count: heads,
-        head_count_kv: keys.count_or("num_key_value_heads", 8)?,
-        head_length: keys.count_or("head_dim", keys.quotient("hidden_size", embedding, heads)?)?,
+        head_count_kv: keys.count("num_key_value_heads")?,
+        head_length: head,
         norm: NormKind::Rms,
         norm_epsilon: keys.number_or("rms_norm_eps", 1e-5)?,
         head_norm: false,
@@ -41,8 +57,8 @@ fn read(keys: &Keys) -> Result<Config> {
         feed_forward_length: hidden,
         expert_every: 1,
         experts: Experts {
-            count: keys.count_or("num_local_experts", 8)?,
-            used: keys.count_or("num_experts_per_tok", 2)?,
+            count: keys.count("num_local_experts")?,
+            used: keys.count("num_experts_per_tok")?,
             length: hidden,
             shared_length: 0,
             shared_count: 0,

@@ -7,6 +7,7 @@ use super::keys::Keys;
 use super::parameters::{Piece, Role};
 use crate::Result;
 use crate::ops::{Activation, NormKind};
+use serde_json::Value;
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     model_type: "moe_124m",
@@ -19,17 +20,22 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
 };
 
 fn read(keys: &Keys) -> Result<Config> {
-    let (embedding, heads) = (keys.count_or("dim", 384)?, keys.count_or("n_heads", 8)?);
+    let (embedding, heads) = (keys.count("dim")?, keys.count("n_heads")?);
+    let head = keys.quotient("dim", embedding, heads)?;
+    keys.always("head_dim", head)?;
+    keys.always("num_key_value_heads", heads)?;
+    keys.always("tie_word_embeddings", false)?;
+    keys.unused("capacity_factor");
     Ok(Config {
         architecture: &ARCHITECTURE,
-        source: keys.source().clone(),
-        vocabulary: keys.count_or("vocab_size", 50_257)?,
-        context_length: keys.count_or("context_len", 1024)?,
+        source: Value::Null,
+        vocabulary: keys.count("vocab_size")?,
+        context_length: keys.count("context_len")?,
         embedding_length: embedding,
-        block_count: keys.count_or("n_layers", 11)?,
+        block_count: keys.count("n_layers")?,
         head_count: heads,
         head_count_kv: heads,
-        head_length: keys.quotient("dim", embedding, heads)?,
+        head_length: head,
         norm: NormKind::Layer,
         norm_epsilon: 1e-5,
         head_norm: false,
@@ -40,9 +46,9 @@ fn read(keys: &Keys) -> Result<Config> {
         feed_forward_length: 0,
         expert_every: 1,
         experts: Experts {
-            count: keys.count_or("n_experts", 4)?,
+            count: keys.count("n_experts")?,
             used: keys.count_or("top_k", 2)?,
-            length: keys.count_or("ff_dim", 1536)?,
+            length: keys.count("ff_dim")?,
             shared_length: 0,
             shared_count: 0,
             capacity: None,

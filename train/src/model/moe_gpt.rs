@@ -6,6 +6,7 @@ use super::parameters::{Piece, Role};
 use super::{Architecture, GatedNames};
 use crate::ops::{Activation, NormKind, RotationStyle};
 use crate::{Error, Result};
+use serde_json::Value;
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     model_type: "moe_gpt",
@@ -18,7 +19,13 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
 };
 
 fn read(keys: &Keys) -> Result<Config> {
-    let (embedding, heads) = (keys.count_or("n_embd", 768)?, keys.count_or("n_head", 12)?);
+    let (embedding, heads) = (keys.count("n_embd")?, keys.count("n_head")?);
+    let head = keys.quotient("n_embd", embedding, heads)?;
+    keys.always("head_dim", head)?;
+    keys.always("num_key_value_heads", heads)?;
+    keys.always("intermediate_size", 4 * embedding)?;
+    keys.always("tie_word_embeddings", true)?;
+    keys.unused("eval_capacity_factor");
     let activation = match keys.text_or("activation_function", "gelu")?.as_str() {
         "gelu" => Activation::Gelu,
         "relu" => Activation::Relu,
@@ -32,29 +39,26 @@ fn read(keys: &Keys) -> Result<Config> {
     }
     Ok(Config {
         architecture: &ARCHITECTURE,
-        source: keys.source().clone(),
-        vocabulary: keys.count_or("vocab_size", 128_256)?,
-        context_length: keys.count_or("n_positions", 2048)?,
+        source: Value::Null,
+        vocabulary: keys.count("vocab_size")?,
+        context_length: keys.count("n_positions")?,
         embedding_length: embedding,
-        block_count: keys.count_or("n_layer", 12)?,
+        block_count: keys.count("n_layer")?,
         head_count: heads,
         head_count_kv: heads,
-        head_length: keys.quotient("n_embd", embedding, heads)?,
+        head_length: head,
         norm: NormKind::Layer,
         norm_epsilon: keys.number_or("layer_norm_epsilon", 1e-5)?,
         head_norm: false,
-        position: Position::Rotary {
-            style: RotationStyle::Interleaved,
-            theta: keys.number_or("rope_theta", 10_000.0)?,
-        },
+        position: Position::Rotary { style: RotationStyle::Interleaved, theta: keys.rope_theta(10_000.0)? },
         bias: Biases { dense: bias, experts: bias },
         tied: true,
         activation,
         feed_forward_length: 4 * embedding,
         expert_every: every,
         experts: Experts {
-            count: keys.count_or("n_experts", 8)?,
-            used: keys.count_or("n_experts_active", 2)?,
+            count: keys.count("n_experts")?,
+            used: keys.count("n_experts_active")?,
             length: 4 * embedding,
             shared_length: 0,
             shared_count: 0,

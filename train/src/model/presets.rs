@@ -40,7 +40,7 @@ impl Preset {
     /// # Errors
     /// Its config.json is wrong.
     pub fn config(&self) -> Result<Config> {
-        config_of(self.name, self.config)
+        config_of(self.name, self.config, None, None)
     }
 }
 
@@ -50,8 +50,16 @@ impl Config {
     /// # Errors
     /// No such preset or file, or a config that no model can have.
     pub fn named(name: &str) -> Result<Self> {
+        Self::named_for(name, None, None)
+    }
+
+    /// [`Config::named`] for a tokenizer of `vocabulary` tokens and a context of `context`, where these are known.
+    ///
+    /// # Errors
+    /// As [`Config::named`]; of the two lengths, the config.json must have those that are not given.
+    pub fn named_for(name: &str, vocabulary: Option<usize>, context: Option<usize>) -> Result<Self> {
         if let Some(preset) = PRESETS.iter().find(|preset| preset.name == name) {
-            return preset.config();
+            return config_of(name, preset.config, vocabulary, context);
         }
         let mut path = std::path::PathBuf::from(name);
         if path.is_dir() {
@@ -64,7 +72,7 @@ impl Config {
             return Err(Error::request(message));
         }
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
-        config_of(name, &text)
+        config_of(name, &text, vocabulary, context)
     }
 
     /// Numbers in all parameters, and in those that one token uses while it is answered.
@@ -85,10 +93,10 @@ impl Config {
     }
 }
 
-fn config_of(name: &str, text: &str) -> Result<Config> {
-    let source = serde_json::from_str(text)
+fn config_of(name: &str, text: &str, vocabulary: Option<usize>, context: Option<usize>) -> Result<Config> {
+    let source = serde_json::from_str(text.trim_start_matches('\u{FEFF}'))
         .map_err(|e| moewe_engine::Error::malformed("config.json", "JSON", e).in_file(name))?;
-    Config::from_json(source).map_err(|error| match error {
+    Config::sized(&source, vocabulary, context).map_err(|error| match error {
         Error::Common(error) => error.in_file(name).into(),
         other => other,
     })

@@ -6,6 +6,7 @@ use super::parameters::{Piece, Role};
 use super::{Architecture, GatedNames, qkv_pieces};
 use crate::Result;
 use crate::ops::{Activation, NormKind, RotationStyle};
+use serde_json::Value;
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     model_type: "tachyon",
@@ -18,35 +19,37 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
 };
 
 fn read(keys: &Keys) -> Result<Config> {
-    let (embedding, heads) = (keys.count_or("d_model", 2048)?, keys.count_or("n_heads", 16)?);
-    let shared_count = keys.whole_or("n_shared_experts", 1)?;
+    let (embedding, heads) = (keys.count("d_model")?, keys.count("n_heads")?);
+    let head = keys.quotient("d_model", embedding, heads)?;
+    keys.always("head_dim", head)?;
+    keys.always("tie_word_embeddings", true)?;
+    let shared_count = keys.whole("n_shared_experts")?;
+    let shared = if shared_count > 0 { keys.count("d_shared_ff")? } else { 0 };
+    keys.unused("d_shared_ff"); // where no expert is shared
     Ok(Config {
         architecture: &ARCHITECTURE,
-        source: keys.source().clone(),
-        vocabulary: keys.count_or("vocab_size", 50_258)?,
-        context_length: keys.count_or("max_seq_len", 2048)?,
+        source: Value::Null,
+        vocabulary: keys.count("vocab_size")?,
+        context_length: keys.count("max_seq_len")?,
         embedding_length: embedding,
-        block_count: keys.count_or("n_layers", 24)?,
+        block_count: keys.count("n_layers")?,
         head_count: heads,
-        head_count_kv: keys.count_or("n_kv_heads", 4)?,
-        head_length: keys.quotient("d_model", embedding, heads)?,
+        head_count_kv: keys.count("n_kv_heads")?,
+        head_length: head,
         norm: NormKind::Rms,
-        norm_epsilon: 1e-6,
+        norm_epsilon: keys.number_or("rms_norm_eps", 1e-6)?,
         head_norm: true,
-        position: Position::Rotary {
-            style: RotationStyle::Halves,
-            theta: keys.number_or("rope_theta", 10_000.0)?,
-        },
+        position: Position::Rotary { style: RotationStyle::Halves, theta: keys.rope_theta(10_000.0)? },
         bias: Biases { dense: false, experts: false },
         tied: true,
         activation: Activation::Swiglu,
         feed_forward_length: 0,
         expert_every: 1,
         experts: Experts {
-            count: keys.count_or("n_routed_experts", 8)?,
-            used: keys.count_or("top_k_experts", 2)?,
-            length: keys.count_or("d_ff", 5632)?,
-            shared_length: shared_count * keys.count_or("d_shared_ff", 2816)?,
+            count: keys.count("n_routed_experts")?,
+            used: keys.count("top_k_experts")?,
+            length: keys.count("d_ff")?,
+            shared_length: shared_count * shared,
             shared_count,
             capacity: None,
             noise: false,
@@ -54,7 +57,7 @@ fn read(keys: &Keys) -> Result<Config> {
             router_z: keys.number_or("z_loss_coef", 0.001)?,
         },
         dropout: keys.number_or("dropout", 0.0)?,
-        initialisation: Initialisation::Normal(0.02),
+        initialisation: Initialisation::Normal(keys.number_or("initializer_range", 0.02)?),
     })
 }
 

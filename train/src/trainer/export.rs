@@ -28,6 +28,18 @@ pub fn export_checkpoint(from: &Path, best: bool, folder: &Path) -> Result<PathB
     Ok(checkpoint)
 }
 
+/// Refuses to replace a model in `folder`.
+///
+/// # Errors
+/// One of its files is there.
+pub fn check_free(folder: &Path) -> Result<()> {
+    match ["model.safetensors", "config.json"].iter().map(|name| folder.join(name)).find(|path| path.exists())
+    {
+        Some(taken) => Err(Error::exists(taken)),
+        None => Ok(()),
+    }
+}
+
 fn write(folder: &Path, model: &Model, tokenizer: Option<&Path>) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
     state::write_model(folder, model, tokenizer, DType::BF16)

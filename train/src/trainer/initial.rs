@@ -37,6 +37,19 @@ pub(super) fn model(run: &Run, config: Config, dtype: DType, device: &Device) ->
     Model::with_values(config.clone(), dtype, device, values)
 }
 
+/// Says what to add where --init-from alone names the model, and that one has no experts.
+pub(super) fn no_preset(run: &Run, error: Error) -> Error {
+    let is_start = run.init_from.as_ref().is_some_and(|folder| folder.display().to_string() == run.preset);
+    let text = error.to_string();
+    if !is_start || !["model_type", "neither"].iter().any(|word| text.contains(word)) {
+        return error;
+    }
+    Error::request(format!(
+        "{text}; to begin from a dense model add --preset with a config.json that has its sizes and experts besides \
+         (mixtral for a llama or mistral)"
+    ))
+}
+
 /// The dense matrices `(out, in)`, one below the other, once for every expert.
 fn repeated(spec: &Spec, names: &[String], tensors: &HashMap<String, Tensor>) -> Result<Vec<f32>> {
     let mut own = vec![];

@@ -2,6 +2,7 @@
 //!
 //! Everything random is a function of the seed and the step, so a run that is resumed goes on as one never stopped.
 
+mod changes;
 mod export;
 mod initial;
 mod plan;
@@ -9,11 +10,12 @@ mod sample;
 mod state;
 mod text;
 
-pub use export::{export, export_checkpoint};
+pub use export::{check_free, export, export_checkpoint};
 pub use plan::Plan;
 pub use text::Text;
 
 use crate::checkpoint::{self, Store};
+use crate::data::ids::{self, Reading};
 use crate::data::{Dataset, Loader, LoaderSettings};
 use crate::distributed::World;
 use crate::model::{Batch, Config, Losses, Model, Pass};
@@ -43,6 +45,7 @@ pub struct Trainer {
     validation: Option<Dataset>,
     store: Option<Store>, // of the first rank
     state: State,
+    changes: Vec<String>, // since the checkpoint
     tick: Tick,
 }
 
@@ -94,7 +97,8 @@ pub fn device_of(settings: &Settings, local_rank: usize) -> Result<Device> {
     Ok(Device::new_cuda(number)?)
 }
 
-fn precision_of(settings: &Settings, device: &Device) -> DType {
+/// The type of the computation.
+pub fn precision_of(settings: &Settings, device: &Device) -> DType {
     match settings.precision {
         Precision::F32 => DType::F32,
         Precision::Bf16 => DType::BF16,
@@ -123,9 +127,11 @@ impl Trainer {
         let found = store.as_ref().map_or_else(|| checkpoint::latest(&run.out), Store::latest)?;
         let dtype = precision_of(&run.settings, device);
         let begin = || initial::model(&run, config.clone(), dtype, device);
+        let mut changes = vec![];
         let (model, optimizer, state) = match &found {
             Some(found) => {
                 found.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                changes = changes::since(&found.path, &run)?;
                 state::restore(&found.path, &run, &config, dtype, device)?
             }
             None => {
@@ -136,7 +142,7 @@ impl Trainer {
         };
         let tick = Tick { since: Instant::now(), tokens: state.tokens };
         let train = Arc::new(train);
-        Ok(Self { run, world, model, optimizer, text, train, validation, store, state, tick })
+        Ok(Self { run, world, model, optimizer, text, train, validation, store, state, changes, tick })
     }
 
     /// The model as it is now.
@@ -147,6 +153,23 @@ impl Trainer {
     /// Finished steps.
     pub fn step(&self) -> u64 {
         self.state.step
+    }
+
+    /// What this start says otherwise than the one that made the checkpoint, a line each.
+    pub fn changes(&self) -> &[String] {
+        &self.changes
+    }
+
+    /// Reads all ids of the data that no start of this run has read before, so that a wrong one is found now.
+    ///
+    /// # Errors
+    /// An id that the vocabulary lacks, with its place; `stop` was raised.
+    pub fn check_data(&self, stop: &AtomicBool, report: &mut dyn FnMut(&Reading)) -> Result<()> {
+        if self.world.is_first() {
+            let datasets: Vec<&Dataset> = std::iter::once(&*self.train).chain(&self.validation).collect();
+            ids::check(&datasets, &self.run.out.join("ids.json"), stop, report)?;
+        }
+        self.world.barrier()
     }
 
     /// Trains until all steps are done or `stop` is set, and saves what there is.
@@ -195,12 +218,15 @@ impl Trainer {
 
     fn announce(&self, monitor: &mut Monitor) {
         let (total, active) = self.model.config.counts();
-        let description = format!(
+        let mut description = format!(
             "{}: {total} parameters, {active} active; {} tokens in {} rows",
             self.run.preset,
             self.train.tokens(),
             self.train.rows()
         );
+        if let Some(cut) = self.train.cut() {
+            description += &format!(" ({cut})");
+        }
         let (step, steps) = (self.state.step, self.run.settings.max_steps);
         monitor.record(&Event::Start(Start { step, steps, description }));
     }
@@ -446,12 +472,10 @@ pub fn write_settings(run: &Run) -> Result<()> {
     std::fs::write(&path, text).map_err(|e| Error::io(&path, "write", e))
 }
 
-/// The config of `run` for its data.
-///
-/// # Errors
-/// A preset that is none.
-fn config_of(run: &Run, vocabulary: usize, context: usize) -> Result<Config> {
-    let mut config = Config::named(&run.preset)?.resized(vocabulary, context)?;
+/// The config of `run` for its data, as far as that says how long vocabulary and context are.
+fn config_of(run: &Run, vocabulary: Option<usize>, context: Option<usize>) -> Result<Config> {
+    let mut config =
+        Config::named_for(&run.preset, vocabulary, context).map_err(|e| initial::no_preset(run, e))?;
     if run.settings.dropless {
         config.experts.capacity = None;
     }

@@ -41,10 +41,8 @@ impl Plan {
             Some(path) => Text::open(&path)?,
             None => Text::none(),
         };
-        let own = Config::named(&run.preset)?;
-        let vocabulary = text.vocabulary().unwrap_or(own.vocabulary);
-        let context = context_of(run, &sources, own.context_length)?;
-        let config = config_of(run, vocabulary, context)?;
+        let config = config_of(run, text.vocabulary(), context_of(run, &sources)?)?;
+        let (vocabulary, context) = (config.vocabulary, config.context_length);
         let train = Dataset::open(&sources, Split::Train, context, vocabulary)?;
         let validation = validation_of(run, &sources, context, vocabulary)?;
         Ok(Self { config, text, train, validation, run: run.clone() })
@@ -129,6 +127,9 @@ impl Plan {
         for (name, rows, share) in self.train.sources() {
             line(format!("  source     {name}: {rows} rows, {:.1} % of the stream", share * 100.0));
         }
+        if let Some(cut) = self.train.cut() {
+            line(format!("  cut        {cut}"));
+        }
         let held_out = self.validation.as_ref().map_or(0, Dataset::rows);
         line(format!("validation   {held_out} rows, {} are used", held_out.min(settings.eval_rows)));
         for (name, segment) in [("all activations kept", 0), ("with --segment 1", 1)] {
@@ -168,16 +169,17 @@ fn tokenizer_of(run: &Run, sources: &[SourceSpec]) -> Option<PathBuf> {
     run.tokenizer.clone().or_else(|| sources.iter().find_map(beside))
 }
 
-fn context_of(run: &Run, sources: &[SourceSpec], preset: usize) -> Result<usize> {
+/// The context that was typed, or that of the data; `None` is the preset's own.
+fn context_of(run: &Run, sources: &[SourceSpec]) -> Result<Option<usize>> {
     if run.settings.context > 0 {
-        return Ok(run.settings.context);
+        return Ok(Some(run.settings.context));
     }
     for source in sources {
         if let Some(manifest) = Manifest::read(&source.folder)? {
-            return Ok(manifest.context);
+            return Ok(Some(manifest.context));
         }
     }
-    Ok(preset)
+    Ok(None)
 }
 
 fn validation_of(

@@ -162,8 +162,13 @@ fn another_model(folder: &Path, difference: impl std::fmt::Display) -> Error {
 
 /// Refuses a checkpoint whose tensors would fit but whose config.json has other rules.
 fn check_config(folder: &Path, config: &Config) -> Result<()> {
-    let saved: Value = read_json(&folder.join("config.json"))?;
-    let (saved, own) = (rules(&saved), rules(&config.source));
+    let path = folder.join("config.json");
+    // What an older version left out, or called otherwise, counts as it does today.
+    let saved = Config::from_json(read_json(&path)?).map_err(|error| match error {
+        Error::Common(error) => error.in_file(&path).into(),
+        other => other,
+    })?;
+    let (saved, own) = (rules(&saved.source), rules(&config.source));
     match saved.keys().chain(own.keys()).find(|key| !are_equal(saved.get(*key), own.get(*key))) {
         None => Ok(()),
         Some(key) => {
