@@ -6,7 +6,6 @@ use crate::model::{Batch, Config, Model, Pass};
 use crate::optimizer::AdamW;
 use crate::random::Random;
 use crate::settings::{Overrides, Settings};
-use candle_core::DType;
 use clap::Parser;
 use std::time::Instant;
 
@@ -37,8 +36,9 @@ impl Command for Bench {
         let context = if settings.context == 0 { 256 } else { settings.context };
         let own = Config::named(&self.preset)?;
         let config = own.resized(own.vocabulary, context)?;
+        super::limit_threads(settings.threads)?;
         let device = crate::trainer::device_of(&settings, 0)?;
-        let dtype = if device.is_cuda() { DType::BF16 } else { DType::F32 };
+        let dtype = crate::trainer::precision_of(&settings, &device);
         let mut model = Model::new(config, settings.seed, dtype, &device)?;
         let mut optimizer = AdamW::new(settings.optimizer(), &model)?;
         let mut random = Random::at(settings.seed, &[]);

@@ -1,8 +1,8 @@
 //! `moewe train export`: the model of a run as other programs read it, while the training may go on.
 
 use super::{Command, say};
-use crate::trainer::export_checkpoint;
-use crate::{Error, Result};
+use crate::Result;
+use crate::trainer::{check_free, export_checkpoint};
 use clap::Parser;
 use std::path::PathBuf;
 
@@ -25,9 +25,8 @@ pub(super) struct Export {
 
 impl Command for Export {
     fn run(self) -> Result<()> {
-        let model = self.out.join("model.safetensors");
-        if model.exists() && !self.force {
-            return Err(Error::exists(model));
+        if !self.force {
+            check_free(&self.out)?;
         }
         let checkpoint = export_checkpoint(&self.from, self.best, &self.out)?;
         say(&format!("{} in BF16: {}\n", checkpoint.display(), self.out.display()))

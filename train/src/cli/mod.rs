@@ -3,15 +3,19 @@
 //! A subcommand is one file with its arguments (clap's derive) and its `Command::run`, plus one line in `COMMANDS`.
 
 mod bench;
+mod defaults;
 mod export;
 mod run;
 mod shards;
+mod spellings;
 mod tokenizer;
 mod watch;
 
 use crate::Result;
+use crate::data::corpus::{BadLines, Source};
 use clap::{ArgMatches, Parser};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// A subcommand: its arguments, and what it does with them.
 trait Command: Parser {
@@ -44,18 +48,18 @@ static COMMANDS: &[Entry] = &[
 static TRAIN: Entry = entry::<run::Train>();
 
 fn tree() -> clap::Command {
-    (TRAIN.define)()
+    defaults::shown((TRAIN.define)())
         .name("moewe-train")
         .bin_name("moewe train")
         .version(env!("CARGO_PKG_VERSION"))
         .args_conflicts_with_subcommands(true)
         .arg_required_else_help(true)
-        .subcommands(COMMANDS.iter().map(|entry| (entry.define)()))
+        .subcommands(COMMANDS.iter().map(|entry| defaults::shown((entry.define)())))
 }
 
 /// Runs the command that the process was asked for.
 pub fn main() -> ExitCode {
-    let matches = tree().get_matches();
+    let matches = tree().try_get_matches().unwrap_or_else(|error| spellings::explain(error).exit());
     print_warnings();
     let outcome = match matches.subcommand() {
         None => (TRAIN.run)(&matches),
@@ -73,6 +77,37 @@ fn print_warnings() {
         tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr);
     // Only a second subscriber can fail.
     let _ = tracing::subscriber::set_global_default(subscriber.without_time().with_target(false).finish());
+}
+
+/// The sources of `--data`; those of one command count bad lines together.
+fn sources(data: &[String], skip_bad_lines: bool) -> Result<Vec<Source>> {
+    let mut sources = Source::parse_all(data)?;
+    if skip_bad_lines {
+        let counter: Arc<BadLines> = Arc::default();
+        sources.iter_mut().for_each(|source| source.bad_lines = Some(counter.clone()));
+    }
+    Ok(sources)
+}
+
+/// Says how many lines were left out.
+fn tell_bad_lines(sources: &[Source]) {
+    let counter = sources.first().and_then(|source| source.bad_lines.as_ref());
+    if let Some((count, first)) = counter.and_then(|counter| counter.found()) {
+        tracing::warn!("{count} bad lines are left out; the first: {first}");
+    }
+}
+
+/// Computes with `threads` threads, or with as many as the machine has where that is 0 or fewer than asked for.
+fn limit_threads(threads: usize) -> Result<()> {
+    let most = std::thread::available_parallelism().map_or(1, usize::from);
+    if threads > most {
+        tracing::warn!("--threads {threads}: this machine runs {most} at a time, so {most} are started");
+    }
+    if threads == 0 {
+        return Ok(());
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.min(most)).build_global();
+    pool.map_err(|e| crate::Error::request(e.to_string()))
 }
 
 /// Prints what was asked for.

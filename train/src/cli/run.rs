@@ -1,10 +1,11 @@
 //! `moewe train`: trains a model, or goes on with a run.
 
-use super::{Command, say};
+use super::watch::{clear, watch};
+use super::{Command, say, spellings};
 use crate::distributed::{Launch, World};
 use crate::monitor::{self, Monitor, SINKS};
 use crate::settings::{Overrides, Run, Settings, layer_of};
-use crate::trainer::{Plan, Trainer, device_of, export, write_settings};
+use crate::trainer::{Plan, Trainer, check_free, device_of, export, write_settings};
 use crate::{Error, Result};
 use candle_core::Device;
 use clap::Parser;
@@ -45,6 +46,9 @@ pub(super) struct Train {
     /// What records the training [default: all]: terminal, jsonl, samples, tensorboard
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     monitor: Option<Vec<String>>,
+    /// Refuse to go on with a run where a flag says otherwise than its checkpoint; else the difference is told
+    #[arg(long)]
+    strict: bool,
     /// Print model, data and memory, and stop
     #[arg(long)]
     dry_run: bool,
@@ -54,6 +58,9 @@ pub(super) struct Train {
     /// Write the finished model in BF16 to this folder
     #[arg(long, value_name = "FOLDER")]
     export: Option<PathBuf>,
+    /// Let --export replace a model that stands there
+    #[arg(long, requires = "export")]
+    force: bool,
     #[command(flatten)]
     overrides: Overrides,
 }
@@ -62,7 +69,9 @@ impl Train {
     fn run_of(&self) -> Result<Run> {
         let mut layers = vec![];
         if let Some(path) = &self.config {
-            layers.push(layer_of(path)?);
+            let (name, layer) = layer_of(path)?;
+            spellings::check(&name, &layer)?;
+            layers.push((name, layer));
         }
         layers.push(self.overrides.layer()?);
         let start = self.init_from.as_ref().map(|folder| folder.display().to_string());
@@ -85,6 +94,7 @@ impl Train {
     fn train(&self, run: Run, world: World, device: &Device) -> Result<()> {
         let (is_first, out, log_every) = (world.is_first(), run.out.clone(), run.settings.log_every);
         let mut trainer = Trainer::open(run.clone(), world, device)?;
+        self.tell_changes(&trainer, is_first)?;
         let mut monitor = Monitor::default();
         if is_first {
             write_settings(&run)?; // not before the run in the folder is known to be this one
@@ -93,6 +103,10 @@ impl Train {
             monitor = Monitor::open(&settings, self.monitor.as_ref().unwrap_or(&all))?;
         }
         let interrupt = interrupt::listen_to_all();
+        trainer.check_data(&interrupt.flag(), &mut watch(false))?;
+        if is_first {
+            clear();
+        }
         let outcome = trainer.train(&mut monitor, &interrupt.flag())?;
         if let Some(folder) = self.export.as_ref().filter(|_| is_first && outcome.finished) {
             export(&trainer, folder)?;
@@ -105,18 +119,31 @@ impl Train {
     }
 }
 
+impl Train {
+    /// Tells or refuses what is not as the checkpoint has it.
+    fn tell_changes(&self, trainer: &Trainer, is_first: bool) -> Result<()> {
+        let changes = trainer.changes();
+        if self.strict && !changes.is_empty() {
+            let message = format!("--strict: the run is at step {}; {}", trainer.step(), changes.join("; "));
+            return Err(Error::request(message));
+        }
+        changes.iter().filter(|_| is_first).for_each(|change| tracing::warn!("{change}"));
+        Ok(())
+    }
+}
+
 impl Command for Train {
     fn run(self) -> Result<()> {
         if self.presets {
             return say(&presets()?);
         }
         let run = self.run_of()?;
-        if run.settings.threads > 0 {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(run.settings.threads).build_global();
-            pool.map_err(|e| Error::request(e.to_string()))?;
-        }
+        super::limit_threads(run.settings.threads)?;
         if self.dry_run {
             return say(&Plan::new(&run)?.describe());
+        }
+        if let Some(folder) = self.export.as_ref().filter(|_| !self.force) {
+            check_free(folder)?; // not after days of training
         }
         let launch = Launch::from_environment()?;
         let device = device_of(&run.settings, launch.local_rank)?;

@@ -3,7 +3,7 @@
 use super::Command;
 use super::watch::{print, watch};
 use crate::Result;
-use crate::data::corpus::{Separator, Source};
+use crate::data::corpus::Separator;
 use crate::data::manifest::{Entry, Manifest};
 use crate::data::prepare::{self, Dtype, Settings};
 use clap::Parser;
@@ -14,9 +14,12 @@ use std::path::PathBuf;
 #[derive(Parser)]
 #[command(name = "shards")]
 pub(super) struct Shards {
-    /// What to read: a file or folder of .txt, .jsonl or .parquet, with the field that holds the text
+    /// What to read: a file or folder (with all folders in it) of .txt, .jsonl or .parquet, with the field that holds the text
     #[arg(long, value_name = "[NAME=]PATH[:FIELD]", num_args = 1.., required = true)]
     data: Vec<String>,
+    /// Leave out and count lines of JSONL that hold no document, which else are errors
+    #[arg(long)]
+    skip_bad_lines: bool,
     /// What ends a document in plain text
     #[arg(long, value_name = "SEPARATOR", default_value = "blank-line")]
     documents: Separator,
@@ -32,7 +35,7 @@ pub(super) struct Shards {
     /// Rows of a file
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     rows_per_shard: u64,
-    /// Share of documents that is held out for validation, chosen by their content
+    /// Share of the tokens that is held out for validation, in documents chosen by their content
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     holdout: f64,
     /// Keep documents that come again; else the first of them stays
@@ -55,8 +58,9 @@ pub(super) struct Shards {
 impl Command for Shards {
     fn run(self) -> Result<()> {
         let listener = interrupt::listen_to_all();
+        let sources = super::sources(&self.data, self.skip_bad_lines)?;
         let settings = Settings {
-            sources: Source::parse_all(&self.data)?,
+            sources: sources.clone(),
             separator: self.documents,
             tokenizer: self.tokenizer,
             eos: self.eos,
@@ -69,6 +73,7 @@ impl Command for Shards {
             stop: listener.flag(),
         };
         let manifest = prepare::prepare(&settings, &self.output, &mut watch(self.quiet))?;
+        super::tell_bad_lines(&sources);
         report(&manifest)
     }
 }

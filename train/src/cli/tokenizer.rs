@@ -3,7 +3,7 @@
 use super::Command;
 use super::watch::{print, watch};
 use crate::Result;
-use crate::data::corpus::{Separator, Source};
+use crate::data::corpus::Separator;
 use crate::data::tokenizer::{self, PRE_TOKENIZERS, Settings};
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
@@ -14,9 +14,12 @@ use std::path::PathBuf;
 #[derive(Parser)]
 #[command(name = "tokenizer")]
 pub(super) struct TrainTokenizer {
-    /// What to read: a file or folder of .txt, .jsonl or .parquet, with the field that holds the text
+    /// What to read: a file or folder (with all folders in it) of .txt, .jsonl or .parquet, with the field that holds the text
     #[arg(long, value_name = "[NAME=]PATH[:FIELD]", num_args = 1.., required = true)]
     data: Vec<String>,
+    /// Leave out and count lines of JSONL that hold no document, which else are errors
+    #[arg(long)]
+    skip_bad_lines: bool,
     /// What ends a document in plain text
     #[arg(long, value_name = "SEPARATOR", default_value = "blank-line")]
     documents: Separator,
@@ -49,8 +52,9 @@ impl Command for TrainTokenizer {
         tokenizer::check_free(&self.output, self.force)?;
         let rules = PRE_TOKENIZERS.iter().find(|rules| rules.name == self.pre);
         let listener = interrupt::listen_to_all();
+        let sources = super::sources(&self.data, self.skip_bad_lines)?;
         let settings = Settings {
-            sources: Source::parse_all(&self.data)?,
+            sources: sources.clone(),
             separator: self.documents,
             vocabulary_size: self.vocabulary,
             rules: rules.unwrap_or(&PRE_TOKENIZERS[0]),
@@ -58,6 +62,7 @@ impl Command for TrainTokenizer {
             stop: listener.flag(),
         };
         let (tokenizer, outcome) = tokenizer::train(&settings, &mut watch(self.quiet))?;
+        super::tell_bad_lines(&sources);
         tokenizer::save(&tokenizer, &self.output, self.force)?;
         print(format!(
             "{}: {} tokens from {} documents, {:.1} MB, {} different words; {:.3} bytes per token",

@@ -3,12 +3,12 @@
 //! Where stderr is no terminal, a line a minute, so that logs stay short.
 
 use crate::Result;
-use crate::data::progress::Progress;
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// Something that shows progress, or nothing where that is wanted.
-pub(super) fn watch(quiet: bool) -> impl FnMut(&Progress) {
+pub(super) fn watch<P: Display>(quiet: bool) -> impl FnMut(&P) {
     let is_terminal = std::io::stderr().is_terminal();
     let pause = Duration::from_secs(if is_terminal { 1 } else { 60 });
     let mut last = Instant::now();
@@ -24,10 +24,15 @@ pub(super) fn watch(quiet: bool) -> impl FnMut(&Progress) {
     }
 }
 
-/// A result, on a line of its own below the figures.
-pub(super) fn print(line: impl std::fmt::Display) -> Result<()> {
+/// Takes the figures from the terminal.
+pub(super) fn clear() {
     if std::io::stderr().is_terminal() {
         let _ = write!(std::io::stderr(), "\r\x1b[K");
     }
+}
+
+/// A result, on a line of its own below the figures.
+pub(super) fn print(line: impl Display) -> Result<()> {
+    clear();
     super::say(&format!("{line}\n"))
 }

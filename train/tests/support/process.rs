@@ -33,6 +33,14 @@ impl Call {
         error
     }
 
+    /// Standard output of a call that must succeed.
+    #[track_caller]
+    pub(crate) fn said(self) -> String {
+        let output = self.output();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// The last line on standard error of a call that must be refused.
     #[track_caller]
     pub(crate) fn refused(self) -> String {
