@@ -7,6 +7,7 @@ use super::{Reader, chunks_of, negative_log_likelihood};
 use crate::error::{Error, Result};
 use crate::model::{Observe, Routing};
 use crate::session::Engine;
+use crate::tokenizer::{TokenType, Tokenizer};
 use serde::Serialize;
 
 /// What was measured of one file against the base.
@@ -66,13 +67,8 @@ pub fn compare_chunks(
     chunks: &[Vec<u32>],
     mut progress: impl FnMut(usize, usize) -> bool,
 ) -> Result<Vec<Comparison>> {
+    others.iter().try_for_each(|other| check_vocabularies(base, other))?;
     let vocabulary = base.config().vocab_size;
-    if let Some(other) = others.iter().find(|other| other.config().vocab_size != vocabulary) {
-        let found = other.config().vocab_size;
-        return Err(Error::request(format!(
-            "vocabularies of {vocabulary} and {found} tokens cannot be compared"
-        )));
-    }
     let mut sides = vec![Side::new(base)?];
     for other in others {
         sides.push(Side::new(other)?);
@@ -94,6 +90,39 @@ pub fn compare_chunks(
         }
     }
     Ok(sides.into_iter().map(|side| side.figures(bytes)).collect())
+}
+
+/// Refuses models whose logits are of different tokens. A file without a tokenizer can only be counted.
+fn check_vocabularies(base: &Engine, other: &Engine) -> Result<()> {
+    let (size, found) = (base.config().vocab_size, other.config().vocab_size);
+    if size != found {
+        return Err(Error::request(format!("vocabularies of {size} and {found} tokens cannot be compared")));
+    }
+    let (Ok(own), Ok(others)) = (base.tokenizer(), other.tokenizer()) else { return Ok(()) };
+    let is_unused = |tokenizer: &Tokenizer, id| tokenizer.token_type(id) == Some(TokenType::Unused);
+    // What fills the table up has no meaning; converters call it differently.
+    let differs = |id: &u32| {
+        own.token_text(*id) != others.token_text(*id) && !(is_unused(own, *id) && is_unused(others, *id))
+    };
+    let common = own.vocabulary_size().min(others.vocabulary_size()) as u32;
+    match (0..common).find(differs) {
+        None => Ok(()),
+        Some(id) => Err(Error::request(format!(
+            "{} has another vocabulary than {}: token {id} is {:?}, not {:?}; only files of one vocabulary can be compared",
+            name_of(other),
+            name_of(base),
+            excerpt(others.token_text(id)),
+            excerpt(own.token_text(id)),
+        ))),
+    }
+}
+
+fn name_of(engine: &Engine) -> String {
+    engine.gguf().path().map_or("the model in the program".into(), |path| path.display().to_string())
+}
+
+fn excerpt(token: &str) -> String {
+    token.chars().take(40).collect()
 }
 
 /// The base's logits of the scored half of a chunk.
