@@ -86,3 +86,38 @@ fn importance_goes_from_a_model_through_a_file_into_a_conversion() {
     let wrong = moewe(folder.path(), &["convert", model, "-o", "c.gguf", "--importance", "a.gguf"]);
     assert!(!wrong.status.success() && stderr(&wrong).contains("imatrix"), "{}", stderr(&wrong));
 }
+
+#[test]
+fn what_does_not_fit_is_said_on_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = root("models/moewe-mini/moewe-mini.gguf");
+    let model = model.to_str().unwrap();
+    // Of one tensor, in llama.cpp's older kind.
+    let name = "blk.0.attn_output.weight";
+    let mut one = 1i32.to_le_bytes().to_vec();
+    one.extend((name.len() as i32).to_le_bytes());
+    one.extend(name.as_bytes());
+    one.extend([1i32, 256].iter().flat_map(|number| number.to_le_bytes()));
+    one.extend(std::iter::repeat_n(1f32.to_le_bytes(), 256).flatten());
+    std::fs::write(folder.path().join("one.dat"), one).unwrap();
+    let convert = |more: &[&str]| {
+        let arguments = ["convert", model, "-o", "out.gguf", "--format", "Q4_0", "--importance", "one.dat"];
+        moewe(folder.path(), &[&arguments[..], more].concat())
+    };
+    let refused = convert(&[]);
+    let message = stderr(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("error: one.dat: no importance for blk.0.attn_qkv")
+            && message.contains("--allow-partial")
+    );
+    assert_eq!(names(folder.path()), ["one.dat"]);
+    let allowed = convert(&["--allow-partial"]);
+    let said = stderr(&allowed);
+    assert!(allowed.status.success() && said.contains("tensors have no importance"), "{said}");
+    assert!(said.contains("the source is quantized already ("), "{said}");
+    let quiet = convert(&["--allow-partial", "--force", "-q"]);
+    assert!(quiet.status.success() && quiet.stderr.is_empty(), "{}", stderr(&quiet));
+    let pattern = convert(&["--allow-partial", "--force", "--tensor", "ffn_donw=Q6_K"]);
+    assert!(stderr(&pattern).contains("--tensor ffn_donw: no tensor"), "{}", stderr(&pattern));
+}

@@ -130,3 +130,26 @@ fn history_survives_the_program() {
     say(&mut session, "/q");
     session.exp_eof().unwrap();
 }
+
+#[test]
+fn saving_over_a_file_asks() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("old.json");
+    std::fs::write(&old, "old").unwrap();
+    let mut session = chat(folder.path(), &["-n", "3"]);
+    let save = format!("/save {}", old.display());
+    for (answer, expected) in [("n", "nothing is saved"), ("", "nothing is saved"), ("y", "0 turns written")]
+    {
+        say(&mut session, &save);
+        session.exp_string("exists; replace it? [y/N]").unwrap();
+        session.send_line(answer).unwrap();
+        session.exp_string(expected).unwrap();
+        assert_eq!(std::fs::read(&old).unwrap() == b"old", answer != "y", "{answer:?}");
+    }
+    say(&mut session, &save);
+    session.exp_string("exists; replace it? [y/N]").unwrap();
+    session.send_control(CTRL_C).unwrap();
+    session.exp_string("nothing is saved").unwrap();
+    say(&mut session, "/quit");
+    session.exp_eof().unwrap();
+}

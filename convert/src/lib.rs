@@ -25,13 +25,14 @@ use calibrate::Guide;
 use checkpoint::Checkpoint;
 use hf::Architecture;
 use moewe_engine::eval::Importance;
+use moewe_engine::gguf::{Destination, Existing, Gguf};
 use moewe_engine::quant::Format;
 use moewe_engine::{Error, Result};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use stream::Job;
+use stream::{Job, Written};
 
 /// How to convert.
 #[derive(Clone, Debug)]
@@ -44,8 +45,12 @@ pub struct Options {
     pub pad: Pad,
     /// How large the inputs of matrices are.
     pub importance: Option<Arc<Importance>>,
+    /// Whether importance may be that of another model as far as it fits, or of some tensors only.
+    pub allow_partial: bool,
     /// A text to calibrate with.
     pub calibrate: Option<Text>,
+    /// Whether weights may be NaN or infinite; they are written as zeros and as the largest weights of their blocks.
+    pub allow_nan: bool,
     /// Only plan: the report says what would be written.
     pub dry_run: bool,
     /// Whether an existing file may be replaced.
@@ -67,7 +72,9 @@ impl Options {
             overrides: vec![],
             pad: Pad::default(),
             importance: None,
+            allow_partial: false,
             calibrate: None,
+            allow_nan: false,
             dry_run: false,
             force: false,
             stop: Arc::default(),
@@ -87,14 +94,52 @@ impl Options {
 /// file. The file appears under its name only when it is complete.
 ///
 /// # Errors
-/// Whatever is wrong with the source, by name; an existing `out` without `force`; [`Error::Stopped`].
+/// Whatever is wrong with the source, by name; an `out` that exists without `force`, is no regular file, is part of the
+/// source or is being written by another process; [`Error::Stopped`].
 pub fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn Progress) -> Result<Report> {
-    if out.exists() && !options.force && !options.dry_run {
-        return Err(Error::request(format!("{} exists; --force replaces it", out.display())));
+    if options.dry_run && options.calibrate.is_none() {
+        return Ok(written(src, None, options, progress)?.0);
     }
-    if let Some(text) = &options.calibrate {
-        return calibrate::convert(src, text, out, options, progress);
+    refuse_source(src, out)?;
+    // A dry run replaces nothing: its destination is only the place beside which it works.
+    let replaces = options.force || options.dry_run;
+    let out = Destination::create(out, if replaces { Existing::Replace } else { Existing::Keep })?;
+    let (report, out) = written(src, Some(out), options, progress)?;
+    out.map_or(Ok(()), Destination::publish)?;
+    Ok(report)
+}
+
+/// Refuses to write over what is being read: a GGUF file or a part of it, and the files of a checkpoint.
+fn refuse_source(src: &Path, out: &Path) -> Result<()> {
+    let is_read = match out.is_file() {
+        false => false,
+        true if is_gguf(src)? => Gguf::open(src)?.is_read_from(out),
+        true => {
+            let folder = |path: &Path| {
+                let own = path.parent().filter(|own| !own.as_os_str().is_empty());
+                own.unwrap_or(Path::new(".")).canonicalize().ok()
+            };
+            let source = if src.is_dir() { src.canonicalize().ok() } else { folder(src) };
+            source == folder(out) && out.extension().is_none_or(|extension| extension != "gguf")
+        }
+    };
+    match is_read {
+        true => Err(Error::request(format!("{} is part of the source; name another file", out.display()))),
+        false => Ok(()),
     }
+}
+
+/// A conversion but for its file's name; a dry run writes nothing.
+fn written(
+    src: &Path,
+    out: Option<Destination>,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Written> {
+    let out = match (&options.calibrate, out) {
+        (Some(text), Some(out)) => return calibrate::convert(src, text, out, options, progress),
+        (_, out) => out,
+    };
     let guide = Guide::with(options.importance.clone());
     if is_gguf(src)? {
         return requantize::convert(src, out, options, guide, progress);
@@ -110,9 +155,9 @@ pub fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn Progres
     general::set_sampling(&mut metadata, &checkpoint);
     general::set_tokenizer(&mut metadata, &checkpoint, &params)?;
     let job = Job { options, progress, release: &|| checkpoint.release() };
-    let mut report = job.write(metadata, &plan.outputs, guide, out)?;
+    let (mut report, out) = job.write(metadata, &plan.outputs, guide, out).map_err(|e| e.in_file(src))?;
     report.dropped = plan.dropped;
-    Ok(report)
+    Ok((report, out))
 }
 
 /// Refuses weights that another program has packed; their tensors would all be unknown.
@@ -140,6 +185,9 @@ mod tests;
 
 #[cfg(test)]
 mod layout_tests;
+
+#[cfg(test)]
+mod refusal_tests;
 
 #[cfg(test)]
 mod pad_tests;

@@ -37,6 +37,10 @@ pub struct Report {
     pub substitutions: Vec<Substitution>,
     /// Every tensor with its format.
     pub plan: Vec<Planned>,
+    /// Block formats of a GGUF source that are written in others: what their rounding lost stays lost.
+    pub requantized: Vec<String>,
+    /// Tensors that are rounded without importance although a file of it was given.
+    pub unweighed: Vec<String>,
     /// Tensors with numbers that are none, or that the format cannot hold.
     pub suspicious: Vec<Suspicious>,
     /// Experts that calibration had too little text for.

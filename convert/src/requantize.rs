@@ -3,11 +3,12 @@
 
 use crate::calibrate::Guide;
 use crate::report::{Progress, Report};
-use crate::stream::{Job, Rows};
+use crate::stream::{Job, Rows, Written};
 use crate::{Options, general};
 use moewe_engine::Result;
-use moewe_engine::gguf::{Bytes, Gguf, TensorInfo};
-use moewe_engine::quant::Format;
+use moewe_engine::gguf::{Bytes, Destination, Gguf, TensorInfo};
+use moewe_engine::quant::{Format, Kind};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -56,11 +57,11 @@ impl Rows for Stored {
 
 pub(crate) fn convert(
     src: &Path,
-    out: &Path,
+    out: Option<Destination>,
     options: &Options,
     guide: Guide,
     progress: &dyn Progress,
-) -> Result<Report> {
+) -> Result<Written> {
     let gguf = Gguf::open(src)?;
     let mut metadata = gguf.metadata().clone();
     for key in ["split.no", "split.count", "split.tensors.count", "moewe.substitutions"] {
@@ -78,5 +79,16 @@ pub(crate) fn convert(
             }
         }
     };
-    Job { options, progress, release: &release }.write(metadata, &tensors, guide, out)
+    let job = Job { options, progress, release: &release };
+    let (report, out) = job.write(metadata, &tensors, guide, out).map_err(|e| e.in_file(src))?;
+    Ok((Report { requantized: requantized(&tensors, &report), ..report }, out))
+}
+
+/// Block formats of the source that are rounded once more, or written out as the floats that they stand for.
+fn requantized(tensors: &[Stored], report: &Report) -> Vec<String> {
+    let pairs = tensors.iter().zip(&report.plan);
+    let again = pairs.filter(|(tensor, planned)| tensor.format.name != planned.format);
+    let names = again.map(|(tensor, _)| tensor.format).filter(|format| format.kind != Kind::Float);
+    let names: BTreeSet<&str> = names.map(|format| format.name).collect();
+    names.into_iter().map(str::to_owned).collect()
 }

@@ -2,19 +2,18 @@
 //! that memory does not grow with the model.
 
 use crate::Options;
-use crate::calibrate::{Guidance, Guide};
+use crate::calibrate::{Guidance, Guide, fit};
 use crate::hf::plan::Output;
 use crate::pad::{Padded, Padding};
-use crate::recipe::Choice;
+use crate::recipe::{Choice, Question, check_patterns};
 use crate::report::{Planned, Progress, Report, Substitution, Suspicious};
-use crate::settle::{Settled, WEIGHTS, settle};
-use moewe_engine::gguf::{FileWriter, Metadata, Writer};
+use crate::settle::{Settled, WEIGHTS, head_of, question, settle};
+use moewe_engine::gguf::{Destination, FileWriter, Metadata, Writer};
 use moewe_engine::quant::{Format, QuantizeRow};
 use moewe_engine::simd::LANES;
 use moewe_engine::{Error, Result};
 use rayon::prelude::*;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Weights in memory at a time: 16 MiB of f32.
@@ -80,6 +79,18 @@ pub(crate) struct Job<'a> {
     pub(crate) release: &'a (dyn Fn() + Sync),
 }
 
+/// What was done, and the file that has no name yet; none after a dry run.
+pub(crate) type Written = (Report, Option<Destination>);
+
+/// Whether the options are about these tensors: what can be known before work that takes hours. Names the tensors that
+/// have no importance.
+pub(crate) fn check<R: Rows>(tensors: &[R], options: &Options) -> Result<Vec<String>> {
+    let (head, nothing) = (head_of(tensors), Guide::default());
+    let questions: Vec<Question> = tensors.iter().map(|tensor| question(tensor, head, &nothing)).collect();
+    check_patterns(&questions, &options.overrides)?;
+    fit::check(tensors, head, options)
+}
+
 impl Job<'_> {
     /// Writes the file and tells what was done.
     pub(crate) fn write<R: Rows>(
@@ -87,11 +98,12 @@ impl Job<'_> {
         mut metadata: Metadata,
         tensors: &[R],
         mut guide: Guide,
-        out: &Path,
-    ) -> Result<Report> {
+        out: Option<Destination>,
+    ) -> Result<Written> {
+        let unweighed = check(tensors, self.options)?;
         let settled = settle(&metadata, tensors, self.options, &guide)?;
         let Settled { tensors, choices, .. } = &settled;
-        let mut report = self.plan(&metadata, &settled)?;
+        let mut report = Report { unweighed, ..self.plan(&metadata, &settled)? };
         note(&mut metadata, &report, self.options.recipe.file_type(&formats(tensors, choices)));
         let entries = tensors.iter().zip(choices).map(|(tensor, choice)| {
             let shape: Vec<u64> = tensor.shape().iter().rev().copied().collect();
@@ -99,12 +111,10 @@ impl Job<'_> {
         });
         let writer = Writer::new(metadata, entries.collect())?;
         report.bytes = writer.file_len();
-        if self.options.dry_run {
-            return Ok(report);
-        }
+        let Some(out) = out.filter(|_| !self.options.dry_run) else { return Ok((report, None)) };
         self.progress.begin(report.bytes);
-        let mut file = writer.create(out)?;
-        for (tensor, choice) in tensors.iter().zip(choices) {
+        let mut file = writer.into(out)?;
+        for (i, (tensor, choice)) in tensors.iter().zip(choices).enumerate() {
             let mut guidance = match tensor.stored() == Some(choice.format) {
                 true => Guidance::default(),
                 false => {
@@ -114,11 +124,32 @@ impl Job<'_> {
             };
             report.fallbacks.append(&mut guidance.fallbacks);
             let passage = Passage { tensor, format: choice.format, guidance, job: self };
-            report.suspicious.extend(passage.run(&mut file)?);
+            let found = passage.run(&mut file)?;
+            if found.as_ref().is_some_and(|found| found.not_finite > 0) && !self.options.allow_nan {
+                drop(file);
+                return Err(self.not_finite(found, &tensors[i + 1..]));
+            }
+            report.suspicious.extend(found);
             (self.release)();
         }
-        file.finish()?;
-        Ok(report)
+        Ok((report, Some(file.into_inner()?)))
+    }
+
+    /// The error of a source with numbers that are none: nothing more is written, but the other tensors are looked at,
+    /// since who asks for the reason wants to know all of it.
+    fn not_finite<R: Rows>(&self, first: Option<Suspicious>, others: &[R]) -> Error {
+        let mut found: Vec<Suspicious> = first.into_iter().collect();
+        for tensor in others {
+            if self.options.stop.load(Ordering::Relaxed) {
+                return Error::Stopped;
+            }
+            self.progress.tensor(tensor.name());
+            found.extend(count(tensor).suspicious(tensor.name()).filter(|found| found.not_finite > 0));
+            (self.release)();
+        }
+        let named = found.iter().map(|found| format!("{} ({})", found.tensor, found.not_finite));
+        let what = format!("weights that are NaN or infinite: {}", fit::listed(&named.collect::<Vec<_>>()));
+        Error::unsupported(what, "the source is damaged, or its training diverged; --allow-nan converts it")
     }
 
     fn plan<R: Rows>(&self, metadata: &Metadata, settled: &Settled<R>) -> Result<Report> {
@@ -198,6 +229,40 @@ struct Counts {
     out_of_range: AtomicU64,
 }
 
+impl Counts {
+    fn add(&self, weights: &[f32], largest: f32) {
+        let (mut not_finite, mut out_of_range) = (0, 0);
+        for weight in weights {
+            not_finite += !weight.is_finite() as u64;
+            out_of_range += (weight.is_finite() && weight.abs() > largest) as u64;
+        }
+        self.not_finite.fetch_add(not_finite, Ordering::Relaxed);
+        self.out_of_range.fetch_add(out_of_range, Ordering::Relaxed);
+    }
+
+    fn suspicious(self, tensor: &str) -> Option<Suspicious> {
+        let [not_finite, out_of_range] = [self.not_finite, self.out_of_range].map(AtomicU64::into_inner);
+        let tensor = tensor.to_owned();
+        (not_finite + out_of_range > 0).then_some(Suspicious { tensor, not_finite, out_of_range })
+    }
+}
+
+/// What a tensor holds that is no number.
+fn count<R: Rows>(tensor: &R) -> Counts {
+    let (counts, step) = (Counts::default(), (TASK / tensor.columns()).max(1));
+    (0..tensor.rows().div_ceil(step)).into_par_iter().for_each(|task| {
+        let rows = task * step..((task + 1) * step).min(tensor.rows());
+        counts.add(&weights_of(tensor, rows), f32::MAX);
+    });
+    counts
+}
+
+fn weights_of<R: Rows>(tensor: &R, rows: Range<u64>) -> Vec<f32> {
+    let mut weights = vec![0f32; ((rows.end - rows.start) * tensor.columns()) as usize];
+    tensor.read(rows, &mut weights);
+    weights
+}
+
 impl<R: Rows> Passage<'_, R> {
     fn run(&self, file: &mut FileWriter) -> Result<Option<Suspicious>> {
         let (columns, rows) = (self.tensor.columns(), self.tensor.rows());
@@ -229,9 +294,7 @@ impl<R: Rows> Passage<'_, R> {
         }
         file.append(&buffers[0][..done])?;
         file.end()?;
-        let [not_finite, out_of_range] = [counts.not_finite, counts.out_of_range].map(AtomicU64::into_inner);
-        let tensor = self.tensor.name().to_owned();
-        Ok((not_finite + out_of_range > 0).then_some(Suspicious { tensor, not_finite, out_of_range }))
+        Ok(counts.suspicious(self.tensor.name()))
     }
 
     fn row_bytes(&self) -> Result<usize> {
@@ -248,29 +311,20 @@ impl<R: Rows> Passage<'_, R> {
         tasks.for_each(|(task, bytes)| {
             let start = first + task as u64 * rows_per_task;
             let rows = start..start + (bytes.len() / row_bytes) as u64;
+            let weights = weights_of(self.tensor, rows.clone());
             match self.format.quantize {
                 Some(quantize) if self.tensor.stored() != Some(self.format) => {
-                    self.quantize(rows, bytes, quantize, counts);
+                    // Scales of blocks are F16 too; weights that large are no weights.
+                    let reaches_far = matches!(self.format.name, "F32" | "BF16");
+                    counts.add(&weights, if reaches_far { f32::MAX } else { 65504.0 });
+                    self.guided(start, &weights, bytes, quantize);
                 }
-                _ => self.tensor.copy(rows, bytes),
+                _ => {
+                    counts.add(&weights, f32::MAX);
+                    self.tensor.copy(rows, bytes);
+                }
             }
         });
-    }
-
-    fn quantize(&self, rows: Range<u64>, bytes: &mut [u8], quantize: QuantizeRow, counts: &Counts) {
-        let first = rows.start;
-        let mut weights = vec![0f32; ((rows.end - rows.start) * self.tensor.columns()) as usize];
-        self.tensor.read(rows, &mut weights);
-        // Scales of blocks are F16 too; weights that large are no weights.
-        let largest = if matches!(self.format.name, "F32" | "BF16") { f32::MAX } else { 65504.0 };
-        let (mut not_finite, mut out_of_range) = (0, 0);
-        for weight in &weights {
-            not_finite += !weight.is_finite() as u64;
-            out_of_range += (weight.is_finite() && weight.abs() > largest) as u64;
-        }
-        counts.not_finite.fetch_add(not_finite, Ordering::Relaxed);
-        counts.out_of_range.fetch_add(out_of_range, Ordering::Relaxed);
-        self.guided(first, &weights, bytes, quantize);
     }
 
     /// Quantizes rows from `first` on, with what is known of the inputs of each expert's.

@@ -6,14 +6,16 @@ use super::models;
 use super::options::bounded_threads;
 use super::output::{self, Table};
 use super::progress::Reading;
-use super::{Command, inspect, text::read};
+use super::{Command, inspect, target, text::read};
 use anyhow::{Context, Result};
 use clap::Parser;
 use moewe_engine::eval::{Comparison, compare};
+use moewe_engine::gguf::Destination;
 use moewe_engine::session::{Engine, MemoryLimit, Options};
 use serde_json::json;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 /// Compare files of a model with a base: perplexity, KL divergence, agreement of tokens and routers.
 #[derive(Parser)]
@@ -36,6 +38,9 @@ pub(super) struct Compare {
     /// Draw bits per weight against divergence
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// Replace an existing file
+    #[arg(long, requires = "svg")]
+    force: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -54,9 +59,13 @@ struct Measured {
 
 impl Command for Compare {
     fn run(self) -> Result<()> {
+        target::check(self.svg.as_deref(), target::existing(self.force))?;
         let text = read(&self.text)?;
         let names: Vec<&OsString> = std::iter::once(&self.base).chain(&self.others).collect();
         let engines = names.iter().map(|name| self.open(name)).collect::<Result<Vec<_>>>()?;
+        if let Some(path) = &self.svg {
+            target::refuse_model(path, engines.iter().map(Engine::gguf))?;
+        }
         let reading = Reading::begin(self.quiet);
         let others: Vec<&Engine> = engines[1..].iter().collect();
         let goes_on = |done, all| reading.goes_on(done, all);
@@ -70,9 +79,7 @@ impl Command for Compare {
         };
         let all: Vec<Measured> = names.iter().zip(&engines).zip(figures).map(measured).collect();
         if let Some(path) = &self.svg {
-            let points = all[1..].iter().map(|m| (m.name.as_str(), m.bits_per_weight, m.figures.kl_mean));
-            let drawn = plot::svg(&points.collect::<Vec<_>>());
-            std::fs::write(path, drawn).with_context(|| format!("{}: cannot write", path.display()))?;
+            self.draw(path, &all[1..])?;
         }
         if self.json {
             output::json(&all.iter().map(to_json).collect::<Vec<_>>())
@@ -83,6 +90,14 @@ impl Command for Compare {
 }
 
 impl Compare {
+    fn draw(&self, path: &Path, measured: &[Measured]) -> Result<()> {
+        let points = measured.iter().map(|m| (m.name.as_str(), m.bits_per_weight, m.figures.kl_mean));
+        let drawn = plot::svg(&points.collect::<Vec<_>>());
+        let mut file = Destination::stream(path, target::existing(self.force))?;
+        file.write_all(drawn.as_bytes()).with_context(|| format!("{}: cannot write", path.display()))?;
+        Ok(file.publish()?)
+    }
+
     fn open(&self, name: &OsStr) -> Result<Engine> {
         let place = models::resolve(Some(name))?;
         let options = Options {

@@ -40,9 +40,15 @@ pub(super) struct Convert {
     /// Weigh errors by the importance in this file, see `moewe importance`
     #[arg(long, value_name = "FILE", visible_alias = "imatrix")]
     importance: Option<PathBuf>,
+    /// Take importance that lacks some tensors, or has some that this model lacks
+    #[arg(long, requires = "importance")]
+    allow_partial: bool,
     /// Make up for errors, as the inputs that this text gives each matrix allow; takes as long as reading the text
     #[arg(long, value_name = "TEXT")]
     calibrate: Option<PathBuf>,
+    /// Convert weights that are NaN or infinite
+    #[arg(long)]
+    allow_nan: bool,
     /// Print what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -84,10 +90,18 @@ impl Command for Convert {
         let importance = self.importance.as_ref().map(Importance::open).transpose()?.map(Arc::new);
         let text = |path: &PathBuf| Ok::<_, anyhow::Error>(Text { text: read(path)?, context: CONTEXT });
         let calibrate = self.calibrate.as_ref().map(text).transpose()?;
-        let (force, dry_run, stop) = (self.force, self.dry_run, listener.flag());
-        let pad = self.pad.into();
-        let options =
-            Options { overrides, pad, importance, calibrate, dry_run, force, stop, ..Options::with(recipe) };
+        let options = Options {
+            overrides,
+            pad: self.pad.into(),
+            importance,
+            allow_partial: self.allow_partial,
+            calibrate,
+            allow_nan: self.allow_nan,
+            dry_run: self.dry_run,
+            force: self.force,
+            stop: listener.flag(),
+            ..Options::with(recipe)
+        };
         let progress = Bar::new(self.quiet);
         let report = moewe_convert::convert(&self.src, &out, &options, &progress);
         progress.clear();
@@ -209,6 +223,7 @@ impl Convert {
             return output::json(&json!({ "path": out.display().to_string(), "report": report }));
         }
         if !self.quiet {
+            note_losses(report);
             report.paddings.iter().for_each(output::note);
             report.substitutions.iter().for_each(output::note);
             note_fallbacks(report);
@@ -227,6 +242,23 @@ impl Convert {
             report.bits_per_weight,
             output::bytes(report.bytes)
         ))
+    }
+}
+
+/// What the weights lose that others would keep.
+fn note_losses(report: &Report) {
+    if !report.requantized.is_empty() {
+        output::note(format!(
+            "note: the source is quantized already ({}), and its errors stay; an unquantized one gives a better file",
+            report.requantized.join(", ")
+        ));
+    }
+    if let Some(first) = report.unweighed.first() {
+        let count = report.unweighed.len();
+        let name = output::excerpt(first, 80);
+        output::note(format!(
+            "note: {count} tensors have no importance and are rounded without, such as {name}"
+        ));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::options::ModelOptions;
 use super::output::{self, Table};
-use super::{Command, heat, text::read};
+use super::{Command, heat, target, text::read};
 use anyhow::{Result, bail};
 use clap::Parser;
 use moewe_engine::eval::trace_routing;
@@ -27,6 +27,9 @@ pub(super) struct Look {
     /// Write which experts every token chose to a file
     #[arg(long, value_name = "FILE", requires = "text")]
     trace: Option<PathBuf>,
+    /// Replace an existing file
+    #[arg(long, requires = "trace")]
+    force: bool,
     /// Print what several ways of keeping experts hit on a recording, by the share of experts that fit
     #[arg(long, value_name = "TRACE", conflicts_with_all = ["text", "model"])]
     replay: Option<PathBuf>,
@@ -47,12 +50,17 @@ impl Command for Look {
 
 impl Look {
     fn measure(&self, text: &Path) -> Result<()> {
+        target::check(self.trace.as_deref(), target::existing(self.force))?;
         let text = read(text)?;
         let engine = self.model.open()?;
+        if let Some(path) = &self.trace {
+            target::refuse_model(path, [engine.gguf()])?;
+        }
         let listener = interrupt::listen();
         let trace = trace_routing(&engine, &text, engine.context_length(), |_, _| !listener.is_raised())?;
+        drop(listener);
         if let Some(path) = &self.trace {
-            trace.write(path)?;
+            trace.write(path, target::existing(self.force))?;
             output::note(format!("routing of {} tokens written to {}", trace.tokens.len(), path.display()));
         }
         let counted = engine.expert_statistics().unwrap_or_default();

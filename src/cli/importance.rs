@@ -4,7 +4,7 @@
 use super::options::ModelOptions;
 use super::output::{self, Table};
 use super::progress::Reading;
-use super::{Command, text::read};
+use super::{Command, target, text::read};
 use anyhow::{Result, bail};
 use clap::Parser;
 use moewe_engine::eval::{Importance, chunks_of};
@@ -32,15 +32,13 @@ pub(super) struct Measure {
 
 impl Command for Measure {
     fn run(self) -> Result<()> {
-        if let Some(path) = self.output.as_ref().filter(|path| path.exists() && !self.force) {
-            bail!("{} exists; --force replaces it", path.display());
-        }
+        target::check(self.output.as_deref(), target::existing(self.force))?;
         let importance = match &self.text {
             Some(text) => self.measure(text)?,
             None => self.open()?,
         };
         if let Some(path) = &self.output {
-            importance.write(path)?;
+            importance.write(path, target::existing(self.force))?;
         }
         print(&importance)
     }
@@ -50,6 +48,9 @@ impl Measure {
     fn measure(&self, text: &Path) -> Result<Importance> {
         let contents = read(text)?;
         let engine = self.model.open_to_score()?;
+        if let Some(path) = &self.output {
+            target::refuse_model(path, [engine.gguf()])?;
+        }
         let chunks = chunks_of(&engine, &contents, engine.context_length())?;
         let reading = Reading::begin(self.model.quiet);
         let measured = Importance::measure(&engine, &chunks, &mut |done, all| reading.goes_on(done, all))?;

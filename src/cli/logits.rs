@@ -1,7 +1,7 @@
 //! `moewe logits`: what a model computes for given tokens, as a safetensors file to compare with other programs.
 
 use super::options::ModelOptions;
-use super::{Command, output};
+use super::{Command, output, target};
 use anyhow::{Context, Result};
 use clap::Parser;
 use moewe_engine::gguf::Destination;
@@ -26,14 +26,20 @@ pub(super) struct Logits {
     /// A text instead of ids; its tokens begin as the model wants texts to begin
     #[arg(long, conflicts_with = "tokens")]
     text: Option<String>,
-    /// The file to write; an existing one is replaced
+    /// The file to write
     #[arg(short = 'o', long, value_name = "FILE")]
     output: PathBuf,
+    /// Replace an existing file
+    #[arg(long)]
+    force: bool,
 }
 
 impl Command for Logits {
     fn run(self) -> Result<()> {
+        let existing = target::existing(self.force);
+        target::check(Some(&self.output), existing)?;
         let engine = self.model.open_to_score()?;
+        target::refuse_model(&self.output, [engine.gguf()])?;
         let tokens = match &self.text {
             Some(text) => engine.tokenizer()?.encode_with_bos(text, Special::Plain)?,
             None => self.tokens.clone(),
@@ -42,7 +48,7 @@ impl Command for Logits {
         let shape = vec![tokens.len(), engine.config().vocab_size];
         let view = TensorView::new(Dtype::F32, shape, &values)?;
         let file = serialize([("logits", view)], None)?;
-        let mut destination = Destination::create(&self.output)?;
+        let mut destination = Destination::stream(&self.output, existing)?;
         destination.write_all(&file).with_context(|| format!("{}: cannot write", self.output.display()))?;
         destination.publish()?;
         if !self.model.quiet {

@@ -24,6 +24,7 @@ mod progress;
 mod prompt;
 mod run;
 mod sampling;
+mod target;
 mod text;
 mod tokenize;
 mod train;

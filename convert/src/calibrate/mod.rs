@@ -6,27 +6,29 @@
 //! written, so the text is read once per such group of layers.
 
 mod factor;
+pub(crate) mod fit;
 mod sensitivity;
 
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::recipe::by_name;
 use crate::report::{Fallback, Progress, Report};
-use crate::stream::Rows;
+use crate::requantize::Stored;
+use crate::stream::{Rows, Written, check};
 use crate::{Options, Recipe, is_gguf, requantize};
 use factor::{Prior, factors};
+use moewe_engine::Result;
 use moewe_engine::eval::moments::{self, Key, Moments, Sum};
 use moewe_engine::eval::{Importance, chunks_of};
+use moewe_engine::gguf::{Destination, Hidden};
 use moewe_engine::os::memory;
 use moewe_engine::quant::{Factor, Format};
 use moewe_engine::session::{self, Engine, MemoryLimit};
-use moewe_engine::{Error, Result};
 use rayon::prelude::*;
 use sensitivity::Sensitivities;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tempfile::TempPath;
 
 /// A text to calibrate with.
 #[derive(Clone, Debug)]
@@ -48,16 +50,19 @@ const BYTES: u64 = 1 << 30;
 pub(crate) fn convert(
     src: &Path,
     text: &Text,
-    out: &Path,
+    out: Destination,
     options: &Options,
     progress: &dyn Progress,
-) -> Result<Report> {
-    let base = Base::of(src, out, options)?;
+) -> Result<Written> {
+    let base = Base::of(src, &out, options)?;
     let bytes = memory::available().map_or(BYTES, |bytes| bytes / 4);
     let memory = Some(MemoryLimit::Share(SHARE));
     let engine_options =
         session::Options { context: Some(text.context), all_logits: true, memory, ..Default::default() };
     let engine = Engine::open(base.path(), engine_options)?;
+    // Before the text is read, not after.
+    let stored = |tensor| Stored::of(engine.gguf(), tensor);
+    check(&engine.gguf().tensors().iter().map(stored).collect::<Vec<_>>(), options)?;
     let chunks = chunks_of(&engine, &text.text, text.context)?;
     let mut heard = options.heard(progress);
     let importance = match &options.importance {
@@ -70,34 +75,41 @@ pub(crate) fn convert(
     }
     guide.calibration =
         Some(Calibration { engine, chunks, bytes, layers: 0..0, head: false, known: HashMap::new() });
-    requantize::convert(base.path(), out, options, guide, progress)
+    let (report, out) = requantize::convert(base.path(), Some(out), options, guide, progress)?;
+    Ok((Report { dropped: base.dropped(), ..report }, out))
 }
 
 /// The file that is computed with.
 enum Base {
     Own(PathBuf),
-    Made(TempPath),
+    /// With the tensors of the source that are not in it.
+    Made(Hidden, Vec<String>),
 }
 
 impl Base {
-    fn of(src: &Path, out: &Path, options: &Options) -> Result<Self> {
+    fn of(src: &Path, out: &Destination, options: &Options) -> Result<Self> {
         if is_gguf(src)? {
             return Ok(Self::Own(src.to_owned()));
         }
-        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let made = tempfile::Builder::new().prefix(".moewe-calibration-").suffix(".gguf").tempfile_in(folder);
-        let made = made.map_err(|e| Error::io(folder, "create a file", e))?.into_temp_path();
         let format = faithful(&Checkpoint::open(src)?);
-        let plain =
-            Options { force: true, stop: options.stop.clone(), ..Options::with(Recipe::Uniform(format)) };
-        crate::convert(src, &made, &plain, &())?;
-        Ok(Self::Made(made))
+        let (allow_nan, stop) = (options.allow_nan, options.stop.clone());
+        let plain = Options { allow_nan, stop, ..Options::with(Recipe::Uniform(format)) };
+        let (report, made) = crate::written(src, Some(out.scratch()?), &plain, &())?;
+        let Some(made) = made else { unreachable!("this is no dry run") };
+        Ok(Self::Made(made.keep_hidden()?, report.dropped))
     }
 
     fn path(&self) -> &Path {
         match self {
             Self::Own(path) => path,
-            Self::Made(path) => path,
+            Self::Made(made, _) => made.path(),
+        }
+    }
+
+    fn dropped(&self) -> Vec<String> {
+        match self {
+            Self::Own(_) => vec![],
+            Self::Made(_, dropped) => dropped.clone(),
         }
     }
 }
@@ -152,7 +164,7 @@ impl<'a> Subject<'a> {
     }
 
     /// The tensor whose inputs are observed: a head that shares the embedding's weights has a name of its own.
-    fn observed(&self) -> &str {
+    fn observed(&self) -> &'a str {
         if self.is_head { "output.weight" } else { self.name }
     }
 }

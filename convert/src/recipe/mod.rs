@@ -15,6 +15,7 @@ use moewe_engine::gguf::Metadata;
 use moewe_engine::quant::{FORMATS, Format};
 use moewe_engine::{Error, Result};
 use regex::Regex;
+use std::collections::HashSet;
 
 /// What is known of a tensor when its format is chosen.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +71,15 @@ pub struct Override {
     pub pattern: Regex,
     /// What such a tensor is written in.
     pub format: &'static Format,
+}
+
+impl Override {
+    /// Whether it gives this tensor its format. No block format is for norms and the like: other programs refuse such
+    /// files, and a pattern such as `attn` means the matrices.
+    fn is_for(&self, question: Question) -> bool {
+        let suits = self.format.block_len == 1 || is_quantizable(question);
+        suits && self.pattern.is_match(question.name)
+    }
 }
 
 /// What the rules of mixes ask about a model.
@@ -185,9 +195,38 @@ impl std::fmt::Display for Recipe {
 }
 
 fn overridden(question: Question, overrides: &[Override]) -> Option<Choice> {
-    let found = overrides.iter().find(|over| over.pattern.is_match(question.name))?;
+    let found = overrides.iter().find(|over| over.is_for(question))?;
     let floats = found.format.block_len == 1;
     Some(if floats { plain(found.format) } else { nearest(question, found.format) })
+}
+
+/// Every pattern has to give some tensor its format; one that does not is a typing error.
+///
+/// # Errors
+/// Names the first such pattern.
+pub(crate) fn check_patterns(questions: &[Question], overrides: &[Override]) -> Result<()> {
+    let first = |question: &Question| overrides.iter().position(|over| over.is_for(*question));
+    let used: HashSet<usize> = questions.iter().filter_map(first).collect();
+    let Some(idle) = (0..overrides.len()).find(|i| !used.contains(i)) else { return Ok(()) };
+    let over = &overrides[idle];
+    let why = match () {
+        () if questions.iter().any(|question| over.is_for(*question)) => {
+            "patterns before it give all of its tensors another format; put it first".to_owned()
+        }
+        () if questions.iter().any(|question| over.pattern.is_match(question.name)) => {
+            "it fits norms, biases or routers only, which are not quantized".to_owned()
+        }
+        () => {
+            let example = questions
+                .iter()
+                .find(|question| is_quantizable(**question) && question.name.contains("blk."));
+            let example = example.map_or("token_embd.weight", |question| question.name);
+            format!(
+                "no tensor has such a name; names are like {example}, and `moewe inspect` or --dry-run lists them"
+            )
+        }
+    };
+    Err(Error::request(format!("--tensor {}: {why}", over.pattern)))
 }
 
 fn not_written(format: &Format) -> Error {

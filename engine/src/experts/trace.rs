@@ -3,7 +3,9 @@
 //! Line by line JSON: first what the layers are, then per token a list of experts for each layer with experts.
 
 use crate::error::{Error, Result};
+use crate::gguf::{Destination, Existing};
 use serde::{Deserialize, Serialize};
+use std::io::Write;
 use std::path::Path;
 
 /// More experts in a layer than any model has.
@@ -35,17 +37,19 @@ struct Heading {
 }
 
 impl Trace {
-    /// Writes the file.
+    /// Writes the file, or through a pipe.
     ///
     /// # Errors
-    /// When the system cannot.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    /// When the system cannot, or the file exists and is kept.
+    pub fn write(&self, path: &Path, existing: Existing) -> Result<()> {
         let heading = serde_json::json!({ "layers": self.layers });
-        let mut text = format!("{heading}\n");
+        let mut file = Destination::stream(path, existing)?;
+        let write = |e| Error::io(path, "write", e);
+        writeln!(file, "{heading}").map_err(write)?;
         for token in &self.tokens {
-            text.push_str(&format!("{}\n", serde_json::json!(token)));
+            writeln!(file, "{}", serde_json::json!(token)).map_err(write)?;
         }
-        std::fs::write(path, text).map_err(|e| Error::io(path, "write", e))
+        file.publish()
     }
 
     /// Reads a file and checks that every expert exists.
@@ -98,7 +102,7 @@ mod tests {
         let trace = Trace { layers: vec![layer(0, 2), layer(3, 3)], tokens };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trace");
-        trace.write(&path).unwrap();
+        trace.write(&path, Existing::Keep).unwrap();
         assert_eq!(Trace::read(&path).unwrap(), trace);
     }
 

@@ -15,7 +15,7 @@ mod value;
 mod write;
 
 pub use bytes::{Bytes, Source};
-pub use destination::Destination;
+pub use destination::{Destination, Existing, Hidden};
 pub use metadata::Metadata;
 pub use read::Gguf;
 pub use tensor::TensorInfo;

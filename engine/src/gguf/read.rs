@@ -126,6 +126,13 @@ impl Gguf {
         self.path.as_deref()
     }
 
+    /// Whether one of its files is what `path` names, through whatever links.
+    pub fn is_read_from(&self, path: &Path) -> bool {
+        let Ok(path) = path.canonicalize() else { return false };
+        let files = self.parts.iter().filter_map(Bytes::file_position);
+        files.into_iter().any(|(file, _)| file.path().canonicalize().is_ok_and(|file| file == path))
+    }
+
     /// GGUF version: 2 or 3.
     pub fn version(&self) -> u32 {
         self.version

@@ -3,7 +3,7 @@
 //! A file appears under its name only when it is complete: it is written beside the target under a temporary name,
 //! synced and renamed. Splitting into parts is not done.
 
-use super::destination::Destination;
+use super::destination::{Destination, Existing};
 use super::metadata::Metadata;
 use super::read::alignment;
 use super::tensor::TensorInfo;
@@ -52,12 +52,19 @@ impl Writer {
     }
 
     /// Starts the file `path` under a temporary name, makes sure of room for all of it and writes the header. An
-    /// existing file stays until [`TensorWriter::finish`] replaces it.
+    /// existing file stays until [`TensorWriter::finish`] replaces it; [`Writer::into`] lets a caller keep it.
     pub fn create(self, path: impl AsRef<Path>) -> Result<FileWriter> {
-        let path = path.as_ref();
-        let destination = Destination::create(path)?;
+        self.into(Destination::create(path, Existing::Replace)?)
+    }
+
+    /// Makes sure of room for all of the file that was begun, and writes the header.
+    ///
+    /// # Errors
+    /// When there is no room, or the system cannot write.
+    pub fn into(self, destination: Destination) -> Result<FileWriter> {
         destination.reserve(self.file_len)?;
-        self.start(destination, path)
+        let path = destination.target().to_owned();
+        self.start(destination, &path)
     }
 
     /// Writes the header to `out`, whatever that is.

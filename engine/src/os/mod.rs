@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod fault;
+pub mod files;
 pub mod interrupt;
 pub mod link;
 pub mod mapping;

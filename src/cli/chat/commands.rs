@@ -2,15 +2,18 @@
 
 use super::Talk;
 use super::conversation::{Conversation, Saved};
+use super::input;
 use crate::cli::heat;
 use crate::cli::options::describe_memory;
 use crate::cli::output::{self, note};
 use crate::cli::sampling::{self, SamplingOptions};
+use crate::cli::target;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{CommandFactory, Parser};
+use moewe_engine::gguf::Destination;
 use moewe_engine::os::memory;
 use moewe_engine::tokenizer::Message;
-use std::io::stderr;
+use std::io::{Write, stderr};
 use std::path::Path;
 
 /// What comes after a command.
@@ -49,7 +52,7 @@ pub(super) static COMMANDS: &[SlashCommand] = &[
     command("/reset", "", "forget the conversation, keep the system prompt", reset),
     command("/undo", "", "take back the latest question and its answer", undo),
     command("/retry", "", "answer the latest question again", retry),
-    command("/save", "FILE", "write the conversation as JSON", save),
+    command("/save", "[--force] FILE", "write the conversation as JSON; --force replaces a file", save),
     command("/load", "FILE", "go on with a conversation from a JSON file", load),
     command("/stats", "", "show tokens, speed and memory", stats),
     command("/experts", "", "draw how often each expert of each layer was used", experts),
@@ -161,12 +164,29 @@ fn retry(talk: &mut Talk<'_>, _: &str) -> Result<Next> {
 }
 
 fn save(talk: &mut Talk<'_>, file: &str) -> Result<Next> {
+    let forced = file.strip_prefix("--force").filter(|rest| rest.starts_with(char::is_whitespace));
+    let file = forced.unwrap_or(file).trim();
     let path = path(file)?;
+    target::refuse_model(path, [talk.partner.engine().gguf()])?;
+    let asks = forced.is_none() && talk.is_interactive && path.is_file();
+    if asks && !input::confirm(&format!("{file} exists; replace it? [y/N] "))? {
+        note("nothing is saved");
+        return Ok(Next::Read);
+    }
+    let existing = target::existing(forced.is_some() || asks);
     let name = talk.partner.engine().metadata().str("general.name").ok().flatten().unwrap_or_default();
     let json = serde_json::to_string_pretty(&talk.conversation.to_saved(name))?;
-    std::fs::write(path, json + "\n").with_context(|| format!("{file}: cannot write"))?;
+    let mut destination = Destination::create(path, existing).map_err(|error| say_how(error, file))?;
+    writeln!(destination, "{json}").with_context(|| format!("{file}: cannot write"))?;
+    destination.publish()?;
     note(format!("{} turns written to {file}", talk.conversation.len()));
     Ok(Next::Read)
+}
+
+/// An error of `/save`, with what to type where a file exists.
+fn say_how(error: moewe_engine::Error, file: &str) -> anyhow::Error {
+    let message = error.to_string();
+    anyhow!("{}", message.replace("--force replaces it", &format!("/save --force {file} replaces it")))
 }
 
 fn load(talk: &mut Talk<'_>, file: &str) -> Result<Next> {
@@ -183,8 +203,10 @@ pub(super) fn read(path: &Path) -> Result<Conversation> {
         Saved(Saved),
         Messages(Vec<Message>),
     }
-    let json = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
-    let stored: Stored = serde_json::from_str(&json)
+    let bytes = std::fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    // Editors on Windows begin a file with a mark.
+    let json = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let stored: Stored = serde_json::from_slice(json)
         .map_err(|_| anyhow!("{}: expected a saved conversation as JSON", path.display()))?;
     let messages = match stored {
         Stored::Saved(saved) => saved.messages,
@@ -277,6 +299,7 @@ mod tests {
             (r#"{"model":"m","messages":[{"role":"user","content":"a"}]}"#, Some(1)),
             (r#"[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]"#, Some(1)),
             (r#"{"messages":[{"role":"assistant","content":"b"}]}"#, None),
+            ("\u{feff}[]", Some(0)),
             ("[1]", None),
             ("", None),
         ] {

@@ -3,7 +3,7 @@
 
 use super::{Entry, Importance};
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, MAGIC, Metadata, Writer};
+use crate::gguf::{Destination, Existing, Gguf, MAGIC, Metadata, Writer};
 use crate::quant::Format;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,7 +23,7 @@ impl Importance {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
         let read = if bytes.starts_with(&MAGIC) { from_gguf(&Gguf::open(path)?) } else { from_dat(&bytes) };
-        let importance = read.map_err(|error| error.in_file(path))?;
+        let importance = Self { file: Some(path.to_owned()), ..read.map_err(|error| error.in_file(path))? };
         importance.check().map_err(|error| error.in_file(path))?;
         Ok(importance)
     }
@@ -31,8 +31,8 @@ impl Importance {
     /// Writes the GGUF kind, which llama.cpp reads too. The file appears when it is complete.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+    /// When it cannot be written, or exists and is kept.
+    pub fn write(&self, path: impl AsRef<Path>, existing: Existing) -> Result<()> {
         let mut metadata = Metadata::new();
         metadata.set("general.type", "imatrix");
         metadata.set(DATASETS, self.datasets.clone());
@@ -47,7 +47,8 @@ impl Importance {
                 (format!("{name}{COUNTS}"), float, vec![1, experts]),
             ]
         });
-        let mut file = Writer::new(metadata, shapes.collect())?.create(path)?;
+        let destination = Destination::create(path, existing)?;
+        let mut file = Writer::new(metadata, shapes.collect())?.into(destination)?;
         for entry in self.entries.values() {
             let counts: Vec<f32> = entry.counts.iter().map(|&count| count as f32).collect();
             file.write_tensor(bytemuck::cast_slice(&entry.sums))?;
@@ -118,6 +119,7 @@ fn from_gguf(gguf: &Gguf) -> Result<Importance> {
         datasets: datasets.map(|names| names.map(str::to_owned).collect()).unwrap_or_default(),
         chunks: number(CHUNK_COUNT),
         chunk_size: number(CHUNK_SIZE),
+        file: None,
     })
 }
 

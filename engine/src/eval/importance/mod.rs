@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::model::{Observe, Site};
 use crate::session::Engine;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// As many tokens as the layer's other experts count for, next to an expert's own.
 const PRIOR_TOKENS: f64 = 4.0;
@@ -36,6 +37,8 @@ pub struct Importance {
     pub chunks: u32,
     /// Tokens of a piece.
     pub chunk_size: u32,
+    /// Where it was read from.
+    pub file: Option<PathBuf>,
 }
 
 impl Importance {
@@ -55,6 +58,7 @@ impl Importance {
             datasets: vec![],
             chunks: chunks.len() as u32,
             chunk_size: chunks.first().map_or(0, Vec::len) as u32,
+            file: None,
         })
     }
 

@@ -1,7 +1,7 @@
 //! Importance files against what llama.cpp writes and what strangers may; priors.
 
 use super::*;
-use crate::gguf::Writer;
+use crate::gguf::{Existing, Writer};
 
 fn example() -> Importance {
     let entry = |sums: &[f32], counts: &[f64]| Entry { sums: sums.to_vec(), counts: counts.to_vec() };
@@ -12,15 +12,22 @@ fn example() -> Importance {
             entry(&[400.0, 0.0, 0.0, 0.0, 0.0, 800.0], &[100.0, 0.0, 300.0]),
         ),
     ];
-    Importance { entries: entries.into(), datasets: vec!["a.txt".into()], chunks: 3, chunk_size: 512 }
+    Importance {
+        entries: entries.into(),
+        datasets: vec!["a.txt".into()],
+        chunks: 3,
+        chunk_size: 512,
+        file: None,
+    }
 }
 
 #[test]
 fn a_written_file_reads_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("imatrix.gguf");
-    example().write(&path).unwrap();
-    assert_eq!(Importance::open(&path).unwrap(), example());
+    example().write(&path, Existing::Keep).unwrap();
+    let read = Importance::open(&path).unwrap();
+    assert_eq!(read, Importance { file: Some(path), ..example() });
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Tests of the container: what goes in comes out, and what a stranger wrote ends in an error.
 
+mod destination;
 mod malformed;
 mod round_trip;
 mod split;
