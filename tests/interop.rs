@@ -13,7 +13,7 @@
 
 use moewe_convert::{Options as ConvertOptions, Pad, Recipe, convert};
 use moewe_engine::eval::importance::{Entry, Importance};
-use moewe_engine::gguf::Gguf;
+use moewe_engine::gguf::{Existing, Gguf};
 use moewe_engine::model::{Observe, Routing, Row};
 use moewe_engine::session::{Engine, Options, cache_format};
 use std::collections::BTreeMap;
@@ -331,7 +331,9 @@ fn write_importance(model: &Path, out: &Path) {
         (tensor.name.clone(), entry)
     });
     let datasets = vec!["ones".to_owned()];
-    Importance { entries: ones.collect(), datasets, chunks: 1, chunk_size: 1 }.write(out).unwrap();
+    let importance =
+        Importance { entries: ones.collect(), datasets, chunks: 1, chunk_size: 1, ..Importance::default() };
+    importance.write(out, Existing::Replace).unwrap();
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Which tokens end an answer. Files name one or two of them at best, so the texts that known models use count too.
 
-use super::spec::SpecialIds;
+use super::spec::{self, SpecialIds};
 use super::vocabulary::{TokenType, Vocabulary};
 use crate::gguf::Metadata;
 use crate::{Error, Result};
@@ -59,12 +59,14 @@ pub(super) fn find(vocabulary: &mut Vocabulary, ids: &SpecialIds, named: &[u32])
 /// When an id is not below `vocab_size`.
 pub(crate) fn of_metadata(metadata: &Metadata, vocab_size: usize) -> Result<Vec<u32>> {
     let ids = SpecialIds::from_metadata(metadata)?;
+    let roles = [("eos_token_id", ids.eos), ("eot_token_id", ids.eot), ("eom_token_id", ids.eom)];
+    // Converters write -1 for "none".
+    let roles = roles.into_iter().filter_map(|(key, id)| Some((key, id.filter(|&id| id != u32::MAX)?)));
+    let more = spec::end_ids(metadata)?.into_iter().map(|id| ("eog_token_ids", id));
     let mut ends = Vec::new();
-    for (name, id) in [("eos", ids.eos), ("eot", ids.eot), ("eom", ids.eom)] {
-        // Converters write -1 for "none".
-        let Some(id) = id.filter(|&id| id != u32::MAX) else { continue };
+    for (key, id) in roles.chain(more) {
         if id as usize >= vocab_size {
-            let place = format!("key `tokenizer.ggml.{name}_token_id`");
+            let place = format!("key `tokenizer.ggml.{key}`");
             return Err(Error::malformed(place, format!("a token below {vocab_size}"), id));
         }
         ends.push(id);
@@ -105,7 +107,8 @@ mod tests {
         metadata.set("tokenizer.ggml.eos_token_id", 7u32);
         metadata.set("tokenizer.ggml.eot_token_id", 3i32);
         metadata.set("tokenizer.ggml.eom_token_id", -1i32);
-        assert_eq!(of_metadata(&metadata, 10).unwrap(), [3, 7]);
+        metadata.set("tokenizer.ggml.eog_token_ids", vec![7u32, 8]);
+        assert_eq!(of_metadata(&metadata, 10).unwrap(), [3, 7, 8]);
         let error = of_metadata(&metadata, 7).unwrap_err().to_string();
         assert!(
             error.contains("`tokenizer.ggml.eos_token_id`: expected a token below 7, found 7"),

@@ -73,7 +73,7 @@ impl<'a> VocabularySpec<'a> {
                 single_word: ids(metadata, "moewe.tokenizer.single_word")?,
                 normalized: ids(metadata, "moewe.tokenizer.normalized")?,
             },
-            ends: ids(metadata, "tokenizer.ggml.eog_token_ids")?,
+            ends: end_ids(metadata)?,
         }))
     }
 }
@@ -106,6 +106,11 @@ fn types(metadata: &Metadata) -> Result<Vec<i32>> {
 
 fn ids(metadata: &Metadata, key: &str) -> Result<Vec<u32>> {
     list(metadata, key, "an array of token ids", |array| array.as_u32s().map(|all| all.into_owned()))
+}
+
+/// Tokens that end an answer, besides those with a role.
+pub(super) fn end_ids(metadata: &Metadata) -> Result<Vec<u32>> {
+    ids(metadata, "tokenizer.ggml.eog_token_ids")
 }
 
 /// Bytes, in whichever of the two types of a byte a file has them.
