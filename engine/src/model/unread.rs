@@ -23,6 +23,7 @@ static HARMLESS: &[&str] = &[
     "expert_gating_func",
     "expert_group_count",
     "expert_group_used_count",
+    "expert_layer_frequency", // of German MoE GPT, in the converter's words
     "expert_shared_count",
     "expert_shared_feed_forward_length",
     "expert_used_count",
