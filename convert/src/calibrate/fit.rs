@@ -10,6 +10,9 @@ use moewe_engine::quant::Kind;
 use moewe_engine::{Error, Result};
 use std::collections::HashSet;
 
+/// The two halves of latent attention's `attn_kv_b`. Our forward does not observe them; llama.cpp writes entries of one
+/// row or of one per head, or of the whole, as its version has it. So they say nothing about whose importance this is.
+const ABSORBED: [&str; 3] = ["attn_k_b.weight", "attn_v_b.weight", "attn_kv_b.weight"];
 /// Names in a message; the others are counted.
 const NAMED: usize = 4;
 
@@ -51,16 +54,22 @@ fn wrong_lengths<R: Rows>(importance: &Importance, tensors: &[R], head: &str) ->
         let subject = Subject::of(tensor, head);
         let (found, expected) =
             (importance.entries.get(subject.observed())?.sums.len(), subject.experts * subject.columns);
-        (found != expected).then(|| format!("{} with {found} columns, not {expected}", subject.observed()))
+        (found != expected && !is_absorbed(subject.name))
+            .then(|| format!("{} with {found} columns, not {expected}", subject.observed()))
     };
     tensors.iter().filter_map(wrong).collect()
+}
+
+fn is_absorbed(name: &str) -> bool {
+    ABSORBED.iter().any(|ending| name.ends_with(ending))
 }
 
 /// Entries for tensors that the model does not have.
 fn strange<R: Rows>(importance: &Importance, tensors: &[R], head: &str) -> Vec<String> {
     let known = tensors.iter().flat_map(|tensor| [tensor.name(), Subject::of(tensor, head).observed()]);
     let known: HashSet<&str> = known.collect();
-    importance.entries.keys().filter(|name| !known.contains(name.as_str())).cloned().collect()
+    let strange = |name: &&String| !known.contains(name.as_str()) && !is_absorbed(name);
+    importance.entries.keys().filter(strange).cloned().collect()
 }
 
 /// Tensors that are rounded and have no importance. llama.cpp measures neither the embedding, which is no factor of a
@@ -75,6 +84,7 @@ fn missing<R: Rows>(importance: &Importance, tensors: &[R], head: &str, options:
         let keeps_its_bits = stored.is_some_and(|stored| stored.name == "MXFP4");
         is_quantizable(question)
             && !keeps_its_bits
+            && !is_absorbed(name)
             && !matches!(question.role(), Role::Embedding | Role::Head)
             && !is_known(importance, name)
     };
