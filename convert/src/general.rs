@@ -3,9 +3,9 @@
 use crate::checkpoint::Checkpoint;
 use crate::hf::params::{Dim, Params};
 use crate::hf::tokenizer::tokenizer_metadata;
+use crate::json;
 use moewe_engine::Result;
 use moewe_engine::gguf::Metadata;
-use serde_json::Value;
 use std::path::Path;
 
 /// llama.cpp's GGML_QNT_VERSION.
@@ -16,24 +16,51 @@ pub(crate) fn set_layout_version(metadata: &mut Metadata) {
     metadata.set("general.quantization_version", QUANTIZATION_VERSION);
 }
 
-/// Name of the model: that of its folder, or of its file where the folder holds several.
+/// The name of the model in `src`.
 pub(crate) fn set_name(metadata: &mut Metadata, src: &Path) {
-    let path = std::fs::canonicalize(src).unwrap_or_else(|_| src.to_owned());
-    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
-    if let Some(name) = name.and_then(|name| name.to_str()) {
+    if let Some(name) = model_name(src) {
         metadata.set("general.name", name);
     }
     metadata.set("general.type", "model");
 }
 
-/// Sampling defaults of generation_config.json; a file that is missing or broken has none.
-pub(crate) fn set_sampling(metadata: &mut Metadata, checkpoint: &Checkpoint) {
-    let path = checkpoint.folder.join("generation_config.json");
-    let Ok(config) =
-        std::fs::read(&path).map(|text| serde_json::from_slice::<Value>(&text).unwrap_or_default())
-    else {
-        return;
+/// Name of a model: that of its folder, or of its file where the folder holds several. In a cache of the hub, where
+/// folders go by the hashes of commits, it is that of the repository.
+pub fn model_name(src: &Path) -> Option<String> {
+    let path = if src.is_dir() {
+        std::fs::canonicalize(src).ok()?
+    } else {
+        // Not where a link leads: files of the cache are links to hashes.
+        let folder = src.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::canonicalize(folder).ok()?.join(src.file_name()?)
     };
+    let is_weights =
+        src.is_file() && path.file_stem().is_some_and(|stem| stem == "model" || stem == "pytorch_model");
+    let folder = if src.is_dir() || is_weights { path.as_path() } else { Path::new("") };
+    if let Some(name) = folder.ancestors().take(3).find_map(repository) {
+        return Some(name);
+    }
+    let name = if src.is_dir() { path.file_name() } else { path.file_stem() };
+    name.map(|name| name.to_string_lossy().into_owned())
+}
+
+/// The name in `models--owner--name`, of whose folder `snapshots/<commit>` this is one.
+fn repository(folder: &Path) -> Option<String> {
+    let commit = folder.file_name()?.to_str()?;
+    let snapshots =
+        folder.parent().filter(|above| above.file_name().is_some_and(|name| name == "snapshots"))?;
+    let cached = snapshots.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
+    let is_hash = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hash.then(|| cached.split_once("--").map_or(cached, |(_, name)| name).to_owned())
+}
+
+/// Sampling defaults of generation_config.json, where there is one.
+pub(crate) fn set_sampling(metadata: &mut Metadata, checkpoint: &Checkpoint) -> Result<()> {
+    let path = checkpoint.folder.join("generation_config.json");
+    if !path.is_file() {
+        return Ok(());
+    }
+    let config = json::read(&path)?;
     for (key, name) in [("temp", "temperature"), ("top_p", "top_p"), ("min_p", "min_p")] {
         if let Some(value) = config[name].as_f64().filter(|value| value.is_finite()) {
             metadata.set(format!("general.sampling.{key}"), value as f32);
@@ -42,6 +69,7 @@ pub(crate) fn set_sampling(metadata: &mut Metadata, checkpoint: &Checkpoint) {
     if let Some(value) = config["top_k"].as_i64().and_then(|value| i32::try_from(value).ok()) {
         metadata.set("general.sampling.top_k", value);
     }
+    Ok(())
 }
 
 /// The tokenizer that lies beside the weights, or that there is none.
@@ -65,4 +93,34 @@ fn set_no_tokenizer(metadata: &mut Metadata, params: &Params) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_from_folders_files_and_the_hubs_cache() {
+        let root = tempfile::tempdir().unwrap();
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let snapshot = root.path().join("models--owner--a--b/snapshots").join(commit);
+        let (plain, hash) = (root.path().join("olmoe"), root.path().join(commit));
+        for folder in [&snapshot, &plain, &hash] {
+            std::fs::create_dir_all(folder).unwrap();
+            std::fs::write(folder.join("model.safetensors"), "").unwrap();
+            std::fs::write(folder.join("tiny-Q4.gguf"), "").unwrap();
+        }
+        let cases = [
+            (snapshot.clone(), "a--b"),
+            (snapshot.join("model.safetensors"), "a--b"),
+            (snapshot.join("tiny-Q4.gguf"), "tiny-Q4"),
+            (plain.clone(), "olmoe"),
+            (plain.join("."), "olmoe"),
+            (plain.join("model.safetensors"), "model"),
+            (hash, commit),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(model_name(&path).as_deref(), Some(expected), "{}", path.display());
+        }
+    }
 }

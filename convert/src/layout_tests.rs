@@ -8,14 +8,14 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
+pub(super) type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 
-fn golden(name: &str) -> PathBuf {
+pub(super) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
 }
 
 /// A checkpoint on disk, to be changed and written again.
-fn load(name: &str) -> (Value, Tensors) {
+pub(super) fn load(name: &str) -> (Value, Tensors) {
     let text = std::fs::read(golden(name).join("config.json")).unwrap();
     let checkpoint = Checkpoint::open(&golden(name)).unwrap();
     let tensors = checkpoint.tensors().iter().map(|tensor| {
@@ -26,7 +26,7 @@ fn load(name: &str) -> (Value, Tensors) {
 }
 
 /// Writes the checkpoint and converts it.
-fn convert_as(config: &Value, tensors: &Tensors, format: &str) -> Result<(Gguf, Report)> {
+pub(super) fn convert_as(config: &Value, tensors: &Tensors, format: &str) -> Result<(Gguf, Report)> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
@@ -38,21 +38,21 @@ fn convert_as(config: &Value, tensors: &Tensors, format: &str) -> Result<(Gguf, 
     Ok((Gguf::open(&out).unwrap(), report))
 }
 
-fn weights(gguf: &Gguf, name: &str) -> Vec<f32> {
+pub(super) fn weights(gguf: &Gguf, name: &str) -> Vec<f32> {
     let tensor = gguf.tensor(name).unwrap_or_else(|| panic!("no {name}"));
     let mut weights = vec![0.0; tensor.elements() as usize];
     (tensor.format.dequantize)(&gguf.bytes(tensor), &mut weights);
     weights
 }
 
-fn assert_same(a: &Gguf, b: &Gguf) {
+pub(super) fn assert_same(a: &Gguf, b: &Gguf) {
     assert_eq!(a.tensors().len(), b.tensors().len());
     for tensor in a.tensors() {
         assert!(weights(a, &tensor.name) == weights(b, &tensor.name), "{}", tensor.name);
     }
 }
 
-fn take(tensors: &mut Tensors, name: &str) -> Vec<u8> {
+pub(super) fn take(tensors: &mut Tensors, name: &str) -> Vec<u8> {
     let at = tensors.iter().position(|tensor| tensor.0 == name).unwrap_or_else(|| panic!("no {name}"));
     tensors.remove(at).3
 }
@@ -147,7 +147,7 @@ fn fp8_with_tile_factors() {
     }
     tensors.last_mut().unwrap().2 = vec![4, 2];
     let message = convert_as(&config, &tensors, "F32").unwrap_err().to_string();
-    assert!(message.contains("factor per tile"), "{message}");
+    assert!(message.contains("per tile of [128, 128]"), "{message}");
 }
 
 #[test]
@@ -157,6 +157,9 @@ fn a_tied_head_is_left_out_or_repeated() {
     {
         let (mut config, mut tensors) = load(folder);
         config["tie_word_embeddings"] = true.into();
+        let table = tensors.iter().find(|tensor| tensor.0 == "model.embed_tokens.weight").unwrap().clone();
+        take(&mut tensors, "lm_head.weight");
+        tensors.push(("lm_head.weight".into(), table.1, table.2, table.3));
         let (gguf, report) = convert_as(&config, &tensors, "F32").unwrap();
         assert_eq!(gguf.tensor("output.weight").is_some(), expected, "{folder}");
         assert_eq!(report.dropped, ["lm_head.weight"], "{folder}");
@@ -233,6 +236,7 @@ fn gemma_norms_gain_one_under_every_prefix() {
 fn biases_and_shared_experts_are_taken_where_they_are() {
     let (config, mut tensors) = load("granitemoe");
     let mut config = config;
+    config["model_type"] = "granitemoeshared".into();
     config["shared_intermediate_size"] = 32.into();
     let message = convert_as(&config, &tensors, "F32").unwrap_err().to_string();
     assert!(message.contains("missing model.layers.0.shared_mlp.input_linear.weight"), "{message}");
@@ -247,9 +251,10 @@ fn biases_and_shared_experts_are_taken_where_they_are() {
     assert_eq!(weights(&gguf, "blk.1.ffn_gate_shexp.weight")[31 * 256], 31.0);
     assert_eq!(weights(&gguf, "blk.1.ffn_up_shexp.weight")[0], 32.0);
     // Llama's permutation moves biases as it moves rows.
-    let (config, mut tensors) = load("llama-dense");
+    let (mut config, mut tensors) = load("llama-dense");
+    config["attention_bias"] = true.into();
     for layer in 0..2 {
-        for (part, len) in [("q", 256), ("k", 128), ("v", 128)] {
+        for (part, len) in [("q", 256), ("k", 128), ("v", 128), ("o", 256)] {
             let counting: Vec<u8> =
                 (0..len).flat_map(|i| half::bf16::from_f32(i as f32).to_le_bytes()).collect();
             assert_eq!(bf16(&counting)[5], 5.0);
@@ -264,6 +269,10 @@ fn biases_and_shared_experts_are_taken_where_they_are() {
     let (gguf, _) = convert_as(&config, &tensors, "F32").unwrap();
     assert_eq!(weights(&gguf, "blk.0.attn_q.bias")[..4], [0.0, 32.0, 1.0, 33.0]);
     assert_eq!(weights(&gguf, "blk.0.attn_v.bias")[..4], [0.0, 1.0, 2.0, 3.0]);
+    // What the class does not compute is not computed, and said.
+    config["attention_bias"] = false.into();
+    let message = convert_as(&config, &tensors, "F32").unwrap_err().to_string();
+    assert!(message.contains("unknown model.layers.0.self_attn.k_proj.bias"), "{message}");
 }
 
 /// Llama 3's scaling becomes a tensor of divisors.

@@ -8,6 +8,7 @@ mod calibrate;
 pub mod checkpoint;
 mod general;
 pub mod hf;
+mod json;
 mod pad;
 pub mod recipe;
 mod report;
@@ -16,6 +17,7 @@ mod settle;
 mod stream;
 
 pub use calibrate::Text;
+pub use general::model_name;
 pub use pad::Padding;
 pub use recipe::{Override, Recipe};
 pub use report::{Fallback, Planned, Progress, Report, Substitution, Suspicious};
@@ -145,30 +147,24 @@ fn written(
         return requantize::convert(src, out, options, guide, progress);
     }
     let checkpoint = Checkpoint::open(src)?;
-    refuse_packed(&checkpoint.config)?;
+    hf::refuse_packed(&checkpoint.config)?;
     let architecture = Architecture::of(&checkpoint.config)?;
-    let params = architecture.params(&checkpoint.config);
+    let params = architecture.params(&checkpoint.config)?;
+    let mut remarks = checkpoint.leftovers.clone();
+    remarks.extend(architecture.remarks(&checkpoint.config)?);
     let plan = hf::plan::plan(architecture, &params, &checkpoint).map_err(|e| e.in_file(src))?;
     let mut metadata = architecture.metadata(&params)?;
     general::set_name(&mut metadata, src);
     general::set_layout_version(&mut metadata);
-    general::set_sampling(&mut metadata, &checkpoint);
+    general::set_sampling(&mut metadata, &checkpoint)?;
     general::set_tokenizer(&mut metadata, &checkpoint, &params)?;
+    remarks.extend(hf::templates::set_chat_templates(&checkpoint.folder, &mut metadata)?);
     let job = Job { options, progress, release: &|| checkpoint.release() };
     let (mut report, out) = job.write(metadata, &plan.outputs, guide, out).map_err(|e| e.in_file(src))?;
     report.dropped = plan.dropped;
+    remarks.extend(plan.remarks);
+    report.remarks = remarks;
     Ok((report, out))
-}
-
-/// Refuses weights that another program has packed; their tensors would all be unknown.
-fn refuse_packed(config: &serde_json::Value) -> Result<()> {
-    match config["quantization_config"]["quant_method"].as_str() {
-        None | Some("fp8" | "mxfp4") => Ok(()),
-        Some(method) => Err(Error::unsupported(
-            format!("config: weights packed by {method:?}"),
-            "convert the original checkpoint; F32, F16, BF16, FP8 and MXFP4 are read",
-        )),
-    }
 }
 
 fn is_gguf(path: &Path) -> Result<bool> {
@@ -185,6 +181,9 @@ mod tests;
 
 #[cfg(test)]
 mod layout_tests;
+
+#[cfg(test)]
+mod odd_tests;
 
 #[cfg(test)]
 mod refusal_tests;

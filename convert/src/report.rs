@@ -47,6 +47,8 @@ pub struct Report {
     pub fallbacks: Vec<Fallback>,
     /// Tensors of the source that hold nothing to convert.
     pub dropped: Vec<String>,
+    /// What is odd about the source and was decided: files that were not read, keys that nothing knows. A line each.
+    pub remarks: Vec<String>,
 }
 
 /// A tensor and what it is written in.

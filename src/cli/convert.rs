@@ -156,9 +156,8 @@ fn over(text: &str) -> Result<Override> {
 
 /// The source's own name beside us: `./olmoe-Q8_0.gguf`.
 fn default_output(src: &Path, level: &str) -> Result<PathBuf> {
-    let full = src.canonicalize().with_context(|| format!("{}: cannot open", src.display()))?;
-    let stem = if full.is_dir() { full.file_name() } else { full.file_stem() };
-    let stem = stem.map_or("model".into(), |stem| stem.to_string_lossy());
+    src.canonicalize().with_context(|| format!("{}: cannot open", src.display()))?;
+    let stem = moewe_convert::model_name(src).unwrap_or_else(|| "model".into());
     Ok(PathBuf::from(format!("{stem}-{level}.gguf")))
 }
 
@@ -223,6 +222,8 @@ impl Convert {
             return output::json(&json!({ "path": out.display().to_string(), "report": report }));
         }
         if !self.quiet {
+            report.remarks.iter().for_each(|remark| output::note(format!("note: {remark}")));
+            note_dropped(&report.dropped);
             note_losses(report);
             report.paddings.iter().for_each(output::note);
             report.substitutions.iter().for_each(output::note);
@@ -259,6 +260,15 @@ fn note_losses(report: &Report) {
         output::note(format!(
             "note: {count} tensors have no importance and are rounded without, such as {name}"
         ));
+    }
+}
+
+/// Tensors of the source that are not in the file.
+fn note_dropped(names: &[String]) {
+    let shown: Vec<_> = names.iter().take(8).map(|name| output::excerpt(name, 60)).collect();
+    let more = if names.len() > 8 { format!(" and {} more", names.len() - 8) } else { String::new() };
+    if !names.is_empty() {
+        output::note(format!("left out: {}{more}", shown.join(", ")));
     }
 }
 

@@ -3,6 +3,7 @@
 //! One [`Checkpoint`] stands for safetensors (one file or shards) and PyTorch pickles; whoever reads it does not
 //! know which. Bytes stay in the mapped file until they are asked for. What tensors mean is the business of `hf/`.
 
+mod folder;
 mod memory;
 mod open;
 pub mod pickle;
@@ -77,6 +78,8 @@ pub struct Checkpoint {
     pub folder: PathBuf,
     /// config.json, or what the pickle says in its place; an object.
     pub config: serde_json::Value,
+    /// Weight files of the folder that were not read, with the reason; a line each.
+    pub leftovers: Vec<String>,
     files: Vec<(PathBuf, Bytes)>,
     tensors: Vec<Tensor>,
     index: HashMap<String, usize>,
@@ -127,6 +130,7 @@ impl Checkpoint {
         Self {
             folder,
             config: serde_json::Value::Null,
+            leftovers: Vec::new(),
             files: Vec::new(),
             tensors: Vec::new(),
             index: HashMap::new(),

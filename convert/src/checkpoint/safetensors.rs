@@ -5,12 +5,15 @@ use super::{Checkpoint, Dtype, Found, memory::Bytes, row_major};
 use moewe_engine::{Error, Result};
 use std::path::Path;
 
+/// The crate reads no longer ones.
+const LONGEST_HEADER: u64 = 100_000_000;
+
 /// Adds every tensor of one file.
 pub(super) fn add(checkpoint: &mut Checkpoint, path: &Path, bytes: Bytes) -> Result<()> {
     let file = checkpoint.add_file(path, bytes);
     let bytes = &checkpoint.files[file].1;
-    let (header, metadata) = safetensors::SafeTensors::read_metadata(bytes)
-        .map_err(|e| Error::malformed("header", "safetensors", e).in_file(path))?;
+    let (header, metadata) =
+        safetensors::SafeTensors::read_metadata(bytes).map_err(|e| broken(bytes, e).in_file(path))?;
     let data = header + 8;
     let mut found = Vec::new();
     for name in metadata.offset_keys() {
@@ -24,6 +27,29 @@ pub(super) fn add(checkpoint: &mut Checkpoint, path: &Path, bytes: Bytes) -> Res
         found.push(Found { name, dtype, shape, strides, file, start: data + start, end: data + end });
     }
     found.into_iter().try_for_each(|tensor| checkpoint.add_tensor(tensor)).map_err(|e| e.in_file(path))
+}
+
+/// Why a file cannot be read: most often its end is missing.
+fn broken(bytes: &[u8], error: safetensors::SafeTensorError) -> Error {
+    let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    let ends_in_header = length < LONGEST_HEADER && length.saturating_add(8) > bytes.len() as u64;
+    let header = usize::try_from(length).ok().and_then(|length| bytes.get(8..)?.get(..length));
+    let needed = header.and_then(last_byte).map(|last| last.saturating_add(length).saturating_add(8));
+    let needed = needed.or_else(|| ends_in_header.then_some(length.saturating_add(8)));
+    match needed.filter(|&needed| needed > bytes.len() as u64) {
+        Some(needed) => Error::malformed(
+            "size",
+            format!("at least {needed} bytes, as the header says"),
+            format!("{}: the file is incomplete, download it again", bytes.len()),
+        ),
+        None => Error::malformed("header", "safetensors", error),
+    }
+}
+
+/// Where the data ends, by the header's own words.
+fn last_byte(header: &[u8]) -> Option<u64> {
+    let header: serde_json::Value = serde_json::from_slice(header).ok()?;
+    header.as_object()?.values().filter_map(|tensor| tensor["data_offsets"][1].as_u64()).max()
 }
 
 fn dtype(dtype: safetensors::Dtype, name: &str) -> Result<Dtype> {

@@ -44,7 +44,11 @@ struct Archive {
 impl Archive {
     fn open(bytes: &[u8]) -> Result<Self> {
         let broken = |e: zip::result::ZipError| Error::malformed("zip", "a readable archive", e);
-        let mut zip = zip::ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
+        // The directory stands at the end, so that is what a download that broke off lacks.
+        let mut zip = zip::ZipArchive::new(Cursor::new(bytes)).map_err(|error| {
+            let whole = "a whole archive with its directory at the end";
+            Error::malformed("zip", whole, format!("{error}: the file may be incomplete, download it again"))
+        })?;
         let mut description = None;
         let mut storages = HashMap::new();
         for i in 0..zip.len() {

@@ -21,7 +21,7 @@ pub(super) const GROUPED: &[Key] = &[
     Key("attention.head_count_kv", From::Dim(Dim::HeadsKv)),
     Key("attention.key_length", From::Dim(Dim::Head)),
     Key("attention.value_length", From::Dim(Dim::Head)),
-    Key("attention.layer_norm_rms_epsilon", From::Float(&["rms_norm_eps"], 1e-6)),
+    Key("attention.layer_norm_rms_epsilon", From::Float(&["rms_norm_eps"])),
     Key("rope.*", From::Computed(rope::keys)),
 ];
 
@@ -36,13 +36,51 @@ pub(super) fn silu_only(params: &Params) -> Result<Pairs> {
         !matches!(activation, "silu" | "swish"),
         &format!("the activation {activation:?} (only silu is known)"),
     )?;
-    params.refuse(params.flag(&["use_sliding_window"], false)?, "a sliding window in some of the layers")?;
+    let window = params.uint(&["sliding_window"])?.unwrap_or(u64::MAX);
+    // Mistral and Mixtral carry theirs over; a window that no context fills hides nothing.
+    if params.raw("use_sliding_window").is_some() && window < params.dim(Dim::Context)? {
+        params.refuse(has_sliding_layers(params)?, "a sliding window (use_sliding_window, layer_types)")?;
+    }
     Ok(vec![])
 }
 
-/// Whether the head has weights of its own.
+/// Whether Qwen's classes let a layer look back only so far.
+fn has_sliding_layers(params: &Params) -> Result<bool> {
+    if let Some((_, types)) = params.get(&["layer_types"]) {
+        let types = types.as_array().into_iter().flatten();
+        return Ok(types.into_iter().any(|kind| kind != "full_attention"));
+    }
+    let first = params.uint(&["max_window_layers"])?.unwrap_or(0);
+    let some = match params.class().map(|class| class.name) {
+        Some("qwen2" | "qwen3") => first < params.dim(Dim::Layers)?,
+        _ => true,
+    };
+    Ok(params.flag(&["use_sliding_window"], false)? && some)
+}
+
+/// Biases on queries, keys and values.
+pub(super) fn qkv_biased(params: &Params) -> bool {
+    let flag = |name: &str| params.flag(&[name], false).unwrap_or(false);
+    params.is("qwen2") || flag("qkv_bias") || flag("attention_bias")
+}
+
+/// A bias on what attention yields.
+fn output_biased(params: &Params) -> bool {
+    params.flag(&["attention_bias"], false).unwrap_or(false)
+}
+
+/// Biases in dense feed-forward layers.
+fn ffn_biased(params: &Params) -> bool {
+    params.flag(&["mlp_bias"], false).unwrap_or(false)
+}
+
+/// Whether the head has weights of its own, as the configuration and the checkpoint say together (`tied.rs`).
 pub(super) fn untied(params: &Params) -> bool {
     !params.flag(&["tie_word_embeddings"], false).unwrap_or(false)
+}
+
+fn tied(params: &Params) -> bool {
+    !untied(params)
 }
 
 /// Tensors that hold nothing to convert: recomputable tables, and a head that is the embedding once more.
@@ -53,13 +91,15 @@ pub(super) const IGNORED: &[&str] = &[
     "model.rotary_emb.inv_freq",
 ];
 
-/// Embedding, final norm, and the head where it is not the embedding.
+/// Embedding, final norm, and the head where it is not the embedding. One matrix for both may go by either name.
 pub(super) fn ends() -> Vec<Rule> {
     use Dim::*;
     vec![
-        rule("token_embd.weight", "model.embed_tokens.weight", [Vocab, Embedding]),
+        rule("token_embd.weight", "model.embed_tokens.weight", [Vocab, Embedding])
+            .or("lm_head.weight")
+            .only_if(tied),
         rule("output_norm.weight", "model.norm.weight", [Embedding]),
-        rule("output.weight", "lm_head.weight", [Vocab, Embedding]).only_if(untied).optional(),
+        rule("output.weight", "lm_head.weight", [Vocab, Embedding]).when(untied),
     ]
 }
 
@@ -67,8 +107,9 @@ pub(super) fn ends() -> Vec<Rule> {
 pub(super) fn ends_with_head() -> Vec<Rule> {
     let mut rules = ends();
     rules.pop();
-    let head = rule("output.weight", "lm_head.weight", [Dim::Vocab, Dim::Embedding]).only_if(untied);
-    rules.push(head.or("model.embed_tokens.weight"));
+    let head = rule("output.weight", "lm_head.weight", [Dim::Vocab, Dim::Embedding]);
+    let head = head.only_if(untied).or("model.embed_tokens.weight").only_if(tied);
+    rules.push(head.or("lm_head.weight").only_if(tied));
     rules
 }
 
@@ -81,10 +122,11 @@ pub(super) fn attention() -> Vec<Rule> {
         rule("blk.{i}.attn_k.weight", "model.layers.{i}.self_attn.k_proj.weight", [Kv, Embedding]),
         rule("blk.{i}.attn_v.weight", "model.layers.{i}.self_attn.v_proj.weight", [Kv, Embedding]),
         rule("blk.{i}.attn_output.weight", "model.layers.{i}.self_attn.o_proj.weight", [Embedding, Q]),
-        rule("blk.{i}.attn_q.bias", "model.layers.{i}.self_attn.q_proj.bias", [Q]).optional(),
-        rule("blk.{i}.attn_k.bias", "model.layers.{i}.self_attn.k_proj.bias", [Kv]).optional(),
-        rule("blk.{i}.attn_v.bias", "model.layers.{i}.self_attn.v_proj.bias", [Kv]).optional(),
-        rule("blk.{i}.attn_output.bias", "model.layers.{i}.self_attn.o_proj.bias", [Embedding]).optional(),
+        rule("blk.{i}.attn_q.bias", "model.layers.{i}.self_attn.q_proj.bias", [Q]).when(qkv_biased),
+        rule("blk.{i}.attn_k.bias", "model.layers.{i}.self_attn.k_proj.bias", [Kv]).when(qkv_biased),
+        rule("blk.{i}.attn_v.bias", "model.layers.{i}.self_attn.v_proj.bias", [Kv]).when(qkv_biased),
+        rule("blk.{i}.attn_output.bias", "model.layers.{i}.self_attn.o_proj.bias", [Embedding])
+            .when(output_biased),
     ]
 }
 
@@ -118,9 +160,9 @@ pub(super) fn dense() -> Vec<Rule> {
         rule("blk.{i}.ffn_gate.weight", "model.layers.{i}.mlp.gate_proj.weight", [Ff, Embedding]),
         rule("blk.{i}.ffn_up.weight", "model.layers.{i}.mlp.up_proj.weight", [Ff, Embedding]),
         rule("blk.{i}.ffn_down.weight", "model.layers.{i}.mlp.down_proj.weight", [Embedding, Ff]),
-        rule("blk.{i}.ffn_gate.bias", "model.layers.{i}.mlp.gate_proj.bias", [Ff]).optional(),
-        rule("blk.{i}.ffn_up.bias", "model.layers.{i}.mlp.up_proj.bias", [Ff]).optional(),
-        rule("blk.{i}.ffn_down.bias", "model.layers.{i}.mlp.down_proj.bias", [Embedding]).optional(),
+        rule("blk.{i}.ffn_gate.bias", "model.layers.{i}.mlp.gate_proj.bias", [Ff]).when(ffn_biased),
+        rule("blk.{i}.ffn_up.bias", "model.layers.{i}.mlp.up_proj.bias", [Ff]).when(ffn_biased),
+        rule("blk.{i}.ffn_down.bias", "model.layers.{i}.mlp.down_proj.bias", [Embedding]).when(ffn_biased),
     ]
     .into_iter()
     .map(Rule::in_dense_layers)

@@ -8,8 +8,8 @@ use super::keys::{From, Key, Pairs};
 use super::params::{Dim, Params};
 use super::rope;
 use super::rules::{Op, Rule, rule};
-use moewe_engine::Result;
 use moewe_engine::gguf::Value;
+use moewe_engine::{Error, Result};
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     name: "deepseek2",
@@ -21,7 +21,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
         EXPERTS,
         &[
             Key("attention.head_count_kv", From::Uint(1)),
-            Key("attention.layer_norm_rms_epsilon", From::Float(&["rms_norm_eps"], 1e-6)),
+            Key("attention.layer_norm_rms_epsilon", From::Float(&["rms_norm_eps"])),
             Key("rope.*", From::Computed(rope::keys)),
             Key("attention.q_lora_rank", From::Computed(q_rank)),
             Key("attention.kv_lora_rank", From::Dim(Dim::KvRank)),
@@ -32,14 +32,13 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("leading_dense_block_count", From::MaybeUint(&["first_k_dense_replace"])),
             Key("expert_feed_forward_length", From::Dim(Dim::ExpertFf)),
             Key("expert_shared_count", From::Dim(Dim::ExpertsShared)),
-            Key("expert_weights_scale", From::Float(&["routed_scaling_factor"], 1.0)),
-            Key("expert_weights_norm", From::Flag(&["norm_topk_prob"], false)),
+            Key("expert_weights_scale", From::Float(&["routed_scaling_factor"])),
+            Key("expert_weights_norm", From::Flag(&["norm_topk_prob"])),
             Key("expert_gating_func", From::Uint(1)),
             Key("expert_group_count", From::Computed(groups)),
             Key("", From::Computed(common::silu_only)),
         ],
     ],
-    defaults: &[],
     rules,
     computed: &[],
     ignored: &[IGNORED],
@@ -55,12 +54,26 @@ fn expert_layer(params: &Params, layer: u64) -> bool {
 fn groups(params: &Params) -> Result<Pairs> {
     let scoring = params.text(&["scoring_func"])?.unwrap_or("softmax");
     params.refuse(scoring != "softmax", &format!("scoring_func {scoring:?}"))?;
-    let groups = params.uint(&["n_group"])?.unwrap_or(1);
-    let method = params.text(&["topk_method"])?.unwrap_or("greedy");
-    if method == "greedy" || groups <= 1 {
-        return Ok(vec![]);
+    // The class of transformers does not normalise even then; the original's code does.
+    params.refuse(params.flag(&["norm_topk_prob"], false)?, "norm_topk_prob, on which codes disagree")?;
+    match params.text(&["topk_method"])?.unwrap_or("none") {
+        "greedy" => return Ok(vec![]),
+        "group_limited_greedy" => {}
+        other => params.refuse(true, &format!("topk_method {other:?}"))?,
     }
-    let used = params.uint(&["topk_group"])?.unwrap_or(groups);
+    let count = |name: &str| {
+        let number = params.uint(&[name])?.filter(|&number| number > 0);
+        number.ok_or_else(|| Error::malformed(format!("config, {name}"), "a number of groups", "none"))
+    };
+    let (groups, used, experts) = (count("n_group")?, count("topk_group")?, params.dim(Dim::Experts)?);
+    if experts % groups != 0 || used > groups {
+        let found = format!("{used} of {groups}");
+        return Err(Error::malformed(
+            "config, n_group",
+            format!("groups that divide {experts} experts"),
+            found,
+        ));
+    }
     Ok(vec![
         ("expert_group_count", Value::from(groups as u32)),
         ("expert_group_used_count", Value::from(used as u32)),

@@ -22,7 +22,6 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("", From::Computed(supported)),
         ],
     ],
-    defaults: DEFAULTS,
     rules,
     computed: &[],
     ignored: &[
@@ -37,28 +36,27 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     expert_layer: |_, _| false,
 };
 
-/// Gemma3TextConfig of transformers.
-const DEFAULTS: &[(&str, u64)] = &[
-    ("vocab_size", 262_208),
-    ("num_attention_heads", 8),
-    ("num_key_value_heads", 4),
-    ("head_dim", 256),
-    ("max_position_embeddings", 131_072),
-    ("sliding_window", 4096),
-];
-
 /// Every n-th layer sees everything. llama.cpp assumes 6 without the key.
 fn pattern(params: &Params) -> Result<Pairs> {
-    let stated = params.uint(&["sliding_window_pattern", "_sliding_window_pattern"])?;
-    let types = params.get(&["layer_types"]).and_then(|(_, types)| types.as_array());
-    let full = |types: &Vec<serde_json::Value>| types.iter().position(|kind| kind == "full_attention");
-    let pattern = match (stated, types.and_then(full)) {
-        (Some(stated), _) => stated,
-        (None, Some(first)) => first as u64 + 1,
-        (None, None) => 6,
+    let layers = params.dim(Dim::Layers)?;
+    let types = match params.get(&["layer_types"]) {
+        Some((_, types)) => {
+            Some(types.as_array().filter(|types| types.len() as u64 == layers).ok_or_else(|| {
+                Error::malformed("config, layer_types", format!("a list of {layers}"), types)
+            })?)
+        }
+        None => None,
     };
+    let full = |types: &Vec<serde_json::Value>| types.iter().position(|kind| kind == "full_attention");
+    let pattern = match types {
+        Some(types) => full(types).map_or(layers + 1, |first| first as u64 + 1),
+        None => params.uint(&["sliding_window_pattern"])?.unwrap_or(6),
+    };
+    params.refuse(pattern == 0 || pattern > 1 << 12, &format!("sliding_window_pattern {pattern}"))?;
     let regular = |(i, kind): (usize, &serde_json::Value)| {
-        (kind == "full_attention") == (i as u64 + 1).is_multiple_of(pattern.max(1))
+        let expected =
+            if (i as u64 + 1).is_multiple_of(pattern) { "full_attention" } else { "sliding_attention" };
+        kind == expected
     };
     if types.is_some_and(|types| !types.iter().enumerate().all(regular)) {
         return Err(Error::unsupported(
@@ -66,6 +64,11 @@ fn pattern(params: &Params) -> Result<Pairs> {
             "every n-th layer may see everything",
         ));
     }
+    let slides = pattern > 1;
+    params.refuse(
+        slides && params.uint(&["sliding_window"])?.unwrap_or(0) == 0,
+        "sliding layers without a window",
+    )?;
     Ok(if pattern == 6 {
         vec![]
     } else {
@@ -76,25 +79,20 @@ fn pattern(params: &Params) -> Result<Pairs> {
 fn supported(params: &Params) -> Result<Pairs> {
     params.refuse(params.get(&["final_logit_softcapping"]).is_some(), "final_logit_softcapping")?;
     params.refuse(params.get(&["attn_logit_softcapping"]).is_some(), "attn_logit_softcapping")?;
+    params.refuse(params.flag(&["use_bidirectional_attention"], false)?, "use_bidirectional_attention")?;
     let activation = params.text(&["hidden_activation"])?.unwrap_or("gelu_pytorch_tanh");
     params.refuse(activation != "gelu_pytorch_tanh", &format!("the activation {activation:?}"))?;
-    let Some(scalar) = params.float(&["query_pre_attn_scalar"])? else { return Ok(vec![]) };
-    let usual = scalar as u64 == params.dim(Dim::Head)?;
+    let scalar = params.float(&["query_pre_attn_scalar"])?.unwrap_or(256.0);
+    params.refuse(scalar <= 0.0, &format!("query_pre_attn_scalar {scalar}"))?;
+    let usual = scalar == params.dim(Dim::Head)? as f32;
     Ok(if usual { vec![] } else { vec![("attention.scale", Value::from(1.0 / scalar.sqrt()))] })
-}
-
-fn untied(params: &Params) -> bool {
-    !params.flag(&["tie_word_embeddings"], true).unwrap_or(true)
 }
 
 fn rules() -> Vec<Rule> {
     use Dim::*;
-    let mut rules = vec![
-        rule("token_embd.weight", "model.embed_tokens.weight", [Vocab, Embedding]),
-        rule("output_norm.weight", "model.norm.weight", [Embedding]).plus_one(),
-        rule("output.weight", "lm_head.weight", [Vocab, Embedding]).only_if(untied).optional(),
-    ];
+    let mut rules = common::ends();
     let norm = |rule: Rule| if rule.to.ends_with("norm.weight") { rule.plus_one() } else { rule };
+    rules = rules.into_iter().map(norm).collect();
     rules.extend(common::attention().into_iter().map(norm));
     rules.extend(common::head_norms().into_iter().map(norm));
     for (to, from) in [

@@ -24,7 +24,6 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("", From::Computed(supported)),
         ],
     ],
-    defaults: &[],
     rules,
     computed: &[],
     ignored: &[IGNORED],
@@ -32,12 +31,19 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
 };
 
 fn supported(params: &Params) -> Result<Pairs> {
-    let types = params.get(&["layer_types"]).and_then(|(_, types)| types.as_array());
-    let alternate = |(i, kind): (usize, &serde_json::Value)| (kind == "sliding_attention") == (i % 2 == 0);
-    let regular = types.is_none_or(|types| types.iter().enumerate().all(alternate));
-    params.refuse(!regular, "layer_types other than sliding and full in turns")?;
-    let limit = params.float(&["swiglu_limit"])?.unwrap_or(7.0);
-    params.refuse(limit != 7.0, &format!("swiglu_limit {limit}"))?;
+    let layers = params.dim(Dim::Layers)? as usize;
+    let types =
+        params.get(&["layer_types"]).map(|(_, types)| types.as_array().map_or(&[][..], Vec::as_slice));
+    let alternate = |(i, kind): (usize, &serde_json::Value)| {
+        kind == if i % 2 == 0 { "sliding_attention" } else { "full_attention" }
+    };
+    let regular = types.is_none_or(|types| types.len() == layers && types.iter().enumerate().all(alternate));
+    params.refuse(!regular, "layer_types other than sliding and full in turns, one per layer")?;
+    params.refuse(params.uint(&["sliding_window"])?.unwrap_or(0) == 0, "sliding layers without a window")?;
+    for (name, known) in [("swiglu_limit", 7.0), ("swiglu_alpha", 1.702)] {
+        let found = params.float(&[name])?.unwrap_or(known);
+        params.refuse(found != known, &format!("{name} {found} (only {known} is known)"))?;
+    }
     Ok(vec![])
 }
 

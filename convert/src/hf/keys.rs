@@ -18,12 +18,12 @@ pub(super) enum From {
     Dim(Dim),
     /// A length, left out where it is not known or zero.
     MaybeDim(Dim),
-    /// A number under one of these names, or the default.
-    Float(&'static [&'static str], f32),
+    /// A number that must be known.
+    Float(&'static [&'static str]),
     /// A whole number under one of these names, left out without one.
     MaybeUint(&'static [&'static str]),
-    /// A flag under one of these names, or the default.
-    Flag(&'static [&'static str], bool),
+    /// A flag that must be known.
+    Flag(&'static [&'static str]),
     /// Always this.
     Uint(u32),
     /// Always this.
@@ -45,9 +45,14 @@ impl Key {
             From::MaybeDim(dim) => {
                 params.maybe(dim)?.filter(|&n| n > 0).map(|n| uint(name, n)).transpose()?
             }
-            From::Float(names, default) => Some(params.float(names)?.unwrap_or(default).into()),
+            From::Float(names) => {
+                Some(params.float(names)?.ok_or_else(|| missing(names, "a number"))?.into())
+            }
             From::MaybeUint(names) => params.uint(names)?.map(|n| uint(name, n)).transpose()?,
-            From::Flag(names, default) => Some(params.flag(names, default)?.into()),
+            From::Flag(names) => {
+                params.get(names).ok_or_else(|| missing(names, "true or false"))?;
+                Some(params.flag(names, false)?.into())
+            }
             From::Uint(value) => Some(value.into()),
             From::Number(value) => Some(value.into()),
             From::Bool(value) => Some(value.into()),
@@ -64,6 +69,10 @@ impl Key {
         }
         Ok(())
     }
+}
+
+fn missing(names: &[&str], expected: &str) -> Error {
+    Error::malformed(format!("config, {}", names[0]), expected, "none")
 }
 
 fn uint(name: &str, value: u64) -> Result<Value> {

@@ -17,35 +17,35 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
         SIZES,
         GROUPED,
         &[
-            Key("expert_count", From::MaybeDim(Dim::Experts)),
-            Key("expert_used_count", From::Computed(used)),
+            Key("", From::Computed(experts_of)),
             Key("attention.sliding_window", From::Computed(window)),
             Key("", From::Computed(common::silu_only)),
         ],
     ],
-    defaults: &[],
     rules,
-    computed: &[("rope_freqs.weight", rope::llama3_factors)],
+    computed: &[("rope_freqs.weight", rope::factors)],
     ignored: &[IGNORED],
     expert_layer: |params, _| has_experts(params),
 };
 
 fn has_experts(params: &Params) -> bool {
-    params.maybe(Dim::Experts).ok().flatten().is_some_and(|count| count > 0)
+    params.is("mixtral")
 }
 
-fn used(params: &Params) -> Result<Pairs> {
+fn experts_of(params: &Params) -> Result<Pairs> {
     if !has_experts(params) {
         return Ok(vec![]);
     }
-    Ok(vec![("expert_used_count", (params.dim(Dim::ExpertsUsed)? as u32).into())])
+    let counts = [("expert_count", Dim::Experts), ("expert_used_count", Dim::ExpertsUsed)];
+    counts.into_iter().map(|(name, dim)| Ok((name, (params.dim(dim)? as u32).into()))).collect()
 }
 
 /// Mistral's first models look back so far only, in every layer. Stock llama.cpp does not read the key here and
 /// looks back to the beginning.
 fn window(params: &Params) -> Result<Pairs> {
-    let window = params.uint(&["sliding_window"])?.unwrap_or(0);
-    let narrows = window > 0 && window < params.dim(Dim::Context)?;
+    let Some(window) = params.uint(&["sliding_window"])? else { return Ok(vec![]) };
+    params.refuse(window == 0, "sliding_window 0, with which nothing would be seen")?;
+    let narrows = window < params.dim(Dim::Context)?;
     Ok(if narrows { vec![("attention.sliding_window", (window as u32).into())] } else { vec![] })
 }
 

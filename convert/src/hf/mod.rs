@@ -3,14 +3,21 @@
 //!
 //! Nothing here touches weights: [`plan`](plan::plan) says which bytes make which tensor.
 
+mod checks;
+mod class;
 mod common;
 mod keys;
+mod names;
 pub mod params;
 pub mod plan;
 mod rope;
 mod rules;
+mod scales;
+pub mod templates;
+mod tied;
 pub mod tokenizer;
 pub mod view;
+mod yarn;
 
 mod deepseek2;
 mod gemma3;
@@ -26,15 +33,22 @@ mod qwen3;
 mod qwen3moe;
 mod tachyon;
 
+use class::Class;
 use keys::Key;
 use moewe_engine::gguf::Metadata;
 use moewe_engine::{Error, Result};
 use params::Params;
 use rules::Rule;
-use serde_json::Value;
+pub(crate) use scales::refuse_packed;
+use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::sync::LazyLock;
 
 /// A tensor that no checkpoint holds, computed from the configuration; `None` where the model does without.
 type Computed = (&'static str, fn(&Params) -> Result<Option<Vec<f32>>>);
+
+/// The one class known here that wraps a text model; it has no numbers of its own.
+const WRAPPER: &str = "gemma3";
 
 /// The Hugging Face side of an architecture.
 pub struct Architecture {
@@ -46,7 +60,6 @@ pub struct Architecture {
     pub classes: &'static [&'static str],
     /// Values of `model_type`.
     pub model_types: &'static [&'static str],
-    defaults: &'static [(&'static str, u64)],
     keys: &'static [&'static [Key]],
     rules: fn() -> Vec<Rule>,
     computed: &'static [Computed],
@@ -78,19 +91,27 @@ pub static ARCHITECTURES: &[&Architecture] = &[
 ];
 
 impl Architecture {
-    /// The architecture that a configuration names, by class first and by model type second.
+    /// The architecture that a configuration names, by model class or by model type; that of a wrapper may name it in
+    /// its `text_config` only.
     ///
     /// # Errors
-    /// When none is named or known; the message lists what is.
+    /// When none is named or known, or two are; the message lists what is.
     pub fn of(config: &Value) -> Result<&'static Self> {
-        let classes: Vec<&str> =
-            config["architectures"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let kind = config["model_type"].as_str();
+        let (classes, kind) = named(config);
+        if classes.is_empty() && kind.is_none() && config["text_config"].is_object() {
+            return Self::of(&config["text_config"]);
+        }
         let by_class =
             ARCHITECTURES.iter().find(|known| known.classes.iter().any(|name| classes.contains(name)));
         let by_type =
-            || ARCHITECTURES.iter().find(|known| kind.is_some_and(|kind| known.model_types.contains(&kind)));
-        by_class.or_else(by_type).copied().ok_or_else(|| {
+            ARCHITECTURES.iter().find(|known| kind.is_some_and(|kind| known.model_types.contains(&kind)));
+        if let (Some(class), Some(kind)) = (by_class, by_type)
+            && class.name != kind.name
+        {
+            let found = format!("classes of {} and {}", class.name, kind.name);
+            return Err(Error::malformed("config, architectures and model_type", "one architecture", found));
+        }
+        by_class.or(by_type).copied().ok_or_else(|| {
             let found = classes.first().copied().or(kind).unwrap_or("nothing");
             let known: Vec<_> = ARCHITECTURES.iter().flat_map(|known| known.classes).copied().collect();
             Error::unsupported(
@@ -100,9 +121,44 @@ impl Architecture {
         })
     }
 
-    /// The numbers of a configuration, as this architecture understands what is left out.
-    pub fn params(&self, config: &Value) -> Params {
-        Params::new(config, self.defaults)
+    /// The numbers of a configuration, as this architecture's class understands what is left out.
+    ///
+    /// # Errors
+    /// Nulls where the class wants a value, numbers that contradict each other.
+    pub fn params(&self, config: &Value) -> Result<Params> {
+        Params::new(&text_of(config), Class::of(self.model_type(config)))
+    }
+
+    /// What a person should know about the keys of a configuration: those that nothing here knows.
+    ///
+    /// # Errors
+    /// As [`Self::params`], and a rotation that cannot be understood.
+    pub fn remarks(&self, config: &Value) -> Result<Vec<String>> {
+        let Some(class) = Class::of(self.model_type(config)) else { return Ok(vec![]) };
+        let text = text_of(config);
+        let mut unknown: Vec<String> = class.unknown(&text).into_iter().map(str::to_owned).collect();
+        if let (Some(outer), Cow::Owned(_)) = (config.as_object(), &text) {
+            let known = |key: &&String| !text.contains_key(*key) && *key != "text_config";
+            let wrapper = Class::of(WRAPPER).map_or_else(Vec::new, |wrapper| wrapper.unknown(outer));
+            unknown.extend(outer.keys().filter(known).filter(|key| wrapper.contains(&key.as_str())).cloned());
+        }
+        unknown.sort();
+        unknown.extend(rope::unread(&self.params(config)?)?);
+        let line = format!("config keys that nothing here knows, left out: {}", unknown.join(", "));
+        Ok(if unknown.is_empty() { vec![] } else { vec![line] })
+    }
+
+    /// The `model_type` whose class counts: the one that is named, else that of the model class.
+    fn model_type(&self, config: &Value) -> &'static str {
+        let text = &config["text_config"];
+        let (classes, kind) = named(if text.is_object() { text } else { config });
+        let plain = |name: &str| name.to_lowercase().replace('_', "");
+        let of_class = |kind: &&&str| {
+            classes.iter().any(|class| plain(class).trim_end_matches("forcausallm") == plain(kind))
+        };
+        let known = || self.model_types.iter().filter(|known| **known != WRAPPER);
+        let stated = known().find(|known| kind == Some(known));
+        stated.or_else(|| known().find(of_class)).copied().unwrap_or(self.model_types[0])
     }
 
     /// `general.architecture` and the keys of the architecture.
@@ -110,6 +166,7 @@ impl Architecture {
     /// # Errors
     /// When the configuration lacks a number, or asks for what is not carried over.
     pub fn metadata(&self, params: &Params) -> Result<Metadata> {
+        checks::possible(params)?;
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", self.gguf);
         for key in self.keys.iter().copied().flatten() {
@@ -117,6 +174,34 @@ impl Architecture {
         }
         Ok(metadata)
     }
+}
+
+/// Model classes and model type that a configuration names.
+fn named(config: &Value) -> (Vec<&str>, Option<&str>) {
+    let classes =
+        config["architectures"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    (classes, config["model_type"].as_str())
+}
+
+/// What a configuration says about the text model. A wrapper's own keys count only where they are about the whole:
+/// tied embeddings, which its class decides, how weights are stored, and token ids.
+fn text_of(config: &Value) -> Cow<'_, Map<String, Value>> {
+    static NONE: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+    let outer = config.as_object().unwrap_or(&NONE);
+    let Some(inner) = config["text_config"].as_object() else { return Cow::Borrowed(outer) };
+    let mut text = inner.clone();
+    let whole = Class::of(WRAPPER).and_then(|wrapper| wrapper.default("tie_word_embeddings"));
+    let is_wrapper = outer.get("model_type").is_some_and(|kind| kind == WRAPPER);
+    for (key, value) in outer {
+        if matches!(&**key, "quantization_config" | "transformers_weights") {
+            text.insert(key.clone(), value.clone());
+        } else if key.ends_with("_token_id") {
+            text.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    let tied = outer.get("tie_word_embeddings").or(whole.filter(|_| is_wrapper));
+    text.extend(tied.map(|tied| ("tie_word_embeddings".to_owned(), tied.clone())));
+    Cow::Owned(text)
 }
 
 #[cfg(test)]

@@ -7,10 +7,9 @@
 
 use super::Architecture;
 use super::common::SIZES;
-use super::keys::{From, Key, Pairs};
-use super::params::{Dim, Params};
+use super::keys::{From, Key};
+use super::params::Dim;
 use super::rules::{Op, Rule, rule};
-use moewe_engine::Result;
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     name: "moe_124m",
@@ -24,23 +23,16 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("attention.layer_norm_epsilon", From::Number(1e-5)),
             Key("feed_forward_activation", From::Text("swiglu")),
             Key("expert_count", From::Dim(Dim::Experts)),
-            Key("expert_used_count", From::Computed(used)),
+            Key("expert_used_count", From::Dim(Dim::ExpertsUsed)),
             Key("expert_gating_func", From::Uint(3)), // softmax over the chosen
             Key("expert_weights_norm", From::Bool(false)),
         ],
     ],
-    defaults: &[],
     rules,
     computed: &[],
     ignored: &[&["blocks.{i}.attn.mask"]],
     expert_layer: |_, _| true,
 };
-
-/// Two, as the original's code has it, where the configuration is silent.
-fn used(params: &Params) -> Result<Pairs> {
-    let used = params.maybe(Dim::ExpertsUsed)?.unwrap_or(2);
-    Ok(vec![("expert_used_count", (used as u32).into())])
-}
 
 fn rules() -> Vec<Rule> {
     use Dim::*;

@@ -23,16 +23,15 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
         EXPERTS,
         &[
             Key("attention.head_count_kv", From::Dim(Dim::Heads)),
-            Key("attention.layer_norm_epsilon", From::Float(&["layer_norm_epsilon"], 1e-5)),
+            Key("attention.layer_norm_epsilon", From::Float(&["layer_norm_epsilon"])),
             Key("rope.*", From::Computed(rope::keys)),
             Key("feed_forward_activation", From::Computed(activation)),
             Key("expert_layer_frequency", From::MaybeUint(&["moe_layer_frequency"])),
-            Key("expert_capacity_factor", From::Float(&["capacity_factor"], 1.25)),
+            Key("expert_capacity_factor", From::Float(&["capacity_factor"])),
             Key("expert_gating_func", From::Uint(3)), // softmax over the chosen
             Key("expert_weights_norm", From::Bool(false)),
         ],
     ],
-    defaults: &[],
     rules,
     computed: &[],
     // Noise is for training; the head is the embedding.

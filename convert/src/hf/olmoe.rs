@@ -22,7 +22,6 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("", From::Computed(unclipped)),
         ],
     ],
-    defaults: &[],
     rules,
     computed: &[],
     ignored: &[IGNORED],

@@ -1,9 +1,10 @@
 //! The configuration of a Hugging Face model: lookups under the many names that one number has, and the lengths
 //! ([`Dim`]) that shapes and metadata are made of. Every length is bounded here, before anything is built on it.
 
+use super::class::Class;
 use moewe_engine::{Error, Result};
 use names::names_of;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 #[path = "../../../models/names.rs"]
 mod names;
@@ -86,27 +87,46 @@ const NAMES: &[(Dim, u64, &str)] = &[
 ];
 
 /// A configuration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Params {
     json: Value,
+    class: Option<Class>,
 }
 
 impl Params {
-    /// Takes a configuration; that of a model with several towers counts with what it says about text. `defaults` stand
-    /// in for what transformers leaves out because its own class has the same value.
-    pub fn new(config: &Value, defaults: &[(&str, u64)]) -> Self {
-        let mut json = config.clone();
-        if let Some(Value::Object(text)) = config.get("text_config")
-            && let Value::Object(all) = &mut json
-        {
-            all.extend(text.clone());
-        }
-        if let Value::Object(all) = &mut json {
-            for &(name, value) in defaults {
-                all.entry(name).or_insert_with(|| value.into());
-            }
-        }
-        Self { json }
+    /// Takes a configuration as it stands.
+    #[cfg(test)]
+    pub(super) fn plain(config: &Value) -> Self {
+        Self { json: config.clone(), class: None }
+    }
+
+    /// Takes a configuration as its class understands it: keys that the class does not know are not there, those left
+    /// out have the class's values.
+    pub(super) fn new(config: &Map<String, Value>, class: Option<Class>) -> Result<Self> {
+        let Some(known) = class else { return Ok(Self { json: Value::Object(config.clone()), class }) };
+        let alike = |key: &str| names_of(key).to_vec();
+        Ok(Self { json: Value::Object(known.fill(config, alike)?), class })
+    }
+
+    /// Whether the class is that of a `model_type`.
+    pub(super) fn is(&self, model_type: &str) -> bool {
+        self.class.is_some_and(|class| class.name == model_type)
+    }
+
+    /// The configuration class.
+    pub(super) fn class(&self) -> Option<Class> {
+        self.class
+    }
+
+    /// The same configuration with another head.
+    pub(super) fn with_tied(mut self, tied: bool) -> Self {
+        self.json["tie_word_embeddings"] = tied.into();
+        self
+    }
+
+    /// The value of a key, null included.
+    pub(super) fn raw(&self, key: &str) -> Option<&Value> {
+        self.json.get(key)
     }
 
     /// The first of `names` that the configuration has (null counts as absent). A dot descends.
@@ -167,12 +187,24 @@ impl Params {
         if let Some((_, most, name)) = NAMES.iter().find(|row| row.0 == dim)
             && let Some(length) = self.uint(names_of(name))?
         {
+            self.agree(names_of(name), length)?;
             if length > *most {
                 return Err(Error::malformed(format!("config, {name}"), format!("at most {most}"), length));
             }
             return Ok(Some(length));
         }
         self.implied(dim)
+    }
+
+    /// A length that goes by several names has one value.
+    fn agree(&self, names: &[&str], length: u64) -> Result<()> {
+        for name in names {
+            if let Some(other) = self.uint(&[name])?.filter(|&other| other != length) {
+                let place = format!("config, {name}");
+                return Err(Error::malformed(place, format!("{length} as under another name"), other));
+            }
+        }
+        Ok(())
     }
 
     /// Lengths that follow from others. All factors are bounded, so products fit.

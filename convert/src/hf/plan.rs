@@ -1,10 +1,11 @@
 //! Which bytes of a checkpoint make which tensors of the GGUF file. Every tensor of the checkpoint is used, knowingly
 //! left out, or named in an error; every shape is checked against the configuration.
 
+use super::names::Names;
 use super::params::Params;
 use super::rules::{Join, Layers, Presence, Rule, Source, fits};
 use super::view::{Elements, View};
-use super::{Architecture, params::Dim};
+use super::{Architecture, params::Dim, scales, tied};
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
 use moewe_engine::{Error, Result};
 use std::collections::{BTreeSet, HashSet};
@@ -20,6 +21,8 @@ pub struct Plan<'c> {
     pub outputs: Vec<Output<'c>>,
     /// Tensors of the checkpoint that hold nothing to convert.
     pub dropped: Vec<String>,
+    /// What is unusual about the checkpoint, a line each.
+    pub remarks: Vec<String>,
 }
 
 /// One tensor of the GGUF file.
@@ -114,8 +117,22 @@ pub fn plan<'c>(
     params: &Params,
     checkpoint: &'c Checkpoint,
 ) -> Result<Plan<'c>> {
-    let mut planner = Planner { params, checkpoint, used: HashSet::new(), missing: vec![], outputs: vec![] };
     let rules = (architecture.rules)();
+    let names = Names::of(checkpoint)?;
+    let embedding = rules.iter().find(|rule| rule.to == "token_embd.weight");
+    let embedding = embedding.map_or("", |rule| rule.sources[0].names[0]);
+    let (params, tied) = tied::settle(params, checkpoint, &names, embedding)?;
+    let remarks = names.remark().into_iter().chain(tied).collect();
+    let params = &params;
+    let mut planner = Planner {
+        params,
+        checkpoint,
+        names,
+        used: HashSet::new(),
+        missing: vec![],
+        outputs: vec![],
+        remarks,
+    };
     let layers = params.dim(Dim::Layers)?;
     rules.iter().filter(|rule| !rule.to.contains("{i}")).try_for_each(|rule| planner.add(rule, 0))?;
     for (name, compute) in architecture.computed {
@@ -151,9 +168,11 @@ pub fn plan<'c>(
 struct Planner<'p, 'c> {
     params: &'p Params,
     checkpoint: &'c Checkpoint,
+    names: Names<'c>,
     used: HashSet<&'c str>,
     missing: Vec<String>,
     outputs: Vec<Output<'c>>,
+    remarks: Vec<String>,
 }
 
 impl<'c> Planner<'_, 'c> {
@@ -168,9 +187,7 @@ impl<'c> Planner<'_, 'c> {
                 && self.find(&expand(source.names[0], layer, 0)).is_some()
         };
         let Some(source) = rule.sources.iter().find(there) else {
-            if !matches!(rule.presence, Presence::Optional) {
-                self.missing.push(expand(rule.sources[0].names[0], layer, 0));
-            }
+            self.missing.push(expand(rule.sources[0].names[0], layer, 0));
             return Ok(());
         };
         let (bands, shape) = self.bands(source, layer)?;
@@ -237,11 +254,8 @@ impl<'c> Planner<'_, 'c> {
         Ok(view)
     }
 
-    /// A tensor by the name that the tables use; models with several towers put their text model under a name of its own.
     fn find(&self, name: &str) -> Option<&'c Tensor> {
-        let nested = || self.checkpoint.get(&format!("language_model.{name}"));
-        let inner = || self.checkpoint.get(&name.replacen("model.", "model.language_model.", 1));
-        self.checkpoint.get(name).or_else(nested).or_else(inner)
+        self.names.find(name)
     }
 
     /// A tensor with the scales that belong to it.
@@ -249,88 +263,54 @@ impl<'c> Planner<'_, 'c> {
         let Some(tensor) = self.find(name) else { return Ok(None) };
         self.used.insert(&tensor.name);
         if name.ends_with("_blocks") {
-            return self.mxfp4(tensor, name).map(Some);
+            let partner = name.replace("_blocks", "_scales");
+            let scales = self.find(&partner).ok_or_else(|| {
+                Error::malformed(format!("tensor {name}"), partner.clone(), "no such tensor")
+            })?;
+            self.used.insert(&scales.name);
+            return scales::mxfp4(self.checkpoint, name, tensor, scales).map(Some);
         }
-        let scales =
-            (tensor.dtype == Dtype::F8E4M3).then(|| self.find(&format!("{name}_scale_inv"))).flatten();
-        let elements = match scales {
-            Some(scales) => self.tiled(tensor, scales)?,
-            None => Elements::plain(tensor.dtype, self.checkpoint.elements(tensor), name)?,
+        let elements = match tensor.dtype {
+            Dtype::F8E4M3 | Dtype::F8E5M2 => self.eight_bits(name, tensor)?,
+            dtype => Elements::plain(dtype, self.checkpoint.elements(tensor), name)?,
         };
         Ok(Some(View::new(elements, &tensor.shape, &tensor.strides)))
     }
 
-    /// Blocks `[…, columns / 32, 16]` with scales `[…, columns / 32]` as one tensor `[…, columns]`.
-    fn mxfp4(&mut self, blocks: &'c Tensor, name: &str) -> Result<View<'c>> {
-        let place = || format!("tensor {name}");
-        let partner = name.replace("_blocks", "_scales");
-        let scales = self
-            .find(&partner)
-            .ok_or_else(|| Error::malformed(place(), partner.clone(), "no such tensor"))?;
-        self.used.insert(&scales.name);
-        let sound = |tensor: &Tensor| tensor.dtype == Dtype::U8 && is_row_major(tensor);
-        let outer = match &blocks.shape[..] {
-            [outer @ .., 16]
-                if *outer == scales.shape && sound(blocks) && sound(scales) && outer.len() >= 2 =>
-            {
-                outer
-            }
-            _ => {
-                let found = format!("{:?} with scales {:?}", blocks.shape, scales.shape);
-                return Err(Error::malformed(
-                    place(),
-                    "bytes of shape […, 16] with scales of shape […]",
-                    found,
-                ));
-            }
-        };
-        let mut shape = outer.to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last *= 32; // there are half as many bytes in memory: no overflow
+    /// 8-bit floats with the factors beside them, or as they stand where nothing says that there are any.
+    fn eight_bits(&mut self, name: &str, tensor: &'c Tensor) -> Result<Elements<'c>> {
+        let factors = scales::FACTORS.iter().find_map(|end| self.find(&format!("{name}{end}")));
+        if let Some(factors) = factors {
+            self.used.insert(&factors.name);
+            return scales::tiled(self.checkpoint, self.params, tensor, factors);
         }
-        let strides = crate::checkpoint::row_major(&shape)
-            .ok_or_else(|| Error::malformed(place(), "a possible shape", "more"))?;
-        let elements = Elements::Mxfp4 {
-            codes: self.checkpoint.elements(blocks),
-            exponents: self.checkpoint.elements(scales),
-        };
-        Ok(View::new(elements, &shape, &strides))
-    }
-
-    /// FP8 with one factor per tile; the tile's size follows from `quantization_config` or is 128 x 128.
-    fn tiled(&mut self, tensor: &'c Tensor, scales: &'c Tensor) -> Result<Elements<'c>> {
-        self.used.insert(&scales.name);
-        let size = |axis: usize| {
-            let listed = self
-                .params
-                .get(&["quantization_config.weight_block_size"])
-                .and_then(|(_, list)| list.get(axis)?.as_u64());
-            listed.filter(|&size| size > 0).unwrap_or(128)
-        };
-        let tile = [size(0), size(1)];
-        let sound = matches!(tensor.shape[..], [rows, columns]
-            if scales.shape == [rows.div_ceil(tile[0]), columns.div_ceil(tile[1])] && columns > 0)
-            && scales.dtype == Dtype::F32
-            && is_row_major(tensor)
-            && is_row_major(scales);
-        if !sound {
-            let expected = format!("a matrix with one F32 factor per tile of {tile:?}");
-            let found = format!("{:?} with {:?} {:?}", tensor.shape, scales.shape, scales.dtype);
-            return Err(Error::malformed(format!("tensor {}", tensor.name), expected, found));
+        if scales::wants_factors(self.params) {
+            let expected = format!("factors ({name}_scale_inv or {name}_scale), as quantization_config says");
+            return Err(Error::malformed(format!("tensor {name}"), expected, "no such tensor"));
         }
-        let (bytes, factors) = (self.checkpoint.elements(tensor), self.checkpoint.elements(scales));
-        Ok(Elements::Tiled { bytes, factors, columns: tensor.shape[1], tile })
+        Elements::plain(tensor.dtype, self.checkpoint.elements(tensor), name)
     }
 
     fn finish(self, architecture: &Architecture) -> Result<Plan<'c>> {
         let rest = self.checkpoint.tensors().iter().map(|tensor| tensor.name.as_str());
         let rest: BTreeSet<&str> = rest.filter(|name| !self.used.contains(name)).collect();
-        let ignored =
-            |name: &&str| architecture.ignored.iter().copied().flatten().any(|pattern| fits(pattern, name));
+        let scaled = scales::wants_factors(self.params);
+        let ignored = |name: &&str| {
+            // How inputs were rounded; nothing here rounds them.
+            let of_inputs = scaled && (name.ends_with(".input_scale") || name.ends_with(".activation_scale"));
+            let usual = self.names.usual(name);
+            of_inputs
+                || architecture
+                    .ignored
+                    .iter()
+                    .copied()
+                    .flatten()
+                    .any(|pattern| fits(pattern, name) || fits(pattern, &usual))
+        };
         let (dropped, unknown): (Vec<&str>, Vec<&str>) = rest.into_iter().partition(ignored);
         if self.missing.is_empty() && unknown.is_empty() {
             let dropped = dropped.into_iter().map(str::to_owned).collect();
-            return Ok(Plan { outputs: self.outputs, dropped });
+            return Ok(Plan { outputs: self.outputs, dropped, remarks: self.remarks });
         }
         let mut found = Vec::new();
         if !self.missing.is_empty() {
@@ -368,10 +348,6 @@ fn joined<'c>(views: Vec<View<'c>>, join: Option<Join>) -> Option<(Vec<Vec<View<
     }
     let bands = if side_by_side { vec![views] } else { views.into_iter().map(|view| vec![view]).collect() };
     Some((bands, shape))
-}
-
-fn is_row_major(tensor: &Tensor) -> bool {
-    crate::checkpoint::row_major(&tensor.shape).is_some_and(|strides| strides == tensor.strides)
 }
 
 fn expand(pattern: &str, layer: u64, expert: u64) -> String {

@@ -11,7 +11,6 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     model_types: &["qwen2"],
     gguf: "qwen2",
     keys: &[SIZES, GROUPED, &[Key("", From::Computed(common::silu_only))]],
-    defaults: &[],
     rules,
     computed: &[],
     ignored: &[IGNORED],

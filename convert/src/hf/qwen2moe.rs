@@ -24,7 +24,6 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("", From::Computed(common::silu_only)),
         ],
     ],
-    defaults: &[],
     rules,
     computed: &[],
     ignored: &[IGNORED],

@@ -11,7 +11,6 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     model_types: &["qwen3"],
     gguf: "qwen3",
     keys: &[SIZES, GROUPED, &[Key("", From::Computed(common::silu_only))]],
-    defaults: &[],
     rules,
     computed: &[],
     ignored: &[IGNORED],

@@ -17,11 +17,10 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
         EXPERTS,
         &[
             Key("expert_feed_forward_length", From::Dim(Dim::ExpertFf)),
-            Key("expert_weights_norm", From::Flag(&["norm_topk_prob"], false)),
+            Key("expert_weights_norm", From::Flag(&["norm_topk_prob"])),
             Key("", From::Computed(common::silu_only)),
         ],
     ],
-    defaults: &[],
     rules,
     computed: &[],
     ignored: &[IGNORED],

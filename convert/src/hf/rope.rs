@@ -1,118 +1,252 @@
 //! Rotary positions: frequency base and scaling of both configuration spellings, `rope_parameters` (transformers 5,
-//! per layer type where they differ) and `rope_theta` with `rope_scaling` (transformers 4). Keys as llama.cpp has them.
+//! per layer type where they differ) and `rope_theta` with `rope_scaling` (transformers 4). They are read as
+//! transformers' `RotaryEmbeddingConfigMixin` and `modeling_rope_utils` read them; keys are as llama.cpp has them.
 
 use super::keys::Pairs;
 use super::params::{Dim, Params};
+use super::yarn::Yarn;
 use moewe_engine::gguf::Value;
 use moewe_engine::{Error, Result};
+use serde_json::{Map, Value as Json};
 
-/// A field of the rotary parameters under all its paths; where layer types differ, full attention counts.
-macro_rules! field {
-    ($($name:literal),+) => {
-        &[$(
-            concat!("rope_parameters.full_attention.", $name),
-            concat!("rope_parameters.", $name),
-            concat!("rope_scaling.", $name),
-        )+]
-    };
-}
+/// Bases where no class says otherwise.
+const THETA: f64 = 10_000.0;
+/// Fields that the rotations read, by type; the base and the type itself besides.
+const FIELDS: &[(&str, &[&str])] = &[
+    ("default", &["partial_rotary_factor"]),
+    ("linear", &["factor", "partial_rotary_factor"]),
+    (
+        "llama3",
+        &[
+            "factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "original_max_position_embeddings",
+            "partial_rotary_factor",
+        ],
+    ),
+    (
+        "yarn",
+        &[
+            "factor",
+            "attention_factor",
+            "beta_fast",
+            "beta_slow",
+            "mscale",
+            "mscale_all_dim",
+            "truncate",
+            "original_max_position_embeddings",
+            "partial_rotary_factor",
+        ],
+    ),
+];
 
 /// `rope.freq_base`, `rope.dimension_count` and the scaling keys.
 pub(super) fn keys(params: &Params) -> Result<Pairs> {
-    let mut pairs = base(params)?;
+    let rotation = Rotation::of(params)?;
+    let mut pairs: Pairs = vec![("rope.freq_base", Value::from(rotation.theta()? as f32))];
+    pairs.extend(rotation.local.map(|local| ("rope.freq_base_swa", Value::from(local as f32))));
     pairs.push(("rope.dimension_count", Value::from(rotated(params)? as u32)));
-    let factor = params.float(field!("factor"))?;
-    match kind(params)? {
-        "default" | "llama3" => {} // llama3 becomes the tensor `rope_freqs`
+    match rotation.kind()? {
+        "default" => {}
         "linear" => {
+            // DeepSeek's attention takes this field of any scaling.
+            let scaled = params.is("deepseek_v2") && rotation.number("mscale_all_dim")?.unwrap_or(0.0) != 0.0;
+            params.refuse(scaled, "mscale_all_dim with linear scaling")?;
             pairs.push(("rope.scaling.type", "linear".into()));
-            pairs.push(("rope.scaling.factor", required(factor)?.into()));
+            pairs.push(("rope.scaling.factor", (rotation.factor()? as f32).into()));
         }
-        "yarn" => pairs.extend(yarn(params, required(factor)?)?),
-        other => {
-            let hint = "supported are default, linear, llama3 and yarn";
-            return Err(Error::unsupported(format!("config: rotary scaling {other:?}"), hint));
+        "llama3" => {
+            params.refuse(!has_factors(params), "llama3 scaling outside of Llama, Mistral and Mixtral")?
         }
+        _ => pairs.extend(Yarn::of(params, &rotation)?.keys(params)?),
     }
     Ok(pairs)
 }
 
-fn required(factor: Option<f32>) -> Result<f32> {
-    factor
-        .filter(|&factor| factor > 0.0)
-        .ok_or_else(|| Error::malformed("config, rope factor", "a positive number", "none"))
+/// Whether the architecture's files may hold a divisor per frequency, the tensor `rope_freqs`.
+pub(super) fn has_factors(params: &Params) -> bool {
+    ["llama", "mistral", "mixtral"].iter().any(|name| params.is(name))
 }
 
-fn base(params: &Params) -> Result<Pairs> {
-    let base = params.float(&[
-        "rope_parameters.full_attention.rope_theta",
-        "rope_parameters.rope_theta",
-        "rope_theta",
-    ])?;
-    let local = params.float(&["rope_parameters.sliding_attention.rope_theta", "rope_local_base_freq"])?;
-    let default = if params.text(&["model_type"])?.is_some_and(|kind| kind.starts_with("gemma3")) {
-        1e6
-    } else {
-        10_000.0
+/// Divisors of the frequencies, one per rotated pair, where keys cannot say what the configuration does.
+pub(super) fn factors(params: &Params) -> Result<Option<Vec<f32>>> {
+    let rotation = Rotation::of(params)?;
+    match rotation.kind()? {
+        "llama3" => llama3_factors(params, &rotation).map(Some),
+        "yarn" => Yarn::of(params, &rotation)?.factors(params),
+        _ => Ok(None),
+    }
+}
+
+/// Fields of the rotation that nothing reads, with their place.
+pub(super) fn unread(params: &Params) -> Result<Vec<String>> {
+    let rotation = Rotation::of(params)?;
+    let kind = rotation.kind()?;
+    let read = FIELDS.iter().find(|row| row.0 == kind).map_or(&[][..], |row| row.1);
+    let is_read = |name: &&String| {
+        let name = name.as_str();
+        let deep = params.is("deepseek_v2") && name == "mscale_all_dim";
+        read.contains(&name) || deep || matches!(name, "rope_theta" | "rope_type" | "type")
     };
-    let mut pairs = vec![("rope.freq_base", Value::from(base.unwrap_or(default)))];
-    pairs.extend(local.map(|local| ("rope.freq_base_swa", Value::from(local))));
-    Ok(pairs)
+    let unread = rotation.fields.keys().filter(|name| !is_read(name));
+    let mut unread: Vec<_> = unread.map(|name| format!("{name} of the rotation")).collect();
+    unread.sort();
+    Ok(unread)
 }
 
 /// Elements of a head that are rotated.
-fn rotated(params: &Params) -> Result<u64> {
-    match params.maybe(Dim::HeadRope)? {
-        Some(rotated) => Ok(rotated),
-        None => params.dim(Dim::Head),
-    }
-}
-
-fn kind(params: &Params) -> Result<&str> {
-    Ok(params.text(field!("rope_type", "type"))?.unwrap_or("default"))
-}
-
-fn yarn(params: &Params, factor: f32) -> Result<Pairs> {
-    let original = match params.uint(field!("original_max_position_embeddings"))? {
-        Some(original) => original,
-        None => params.dim(Dim::Context)?,
+pub(super) fn rotated(params: &Params) -> Result<u64> {
+    let rotated = match params.maybe(Dim::HeadRope)? {
+        Some(rotated) => rotated,
+        None => params.dim(Dim::Head)?,
     };
-    let mut pairs: Pairs = vec![
-        ("rope.scaling.type", "yarn".into()),
-        ("rope.scaling.factor", factor.into()),
-        ("rope.scaling.original_context_length", (original.min(u32::MAX as u64) as u32).into()),
-    ];
-    for (name, paths) in [
-        ("rope.scaling.yarn_ext_factor", field!("extrapolation_factor") as &[&str]),
-        ("rope.scaling.yarn_beta_fast", field!("beta_fast")),
-        ("rope.scaling.yarn_beta_slow", field!("beta_slow")),
-    ] {
-        pairs.extend(params.float(paths)?.map(|value| (name, Value::from(value))));
+    if rotated % 2 != 0 {
+        return Err(Error::malformed("config", "heads of an even width", rotated));
     }
-    // transformers takes the factor on cos and sin as given; llama.cpp multiplies what YaRN's formula yields.
-    if let Some(whole) = params.float(field!("attention_factor", "attn_factor"))? {
-        pairs.push(("rope.scaling.attn_factor", (whole / (1.0 + 0.1 * factor.ln())).into()));
+    Ok(rotated)
+}
+
+/// The rotation of the layers that see everything, and the base of those that do not.
+pub(super) struct Rotation {
+    fields: Map<String, Json>,
+    local: Option<f64>,
+}
+
+impl Rotation {
+    pub(super) fn of(params: &Params) -> Result<Self> {
+        let by_class = params.class().and_then(|class| class.rotation());
+        let rotation = match by_class {
+            Some(defaults) if defaults.contains_key("full_attention") => {
+                Self::by_layer_type(params, defaults)?
+            }
+            _ => Self::of_all_layers(params, by_class)?,
+        };
+        rotation.check(params)?;
+        Ok(rotation)
     }
-    // DeepSeek: llama.cpp expects a tenth of mscale_all_dim here and undoes that when it loads.
-    if let Some(mscale) = params.float(field!("mscale_all_dim"))? {
-        pairs.push(("rope.scaling.yarn_log_multiplier", (0.1 * mscale).into()));
+
+    fn of_all_layers(params: &Params, by_class: Option<&Map<String, Json>>) -> Result<Self> {
+        let scaling = object(params, "rope_scaling")?.filter(|fields| !fields.is_empty());
+        let given = scaling.or(object(params, "rope_parameters")?);
+        let theta = by_class.and_then(|fields| fields.get("rope_theta").cloned());
+        let theta = params.raw("rope_theta").cloned().or(theta).unwrap_or(THETA.into());
+        let mut fields = given.cloned().unwrap_or_else(|| {
+            let mut fields = by_class.cloned().unwrap_or_default();
+            fields.remove("rope_theta");
+            fields
+        });
+        if fields.values().any(Json::is_object) {
+            return Err(Error::unsupported(
+                "config: rope_parameters per layer type",
+                "this architecture has one rotation for all layers",
+            ));
+        }
+        fields.entry("rope_theta").or_insert(theta);
+        Ok(Self { fields, local: None })
     }
-    Ok(pairs)
+
+    /// Gemma 3: a rotation for either type of layer.
+    fn by_layer_type(params: &Params, defaults: &Map<String, Json>) -> Result<Self> {
+        let given = object(params, "rope_parameters")?;
+        let is_flat =
+            given.is_some_and(|given| given.values().any(|field| !field.is_object() && !field.is_null()));
+        params.refuse(is_flat, "rope_parameters without layer types")?;
+        let of = |kind: &str| given.and_then(|given| given.get(kind)?.as_object());
+        let mut fields = of("full_attention").cloned().unwrap_or_default();
+        if let Some(scaling) = object(params, "rope_scaling")? {
+            let renamed = scaling.contains_key("type") && !scaling.contains_key("rope_type");
+            params.refuse(renamed, "rope_scaling with type where this class reads rope_type")?;
+            fields.extend(scaling.clone());
+        }
+        let theta = |kind: &str, key: &str| params.raw(key).or(defaults[kind].get("rope_theta")).cloned();
+        if let Some(theta) = theta("full_attention", "rope_theta") {
+            fields.entry("rope_theta").or_insert(theta);
+        }
+        let mut sliding = of("sliding_attention").cloned().unwrap_or_default();
+        if let Some(theta) = theta("sliding_attention", "rope_local_base_freq") {
+            sliding.entry("rope_theta").or_insert(theta);
+        }
+        let sliding = Self { fields: sliding, local: None };
+        params.refuse(sliding.kind()? != "default", "scaled rotation in sliding layers")?;
+        Ok(Self { fields, local: Some(sliding.theta()?) })
+    }
+
+    fn check(&self, params: &Params) -> Result<()> {
+        let kind = self.kind()?;
+        if !FIELDS.iter().any(|row| row.0 == kind) {
+            let hint = "supported are default, linear, llama3 and yarn";
+            return Err(Error::unsupported(format!("config: rotary scaling {kind:?}"), hint));
+        }
+        let beside = params.float(&["partial_rotary_factor"])?.map(f64::from);
+        let part = self.number("partial_rotary_factor")?.or(beside).unwrap_or(1.0);
+        // The classes rotate whole heads without scaling, whatever stands there.
+        params.refuse(kind != "default" && part != 1.0, "partial_rotary_factor with a scaled rotation")?;
+        self.theta().map(drop)
+    }
+
+    pub(super) fn kind(&self) -> Result<&str> {
+        let named = ["rope_type", "type"].iter().find_map(|name| Some((name, self.fields.get(*name)?)));
+        let Some((name, value)) = named else { return Ok("default") };
+        value.as_str().ok_or_else(|| wrong(name, "a text", value))
+    }
+
+    /// A number of the rotation; null counts as absent.
+    pub(super) fn number(&self, name: &str) -> Result<Option<f64>> {
+        let Some(value) = self.fields.get(name).filter(|value| !value.is_null()) else { return Ok(None) };
+        value.as_f64().map(Some).ok_or_else(|| wrong(name, "a number", value))
+    }
+
+    pub(super) fn required(&self, name: &str) -> Result<f64> {
+        let none = || wrong(name, "a positive number", &Json::Null);
+        self.number(name)?.filter(|number| *number > 0.0).ok_or_else(none)
+    }
+
+    pub(super) fn flag(&self, name: &str, default: bool) -> Result<bool> {
+        let Some(value) = self.fields.get(name).filter(|value| !value.is_null()) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| wrong(name, "true or false", value))
+    }
+
+    pub(super) fn theta(&self) -> Result<f64> {
+        self.required("rope_theta")
+    }
+
+    pub(super) fn factor(&self) -> Result<f64> {
+        self.required("factor")
+    }
+
+    /// Positions that the model was trained on before its context was stretched.
+    pub(super) fn original_context(&self, params: &Params) -> Result<f64> {
+        // Beside the rotation it goes before the one within.
+        if let Some(beside) = params.uint(&["original_max_position_embeddings"])?.filter(|&beside| beside > 0)
+        {
+            return Ok(beside as f64);
+        }
+        match self.fields.get("original_max_position_embeddings") {
+            Some(_) => self.required("original_max_position_embeddings"),
+            None => Ok(params.dim(Dim::Context)? as f64),
+        }
+    }
+}
+
+fn wrong(name: &str, expected: &str, found: &Json) -> Error {
+    let found = if found.is_null() { "none".to_owned() } else { found.to_string() };
+    Error::malformed(format!("config, {name} of the rotation"), expected, found)
+}
+
+/// A group of fields; null counts as absent.
+fn object<'p>(params: &'p Params, name: &str) -> Result<Option<&'p Map<String, Json>>> {
+    let Some(value) = params.raw(name).filter(|value| !value.is_null()) else { return Ok(None) };
+    value.as_object().map(Some).ok_or_else(|| Error::malformed(format!("config, {name}"), "an object", value))
 }
 
 /// Divisors of the frequencies that Llama 3 scaling stands for, one per rotated pair (transformers,
 /// `_compute_llama3_parameters`): long waves are slowed by `factor`, short ones kept, those between blended.
-pub(super) fn llama3_factors(params: &Params) -> Result<Option<Vec<f32>>> {
-    if kind(params)? != "llama3" {
-        return Ok(None);
-    }
-    let number =
-        |names: &[&str], default: f32| Ok::<f64, Error>(params.float(names)?.unwrap_or(default) as f64);
-    let factor = number(field!("factor"), 8.0)?;
-    let low = number(field!("low_freq_factor"), 1.0)?;
-    let high = number(field!("high_freq_factor"), 4.0)?;
-    let original = number(field!("original_max_position_embeddings"), 8192.0)?;
-    let theta = number(&["rope_parameters.rope_theta", "rope_theta"], 10_000.0)?;
+fn llama3_factors(params: &Params, rotation: &Rotation) -> Result<Vec<f32>> {
+    let factor = rotation.factor()?;
+    let (low, high) = (rotation.required("low_freq_factor")?, rotation.required("high_freq_factor")?);
+    let original = rotation.original_context(params)?;
+    let theta = rotation.theta()?;
     let rotated = rotated(params)?;
     let divisor = |pair: u64| {
         let wavelength = std::f64::consts::TAU * theta.powf((2 * pair) as f64 / rotated as f64);
@@ -125,69 +259,9 @@ pub(super) fn llama3_factors(params: &Params) -> Result<Option<Vec<f32>>> {
             1.0 / ((1.0 - smooth) / factor + smooth)
         }
     };
-    Ok(Some((0..rotated / 2).map(|pair| divisor(pair) as f32).collect()))
+    Ok((0..rotated / 2).map(|pair| divisor(pair) as f32).collect())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn value(pairs: &Pairs, name: &str) -> Option<Value> {
-        pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone())
-    }
-
-    #[test]
-    fn both_spellings_say_the_same() {
-        let sizes = json!({ "hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": 100 });
-        let spellings = [
-            json!({ "rope_parameters": { "rope_type": "yarn", "factor": 32.0, "rope_theta": 150000.0, "truncate": false,
-                    "original_max_position_embeddings": 4096 } }),
-            json!({ "rope_theta": 150000, "rope_scaling": { "type": "yarn", "factor": 32, "truncate": false,
-                    "original_max_position_embeddings": 4096 } }),
-        ];
-        for spelling in spellings {
-            let mut config = sizes.clone();
-            config.as_object_mut().unwrap().extend(spelling.as_object().unwrap().clone());
-            let pairs = keys(&Params::new(&config, &[])).unwrap();
-            for (name, expected) in [
-                ("rope.freq_base", Value::from(150000f32)),
-                ("rope.dimension_count", Value::from(16u32)),
-                ("rope.scaling.type", Value::from("yarn")),
-                ("rope.scaling.factor", Value::from(32f32)),
-                ("rope.scaling.original_context_length", Value::from(4096u32)),
-            ] {
-                assert_eq!(value(&pairs, name), Some(expected), "{name} of {config}");
-            }
-        }
-    }
-
-    #[test]
-    fn layer_types_with_their_own_base() {
-        let config = json!({ "head_dim": 16, "rope_parameters": {
-            "full_attention": { "rope_type": "linear", "factor": 8.0, "rope_theta": 1e6 },
-            "sliding_attention": { "rope_type": "default", "rope_theta": 1e4 } } });
-        let pairs = keys(&Params::new(&config, &[])).unwrap();
-        assert_eq!(value(&pairs, "rope.freq_base_swa"), Some(Value::from(1e4f32)));
-        assert_eq!(value(&pairs, "rope.scaling.factor"), Some(Value::from(8f32)));
-    }
-
-    /// First, a blended and the last value of Llama 3.2's 32 divisors, from transformers.
-    #[test]
-    fn llama3_divisors() {
-        let config = json!({ "head_dim": 64, "rope_theta": 500000.0, "rope_scaling": { "rope_type": "llama3",
-            "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192 } });
-        let factors = llama3_factors(&Params::new(&config, &[])).unwrap().unwrap();
-        assert_eq!((factors.len(), factors[0], factors[31]), (32, 1.0, 32.0));
-        assert!(factors.is_sorted());
-        let blended: Vec<f32> = factors.iter().copied().filter(|&f| f > 1.0 && f < 32.0).collect();
-        assert!(!blended.is_empty() && blended.len() < 6, "{factors:?}");
-    }
-
-    #[test]
-    fn unknown_scaling_is_refused() {
-        let config = json!({ "head_dim": 16, "rope_scaling": { "rope_type": "longrope" } });
-        let message = keys(&Params::new(&config, &[])).unwrap_err().to_string();
-        assert!(message.contains("longrope"), "{message}");
-    }
-}
+#[path = "rope_tests.rs"]
+mod tests;

@@ -56,8 +56,6 @@ pub(super) enum Layers {
 pub(super) enum Presence {
     /// An error.
     Required,
-    /// The model does without.
-    Optional,
     /// An error if the configuration says so, else the rule does not apply at all.
     When(fn(&Params) -> bool),
 }
@@ -124,12 +122,6 @@ impl Rule {
     /// How `{s}` joins.
     pub(super) fn columns(mut self) -> Self {
         self.sources.iter_mut().for_each(|source| source.join = Join::Columns);
-        self
-    }
-
-    /// May be absent.
-    pub(super) fn optional(mut self) -> Self {
-        self.presence = Presence::Optional;
         self
     }
 

@@ -27,7 +27,6 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("leading_dense_block_count", From::Uint(0)),
         ],
     ],
-    defaults: &[],
     rules,
     computed: &[],
     ignored: &[&["lm_head.weight"]],

@@ -12,11 +12,15 @@ use std::ops::Range;
 pub enum Elements<'c> {
     /// One by one.
     Plain(Dtype, &'c [u8]),
-    /// 8-bit floats with a factor for each tile of a row-major matrix (DeepSeek's FP8).
+    /// 8-bit floats with a factor for each tile of a row-major matrix, which may be as wide or large as the matrix.
     Tiled {
+        /// Which 8-bit floats.
+        dtype: Dtype,
         /// The 8-bit floats.
         bytes: &'c [u8],
-        /// One f32 per tile, row by row of tiles.
+        /// The type of the factors.
+        factor_dtype: Dtype,
+        /// One per tile, row by row of tiles.
         factors: &'c [u8],
         /// Columns of the matrix.
         columns: u64,
@@ -212,10 +216,10 @@ impl<'c> Elements<'c> {
     fn get(&self, index: u64) -> f32 {
         match *self {
             Self::Plain(dtype, bytes) => element(dtype, bytes, index as usize),
-            Self::Tiled { bytes, factors, columns, tile } => {
+            Self::Tiled { dtype, bytes, factor_dtype, factors, columns, tile } => {
                 let across = columns.div_ceil(tile[1]);
                 let at = index / columns / tile[0] * across + index % columns / tile[1];
-                element(Dtype::F8E4M3, bytes, index as usize) * element(Dtype::F32, factors, at as usize)
+                element(dtype, bytes, index as usize) * element(factor_dtype, factors, at as usize)
             }
             Self::Mxfp4 { codes, exponents } => {
                 let code = codes[index as usize / 2] >> (index % 2 * 4) & 15;

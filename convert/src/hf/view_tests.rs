@@ -23,7 +23,7 @@ fn read_all(view: &View) -> Vec<f32> {
 }
 
 fn changed(bytes: &[u8], shape: &[u64], ops: &[Op]) -> (Vec<u64>, Vec<f32>) {
-    let params = Params::new(&json!({ "num_attention_heads": 2, "qk_nope_head_dim": 2 }), &[]);
+    let params = Params::plain(&json!({ "num_attention_heads": 2, "qk_nope_head_dim": 2 }));
     let strides = crate::checkpoint::row_major(shape).unwrap();
     let mut view = View::new(Elements::Plain(Dtype::F32, bytes), shape, &strides);
     for &op in ops {
@@ -84,7 +84,14 @@ fn small_floats() {
 fn tiles_have_their_own_factor() {
     let bytes = [0x38u8; 6]; // 2 x 3 ones
     let factors: Vec<u8> = [2f32, 3.0].iter().flat_map(|f| f.to_le_bytes()).collect();
-    let elements = Elements::Tiled { bytes: &bytes, factors: &factors, columns: 3, tile: [2, 2] };
+    let elements = Elements::Tiled {
+        dtype: Dtype::F8E4M3,
+        factor_dtype: Dtype::F32,
+        bytes: &bytes,
+        factors: &factors,
+        columns: 3,
+        tile: [2, 2],
+    };
     assert_eq!(read_all(&View::new(elements, &[2, 3], &[3, 1])), [2., 2., 3., 2., 2., 3.]);
 }
 

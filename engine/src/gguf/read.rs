@@ -7,7 +7,7 @@ use super::bytes::Bytes;
 use super::cursor::Cursor;
 use super::metadata::Metadata;
 use super::tensor::TensorInfo;
-use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, MIN_ALIGNMENT, quoted, split};
+use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, MIN_ALIGNMENT, mistaken, quoted, split};
 use crate::error::{Error, Result};
 use crate::quant::Format;
 use std::collections::HashMap;
@@ -158,6 +158,10 @@ impl Part {
     pub(super) fn parse(file: Bytes) -> Result<Self> {
         const SMALLEST_ENTRY: u64 = 8 + 4 + 1; // key length, type, value
         const SMALLEST_TENSOR: u64 = 8 + 4 + 8 + 4 + 8; // name length, dimensions, one size, type, offset
+        let head = &file[..file.len().min(64)];
+        if let Some(error) = mistaken(head) {
+            return Err(error);
+        }
         let mut cursor = Cursor::new(&file);
         let version = read_version(&mut cursor)?;
         let tensor_count = cursor.u64("a tensor count")?;
@@ -184,8 +188,6 @@ fn read_version(cursor: &mut Cursor) -> Result<u32> {
             b"ggjt" | b"tjgg" | b"ggml" | b"lmgg" | b"ggmf" | b"fmgg" => {
                 " (a llama.cpp file from before GGUF)"
             }
-            b"vers" => " (perhaps a Git LFS pointer: run `git lfs pull`)",
-            b"<!DO" | b"<htm" => " (a web page: the download went wrong)",
             [b'P', b'K', ..] => " (a zip file, perhaps a PyTorch checkpoint: convert it first)",
             _ => "",
         };

@@ -169,6 +169,5 @@ pub(super) fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
 
 pub(super) fn read_json(path: &Path) -> Result<Option<Json>> {
     let Some(text) = read_file(path)? else { return Ok(None) };
-    let parsed = serde_json::from_slice(&text);
-    parsed.map(Some).map_err(|error| Error::malformed("content", "JSON", error).in_file(path))
+    crate::json::parse(&text).map(Some).map_err(|error| error.in_file(path))
 }

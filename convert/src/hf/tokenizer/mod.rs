@@ -235,7 +235,6 @@ fn finish(files: &Files, mut tokens: Tokens, rows: u64) -> Result<Metadata> {
     roles::assign(files, &mut tokens, rows)?;
     let mut metadata = Metadata::new();
     tokens.write(rows, &mut metadata);
-    roles::set_chat_templates(&files.folder, &mut metadata)?;
     let tokenizer = Tokenizer::from_metadata(&metadata).map_err(|error| error.in_file(&files.folder))?;
     if let (Some(json), Some(tokenizer)) = (&files.json, tokenizer) {
         verify::compare(json, &tokenizer)

@@ -1,12 +1,10 @@
-//! Which tokens begin and end texts and answers, and the chat template: tokenizer_config.json, special_tokens_map.json,
-//! added_tokens.json, config.json, generation_config.json and the template files beside them.
+//! Which tokens begin and end texts and answers: tokenizer_config.json, special_tokens_map.json, added_tokens.json,
+//! config.json and generation_config.json.
 
 use super::Tokens;
-use super::files::{Files, read_file, read_json};
-use moewe_engine::gguf::Metadata;
+use super::files::Files;
 use moewe_engine::{Error, Result};
 use serde_json::Value as Json;
-use std::path::Path;
 
 /// GGUF's name of each role and Hugging Face's.
 const ROLES: [(&str, &str); 4] =
@@ -163,42 +161,4 @@ fn text(value: &Json) -> Option<&str> {
 /// A token's id; of a list the first.
 fn id(value: &Json, rows: u64) -> Option<u32> {
     value.as_u64().or_else(|| value[0].as_u64()).filter(|&id| id < rows).map(|id| id as u32)
-}
-
-/// Writes the chat template, and further ones by their names.
-pub(super) fn set_chat_templates(folder: &Path, metadata: &mut Metadata) -> Result<()> {
-    const KEY: &str = "tokenizer.chat_template";
-    if let Some(template) = read_file(&folder.join("chat_template.jinja"))? {
-        let template = String::from_utf8(template).map_err(|error| {
-            Error::malformed("content", "UTF-8", error).in_file(folder.join("chat_template.jinja"))
-        })?;
-        metadata.set(KEY, template);
-        return Ok(());
-    }
-    for file in ["chat_template.json", "tokenizer_config.json"] {
-        let json = read_json(&folder.join(file))?.unwrap_or_default();
-        match &json["chat_template"] {
-            Json::String(template) => metadata.set(KEY, template.as_str()),
-            Json::Array(templates) => set_named(KEY, templates, metadata),
-            _ => continue,
-        }
-        break;
-    }
-    Ok(())
-}
-
-/// A list of `{"name": …, "template": …}`, of which `default` is the usual one.
-fn set_named(key: &str, templates: &[Json], metadata: &mut Metadata) {
-    let pairs = templates.iter().filter_map(|entry| entry["name"].as_str().zip(entry["template"].as_str()));
-    let (default, named): (Vec<_>, Vec<_>) = pairs.partition(|(name, _)| *name == "default");
-    default.iter().for_each(|(_, template)| metadata.set(key, *template));
-    for (name, template) in &named {
-        metadata.set(format!("{key}.{name}"), *template);
-    }
-    if !named.is_empty() {
-        metadata.set(
-            format!("{key}s"),
-            named.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<String>>(),
-        );
-    }
 }

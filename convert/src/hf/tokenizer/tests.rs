@@ -78,12 +78,11 @@ fn ranks_give_back_the_merges() {
 }
 
 #[test]
-fn roles_flags_and_templates() {
+fn roles_and_flags() {
     let json = std::fs::read(golden("byte_level.tokenizer.json")).unwrap();
     let config =
         br#"{"bos_token": {"content": "<|im_start|>"}, "eos_token": "<|im_end|>", "add_bos_token": true,
-        "added_tokens_decoder": {"701": {"content": "<extra>", "special": false}},
-        "chat_template": [{"name": "tools", "template": "T"}, {"name": "default", "template": "D"}]}"#;
+        "added_tokens_decoder": {"701": {"content": "<extra>", "special": false}}}"#;
     let model = br#"{"pad_token_id": 0, "eos_token_id": [5, 6]}"#;
     let generation = br#"{"eos_token_id": [2, 6, 7]}"#;
     let files: &[(&str, &[u8])] = &[
@@ -101,10 +100,6 @@ fn roles_flags_and_templates() {
     assert!([2, 5, 6, 7].iter().all(|&id| tokenizer.is_end(id)) && !tokenizer.is_end(8));
     assert_eq!((ids.eot, ids.eom), (Some(6), Some(7)), "as far as GGUF's own roles go");
     assert_eq!((tokenizer.token_text(700), tokenizer.token_text(703)), ("[PAD700]", "[PAD703]"));
-    assert_eq!(metadata_found.str("tokenizer.chat_template").unwrap(), Some("D"));
-    assert_eq!(metadata_found.str("tokenizer.chat_template.tools").unwrap(), Some("T"));
-    let with_file = folder(&[files, &[("chat_template.jinja", &b"J"[..])]].concat());
-    assert_eq!(metadata(with_file.path(), 704).str("tokenizer.chat_template").unwrap(), Some("J"));
 }
 
 #[test]

@@ -1,0 +1,140 @@
+//! Weights that are stored with scales beside them: 8-bit floats with a factor per tensor, row or tile (DeepSeek,
+//! compressed-tensors, ModelOpt), and OpenAI's MXFP4 blocks.
+
+use super::params::Params;
+use super::view::{Elements, View};
+use crate::checkpoint::{Checkpoint, Dtype, Tensor, row_major};
+use moewe_engine::{Error, Result};
+
+/// Names of the factors beside a tensor.
+pub(super) const FACTORS: [&str; 2] = ["_scale_inv", "_scale"];
+
+/// What conversion does with packed weights, by `quant_method`.
+///
+/// # Errors
+/// Weights that another program has packed; their tensors would all be unknown.
+pub(crate) fn refuse_packed(config: &serde_json::Value) -> Result<()> {
+    let text = &config["text_config"]["quantization_config"];
+    let quantization = if text.is_object() { text } else { &config["quantization_config"] };
+    if quantization.is_null() {
+        return Ok(());
+    }
+    let method = quantization["quant_method"].as_str().unwrap_or("nothing");
+    let format = quantization["format"].as_str().or(quantization["quant_algo"].as_str()).unwrap_or_default();
+    let is_read = match method {
+        "fp8" | "fbgemm_fp8" | "mxfp4" => true,
+        "compressed-tensors" => matches!(format, "float-quantized" | "naive-quantized"),
+        "modelopt" => format == "FP8",
+        _ => false,
+    };
+    if is_read {
+        return Ok(());
+    }
+    let format = if format.is_empty() { String::new() } else { format!(" as {format:?}") };
+    Err(Error::unsupported(
+        format!("config: weights packed by {method:?}{format} (quantization_config)"),
+        "convert the original checkpoint; F32, F16, BF16, FP8 and MXFP4 are read",
+    ))
+}
+
+/// Whether the configuration says that 8-bit floats have factors.
+pub(super) fn wants_factors(params: &Params) -> bool {
+    params.get(&["quantization_config.quant_method"]).is_some_and(|(_, method)| method != "mxfp4")
+}
+
+/// 8-bit floats with one factor per tile; `quantization_config` says how large a tile is where the factors do not.
+pub(super) fn tiled<'c>(
+    checkpoint: &'c Checkpoint,
+    params: &Params,
+    tensor: &'c Tensor,
+    scales: &'c Tensor,
+) -> Result<Elements<'c>> {
+    let found = || format!("{:?} with {:?} {:?}", tensor.shape, scales.shape, scales.dtype);
+    let broken = |expected: String| Error::malformed(format!("tensor {}", tensor.name), expected, found());
+    let rows = tensor.shape.iter().rev().skip(1).product::<u64>();
+    let columns = tensor.shape.last().copied().filter(|&columns| columns > 0 && rows > 0);
+    let columns = columns.ok_or_else(|| broken("a matrix".into()))?;
+    let tile = tile(params, tensor, scales, rows, columns).ok_or_else(|| {
+        broken(format!("a factor per tensor, per row or per tile of {:?}", stated_tile(params)))
+    })?;
+    if !matches!(scales.dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
+        return Err(broken("factors of F32, BF16 or F16".into()));
+    }
+    if !is_row_major(tensor) || !is_row_major(scales) {
+        return Err(broken("rows one after the other".into()));
+    }
+    Ok(Elements::Tiled {
+        dtype: tensor.dtype,
+        bytes: checkpoint.elements(tensor),
+        factor_dtype: scales.dtype,
+        factors: checkpoint.elements(scales),
+        columns,
+        tile,
+    })
+}
+
+/// Height and width of a tile, all matrices of a stack seen as one; `None` where no tile fits the number of factors.
+fn tile(params: &Params, tensor: &Tensor, scales: &Tensor, rows: u64, columns: u64) -> Option<[u64; 2]> {
+    let factors: u64 = scales.shape.iter().product();
+    let of_matrix = tensor.shape.iter().rev().nth(1).copied().unwrap_or(1);
+    if factors == 1 {
+        return Some([rows, columns]);
+    }
+    let stated = stated_tile(params);
+    let mut expected: Vec<u64> = tensor.shape[..tensor.shape.len().saturating_sub(2)].to_vec();
+    let outer = expected.len();
+    expected.extend([of_matrix.div_ceil(stated[0]), columns.div_ceil(stated[1])]);
+    let whole = outer == 0 || of_matrix.is_multiple_of(stated[0]); // tiles do not reach into the next matrix
+    if scales.shape == expected && whole {
+        return Some(stated);
+    }
+    // One per row, or one per matrix of a stack.
+    let flat: Vec<u64> = scales.shape.iter().copied().filter(|&len| len != 1).collect();
+    let rows_only: Vec<u64> = tensor.shape[..=outer].iter().copied().filter(|&len| len != 1).collect();
+    let matrices: Vec<u64> = tensor.shape[..outer].iter().copied().filter(|&len| len != 1).collect();
+    match () {
+        () if tensor.shape.len() < 2 => None,
+        () if flat == rows_only => Some([1, columns]),
+        () if outer > 0 && flat == matrices => Some([of_matrix, columns]),
+        () => None,
+    }
+}
+
+fn stated_tile(params: &Params) -> [u64; 2] {
+    [0, 1].map(|axis| {
+        let listed = params.get(&["quantization_config.weight_block_size"]);
+        listed.and_then(|(_, list)| list.get(axis)?.as_u64()).filter(|&size| size > 0).unwrap_or(128)
+    })
+}
+
+/// Blocks `[…, columns / 32, 16]` with scales `[…, columns / 32]` as one tensor `[…, columns]`.
+pub(super) fn mxfp4<'c>(
+    checkpoint: &'c Checkpoint,
+    name: &str,
+    blocks: &'c Tensor,
+    scales: &'c Tensor,
+) -> Result<View<'c>> {
+    let place = || format!("tensor {name}");
+    let sound = |tensor: &Tensor| tensor.dtype == Dtype::U8 && is_row_major(tensor);
+    let outer = match &blocks.shape[..] {
+        [outer @ .., 16] if *outer == scales.shape && sound(blocks) && sound(scales) && outer.len() >= 2 => {
+            outer
+        }
+        _ => {
+            let found = format!("{:?} with scales {:?}", blocks.shape, scales.shape);
+            return Err(Error::malformed(place(), "bytes of shape […, 16] with scales of shape […]", found));
+        }
+    };
+    let mut shape = outer.to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last *= 32; // there are half as many bytes in memory: no overflow
+    }
+    let strides = row_major(&shape).ok_or_else(|| Error::malformed(place(), "a possible shape", "more"))?;
+    let elements =
+        Elements::Mxfp4 { codes: checkpoint.elements(blocks), exponents: checkpoint.elements(scales) };
+    Ok(View::new(elements, &shape, &strides))
+}
+
+fn is_row_major(tensor: &Tensor) -> bool {
+    row_major(&tensor.shape).is_some_and(|strides| strides == tensor.strides)
+}

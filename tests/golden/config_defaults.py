@@ -1,0 +1,128 @@
+"""Writes what transformers' configuration classes have for keys that a config.json leaves out.
+
+    python config_defaults.py > ../../convert/src/hf/config_defaults.json      (transformers 5.24; needs no torch)
+
+`defaults` are those of the fields, before a class computes with them; `computed` is what an object without arguments
+then has. `nullable` fields may be null. The founding systems have no class in transformers: theirs is `ours`, written
+down from their code.
+"""
+
+import dataclasses
+import json
+import logging
+import types
+import typing
+
+import transformers as t
+
+logging.disable(logging.CRITICAL)
+
+CLASSES = {
+    "deepseek_v2": t.DeepseekV2Config,
+    "gemma3": t.Gemma3Config,
+    "gemma3_text": t.Gemma3TextConfig,
+    "gpt_oss": t.GptOssConfig,
+    "granitemoe": t.GraniteMoeConfig,
+    "granitemoeshared": t.GraniteMoeSharedConfig,
+    "llama": t.LlamaConfig,
+    "mistral": t.MistralConfig,
+    "mixtral": t.MixtralConfig,
+    "olmoe": t.OlmoeConfig,
+    "qwen2": t.Qwen2Config,
+    "qwen2_moe": t.Qwen2MoeConfig,
+    "qwen3": t.Qwen3Config,
+    "qwen3_moe": t.Qwen3MoeConfig,
+}
+COMPUTED = ["num_key_value_heads", "head_dim", "rope_parameters", "layer_types", "sliding_window"]
+
+OURS = {
+    "moe_gpt": dict(
+        vocab_size=128256,
+        n_positions=2048,
+        n_embd=768,
+        n_layer=12,
+        n_head=12,
+        n_experts=8,
+        n_experts_active=2,
+        moe_layer_frequency=2,
+        capacity_factor=1.25,
+        eval_capacity_factor=2.0,
+        use_noisy_gating=True,
+        aux_loss_alpha=0.01,
+        router_z_loss_alpha=0.001,
+        bias=False,
+        dropout=0.1,
+        activation_function="gelu",
+        initializer_range=0.1,
+        layer_norm_epsilon=1e-5,
+        use_cache=True,
+        rope_theta=10000.0,
+        tie_word_embeddings=True,
+    ),
+    "tachyon": dict(
+        vocab_size=50258,
+        d_model=2048,
+        n_layers=24,
+        n_heads=16,
+        n_kv_heads=4,
+        d_ff=5632,
+        d_shared_ff=2816,
+        n_routed_experts=8,
+        n_shared_experts=1,
+        top_k_experts=2,
+        max_seq_len=2048,
+        dropout=0.0,
+        rope_theta=10000.0,
+        z_loss_coef=0.001,
+        balance_loss_coef=0.01,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+    ),
+    "moe_124m": dict(
+        vocab_size=50257,
+        dim=384,
+        n_layers=11,
+        n_heads=8,
+        ff_dim=1536,
+        n_experts=4,
+        context_len=1024,
+        top_k=2,
+        z_loss_coef=0.001,
+        balance_loss_coef=0.01,
+        tie_word_embeddings=False,
+    ),
+}
+
+
+def nullable(hint):
+    return hint is type(None) or any(map(nullable, typing.get_args(hint)))
+
+
+def written(kind):
+    base = {field.name for field in dataclasses.fields(t.PreTrainedConfig)}
+    fields = [field for field in dataclasses.fields(kind) if field.name not in base]
+    hints = typing.get_type_hints(kind, localns=dict(torch=types.SimpleNamespace(dtype=str)))
+    made = kind()
+    return dict(
+        defaults={field.name: field.default for field in fields},
+        nullable=sorted(field.name for field in fields if nullable(hints.get(field.name))),
+        aliases=dict(kind.attribute_map),
+        computed={name: getattr(made, name) for name in COMPUTED if hasattr(made, name)},
+    )
+
+
+common = {field.name for field in dataclasses.fields(t.PreTrainedConfig)}
+generation = set(t.GenerationConfig._get_default_generation_params())
+print(
+    json.dumps(
+        dict(
+            transformers=t.__version__,
+            classes={name: written(kind) for name, kind in CLASSES.items()},
+            ours={name: dict(defaults=defaults) for name, defaults in OURS.items()},
+            common=sorted(common),
+            generation=sorted(generation),
+        ),
+        indent=1,
+        sort_keys=True,
+    )
+)
