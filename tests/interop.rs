@@ -177,7 +177,7 @@ fn compute(file: &Path, tokens: &[u32], plain: bool) -> Seen {
     let (mut workspace, mut cache) = (engine.workspace(), engine.cache().unwrap());
     let mut seen = Seen::default();
     for sequence in tokens.chunks(LENGTH) {
-        cache.truncate(0);
+        cache.rewind(0);
         let row = |(position, &token)| Row { sequence: 0, position, token, wants_logits: true };
         let rows: Vec<Row> = sequence.iter().enumerate().map(row).collect();
         engine.observed_step(&mut workspace, &mut [&mut cache], &rows, &mut seen).unwrap();

@@ -9,7 +9,7 @@ mod support;
 use fixtures::{fixture, options, rewrite, tokens};
 use moewe_engine::Error;
 use moewe_engine::gguf::Gguf;
-use moewe_engine::model::Ffn;
+use moewe_engine::model::ffn;
 use moewe_engine::session::{Engine, MemoryLimit, Options, Session};
 use std::path::{Path, PathBuf};
 
@@ -130,8 +130,8 @@ fn slots_keep_to_their_budget_and_what_is_counted_adds_up() {
         assert!(resident <= plan.slots() && (plan.bytes() <= budget || share == 0), "{plan:?}");
         let rows: u64 = counted.layers.iter().flat_map(|layer| &layer.uses).sum();
         let routed = engine.config().layers.iter().map(|layer| match &layer.ffn {
-            Ffn::Experts(experts) => experts.expert_used_count as u64,
-            Ffn::Dense { .. } => 0,
+            ffn::Shape::Experts(experts) => experts.expert_used_count as u64,
+            ffn::Shape::Dense(_) => 0,
         });
         assert_eq!(rows, 2 * 52 * routed.sum::<u64>());
         let missed: u64 = counted.layers.iter().map(|layer| layer.misses * layer.expert_bytes).sum();

@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
         observe: &mut impl Observe,
         mut each: impl FnMut(&[Row], &HostBuffer) -> Result<()>,
     ) -> Result<()> {
-        self.cache.truncate(0);
+        self.cache.rewind(0);
         let row = |(position, &token): (usize, &u32)| Row {
             sequence: 0,
             position,

@@ -374,12 +374,17 @@ impl<'a> Turn<'a> {
         layer: usize,
         rows: usize,
         dispatch: &Dispatch,
-        ahead: impl Iterator<Item = u32>,
-    ) -> Self {
+    ) -> Result<Self> {
         bank.begin(layer, rows, dispatch);
         bank.settle_guesses();
-        bank.expect(layer, ahead);
-        Self { bank, layers, layer }
+        let mut turn = Self { bank, layers, layer };
+        turn.bank.request(layer)?;
+        Ok(turn)
+    }
+
+    /// Notes what the next layer is guessed to choose, the likeliest first: it is read when nothing else is to be read.
+    pub fn expect(&mut self, ahead: impl Iterator<Item = u32>) {
+        self.bank.expect(self.layer, ahead);
     }
 
     /// The next experts to compute with, `None` after the last: each expert of the batch is in one group. The group

@@ -152,22 +152,18 @@ impl ExpertStore {
         if fits { self.look_ahead } else { 0 }
     }
 
-    /// Begins a layer's work on a batch of `rows` rows: experts that are in slots are handed out first, the others are read
-    /// meanwhile, and after them those of the next layer that `ahead` guesses, the likeliest first. Work on another
-    /// batch waits until the turn ends.
+    /// Begins a layer's work on a batch of `rows` rows: experts that are not in slots are asked for at once, and read
+    /// while others are computed with. Work on another batch waits until the turn ends.
+    ///
+    /// # Errors
+    /// When the system has no room for a slot.
     ///
     /// # Panics
     /// When the layer is dense or [`ExpertStore::provide`] was not called.
-    pub fn turn(
-        &self,
-        layer: usize,
-        rows: usize,
-        dispatch: &Dispatch,
-        ahead: impl Iterator<Item = u32>,
-    ) -> Turn<'_> {
+    pub fn turn(&self, layer: usize, rows: usize, dispatch: &Dispatch) -> Result<Turn<'_>> {
         let bank = self.bank.as_ref().expect("slots are provided before the first step");
         let bank = bank.lock().unwrap_or_else(PoisonError::into_inner);
-        Turn::begin(&self.layers, bank, layer, rows, dispatch, ahead)
+        Turn::begin(&self.layers, bank, layer, rows, dispatch)
     }
 
     /// What the store did so far; `None` where it has no slots.

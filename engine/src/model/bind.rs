@@ -4,13 +4,12 @@
 //! that is not used means that another function would be computed.
 
 use super::Architecture;
-use super::config::{Attention, Config, Experts, Ffn, Norm, QkNorm, Shared};
-use super::weights::{
-    AttentionWeights, FfnWeights, GatedWeights, GroupedWeights, LatentWeights, LayerWeights, Linear, Matrix,
-    NormWeights, RouterWeights, Weights,
-};
+use super::config::{Config, Norm};
+use super::ffn::{self, Ffn};
+use super::mixer::Mixer;
+use super::weights::{Layer, Linear, Matrix, NormWeights, Weights};
 use crate::error::{Error, Result};
-use crate::experts::{ExpertLayer, ExpertStore, Stack};
+use crate::experts::{ExpertLayer, ExpertStore};
 use crate::gguf::{Bytes, Gguf, TensorInfo};
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -152,7 +151,8 @@ impl Binder<'_> {
     }
 }
 
-struct LayerBinder<'a> {
+/// Finds the tensors of one layer; names are without their `blk.N.`.
+pub(in crate::model) struct LayerBinder<'a> {
     binder: &'a Binder<'a>,
     config: &'a Config,
     architecture: &'a Architecture,
@@ -160,194 +160,75 @@ struct LayerBinder<'a> {
 }
 
 impl LayerBinder<'_> {
-    fn name(&self, part: &str) -> String {
-        format!("blk.{}.{part}", self.i)
-    }
-
-    fn width(&self) -> usize {
-        self.config.embedding_length
-    }
-
-    fn bind(&self) -> Result<LayerWeights> {
-        let norm =
-            |name: &str| self.binder.norm(&self.name(name), self.config.layers[self.i].norm, self.width());
+    fn bind(&self) -> Result<Layer> {
+        let description = &self.config.layers[self.i];
+        let norm = |name: &str| self.norm(name, self.width());
         let post = |name: &str| if self.architecture.post_norms { norm(name).map(Some) } else { Ok(None) };
-        Ok(LayerWeights {
-            attention_norm: norm("attn_norm")?,
-            attention: self.attention()?,
-            attention_post_norm: post("post_attention_norm")?,
+        Ok(Layer {
+            mixer_norm: norm("attn_norm")?,
+            mixer: Mixer::bind(&description.mixer, self)?,
+            mixer_post_norm: post("post_attention_norm")?,
             ffn_norm: norm(self.architecture.ffn_norm)?,
-            ffn: self.ffn()?,
+            ffn: Ffn::bind(&description.ffn, self)?,
             ffn_post_norm: post("post_ffw_norm")?,
         })
     }
 
-    fn attention(&self) -> Result<AttentionWeights> {
-        let layer = &self.config.layers[self.i];
-        let Attention::Grouped(head) = &layer.attention else { return self.latent() };
-        let (q, k) = (head.head_count * head.key_length, head.head_count_kv * head.key_length);
-        let v = head.head_count_kv * head.value_length;
-        let linear = |name: &str, rows| self.binder.linear(&self.name(name), rows, self.width());
-        let qkv = match self.binder.optional_linear(&self.name("attn_qkv"), q + k + v, self.width())? {
-            Some(joined) => vec![(joined, 0)],
-            None => vec![(linear("attn_q", q)?, 0), (linear("attn_k", k)?, q), (linear("attn_v", v)?, q + k)],
-        };
-        let norm = |name: &str, row: usize| match head.qk_norm {
-            None => Ok(None),
-            Some(QkNorm::Head) => self.binder.norm(&self.name(name), layer.norm, head.key_length).map(Some),
-            Some(QkNorm::Row) => self.binder.norm(&self.name(name), layer.norm, row).map(Some),
-        };
-        Ok(AttentionWeights::Grouped(Box::new(GroupedWeights {
-            qkv,
-            q_norm: norm("attn_q_norm", q)?,
-            k_norm: norm("attn_k_norm", k)?,
-            sinks: self.binder.optional_vector(&self.name("attn_sinks.weight"), head.head_count)?,
-            output: self.binder.linear(
-                &self.name("attn_output"),
-                self.width(),
-                head.head_count * head.value_length,
-            )?,
-        })))
-    }
-
-    fn latent(&self) -> Result<AttentionWeights> {
-        let layer = &self.config.layers[self.i];
-        let Attention::Latent {
-            head_count,
-            q_lora_rank,
-            kv_lora_rank,
-            nope_length,
-            rope_length,
-            value_length,
-            ..
-        } = layer.attention
-        else {
-            unreachable!("called for latent attention only")
-        };
-        let q_rows = head_count * (nope_length + rope_length);
-        let linear = |name: &str, rows, cols| self.binder.linear(&self.name(name), rows, cols);
-        let (q_a, q) = match q_lora_rank {
-            None => (None, linear("attn_q", q_rows, self.width())?),
-            Some(rank) => {
-                let norm = self.binder.norm(&self.name("attn_q_a_norm"), layer.norm, rank)?;
-                (Some((linear("attn_q_a", rank, self.width())?, norm)), linear("attn_q_b", q_rows, rank)?)
-            }
-        };
-        let slices = |name: &str, rows, cols| self.binder.slices(&self.name(name), head_count, rows, cols);
-        Ok(AttentionWeights::Latent(Box::new(LatentWeights {
-            q_a,
-            q,
-            kv_a: linear("attn_kv_a_mqa", kv_lora_rank + rope_length, self.width())?,
-            kv_a_norm: self.binder.norm(&self.name("attn_kv_a_norm"), layer.norm, kv_lora_rank)?,
-            k_b: slices("attn_k_b.weight", kv_lora_rank, nope_length)?,
-            v_b: slices("attn_v_b.weight", value_length, kv_lora_rank)?,
-            output: linear("attn_output", self.width(), head_count * value_length)?,
-        })))
-    }
-
-    fn gated(&self, suffix: &str, length: usize) -> Result<GatedWeights> {
-        let name = |part: &str| self.name(&format!("ffn_{part}{suffix}"));
-        Ok(GatedWeights {
-            gate: self.binder.optional_linear(&name("gate"), length, self.width())?,
-            up: self.binder.linear(&name("up"), length, self.width())?,
-            down: self.binder.linear(&name("down"), self.width(), length)?,
-        })
-    }
-
-    fn ffn(&self) -> Result<FfnWeights> {
-        let experts = match &self.config.layers[self.i].ffn {
-            Ffn::Dense { length, .. } => return Ok(FfnWeights::Dense(Box::new(self.gated("", *length)?))),
-            Ffn::Experts(experts) => experts,
-        };
-        Ok(FfnWeights::Experts(Box::new(RouterWeights {
-            router: self.binder.linear(&self.name("ffn_gate_inp"), experts.expert_count, self.width())?,
-            choice_bias: self.binder.optional_vector(&self.name("exp_probs_b.bias"), experts.expert_count)?,
-            shared: experts.shared.map(|shared| self.shared(shared)).transpose()?,
-        })))
-    }
-
-    fn shared(&self, shared: Shared) -> Result<(GatedWeights, Option<Linear>)> {
-        let ffn = self.gated("_shexp", shared.length)?;
-        let gate = self.binder.optional_linear(&self.name("ffn_gate_inp_shexp"), 1, self.width())?;
-        Ok((ffn, gate))
-    }
-
+    /// The routed experts' matrices, where the layer has any.
     fn experts(&self) -> Result<Option<ExpertLayer>> {
-        let Ffn::Experts(experts) = &self.config.layers[self.i].ffn else { return Ok(None) };
-        let (length, width) = (experts.length, self.width());
-        let (gate, up) = match self.joined_gate_up(experts)? {
-            Some((gate, up)) => (Some(gate), up),
-            None => (
-                self.optional_stack("gate", experts, length, width)?,
-                self.stack("up", experts, length, width)?,
-            ),
-        };
-        Ok(Some(ExpertLayer { gate, up, down: self.stack("down", experts, width, length)? }))
-    }
-
-    /// `ffn_gate_up_exps` holds each expert's gate rows, then its up rows.
-    fn joined_gate_up(&self, experts: &Experts) -> Result<Option<(Stack, Stack)>> {
-        let name = self.name("ffn_gate_up_exps.weight");
-        if self.binder.gguf.tensor(&name).is_none() {
-            return Ok(None);
+        match &self.config.layers[self.i].ffn {
+            ffn::Shape::Experts(shape) => ffn::experts::bind_stacks(shape, self).map(Some),
+            ffn::Shape::Dense(_) => Ok(None),
         }
-        let joined = self.binder.slices(&name, experts.expert_count, 2 * experts.length, self.width())?;
-        let half = |second: usize| {
-            let part = |matrix: &Matrix| {
-                let len = matrix.bytes.len() / 2;
-                matrix.bytes.slice(second * len..(second + 1) * len)
-            };
-            let (rows, cols) = (experts.length, self.width());
-            Stack {
-                format: joined[0].format,
-                rows,
-                cols,
-                experts: joined.iter().map(part).collect(),
-                bias: None,
-            }
-        };
-        Ok(Some((half(0), half(1))))
     }
 
-    fn optional_stack(
-        &self,
-        part: &str,
-        experts: &Experts,
-        rows: usize,
-        cols: usize,
-    ) -> Result<Option<Stack>> {
-        let present = |name: String| self.binder.gguf.tensor(&self.name(&name)).is_some();
-        let present = present(format!("ffn_{part}_exps.weight")) || present(format!("ffn_{part}.0.weight"));
-        present.then(|| self.stack(part, experts, rows, cols)).transpose()
+    /// The whole name.
+    pub(super) fn name(&self, part: &str) -> String {
+        format!("blk.{}.{part}", self.i)
     }
 
-    /// One stack from a 3-D tensor, or from one tensor per expert as files before April 2024 have them.
-    fn stack(&self, part: &str, experts: &Experts, rows: usize, cols: usize) -> Result<Stack> {
-        let count = experts.expert_count;
-        let joined = self.name(&format!("ffn_{part}_exps"));
-        let first = self.name(&format!("ffn_{part}.0.weight"));
-        let slices = if self.binder.gguf.tensor(&first).is_some() {
-            let single =
-                |e: usize| self.binder.matrix(&self.name(&format!("ffn_{part}.{e}.weight")), rows, cols);
-            (0..count).map(single).collect::<Result<Vec<_>>>()?
-        } else {
-            self.binder.slices(&format!("{joined}.weight"), count, rows, cols)?
-        };
-        let format = slices[0].format;
-        if let Some(other) = slices.iter().find(|slice| slice.format != format) {
-            let place = format!("experts of `{joined}`");
-            return Err(Error::malformed(place, format!("one format, {format}"), other.format));
-        }
-        let name = format!("{joined}.bias");
-        let bias = match self.binder.find(&name) {
-            None => None,
-            Some(tensor) => {
-                let bytes = self.binder.checked(tensor, &[rows, count])?;
-                let mut values = vec![0f32; rows * count];
-                (tensor.format.dequantize)(&bytes, &mut values);
-                Some(values)
-            }
-        };
-        Ok(Stack { format, rows, cols, experts: slices.into_iter().map(|slice| slice.bytes).collect(), bias })
+    /// Width of the residual stream.
+    pub(super) fn width(&self) -> usize {
+        self.config.embedding_length
+    }
+
+    /// Whether there is such a tensor.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.binder.gguf.tensor(&self.name(name)).is_some()
+    }
+
+    pub(super) fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
+        self.binder.matrix(&self.name(name), rows, cols)
+    }
+
+    pub(super) fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<Linear> {
+        self.binder.linear(&self.name(name), rows, cols)
+    }
+
+    pub(super) fn optional_linear(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Linear>> {
+        self.binder.optional_linear(&self.name(name), rows, cols)
+    }
+
+    pub(super) fn optional_vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        self.binder.optional_vector(&self.name(name), len)
+    }
+
+    /// `rows` rows of `len` numbers.
+    pub(super) fn optional_table(&self, name: &str, rows: usize, len: usize) -> Result<Option<Vec<f32>>> {
+        let Some(tensor) = self.binder.find(&self.name(name)) else { return Ok(None) };
+        let bytes = self.binder.checked(tensor, &[len, rows])?;
+        let mut values = vec![0f32; rows * len];
+        (tensor.format.dequantize)(&bytes, &mut values);
+        Ok(Some(values))
+    }
+
+    /// A norm of the layer's kind.
+    pub(super) fn norm(&self, name: &str, width: usize) -> Result<NormWeights> {
+        self.binder.norm(&self.name(name), self.config.layers[self.i].norm, width)
+    }
+
+    /// One matrix per head or expert out of a 3-D tensor.
+    pub(super) fn slices(&self, name: &str, count: usize, rows: usize, cols: usize) -> Result<Vec<Matrix>> {
+        self.binder.slices(&self.name(name), count, rows, cols)
     }
 }

@@ -1,6 +1,7 @@
 //! gpt-oss: attention sinks, every other layer sliding, biases everywhere, clamped SwiGLU experts.
 
-use super::{Architecture, Config, Gating, Keys, config::slides};
+use super::mixer::{self, grouped};
+use super::{Architecture, Gating, Keys, config::slides};
 use crate::error::Result;
 use crate::ops::{Activation, RopeStyle};
 
@@ -12,15 +13,14 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     ffn_norm: "post_attention_norm",
     // The original says `truncate: false`.
     yarn_whole_pairs: false,
-    adjust,
+    mixer,
     ..Architecture::LLAMA
 };
 
-fn adjust(keys: &Keys<'_>, config: &mut Config) -> Result<()> {
+fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<mixer::Shape> {
+    let mut shape = grouped::Shape::read(keys, architecture, layer)?;
     let window = keys.number("attention.sliding_window", 1 << 28)?.filter(|window| *window > 0);
     let pattern = keys.number("attention.sliding_window_pattern", 1 << 12)?.unwrap_or(2);
-    for (i, layer) in config.layers.iter_mut().enumerate() {
-        layer.window = window.filter(|_| slides(i, pattern));
-    }
-    Ok(())
+    shape.window = window.filter(|_| slides(layer, pattern));
+    Ok(mixer::Shape::Grouped(shape))
 }

@@ -1,9 +1,9 @@
-//! Keys and values of one conversation, layer by layer, in pages of [`PAGE`] positions.
+//! What one conversation keeps, layer by layer: keys and values in pages of [`PAGE`] positions, or a recurrent state.
 //!
 //! Within a page each head's positions lie together, in the cache's block format (F16, Q8_0 or F32). Pages are
 //! allocated when positions are first written, so a long context costs nothing until it is used.
 
-use super::config::{Attention, Config};
+use super::config::Config;
 use crate::error::{Error, Result};
 use crate::quant::Format;
 use std::ops::Range;
@@ -11,25 +11,37 @@ use std::ops::Range;
 /// Positions per page.
 pub const PAGE: usize = 256;
 
+/// What a sequence keeps of one layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// Keys and values of every position.
+    Pages(Pages),
+    /// So many numbers that every position changes: a recurrent state, zero before the first.
+    State(usize),
+}
+
 /// Sizes of one layer's keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct LayerShape {
-    heads: usize,
-    key_length: usize,
-    /// 0 where values are the head of the key (latent attention).
-    value_length: usize,
+pub(super) struct Pages {
+    /// Key and value heads.
+    pub(super) heads: usize,
+    /// Width of a key.
+    pub(super) key_length: usize,
+    /// Width of a value; 0 where values are the head of the key (latent attention).
+    pub(super) value_length: usize,
 }
 
 #[derive(Default)]
 struct LayerPages {
     keys: Vec<Vec<u8>>,
     values: Vec<Vec<u8>>,
+    state: Vec<f32>,
 }
 
 /// One conversation's cache.
 pub struct KvCache {
     format: &'static Format,
-    shapes: Vec<LayerShape>,
+    shapes: Vec<Memory>,
     layers: Vec<LayerPages>,
     len: usize,
 }
@@ -40,8 +52,8 @@ impl KvCache {
     /// # Errors
     /// When a head's width is no multiple of the format's block.
     pub fn new(config: &Config, format: &'static Format) -> Result<Self> {
-        let shapes: Vec<_> = config.layers.iter().map(|layer| LayerShape::of(&layer.attention)).collect();
-        for shape in &shapes {
+        let shapes: Vec<_> = config.layers.iter().map(|layer| layer.mixer.memory()).collect();
+        for shape in shapes.iter().filter_map(Memory::pages) {
             if shape.key_length % format.block_len != 0 || shape.value_length % format.block_len != 0 {
                 return Err(Error::request(format!(
                     "a {format} cache needs head widths in multiples of {}, this model has {}; use f16",
@@ -49,7 +61,7 @@ impl KvCache {
                 )));
             }
         }
-        let layers = shapes.iter().map(|_| LayerPages::default()).collect();
+        let layers = shapes.iter().map(LayerPages::new).collect();
         Ok(Self { format, shapes, layers, len: 0 })
     }
 
@@ -68,9 +80,15 @@ impl KvCache {
         self.format
     }
 
-    /// Forgets all positions from `len` on; their pages stay for what comes next.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+    /// Forgets all positions from `len` on, and tells how many are left: a recurrent state cannot go back but to its
+    /// beginning. Pages stay for what comes next.
+    pub fn rewind(&mut self, len: usize) -> usize {
+        if len < self.len {
+            let is_recurrent = self.shapes.iter().any(|shape| matches!(shape, Memory::State(_)));
+            self.len = if is_recurrent { 0 } else { len };
+            self.layers.iter_mut().for_each(|layer| layer.state.fill(0.0));
+        }
+        self.len
     }
 
     /// Makes room for positions up to `len` and counts them as held.
@@ -78,6 +96,7 @@ impl KvCache {
         let pages = len.div_ceil(PAGE);
         let format = self.format;
         for (shape, layer) in self.shapes.iter().zip(&mut self.layers) {
+            let Some(shape) = shape.pages() else { continue };
             let bytes = |width: usize| vec![0u8; PAGE * shape.heads * format.row_bytes(width)];
             while layer.keys.len() < pages {
                 layer.keys.push(bytes(shape.key_length));
@@ -91,21 +110,25 @@ impl KvCache {
 
     /// Bytes per position over all layers.
     pub fn bytes_per_position(&self) -> usize {
-        self.shapes
-            .iter()
-            .map(|s| s.heads * (self.format.row_bytes(s.key_length) + self.format.row_bytes(s.value_length)))
-            .sum()
+        let row = |width| self.format.row_bytes(width);
+        let pages = self.shapes.iter().filter_map(Memory::pages);
+        pages.map(|s| s.heads * (row(s.key_length) + row(s.value_length))).sum()
     }
 
     /// Writes one position of one layer: all key heads one after the other, likewise the values.
     pub(super) fn store(&mut self, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
-        let shape = self.shapes[layer];
+        let Some(shape) = self.shapes[layer].pages() else { return };
         let (page, at) = (position / PAGE, position % PAGE);
         let pages = &mut self.layers[layer];
         store_heads(self.format, shape.key_length, at, keys, &mut pages.keys[page]);
         if shape.value_length > 0 {
             store_heads(self.format, shape.value_length, at, values, &mut pages.values[page]);
         }
+    }
+
+    /// The recurrent state of a layer; empty where it keeps pages.
+    pub(super) fn state(&mut self, layer: usize) -> &mut [f32] {
+        &mut self.layers[layer].state
     }
 
     /// Pages of a layer's keys, `(head, position in page, key_length)` each.
@@ -115,22 +138,23 @@ impl KvCache {
 
     /// Pages of a layer's values; `None` where the keys hold them.
     pub(super) fn values(&self, layer: usize) -> Option<&[Vec<u8>]> {
-        (self.shapes[layer].value_length > 0).then_some(self.layers[layer].values.as_slice())
+        (!self.layers[layer].values.is_empty()).then_some(self.layers[layer].values.as_slice())
     }
 }
 
-impl LayerShape {
-    fn of(attention: &Attention) -> Self {
-        match attention {
-            Attention::Grouped(head) => Self {
-                heads: head.head_count_kv,
-                key_length: head.key_length,
-                value_length: head.value_length,
-            },
-            Attention::Latent { kv_lora_rank, rope_length, .. } => {
-                Self { heads: 1, key_length: kv_lora_rank + rope_length, value_length: 0 }
-            }
+impl Memory {
+    fn pages(&self) -> Option<&Pages> {
+        match self {
+            Self::Pages(pages) => Some(pages),
+            Self::State(_) => None,
         }
+    }
+}
+
+impl LayerPages {
+    fn new(shape: &Memory) -> Self {
+        let state = if let Memory::State(len) = *shape { vec![0.0; len] } else { vec![] };
+        Self { state, ..Self::default() }
     }
 }
 

@@ -6,12 +6,16 @@
 mod backend;
 mod bind;
 mod config;
+pub mod ffn;
 mod keys;
+mod kinds;
 mod kv_cache;
+pub mod mixer;
 mod moe;
 mod observe;
 mod pack;
 mod rope_scaling;
+mod step;
 mod transformer;
 mod unread;
 mod weights;
@@ -32,18 +36,21 @@ mod qwen3;
 mod qwen3moe;
 
 pub use backend::{Backend, Cpu, HostBuffer, Plain};
-pub use config::{Attention, Capacity, Config, Experts, Ffn, Gating, Head, Layer, Norm, QkNorm, Shared};
+pub use config::{Config, Layer, Norm, QkNorm};
 pub use keys::Keys;
 pub use kv_cache::{KvCache, PAGE};
 pub use moe::Routing;
 pub use observe::{Nothing, Observe, Site};
-pub use transformer::{Row, forward};
+pub use step::Row;
+pub use transformer::forward;
 pub use weights::{Linear, Matrix, Weights};
 pub use workspace::Workspace;
 
 use crate::error::{Error, Result};
 use crate::gguf::{Bytes, Gguf};
-use crate::ops::{Activation, RopeStyle};
+use crate::ops::{Activation, Rope, RopeStyle};
+use ffn::Ffn;
+use ffn::experts::Gating;
 
 /// What an architecture fixes for all its models; everything else stands in a file's metadata.
 pub struct Architecture {
@@ -67,8 +74,14 @@ pub struct Architecture {
     pub ffn_norm: &'static str,
     /// YaRN rounds its corner dimensions to whole pairs.
     pub yarn_whole_pairs: bool,
-    /// What does not fit a field: reads the architecture's own keys.
-    pub adjust: fn(&Keys<'_>, &mut Config) -> Result<()>,
+    /// The distinct rotations; layers name one by index.
+    pub ropes: fn(&Keys<'_>, &Architecture) -> Result<Vec<Rope>>,
+    /// What mixes positions in a layer.
+    pub mixer: fn(&Keys<'_>, &Architecture, usize) -> Result<mixer::Shape>,
+    /// The second half of a layer.
+    pub ffn: fn(&Keys<'_>, &Architecture, usize) -> Result<ffn::Shape>,
+    /// Factor on token embeddings.
+    pub embedding_scale: fn(&Keys<'_>) -> Result<f32>,
 }
 
 impl Architecture {
@@ -84,7 +97,10 @@ impl Architecture {
         post_norms: false,
         ffn_norm: "ffn_norm",
         yarn_whole_pairs: true,
-        adjust: |_, _| Ok(()),
+        ropes: rope_scaling::of_heads,
+        mixer: mixer::grouped::read,
+        ffn: ffn::read,
+        embedding_scale: |keys| Ok(keys.float("embedding_scale")?.unwrap_or(1.0)),
     };
 }
 
@@ -103,6 +119,8 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &bailingmoe2::ARCHITECTURE,
     &moe_gpt::ARCHITECTURE,
     &moe_124m::ARCHITECTURE,
+    #[cfg(test)]
+    &mixer::toy::ARCHITECTURE,
 ];
 
 /// A described and bound model.
@@ -146,8 +164,9 @@ impl Model {
                 "a threshold for experts is a share of the weight, at least 0 and below 1, not {threshold}"
             )));
         }
-        for layer in &mut self.config.layers {
+        for layer in &mut self.weights.layers {
             let Ffn::Experts(experts) = &mut layer.ffn else { continue };
+            let experts = experts.shape_mut();
             let used = used.unwrap_or(experts.expert_used_count);
             if !(1..=experts.expert_count).contains(&used) {
                 let count = experts.expert_count;
@@ -172,8 +191,9 @@ impl Model {
     /// each layer's experts.
     pub fn bytes_per_token(&self) -> u64 {
         let mut bytes = self.weights.dense_bytes();
-        for (i, layer) in self.config.layers.iter().enumerate() {
+        for (i, layer) in self.weights.layers.iter().enumerate() {
             if let Ffn::Experts(experts) = &layer.ffn {
+                let experts = experts.shape();
                 let all = self.weights.experts.layer_bytes(i);
                 bytes += all / experts.expert_count as u64 * experts.expert_used_count as u64;
             }

@@ -2,7 +2,7 @@
 //!
 //! Also the German MoE GPT v8's expert capacity, as its original computes it over a whole batch.
 
-use super::config::{Experts, Gating};
+use super::ffn::experts::{Gating, Shape};
 use crate::kernels::Dispatch;
 use crate::ops::{Choice, exp, softmax, top_k};
 
@@ -58,7 +58,7 @@ impl Routing {
     }
 
     /// Chooses experts from router logits `(rows, expert_count)`.
-    pub fn route(&mut self, logits: &[f32], experts: &Experts, choice_bias: Option<&[f32]>, drop: bool) {
+    pub fn route(&mut self, logits: &[f32], experts: &Shape, choice_bias: Option<&[f32]>, drop: bool) {
         self.used = experts.expert_used_count;
         let rows = logits.len() / experts.expert_count;
         self.choices.clear();
@@ -115,7 +115,7 @@ impl Routing {
 
 fn choose(
     logits: &[f32],
-    experts: &Experts,
+    experts: &Shape,
     choice_bias: Option<&[f32]>,
     scores: &mut Vec<f32>,
     choices: &mut [Choice],
@@ -161,11 +161,11 @@ fn capacity_of(used: usize, factor: f32, rows: usize, expert_count: usize) -> us
 mod tests {
     use super::*;
     use crate::kernels::Pick;
-    use crate::model::Capacity;
+    use crate::model::ffn::experts::Capacity;
     use crate::ops::Activation;
 
-    fn experts(expert_count: usize, used: usize, gating: Gating) -> Experts {
-        Experts {
+    fn experts(expert_count: usize, used: usize, gating: Gating) -> Shape {
+        Shape {
             expert_count,
             expert_used_count: used,
             length: 1,
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn a_threshold_leaves_out_the_weak_and_keeps_the_sum() {
         let mut routing = Routing::default();
-        let softmax = Experts { threshold: 0.2, ..experts(4, 3, Gating::SoftmaxChosen) };
+        let softmax = Shape { threshold: 0.2, ..experts(4, 3, Gating::SoftmaxChosen) };
         let logits = [0.7f32.ln(), 0.25f32.ln(), 0.05f32.ln(), -50.0, 0.0, 0.0, 0.0, -50.0];
         routing.route(&logits, &softmax, None, false);
         let dropped: Vec<bool> = (0..6).map(|i| routing.is_dropped(i / 3, i % 3)).collect();

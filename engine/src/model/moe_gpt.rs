@@ -1,7 +1,9 @@
 //! German MoE GPT v8: layer norms, neighbour rotation, dense and expert layers alternating, ungated or gated
 //! experts, and an expert capacity that drops tokens when the original's behaviour is asked for.
 
-use super::{Architecture, Capacity, Config, Ffn, Gating, Keys};
+use super::ffn::experts::Capacity;
+use super::ffn::{self, dense, experts};
+use super::{Architecture, Gating, Keys};
 use crate::error::Result;
 use crate::ops::Activation;
 
@@ -10,13 +12,13 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     layer_norm: true,
     gating: Gating::SoftmaxChosen,
     activation: Activation::GeluErf,
-    adjust,
+    ffn,
     ..Architecture::LLAMA
 };
 
-fn adjust(keys: &Keys<'_>, config: &mut Config) -> Result<()> {
+fn ffn(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<ffn::Shape> {
     let name = "feed_forward_activation";
-    let chosen = match keys.text(name)?.unwrap_or("gelu_erf") {
+    let activation = match keys.text(name)?.unwrap_or("gelu_erf") {
         "gelu_erf" => Activation::GeluErf,
         "relu" => Activation::Relu,
         "swiglu" => Activation::Silu,
@@ -26,14 +28,10 @@ fn adjust(keys: &Keys<'_>, config: &mut Config) -> Result<()> {
     if factor <= 0.0 {
         return Err(keys.wrong("expert_capacity_factor", "above 0", factor));
     }
-    for layer in &mut config.layers {
-        match &mut layer.ffn {
-            Ffn::Dense { activation, .. } => *activation = chosen,
-            Ffn::Experts(experts) => {
-                experts.activation = chosen;
-                experts.capacity = Some(Capacity { factor });
-            }
+    Ok(match ffn::read(keys, architecture, layer)? {
+        ffn::Shape::Dense(shape) => ffn::Shape::Dense(dense::Shape { activation, ..shape }),
+        ffn::Shape::Experts(shape) => {
+            ffn::Shape::Experts(experts::Shape { activation, capacity: Some(Capacity { factor }), ..shape })
         }
-    }
-    Ok(())
+    })
 }

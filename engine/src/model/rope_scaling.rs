@@ -2,6 +2,7 @@
 
 use super::Architecture;
 use super::keys::Keys;
+use super::mixer::grouped;
 use crate::error::{Error, Result};
 use crate::ops::{Rope, RopeStyle};
 
@@ -40,6 +41,13 @@ pub(super) fn read(
     }
     divide_by_factors(keys, &mut frequencies)?;
     Ok(Rope { style, frequencies, magnitude })
+}
+
+/// An architecture's [`ropes`](Architecture::ropes): one for all heads, or none where positions are learned.
+pub(super) fn of_heads(keys: &Keys<'_>, architecture: &Architecture) -> Result<Vec<Rope>> {
+    let Some(style) = architecture.rope else { return Ok(vec![]) };
+    let head = grouped::Shape::read(keys, architecture, 0)?;
+    Ok(vec![read(keys, architecture, style, head.key_length)?])
 }
 
 /// How many times as far positions are to reach; `rope.scale_linear` is the name of 2023, 0 says "not at all".

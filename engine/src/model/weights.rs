@@ -1,6 +1,8 @@
 //! A model's tensors as typed parts: what `bind.rs` finds and the forward passes to its backend.
 
 use super::config::Norm;
+use super::ffn::Ffn;
+use super::mixer::Mixer;
 use crate::experts::ExpertStore;
 use crate::gguf::Bytes;
 use crate::kernels::{Layout, MatrixRef};
@@ -61,7 +63,7 @@ pub struct Weights {
     /// `(context_length, embedding_length)`.
     pub position_embedding: Option<Matrix>,
     /// One per layer.
-    pub layers: Vec<LayerWeights>,
+    pub layers: Vec<Layer>,
     /// Before the head.
     pub output_norm: NormWeights,
     /// The head; the token embedding where the file ties them.
@@ -80,8 +82,10 @@ impl Weights {
 
     /// All matrices that every token passes, in the order of their use.
     pub(super) fn dense(&self) -> impl Iterator<Item = &Matrix> {
-        let layers =
-            self.layers.iter().flat_map(|layer| layer.attention.matrices().chain(layer.ffn.matrices()));
+        let layers = self
+            .layers
+            .iter()
+            .flat_map(|layer| layer.mixer.matrices().into_iter().chain(layer.ffn.matrices()));
         layers.chain([&self.output.matrix])
     }
 
@@ -91,120 +95,18 @@ impl Weights {
     }
 }
 
-impl AttentionWeights {
-    fn matrices(&self) -> Box<dyn Iterator<Item = &Matrix> + '_> {
-        match self {
-            Self::Grouped(grouped) => {
-                let qkv = grouped.qkv.iter().map(|(linear, _)| linear);
-                Box::new(qkv.chain([&grouped.output]).map(|linear| &linear.matrix))
-            }
-            Self::Latent(latent) => {
-                let before = latent.q_a.iter().map(|(linear, _)| linear).chain([&latent.q, &latent.kv_a]);
-                let heads = latent.k_b.iter().chain(&latent.v_b);
-                Box::new(before.map(|linear| &linear.matrix).chain(heads).chain([&latent.output.matrix]))
-            }
-        }
-    }
-}
-
-impl FfnWeights {
-    fn matrices(&self) -> Box<dyn Iterator<Item = &Matrix> + '_> {
-        match self {
-            Self::Dense(ffn) => Box::new(ffn.matrices()),
-            Self::Experts(router) => {
-                let shared = router.shared.iter().flat_map(|(ffn, _)| ffn.matrices());
-                Box::new(std::iter::once(&router.router.matrix).chain(shared))
-            }
-        }
-    }
-}
-
-impl GatedWeights {
-    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        self.gate.iter().chain([&self.up, &self.down]).map(|linear| &linear.matrix)
-    }
-}
-
-/// Tensors of one layer, experts aside.
-pub struct LayerWeights {
-    /// Before attention.
-    pub attention_norm: NormWeights,
-    /// Attention.
-    pub attention: AttentionWeights,
-    /// On attention's output.
-    pub attention_post_norm: Option<NormWeights>,
+/// One layer, its routed experts aside.
+pub struct Layer {
+    /// Before the mixer.
+    pub mixer_norm: NormWeights,
+    /// What mixes positions.
+    pub mixer: Mixer,
+    /// On the mixer's output.
+    pub mixer_post_norm: Option<NormWeights>,
     /// Before the FFN.
     pub ffn_norm: NormWeights,
-    /// FFN or router.
-    pub ffn: FfnWeights,
+    /// The second half.
+    pub ffn: Ffn,
     /// On the FFN's output.
     pub ffn_post_norm: Option<NormWeights>,
-}
-
-/// Attention's tensors by kind.
-pub enum AttentionWeights {
-    /// Grouped attention.
-    Grouped(Box<GroupedWeights>),
-    /// Latent attention.
-    Latent(Box<LatentWeights>),
-}
-
-/// Tensors of grouped attention.
-pub struct GroupedWeights {
-    /// q, k, v, or all three in one, with the column of the joined row where each starts.
-    pub qkv: Vec<(Linear, usize)>,
-    /// On queries.
-    pub q_norm: Option<NormWeights>,
-    /// On keys.
-    pub k_norm: Option<NormWeights>,
-    /// One logit per query head.
-    pub sinks: Option<Vec<f32>>,
-    /// Back to the residual stream.
-    pub output: Linear,
-}
-
-/// Tensors of latent attention.
-pub struct LatentWeights {
-    /// To the compressed query and its norm.
-    pub q_a: Option<(Linear, NormWeights)>,
-    /// To all query heads.
-    pub q: Linear,
-    /// To the latent row and the shared rotated key.
-    pub kv_a: Linear,
-    /// On the latent row.
-    pub kv_a_norm: NormWeights,
-    /// Per head: `(kv_lora_rank, nope_length)`.
-    pub k_b: Vec<Matrix>,
-    /// Per head: `(value_length, kv_lora_rank)`.
-    pub v_b: Vec<Matrix>,
-    /// Back to the residual stream.
-    pub output: Linear,
-}
-
-/// Up, down and where the activation has one, gate.
-pub struct GatedWeights {
-    /// Through the activation.
-    pub gate: Option<Linear>,
-    /// To the hidden width.
-    pub up: Linear,
-    /// Back.
-    pub down: Linear,
-}
-
-/// The FFN's tensors by kind.
-pub enum FfnWeights {
-    /// One FFN.
-    Dense(Box<GatedWeights>),
-    /// Experts; their matrices are in the store.
-    Experts(Box<RouterWeights>),
-}
-
-/// What of an expert layer is always needed.
-pub struct RouterWeights {
-    /// `(expert_count, embedding_length)`.
-    pub router: Linear,
-    /// Added to scores for the choice only.
-    pub choice_bias: Option<Vec<f32>>,
-    /// The always active FFN, and the row of its sigmoid gate.
-    pub shared: Option<(GatedWeights, Option<Linear>)>,
 }

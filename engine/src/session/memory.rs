@@ -111,8 +111,7 @@ impl MemoryPlan {
         let limit = limit.bytes(free.map(|free| free + program));
         let dense = model.dense_bytes();
         let with_logits = if options.all_logits { options.batch } else { 1 };
-        let buffers =
-            Workspace::<()>::bytes(&model.config, options.batch, with_logits) + experts::READ_BUFFER_BYTES;
+        let buffers = Workspace::<()>::bytes(model, options.batch, with_logits) + experts::READ_BUFFER_BYTES;
         let all_experts = model.weights.experts.plan(layout, None);
         let fixed = program + dense + buffers + UNCOUNTED;
         let left = limit.map(|limit| limit.saturating_sub(fixed));

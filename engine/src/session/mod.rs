@@ -5,6 +5,8 @@
 
 mod memory;
 mod options;
+#[cfg(test)]
+mod recurrent_tests;
 
 pub use memory::{MemoryLimit, MemoryPlan};
 pub use options::{CapacityMode, Options, cache_format};
@@ -327,10 +329,10 @@ impl<'a> Session<'a> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Forgets the tokens from `len` on.
+    /// Forgets the tokens from `len` on; all of them where a recurrent state cannot go back.
     pub fn truncate(&mut self, len: usize) {
-        self.tokens.truncate(len);
-        self.cache.truncate(len);
+        let kept = self.cache.rewind(len);
+        self.tokens.truncate(kept);
     }
 
     /// Makes the session hold exactly `tokens`, computing only what follows the longest common prefix (at least
@@ -345,8 +347,9 @@ impl<'a> Session<'a> {
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let common = common.min(tokens.len() - 1);
         self.truncate(common);
-        self.extend(&tokens[common..])?;
-        Ok(tokens.len() - common)
+        let kept = self.tokens.len();
+        self.extend(&tokens[kept..])?;
+        Ok(tokens.len() - kept)
     }
 
     /// Appends tokens; logits of the last are then in [`Session::logits`].
@@ -411,7 +414,7 @@ impl<'a> Session<'a> {
         let known = self.tokens.len();
         let mut whole = std::mem::take(&mut self.tokens);
         whole.extend_from_slice(tokens);
-        self.cache.truncate(0);
+        self.cache.rewind(0);
         let last = whole.len() - 1;
         self.compute(&whole, |row| if all { row >= known } else { row == last })?;
         if all {
@@ -431,7 +434,7 @@ impl<'a> Session<'a> {
         }));
         let computed = self.engine.step(&mut self.workspace, &mut [&mut self.cache], &self.rows);
         if let Err(error) = computed {
-            self.cache.truncate(start);
+            self.truncate(start);
             return Err(error);
         }
         self.tokens.extend_from_slice(tokens);

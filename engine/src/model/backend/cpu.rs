@@ -1,16 +1,16 @@
 //! The fast backend: quantized kernels on the worker team.
 
-use super::super::config::{Config, Experts};
+use super::super::config::Config;
+use super::super::ffn::experts::Shape;
 use super::super::kv_cache::{KvCache, PAGE};
 use super::super::moe::Routing;
 use super::super::observe::{Observe, Site};
-use super::super::transformer::{AttentionStep, Row, Span};
+use super::super::step::{AttentionStep, Row, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
-use super::super::workspace::Workspace;
-use super::Backend;
 use super::host::{self, HostBuffer, Scratch, host_steps};
+use super::{Backend, ExpertStep};
 use crate::error::Result;
-use crate::experts::{ExpertLayer, ExpertStore, Group, Part};
+use crate::experts::{ExpertLayer, ExpertStore, Group, Part, Turn};
 use crate::kernels::{
     self, AttentionTask, ExpertKernel, Hidden, Job, Kernel, MatrixRef, Output, Queries, RowBlock, Share,
     attention, matmul, select, select_attention,
@@ -92,6 +92,8 @@ fn row_blocks(rows: &[Row], queries: usize, blocks: &mut Vec<RowBlock>) {
 }
 
 impl Backend for Cpu {
+    type Turn<'s> = Turn<'s>;
+
     host_steps!();
 
     fn linear(&self, linear: &Linear, x: &mut HostBuffer, out: &mut HostBuffer, at: usize) {
@@ -160,39 +162,42 @@ impl Backend for Cpu {
         self.blocks.give(blocks);
     }
 
-    fn experts<O: Observe>(
+    fn ask<'s>(&self, store: &'s ExpertStore, layer: usize, routing: &Routing) -> Result<Turn<'s>> {
+        store.turn(layer, routing.rows(), routing.dispatch())
+    }
+
+    fn collect<O: Observe>(
         &self,
-        store: &ExpertStore,
-        layer: usize,
-        experts: &Experts,
-        ws: &mut Workspace<HostBuffer>,
+        mut turn: Turn<'_>,
+        mut step: ExpertStep<'_, HostBuffer>,
         observe: &mut O,
     ) -> Result<()> {
-        self.begin_experts(store.layer(layer), experts, ws);
-        let rows = ws.routing.rows();
-        let ahead = ws.ahead.strongest(store.look_ahead(layer + 1, rows));
-        let mut turn = store.turn(layer, rows, ws.routing.dispatch(), ahead);
+        let (layer, rows) = (step.layer, step.routing.rows());
+        turn.expect(step.ahead.strongest(step.store.look_ahead(layer + 1, rows)));
+        self.begin_experts(step.store.layer(layer), &mut step);
         while let Some(group) = turn.next_group()? {
-            self.hidden(&group, experts, ws);
+            self.hidden(&group, &mut step);
             if O::ACTIVE {
-                show_experts(layer, group.experts(), ws, observe);
+                show_experts(group.experts(), &step, observe);
             }
-            self.down(&group, ws);
+            self.down(&group, &mut step);
         }
         drop(turn);
-        self.combine(ws);
+        self.combine(&mut step);
         Ok(())
     }
 }
 
-fn show_experts<O: Observe>(layer: usize, experts: &[u32], ws: &Workspace<HostBuffer>, observe: &mut O) {
-    let names = ["gate", "up", "down"].map(|part| format!("blk.{layer}.ffn_{part}_exps"));
+fn show_experts<O: Observe>(experts: &[u32], step: &ExpertStep<'_, HostBuffer>, observe: &mut O) {
+    let names = ["gate", "up", "down"].map(|part| format!("blk.{}.ffn_{part}_exps", step.layer));
     let mut rows = vec![];
-    let dispatch = ws.routing.dispatch();
+    let dispatch = step.routing.dispatch();
     for &expert in experts {
-        for (tensor, buffer, slots) in
-            [(&names[0], &ws.normed, false), (&names[1], &ws.normed, false), (&names[2], &ws.expert_up, true)]
-        {
+        for (tensor, buffer, slots) in [
+            (&names[0], &*step.normed, false),
+            (&names[1], &*step.normed, false),
+            (&names[2], &step.hidden.up, true),
+        ] {
             rows.clear();
             for pick in dispatch.picks(expert) {
                 rows.extend_from_slice(buffer.row(if slots { pick.output } else { pick.input } as usize));
@@ -205,13 +210,13 @@ fn show_experts<O: Observe>(layer: usize, experts: &[u32], ws: &Workspace<HostBu
 /// The routed experts of one layer and batch, a group of them at a time.
 impl Cpu {
     /// Sizes the slots' buffers and quantizes what all experts read.
-    fn begin_experts(&self, stacks: &ExpertLayer, experts: &Experts, ws: &mut Workspace<HostBuffer>) {
-        let slots = ws.routing.rows() * ws.routing.used();
-        ws.expert_up.resize(slots, experts.length);
-        ws.expert_gate.resize(if stacks.gate.is_some() { slots } else { 0 }, experts.length);
-        ws.expert_out.resize(slots, stacks.down.rows);
+    fn begin_experts(&self, stacks: &ExpertLayer, step: &mut ExpertStep<'_, HostBuffer>) {
+        let (slots, length) = (step.routing.rows() * step.routing.used(), step.experts.length);
+        step.hidden.up.resize(slots, length);
+        step.hidden.gate.resize(if stacks.gate.is_some() { slots } else { 0 }, length);
+        step.hidden.out.resize(slots, stacks.down.rows);
         for stack in stacks.gate.iter().chain([&stacks.up]) {
-            ws.normed.prepare(&self.team, self.kernel(stack.format));
+            step.normed.prepare(&self.team, self.kernel(stack.format));
         }
     }
 
@@ -219,31 +224,32 @@ impl Cpu {
         ExpertKernel { matrices: part, kernel: self.kernel(part.stack().format) }
     }
 
-    fn hidden(&self, group: &Group<'_>, experts: &Experts, ws: &mut Workspace<HostBuffer>) {
-        let share = Share { dispatch: ws.routing.dispatch(), experts: group.experts() };
+    fn hidden(&self, group: &Group<'_>, step: &mut ExpertStep<'_, HostBuffer>) {
+        let share = Share { dispatch: step.routing.dispatch(), experts: group.experts() };
+        let Shape { length, activation, .. } = *step.experts;
         let out = Hidden {
-            gate: Output::new(ws.expert_gate.values_mut(), experts.length, 0),
-            up: Output::new(ws.expert_up.values_mut(), experts.length, 0),
-            activation: experts.activation,
+            gate: Output::new(step.hidden.gate.values_mut(), length, 0),
+            up: Output::new(step.hidden.up.values_mut(), length, 0),
+            activation,
         };
         let (gate, up) = (group.gate(), group.up());
         let (gate, up) = (gate.as_ref().map(|gate| self.expert_kernel(gate)), self.expert_kernel(&up));
-        kernels::hidden(&self.team, share, gate.as_ref(), &up, ws.normed.inputs().0, &out);
+        kernels::hidden(&self.team, share, gate.as_ref(), &up, step.normed.inputs().0, &out);
     }
 
-    fn down(&self, group: &Group<'_>, ws: &mut Workspace<HostBuffer>) {
-        let share = Share { dispatch: ws.routing.dispatch(), experts: group.experts() };
-        let (part, stride) = (group.down(), ws.expert_out.width());
+    fn down(&self, group: &Group<'_>, step: &mut ExpertStep<'_, HostBuffer>) {
+        let share = Share { dispatch: step.routing.dispatch(), experts: group.experts() };
+        let (part, stride) = (group.down(), step.hidden.out.width());
         let down = self.expert_kernel(&part);
-        ws.expert_up.prepare_slots(&self.team, down.kernel, share);
-        let out = Output::new(ws.expert_out.values_mut(), stride, 0);
-        kernels::down(&self.team, share, &down, ws.expert_up.inputs().0, out);
+        step.hidden.up.prepare_slots(&self.team, down.kernel, share);
+        let out = Output::new(step.hidden.out.values_mut(), stride, 0);
+        kernels::down(&self.team, share, &down, step.hidden.up.inputs().0, out);
     }
 
     /// Adds the kept slots of each row, the strongest choice first.
-    fn combine(&self, ws: &mut Workspace<HostBuffer>) {
-        let (routing, out) = (&ws.routing, &ws.expert_out);
-        host::each_row(&self.team, &mut ws.added, |row, sum| {
+    fn combine(&self, step: &mut ExpertStep<'_, HostBuffer>) {
+        let (routing, out) = (step.routing, &step.hidden.out);
+        host::each_row(&self.team, step.added, |row, sum| {
             for (i, choice) in routing.choices(row).iter().enumerate() {
                 if !routing.is_dropped(row, i) {
                     let slot = out.row(row * routing.used() + i);

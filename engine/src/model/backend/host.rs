@@ -1,9 +1,10 @@
 //! Rows in host memory and the row maths that both host backends share.
 
-use super::super::config::{Experts, Norm};
+use super::super::config::Norm;
+use super::super::ffn::experts::Shape;
 use super::super::kv_cache::KvCache;
 use super::super::moe::Routing;
-use super::super::transformer::{AttentionStep, Row, Span};
+use super::super::step::{AttentionStep, Row, Span};
 use super::super::weights::{Matrix, NormWeights};
 use crate::kernels::{Inputs, Kernel, Pick, Quantized, Share, SlotCodes, grow, quantize_slots};
 use crate::ops::{Activation, Rope, layer_norm, rms_norm, rotate};
@@ -238,6 +239,18 @@ pub(super) fn store(step: &AttentionStep<'_>, qkv: &HostBuffer, caches: &mut [&m
     }
 }
 
+pub(super) fn recur(
+    layer: usize,
+    rows: &[Row],
+    x: &mut HostBuffer,
+    caches: &mut [&mut KvCache],
+    step: &dyn Fn(&mut [f32], &mut [f32]),
+) {
+    for (i, row) in rows.iter().enumerate() {
+        step(caches[row.sequence].state(layer), x.row_mut(i));
+    }
+}
+
 pub(super) fn activate(
     (team, isa): (&Team, Isa),
     activation: Activation,
@@ -248,7 +261,7 @@ pub(super) fn activate(
 }
 
 pub(super) fn route(
-    experts: &Experts,
+    experts: &Shape,
     choice_bias: Option<&[f32]>,
     drop: bool,
     logits: &HostBuffer,
@@ -319,12 +332,22 @@ macro_rules! host_steps {
         fn store(&self, step: &AttentionStep<'_>, qkv: &HostBuffer, caches: &mut [&mut KvCache]) {
             host::store(step, qkv, caches);
         }
+        fn recur(
+            &self,
+            layer: usize,
+            rows: &[Row],
+            x: &mut HostBuffer,
+            caches: &mut [&mut KvCache],
+            step: &dyn Fn(&mut [f32], &mut [f32]),
+        ) {
+            host::recur(layer, rows, x, caches, step);
+        }
         fn activate(&self, activation: Activation, gate: Option<&HostBuffer>, up: &mut HostBuffer) {
             host::activate((&self.team, self.isa()), activation, gate, up);
         }
         fn route(
             &self,
-            experts: &Experts,
+            experts: &Shape,
             choice_bias: Option<&[f32]>,
             drop: bool,
             logits: &HostBuffer,

@@ -11,12 +11,12 @@ pub use cpu::Cpu;
 pub use host::HostBuffer;
 pub use plain::Plain;
 
-use super::config::{Config, Experts};
+use super::config::Config;
+use super::ffn::experts::{Hidden, Shape};
 use super::moe::Routing;
 use super::observe::Observe;
-use super::transformer::{AttentionStep, Row, Span};
+use super::step::{AttentionStep, Row, Span};
 use super::weights::{Linear, Matrix, NormWeights};
-use super::workspace::Workspace;
 use crate::error::Result;
 use crate::experts::ExpertStore;
 use crate::ops::{Activation, Rope};
@@ -27,8 +27,10 @@ use std::borrow::Cow;
 pub trait Backend {
     /// Rows of activations.
     type Buffer;
-    /// One conversation's keys and values.
+    /// What one conversation keeps.
     type Cache;
+    /// A layer's turn at the expert store.
+    type Turn<'s>;
 
     /// An empty buffer, `width` wide.
     fn buffer(&self, width: usize) -> Self::Buffer;
@@ -69,24 +71,39 @@ pub trait Backend {
         caches: &[&mut Self::Cache],
         out: &mut Self::Buffer,
     );
+    /// A recurrence: `step` changes a sequence's state of a layer and a row of `x`, row after row of each sequence.
+    fn recur(
+        &self,
+        layer: usize,
+        rows: &[Row],
+        x: &mut Self::Buffer,
+        caches: &mut [&mut Self::Cache],
+        step: &dyn Fn(&mut [f32], &mut [f32]),
+    );
     /// The activation between up and down, in place in `up`.
     fn activate(&self, activation: Activation, gate: Option<&Self::Buffer>, up: &mut Self::Buffer);
     /// Chooses experts from router logits.
     fn route(
         &self,
-        experts: &Experts,
+        experts: &Shape,
         choice_bias: Option<&[f32]>,
         drop: bool,
         logits: &Self::Buffer,
         routing: &mut Routing,
     );
-    /// Adds the weighted outputs of the routed experts to `ws.added`.
-    fn experts<O: Observe>(
+    /// Begins a layer's turn at the store: what the batch wants and is not in memory is asked for.
+    ///
+    /// # Errors
+    /// When the system has no room for it.
+    fn ask<'s>(&self, store: &'s ExpertStore, layer: usize, routing: &Routing) -> Result<Self::Turn<'s>>;
+    /// Adds the weighted outputs of the routed experts to `step.added`, as their weights arrive, and ends the turn.
+    ///
+    /// # Errors
+    /// When an expert cannot be read.
+    fn collect<O: Observe>(
         &self,
-        store: &ExpertStore,
-        layer: usize,
-        experts: &Experts,
-        ws: &mut Workspace<Self::Buffer>,
+        turn: Self::Turn<'_>,
+        step: ExpertStep<'_, Self::Buffer>,
         observe: &mut O,
     ) -> Result<()>;
     /// Multiplies each row of `out` by the sigmoid of one output of `gate`.
@@ -97,4 +114,24 @@ pub trait Backend {
     fn select(&self, rows: &[Row], x: &Self::Buffer, out: &mut Self::Buffer);
     /// `x *= factor`.
     fn scale(&self, x: &mut Self::Buffer, factor: f32);
+}
+
+/// One layer's routed experts over a batch.
+pub struct ExpertStep<'a, T> {
+    /// Where the weights are.
+    pub store: &'a ExpertStore,
+    /// Whose experts.
+    pub layer: usize,
+    /// Their sizes.
+    pub experts: &'a Shape,
+    /// Which rows go to which.
+    pub routing: &'a Routing,
+    /// A guess of the next layer's routing; no rows where none is wanted.
+    pub ahead: &'a Routing,
+    /// What all of them read.
+    pub normed: &'a mut T,
+    /// What they compute.
+    pub hidden: &'a mut Hidden<T>,
+    /// Where it is added.
+    pub added: &'a mut T,
 }

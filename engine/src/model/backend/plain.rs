@@ -1,14 +1,14 @@
 //! The slow twin: weights dequantized to f32 out of the file's own bytes, sums in f64, simple loops, one thread.
 
-use super::super::config::{Config, Experts};
+use super::super::config::Config;
+use super::super::ffn::experts::Shape;
 use super::super::kv_cache::{KvCache, PAGE};
 use super::super::moe::Routing;
 use super::super::observe::Observe;
-use super::super::transformer::{AttentionStep, Row, Span};
+use super::super::step::{AttentionStep, Row, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
-use super::super::workspace::Workspace;
-use super::Backend;
 use super::host::{self, HostBuffer, Scratch, host_steps};
+use super::{Backend, ExpertStep};
 use crate::error::Result;
 use crate::experts::{ExpertStore, Stack};
 use crate::kernels::MatrixRef;
@@ -99,6 +99,8 @@ fn attend(
 }
 
 impl Backend for Plain {
+    type Turn<'s> = ();
+
     host_steps!();
 
     fn linear(&self, linear: &Linear, x: &mut HostBuffer, out: &mut HostBuffer, at: usize) {
@@ -135,26 +137,24 @@ impl Backend for Plain {
         }
     }
 
-    fn experts<O: Observe>(
-        &self,
-        store: &ExpertStore,
-        layer: usize,
-        experts: &Experts,
-        ws: &mut Workspace<HostBuffer>,
-        _observe: &mut O,
-    ) -> Result<()> {
+    fn ask<'s>(&self, _: &'s ExpertStore, _: usize, _: &Routing) -> Result<()> {
+        Ok(())
+    }
+
+    fn collect<O: Observe>(&self, (): (), step: ExpertStep<'_, HostBuffer>, _: &mut O) -> Result<()> {
+        let ExpertStep { store, layer, experts, routing, normed, added, .. } = step;
         let stacks = store.layer(layer);
-        for row in 0..ws.normed.rows() {
-            for (i, choice) in ws.routing.choices(row).iter().enumerate() {
-                if ws.routing.is_dropped(row, i) {
+        for row in 0..normed.rows() {
+            for (i, choice) in routing.choices(row).iter().enumerate() {
+                if routing.is_dropped(row, i) {
                     continue;
                 }
-                let x = ws.normed.row(row);
+                let x = normed.row(row);
                 let gate = stacks.gate.as_ref().map(|gate| multiply_expert(gate, choice.index, x));
                 let mut hidden = multiply_expert(&stacks.up, choice.index, x);
                 experts.activation.combine(self.isa(), gate.as_deref(), &mut hidden);
                 let out = multiply_expert(&stacks.down, choice.index, &hidden);
-                ws.added.row_mut(row).iter_mut().zip(&out).for_each(|(sum, out)| *sum += choice.score * out);
+                added.row_mut(row).iter_mut().zip(&out).for_each(|(sum, out)| *sum += choice.score * out);
             }
         }
         Ok(())

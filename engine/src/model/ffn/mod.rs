@@ -1,0 +1,32 @@
+//! The feed-forward half of a layer: a room for each kind and its line in the table below.
+
+pub mod dense;
+pub mod experts;
+
+use super::backend::Backend;
+use super::bind::LayerBinder;
+use super::kinds::{Half, Kind, Pass, kinds};
+use super::kv_cache::Memory;
+use super::observe::Observe;
+use super::weights::Matrix;
+use super::{Architecture, Keys};
+use crate::error::Result;
+
+kinds! {
+    /// The feed-forward half, with its weights.
+    Ffn {
+        /// One FFN for every token.
+        Dense: dense,
+        /// Some of many.
+        Experts: experts,
+    }
+}
+
+/// An architecture's [`ffn`](Architecture::ffn): a layer has experts where its tensors say so.
+pub(in crate::model) fn read(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Shape> {
+    if keys.gguf.tensor(&format!("blk.{layer}.ffn_gate_inp.weight")).is_some() {
+        experts::Shape::read(keys, architecture, layer).map(Shape::Experts)
+    } else {
+        dense::Shape::read(keys, architecture, layer).map(Shape::Dense)
+    }
+}

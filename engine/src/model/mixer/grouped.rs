@@ -1,0 +1,221 @@
+//! Grouped attention: query heads share key and value heads.
+
+use super::super::backend::Backend;
+use super::super::bind::LayerBinder;
+use super::super::config::{QkNorm, limit};
+use super::super::keys::Keys;
+use super::super::kinds::{Half, Kind, Pass};
+use super::super::kv_cache::{Memory, Pages};
+use super::super::observe::Observe;
+use super::super::step::{AttentionStep, Span};
+use super::super::weights::{Linear, Matrix, NormWeights};
+use super::super::{Architecture, mixer};
+use crate::error::Result;
+
+/// Sizes of grouped attention.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Query heads.
+    pub head_count: usize,
+    /// Key and value heads, a divisor of `head_count`.
+    pub head_count_kv: usize,
+    /// Width of a query or key.
+    pub key_length: usize,
+    /// Width of a value.
+    pub value_length: usize,
+    /// Factor on the products.
+    pub scale: f32,
+    /// Norm on queries and keys.
+    pub qk_norm: Option<QkNorm>,
+    /// How many positions back a position sees, itself included; `None` for all.
+    pub window: Option<usize>,
+    /// Index into [`Config::ropes`](super::super::Config::ropes); `None` for learned positions.
+    pub rope: Option<usize>,
+}
+
+impl Shape {
+    /// What the keys say of a layer, with the first rotation where the architecture has any, and no window.
+    pub(in crate::model) fn read(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Self> {
+        let head_count = keys.per_layer("attention.head_count", layer, limit::HEADS)?.unwrap_or(0);
+        if head_count == 0 {
+            return Err(keys.wrong(
+                "attention.head_count",
+                format!("at least 1 in layer {layer}"),
+                head_count,
+            ));
+        }
+        let head_count_kv =
+            keys.per_layer("attention.head_count_kv", layer, limit::HEADS)?.unwrap_or(head_count);
+        if head_count_kv == 0 || head_count % head_count_kv != 0 {
+            let expected = format!("a divisor of {head_count}");
+            return Err(keys.wrong("attention.head_count_kv", expected, head_count_kv));
+        }
+        let key_length = read_key_length(keys, head_count)?;
+        let value_length = keys.number("attention.value_length", limit::WIDTH)?.unwrap_or(key_length);
+        if key_length == 0 || value_length == 0 {
+            return Err(keys.wrong("attention.key_length", "at least 1", 0));
+        }
+        let scale = keys.float("attention.scale")?.filter(|scale| *scale != 0.0);
+        Ok(Self {
+            head_count,
+            head_count_kv,
+            key_length,
+            value_length,
+            scale: scale.unwrap_or(1.0 / (key_length as f32).sqrt()),
+            qk_norm: architecture.qk_norm,
+            window: None,
+            rope: architecture.rope.map(|_| 0),
+        })
+    }
+
+    fn queries(&self) -> Span {
+        Span::pieces(0, self.head_count, self.key_length)
+    }
+
+    fn keys(&self) -> Span {
+        Span::pieces(self.head_count * self.key_length, self.head_count_kv, self.key_length)
+    }
+
+    fn values(&self) -> Span {
+        let keys = self.keys();
+        Span::pieces(keys.at + keys.count * keys.width, self.head_count_kv, self.value_length)
+    }
+
+    /// Columns of a joined row of queries, keys and values.
+    fn joined(&self) -> usize {
+        let values = self.values();
+        values.at + values.count * values.width
+    }
+
+    fn attended(&self) -> usize {
+        self.head_count * self.value_length
+    }
+}
+
+fn read_key_length(keys: &Keys<'_>, head_count: usize) -> Result<usize> {
+    if let Some(length) = keys.number("attention.key_length", limit::WIDTH)? {
+        return Ok(length);
+    }
+    let width = keys.require("embedding_length", limit::WIDTH)?;
+    if width.is_multiple_of(head_count) {
+        Ok(width / head_count)
+    } else {
+        Err(keys.wrong("attention.head_count", format!("a divisor of {width}"), head_count))
+    }
+}
+
+/// An architecture's [`mixer`](Architecture::mixer): this kind in every layer, as the keys say it.
+pub(in crate::model) fn read(
+    keys: &Keys<'_>,
+    architecture: &Architecture,
+    layer: usize,
+) -> Result<mixer::Shape> {
+    Shape::read(keys, architecture, layer).map(mixer::Shape::Grouped)
+}
+
+/// Grouped attention with its tensors.
+pub struct Grouped {
+    shape: Shape,
+    qkv: Vec<(Linear, usize)>, // q, k, v, or all three in one, with the column of the joined row where each starts
+    q_norm: Option<NormWeights>,
+    k_norm: Option<NormWeights>,
+    sinks: Option<Vec<f32>>, // one logit per query head
+    output: Linear,          // back to the residual stream
+}
+
+/// Rows between the steps.
+pub struct Scratch<T> {
+    joined: T,   // queries, keys and values (rows, q + k + v)
+    attended: T, // heads' values (rows, head_count * value_length)
+}
+
+impl Kind for Grouped {
+    type Shape = Shape;
+    type Scratch<T> = Scratch<T>;
+
+    fn bind(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Self> {
+        let (keys, values, width) = (shape.keys(), shape.values(), layer.width());
+        let qkv = match layer.optional_linear("attn_qkv", shape.joined(), width)? {
+            Some(joined) => vec![(joined, 0)],
+            None => vec![
+                (layer.linear("attn_q", keys.at, width)?, 0),
+                (layer.linear("attn_k", values.at - keys.at, width)?, keys.at),
+                (layer.linear("attn_v", shape.joined() - values.at, width)?, values.at),
+            ],
+        };
+        let norm = |name: &str, row: usize| match shape.qk_norm {
+            None => Ok(None),
+            Some(QkNorm::Head) => layer.norm(name, shape.key_length).map(Some),
+            Some(QkNorm::Row) => layer.norm(name, row).map(Some),
+        };
+        Ok(Self {
+            qkv,
+            q_norm: norm("attn_q_norm", keys.at)?,
+            k_norm: norm("attn_k_norm", values.at - keys.at)?,
+            sinks: layer.optional_vector("attn_sinks.weight", shape.head_count)?,
+            output: layer.linear("attn_output", width, shape.attended())?,
+            shape: shape.clone(),
+        })
+    }
+
+    fn memory(shape: &Shape) -> Memory {
+        Memory::Pages(Pages {
+            heads: shape.head_count_kv,
+            key_length: shape.key_length,
+            value_length: shape.value_length,
+        })
+    }
+
+    fn scratch<T>(buffer: &dyn Fn() -> T) -> Scratch<T> {
+        Scratch { joined: buffer(), attended: buffer() }
+    }
+
+    fn scratch_columns(&self) -> usize {
+        self.shape.joined() + self.shape.attended()
+    }
+
+    fn matrices(&self) -> Vec<&Matrix> {
+        let qkv = self.qkv.iter().map(|(linear, _)| linear);
+        qkv.chain([&self.output]).map(|linear| &linear.matrix).collect()
+    }
+
+    fn step<B: Backend, O: Observe>(
+        &self,
+        pass: &mut Pass<'_, '_, B, O>,
+        half: &mut Half<'_, B::Buffer>,
+        scratch: &mut Scratch<B::Buffer>,
+    ) -> Result<()> {
+        let Scratch { joined, attended } = scratch;
+        pass.resize(joined, self.shape.joined());
+        for (linear, at) in &self.qkv {
+            pass.linear(linear, half.normed, joined, *at);
+        }
+        let (queries, keys) = (self.shape.queries(), self.shape.keys());
+        for (norm, span) in [(&self.q_norm, queries), (&self.k_norm, keys)] {
+            if let Some(norm) = norm {
+                let span = if self.shape.qk_norm == Some(QkNorm::Row) { span.as_one() } else { span };
+                pass.backend.norm_span(norm, joined, span);
+            }
+        }
+        if let Some(rope) = self.shape.rope {
+            for span in [queries, keys] {
+                pass.backend.rope(&pass.ropes[rope], &half.angles[rope], joined, span);
+            }
+        }
+        let step = AttentionStep {
+            layer: half.layer,
+            rows: pass.rows,
+            queries,
+            keys,
+            values: self.shape.values(),
+            value_length: self.shape.value_length,
+            scale: self.shape.scale,
+            window: self.shape.window,
+            sinks: self.sinks.as_deref(),
+        };
+        pass.backend.store(&step, joined, pass.caches);
+        pass.backend.attention(&step, joined, pass.caches, attended);
+        pass.linear(&self.output, attended, half.added, 0);
+        Ok(())
+    }
+}

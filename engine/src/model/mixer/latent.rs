@@ -1,0 +1,206 @@
+//! Latent attention, absorbed: queries move into the latent space, so that the cache holds one small row per position
+//! (DeepSeek-V2, section 2.1).
+
+use super::super::backend::Backend;
+use super::super::bind::LayerBinder;
+use super::super::kinds::{Half, Kind, Pass};
+use super::super::kv_cache::{Memory, Pages};
+use super::super::observe::Observe;
+use super::super::step::{AttentionStep, Span};
+use super::super::weights::{Linear, Matrix, NormWeights};
+use crate::error::Result;
+
+/// Sizes of latent attention; one key head serves all query heads.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Query heads.
+    pub head_count: usize,
+    /// Width of the compressed query, where there is one.
+    pub q_lora_rank: Option<usize>,
+    /// Width of the latent row.
+    pub kv_lora_rank: usize,
+    /// Width of a head's part without position.
+    pub nope_length: usize,
+    /// Width of a head's part with position.
+    pub rope_length: usize,
+    /// Width of a head's value.
+    pub value_length: usize,
+    /// Factor on the products.
+    pub scale: f32,
+    /// Index into [`Config::ropes`](super::super::Config::ropes).
+    pub rope: usize,
+}
+
+impl Shape {
+    fn head(&self) -> usize {
+        self.nope_length + self.rope_length
+    }
+
+    /// Columns of all query heads, before which the new key stands in a joined row.
+    fn queries(&self) -> usize {
+        self.head_count * self.head()
+    }
+
+    /// Width of a query in the latent space, and of a cached row.
+    fn absorbed(&self) -> usize {
+        self.kv_lora_rank + self.rope_length
+    }
+
+    /// The rotated columns of all query heads.
+    fn turned(&self) -> Span {
+        Span { at: self.nope_length, count: self.head_count, width: self.rope_length, stride: self.head() }
+    }
+}
+
+/// Latent attention with its tensors.
+pub struct Latent {
+    shape: Shape,
+    q_a: Option<(Linear, NormWeights)>, // to the compressed query, and its norm
+    q: Linear,                          // to all query heads
+    kv_a: Linear,                       // to the latent row and the shared rotated key
+    kv_a_norm: NormWeights,             // on the latent row
+    k_b: Vec<Matrix>,                   // per head (kv_lora_rank, nope_length)
+    v_b: Vec<Matrix>,                   // per head (value_length, kv_lora_rank)
+    output: Linear,                     // back to the residual stream
+}
+
+/// Rows between the steps.
+pub struct Scratch<T> {
+    joined: T,     // query heads, latent row and rotated key (rows, queries + absorbed)
+    compressed: T, // (rows, q_lora_rank)
+    absorbed: T,   // queries in the latent space (rows, head_count * absorbed)
+    attended: T,   // latent values (rows, head_count * kv_lora_rank)
+    values: T,     // heads' values (rows, head_count * value_length)
+}
+
+impl Kind for Latent {
+    type Shape = Shape;
+    type Scratch<T> = Scratch<T>;
+
+    fn bind(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Self> {
+        let width = layer.width();
+        let (q_a, q) = match shape.q_lora_rank {
+            None => (None, layer.linear("attn_q", shape.queries(), width)?),
+            Some(rank) => {
+                let norm = layer.norm("attn_q_a_norm", rank)?;
+                let down = layer.linear("attn_q_a", rank, width)?;
+                (Some((down, norm)), layer.linear("attn_q_b", shape.queries(), rank)?)
+            }
+        };
+        let heads = |name: &str, rows, cols| layer.slices(name, shape.head_count, rows, cols);
+        Ok(Self {
+            q_a,
+            q,
+            kv_a: layer.linear("attn_kv_a_mqa", shape.absorbed(), width)?,
+            kv_a_norm: layer.norm("attn_kv_a_norm", shape.kv_lora_rank)?,
+            k_b: heads("attn_k_b.weight", shape.kv_lora_rank, shape.nope_length)?,
+            v_b: heads("attn_v_b.weight", shape.value_length, shape.kv_lora_rank)?,
+            output: layer.linear("attn_output", width, shape.head_count * shape.value_length)?,
+            shape: shape.clone(),
+        })
+    }
+
+    fn memory(shape: &Shape) -> Memory {
+        Memory::Pages(Pages { heads: 1, key_length: shape.absorbed(), value_length: 0 })
+    }
+
+    fn scratch<T>(buffer: &dyn Fn() -> T) -> Scratch<T> {
+        Scratch {
+            joined: buffer(),
+            compressed: buffer(),
+            absorbed: buffer(),
+            attended: buffer(),
+            values: buffer(),
+        }
+    }
+
+    fn scratch_columns(&self) -> usize {
+        let shape = &self.shape;
+        let latent = shape.absorbed() + shape.kv_lora_rank + shape.value_length;
+        shape.queries() + shape.absorbed() + shape.q_lora_rank.unwrap_or(0) + shape.head_count * latent
+    }
+
+    fn matrices(&self) -> Vec<&Matrix> {
+        let before = self.q_a.iter().map(|(linear, _)| linear).chain([&self.q, &self.kv_a]);
+        let heads = self.k_b.iter().chain(&self.v_b);
+        before.map(|linear| &linear.matrix).chain(heads).chain([&self.output.matrix]).collect()
+    }
+
+    fn step<B: Backend, O: Observe>(
+        &self,
+        pass: &mut Pass<'_, '_, B, O>,
+        half: &mut Half<'_, B::Buffer>,
+        scratch: &mut Scratch<B::Buffer>,
+    ) -> Result<()> {
+        self.project(pass, half, scratch);
+        self.absorb(pass, scratch);
+        let Scratch { joined, absorbed, attended, values, .. } = scratch;
+        let shape = &self.shape;
+        let key = Span::one(shape.queries(), shape.absorbed());
+        let step = AttentionStep {
+            layer: half.layer,
+            rows: pass.rows,
+            queries: Span::pieces(0, shape.head_count, shape.absorbed()),
+            keys: key,
+            values: Span { width: 0, ..key },
+            value_length: shape.kv_lora_rank,
+            scale: shape.scale,
+            window: None,
+            sinks: None,
+        };
+        pass.backend.store(&step, joined, pass.caches);
+        pass.backend.attention(&step, absorbed, pass.caches, attended);
+        let from = Span::pieces(0, shape.head_count, shape.kv_lora_rank);
+        let to = Span::pieces(0, shape.head_count, shape.value_length);
+        pass.resize(values, to.as_one().width);
+        pass.backend.linear_heads(&self.v_b, attended, from, values, to);
+        pass.linear(&self.output, values, half.added, 0);
+        Ok(())
+    }
+}
+
+impl Latent {
+    /// Queries, the latent row and the rotated key, normed and turned, in a joined row.
+    fn project<B: Backend, O: Observe>(
+        &self,
+        pass: &mut Pass<'_, '_, B, O>,
+        half: &mut Half<'_, B::Buffer>,
+        scratch: &mut Scratch<B::Buffer>,
+    ) {
+        let Scratch { joined, compressed, .. } = scratch;
+        let (shape, normed) = (&self.shape, &mut *half.normed);
+        let at = shape.queries();
+        pass.resize(joined, at + shape.absorbed());
+        match &self.q_a {
+            None => pass.linear(&self.q, normed, joined, 0),
+            Some((down, norm)) => {
+                pass.resize(compressed, down.matrix.rows);
+                pass.linear(down, normed, compressed, 0);
+                pass.backend.norm_span(norm, compressed, Span::one(0, down.matrix.rows));
+                pass.linear(&self.q, compressed, joined, 0);
+            }
+        }
+        pass.linear(&self.kv_a, normed, joined, at);
+        pass.backend.norm_span(&self.kv_a_norm, joined, Span::one(at, shape.kv_lora_rank));
+        let key = Span::one(at + shape.kv_lora_rank, shape.rope_length);
+        for span in [shape.turned(), key] {
+            pass.backend.rope(&pass.ropes[shape.rope], &half.angles[shape.rope], joined, span);
+        }
+    }
+
+    /// Moves the queries into the latent space.
+    fn absorb<B: Backend, O: Observe>(
+        &self,
+        pass: &mut Pass<'_, '_, B, O>,
+        scratch: &mut Scratch<B::Buffer>,
+    ) {
+        let Scratch { joined, absorbed, .. } = scratch;
+        let (shape, stride) = (&self.shape, self.shape.absorbed());
+        pass.resize(absorbed, shape.head_count * stride);
+        let nope = Span { at: 0, width: shape.nope_length, ..shape.turned() };
+        let into = Span { at: 0, count: shape.head_count, width: shape.kv_lora_rank, stride };
+        pass.backend.linear_heads(&self.k_b, joined, nope, absorbed, into);
+        let turned = Span { at: shape.kv_lora_rank, stride, ..shape.turned() };
+        pass.backend.copy_span(joined, shape.turned(), absorbed, turned);
+    }
+}
