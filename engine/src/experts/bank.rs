@@ -10,6 +10,7 @@
 
 use super::frequency::Frequency;
 use super::plan::Plan;
+use super::queue::Queue;
 use super::readers::{Done, Job, Readers};
 use super::slots::{Slot, SlotShape, Which};
 use super::statistics::{LayerStatistics, Statistics};
@@ -144,6 +145,10 @@ impl Bank {
             arrived: vec![],
             group: vec![],
         })
+    }
+
+    pub(super) fn queue(&self) -> Arc<Queue> {
+        self.readers.queue().clone()
     }
 
     pub(super) fn statistics(&self) -> &Statistics {

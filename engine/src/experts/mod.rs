@@ -26,6 +26,7 @@ use crate::gguf::Bytes;
 use crate::kernels::{Dispatch, Layout, MatrixRef};
 use crate::quant::Format;
 use bank::Bank;
+use queue::Queue;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// One matrix of every expert of a layer, as the file has it.
@@ -101,13 +102,14 @@ fn count_of(layer: &Option<ExpertLayer>) -> usize {
 pub struct ExpertStore {
     layers: Arc<Layers>,
     bank: Option<Mutex<Bank>>,
+    queue: Arc<Queue>, // of the bank's readers
     look_ahead: usize, // experts per row to read on a guess; none where all have slots
 }
 
 impl ExpertStore {
     /// A store over bound layers; `None` for dense ones. It has no slots yet.
     pub fn new(layers: Vec<Option<ExpertLayer>>) -> Self {
-        Self { layers: Arc::new(layers), bank: None, look_ahead: 0 }
+        Self { layers: Arc::new(layers), bank: None, queue: Arc::default(), look_ahead: 0 }
     }
 
     /// Whether the model has experts at all.
@@ -141,7 +143,9 @@ impl ExpertStore {
     /// When the system has no room or no threads for them.
     pub fn provide(&mut self, plan: Plan, past_cache: bool, look_ahead: usize) -> Result<()> {
         self.look_ahead = if plan.holds_all() { 0 } else { look_ahead };
-        self.bank = Some(Mutex::new(Bank::new(&self.layers, plan, past_cache)?));
+        let bank = Bank::new(&self.layers, plan, past_cache)?;
+        self.queue = bank.queue();
+        self.bank = Some(Mutex::new(bank));
         Ok(())
     }
 
@@ -164,6 +168,11 @@ impl ExpertStore {
         let bank = self.bank.as_ref().expect("slots are provided before the first step");
         let bank = bank.lock().unwrap_or_else(PoisonError::into_inner);
         Turn::begin(&self.layers, bank, layer, rows, dispatch)
+    }
+
+    /// Matrices asked for so far, guesses aside; may be asked in the middle of a turn.
+    pub fn asked(&self) -> u64 {
+        self.queue.asked()
     }
 
     /// What the store did so far; `None` where it has no slots.

@@ -2,6 +2,7 @@
 
 use super::readers::Job;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Jobs waiting for a thread.
@@ -9,6 +10,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 pub(super) struct Queue {
     jobs: Mutex<Jobs>,
     changed: Condvar,
+    asked: AtomicU64,
 }
 
 #[derive(Default)]
@@ -23,8 +25,14 @@ impl Queue {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Jobs so far that were computed with as soon as they were done.
+    pub(super) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     /// Adds a job that is computed with as soon as it is done.
     pub(super) fn want(&self, job: Job) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         self.jobs().wanted.push_back(job);
         self.changed.notify_one();
     }

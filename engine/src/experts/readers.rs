@@ -79,7 +79,7 @@ impl Readers {
     }
 
     /// Jobs that no thread has begun.
-    pub(super) fn queue(&self) -> &Queue {
+    pub(super) fn queue(&self) -> &Arc<Queue> {
         &self.queue
     }
 

@@ -1,6 +1,6 @@
 //! 124M-MoE: GPT-2's frame (learned positions, layer norms, untied head) with biased SwiGLU experts.
 
-use super::{Architecture, Config, Gating, Keys};
+use super::{Architecture, Gating, Keys, ffn};
 use crate::error::Result;
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
@@ -8,14 +8,14 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     layer_norm: true,
     rope: None,
     gating: Gating::SoftmaxChosen,
-    adjust,
+    ffn,
     ..Architecture::LLAMA
 };
 
 /// The converter says what is so in every model.
-fn adjust(keys: &Keys<'_>, _: &mut Config) -> Result<()> {
+fn ffn(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<ffn::Shape> {
     match keys.text("feed_forward_activation")? {
-        None | Some("swiglu") => Ok(()),
+        None | Some("swiglu") => ffn::read(keys, architecture, layer),
         Some(other) => Err(keys.wrong("feed_forward_activation", "swiglu", other)),
     }
 }

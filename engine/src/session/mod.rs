@@ -6,6 +6,10 @@
 mod memory;
 mod options;
 #[cfg(test)]
+mod ask_tests;
+#[cfg(test)]
+mod made;
+#[cfg(test)]
 mod recurrent_tests;
 
 pub use memory::{MemoryLimit, MemoryPlan};

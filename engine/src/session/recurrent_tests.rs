@@ -1,25 +1,13 @@
 //! Sessions of a model with a recurrent layer, whose state cannot go back.
 
-use super::{Engine, Options};
-use crate::gguf::{Bytes, Gguf, Metadata, Writer};
-use crate::quant::Format;
+use super::{Engine, Options, made};
+use crate::gguf::Gguf;
 
 const WIDTH: u64 = 32;
 const TOKENS: u64 = 16;
 
-/// A model of two layers, the first of them recurrent, with weights out of a counter.
+/// A model of two layers, the first of them recurrent.
 fn gguf() -> Gguf {
-    let mut metadata = Metadata::new();
-    metadata.set("general.architecture", "toy");
-    for (key, value) in [
-        ("block_count", 2),
-        ("context_length", 64),
-        ("embedding_length", WIDTH as u32),
-        ("feed_forward_length", WIDTH as u32),
-        ("attention.head_count", 2),
-    ] {
-        metadata.set(format!("toy.{key}"), value);
-    }
     let square = vec![WIDTH, WIDTH];
     let mut tensors = vec![
         ("token_embd.weight".to_owned(), vec![WIDTH, TOKENS]),
@@ -27,31 +15,21 @@ fn gguf() -> Gguf {
         ("blk.0.toy_output.weight".to_owned(), square.clone()),
     ];
     for layer in 0..2 {
-        tensors.extend(
-            ["attn_norm", "ffn_norm"].map(|name| (format!("blk.{layer}.{name}.weight"), vec![WIDTH])),
-        );
+        let norms = ["attn_norm", "ffn_norm"];
+        tensors.extend(norms.map(|name| (format!("blk.{layer}.{name}.weight"), vec![WIDTH])));
         let ffn = ["ffn_gate", "ffn_up", "ffn_down"];
         tensors.extend(ffn.map(|name| (format!("blk.{layer}.{name}.weight"), square.clone())));
     }
-    tensors.extend(
-        ["attn_q", "attn_k", "attn_v", "attn_output"].map(|n| (format!("blk.1.{n}.weight"), square.clone())),
-    );
-    let f32s = Format::by_name("F32").unwrap();
-    let declared = tensors.iter().map(|(name, shape)| (name.clone(), f32s, shape.clone())).collect();
-    let mut file = Writer::new(metadata, declared).unwrap().over(Vec::new()).unwrap();
-    let mut counter = 0u32;
-    for (name, shape) in &tensors {
-        let count: u64 = shape.iter().product();
-        let weight = |_| {
-            counter = counter.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (counter >> 8) as f32 / (1 << 24) as f32 - 0.4
-        };
-        let bytes: Vec<u8> = (0..count).map(weight).flat_map(f32::to_le_bytes).collect();
-        file.begin(name).unwrap();
-        file.append(&bytes).unwrap();
-        file.end().unwrap();
-    }
-    Gguf::from_bytes(Bytes::from(file.into_inner().unwrap())).unwrap()
+    let attention = ["attn_q", "attn_k", "attn_v", "attn_output"];
+    tensors.extend(attention.map(|name| (format!("blk.1.{name}.weight"), square.clone())));
+    let numbers = [
+        ("block_count", 2),
+        ("context_length", 64),
+        ("embedding_length", WIDTH as u32),
+        ("feed_forward_length", WIDTH as u32),
+        ("attention.head_count", 2),
+    ];
+    made::file("toy", &numbers, &tensors)
 }
 
 fn engine() -> Engine {
