@@ -224,7 +224,11 @@ impl LayerBinder<'_> {
 
     /// A norm of the layer's kind.
     pub(super) fn norm(&self, name: &str, width: usize) -> Result<NormWeights> {
-        self.binder.norm(&self.name(name), self.config.layers[self.i].norm, width)
+        self.norm_of(self.config.layers[self.i].norm, name, width)
+    }
+
+    pub(super) fn norm_of(&self, kind: Norm, name: &str, width: usize) -> Result<NormWeights> {
+        self.binder.norm(&self.name(name), kind, width)
     }
 
     /// One matrix per head or expert out of a 3-D tensor.

@@ -2,7 +2,7 @@
 //!
 //! Also the German MoE GPT v8's expert capacity, as its original computes it over a whole batch.
 
-use super::ffn::experts::{Gating, Shape};
+use super::ffn::experts::{Gating, Groups, Shape};
 use crate::kernels::Dispatch;
 use crate::ops::{Choice, exp, softmax, top_k};
 
@@ -127,15 +127,19 @@ fn choose(
         Gating::Sigmoid => scores.iter_mut().for_each(|score| *score = 1.0 / (1.0 + exp(-*score))),
         Gating::SoftmaxChosen => {}
     }
-    match choice_bias {
-        None => top_k(scores, choices),
-        Some(bias) => {
-            let unbiased = scores.len();
-            scores.extend_from_within(..);
-            scores[unbiased..].iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
-            top_k(&scores[unbiased..], choices);
-            choices.iter_mut().for_each(|choice| choice.score = scores[choice.index as usize]);
+    let unbiased = scores.len();
+    if choice_bias.is_none() && experts.groups.is_none() {
+        top_k(scores, choices);
+    } else {
+        scores.extend_from_within(..);
+        let choosing = &mut scores[unbiased..];
+        let bias = choice_bias.unwrap_or_default();
+        choosing.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
+        if let Some(groups) = experts.groups {
+            leave_best(groups, choosing);
         }
+        top_k(choosing, choices);
+        choices.iter_mut().for_each(|choice| choice.score = scores[choice.index as usize]);
     }
     if experts.gating == Gating::SoftmaxChosen {
         let largest = choices.iter().map(|choice| choice.score).fold(f32::NEG_INFINITY, f32::max);
@@ -147,6 +151,31 @@ fn choose(
         choices.iter_mut().for_each(|choice| choice.score /= sum);
     }
     choices.iter_mut().for_each(|choice| choice.score *= experts.scale);
+}
+
+/// Keeps the scores of the best groups only (DeepSeek-V3, section 2.1.2); of equal groups the first counts.
+fn leave_best(groups: Groups, scores: &mut [f32]) {
+    let size = scores.len() / groups.count;
+    let worth = |group: &[f32]| {
+        let mut best = [f32::NEG_INFINITY; 2];
+        for &score in group {
+            if score > best[0] {
+                best = [score, best[0]];
+            } else if score > best[1] {
+                best[1] = score;
+            }
+        }
+        if groups.counted == 1 || group.len() == 1 { best[0] } else { best[0] + best[1] }
+    };
+    let mut left = groups.count;
+    while left > groups.used {
+        // The worst of those that are left goes, of equal ones the last.
+        let all = scores.chunks_exact(size).enumerate().filter(|(_, group)| group[0] != f32::NEG_INFINITY);
+        let worst = all.map(|(i, group)| (i, worth(group))).reduce(|a, b| if b.1 <= a.1 { b } else { a });
+        let Some((worst, _)) = worst else { return };
+        scores[worst * size..][..size].fill(f32::NEG_INFINITY);
+        left -= 1;
+    }
 }
 
 /// `floor(used * factor * rows / experts)` evaluated left to right in f64, made even, at least 2.
@@ -171,6 +200,7 @@ mod tests {
             length: 1,
             activation: Activation::Silu,
             gating,
+            groups: None,
             normalise: true,
             scale: 1.0,
             shared: None,
@@ -232,6 +262,22 @@ mod tests {
         sigmoid.normalise = false;
         routing.route(&[2.0, 0.0, 1.0], &sigmoid, Some(&[0.0, 5.0, 0.0]), false);
         assert_eq!(routing.choices(0)[0], Choice { index: 1, score: 0.5 });
+    }
+
+    #[test]
+    fn groups_are_chosen_before_experts() {
+        // The third group has the two best together, the first the single best one.
+        let scores = [0.9f32, 0.1, 0.2, 0.3, 0.6, 0.7, 0.0, 0.8];
+        let logits: Vec<f32> =
+            scores.iter().map(|&score| (score / (1.0 - score.min(0.999))).max(1e-9).ln()).collect();
+        for (counted, used, expected) in [(2, 1, [5, 4]), (1, 1, [0, 1]), (2, 2, [0, 5])] {
+            let mut sigmoid = experts(8, 2, Gating::Sigmoid);
+            sigmoid.groups = Some(Groups { count: 4, used, counted });
+            let mut routing = Routing::default();
+            routing.route(&logits, &sigmoid, None, false);
+            let chosen: Vec<u32> = routing.choices(0).iter().map(|choice| choice.index).collect();
+            assert_eq!(chosen, expected, "{counted} counted, {used} used");
+        }
     }
 
     #[test]

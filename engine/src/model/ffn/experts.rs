@@ -27,6 +27,8 @@ pub struct Shape {
     pub activation: Activation,
     /// Router logits to weights.
     pub gating: Gating,
+    /// The groups among which experts are chosen first.
+    pub groups: Option<Groups>,
     /// Whether the chosen weights are divided by their sum.
     pub normalise: bool,
     /// Factor on the weights.
@@ -48,6 +50,18 @@ pub enum Gating {
     Sigmoid,
     /// Choose, then softmax over the chosen.
     SoftmaxChosen,
+}
+
+/// Experts in groups of neighbours: the best groups of a row are chosen, then experts in these.
+#[derive(Clone, Copy, Debug)]
+pub struct Groups {
+    /// All of them, a divisor of the experts.
+    pub count: usize,
+    /// Chosen per token.
+    pub used: usize,
+    /// What a group counts for: the sum of so many of its largest scores. One where experts are weighed by softmax
+    /// (DeepSeek V2), else two (DeepSeek V3).
+    pub counted: usize,
 }
 
 /// The always active experts, as one FFN.
@@ -79,16 +93,14 @@ impl Shape {
         let length = length.filter(|length| *length > 0);
         let length =
             length.ok_or_else(|| keys.wrong("expert_feed_forward_length", "at least 1", "nothing"))?;
-        if keys.number("expert_group_count", limit::EXPERTS)?.unwrap_or(1) > 1 {
-            let what = "experts chosen within groups (`expert_group_count` above 1) are not computed here";
-            return Err(Error::unsupported(what, "use a model without expert groups"));
-        }
+        let gating = read_gating(keys, architecture, layer)?;
         Ok(Self {
             expert_count,
             expert_used_count,
             length,
             activation: architecture.activation,
-            gating: read_gating(keys, architecture)?,
+            gating,
+            groups: read_groups(keys, gating, (expert_count, expert_used_count))?,
             normalise: keys.flag("expert_weights_norm")?.unwrap_or(architecture.normalise),
             scale: keys.float("expert_weights_scale")?.filter(|scale| *scale != 0.0).unwrap_or(1.0),
             shared: read_shared(keys, layer, length)?,
@@ -98,8 +110,11 @@ impl Shape {
     }
 }
 
-fn read_gating(keys: &Keys<'_>, architecture: &Architecture) -> Result<Gating> {
+/// A choice bias comes with sigmoid scores; some converters leave the key out then (llama.cpp's for GLM-4.7-Flash).
+fn read_gating(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Gating> {
+    let has_bias = || keys.gguf.tensor(&format!("blk.{layer}.exp_probs_b.bias")).is_some();
     match keys.number("expert_gating_func", 255)? {
+        None | Some(0) if architecture.gating == Gating::Softmax && has_bias() => Ok(Gating::Sigmoid),
         None | Some(0) => Ok(architecture.gating),
         Some(1) => Ok(Gating::Softmax),
         Some(2) => Ok(Gating::Sigmoid),
@@ -110,6 +125,26 @@ fn read_gating(keys: &Keys<'_>, architecture: &Architecture) -> Result<Gating> {
             other,
         )),
     }
+}
+
+/// One group is none.
+fn read_groups(
+    keys: &Keys<'_>,
+    gating: Gating,
+    (experts, used_experts): (usize, usize),
+) -> Result<Option<Groups>> {
+    let count = keys.number("expert_group_count", limit::EXPERTS)?.unwrap_or(0).max(1);
+    let used = keys.number("expert_group_used_count", limit::EXPERTS)?.unwrap_or(0);
+    let used = if used == 0 { count } else { used };
+    if experts % count != 0 {
+        return Err(keys.wrong("expert_group_count", format!("a divisor of {experts}"), count));
+    }
+    if used > count || used * (experts / count) < used_experts {
+        let expected = format!("groups with at least {used_experts} experts, at most {count}");
+        return Err(keys.wrong("expert_group_used_count", expected, used));
+    }
+    let counted = if gating == Gating::Softmax { 1 } else { 2 };
+    Ok((used < count).then_some(Groups { count, used, counted }))
 }
 
 /// The shared expert's width comes from its key, or from how many experts' widths it is.

@@ -3,12 +3,16 @@
 
 use super::super::backend::Backend;
 use super::super::bind::LayerBinder;
+use super::super::config::Norm;
 use super::super::kinds::{Half, Kind, Pass};
 use super::super::kv_cache::{Memory, Pages};
 use super::super::observe::Observe;
 use super::super::step::{AttentionStep, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use crate::error::Result;
+
+/// On latent rows, whatever the file says of its other norms: transformers' classes give these norms no epsilon.
+const NORM: Norm = Norm::Rms { epsilon: 1e-6 };
 
 /// Sizes of latent attention; one key head serves all query heads.
 #[derive(Clone, Debug)]
@@ -82,7 +86,7 @@ impl Kind for Latent {
         let (q_a, q) = match shape.q_lora_rank {
             None => (None, layer.linear("attn_q", shape.queries(), width)?),
             Some(rank) => {
-                let norm = layer.norm("attn_q_a_norm", rank)?;
+                let norm = layer.norm_of(NORM, "attn_q_a_norm", rank)?;
                 let down = layer.linear("attn_q_a", rank, width)?;
                 (Some((down, norm)), layer.linear("attn_q_b", shape.queries(), rank)?)
             }
@@ -92,7 +96,7 @@ impl Kind for Latent {
             q_a,
             q,
             kv_a: layer.linear("attn_kv_a_mqa", shape.absorbed(), width)?,
-            kv_a_norm: layer.norm("attn_kv_a_norm", shape.kv_lora_rank)?,
+            kv_a_norm: layer.norm_of(NORM, "attn_kv_a_norm", shape.kv_lora_rank)?,
             k_b: heads("attn_k_b.weight", shape.kv_lora_rank, shape.nope_length)?,
             v_b: heads("attn_v_b.weight", shape.value_length, shape.kv_lora_rank)?,
             output: layer.linear("attn_output", width, shape.head_count * shape.value_length)?,
