@@ -137,7 +137,7 @@ impl Backend for Plain {
         }
     }
 
-    fn ask<'s>(&self, _: &'s ExpertStore, _: usize, _: &Routing) -> Result<()> {
+    fn ask(&self, _: &ExpertStore, _: usize, _: &Routing) -> Result<()> {
         Ok(())
     }
 
