@@ -209,3 +209,29 @@ fn names_need_not_be_text() {
         assert!(listed.status.success() && stdout(&listed).contains("caf\u{fffd}"), "{}", stderr(&listed));
     }
 }
+
+/// A pipe without a writer would be waited for; it is looked at before it is opened.
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_no_model() {
+    let folder = place();
+    assert!(
+        std::process::Command::new("mkfifo").arg(folder.path().join("pipe.gguf")).status().unwrap().success()
+    );
+    for arguments in [&["run", "pipe.gguf", "-p", "x"][..], &["convert", "pipe.gguf", "-o", "o.gguf"]] {
+        let mut child =
+            moewe(folder.path()).args(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let patience = std::time::Instant::now();
+        while child.try_wait().unwrap().is_none() && patience.elapsed().as_secs() < 60 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let was_over = child.try_wait().unwrap().is_some();
+        _ = child.kill();
+        let output = child.wait_with_output().unwrap();
+        assert!(
+            was_over && stderr(&output).contains("a device or a pipe"),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+    }
+}

@@ -85,12 +85,21 @@ pub(crate) fn set_tokenizer(metadata: &mut Metadata, checkpoint: &Checkpoint, pa
 fn set_no_tokenizer(metadata: &mut Metadata, params: &Params) -> Result<()> {
     metadata.set("tokenizer.ggml.model", "none");
     let vocab = params.dim(Dim::Vocab)?;
-    for (key, name) in [("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_id")] {
-        // A list of ends is possible; the first is the usual one.
-        let id = params.get(&[name]).and_then(|(_, id)| id.as_u64().or_else(|| id.get(0)?.as_u64()));
-        if let Some(id) = id.filter(|&id| id < vocab) {
-            metadata.set(format!("tokenizer.ggml.{key}"), id as u32);
-        }
+    let ids = |name: &str| {
+        let value = params.get(&[name]).map(|(_, value)| value.clone()).unwrap_or_default();
+        let list = value.as_array().cloned().unwrap_or_else(|| vec![value]);
+        let ids = list.iter().filter_map(|id| id.as_u64()).filter(|&id| id < vocab).map(|id| id as u32);
+        ids.collect::<Vec<u32>>()
+    };
+    if let Some(&bos) = ids("bos_token_id").first() {
+        metadata.set("tokenizer.ggml.bos_token_id", bos);
+    }
+    let ends = ids("eos_token_id");
+    if let Some(&eos) = ends.first() {
+        metadata.set("tokenizer.ggml.eos_token_id", eos);
+    }
+    if ends.len() > 1 {
+        metadata.set("tokenizer.ggml.eog_token_ids", ends);
     }
     Ok(())
 }

@@ -26,8 +26,12 @@ pub use settle::{Pad, weights_without_padding};
 use calibrate::Guide;
 use checkpoint::Checkpoint;
 use hf::Architecture;
+use hf::params::{Dim, Params};
+use hf::plan::Plan;
 use moewe_engine::eval::Importance;
 use moewe_engine::gguf::{Destination, Existing, Gguf};
+use moewe_engine::model::Model;
+use moewe_engine::os::files::regular;
 use moewe_engine::quant::Format;
 use moewe_engine::{Error, Result};
 use std::io::Read;
@@ -53,6 +57,8 @@ pub struct Options {
     pub calibrate: Option<Text>,
     /// Whether weights may be NaN or infinite; they are written as zeros and as the largest weights of their blocks.
     pub allow_nan: bool,
+    /// Whether tokens beyond the embedding get rows, the mean of all others.
+    pub add_vocabulary_rows: bool,
     /// Only plan: the report says what would be written.
     pub dry_run: bool,
     /// Whether an existing file may be replaced.
@@ -77,6 +83,7 @@ impl Options {
             allow_partial: false,
             calibrate: None,
             allow_nan: false,
+            add_vocabulary_rows: false,
             dry_run: false,
             force: false,
             stop: Arc::default(),
@@ -152,7 +159,11 @@ fn written(
     let params = architecture.params(&checkpoint.config)?;
     let mut remarks = checkpoint.leftovers.clone();
     remarks.extend(architecture.remarks(&checkpoint.config)?);
-    let plan = hf::plan::plan(architecture, &params, &checkpoint).map_err(|e| e.in_file(src))?;
+    let mut plan = hf::plan::plan(architecture, &params, &checkpoint).map_err(|e| e.in_file(src))?;
+    let params = match options.add_vocabulary_rows {
+        true => with_all_tokens(params, &checkpoint, &mut plan)?,
+        false => params,
+    };
     let mut metadata = architecture.metadata(&params)?;
     general::set_name(&mut metadata, src);
     general::set_layout_version(&mut metadata);
@@ -160,17 +171,42 @@ fn written(
     general::set_tokenizer(&mut metadata, &checkpoint, &params)?;
     remarks.extend(hf::templates::set_chat_templates(&checkpoint.folder, &mut metadata)?);
     let job = Job { options, progress, release: &|| checkpoint.release() };
-    let (mut report, out) = job.write(metadata, &plan.outputs, guide, out).map_err(|e| e.in_file(src))?;
+    let (mut report, mut out) = job.write(metadata, &plan.outputs, guide, out).map_err(|e| e.in_file(src))?;
+    out.as_mut().map_or(Ok(()), runs).map_err(|e| e.in_file(src))?;
     report.dropped = plan.dropped;
     remarks.extend(plan.remarks);
     report.remarks = remarks;
     Ok((report, out))
 }
 
+/// Gives the embedding a row for every token of the tokenizer beside it.
+fn with_all_tokens(params: Params, checkpoint: &Checkpoint, plan: &mut Plan<'_>) -> Result<Params> {
+    let (rows, wanted) = (params.dim(Dim::Vocab)?, hf::tokenizer::rows_needed(&checkpoint.folder)?);
+    if wanted <= rows {
+        return Ok(params);
+    }
+    hf::widen(plan, wanted);
+    plan.remarks.push(format!("{} tokens got rows of their own, the mean of all others", wanted - rows));
+    Ok(params.with_vocabulary(wanted))
+}
+
+/// Whether the runtime takes what was written: no file appears that cannot be opened.
+fn runs(out: &mut Destination) -> Result<()> {
+    let Some(path) = out.unfinished()? else { return Ok(()) };
+    let gguf = Gguf::open(path)?;
+    Model::bind(&gguf).map(drop).map_err(|error| {
+        Error::unsupported(
+            format!("this configuration makes a file that cannot run: {error}"),
+            "mend config.json",
+        )
+    })
+}
+
 fn is_gguf(path: &Path) -> Result<bool> {
     if path.is_dir() {
         return Ok(false);
     }
+    regular(path)?;
     let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
     let mut magic = [0; 4];
     Ok(file.read_exact(&mut magic).is_ok() && magic == moewe_engine::gguf::MAGIC)

@@ -314,3 +314,61 @@ fn configurations_are_read_as_python_writes_them() {
         "{message}"
     );
 }
+
+/// A fine-tune's tokens beyond the embedding: an error that names the way round, and rows that no text has trained.
+#[test]
+fn tokens_beyond_the_embedding_get_rows_on_request() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden("mixtral").join(file), folder.path().join(file)).unwrap();
+    }
+    let tokenizer = golden("tokenizer/byte_level.tokenizer.json");
+    std::fs::copy(tokenizer, folder.path().join("tokenizer.json")).unwrap();
+    let (out, plain) = (folder.path().join("m.gguf"), Options::new(Format::by_name("F32").unwrap()));
+    let message = convert(folder.path(), &out, &plain, &()).unwrap_err().to_string();
+    assert!(message.contains("--add-vocabulary-rows"), "{message}");
+    let options = Options { add_vocabulary_rows: true, ..plain };
+    let report = convert(folder.path(), &out, &options, &()).unwrap();
+    assert!(report.remarks.iter().any(|remark| remark.contains("the mean of all others")), "{report:?}");
+    let gguf = Gguf::open(&out).unwrap();
+    assert_eq!(gguf.metadata().u64("llama.vocab_size").unwrap(), Some(512));
+    let (config, tensors) = load("mixtral");
+    let (before, _) = convert_as(&config, &tensors, "F32").unwrap();
+    for name in ["token_embd.weight", "output.weight"] {
+        let (old, new) = (weights(&before, name), weights(&gguf, name));
+        let width = gguf.tensor(name).unwrap().shape[0] as usize;
+        assert_eq!((new.len(), &new[..old.len()]), (512 * width, &old[..]), "{name}");
+        let mean = |column: usize| {
+            let column = old.iter().skip(column).step_by(width).map(|&weight| f64::from(weight));
+            (column.sum::<f64>() / (old.len() / width) as f64) as f32
+        };
+        for row in [old.len() / width, 511] {
+            let expected: Vec<f32> = (0..width).map(mean).collect();
+            assert_eq!(new[row * width..][..width], expected, "row {row} of {name}");
+        }
+    }
+}
+
+/// Numbers that no check here minds, but the runtime does: no file appears.
+#[test]
+fn what_cannot_run_is_not_written() {
+    for (key, value) in [("rms_norm_eps", json!(1.0)), ("max_position_embeddings", json!(1u64 << 29))] {
+        let (mut config, tensors) = load("mixtral");
+        config[key] = value;
+        let message = refusal(&config, &tensors);
+        assert!(message.contains("cannot run"), "{key}: {message}");
+    }
+}
+
+/// A class that wraps or changes one that is known goes by its model type: it may compute anything.
+#[test]
+fn classes_that_are_not_known_are_refused() {
+    let (mut config, tensors) = load("mixtral");
+    config["architectures"] = json!(["MixtralEncoderModel"]);
+    let message = refusal(&config, &tensors);
+    assert!(message.contains("MixtralEncoderModel") && message.contains("mixtral"), "{message}");
+    config.as_object_mut().unwrap().remove("architectures");
+    convert_as(&config, &tensors, "F32").unwrap();
+    config["is_causal"] = false.into();
+    assert!(refusal(&config, &tensors).contains("is_causal"));
+}

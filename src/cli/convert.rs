@@ -49,6 +49,9 @@ pub(super) struct Convert {
     /// Convert weights that are NaN or infinite
     #[arg(long)]
     allow_nan: bool,
+    /// Make rows for tokens beyond the embedding, as fine-tunes forget to; they are the mean of all others
+    #[arg(long)]
+    add_vocabulary_rows: bool,
     /// Print what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -97,6 +100,7 @@ impl Command for Convert {
             allow_partial: self.allow_partial,
             calibrate,
             allow_nan: self.allow_nan,
+            add_vocabulary_rows: self.add_vocabulary_rows,
             dry_run: self.dry_run,
             force: self.force,
             stop: listener.flag(),

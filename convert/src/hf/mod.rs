@@ -17,6 +17,7 @@ pub mod templates;
 mod tied;
 pub mod tokenizer;
 pub mod view;
+mod vocabulary;
 mod yarn;
 
 mod deepseek2;
@@ -43,6 +44,7 @@ pub(crate) use scales::refuse_packed;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::sync::LazyLock;
+pub(crate) use vocabulary::widen;
 
 /// A tensor that no checkpoint holds, computed from the configuration; `None` where the model does without.
 type Computed = (&'static str, fn(&Params) -> Result<Option<Vec<f32>>>);
@@ -111,6 +113,13 @@ impl Architecture {
             let found = format!("classes of {} and {}", class.name, kind.name);
             return Err(Error::malformed("config, architectures and model_type", "one architecture", found));
         }
+        if let (None, Some(_), Some(class)) = (by_class, by_type, classes.first()) {
+            let kind = kind.unwrap_or_default();
+            return Err(Error::unsupported(
+                format!("config: the class {class:?} is not known here, only its model_type {kind:?}"),
+                "if it computes what that type's own class computes, name that class in `architectures`",
+            ));
+        }
         by_class.or(by_type).copied().ok_or_else(|| {
             let found = classes.first().copied().or(kind).unwrap_or("nothing");
             let known: Vec<_> = ARCHITECTURES.iter().flat_map(|known| known.classes).copied().collect();
@@ -126,7 +135,9 @@ impl Architecture {
     /// # Errors
     /// Nulls where the class wants a value, numbers that contradict each other.
     pub fn params(&self, config: &Value) -> Result<Params> {
-        Params::new(&text_of(config), Class::of(self.model_type(config)))
+        let text = text_of(config);
+        checks::causal(&text)?;
+        Params::new(&text, Class::of(self.model_type(config)))
     }
 
     /// What a person should know about the keys of a configuration: those that nothing here knows.

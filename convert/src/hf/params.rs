@@ -124,6 +124,16 @@ impl Params {
         self
     }
 
+    /// The same configuration with a larger vocabulary.
+    pub(crate) fn with_vocabulary(mut self, rows: u64) -> Self {
+        for name in names_of("vocab_size") {
+            if let Some(size) = self.json.get_mut(*name) {
+                *size = rows.into();
+            }
+        }
+        self
+    }
+
     /// The value of a key, null included.
     pub(super) fn raw(&self, key: &str) -> Option<&Value> {
         self.json.get(key)

@@ -17,6 +17,8 @@ const BUFFER: usize = 1 << 20;
 const MARK: &str = ".moewe-";
 const RANDOM: usize = 6;
 const SUFFIX: &str = ".part";
+/// Bytes of a file's name that its hidden file can repeat; systems allow 255 in all.
+const LONGEST_NAME: usize = 220;
 /// How often another process may take our new file for an orphan, between its making and its lock.
 const ATTEMPTS: usize = 16;
 
@@ -142,6 +144,19 @@ impl Destination {
         }
     }
 
+    /// All that was written so far, where it can be read before it is published; `None` for a stream.
+    ///
+    /// # Errors
+    /// When the rest cannot be written.
+    pub fn unfinished(&mut self) -> Result<Option<&Path>> {
+        let flushed = self.out.flush();
+        flushed.map_err(|error| Error::io(&self.target, "write", error))?;
+        match self.out.get_ref() {
+            Out::Hidden(file) => Ok(Some(file.path())),
+            Out::Stream(_) => Ok(None),
+        }
+    }
+
     /// Writes everything to the disk and gives the file its name.
     ///
     /// # Errors
@@ -216,8 +231,15 @@ fn not_regular(target: &Path) -> Error {
 /// The folder of a file, and how the names of its hidden files begin.
 fn beside(file: &Path) -> (&Path, OsString) {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = file.file_name().unwrap_or_default();
     let mut prefix = OsString::from(".");
-    prefix.push(file.file_name().unwrap_or_default());
+    // What is added must fit as well; a long name is told apart by its length and its beginning.
+    match name.to_string_lossy().char_indices().nth(LONGEST_NAME / 4) {
+        Some((end, _)) if name.len() > LONGEST_NAME => {
+            prefix.push(format!("{}-{}", &name.to_string_lossy()[..end], name.len()));
+        }
+        _ => prefix.push(name),
+    }
     prefix.push(MARK);
     (folder, prefix)
 }

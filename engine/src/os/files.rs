@@ -1,6 +1,22 @@
 //! What a path stands for beside a regular file, as far as systems differ in it.
 
-use std::fs::FileType;
+use super::link;
+use crate::error::{Error, Result};
+use std::fs::{self, FileType};
+use std::path::Path;
+
+/// Refuses what is no regular file, before it is opened: a pipe without a writer would be waited for.
+///
+/// # Errors
+/// For folders, devices, pipes and links that lead nowhere.
+pub fn regular(path: &Path) -> Result<()> {
+    let status = fs::metadata(path).map_err(|error| Error::io(path, "open", link::explain(path, error)))?;
+    if status.is_file() {
+        return Ok(());
+    }
+    let kind = if status.is_dir() { "a folder" } else { "a device or a pipe" };
+    Err(Error::malformed("", "a regular file", kind).in_file(path))
+}
 
 /// Whether bytes pass through it and nothing that is kept gets lost: a pipe, a terminal, the null device. No block
 /// device: that is a disk.

@@ -5,7 +5,7 @@
 //! rename a finished one over it, and a mapping keeps the old contents.
 
 use super::fault::Watched;
-use super::link;
+use super::files::regular;
 use crate::error::{Error, Result};
 use memmap2::Mmap;
 use std::fs::File;
@@ -25,12 +25,9 @@ impl Mapping {
     /// Maps the whole of `path`, which must be a regular file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(|e| Error::io(path, "open", link::explain(path, e)))?;
+        regular(path)?;
+        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
         let status = file.metadata().map_err(|e| Error::io(path, "read the size", e))?;
-        if !status.is_file() {
-            let kind = if status.is_dir() { "a folder" } else { "a device or a pipe" };
-            return Err(Error::malformed("", "a regular file", kind).in_file(path));
-        }
         if status.len() == 0 {
             return Err(Error::malformed("", "a file with contents", "an empty file").in_file(path));
         }

@@ -245,6 +245,18 @@ fn broken_specs_are_errors() {
     assert_eq!(Tokenizer::new(&VocabularySpec { ids: bos(u32::MAX), ..good }).unwrap().bos(), None);
 }
 
+/// Some writers have only one type for arrays without elements.
+#[test]
+fn empty_lists_may_be_of_any_type() {
+    let mut metadata = Metadata::new();
+    metadata.set("tokenizer.ggml.model", "llama");
+    metadata.set("tokenizer.ggml.tokens", vec!["a".to_owned()]);
+    metadata.set("tokenizer.ggml.merges", Vec::<i32>::new());
+    assert!(Tokenizer::from_metadata(&metadata).unwrap().is_some());
+    metadata.set("tokenizer.ggml.merges", vec![1i32]);
+    assert!(Tokenizer::from_metadata(&metadata).is_err());
+}
+
 #[test]
 fn bytes_without_a_token_are_unknown_or_an_error() {
     let spec = VocabularySpec { model: "gpt2", tokens: vec!["a", "b", "<?>"], ..Default::default() };

@@ -72,11 +72,10 @@ impl Tokens {
     fn set(&mut self, id: u64, token: Token, rows: u64) -> Result<()> {
         if id >= rows {
             let place = format!("token {:?}", token.text);
-            return Err(Error::malformed(
-                place,
-                format!("an id below {rows}, the rows of the embedding"),
-                id,
-            ));
+            let expected = format!(
+                "an id below {rows}, the rows of the embedding (--add-vocabulary-rows makes rows for such tokens)"
+            );
+            return Err(Error::malformed(place, expected, id));
         }
         if self.tokens.len() <= id as usize {
             self.tokens.resize(id as usize + 1, None);
@@ -228,6 +227,19 @@ pub fn tokenizer_metadata(folder: &Path, rows: u64) -> Result<Option<Vec<(String
         }
     }
     failure.map_or_else(|| files.refuse_unread().map(|()| None), Err)
+}
+
+/// How many rows the embedding needs for all tokens of the files in `folder`; 0 without any.
+///
+/// # Errors
+/// As [`tokenizer_metadata`].
+pub fn rows_needed(folder: &Path) -> Result<u64> {
+    const MOST: u64 = 1 << 24; // what a vocabulary may have
+    let files = Files::read(folder)?;
+    let Some(source) = files.sources().into_iter().next() else { return Ok(0) };
+    let mut tokens = source.read(&files, MOST)?;
+    roles::assign(&files, &mut tokens, MOST)?;
+    Ok(tokens.tokens.len() as u64)
 }
 
 /// Adds roles and templates, and makes sure that the runtime can use what is written, and tokenizes as the original.

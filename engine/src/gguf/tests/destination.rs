@@ -135,3 +135,15 @@ mod special {
         assert_eq!(count(folder.path()), 2);
     }
 }
+
+/// A file's name may be as long as the system allows, though its hidden file's is longer.
+#[test]
+fn long_names_have_hidden_files() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["x".repeat(255), "ö".repeat(127)] {
+        let target = folder.path().join(&name);
+        write(&target, Existing::Keep).unwrap();
+        assert!(target.exists(), "{name}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left behind");
+}
