@@ -85,7 +85,7 @@ impl Tokenizer {
         };
         let model = match rules {
             Some(rules) => Model::Bpe(Bpe::new(spec, rules, &vocabulary)?),
-            None => Model::Spm(Spm::new(spec, &vocabulary)),
+            None => Model::Spm(Spm::new(spec, &vocabulary)?),
         };
         check_lists(spec, &vocabulary)?;
         let ends = ends::find(&mut vocabulary, &ids, &spec.ends);

@@ -38,6 +38,8 @@ pub struct VocabularySpec<'a> {
     pub normalizer: Vec<&'a str>,
     /// `precompiled_charsmap`: the rules of the normalizer's step `charsmap`.
     pub charsmap: Cow<'a, [u8]>,
+    /// `moewe.tokenizer.merges`: "left right" as in `merges`, for a `llama` vocabulary whose order no scores can tell.
+    pub ranked: Vec<&'a str>,
     /// `moewe.tokenizer.split_spaces`: words of `llama` do not grow across a space.
     pub split_spaces: bool,
     /// How some tokens are matched.
@@ -66,6 +68,7 @@ impl<'a> VocabularySpec<'a> {
             space_prefix: metadata.str(SpacePrefix::KEY)?.map(SpacePrefix::by_name).transpose()?,
             normalizer: strings(metadata, normalizer::STEPS)?,
             charsmap: charsmap(metadata)?,
+            ranked: strings(metadata, "moewe.tokenizer.merges")?,
             split_spaces: metadata.bool("moewe.tokenizer.split_spaces")?.unwrap_or(false),
             matching: Matching {
                 lstrip: ids(metadata, "moewe.tokenizer.lstrip")?,

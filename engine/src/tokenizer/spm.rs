@@ -1,11 +1,12 @@
 //! SentencePiece's BPE: characters are joined whenever the result is a token, the highest score first.
 //!
-//! There is no merge table: a pair is looked up by its joined text, so nothing has to be built. Unigram models
+//! There is no merge table but for vocabularies of another kind: a pair is looked up by its joined text. Unigram models
 //! (`t5`), which look for the best segmentation as a whole, are not done here.
 
 use super::bpe::push_characters;
 use super::bytes;
 use super::merge::{Join, Merger, Symbol};
+use super::ranks::Ranks;
 use super::spec::VocabularySpec;
 use super::vocabulary::Vocabulary;
 use super::{ByteTokens, SPACE};
@@ -14,7 +15,8 @@ use crate::Result;
 /// The model behind `tokenizer.ggml.model` = `llama`.
 pub(super) struct Spm {
     bytes: ByteTokens,
-    split_spaces: bool, // words are merged one by one, each with the space before it
+    ranks: Option<Ranks>, // instead of scores, where Hugging Face's BPE made the vocabulary
+    split_spaces: bool,   // words are merged one by one, each with the space before it
 }
 
 struct ByScore<'a>(&'a Vocabulary);
@@ -33,9 +35,13 @@ fn ascending(score: f32) -> u32 {
 }
 
 impl Spm {
-    pub(super) fn new(spec: &VocabularySpec, vocabulary: &Vocabulary) -> Self {
+    pub(super) fn new(spec: &VocabularySpec, vocabulary: &Vocabulary) -> Result<Self> {
         let bytes = ByteTokens::new(vocabulary, spec.ids.unknown, bytes::name_of);
-        Self { bytes, split_spaces: spec.split_spaces }
+        let ranks = match &spec.ranked[..] {
+            [] => None,
+            merges => Some(Ranks::new(merges, vocabulary)?),
+        };
+        Ok(Self { bytes, ranks, split_spaces: spec.split_spaces })
     }
 
     /// Appends the tokens of a stretch of text whose spaces are already written `▁`.
@@ -46,7 +52,10 @@ impl Spm {
             let (word, after) = rest.split_at(self.word_length(rest));
             merger.clear();
             push_characters(vocabulary, word, &mut merger);
-            merger.run(&ByScore(vocabulary), word.as_bytes());
+            match &self.ranks {
+                Some(ranks) => merger.run(ranks, word.as_bytes()),
+                None => merger.run(&ByScore(vocabulary), word.as_bytes()),
+            }
             self.bytes.finish(&merger, word, out)?;
             rest = after;
         }

@@ -41,7 +41,7 @@ pub(super) fn read(json: &Json, rows: u64) -> Result<Tokens> {
     if is_byte_level {
         tokens.merges = merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect();
     } else {
-        scores::set(&merges, &mut tokens)?;
+        scores::set(&merges, &mut tokens);
     }
     complete(json, &mut tokens, rows)?;
     frame::set(&json["post_processor"], &mut tokens)?;

@@ -142,8 +142,14 @@ impl Tokens {
             metadata.set("tokenizer.ggml.pre", pre);
         }
         if self.model == "llama" {
-            metadata
-                .set("tokenizer.ggml.scores", tokens.iter().map(|token| token.score).collect::<Vec<f32>>());
+            let scores: Vec<f32> = tokens.iter().map(|token| token.score).collect();
+            metadata.set("tokenizer.ggml.scores", scores);
+            if !self.merges.is_empty() {
+                tracing::warn!(
+                    "scores cannot tell the order of this tokenizer's merges; Möwe keeps it, other programs do not"
+                );
+                metadata.set("moewe.tokenizer.merges", self.merges);
+            }
         } else {
             metadata.set("tokenizer.ggml.merges", self.merges);
         }

@@ -1,54 +1,38 @@
 //! Merges as scores: SentencePiece joins by the score of the result, Hugging Face by the rank of the pair. The two agree
-//! where every way to make a token of two others is a merge, and these merges stand together.
+//! where every way to make a token of two others is a merge, and these merges stand together; else the runtime needs them.
 
 use super::Tokens;
-use moewe_engine::{Error, Result};
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
-/// Gives every token the score that its merges stand for.
-///
-/// # Errors
-/// Merges whose order no scores can tell.
-pub(super) fn set(merges: &[(&str, &str)], tokens: &mut Tokens) -> Result<()> {
-    let mut groups: HashMap<String, usize> = HashMap::new();
-    let mut pairs = HashMap::new();
+/// Gives every token the score that its merges stand for, and keeps the merges where scores cannot tell their order.
+pub(super) fn set(merges: &[(&str, &str)], tokens: &mut Tokens) {
+    let mut ranks: HashMap<String, usize> = HashMap::new();
+    let mut stand_together = true;
     let mut last = String::new();
     for (rank, (left, right)) in merges.iter().enumerate() {
         let made = [*left, *right].concat();
-        match groups.entry(made.clone()) {
-            Entry::Occupied(_) if made != last => return Err(no_score(left, right)),
-            Entry::Occupied(_) => {}
-            Entry::Vacant(place) => {
-                place.insert(rank);
-            }
-        }
-        pairs.insert((*left, *right), rank);
+        stand_together &= made == last || !ranks.contains_key(&made);
+        ranks.entry(made.clone()).or_insert(rank);
         last = made;
     }
-    let texts: Vec<String> = tokens.tokens.iter().flatten().map(|token| token.text.clone()).collect();
-    let known: std::collections::HashSet<&str> = texts.iter().map(String::as_str).collect();
-    for text in texts.iter().filter(|text| groups.contains_key(*text)) {
-        for (cut, _) in text.char_indices().skip(1) {
-            let (left, right) = text.split_at(cut);
-            if known.contains(left) && known.contains(right) && !pairs.contains_key(&(left, right)) {
-                return Err(no_score(left, right));
-            }
-        }
+    if !(stand_together && all_ways_are_merges(merges, &ranks, tokens)) {
+        tokens.merges = merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
     }
     for token in tokens.tokens.iter_mut().flatten() {
         // What no merge makes comes last; single characters are never asked for their score.
-        token.score = groups.get(&token.text).map_or(-1e9, |&rank| -(rank as f32));
+        token.score = ranks.get(&token.text).map_or(-1e9, |&rank| -(rank as f32));
     }
-    Ok(())
 }
 
-fn no_score(left: &str, right: &str) -> Error {
-    Error::unsupported(
-        format!("BPE over characters that treats {left:?} + {right:?} unlike other ways to the same token"),
-        "GGUF's `llama` tokenizer merges by scores, which cannot tell; without tokenizer files the model is \
-         converted to run from token ids",
-    )
+/// Whether any two tokens that make a token which merges make are a merge themselves.
+fn all_ways_are_merges(merges: &[(&str, &str)], ranks: &HashMap<String, usize>, tokens: &Tokens) -> bool {
+    let pairs: HashSet<(&str, &str)> = merges.iter().copied().collect();
+    let is_token = |text: &str| tokens.id_of(text).is_some();
+    let texts = tokens.tokens.iter().flatten().map(|token| token.text.as_str());
+    texts.filter(|text| ranks.contains_key(*text)).all(|text| {
+        let mut ways = text.char_indices().skip(1).map(|(cut, _)| text.split_at(cut));
+        ways.all(|way| !is_token(way.0) || !is_token(way.1) || pairs.contains(&way))
+    })
 }
 
 #[cfg(test)]
@@ -57,27 +41,30 @@ mod tests {
     use super::*;
 
     fn tokens(texts: &[&str]) -> Tokens {
-        let token = |text: &&str| Some(Token { text: (*text).to_owned(), score: 0.0, kind: Kind::Normal });
-        Tokens { tokens: texts.iter().map(token).collect(), ..Tokens::default() }
+        let mut tokens = Tokens::default();
+        for (id, text) in (0..).zip(texts) {
+            tokens.set(id, Token { text: (*text).to_owned(), score: 0.0, kind: Kind::Normal }, 99).unwrap();
+        }
+        tokens
     }
 
     #[test]
     fn merges_that_scores_can_tell() {
         let mut all = tokens(&["a", "b", "ab", "ba", "aba", "x"]);
-        set(&[("a", "b"), ("b", "a"), ("ab", "a"), ("a", "ba")], &mut all).unwrap();
+        set(&[("a", "b"), ("b", "a"), ("ab", "a"), ("a", "ba")], &mut all);
         let scores: Vec<f32> = all.tokens.iter().flatten().map(|token| token.score).collect();
-        assert_eq!(scores, [-1e9, -1e9, 0.0, -1.0, -2.0, -1e9]);
+        assert_eq!((scores, all.merges.len()), (vec![-1e9, -1e9, 0.0, -1.0, -2.0, -1e9], 0));
     }
 
     #[test]
-    fn merges_that_they_cannot_tell_are_refused() {
-        let texts = ["a", "b", "ab", "ba", "aba"];
+    fn merges_that_they_cannot_tell_are_kept() {
         for merges in [
             &[("a", "b"), ("b", "a"), ("ab", "a")][..],          // not (a, ba)
-            &[("ab", "a"), ("a", "b"), ("b", "a"), ("a", "ba")], // another between two ways to aba
+            &[("ab", "a"), ("a", "b"), ("b", "a"), ("a", "ba")], // others between two ways to aba
         ] {
-            let message = set(merges, &mut tokens(&texts)).unwrap_err().to_string();
-            assert!(message.contains("\"a\" + \"ba\""), "{message}");
+            let mut all = tokens(&["a", "b", "ab", "ba", "aba"]);
+            set(merges, &mut all);
+            assert_eq!(all.merges.len(), merges.len());
         }
     }
 }

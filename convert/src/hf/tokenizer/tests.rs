@@ -194,6 +194,22 @@ fn pipelines_of_hugging_face_are_followed() {
     }
 }
 
+/// Byte-fallback BPE that Hugging Face trained: some ways to a token are no merges, so scores cannot tell the order.
+#[test]
+fn merges_without_scores_are_kept() {
+    let mut json = characters(json!({}));
+    let merges = json["model"]["merges"].as_array_mut().unwrap();
+    let mut count = 0;
+    merges.retain(|_| {
+        count += 1;
+        count % 3 != 0
+    });
+    let folder = folder(&[("tokenizer.json", json.to_string().as_bytes())]);
+    let metadata = metadata(folder.path(), 650);
+    let kept = metadata.array("moewe.tokenizer.merges").unwrap().unwrap().len();
+    assert_eq!(kept, json["model"]["merges"].as_array().unwrap().len());
+}
+
 /// The comparison itself notices: the same vocabulary under a pipeline that the written keys do not carry.
 #[test]
 fn other_ids_are_refused() {
