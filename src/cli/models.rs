@@ -7,7 +7,7 @@ use super::folders;
 use crate::embedded;
 use anyhow::{Result, bail};
 use moewe_engine::gguf::Gguf;
-use moewe_engine::os::link;
+use moewe_engine::os::{files::regular, link};
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
@@ -101,6 +101,7 @@ fn not_a_model(path: &Path) -> Option<String> {
     }
     let mut start = Vec::new();
     // What cannot be read is an error where the model is opened.
+    regular(path).ok()?; // a pipe would be waited for
     File::open(path).ok()?.take(9).read_to_end(&mut start).ok()?;
     let kind = match start.as_slice() {
         [b'G', b'G', b'U', b'F', ..] => return None,
