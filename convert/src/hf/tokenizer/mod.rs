@@ -229,7 +229,7 @@ pub fn tokenizer_metadata(folder: &Path, rows: u64) -> Result<Option<Vec<(String
                 let entries = metadata.iter().map(|(key, value)| (key.to_owned(), value.clone()));
                 return Ok(Some(entries.collect()));
             }
-            Err(error) => failure = failure.or(Some(error)),
+            Err(error) => failure = Some(error), // of the last, which is the original where there is one
         }
     }
     failure.map_or_else(|| files.refuse_unread().map(|()| None), Err)

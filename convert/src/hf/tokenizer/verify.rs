@@ -1,6 +1,7 @@
 //! Holds the tokenizer that is written to the one it was made from: Hugging Face's own library encodes a few hundred
 //! texts from the same tokenizer.json, and every id must be the same.
 
+use moewe_engine::tokenizer::bytes::byte_named;
 use moewe_engine::tokenizer::{Special, Tokenizer};
 use moewe_engine::{Error, Result};
 use serde_json::Value as Json;
@@ -81,8 +82,15 @@ fn texts() -> Vec<String> {
 
 /// Texts with tokens that are matched as a whole.
 fn around_added(json: &Json) -> Vec<String> {
-    let added: Vec<&str> =
-        json["added_tokens"].as_array().into_iter().flatten().filter_map(|a| a["content"].as_str()).collect();
+    let added = json["added_tokens"].as_array().into_iter().flatten().filter_map(|a| a["content"].as_str());
+    // Their names in a text stay text here: a file that talks about bytes means no bytes.
+    let (bytes, added): (Vec<&str>, Vec<&str>) = added.partition(|text| byte_named(text).is_some());
+    if let Some(first) = bytes.first() {
+        tracing::warn!(
+            "{} byte tokens such as {first} are matched in no text, unlike in the original",
+            bytes.len()
+        );
+    }
     let ends = added.iter().take(ADDED).chain(added.iter().skip(ADDED).rev().take(ADDED));
     let first = added.first().copied().unwrap_or_default();
     ends.flat_map(|token| {
