@@ -89,7 +89,7 @@ fn list<'a, T>(
     convert: impl Fn(&'a Array) -> Option<Vec<T>>,
 ) -> Result<Vec<T>> {
     // An empty array may be of any type: some writers have only one for all.
-    let Some(array) = metadata.array(key)?.filter(|array| array.len() > 0) else { return Ok(Vec::new()) };
+    let Some(array) = metadata.array(key)?.filter(|array| !array.is_empty()) else { return Ok(Vec::new()) };
     convert(array).ok_or_else(|| Error::malformed(format!("key `{key}`"), expected, array.element_name()))
 }
 
