@@ -1,6 +1,6 @@
 //! From corpora to a dataset: documents become token ids, are cut into rows and written as shards with a manifest.
 //!
-//! Which split a document belongs to is [`super::holdout`]'s to say. It has to know the lengths of all documents of a
+//! Which split a document belongs to is `holdout`'s to say. It has to know the lengths of all documents of a
 //! source, so their ids wait in a file until the source is read. Training reads the result through [`super::mixture`].
 
 use super::batches::Pass;
