@@ -89,13 +89,13 @@ fn tile(params: &Params, tensor: &Tensor, scales: &Tensor, rows: u64, columns: u
         return Some(stated);
     }
     // One per row, or one per matrix of a stack.
-    let flat: Vec<u64> = scales.shape.iter().copied().filter(|&len| len != 1).collect();
-    let rows_only: Vec<u64> = tensor.shape[..=outer].iter().copied().filter(|&len| len != 1).collect();
-    let matrices: Vec<u64> = tensor.shape[..outer].iter().copied().filter(|&len| len != 1).collect();
+    let without_ones =
+        |shape: &[u64]| -> Vec<u64> { shape.iter().copied().filter(|&len| len != 1).collect() };
+    let flat = without_ones(&scales.shape);
     match () {
         () if tensor.shape.len() < 2 => None,
-        () if flat == rows_only => Some([1, columns]),
-        () if outer > 0 && flat == matrices => Some([of_matrix, columns]),
+        () if flat == without_ones(&tensor.shape[..=outer]) => Some([1, columns]),
+        () if outer > 0 && flat == without_ones(&tensor.shape[..outer]) => Some([of_matrix, columns]),
         () => None,
     }
 }

@@ -5,10 +5,11 @@ use crate::error::Error;
 
 /// What these bytes are, if not what was asked for, and what to do; `None` where nothing is known.
 pub fn mistaken(bytes: &[u8]) -> Option<Error> {
-    let begins =
-        |start: &[u8]| bytes.len() >= start.len() && bytes[..start.len()].eq_ignore_ascii_case(start);
-    let text = bytes.trim_ascii_start();
-    let page = |start: &[u8]| text.len() >= start.len() && text[..start.len()].eq_ignore_ascii_case(start);
+    let is_head = |text: &[u8], start: &[u8]| {
+        text.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
+    };
+    let begins = |start: &[u8]| is_head(bytes, start);
+    let page = |start: &[u8]| is_head(bytes.trim_ascii_start(), start);
     let again = "download it again and look at what the server says";
     let (what, hint) = match () {
         () if bytes.is_empty() => ("an empty file", "the download did not happen; download it again"),
