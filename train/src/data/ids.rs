@@ -34,7 +34,7 @@ impl std::fmt::Display for Reading {
 }
 
 /// What is known of a file.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
     bytes: u64,
     modified: u64,  // nanoseconds since 1970
@@ -63,9 +63,7 @@ pub fn check(
                 (known.bytes, known.modified) == found && known.ids_below <= dataset.vocabulary() as u64
             };
             match old.get(&name).filter(is_known) {
-                Some(&Known { bytes, modified, ids_below }) => {
-                    new.insert(name, Known { bytes, modified, ids_below });
-                }
+                Some(&known) => drop(new.insert(name, known)),
                 None => drop(unknown.insert(name, (path, header, dataset.vocabulary(), found))),
             }
         }
