@@ -18,7 +18,7 @@ const NAMES: &[&[&str]] = &[
     &["shared_expert_intermediate_size", "shared_intermediate_size"],
     &["num_local_experts", "num_experts", "n_routed_experts", "n_experts"],
     &["num_experts_per_tok", "n_experts_active", "top_k_experts", "top_k"],
-    &["n_shared_experts"],
+    &["n_shared_experts", "num_shared_experts"],
     &["q_lora_rank"],
     &["kv_lora_rank"],
     &["qk_rope_head_dim"],

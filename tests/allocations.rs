@@ -13,13 +13,17 @@ use std::alloc::System;
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const FIXTURES: [&str; 13] = [
+const FIXTURES: [&str; 17] = [
+    "bailingmoe2",
     "deepseek2",
+    "deepseek3",
     "gemma3-linear",
     "german-moe-bias",
+    "glm4moe",
     "gpt-oss",
     "granitemoe",
     "llama-dense",
+    "minimax-m2",
     "mixtral",
     "moe-124m-top2",
     "olmoe",

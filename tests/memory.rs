@@ -13,7 +13,8 @@ use moewe_engine::model::ffn;
 use moewe_engine::session::{Engine, MemoryLimit, Options, Session};
 use std::path::{Path, PathBuf};
 
-/// Every way of having experts: with and without gates, with biases, joined, beside dense layers, shared, dropped.
+/// Every way of having experts: with and without gates, with biases, joined, beside dense layers, shared, dropped, in
+/// groups.
 const EXPERTS: &[&str] = &[
     "mixtral",
     "qwen3moe-mixed",
@@ -22,6 +23,11 @@ const EXPERTS: &[&str] = &[
     "gpt-oss",
     "granitemoe",
     "deepseek2",
+    "deepseek3",
+    "kimi-k2-int4",
+    "glm4moe",
+    "minimax-m2",
+    "bailingmoe2",
     "german-moe-bias",
     "tachyon-shared1",
     "moe-124m-top2",

@@ -20,7 +20,14 @@ pub(super) fn load(name: &str) -> (Value, Tensors) {
     let checkpoint = Checkpoint::open(&golden(name)).unwrap();
     let tensors = checkpoint.tensors().iter().map(|tensor| {
         let shape = tensor.shape.iter().map(|&n| n as usize).collect();
-        (tensor.name.clone(), Dtype::BF16, shape, checkpoint.elements(tensor).to_vec())
+        let dtype = match tensor.dtype {
+            crate::checkpoint::Dtype::Bf16 => Dtype::BF16,
+            crate::checkpoint::Dtype::F32 => Dtype::F32,
+            crate::checkpoint::Dtype::I32 => Dtype::I32,
+            crate::checkpoint::Dtype::I64 => Dtype::I64,
+            other => panic!("{other:?}"),
+        };
+        (tensor.name.clone(), dtype, shape, checkpoint.elements(tensor).to_vec())
     });
     (serde_json::from_slice(&text).unwrap(), tensors.collect())
 }
@@ -130,6 +137,97 @@ fn transposed(codes: &[u8], exponents: &[u8], outs: usize) -> Vec<u8> {
         bytes[at..at + 2].copy_from_slice(&half::bf16::from_f32(value).to_le_bytes());
     }
     bytes
+}
+
+/// Packs whole numbers as compressed-tensors does, into the four tensors' places of one.
+fn packed_in_groups(tensors: &mut Tensors, name: &str, scale: f32) {
+    let at = tensors.iter().position(|tensor| tensor.0 == format!("{name}_packed")).unwrap();
+    let rows = tensors[at].2[0];
+    let groups = tensors[at].2[1] / 4;
+    let scales = half::bf16::from_f32(scale).to_le_bytes().repeat(rows * groups);
+    let of_scales = tensors.iter_mut().find(|tensor| tensor.0 == format!("{name}_scale")).unwrap();
+    assert_eq!(of_scales.3.len(), scales.len(), "groups of 32");
+    of_scales.3 = scales;
+}
+
+/// The checkpoint's codes and scales are the file's, where the file may have as many bits.
+#[test]
+fn int4_experts_keep_their_bits() {
+    let (config, mut tensors) = load("kimi-k2-int4");
+    let (name, from) = ("blk.1.ffn_gate_exps.weight", "model.layers.1.mlp.experts.0.gate_proj.weight");
+    let (exact, _) = convert_as(&config, &tensors, "F32").unwrap();
+    // Q2_K's blocks do not divide these rows, so Q4_0 takes its place.
+    for format in ["Q4_0", "Q6_K", "Q8_0", "Q2_K"] {
+        let (gguf, report) = convert_as(&config, &tensors, format).unwrap();
+        let found = gguf.tensor(name).unwrap().format.name;
+        assert_eq!((found, report.suspicious.len()), ("Q4_0", 0), "{format}");
+        assert_eq!(weights(&gguf, name), weights(&exact, name), "{format}");
+    }
+    // Scales that F16 does not hold exactly are told; what is lost is a quarter of a thousandth of such a weight.
+    packed_in_groups(&mut tensors, from, 1.5 * 2f32.powi(-30));
+    let (_, report) = convert_as(&config, &tensors, "Q4_0").unwrap();
+    let lost = &report.suspicious[0];
+    assert_eq!((&*lost.tensor, lost.not_finite), (name, 0));
+    assert!(lost.out_of_range > 1000 && lost.out_of_range <= 32 * 64, "{}", lost.out_of_range);
+    let (floats, report) = convert_as(&config, &tensors, "BF16").unwrap();
+    assert!(report.suspicious.is_empty() && weights(&floats, name)[..64].iter().any(|weight| *weight != 0.0));
+    for (end, change) in [("_shape", 1), ("_scale", 0)] {
+        let (config, mut broken) = load("kimi-k2-int4");
+        let at = broken.iter().position(|tensor| tensor.0 == format!("{from}{end}")).unwrap();
+        if change == 0 {
+            broken.remove(at);
+        } else {
+            broken[at].3[0] ^= change;
+        }
+        let message = convert_as(&config, &broken, "F32").unwrap_err().to_string();
+        assert!(message.contains(&format!("{from}_packed")) && message.contains(end), "{message}");
+    }
+}
+
+/// Kimi K2.5 and later: the text model within one that sees, its configuration within another.
+#[test]
+fn a_text_model_with_a_tower_for_images_is_the_text_model() {
+    let (text, mut tensors) = load("kimi-k2-int4");
+    let (plain, _) = convert_as(&text, &tensors, "Q8_0").unwrap();
+    tensors.iter_mut().for_each(|tensor| tensor.0 = format!("language_model.{}", tensor.0));
+    for name in ["vision_tower.encoder.blocks.0.wqkv.weight", "mm_projector.pre_norm.weight"] {
+        tensors.push((name.into(), Dtype::BF16, vec![2], vec![0; 4]));
+    }
+    let mut inner = text.clone();
+    for class in ["KimiK25ForConditionalGeneration", "Kimi_K25ForConditionalGeneration"] {
+        let config = json!({ "architectures": [class], "model_type": "kimi_k25", "text_config": inner,
+            "tie_word_embeddings": false, "vision_config": {}, "use_unified_vision_chunk": true });
+        let (gguf, report) = convert_as(&config, &tensors, "Q8_0").unwrap();
+        assert_same(&plain, &gguf);
+        assert_eq!(report.dropped.len(), 2, "{:?}", report.dropped);
+        assert!(report.remarks[0].contains("use_unified_vision_chunk"), "{:?}", report.remarks);
+        inner["model_type"] = "deepseek_v3".into();
+    }
+}
+
+/// MiniMax M2 as transformers 5 names and fuses it.
+#[test]
+fn minimax_in_both_layouts() {
+    let (config, mut tensors) = load("minimax-m2");
+    let (old, _) = convert_as(&config, &tensors, "F32").unwrap();
+    for layer in 0..3 {
+        let (mut gate_up, mut down) = (vec![], vec![]);
+        let from = format!("model.layers.{layer}.block_sparse_moe");
+        for e in 0..8 {
+            let mut part = |w: &str| take(&mut tensors, &format!("{from}.experts.{e}.{w}.weight"));
+            gate_up.extend([part("w1"), part("w3")].concat());
+            down.extend(part("w2"));
+        }
+        let to = |part: &str| format!("model.layers.{layer}.mlp.{part}");
+        tensors.push((to("experts.gate_up_proj"), Dtype::BF16, vec![8, 64, 64], gate_up));
+        tensors.push((to("experts.down_proj"), Dtype::BF16, vec![8, 64, 32], down));
+        for part in ["gate.weight", "e_score_correction_bias"] {
+            let tensor = tensors.iter_mut().find(|tensor| tensor.0 == format!("{from}.{part}")).unwrap();
+            tensor.0 = to(part);
+        }
+    }
+    let (new, _) = convert_as(&config, &tensors, "F32").unwrap();
+    assert_same(&old, &new);
 }
 
 #[test]

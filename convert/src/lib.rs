@@ -156,15 +156,15 @@ fn written(
     let checkpoint = Checkpoint::open(src)?;
     hf::refuse_packed(&checkpoint.config)?;
     let architecture = Architecture::of(&checkpoint.config)?;
-    let params = architecture.params(&checkpoint.config)?;
+    let mut params = architecture.params(&checkpoint.config)?;
+    let mut metadata = architecture.metadata(&params)?;
     let mut remarks = checkpoint.leftovers.clone();
     remarks.extend(architecture.remarks(&checkpoint.config)?);
     let mut plan = hf::plan::plan(architecture, &params, &checkpoint).map_err(|e| e.in_file(src))?;
-    let params = match options.add_vocabulary_rows {
-        true => with_all_tokens(params, &checkpoint, &mut plan)?,
-        false => params,
-    };
-    let mut metadata = architecture.metadata(&params)?;
+    if options.add_vocabulary_rows {
+        params = with_all_tokens(params, &checkpoint, &mut plan)?;
+        metadata = architecture.metadata(&params)?;
+    }
     general::set_name(&mut metadata, src);
     general::set_layout_version(&mut metadata);
     general::set_sampling(&mut metadata, &checkpoint)?;

@@ -216,6 +216,14 @@ fn eight_bit_floats_with_every_kind_of_factor() {
     }
 }
 
+/// How weights are packed, but for what is said otherwise.
+fn packed(otherwise: Value) -> Value {
+    let mut weights = json!({ "num_bits": 4, "type": "int", "symmetric": true, "strategy": "group" });
+    weights.as_object_mut().unwrap().extend(otherwise.as_object().unwrap().clone());
+    json!({ "quant_method": "compressed-tensors", "format": "pack-quantized",
+        "config_groups": { "group_0": { "weights": weights } } })
+}
+
 #[test]
 fn packed_weights_are_read_or_refused_by_name() {
     let cases = [
@@ -223,6 +231,11 @@ fn packed_weights_are_read_or_refused_by_name() {
         (json!({ "quant_method": "compressed-tensors", "format": "float-quantized" }), None),
         (json!({ "quant_method": "modelopt", "quant_algo": "FP8" }), None),
         (json!({ "quant_method": "compressed-tensors", "format": "pack-quantized" }), Some("pack-quantized")),
+        (packed(json!({})), None),
+        (packed(json!({ "strategy": "channel" })), None),
+        (packed(json!({ "num_bits": 8 })), Some("\"num_bits\":8")),
+        (packed(json!({ "symmetric": false })), Some("\"symmetric\":false")),
+        (packed(json!({ "type": "float" })), Some("\"type\":\"float\"")),
         (json!({ "quant_method": "modelopt", "quant_algo": "NVFP4" }), Some("NVFP4")),
         (json!({ "quant_method": "awq" }), Some("awq")),
         (json!({ "quant_method": "bitsandbytes", "load_in_4bit": true }), Some("bitsandbytes")),

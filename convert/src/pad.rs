@@ -213,6 +213,9 @@ impl<R: Rows> Rows for Padded<'_, R> {
     fn stored(&self) -> Option<&'static Format> {
         self.source.stored()
     }
+    fn is_original(&self) -> bool {
+        self.source.is_original()
+    }
 
     fn read(&self, rows: Range<u64>, out: &mut [f32]) {
         match self.zeros {

@@ -89,7 +89,8 @@ pub struct Suspicious {
     pub tensor: String,
     /// Weights that are NaN or infinite in the source.
     pub not_finite: u64,
-    /// Finite weights beyond 65504, where F16 ends, in a format that holds no more (or scales of no more).
+    /// Finite weights beyond 65504, where F16 ends, in a format that holds no more (or scales of no more), and weights
+    /// of blocks whose bits were to be kept, but whose scale F16 does not hold exactly.
     pub out_of_range: u64,
 }
 

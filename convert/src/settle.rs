@@ -164,7 +164,8 @@ impl<'r, R: Rows> Settler<'_, 'r, R> {
         if let Some(error) = self.errors.lock().ok().and_then(|errors| errors.get(&key).copied()) {
             return error;
         }
-        if self.is_stopped() {
+        let is_kept = tensors[i].is_original() && tensors[i].stored() == Some(format);
+        if self.is_stopped() || is_kept {
             return 0.0;
         }
         let importance = self.guide.importance(&tensors[i].subject(self.head));
@@ -188,6 +189,7 @@ pub(crate) fn question<'a, R: Rows>(tensor: &'a R, head: &str, guide: &Guide) ->
         name: tensor.name(),
         shape: tensor.shape(),
         stored: tensor.stored(),
+        is_original: tensor.is_original(),
         is_head: tensor.name() == head,
         matters: guide.matters(tensor.name()),
     }

@@ -33,6 +33,11 @@ pub(crate) trait Rows: Sync {
     fn read(&self, rows: Range<u64>, out: &mut [f32]);
     /// The format whose bytes [`Self::copy`] yields.
     fn stored(&self) -> Option<&'static Format>;
+    /// Whether [`Self::stored`] is how the model was trained or published: other formats of more bits hold no more. Of
+    /// files, only MXFP4 says so by itself.
+    fn is_original(&self) -> bool {
+        self.stored().is_some_and(|stored| stored.name == "MXFP4")
+    }
     /// Writes rows as they are stored.
     fn copy(&self, rows: Range<u64>, out: &mut [u8]);
 
@@ -65,10 +70,13 @@ impl Rows for Output<'_> {
         Output::read(self, rows, out);
     }
     fn stored(&self) -> Option<&'static Format> {
-        if self.is_mxfp4() { Format::by_name("MXFP4") } else { None }
+        Output::stored(self)
+    }
+    fn is_original(&self) -> bool {
+        self.stored().is_some()
     }
     fn copy(&self, rows: Range<u64>, out: &mut [u8]) {
-        self.read_mxfp4(rows, out);
+        Output::copy(self, rows, out);
     }
 }
 
@@ -240,6 +248,14 @@ impl Counts {
         self.out_of_range.fetch_add(out_of_range, Ordering::Relaxed);
     }
 
+    /// Weights that are not what their blocks say: scales in BF16 may lie where F16 has fewer digits, or none.
+    fn add_changed(&self, weights: &[f32], blocks: &[u8], format: &Format) {
+        let mut back = vec![0f32; weights.len()];
+        (format.dequantize)(blocks, &mut back);
+        let changed = weights.iter().zip(&back).filter(|(weight, back)| weight != back && weight.is_finite());
+        self.out_of_range.fetch_add(changed.count() as u64, Ordering::Relaxed);
+    }
+
     fn suspicious(self, tensor: &str) -> Option<Suspicious> {
         let [not_finite, out_of_range] = [self.not_finite, self.out_of_range].map(AtomicU64::into_inner);
         let tensor = tensor.to_owned();
@@ -322,6 +338,9 @@ impl<R: Rows> Passage<'_, R> {
                 _ => {
                     counts.add(&weights, f32::MAX);
                     self.tensor.copy(rows, bytes);
+                    if self.tensor.is_original() {
+                        counts.add_changed(&weights, bytes, self.format);
+                    }
                 }
             }
         });

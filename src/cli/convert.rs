@@ -267,13 +267,31 @@ fn note_losses(report: &Report) {
     }
 }
 
-/// Tensors of the source that are not in the file.
+/// Tensors of the source that are not in the file, those alike but for their numbers as one.
 fn note_dropped(names: &[String]) {
-    let shown: Vec<_> = names.iter().take(8).map(|name| output::excerpt(name, 60)).collect();
-    let more = if names.len() > 8 { format!(" and {} more", names.len() - 8) } else { String::new() };
+    let mut patterns: Vec<(String, usize)> = Vec::new();
+    for name in names {
+        let parts = name.split('.').map(|part| if is_number(part) { "*" } else { part });
+        let pattern = parts.collect::<Vec<_>>().join(".");
+        match patterns.iter_mut().find(|(known, _)| *known == pattern) {
+            Some((_, count)) => *count += 1,
+            None => patterns.push((pattern, 1)),
+        }
+    }
+    let line = |(pattern, count): &(String, usize)| {
+        let name = output::excerpt(pattern, 60);
+        if *count > 1 { format!("{name} ({count})") } else { name }
+    };
+    let shown: Vec<_> = patterns.iter().take(8).map(line).collect();
+    let more: usize = patterns.iter().skip(8).map(|(_, count)| count).sum();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     if !names.is_empty() {
         output::note(format!("left out: {}{more}", shown.join(", ")));
     }
+}
+
+fn is_number(part: &str) -> bool {
+    !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Experts that calibration did not reach, a line per tensor.

@@ -19,12 +19,18 @@ logging.disable(logging.CRITICAL)
 
 CLASSES = {
     "deepseek_v2": t.DeepseekV2Config,
+    "deepseek_v3": t.DeepseekV3Config,
+    "kimi_k2": t.DeepseekV3Config,  # its publisher's code is a copy of that class
     "gemma3": t.Gemma3Config,
     "gemma3_text": t.Gemma3TextConfig,
+    "glm4_moe": t.Glm4MoeConfig,
+    "glm4_moe_lite": t.Glm4MoeLiteConfig,
     "gpt_oss": t.GptOssConfig,
     "granitemoe": t.GraniteMoeConfig,
     "granitemoeshared": t.GraniteMoeSharedConfig,
+    "kimi_k25": t.Kimi_K25Config,
     "llama": t.LlamaConfig,
+    "minimax_m2": t.MiniMaxM2Config,
     "mistral": t.MistralConfig,
     "mixtral": t.MixtralConfig,
     "olmoe": t.OlmoeConfig,
@@ -35,7 +41,14 @@ CLASSES = {
 }
 COMPUTED = ["num_key_value_heads", "head_dim", "rope_parameters", "layer_types", "sliding_window"]
 
+# Ling's publisher has had several sets of defaults in code of its own: what a configuration leaves out is missing.
+LING = """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
+max_position_embeddings num_experts num_shared_experts num_experts_per_tok n_group topk_group moe_intermediate_size
+first_k_dense_replace routed_scaling_factor rms_norm_eps hidden_act rope_theta rope_scaling partial_rotary_factor rotary_dim
+use_qk_norm use_qkv_bias use_bias norm_head norm_topk_prob score_function moe_router_enable_expert_bias
+tie_word_embeddings sliding_window use_sliding_window""".split()
 OURS = {
+    "bailing_moe_v2": dict.fromkeys(LING),
     "moe_gpt": dict(
         vocab_size=128256,
         n_positions=2048,

@@ -160,9 +160,12 @@ pub(crate) fn golden_models() -> Vec<Vec<u8>> {
     options.force = true;
     let names = [
         "deepseek2",
+        "deepseek3",
         "german-moe-gelu",
+        "glm4moe",
         "gpt-oss",
         "granitemoe",
+        "minimax-m2",
         "moe-124m-top2",
         "olmoe",
         "qwen2moe",

@@ -79,11 +79,11 @@ fn missing<R: Rows>(importance: &Importance, tensors: &[R], head: &str, options:
         return vec![];
     }
     let is_missing = |tensor: &&R| {
-        let (name, shape, stored) = (tensor.name(), tensor.shape(), tensor.stored());
-        let question = Question { name, shape, stored, is_head: name == head, matters: None };
-        let keeps_its_bits = stored.is_some_and(|stored| stored.name == "MXFP4");
+        let (name, is_original) = (tensor.name(), tensor.is_original());
+        let (shape, stored) = (tensor.shape(), tensor.stored());
+        let question = Question { name, shape, stored, is_original, is_head: name == head, matters: None };
         is_quantizable(question)
-            && !keeps_its_bits
+            && !is_original
             && !is_absorbed(name)
             && !matches!(question.role(), Role::Embedding | Role::Head)
             && !is_known(importance, name)

@@ -21,9 +21,27 @@ const ROTARY: &[&str] =
 /// Keys that are read where the modelling code does, or the original code of a model did, though its configuration
 /// class has no field of that name.
 const READ_BESIDES: &[(&str, &[&str])] = &[
-    ("deepseek_v2", &["scoring_func", "moe_layer_freq"]),
+    ("deepseek_v2", DEEPSEEK),
+    ("deepseek_v3", DEEPSEEK),
+    ("kimi_k2", DEEPSEEK),
+    ("glm4_moe", ROUTER),
+    ("glm4_moe_lite", &["scoring_func", "topk_method", "first_k_dense_replace"]),
     ("gemma3_text", &["rope_local_base_freq", "sliding_window_pattern"]),
+    (
+        "minimax_m2",
+        &[
+            "rotary_dim",
+            "scoring_func",
+            "use_routing_bias",
+            "use_qk_norm",
+            "qk_norm_type",
+            "attn_type_list",
+            "shared_intermediate_size",
+        ],
+    ),
 ];
+const ROUTER: &[&str] = &["scoring_func", "topk_method"];
+const DEEPSEEK: &[&str] = &["scoring_func", "topk_method", "moe_layer_freq"];
 
 /// Keys that cannot change what a model computes: of training, of loading, of earlier versions.
 const HARMLESS: &[&str] = &[
@@ -47,13 +65,19 @@ const HARMLESS: &[&str] = &[
     "is_decoder",
     "max_window_layers",
     "model_max_length",
+    "moe_shared_expert_intermediate_size",
+    "mtp_loss_scaling_factor",
+    "mtp_transformer_layers",
     "name_or_path",
     "num_labels",
+    "num_mtp_modules",
+    "num_nextn_predict_layers",
     "output_attentions",
     "output_router_logits",
     "pretraining_tp",
     "qk_head_dim",
     "resid_pdrop",
+    "router_dtype",
     "router_aux_loss_coef",
     "router_jitter_noise",
     "router_z_loss_coef",
@@ -66,6 +90,7 @@ const HARMLESS: &[&str] = &[
     "unsloth_version",
     "use_bfloat16",
     "use_cache",
+    "use_mtp",
     "vision_config",
     "z_loss_coef",
 ];

@@ -1,7 +1,7 @@
 //! What an empty config.json means, against what transformers' classes say themselves.
 
 use super::super::params::{Dim, Params};
-use super::super::{ARCHITECTURES, Architecture};
+use super::super::{ARCHITECTURES, Architecture, WRAPPERS};
 use super::*;
 use moewe_engine::gguf::Metadata;
 use serde_json::json;
@@ -27,13 +27,15 @@ fn every_architecture_has_its_classes() {
 #[test]
 fn lengths_that_follow_are_those_that_the_classes_compute() {
     let mut compared = 0;
-    for kind in ARCHITECTURES.iter().flat_map(|known| known.model_types).filter(|kind| **kind != "gemma3") {
+    for kind in
+        ARCHITECTURES.iter().flat_map(|known| known.model_types).filter(|kind| !WRAPPERS.contains(kind))
+    {
         let class = Class::of(kind).unwrap();
         let params = params(kind, json!({})).unwrap();
         for (dim, key) in [(Dim::HeadsKv, "num_key_value_heads"), (Dim::Head, "head_dim")] {
             let Some(computed) = class.computed(key).and_then(Value::as_u64) else { continue };
             // DeepSeek calls the rotated part of a head so.
-            let dim = if *kind == "deepseek_v2" && dim == Dim::Head { Dim::HeadRope } else { dim };
+            let dim = if params.is_latent() && dim == Dim::Head { Dim::HeadRope } else { dim };
             assert_eq!(params.dim(dim).unwrap(), computed, "{kind} {key}");
             compared += 1;
         }
@@ -54,6 +56,26 @@ const GROUPED: &[Row] = &[
     ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
 ];
 const ROTATION: &[Row] = &[("rope.freq_base", "rope_parameters.rope_theta")];
+
+const LATENT: &[Row] = &[
+    ("attention.q_lora_rank", "q_lora_rank"),
+    ("attention.kv_lora_rank", "kv_lora_rank"),
+    ("attention.value_length_mla", "v_head_dim"),
+    ("rope.dimension_count", "qk_rope_head_dim"),
+];
+const SHARED: &[Row] = &[
+    ("expert_feed_forward_length", "moe_intermediate_size"),
+    ("expert_shared_count", "n_shared_experts"),
+    ("expert_weights_scale", "routed_scaling_factor"),
+    ("expert_weights_norm", "norm_topk_prob"),
+    ("expert_count", "n_routed_experts"),
+];
+const GROUPS: &[Row] = &[
+    ("expert_group_count", "n_group"),
+    ("expert_group_used_count", "topk_group"),
+    ("expert_used_count", "num_experts_per_tok"),
+];
+const LEADING: &[Row] = &[("leading_dense_block_count", "first_k_dense_replace")];
 
 const CASES: &[(&str, &[&[Row]])] = &[
     ("llama", &[GROUPED, ROTATION]),
@@ -135,22 +157,21 @@ const CASES: &[(&str, &[&[Row]])] = &[
             ],
         ],
     ),
+    ("deepseek_v2", &[GROUPED, ROTATION, LATENT, SHARED]),
+    ("deepseek_v3", &[GROUPED, ROTATION, LATENT, SHARED, GROUPS, LEADING]),
+    ("kimi_k2", &[GROUPED, ROTATION, LATENT, SHARED, GROUPS, LEADING]),
+    ("glm4_moe_lite", &[GROUPED, ROTATION, LATENT, SHARED, GROUPS]),
+    ("glm4_moe", &[GROUPED, ROTATION, SHARED, GROUPS, LEADING]),
     (
-        "deepseek_v2",
+        "minimax_m2",
         &[
             GROUPED,
             ROTATION,
             &[
-                ("attention.q_lora_rank", "q_lora_rank"),
-                ("attention.kv_lora_rank", "kv_lora_rank"),
-                ("attention.value_length_mla", "v_head_dim"),
-                ("rope.dimension_count", "qk_rope_head_dim"),
-                ("leading_dense_block_count", "first_k_dense_replace"),
-                ("expert_feed_forward_length", "moe_intermediate_size"),
-                ("expert_shared_count", "n_shared_experts"),
-                ("expert_weights_scale", "routed_scaling_factor"),
-                ("expert_weights_norm", "norm_topk_prob"),
-                ("expert_count", "n_routed_experts"),
+                ("attention.key_length", "head_dim"),
+                ("expert_count", "num_local_experts"),
+                ("expert_used_count", "num_experts_per_tok"),
+                ("expert_feed_forward_length", "intermediate_size"),
             ],
         ],
     ),
@@ -159,8 +180,12 @@ const CASES: &[(&str, &[&[Row]])] = &[
 #[test]
 fn metadata_of_an_empty_configuration_are_the_classs_values() {
     for (kind, rows) in CASES {
-        // The one number that this class leaves open.
-        let given = if *kind == "deepseek_v2" { json!({ "num_experts_per_tok": 6 }) } else { json!({}) };
+        // The one number that a class leaves open.
+        let given = match *kind {
+            "deepseek_v2" => json!({ "num_experts_per_tok": 6 }),
+            "glm4_moe" => json!({ "head_dim": 128 }),
+            _ => json!({}),
+        };
         let found = metadata(kind, given).unwrap_or_else(|error| panic!("{kind}: {error}"));
         let architecture = found.require_str("general.architecture").unwrap().to_owned();
         for (key, name) in rows.iter().copied().flatten() {

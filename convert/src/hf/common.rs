@@ -79,7 +79,8 @@ pub(super) fn untied(params: &Params) -> bool {
     !params.flag(&["tie_word_embeddings"], false).unwrap_or(false)
 }
 
-fn tied(params: &Params) -> bool {
+/// Whether the head is the embedding.
+pub(super) fn tied(params: &Params) -> bool {
     !untied(params)
 }
 
@@ -198,6 +199,23 @@ pub(super) fn experts() -> Vec<Rule> {
     .into_iter()
     .map(Rule::in_expert_layers)
     .collect()
+}
+
+/// Experts that every token uses, as one network (DeepSeek's names).
+pub(super) fn shared_experts() -> impl Iterator<Item = Rule> {
+    use Dim::*;
+    let under = |to, from, shape: [Dim; 2]| rule(to, from, shape).in_expert_layers();
+    let [gate, up, down] = [
+        "model.layers.{i}.mlp.shared_experts.gate_proj.weight",
+        "model.layers.{i}.mlp.shared_experts.up_proj.weight",
+        "model.layers.{i}.mlp.shared_experts.down_proj.weight",
+    ];
+    [
+        under("blk.{i}.ffn_gate_shexp.weight", gate, [SharedFf, Embedding]),
+        under("blk.{i}.ffn_up_shexp.weight", up, [SharedFf, Embedding]),
+        under("blk.{i}.ffn_down_shexp.weight", down, [Embedding, SharedFf]),
+    ]
+    .into_iter()
 }
 
 /// Qwen: every `decoder_sparse_step`-th layer has experts, except those that the configuration names.

@@ -1,24 +1,31 @@
-//! DeepSeek V2: GGUF `deepseek2`. As llama.cpp converts today: the key-value up-projection is split per head into
-//! `attn_k_b` (transposed) and `attn_v_b`, and metadata describe what a cached position holds (one latent head), with
-//! the real head sizes under `*_mla`. Rotated parts are pairs of neighbours on both sides: nothing is permuted.
+//! DeepSeek V2 and V3, Moonlight, Kimi K2, GLM-4.7-Flash: GGUF `deepseek2`. As llama.cpp converts today: the key-value
+//! up-projection is split per head into `attn_k_b` (transposed) and `attn_v_b`, and metadata describe what a cached
+//! position holds (one latent head), with the real head sizes under `*_mla`. Rotated parts are pairs of neighbours on
+//! both sides: nothing is permuted. Kimi's tower for images is left out.
 
-use super::Architecture;
 use super::common::{self, EXPERTS, IGNORED, SIZES};
 use super::keys::{From, Key, Pairs};
 use super::params::{Dim, Params};
-use super::rope;
 use super::rules::{Op, Rule, rule};
+use super::{Architecture, rope, router};
 use moewe_engine::gguf::Value;
 use moewe_engine::{Error, Result};
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     name: "deepseek2",
     gguf: "deepseek2",
-    classes: &["DeepseekV2ForCausalLM"],
-    model_types: &["deepseek_v2"],
+    classes: &[
+        "DeepseekV2ForCausalLM",
+        "DeepseekV3ForCausalLM",
+        "Glm4MoeLiteForCausalLM",
+        "KimiK25ForConditionalGeneration",
+        "Kimi_K25ForConditionalGeneration",
+    ],
+    model_types: &["deepseek_v3", "deepseek_v2", "kimi_k2", "glm4_moe_lite", "kimi_k25"],
     keys: &[
         SIZES,
         EXPERTS,
+        router::WEIGHTS,
         &[
             Key("attention.head_count_kv", From::Uint(1)),
             Key("attention.layer_norm_rms_epsilon", From::Float(&["rms_norm_eps"])),
@@ -29,55 +36,82 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("attention.value_length", From::Dim(Dim::KvRank)),
             Key("attention.key_length_mla", From::Dim(Dim::HeadKey)),
             Key("attention.value_length_mla", From::Dim(Dim::HeadValue)),
-            Key("leading_dense_block_count", From::MaybeUint(&["first_k_dense_replace"])),
+            Key("", From::Computed(leading_key)),
             Key("expert_feed_forward_length", From::Dim(Dim::ExpertFf)),
             Key("expert_shared_count", From::Dim(Dim::ExpertsShared)),
-            Key("expert_weights_scale", From::Float(&["routed_scaling_factor"])),
-            Key("expert_weights_norm", From::Flag(&["norm_topk_prob"])),
-            Key("expert_gating_func", From::Uint(1)),
-            Key("expert_group_count", From::Computed(groups)),
+            Key("", From::Computed(router_keys)),
+            Key("", From::Computed(supported)),
             Key("", From::Computed(common::silu_only)),
         ],
     ],
     rules,
     computed: &[],
-    ignored: &[IGNORED],
+    ignored: &[
+        IGNORED,
+        &["vision_tower.*", "model.vision_tower.*", "mm_projector.*", "model.mm_projector.*"],
+    ],
     expert_layer,
 };
 
-fn expert_layer(params: &Params, layer: u64) -> bool {
-    let number = |name: &str, default: u64| params.uint(&[name]).ok().flatten().unwrap_or(default);
-    layer >= number("first_k_dense_replace", 0) && layer.is_multiple_of(number("moe_layer_freq", 1).max(1))
+/// Layers in front that have no experts.
+fn leading(params: &Params) -> Result<u64> {
+    let stated = params.uint(&["first_k_dense_replace"])?;
+    if !params.is("glm4_moe_lite") {
+        return Ok(stated.unwrap_or(0));
+    }
+    let Some((_, kinds)) = params.get(&["mlp_layer_types"]) else {
+        // The class does not read the number and has one such layer.
+        params.refuse(stated.is_some_and(|stated| stated != 1), "first_k_dense_replace other than 1")?;
+        return Ok(1);
+    };
+    let layers = params.dim(Dim::Layers)?;
+    let kinds = kinds.as_array().filter(|kinds| kinds.len() as u64 == layers);
+    let kinds = kinds.ok_or_else(|| {
+        Error::malformed("config, mlp_layer_types", format!("a list of {layers}"), "another")
+    })?;
+    let leading = kinds.iter().take_while(|kind| *kind == "dense").count();
+    let rest_is_sparse = kinds[leading..].iter().all(|kind| kind == "sparse");
+    params.refuse(!rest_is_sparse, "mlp_layer_types that change more than once")?;
+    Ok(leading as u64)
 }
 
-/// Groups of experts count only where the choice is limited to some of them.
-fn groups(params: &Params) -> Result<Pairs> {
+fn leading_key(params: &Params) -> Result<Pairs> {
+    Ok(vec![("leading_dense_block_count", Value::from(leading(params)? as u32))])
+}
+
+fn expert_layer(params: &Params, layer: u64) -> bool {
+    let step = params.uint(&["moe_layer_freq"]).ok().flatten().unwrap_or(1).max(1);
+    layer >= leading(params).unwrap_or(0) && layer.is_multiple_of(step)
+}
+
+/// DeepSeek V2 weighs experts by softmax, all later ones by sigmoid.
+fn router_keys(params: &Params) -> Result<Pairs> {
+    if !params.is("deepseek_v2") {
+        return router::sigmoid(params);
+    }
     let scoring = params.text(&["scoring_func"])?.unwrap_or("softmax");
     params.refuse(scoring != "softmax", &format!("scoring_func {scoring:?}"))?;
     // The class of transformers does not normalise even then; the original's code does.
     params.refuse(params.flag(&["norm_topk_prob"], false)?, "norm_topk_prob, on which codes disagree")?;
+    let mut pairs: Pairs = vec![("expert_gating_func", Value::from(1u32))];
+    // Groups count only where the choice is limited to some of them.
     match params.text(&["topk_method"])?.unwrap_or("none") {
-        "greedy" => return Ok(vec![]),
-        "group_limited_greedy" => {}
+        "greedy" => {}
+        "group_limited_greedy" => pairs.extend(router::groups(params)?),
         other => params.refuse(true, &format!("topk_method {other:?}"))?,
     }
-    let count = |name: &str| {
-        let number = params.uint(&[name])?.filter(|&number| number > 0);
-        number.ok_or_else(|| Error::malformed(format!("config, {name}"), "a number of groups", "none"))
-    };
-    let (groups, used, experts) = (count("n_group")?, count("topk_group")?, params.dim(Dim::Experts)?);
-    if experts % groups != 0 || used > groups {
-        let found = format!("{used} of {groups}");
-        return Err(Error::malformed(
-            "config, n_group",
-            format!("groups that divide {experts} experts"),
-            found,
-        ));
-    }
-    Ok(vec![
-        ("expert_group_count", Value::from(groups as u32)),
-        ("expert_group_used_count", Value::from(used as u32)),
-    ])
+    Ok(pairs)
+}
+
+fn has_choice_bias(params: &Params) -> bool {
+    !params.is("deepseek_v2")
+}
+
+/// Refuses what the classes compute and files of this architecture cannot say.
+fn supported(params: &Params) -> Result<Pairs> {
+    params.refuse(params.flag(&["attention_bias"], false)?, "attention_bias")?;
+    params.refuse(!params.flag(&["rope_interleave"], true)?, "rope_interleave false")?;
+    Ok(vec![])
 }
 
 /// llama.cpp insists on the key in all models but those of 26 or 27 layers; 0 means that there is no such rank.
@@ -96,7 +130,9 @@ fn rules() -> Vec<Rule> {
     rules.push(common::ffn_norm());
     rules.extend(common::dense());
     rules.extend(common::experts());
-    rules.extend(shared());
+    rules
+        .push(router::choice_bias("model.layers.{i}.mlp.gate.e_score_correction_bias").when(has_choice_bias));
+    rules.extend(common::shared_experts());
     rules
 }
 
@@ -126,27 +162,4 @@ fn latent_attention() -> Vec<Rule> {
             .op(Op::SplitHeads(Heads, HeadPlain, false)),
         rule("blk.{i}.attn_output.weight", "model.layers.{i}.self_attn.o_proj.weight", [Embedding, Values]),
     ]
-}
-
-fn shared() -> impl Iterator<Item = Rule> {
-    use Dim::*;
-    [
-        rule(
-            "blk.{i}.ffn_gate_shexp.weight",
-            "model.layers.{i}.mlp.shared_experts.gate_proj.weight",
-            [SharedFf, Embedding],
-        ),
-        rule(
-            "blk.{i}.ffn_up_shexp.weight",
-            "model.layers.{i}.mlp.shared_experts.up_proj.weight",
-            [SharedFf, Embedding],
-        ),
-        rule(
-            "blk.{i}.ffn_down_shexp.weight",
-            "model.layers.{i}.mlp.shared_experts.down_proj.weight",
-            [Embedding, SharedFf],
-        ),
-    ]
-    .into_iter()
-    .map(Rule::in_expert_layers)
 }

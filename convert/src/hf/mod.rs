@@ -11,6 +11,7 @@ mod names;
 pub mod params;
 pub mod plan;
 mod rope;
+mod router;
 mod rules;
 mod scales;
 pub mod templates;
@@ -20,11 +21,14 @@ pub mod view;
 mod vocabulary;
 mod yarn;
 
+mod bailingmoe2;
 mod deepseek2;
 mod gemma3;
+mod glm4moe;
 mod gpt_oss;
 mod granitemoe;
 mod llama;
+mod minimax_m2;
 mod moe_124m;
 mod moe_gpt;
 mod olmoe;
@@ -49,8 +53,8 @@ pub(crate) use vocabulary::widen;
 /// A tensor that no checkpoint holds, computed from the configuration; `None` where the model does without.
 type Computed = (&'static str, fn(&Params) -> Result<Option<Vec<f32>>>);
 
-/// The one class known here that wraps a text model; it has no numbers of its own.
-const WRAPPER: &str = "gemma3";
+/// The classes known here that wrap a text model; they have no numbers of their own.
+const WRAPPERS: &[&str] = &["gemma3", "kimi_k25"];
 
 /// The Hugging Face side of an architecture.
 pub struct Architecture {
@@ -77,11 +81,14 @@ impl std::fmt::Debug for Architecture {
 
 /// Every architecture that can be converted.
 pub static ARCHITECTURES: &[&Architecture] = &[
+    &bailingmoe2::ARCHITECTURE,
     &deepseek2::ARCHITECTURE,
     &gemma3::ARCHITECTURE,
+    &glm4moe::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
     &granitemoe::ARCHITECTURE,
     &llama::ARCHITECTURE,
+    &minimax_m2::ARCHITECTURE,
     &moe_124m::ARCHITECTURE,
     &moe_gpt::ARCHITECTURE,
     &olmoe::ARCHITECTURE,
@@ -150,7 +157,8 @@ impl Architecture {
         let mut unknown: Vec<String> = class.unknown(&text).into_iter().map(str::to_owned).collect();
         if let (Some(outer), Cow::Owned(_)) = (config.as_object(), &text) {
             let known = |key: &&String| !text.contains_key(*key) && *key != "text_config";
-            let wrapper = Class::of(WRAPPER).map_or_else(Vec::new, |wrapper| wrapper.unknown(outer));
+            let wrapper = wrapper_of(config).or(Class::of(WRAPPERS[0]));
+            let wrapper = wrapper.map_or_else(Vec::new, |wrapper| wrapper.unknown(outer));
             unknown.extend(outer.keys().filter(known).filter(|key| wrapper.contains(&key.as_str())).cloned());
         }
         unknown.sort();
@@ -167,7 +175,7 @@ impl Architecture {
         let of_class = |kind: &&&str| {
             classes.iter().any(|class| plain(class).trim_end_matches("forcausallm") == plain(kind))
         };
-        let known = || self.model_types.iter().filter(|known| **known != WRAPPER);
+        let known = || self.model_types.iter().filter(|known| !WRAPPERS.contains(known));
         let stated = known().find(|known| kind == Some(known));
         stated.or_else(|| known().find(of_class)).copied().unwrap_or(self.model_types[0])
     }
@@ -194,6 +202,11 @@ fn named(config: &Value) -> (Vec<&str>, Option<&str>) {
     (classes, config["model_type"].as_str())
 }
 
+/// The class of a configuration that wraps another.
+fn wrapper_of(config: &Value) -> Option<Class> {
+    WRAPPERS.iter().find(|known| config["model_type"] == **known).and_then(|known| Class::of(known))
+}
+
 /// What a configuration says about the text model. A wrapper's own keys count only where they are about the whole:
 /// tied embeddings, which its class decides, how weights are stored, and token ids.
 fn text_of(config: &Value) -> Cow<'_, Map<String, Value>> {
@@ -201,8 +214,7 @@ fn text_of(config: &Value) -> Cow<'_, Map<String, Value>> {
     let outer = config.as_object().unwrap_or(&NONE);
     let Some(inner) = config["text_config"].as_object() else { return Cow::Borrowed(outer) };
     let mut text = inner.clone();
-    let whole = Class::of(WRAPPER).and_then(|wrapper| wrapper.default("tie_word_embeddings"));
-    let is_wrapper = outer.get("model_type").is_some_and(|kind| kind == WRAPPER);
+    let whole = wrapper_of(config).and_then(|wrapper| wrapper.default("tie_word_embeddings"));
     for (key, value) in outer {
         if matches!(&**key, "quantization_config" | "transformers_weights") {
             text.insert(key.clone(), value.clone());
@@ -210,7 +222,7 @@ fn text_of(config: &Value) -> Cow<'_, Map<String, Value>> {
             text.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }
-    let tied = outer.get("tie_word_embeddings").or(whole.filter(|_| is_wrapper));
+    let tied = outer.get("tie_word_embeddings").or(whole);
     text.extend(tied.map(|tied| ("tie_word_embeddings".to_owned(), tied.clone())));
     Cow::Owned(text)
 }

@@ -36,11 +36,16 @@ fn unclipped(params: &Params) -> Result<Pairs> {
 fn rules() -> Vec<Rule> {
     let mut rules = common::ends_with_head();
     rules.extend(common::attention());
-    rules.extend([
-        rule("blk.{i}.attn_q_norm.weight", "model.layers.{i}.self_attn.q_norm.weight", [Dim::Q]),
-        rule("blk.{i}.attn_k_norm.weight", "model.layers.{i}.self_attn.k_norm.weight", [Dim::Kv]),
-    ]);
+    rules.extend(row_norms());
     rules.push(common::ffn_norm());
     rules.extend(common::experts());
     rules
+}
+
+/// One norm over all query heads and one over all key heads.
+pub(super) fn row_norms() -> [Rule; 2] {
+    [
+        rule("blk.{i}.attn_q_norm.weight", "model.layers.{i}.self_attn.q_norm.weight", [Dim::Q]),
+        rule("blk.{i}.attn_k_norm.weight", "model.layers.{i}.self_attn.k_norm.weight", [Dim::Kv]),
+    ]
 }

@@ -113,6 +113,11 @@ impl Params {
         self.class.is_some_and(|class| class.name == model_type)
     }
 
+    /// Whether attention is latent: keys and values of all heads come from one short vector.
+    pub(super) fn is_latent(&self) -> bool {
+        self.get(names_of("kv_lora_rank")).is_some()
+    }
+
     /// The configuration class.
     pub(super) fn class(&self) -> Option<Class> {
         self.class

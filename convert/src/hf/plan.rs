@@ -8,12 +8,15 @@ use super::view::{Elements, View};
 use super::vocabulary::MoreRows;
 use super::{Architecture, params::Dim, scales, tied};
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
+use moewe_engine::quant::Format;
 use moewe_engine::{Error, Result};
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
 /// Names shown of a long list.
 const SHOWN: usize = 8;
+/// What compressed-tensors adds to the names of packed weights.
+const PACKED: &str = "_packed";
 
 /// What becomes of a checkpoint.
 #[derive(Debug)]
@@ -86,19 +89,21 @@ impl Output<'_> {
         }
     }
 
-    /// Whether the source is MXFP4 and can keep its bits.
-    pub fn is_mxfp4(&self) -> bool {
-        let Contents::Bands(bands) = &self.contents else { return false };
-        bands.iter().all(|band| matches!(&band[..], [view] if view.is_mxfp4()))
+    /// The block format in which the source holds it, where it can keep its bits.
+    pub fn stored(&self) -> Option<&'static Format> {
+        let Contents::Bands(bands) = &self.contents else { return None };
+        let of = |band: &Vec<View<'_>>| if let [view] = &band[..] { view.stored() } else { None };
+        let name = of(bands.first()?)?;
+        bands.iter().all(|band| of(band) == Some(name)).then(|| Format::by_name(name))?
     }
 
-    /// Writes rows as GGUF's MXFP4 blocks; `out` holds exactly them. Only where [`Self::is_mxfp4`].
-    pub fn read_mxfp4(&self, rows: Range<u64>, out: &mut [u8]) {
-        let Contents::Bands(bands) = &self.contents else { return };
-        let row_bytes = self.columns() as usize / 32 * 17;
+    /// Writes rows as blocks of the format that [`Self::stored`] yields; `out` holds exactly them.
+    pub fn copy(&self, rows: Range<u64>, out: &mut [u8]) {
+        let (Contents::Bands(bands), Some(format)) = (&self.contents, self.stored()) else { return };
+        let row_bytes = format.row_bytes(self.columns() as usize);
         self.each_band(bands, rows, |band, rows, at| {
             let len = (rows.end - rows.start) as usize * row_bytes;
-            band[0].read_mxfp4(rows, &mut out[at * row_bytes..][..len]);
+            band[0].copy(rows, &mut out[at * row_bytes..][..len]);
         });
     }
 
@@ -275,7 +280,16 @@ impl<'c> Planner<'_, 'c> {
     }
 
     fn find(&self, name: &str) -> Option<&'c Tensor> {
-        self.names.find(name)
+        self.names.find(name).or_else(|| self.names.find(&format!("{name}{PACKED}")))
+    }
+
+    /// A tensor that another one cannot do without.
+    fn partner(&mut self, of: &str, name: &str) -> Result<&'c Tensor> {
+        let partner = self.names.find(name);
+        let partner = partner
+            .ok_or_else(|| Error::malformed(format!("tensor {of}"), name.to_owned(), "no such tensor"))?;
+        self.used.insert(&partner.name);
+        Ok(partner)
     }
 
     /// A tensor with the scales that belong to it.
@@ -283,12 +297,13 @@ impl<'c> Planner<'_, 'c> {
         let Some(tensor) = self.find(name) else { return Ok(None) };
         self.used.insert(&tensor.name);
         if name.ends_with("_blocks") {
-            let partner = name.replace("_blocks", "_scales");
-            let scales = self.find(&partner).ok_or_else(|| {
-                Error::malformed(format!("tensor {name}"), partner.clone(), "no such tensor")
-            })?;
-            self.used.insert(&scales.name);
+            let scales = self.partner(name, &name.replace("_blocks", "_scales"))?;
             return scales::mxfp4(self.checkpoint, name, tensor, scales).map(Some);
+        }
+        if tensor.name.ends_with(PACKED) {
+            let scales = self.partner(&tensor.name, &format!("{name}_scale"))?;
+            let shape = self.partner(&tensor.name, &format!("{name}_shape"))?;
+            return scales::int4(self.checkpoint, tensor, scales, shape).map(Some);
         }
         let elements = match tensor.dtype {
             Dtype::F8E4M3 | Dtype::F8E5M2 => self.eight_bits(name, tensor)?,
@@ -311,15 +326,25 @@ impl<'c> Planner<'_, 'c> {
         Elements::plain(tensor.dtype, self.checkpoint.elements(tensor), name)
     }
 
+    /// The layer of a tensor, if that layer predicts further tokens from the state of the last one (multi-token
+    /// prediction): only such a layer joins a token's embedding to that state.
+    fn predicting_layer(&self, usual: &str) -> Option<u64> {
+        let layer = usual.strip_prefix("model.layers.")?.split('.').next()?;
+        self.names.find(&format!("model.layers.{layer}.eh_proj.weight"))?;
+        layer.parse().ok()
+    }
+
     fn finish(self, architecture: &Architecture) -> Result<Plan<'c>> {
         let rest = self.checkpoint.tensors().iter().map(|tensor| tensor.name.as_str());
         let rest: BTreeSet<&str> = rest.filter(|name| !self.used.contains(name)).collect();
+        let layers = self.params.dim(Dim::Layers)?;
         let scaled = scales::wants_factors(self.params);
         let ignored = |name: &&str| {
             // How inputs were rounded; nothing here rounds them.
             let of_inputs = scaled && (name.ends_with(".input_scale") || name.ends_with(".activation_scale"));
             let usual = self.names.usual(name);
             of_inputs
+                || self.predicting_layer(&usual).is_some_and(|layer| layer >= layers)
                 || architecture
                     .ignored
                     .iter()
@@ -329,8 +354,14 @@ impl<'c> Planner<'_, 'c> {
         };
         let (dropped, unknown): (Vec<&str>, Vec<&str>) = rest.into_iter().partition(ignored);
         if self.missing.is_empty() && unknown.is_empty() {
+            let predicting = dropped.iter().filter_map(|name| self.predicting_layer(&self.names.usual(name)));
+            let predicting: BTreeSet<u64> = predicting.collect();
+            let remark =
+                |layer| format!("layer {layer} predicts further tokens from the last one's: left out");
+            let mut remarks = self.remarks;
+            remarks.extend(predicting.into_iter().map(remark));
             let dropped = dropped.into_iter().map(str::to_owned).collect();
-            return Ok(Plan { outputs: self.outputs, dropped, remarks: self.remarks });
+            return Ok(Plan { outputs: self.outputs, dropped, remarks });
         }
         let mut found = Vec::new();
         if !self.missing.is_empty() {

@@ -51,7 +51,7 @@ pub(super) fn keys(params: &Params) -> Result<Pairs> {
         "default" => {}
         "linear" => {
             // DeepSeek's attention takes this field of any scaling.
-            let scaled = params.is("deepseek_v2") && rotation.number("mscale_all_dim")?.unwrap_or(0.0) != 0.0;
+            let scaled = params.is_latent() && rotation.number("mscale_all_dim")?.unwrap_or(0.0) != 0.0;
             params.refuse(scaled, "mscale_all_dim with linear scaling")?;
             pairs.push(("rope.scaling.type", "linear".into()));
             pairs.push(("rope.scaling.factor", (rotation.factor()? as f32).into()));
@@ -86,7 +86,7 @@ pub(super) fn unread(params: &Params) -> Result<Vec<String>> {
     let read = FIELDS.iter().find(|row| row.0 == kind).map_or(&[][..], |row| row.1);
     let is_read = |name: &&String| {
         let name = name.as_str();
-        let deep = params.is("deepseek_v2") && name == "mscale_all_dim";
+        let deep = params.is_latent() && name == "mscale_all_dim";
         read.contains(&name) || deep || matches!(name, "rope_theta" | "rope_type" | "type")
     };
     let unread = rotation.fields.keys().filter(|name| !is_read(name));
@@ -95,10 +95,21 @@ pub(super) fn unread(params: &Params) -> Result<Vec<String>> {
     Ok(unread)
 }
 
+/// The classes that turn a part of each head; all others turn heads whole, whatever the configuration says.
+const PARTIAL: &[&str] = &["bailing_moe_v2", "glm4_moe", "minimax_m2"];
+
+fn turns_a_part(params: &Params) -> bool {
+    PARTIAL.iter().any(|name| params.is(name))
+}
+
 /// Elements of a head that are rotated.
 pub(super) fn rotated(params: &Params) -> Result<u64> {
     let rotated = match params.maybe(Dim::HeadRope)? {
         Some(rotated) => rotated,
+        None if turns_a_part(params) => {
+            let head = params.dim(Dim::Head)?;
+            (head as f64 * Rotation::of(params)?.part(params)?) as u64
+        }
         None => params.dim(Dim::Head)?,
     };
     if rotated % 2 != 0 {
@@ -133,7 +144,8 @@ impl Rotation {
         let theta = params.raw("rope_theta").cloned().or(theta).unwrap_or(THETA.into());
         let mut fields = given.cloned().unwrap_or_else(|| {
             let mut fields = by_class.cloned().unwrap_or_default();
-            fields.remove("rope_theta");
+            // What stands beside the rotation goes before what the class would take.
+            fields.retain(|name, _| !matches!(name.as_str(), "rope_theta" | "partial_rotary_factor"));
             fields
         });
         if fields.values().any(Json::is_object) {
@@ -178,11 +190,36 @@ impl Rotation {
             let hint = "supported are default, linear, llama3 and yarn";
             return Err(Error::unsupported(format!("config: rotary scaling {kind:?}"), hint));
         }
-        let beside = params.float(&["partial_rotary_factor"])?.map(f64::from);
-        let part = self.number("partial_rotary_factor")?.or(beside).unwrap_or(1.0);
-        // The classes rotate whole heads without scaling, whatever stands there.
-        params.refuse(kind != "default" && part != 1.0, "partial_rotary_factor with a scaled rotation")?;
+        let part = self.part(params)?;
+        if turns_a_part(params) && !(part > 0.0 && part <= 1.0) {
+            return Err(wrong("partial_rotary_factor", "above 0, at most 1", &part.into()));
+        }
+        // Most classes turn whole heads without scaling, whatever stands there.
+        let is_unclear = kind != "default" && part != 1.0 && !turns_a_part(params);
+        params.refuse(is_unclear, "partial_rotary_factor with a scaled rotation")?;
+        params.refuse(params.is_latent() && part != 1.0, "partial_rotary_factor in latent attention")?;
         self.theta().map(drop)
+    }
+
+    /// The share of a head that turns.
+    fn part(&self, params: &Params) -> Result<f64> {
+        let own = self.number("partial_rotary_factor")?;
+        let beside = match params.raw("partial_rotary_factor").filter(|value| !value.is_null()) {
+            Some(value) => {
+                Some(value.as_f64().ok_or_else(|| wrong("partial_rotary_factor", "a number", value))?)
+            }
+            None => None,
+        };
+        // MiniMax counts the elements instead.
+        let counted = match params.uint(&["rotary_dim"])? {
+            Some(elements) if params.is("minimax_m2") => {
+                Some(elements as f64 / params.dim(Dim::Head)? as f64)
+            }
+            _ => None,
+        };
+        let by_class =
+            params.class().and_then(|class| class.rotation()?.get("partial_rotary_factor")?.as_f64());
+        Ok(own.or(beside).or(counted).or(by_class).unwrap_or(1.0))
     }
 
     pub(super) fn kind(&self) -> Result<&str> {

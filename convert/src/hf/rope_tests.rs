@@ -210,3 +210,45 @@ fn fields_that_nothing_reads_are_named() {
     let unread = unread(&params("llama", config).unwrap()).unwrap();
     assert_eq!(unread, ["attn_factor of the rotation", "mscale of the rotation"]);
 }
+
+/// What transformers' classes make of every place that the share of a head may stand in.
+#[test]
+fn a_part_of_a_head_turns_where_the_class_says_so() {
+    let default = |more: Json| {
+        let mut fields = json!({ "rope_type": "default", "rope_theta": 7.0 });
+        fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        fields
+    };
+    let yarn = json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64 });
+    let cases = [
+        ("glm4_moe", json!({}), 64),
+        ("glm4_moe", json!({ "partial_rotary_factor": 0.25 }), 32),
+        ("glm4_moe", json!({ "rope_parameters": default(json!({})) }), 64),
+        (
+            "glm4_moe",
+            json!({ "rope_parameters": default(json!({ "partial_rotary_factor": 0.75 })),
+                    "partial_rotary_factor": 0.25 }),
+            96,
+        ),
+        ("glm4_moe", json!({ "rope_scaling": yarn }), 64),
+        ("glm4_moe", json!({ "rope_scaling": yarn, "partial_rotary_factor": 0.25 }), 32),
+        ("minimax_m2", json!({}), 128),
+        ("minimax_m2", json!({ "rotary_dim": 64 }), 64),
+        ("minimax_m2", json!({ "rotary_dim": 64, "partial_rotary_factor": 0.25 }), 32),
+        ("minimax_m2", json!({ "rotary_dim": 32, "rope_scaling": yarn }), 32),
+        ("bailing_moe_v2", json!({ "rope_theta": 6e5 }), 128),
+        ("bailing_moe_v2", json!({ "rope_theta": 6e5, "partial_rotary_factor": 0.5 }), 64),
+        // All other classes turn heads whole.
+        ("qwen3_moe", json!({ "partial_rotary_factor": 0.5 }), 128),
+    ];
+    for (kind, mut config, turned) in cases {
+        config["head_dim"] = 128.into();
+        config["max_position_embeddings"] = 256.into();
+        let pairs = keys_of(kind, config.clone()).unwrap();
+        assert_eq!(
+            value(&pairs, "rope.dimension_count"),
+            Some(Value::from(turned as u32)),
+            "{kind} {config}"
+        );
+    }
+}

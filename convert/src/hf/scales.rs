@@ -1,5 +1,5 @@
 //! Weights that are stored with scales beside them: 8-bit floats with a factor per tensor, row or tile (DeepSeek,
-//! compressed-tensors, ModelOpt), and OpenAI's MXFP4 blocks.
+//! compressed-tensors, ModelOpt), compressed-tensors' whole numbers of 4 bits, and OpenAI's MXFP4 blocks.
 
 use super::params::Params;
 use super::view::{Elements, View};
@@ -23,6 +23,7 @@ pub(crate) fn refuse_packed(config: &serde_json::Value) -> Result<()> {
     let format = quantization["format"].as_str().or(quantization["quant_algo"].as_str()).unwrap_or_default();
     let is_read = match method {
         "fp8" | "fbgemm_fp8" | "mxfp4" => true,
+        "compressed-tensors" if format == "pack-quantized" => return refuse_other_integers(quantization),
         "compressed-tensors" => matches!(format, "float-quantized" | "naive-quantized"),
         "modelopt" => format == "FP8",
         _ => false,
@@ -33,8 +34,31 @@ pub(crate) fn refuse_packed(config: &serde_json::Value) -> Result<()> {
     let format = if format.is_empty() { String::new() } else { format!(" as {format:?}") };
     Err(Error::unsupported(
         format!("config: weights packed by {method:?}{format} (quantization_config)"),
-        "convert the original checkpoint; F32, F16, BF16, FP8 and MXFP4 are read",
+        "convert the original checkpoint; F32, F16, BF16, FP8, MXFP4 and compressed-tensors' int4 are read",
     ))
+}
+
+/// Of the integers that compressed-tensors packs, those are read whose codes mean the same in every group.
+fn refuse_other_integers(quantization: &serde_json::Value) -> Result<()> {
+    let groups = quantization["config_groups"].as_object().filter(|groups| !groups.is_empty());
+    let groups = groups.ok_or_else(|| {
+        let place = "config, quantization_config";
+        Error::malformed(place, "config_groups, which say how pack-quantized weights are packed", "none")
+    })?;
+    for (name, group) in groups {
+        let weights = &group["weights"];
+        let is_read = weights["num_bits"] == 4
+            && weights["type"] == "int"
+            && weights["symmetric"] == true
+            && matches!(weights["strategy"].as_str(), Some("group" | "channel"));
+        if !is_read {
+            return Err(Error::unsupported(
+                format!("config: weights packed as {weights} (quantization_config, {name})"),
+                "of integers, symmetric ones of 4 bits with a scale per group or row are read",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Whether the configuration says that 8-bit floats have factors.
@@ -105,6 +129,54 @@ fn stated_tile(params: &Params) -> [u64; 2] {
         let listed = params.get(&["quantization_config.weight_block_size"]);
         listed.and_then(|(_, list)| list.get(axis)?.as_u64()).filter(|&size| size > 0).unwrap_or(128)
     })
+}
+
+/// Whole numbers `(rows, columns / 8)` of eight codes each, from the lowest bits up, with scales `(rows, groups)`; the
+/// shape is stored beside them, as the last word of a row may be part empty.
+pub(super) fn int4<'c>(
+    checkpoint: &'c Checkpoint,
+    packed: &'c Tensor,
+    scales: &'c Tensor,
+    shape: &'c Tensor,
+) -> Result<View<'c>> {
+    let found = || format!("{:?} with scales {:?} {:?}", packed.shape, scales.shape, scales.dtype);
+    let broken = |expected: &str| Error::malformed(format!("tensor {}", packed.name), expected, found());
+    let [rows, words] = packed.shape[..] else { return Err(broken("a matrix of words")) };
+    let columns = words.checked_mul(8).filter(|&columns| columns > 0 && packed.dtype == Dtype::I32);
+    let columns = columns.ok_or_else(|| broken("words of type I32"))?;
+    if stored_shape(checkpoint, shape) != Some([rows, columns]) {
+        return Err(broken(&format!("a weight_shape of [{rows}, {columns}]: eight codes a word")));
+    }
+    let groups = match scales.shape[..] {
+        [of, groups] if of == rows && groups > 0 && columns % groups == 0 => groups,
+        [of] if of == rows => 1,
+        _ => return Err(broken("scales for each row, as many in all")),
+    };
+    if !matches!(scales.dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
+        return Err(broken("scales of F32, BF16 or F16"));
+    }
+    if !is_row_major(packed) || !is_row_major(scales) {
+        return Err(broken("rows one after the other"));
+    }
+    let elements = Elements::Int4 {
+        codes: checkpoint.elements(packed),
+        scale_dtype: scales.dtype,
+        scales: checkpoint.elements(scales),
+        group: columns / groups,
+    };
+    Ok(View::new(elements, &[rows, columns], &[columns, 1]))
+}
+
+/// Two lengths in a tensor of their own.
+fn stored_shape(checkpoint: &Checkpoint, shape: &Tensor) -> Option<[u64; 2]> {
+    let bytes = checkpoint.elements(shape);
+    let numbers: Vec<i64> = match shape.dtype {
+        Dtype::I64 => bytes.as_chunks().0.iter().map(|&bytes| i64::from_le_bytes(bytes)).collect(),
+        Dtype::I32 => bytes.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes).into()).collect(),
+        _ => return None,
+    };
+    let [rows, columns] = numbers[..] else { return None };
+    Some([rows.try_into().ok()?, columns.try_into().ok()?])
 }
 
 /// Blocks `[…, columns / 32, 16]` with scales `[…, columns / 32]` as one tensor `[…, columns]`.

@@ -1,12 +1,11 @@
 //! Tachyon (Acceleron series): GGUF `bailingmoe2`, which computes the same, so that stock llama.cpp runs the file.
 //! That architecture wants q, k and v in one tensor, a head of its own, and one shared expert: several are joined.
 
-use super::Architecture;
 use super::common::{EXPERTS, GROUPED, SIZES};
-use super::keys::{From, Key, Pairs};
-use super::params::{Dim, Params};
+use super::keys::{From, Key};
+use super::params::Dim;
 use super::rules::{Join, Rule, joined, rule};
-use moewe_engine::{Error, Result};
+use super::{Architecture, bailingmoe2};
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     name: "tachyon",
@@ -19,8 +18,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
         EXPERTS,
         &[
             Key("expert_feed_forward_length", From::Dim(Dim::ExpertFf)),
-            Key("expert_shared_feed_forward_length", From::Computed(shared)),
-            Key("expert_shared_count", From::Uint(1)),
+            Key("", From::Computed(bailingmoe2::shared)),
             Key("expert_gating_func", From::Uint(1)),
             Key("expert_weights_norm", From::Bool(true)),
             Key("expert_weights_scale", From::Number(1.0)),
@@ -32,18 +30,6 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     ignored: &[&["lm_head.weight"]],
     expert_layer: |_, _| true,
 };
-
-fn shared(params: &Params) -> Result<Pairs> {
-    match params.maybe(Dim::SharedFf)? {
-        Some(width) if width > 0 && width <= u32::MAX as u64 => {
-            Ok(vec![("expert_shared_feed_forward_length", (width as u32).into())])
-        }
-        _ => Err(Error::unsupported(
-            "config: a Tachyon model without shared experts",
-            "n_shared_experts of at least 1 is what bailingmoe2 can hold",
-        )),
-    }
-}
 
 fn rules() -> Vec<Rule> {
     use Dim::*;

@@ -15,16 +15,19 @@ type Planned = (Metadata, Vec<(String, Vec<u64>)>, Vec<String>);
 fn planned(checkpoint: &Checkpoint) -> Result<Planned> {
     let architecture = Architecture::of(&checkpoint.config)?;
     let params = architecture.params(&checkpoint.config)?;
+    let metadata = architecture.metadata(&params)?;
     let plan = plan::plan(architecture, &params, checkpoint)?;
     let tensors = plan.outputs.iter().map(|output| (output.name.clone(), output.shape.clone())).collect();
-    Ok((architecture.metadata(&params)?, tensors, plan.dropped))
+    Ok((metadata, tensors, plan.dropped))
 }
 
 /// Folder, architecture, tensors, dropped tensors, and a tensor whose shape tells that its rule was applied.
 type Fixture = (&'static str, &'static str, usize, &'static [&'static str], &'static str, &'static [u64]);
 
 const FIXTURES: &[Fixture] = &[
+    ("bailingmoe2", "bailingmoe2", 40, &[], "blk.0.attn_qkv.weight", &[128, 64]),
     ("deepseek2", "deepseek2", 29, &[], "blk.1.attn_k_b.weight", &[4, 64, 64]),
+    ("kimi-k2-int4", "deepseek2", 34, &[], "blk.1.ffn_up_exps.weight", &[12, 32, 64]),
     ("german-moe-bias", "moe-gpt", 53, &["w_noise", "w_noise"], "blk.0.ffn_up_exps.bias", &[4, 256]),
     ("german-moe-gelu", "moe-gpt", 20, &["w_noise"], "blk.0.ffn_up_exps.weight", &[4, 1024, 256]),
     (
@@ -38,6 +41,7 @@ const FIXTURES: &[Fixture] = &[
     ("gpt-oss", "gpt-oss", 41, &[], "blk.0.ffn_down_exps.weight", &[4, 256, 256]),
     ("granitemoe", "granitemoe", 23, &[], "blk.0.ffn_gate_exps.weight", &[4, 256, 256]),
     ("llama-dense", "llama", 21, &[], "blk.1.ffn_down.weight", &[256, 512]),
+    ("minimax-m2", "minimax-m2", 42, &[], "blk.0.attn_q_norm.weight", &[128]),
     ("mixtral", "llama", 23, &[], "blk.0.ffn_down_exps.weight", &[4, 256, 256]),
     ("moe-124m-checkpoint", "moe-gpt2", 31, &[], "blk.1.ffn_gate_exps.bias", &[4, 96]),
     ("moe-124m-top2", "moe-gpt2", 31, &[], "blk.0.ffn_up_exps.weight", &[4, 256, 192]),
@@ -76,6 +80,24 @@ fn fixtures_are_planned_completely() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// A layer after the last that predicts further tokens is left out, and nothing else.
+#[test]
+fn layers_that_predict_further_tokens_are_left_out() {
+    for (folder, layers, count) in
+        [("deepseek3", 3, 52), ("deepseek3-fp8", 2, 34), ("glm4moe", 3, 55), ("glm4-moe-lite", 3, 52)]
+    {
+        let mut checkpoint = open(folder);
+        let (_, tensors, dropped) = planned(&checkpoint).unwrap_or_else(|e| panic!("{folder}: {e}"));
+        assert_eq!(tensors.len(), count, "{folder}");
+        let prefix = format!("model.layers.{layers}.");
+        assert!(dropped.len() > 10 && dropped.iter().all(|name| name.starts_with(&prefix)), "{dropped:?}");
+        // Fewer layers than there are is an error all the same.
+        checkpoint.config["num_hidden_layers"] = (layers - 1).into();
+        let message = planned(&checkpoint).unwrap_err().to_string();
+        assert!(message.contains(&format!("unknown model.layers.{}.", layers - 1)), "{message}");
+    }
+}
+
 #[test]
 fn keys_that_only_one_architecture_has() {
     let cases: &[(&str, &str, Gguf)] = &[
@@ -90,6 +112,17 @@ fn keys_that_only_one_architecture_has() {
         ("deepseek2", "deepseek2.attention.key_length_mla", 96u32.into()),
         ("deepseek2", "deepseek2.attention.value_length_mla", 64u32.into()),
         ("deepseek2", "deepseek2.rope.dimension_count", 32u32.into()),
+        ("deepseek3", "deepseek2.expert_gating_func", 2u32.into()),
+        ("deepseek3", "deepseek2.expert_group_count", 4u32.into()),
+        ("deepseek3", "deepseek2.expert_group_used_count", 2u32.into()),
+        ("deepseek3", "deepseek2.rope.scaling.yarn_log_multiplier", 0.1f32.into()),
+        ("glm4-moe-lite", "deepseek2.expert_weights_norm", true.into()),
+        ("glm4-moe-lite", "deepseek2.leading_dense_block_count", 1u32.into()),
+        ("glm4moe", "glm4moe.rope.dimension_count", 16u32.into()),
+        ("minimax-m2", "minimax-m2.rope.dimension_count", 16u32.into()),
+        ("minimax-m2", "minimax-m2.expert_feed_forward_length", 32u32.into()),
+        ("bailingmoe2", "bailingmoe2.rope.dimension_count", 8u32.into()),
+        ("bailingmoe2", "bailingmoe2.expert_shared_feed_forward_length", 32u32.into()),
         ("gpt-oss", "gpt-oss.rope.scaling.type", "yarn".into()),
         ("gpt-oss", "gpt-oss.attention.sliding_window", 16u32.into()),
         ("granitemoe", "granitemoe.logit_scale", 1.5f32.into()),
@@ -130,7 +163,55 @@ fn the_engine_knows_the_same_architectures() {
     let here: BTreeSet<&str> = ARCHITECTURES.iter().map(|known| known.gguf).collect();
     let there: BTreeSet<&str> = moewe_engine::model::ARCHITECTURES.iter().map(|known| known.name).collect();
     assert_eq!(here, there);
-    assert_eq!(here.len(), ARCHITECTURES.len(), "one file per architecture");
+    let names: BTreeSet<&str> = ARCHITECTURES.iter().map(|known| known.name).collect();
+    assert_eq!(names.len(), ARCHITECTURES.len(), "one file per architecture");
+    // Tachyon has a file of its own and Ling's name in GGUF.
+    assert_eq!(here.len() + 1, ARCHITECTURES.len());
+}
+
+/// What the families' configurations can say and their files cannot, or their code does not compute.
+#[test]
+fn variants_are_refused_by_name() {
+    use serde_json::json;
+    let cases = [
+        ("deepseek3", "attention_bias", json!(true)),
+        ("deepseek3", "rope_interleave", json!(false)),
+        ("deepseek3", "scoring_func", json!("softmax")),
+        ("deepseek3", "topk_method", json!("greedy")),
+        ("deepseek3", "n_group", json!(3)),
+        ("deepseek3", "n_group", json!(16)),
+        ("deepseek3", "partial_rotary_factor", json!(0.5)),
+        ("glm4-moe-lite", "first_k_dense_replace", json!(2)),
+        ("glm4-moe-lite", "mlp_layer_types", json!(["dense", "sparse", "dense"])),
+        ("glm4moe", "partial_rotary_factor", json!(1.5)),
+        ("glm4moe", "scoring_func", json!("softmax")),
+        ("minimax-m2", "scoring_func", json!("softmax")),
+        ("minimax-m2", "use_routing_bias", json!(false)),
+        ("minimax-m2", "use_qk_norm", json!(false)),
+        ("minimax-m2", "qk_norm_type", json!("per_head")),
+        ("minimax-m2", "attn_type_list", json!([1, 0, 1])),
+        ("minimax-m2", "shared_intermediate_size", json!(32)),
+        ("bailingmoe2", "norm_head", json!(true)),
+        ("bailingmoe2", "use_qkv_bias", json!(true)),
+        ("bailingmoe2", "use_bias", json!(true)),
+        ("bailingmoe2", "use_qk_norm", json!(false)),
+        ("bailingmoe2", "norm_topk_prob", json!(false)),
+        ("bailingmoe2", "rotary_dim", json!(16)),
+        ("bailingmoe2", "score_function", json!("softmax")),
+        ("bailingmoe2", "num_shared_experts", json!(0)),
+    ];
+    for (folder, key, value) in cases {
+        let mut checkpoint = open(folder);
+        checkpoint.config[key] = value.clone();
+        let message = planned(&checkpoint).err().map(|error| error.to_string()).unwrap_or_default();
+        let named = match key {
+            "scoring_func" | "score_function" => "scores of experts",
+            "num_shared_experts" => "shared experts",
+            "attn_type_list" => "linear attention",
+            _ => key,
+        };
+        assert!(message.contains(named), "{folder}: {key} {value}: {message:?}");
+    }
 }
 
 #[test]

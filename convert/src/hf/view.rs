@@ -34,7 +34,21 @@ pub enum Elements<'c> {
         /// Exponents (E8M0).
         exponents: &'c [u8],
     },
+    /// Whole numbers of 4 bits as compressed-tensors packs them: code minus 8, times the scale of its group.
+    Int4 {
+        /// Two codes per byte, the earlier one low.
+        codes: &'c [u8],
+        /// The type of the scales.
+        scale_dtype: Dtype,
+        /// One per group, row by row.
+        scales: &'c [u8],
+        /// Neighbours in a row that share a scale.
+        group: u64,
+    },
 }
+
+/// Elements of a block whose bits can be kept.
+const BLOCK: u64 = 32;
 
 /// A run of equal steps: length, and distance in elements.
 type Steps = (u64, u64);
@@ -161,29 +175,54 @@ impl<'c> View<'c> {
         self.offset + locate(self.axes.iter().rev().skip(1).flat_map(|axis| axis.iter().rev()), row)
     }
 
-    /// Whether rows are whole MXFP4 blocks that can keep their bits.
-    pub fn is_mxfp4(&self) -> bool {
-        let whole = |&(len, step): &Steps| step == 1 && len % 32 == 0;
-        matches!(self.elements, Elements::Mxfp4 { .. })
-            && self.axes.last().and_then(|axis| one(axis)).as_ref().is_some_and(whole)
-            && self.axes.iter().rev().skip(1).flatten().all(|steps| steps.1 % 32 == 0)
-            && self.offset.is_multiple_of(32)
+    /// The block format that rows are made of as they are stored, so that bits only have to move.
+    pub fn stored(&self) -> Option<&'static str> {
+        let name = match self.elements {
+            Elements::Mxfp4 { .. } => "MXFP4",
+            Elements::Int4 { group, .. } if group.is_multiple_of(BLOCK) => "Q4_0",
+            _ => return None,
+        };
+        let whole = |&(len, step): &Steps| step == 1 && len % BLOCK == 0;
+        let is_whole = self.axes.last().and_then(|axis| one(axis)).as_ref().is_some_and(whole)
+            && self.axes.iter().rev().skip(1).flatten().all(|steps| steps.1 % BLOCK == 0)
+            && self.offset.is_multiple_of(BLOCK);
+        is_whole.then_some(name)
     }
 
-    /// Writes rows as GGUF's MXFP4 blocks: the exponent, then 16 bytes of which byte j holds code j in its low and code
-    /// j + 16 in its high half. Only bits move.
-    pub fn read_mxfp4(&self, rows: Range<u64>, out: &mut [u8]) {
-        let Elements::Mxfp4 { codes, exponents } = self.elements else { return };
-        let blocks = self.columns() as usize / 32;
-        for (row, out) in rows.zip(out.chunks_exact_mut(blocks * 17)) {
-            let first = self.row_start(row) as usize / 32;
-            for (block, out) in (first..first + blocks).zip(out.as_chunks_mut::<17>().0) {
+    /// Writes rows as blocks of the format that [`Self::stored`] names.
+    pub fn copy(&self, rows: Range<u64>, out: &mut [u8]) {
+        match self.elements {
+            Elements::Mxfp4 { codes, exponents } => {
+                self.blocks(rows, out, codes, |block| [exponents[block]]);
+            }
+            Elements::Int4 { codes, scale_dtype, scales, group } => {
+                self.blocks(rows, out, codes, |block| {
+                    let scale = element(scale_dtype, scales, block / (group / BLOCK) as usize);
+                    half::f16::from_f32(scale).to_le_bytes()
+                });
+            }
+            Elements::Plain(..) | Elements::Tiled { .. } => {}
+        }
+    }
+
+    /// GGUF's blocks of 32 codes: the head, then 16 bytes of which byte j holds code j in its low and code j + 16 in its
+    /// high half.
+    fn blocks<const HEAD: usize>(
+        &self,
+        rows: Range<u64>,
+        out: &mut [u8],
+        codes: &[u8],
+        head: impl Fn(usize) -> [u8; HEAD],
+    ) {
+        let blocks = (self.columns() / BLOCK) as usize;
+        for (row, out) in rows.zip(out.chunks_exact_mut(blocks * (HEAD + 16))) {
+            let first = (self.row_start(row) / BLOCK) as usize;
+            for (block, out) in (first..first + blocks).zip(out.chunks_exact_mut(HEAD + 16)) {
                 let codes = &codes[block * 16..][..16];
                 let code = |i: usize| codes[i / 2] >> (i % 2 * 4) & 15;
-                out[0] = exponents[block];
-                for j in 0..16 {
-                    out[j + 1] = code(j) | code(j + 16) << 4;
-                }
+                let (place, packed) = out.split_at_mut(HEAD);
+                place.copy_from_slice(&head(block));
+                packed.iter_mut().enumerate().for_each(|(j, byte)| *byte = code(j) | code(j + 16) << 4);
             }
         }
     }
@@ -209,7 +248,8 @@ impl<'c> Elements<'c> {
         if dtype.is_float() {
             return Ok(Self::Plain(dtype, bytes));
         }
-        let hint = "weights packed as integers (GPTQ, AWQ, bitsandbytes) are not read: convert the original checkpoint";
+        let hint = "weights packed as integers (GPTQ, AWQ, bitsandbytes) are not read, but for compressed-tensors' \
+                    of 4 bits: convert the original checkpoint";
         Err(Error::unsupported(format!("tensor {name} has elements of type {dtype:?}"), hint))
     }
 
@@ -224,6 +264,10 @@ impl<'c> Elements<'c> {
             Self::Mxfp4 { codes, exponents } => {
                 let code = codes[index as usize / 2] >> (index % 2 * 4) & 15;
                 e2m1(code) * power_of_two(exponents[index as usize / 32])
+            }
+            Self::Int4 { codes, scale_dtype, scales, group } => {
+                let code = codes[index as usize / 2] >> (index % 2 * 4) & 15;
+                (f32::from(code) - 8.0) * element(scale_dtype, scales, (index / group) as usize)
             }
         }
     }

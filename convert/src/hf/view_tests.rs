@@ -101,11 +101,32 @@ fn mxfp4_keeps_its_bits() {
     let codes: Vec<u8> = (0..64).map(|i| (i * 37 + 11) as u8).collect();
     let exponents = [120, 127, 128, 1];
     let view = View::new(Elements::Mxfp4 { codes: &codes, exponents: &exponents }, &[2, 64], &[64, 1]);
-    assert!(view.is_mxfp4());
-    let mut packed = vec![0; 4 * 17];
-    view.read_mxfp4(0..2, &mut packed);
-    let format = moewe_engine::quant::Format::by_name("MXFP4").unwrap();
+    keeps_its_bits(&view, "MXFP4");
+}
+
+#[test]
+fn int4_keeps_its_bits() {
+    let codes: Vec<u8> = (0..64).map(|i| (i * 37 + 11) as u8).collect();
+    let scales: Vec<u8> =
+        [0.5f32, -2.0, 3.0, 0.0].iter().flat_map(|&s| half::bf16::from_f32(s).to_le_bytes()).collect();
+    for (group, factors) in [(32, [0.5, -2.0, 3.0, 0.0]), (64, [0.5, 0.5, -2.0, -2.0])] {
+        let elements = Elements::Int4 { codes: &codes, scale_dtype: Dtype::Bf16, scales: &scales, group };
+        let view = View::new(elements, &[2, 64], &[64, 1]);
+        let code = |i: usize| f32::from(codes[i / 2] >> (i % 2 * 4) & 15) - 8.0;
+        let expected: Vec<f32> = (0..128).map(|i| code(i) * factors[i / 32]).collect();
+        assert_eq!(read_all(&view), expected);
+        keeps_its_bits(&view, "Q4_0");
+    }
+    let elements = Elements::Int4 { codes: &codes, scale_dtype: Dtype::Bf16, scales: &scales, group: 16 };
+    assert_eq!(View::new(elements, &[2, 32], &[32, 1]).stored(), None, "two scales in a block");
+}
+
+fn keeps_its_bits(view: &View, format: &str) {
+    assert_eq!(view.stored(), Some(format));
+    let format = moewe_engine::quant::Format::by_name(format).unwrap();
+    let mut packed = vec![0; format.row_bytes(128)];
+    view.copy(0..2, &mut packed);
     let mut weights = vec![0.0; 128];
     (format.dequantize)(&packed, &mut weights);
-    assert_eq!(weights, read_all(&view));
+    assert_eq!(weights, read_all(view));
 }

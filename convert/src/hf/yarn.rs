@@ -52,7 +52,7 @@ impl Yarn {
 
     /// The scaling keys.
     pub(super) fn keys(&self, params: &Params) -> Result<Pairs> {
-        if params.is("deepseek_v2") {
+        if params.is_latent() {
             // Its files have no factor on cosines and sines; there is none where both are equal, as in all published.
             let what =
                 format!("a factor of {} on cosines and sines (mscale, mscale_all_dim)", self.attention);
@@ -74,7 +74,7 @@ impl Yarn {
         {
             pairs.extend(value.map(|value| (name, Value::from(value as f32))));
         }
-        if params.is("deepseek_v2") {
+        if params.is_latent() {
             // llama.cpp expects a tenth of mscale_all_dim here and undoes that when it loads.
             let multiplier = Value::from((0.1 * self.mscale_all) as f32);
             pairs

@@ -100,16 +100,18 @@ fn ladder(question: &Question, layers: usize, error: impl Fn(&'static Format) ->
     if !is_quantizable(*question) {
         return vec![rung(question, by_name("F32"), 0.0)];
     }
-    if let Some(stored) = question.stored.filter(|stored| stored.name == "MXFP4") {
-        return vec![rung(question, stored, 0.0)]; // its bits are all that the model has
-    }
     let weight = weight_of(question, layers);
+    let original = question.original().map(|stored| rung(question, stored, 0.0));
     let usable = |names: &[&'static str]| -> Vec<Rung> {
         let formats = names.iter().map(|name| by_name(name)).filter(|format| fits(*question, format));
         formats.map(|format| rung(question, format, weight * error(format))).collect()
     };
     let is_long = fits(*question, by_name(LADDER[0]));
     let mut rungs = usable(if is_long { LADDER } else { SHORT_LADDER });
+    if let Some(original) = original {
+        rungs.retain(|rung| rung.bits < original.bits);
+        rungs.push(original);
+    }
     if rungs.is_empty() {
         return vec![rung(question, by_name("F16"), 0.0)];
     }
@@ -180,7 +182,14 @@ mod tests {
     }
 
     fn questions() -> Vec<Question<'static>> {
-        let question = |name, shape, is_head| Question { name, shape, stored: None, is_head, matters: None };
+        let question = |name, shape, is_head| Question {
+            name,
+            shape,
+            stored: None,
+            is_original: false,
+            is_head,
+            matters: None,
+        };
         vec![
             question("token_embd.weight", &[8192, 256], false),
             question("blk.0.attn_norm.weight", &[256], false),

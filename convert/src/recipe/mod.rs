@@ -26,6 +26,8 @@ pub struct Question<'a> {
     pub shape: &'a [u64],
     /// The block format that the source has it in, where its bytes could be kept.
     pub stored: Option<&'static Format>,
+    /// Whether that is how the model was trained or published.
+    pub is_original: bool,
     /// Whether this matrix makes the logits: `output.weight`, or the embedding where there is none.
     pub is_head: bool,
     /// What an error in it costs, where that was measured.
@@ -36,6 +38,11 @@ impl Question<'_> {
     /// How many weights it has.
     pub fn weights(&self) -> u64 {
         self.shape.iter().product()
+    }
+
+    /// The format that says all that is known of it, so that more bits would say no more.
+    fn original(&self) -> Option<&'static Format> {
+        self.stored.filter(|_| self.is_original)
     }
 
     /// What it is for.

@@ -11,11 +11,11 @@ pub(super) fn choose(question: Question, wanted: &'static Format) -> Choice {
     if wanted.kind == Kind::Float {
         return plain(wanted);
     }
-    if let Some(stored) = question.stored
-        && stored.name == "MXFP4"
-        && wanted != stored
+    if let Some(stored) = question.original()
+        && stored.bits_per_weight() <= wanted.bits_per_weight()
     {
-        return Choice { format: stored, because: Some("the checkpoint holds MXFP4: its bits are kept") };
+        let because = (wanted != stored).then_some("the checkpoint has it so: its bits are kept");
+        return Choice { format: stored, because };
     }
     let six = by_name("Q6_K");
     let (aim, because) = if question.is_head && wanted.bits_per_weight() < six.bits_per_weight() {
@@ -56,23 +56,38 @@ mod tests {
             ("token_embd.weight", &[320, 64], true, "BF16", "BF16"),
         ];
         for &(name, shape, is_head, wanted, expected) in cases {
-            let question = Question { name, shape, stored: None, is_head, matters: None };
+            let question = Question { name, shape, stored: None, is_original: false, is_head, matters: None };
             let choice = choose(question, by_name(wanted));
             assert_eq!(choice.format.name, expected, "{name} {shape:?} {wanted}");
         }
     }
 
     #[test]
-    fn mxfp4_stays_unless_floats_are_wanted() {
-        let question = Question {
-            name: "blk.0.ffn_up_exps.weight",
-            shape: &[4, 64, 64],
-            stored: Format::by_name("MXFP4"),
-            is_head: false,
-            matters: None,
-        };
-        for (wanted, expected) in [("Q8_0", "MXFP4"), ("Q4_0", "MXFP4"), ("F32", "F32")] {
-            assert_eq!(choose(question, by_name(wanted)).format.name, expected);
+    fn originals_stay_unless_floats_or_fewer_bits_are_wanted() {
+        let cases = [
+            ("MXFP4", "Q8_0", "MXFP4"),
+            ("MXFP4", "Q4_0", "MXFP4"),
+            ("MXFP4", "F32", "F32"),
+            ("MXFP4", "Q3_K", "Q3_K"),
+            ("Q4_0", "Q4_0", "Q4_0"),
+            ("Q4_0", "Q4_K", "Q4_0"),
+            ("Q4_0", "Q6_K", "Q4_0"),
+            ("Q4_0", "Q2_K", "Q2_K"),
+            ("Q4_0", "BF16", "BF16"),
+        ];
+        for (stored, wanted, expected) in cases {
+            let question = |is_original| Question {
+                name: "blk.0.ffn_up_exps.weight",
+                shape: &[4, 256, 256],
+                stored: Format::by_name(stored),
+                is_original,
+                is_head: false,
+                matters: None,
+            };
+            let choice = choose(question(true), by_name(wanted));
+            assert_eq!(choice.format.name, expected, "{stored} as {wanted}");
+            assert_eq!(choice.because.is_some(), wanted != expected);
+            assert_eq!(choose(question(false), by_name(wanted)).format.name, wanted);
         }
     }
 }

@@ -24,9 +24,11 @@ mod workspace;
 mod bailingmoe2;
 mod deepseek2;
 mod gemma3;
+mod glm4moe;
 mod gpt_oss;
 mod granitemoe;
 mod llama;
+mod minimax_m2;
 mod moe_124m;
 mod moe_gpt;
 mod olmoe;
@@ -117,6 +119,8 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &deepseek2::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
     &bailingmoe2::ARCHITECTURE,
+    &glm4moe::ARCHITECTURE,
+    &minimax_m2::ARCHITECTURE,
     &moe_gpt::ARCHITECTURE,
     &moe_124m::ARCHITECTURE,
     #[cfg(test)]

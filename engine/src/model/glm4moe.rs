@@ -1,0 +1,22 @@
+//! GLM-4.5 to 4.7: biased q, k and v, half of a head turned, a norm per head where the tensors are there (not in Air).
+
+use super::mixer::{self, grouped};
+use super::{Architecture, Gating, Keys, QkNorm};
+use crate::error::Result;
+use crate::ops::RopeStyle;
+
+pub(super) static ARCHITECTURE: Architecture = Architecture {
+    name: "glm4moe",
+    rope: Some(RopeStyle::Neox),
+    gating: Gating::Sigmoid,
+    ffn_norm: "post_attention_norm",
+    mixer,
+    ..Architecture::LLAMA
+};
+
+fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<mixer::Shape> {
+    let mut shape = grouped::Shape::read(keys, architecture, layer)?;
+    let norm = keys.gguf.tensor(&format!("blk.{layer}.attn_q_norm.weight"));
+    shape.qk_norm = norm.map(|_| QkNorm::Head);
+    Ok(mixer::Shape::Grouped(shape))
+}
