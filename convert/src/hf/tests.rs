@@ -3,6 +3,7 @@
 use super::*;
 use crate::checkpoint::Checkpoint;
 use moewe_engine::gguf::Value as Gguf;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 fn open(name: &str) -> Checkpoint {
@@ -167,6 +168,90 @@ fn the_engine_knows_the_same_architectures() {
     assert_eq!(names.len(), ARCHITECTURES.len(), "one file per architecture");
     // Tachyon has a file of its own and Ling's name in GGUF.
     assert_eq!(here.len() + 1, ARCHITECTURES.len());
+}
+
+/// Keys that stock llama.cpp's converter writes and we do not, or the other way round.
+const OURS: &[(&str, &str)] = &[
+    ("glm4-moe-lite", "expert_gating_func"), // it leaves out what these models need, and tells them by their size
+];
+const STOCKS: &[&str] = &["nextn_predict_layers"];
+
+/// `gguf.txt` of a folder is what stock llama.cpp's converter makes of it: names, shapes and keys are the same, but for
+/// layers that predict further tokens, which it keeps in some families.
+#[test]
+fn names_and_keys_are_llama_cpps() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+    let mut compared = 0;
+    for folder in std::fs::read_dir(&golden).unwrap().map(|entry| entry.unwrap().path()) {
+        let Ok(text) = std::fs::read_to_string(folder.join("gguf.txt")) else { continue };
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        let (metadata, tensors, _) = planned(&open(name)).unwrap();
+        let theirs = Stock::parse(&text);
+        let shapes: BTreeMap<&str, Vec<u64>> = tensors
+            .iter()
+            .map(|(name, shape)| (name.as_str(), shape.iter().rev().copied().collect()))
+            .collect();
+        assert_eq!(shapes, theirs.tensors, "{name}");
+        let known = |key: &&str| !STOCKS.contains(key) && !OURS.contains(&(name, key));
+        let ours: BTreeMap<&str, &Gguf> =
+            metadata.iter().filter_map(|(key, value)| Some((key.split_once('.')?.1, value))).collect();
+        let ours_only: Vec<_> = ours
+            .keys()
+            .copied()
+            .filter(known)
+            .filter(|key| !theirs.keys.contains_key(key) && *key != "architecture")
+            .collect();
+        assert!(ours_only.is_empty(), "{name}: {ours_only:?}");
+        for (key, value) in theirs.keys.iter().filter(|(key, _)| known(key)) {
+            let found = ours.get(key).unwrap_or_else(|| panic!("{name} lacks {key}"));
+            let number =
+                |value: &Gguf| value.as_f32().map(f64::from).or_else(|| value.as_i64().map(|n| n as f64));
+            match value.parse::<f64>() {
+                Ok(value) => {
+                    assert!((number(found).unwrap() - value).abs() <= 1e-6 * value.abs(), "{name} {key}")
+                }
+                Err(_) => assert_eq!(
+                    found.as_bool().map_or_else(
+                        || found.as_str().unwrap().to_owned(),
+                        |b| if b { "True".into() } else { "False".into() }
+                    ),
+                    *value,
+                    "{name} {key}"
+                ),
+            }
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, 7);
+}
+
+/// What a `gguf.txt` says, without layers that predict further tokens.
+struct Stock<'t> {
+    keys: BTreeMap<&'t str, String>,
+    tensors: BTreeMap<&'t str, Vec<u64>>,
+}
+
+impl<'t> Stock<'t> {
+    fn parse(text: &'t str) -> Self {
+        let lines = || text.lines().filter(|line| !line.starts_with('#'));
+        let key = |line: &'t str| {
+            let (name, value) = line.split_once(" = ")?;
+            Some((name.split_once('.')?.1, value.trim().to_owned()))
+        };
+        let mut keys: BTreeMap<&str, String> = lines().filter_map(key).collect();
+        let count = |name: &str| keys.get(name).map_or(0, |value| value.parse::<u64>().unwrap());
+        let layers = count("block_count") - count("nextn_predict_layers");
+        let tensor = |line: &'t str| {
+            let (name, rest) = line.split_once(" [")?;
+            let shape = rest.split_once(']')?.0.split(", ").map(|length| length.parse().unwrap());
+            let layer =
+                name.strip_prefix("blk.").map(|rest| rest.split('.').next().unwrap().parse::<u64>().unwrap());
+            layer.is_none_or(|layer| layer < layers).then(|| (name, shape.collect()))
+        };
+        let tensors = lines().filter_map(tensor).collect();
+        keys.insert("block_count", layers.to_string());
+        Self { keys, tensors }
+    }
 }
 
 /// What the families' configurations can say and their files cannot, or their code does not compute.
