@@ -121,3 +121,51 @@ fn what_does_not_fit_is_said_on_the_command_line() {
     let pattern = convert(&["--allow-partial", "--force", "--tensor", "ffn_donw=Q6_K"]);
     assert!(stderr(&pattern).contains("--tensor ffn_donw: no tensor"), "{}", stderr(&pattern));
 }
+
+/// A tokenizer of the 256 bytes in GPT-2's alphabet.
+fn tokenizer_of_bytes() -> String {
+    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let others = (0..=255u8).filter(|byte| !printable(byte)).collect::<Vec<_>>();
+    let letter = |byte: u8| match others.iter().position(|&other| other == byte) {
+        Some(place) => char::from_u32(256 + place as u32).unwrap(),
+        None => char::from(byte),
+    };
+    let vocab: serde_json::Map<_, _> =
+        (0..=255u8).map(|byte| (letter(byte).to_string(), byte.into())).collect();
+    let by_bytes = serde_json::json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+        "use_regex": true });
+    serde_json::json!({ "version": "1.0", "added_tokens": [], "pre_tokenizer": by_bytes, "decoder": by_bytes,
+        "model": { "type": "BPE", "vocab": vocab, "merges": [] } })
+    .to_string()
+}
+
+/// Families with routers, mixers and sources of their own: calibrated, measured, and weighed by what was measured.
+#[test]
+fn families_are_calibrated_and_measured() {
+    for name in ["deepseek3", "kimi-k2-int4", "glm4moe", "minimax-m2", "bailingmoe2"] {
+        let folder = tempfile::tempdir().unwrap();
+        little_text(folder.path());
+        let source = folder.path().join("source");
+        std::fs::create_dir(&source).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(root("tests/golden").join(name).join(file), source.join(file)).unwrap();
+        }
+        std::fs::write(source.join("tokenizer.json"), tokenizer_of_bytes()).unwrap();
+        let run = |arguments: &[&str]| {
+            let output = moewe(folder.path(), arguments);
+            assert!(output.status.success(), "{name}: {arguments:?}\n{}", stderr(&output));
+            stdout(&output)
+        };
+        let convert = |out: &str, more: &[&str]| {
+            run(&[&["convert", "source", "-o", out, "--bits", "4"], more].concat());
+            std::fs::read(folder.path().join(out)).unwrap()
+        };
+        let plain = convert("plain.gguf", &[]);
+        assert_ne!(convert("calibrated.gguf", &["--calibrate", "little.txt"]), plain, "{name}");
+        let measured =
+            run(&["importance", "plain.gguf", "--text", "little.txt", "-o", "i.gguf", "-c", "128"]);
+        assert!(measured.contains("blk.1.ffn_down_exps.weight"), "{measured}");
+        assert_ne!(convert("weighed.gguf", &["--importance", "i.gguf"]), plain, "{name}");
+        run(&["perplexity", "calibrated.gguf", "--text", "little.txt", "-c", "128"]);
+    }
+}
