@@ -10,6 +10,7 @@ mod support;
 use command::{moewe, stderr, stdout};
 use fixtures::fixture;
 use moewe_engine::gguf::{Gguf, Metadata, Writer};
+use moewe_engine::session::Engine;
 use std::path::Path;
 use std::process::Output;
 use support::Tiny;
@@ -82,6 +83,43 @@ fn positions_in_the_spelling_of_2023_and_today_are_the_same() {
 }
 
 /// A key that the converter writes and the engine does not know would be a difference between them.
+/// llama.cpp's converter keeps the layers that predict further tokens, and counts them.
+#[test]
+fn layers_that_predict_further_tokens_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["glm4moe", "glm4-moe-lite"] {
+        let plain = fixture(name, folder.path());
+        let [doubled, predicting] = ["doubled.gguf", "predicting.gguf"].map(|file| folder.path().join(file));
+        fixtures::rewrite(
+            &plain,
+            &doubled,
+            |_| 0,
+            |tensor| {
+                let (tensor_name, format, shape, bytes) = &tensor;
+                let Some(part) = tensor_name.strip_prefix("blk.2.") else { return vec![tensor] };
+                let copied = (format!("blk.3.{part}"), *format, shape.clone(), bytes.clone());
+                let joins = ("blk.3.nextn.eh_proj.weight".to_owned(), *format, shape.clone(), bytes.clone());
+                let more = if part == "attn_output.weight" { vec![copied, joins] } else { vec![copied] };
+                [vec![tensor], more].concat()
+            },
+        );
+        with_keys(&doubled, &predicting, |m| {
+            let architecture = m.require_str("general.architecture").unwrap().to_owned();
+            m.set(format!("{architecture}.block_count"), 4u32);
+            m.set(format!("{architecture}.nextn_predict_layers"), 1u32);
+        });
+        let logits = |file: &Path| {
+            let engine = Engine::open(file, fixtures::options("f32")).unwrap();
+            let mut session = engine.session().unwrap();
+            session.extend(&[3, 1, 4, 1, 5]).unwrap();
+            session.logits().to_vec()
+        };
+        assert_eq!(logits(&plain), logits(&predicting), "{name}");
+        let doubled = Engine::open(&doubled, fixtures::options("f32")).err().map(|error| error.to_string());
+        assert!(doubled.unwrap().contains("a layer below 3"), "{name}");
+    }
+}
+
 #[test]
 fn what_the_converter_writes_is_known() {
     let folder = tempfile::tempdir().unwrap();
