@@ -1,4 +1,4 @@
-//! One expert in memory: its matrices, packed, each in pages of its own.
+//! One expert in memory: its matrices, packed, in one allocation, each in pages of its own.
 //!
 //! A matrix' pages belong to whoever may write them: to a reader while they are filled, to the bank before and after.
 //! That is all the synchronisation they need.
@@ -61,11 +61,7 @@ pub(super) struct Slot([Option<Pages>; 3]);
 impl Slot {
     /// Memory for an expert of this shape.
     pub(super) fn new(shape: SlotShape) -> Result<Self> {
-        let mut slot = Self([None, None, None]);
-        for which in Which::ALL {
-            slot.put(which, Pages::new(shape.bytes_of(which))?);
-        }
-        Ok(slot)
+        Ok(Self(Pages::pieces(Which::ALL.map(|which| shape.bytes_of(which)))?.map(Some)))
     }
 
     /// Hands a matrix' pages out.
