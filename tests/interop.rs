@@ -180,14 +180,14 @@ fn compute(file: &Path, tokens: &[u32], plain: bool) -> Seen {
     let cache = cache_format("f32").unwrap();
     let options = Options { cache, plain, context: Some(64), ..Options::default() };
     let engine = Engine::open(file, options).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-    let (mut workspace, mut cache) = (engine.workspace(), engine.cache().unwrap());
+    let mut batch = engine.batch(1).unwrap();
     let mut seen = Seen::default();
     for sequence in tokens.chunks(LENGTH) {
-        cache.rewind(0);
+        batch.rewind(0, 0);
         let row = |(position, &token)| Row { sequence: 0, position, token, wants_logits: true };
         let rows: Vec<Row> = sequence.iter().enumerate().map(row).collect();
-        engine.observed_step(&mut workspace, &mut [&mut cache], &rows, &mut seen).unwrap();
-        (0..rows.len()).for_each(|row| seen.logits.extend_from_slice(workspace.logits().row(row)));
+        batch.observed_step(&rows, &mut seen).unwrap();
+        (0..rows.len()).for_each(|row| seen.logits.extend_from_slice(batch.logits(row)));
         seen.first += rows.len();
     }
     seen

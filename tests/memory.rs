@@ -55,7 +55,7 @@ fn open_ahead(file: &Path, experts: u64, threads: usize, look_ahead: usize) -> E
 /// A prompt at once, then token by token: logits of all.
 fn answer(session: &mut Session<'_>) -> Vec<Vec<f32>> {
     let mut all = vec![];
-    session.truncate(0);
+    session.rewind(0);
     let (prompt, rest) = (tokens(40, 8), tokens(12, 9));
     let mut keep = |_: usize, row: &[f32]| {
         all.push(row.to_vec());

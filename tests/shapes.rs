@@ -7,7 +7,7 @@ mod fixtures;
 
 use fixtures::{fixture, options, rewrite, tokens};
 use moewe_engine::gguf::Gguf;
-use moewe_engine::model::{KvCache, Row};
+use moewe_engine::model::Row;
 use moewe_engine::session::{Engine, Options};
 
 fn logits(engine: &Engine, tokens: &[u32]) -> Vec<Vec<f32>> {
@@ -80,8 +80,7 @@ fn conversations_in_one_step_do_not_see_each_other() {
     for name in ["mixtral", "gpt-oss", "deepseek2"] {
         let engine = Engine::open(fixture(name, folder.path()), options("f32")).unwrap();
         let (first, second) = (tokens(40, 3), tokens(23, 4));
-        let (mut a, mut b) = (engine.cache().unwrap(), engine.cache().unwrap());
-        let mut workspace = engine.workspace();
+        let mut batch = engine.batch(2).unwrap();
         let mut last: [Vec<f32>; 2] = Default::default();
         for (a_part, b_part) in [(0..17, 0..5), (17..18, 5..6), (18..40, 6..23)] {
             let row = |sequence, tokens: &[u32], position: usize, end: usize| Row {
@@ -92,9 +91,8 @@ fn conversations_in_one_step_do_not_see_each_other() {
             };
             let mut rows: Vec<Row> = a_part.clone().map(|p| row(0, &first, p, a_part.end)).collect();
             rows.extend(b_part.clone().map(|p| row(1, &second, p, b_part.end)));
-            let mut caches: [&mut KvCache; 2] = [&mut a, &mut b];
-            engine.step(&mut workspace, &mut caches, &rows).unwrap();
-            last = [workspace.logits().row(0).to_vec(), workspace.logits().row(1).to_vec()];
+            batch.step(&rows).unwrap();
+            last = [batch.logits(0).to_vec(), batch.logits(1).to_vec()];
         }
         for (found, tokens) in last.iter().zip([&first, &second]) {
             let expected = logits(&engine, tokens).pop().unwrap();
@@ -109,7 +107,7 @@ fn conversations_in_one_step_do_not_see_each_other() {
 fn a_step_refuses_rows_that_do_not_follow() {
     let folder = tempfile::tempdir().unwrap();
     let engine = Engine::open(fixture("mixtral", folder.path()), options("f16")).unwrap();
-    let (mut cache, mut workspace) = (engine.cache().unwrap(), engine.workspace());
+    let mut batch = engine.batch(1).unwrap();
     let row = Row { sequence: 0, position: 0, token: 5, wants_logits: true };
     for (wrong, says) in [
         (Row { token: 320, ..row }, "vocabulary"),
@@ -117,10 +115,10 @@ fn a_step_refuses_rows_that_do_not_follow() {
         (Row { position: 300, ..row }, "context"),
         (Row { sequence: 1, ..row }, "beyond the end"),
     ] {
-        let error = engine.step(&mut workspace, &mut [&mut cache], &[wrong]).unwrap_err().to_string();
+        let error = batch.step(&[wrong]).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
-    engine.step(&mut workspace, &mut [&mut cache], &[row]).unwrap();
+    batch.step(&[row]).unwrap();
 }
 
 /// Kullback-Leibler divergence of the last row's distributions.

@@ -15,6 +15,7 @@ const LAYERS: &[&str] = &[
     "gguf",
     "ops",
     "kernels",
+    "cuda",
     "tokenizer",
     "experts",
     "model",
@@ -30,7 +31,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "engine/src/threads.rs",
     "engine/src/simd/",
     "engine/src/kernels/",
-    "engine/src/experts/slots.rs",
+    "engine/src/cuda/",
     "train/src/ops/gemm.rs",
 ];
 
@@ -164,4 +165,44 @@ fn no_large_file_outside_models_and_golden() {
     let large =
         large.filter(|path| root().join(path).metadata().is_ok_and(|data| data.len() > LARGEST_TRACKED));
     expect_none("no tracked file over 5 MB", large.map(|path| path.display().to_string()).collect());
+}
+
+/// The first line of each PTX file has the sum of the sources that it was made of (`kernels/ptx.sh`).
+#[test]
+fn kernels_for_cards_are_those_of_their_sources() {
+    let folder = root().join("engine/src/cuda");
+    let mut sources: Vec<_> =
+        std::fs::read_dir(folder.join("kernels")).unwrap().map(|e| e.unwrap().path()).collect();
+    let rank = |path: &PathBuf| {
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        (["h", "cuh", "cu"].iter().position(|known| *known == ending), path.clone())
+    };
+    sources.retain(|path| rank(path).0.is_some());
+    sources.sort_by_key(rank);
+    let bytes: Vec<u8> = sources.iter().flat_map(|path| std::fs::read(path).unwrap()).collect();
+    let expected = format!("// moewe kernels {} {}", cksum(&bytes), bytes.len());
+    let stale =
+        std::fs::read_dir(folder.join("ptx")).unwrap().map(|entry| entry.unwrap().path()).filter(|path| {
+            std::fs::read_to_string(path).unwrap().lines().next().is_none_or(|line| line != expected)
+        });
+    expect_none(
+        &format!("kernels/ptx.sh has made all PTX of today's sources ({expected})"),
+        stale.map(|path| path.display().to_string()).collect(),
+    );
+}
+
+/// What POSIX' `cksum` prints first.
+fn cksum(bytes: &[u8]) -> u32 {
+    let mut length = bytes.len();
+    let mut digits = vec![];
+    while length > 0 {
+        digits.push(length as u8);
+        length >>= 8;
+    }
+    let step = |crc: u32, byte: &u8| {
+        (0..8).fold(crc ^ u32::from(*byte) << 24, |crc, _| {
+            if crc >> 31 == 1 { crc << 1 ^ 0x04c1_1db7 } else { crc << 1 }
+        })
+    };
+    !bytes.iter().chain(&digits).fold(0, step)
 }

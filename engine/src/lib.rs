@@ -10,6 +10,7 @@ pub mod quant;
 pub mod gguf;
 pub mod ops;
 pub mod kernels;
+pub mod cuda;
 pub mod tokenizer;
 pub mod sampler;
 pub mod experts;

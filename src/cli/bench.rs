@@ -180,13 +180,13 @@ fn timed<T>(work: impl FnOnce() -> moewe_engine::Result<T>) -> Result<f64> {
 }
 
 fn prefill(session: &mut Session<'_>, count: usize) -> Result<f64> {
-    session.truncate(0);
+    session.rewind(0);
     let tokens = tokens(session, count);
     timed(|| session.extend(&tokens))
 }
 
 fn decode(session: &mut Session<'_>, count: usize) -> Result<f64> {
-    session.truncate(0);
+    session.rewind(0);
     let tokens = tokens(session, count);
     timed(|| tokens.iter().try_for_each(|&token| session.extend(&[token])))
 }

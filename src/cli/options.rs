@@ -5,7 +5,9 @@ use super::output;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use moewe_engine::gguf::Gguf;
-use moewe_engine::session::{CapacityMode, Engine, MemoryLimit, MemoryPlan, Options, cache_format};
+use moewe_engine::session::{
+    CapacityMode, CardPlan, DeviceChoice, Engine, MemoryLimit, MemoryPlan, Options, cache_format,
+};
 use moewe_engine::simd::Isa;
 use std::ffi::OsString;
 use std::sync::Once;
@@ -32,6 +34,13 @@ pub(crate) struct ModelOptions {
     /// Instruction set: portable, avx2, avxvnni, avx512vnni or amx [default: the fastest here]
     #[arg(long, value_name = "NAME")]
     pub(crate) isa: Option<String>,
+    /// What to compute on: cpu, cuda, cuda:N or auto, which falls back to the CPU and says why
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: DeviceChoice,
+    /// Most memory of the card to take: 20G or 50% of what is free; experts that do not fit stay in the machine's memory
+    /// [default: 90%]
+    #[arg(long, value_name = "AMOUNT")]
+    pub(crate) vram: Option<MemoryLimit>,
     /// Format of the cache: f16, q8_0 or f32, with which attention is exact on every CPU
     #[arg(long, value_name = "FORMAT", default_value = "f16")]
     pub(crate) cache_type: String,
@@ -75,6 +84,8 @@ impl ModelOptions {
         Ok(Options {
             threads: bounded_threads(self.threads),
             isa: self.isa.as_deref().map(Isa::parse).transpose()?,
+            device: self.device,
+            vram: self.vram,
             plain: self.plain,
             batch: self.batch,
             all_logits: false,
@@ -117,6 +128,9 @@ impl ModelOptions {
             describe(engine.gguf()),
             engine.load_time().as_secs_f64() * 1e3
         ));
+        if let Some(card) = &engine.memory().card {
+            output::note(describe_card(card));
+        }
         describe_context(self.context, engine).into_iter().for_each(output::note);
         if let Some(used) = self.experts_used {
             output::note(format!(
@@ -181,6 +195,18 @@ fn describe_context(asked: Option<usize>, engine: &Engine) -> Vec<String> {
     lines
 }
 
+/// A line about where a card's memory goes.
+fn describe_card(plan: &CardPlan) -> String {
+    let (slots, all) = (plan.experts.slots(), plan.experts.experts());
+    format!(
+        "card: {} dense weights, {} cache, {} buffers, {} for {slots} of {all} experts",
+        output::bytes(plan.dense),
+        output::bytes(plan.cache),
+        output::bytes(plan.buffers),
+        output::bytes(plan.experts.bytes())
+    )
+}
+
 /// Lines about where the memory goes.
 pub(crate) fn describe_memory(plan: &MemoryPlan) -> Vec<String> {
     let (slots, all) = (plan.experts.slots(), plan.experts.experts());
@@ -197,7 +223,7 @@ pub(crate) fn describe_memory(plan: &MemoryPlan) -> Vec<String> {
         output::bytes(plan.cache),
         plan.context_length,
         output::bytes(plan.buffers + plan.program),
-        if plan.past_cache { ", read past the page cache" } else { "" },
+        if plan.experts.past_cache { ", read past the page cache" } else { "" },
     )];
     if let Some((limit, machine)) = plan.limit.zip(plan.machine).filter(|(limit, machine)| limit > machine) {
         lines.push(format!(

@@ -168,9 +168,9 @@ impl<'a> Side<'a> {
     fn run(&mut self, chunk: &[u32], mut each: impl FnMut(usize, &[f32], u32)) -> Result<Routes> {
         let (first, mut routes) = (chunk.len() / 2, Routes::default());
         let is_scored = |position: usize| position >= first && position + 1 < chunk.len();
-        self.reader.read(chunk, is_scored, &mut routes, |rows, logits| {
+        self.reader.read(chunk, is_scored, &mut routes, |rows, batch| {
             for (i, row) in rows.iter().filter(|row| row.wants_logits).enumerate() {
-                each(row.position - first, logits.row(i), chunk[row.position + 1]);
+                each(row.position - first, batch.logits(i), chunk[row.position + 1]);
             }
             Ok(())
         })?;

@@ -13,8 +13,8 @@ pub use moments::Moments;
 pub use routing::trace_routing;
 
 use crate::error::{Error, Result};
-use crate::model::{HostBuffer, KvCache, Observe, Row, Workspace};
-use crate::session::Engine;
+use crate::model::{Observe, Row};
+use crate::session::{Batch, Engine};
 use crate::tokenizer::Special;
 
 /// Perplexity of a text.
@@ -48,7 +48,7 @@ pub fn perplexity(
     let mut session = engine.session()?;
     let (mut sum, mut scored, mut bytes) = (0f64, 0usize, 0usize);
     for (done, chunk) in chunks.iter().enumerate() {
-        session.truncate(0);
+        session.rewind(0);
         let first = chunk.len() / 2;
         session.extend_with_logits(chunk, |i, logits| {
             if i >= first && i + 1 < chunk.len() {
@@ -73,13 +73,12 @@ pub fn perplexity(
 /// A model that reads one piece of text after the other, each from an empty cache.
 struct Reader<'a> {
     engine: &'a Engine,
-    workspace: Workspace<HostBuffer>,
-    cache: KvCache,
+    batch: Batch<'a>,
 }
 
 impl<'a> Reader<'a> {
     fn new(engine: &'a Engine) -> Result<Self> {
-        Ok(Self { engine, workspace: engine.workspace(), cache: engine.cache()? })
+        Ok(Self { engine, batch: engine.batch(1)? })
     }
 
     /// Reads `tokens` under observation. After each batch `each` gets its rows, and the logits of those whose position
@@ -89,9 +88,9 @@ impl<'a> Reader<'a> {
         tokens: &[u32],
         wants_logits: impl Fn(usize) -> bool,
         observe: &mut impl Observe,
-        mut each: impl FnMut(&[Row], &HostBuffer) -> Result<()>,
+        mut each: impl FnMut(&[Row], &Batch<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.cache.rewind(0);
+        self.batch.rewind(0, 0);
         let row = |(position, &token): (usize, &u32)| Row {
             sequence: 0,
             position,
@@ -100,8 +99,8 @@ impl<'a> Reader<'a> {
         };
         let rows: Vec<Row> = tokens.iter().enumerate().map(row).collect();
         for rows in rows.chunks(self.engine.options().batch) {
-            self.engine.observed_step(&mut self.workspace, &mut [&mut self.cache], rows, observe)?;
-            each(rows, self.workspace.logits())?;
+            self.batch.observed_step(rows, observe)?;
+            each(rows, &self.batch)?;
         }
         Ok(())
     }

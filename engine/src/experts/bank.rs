@@ -112,7 +112,7 @@ pub(super) struct Bank {
 }
 
 impl Bank {
-    pub(super) fn new(layers: &Arc<Layers>, plan: Plan, past_cache: bool) -> Result<Self> {
+    pub(super) fn new(layers: &Arc<Layers>, plan: Plan) -> Result<Self> {
         let shelf = |(layer, &quota): (&Option<ExpertLayer>, &usize)| Shelf {
             quota,
             slots: 0,
@@ -128,7 +128,7 @@ impl Bank {
             ..LayerStatistics::default()
         };
         let counters = layers.iter().zip(&plan.quotas).map(counters).collect();
-        let readers = Readers::start(layers, &plan, past_cache)?;
+        let readers = Readers::start(layers, &plan)?;
         Ok(Self {
             plan,
             shelves,

@@ -21,6 +21,7 @@ pub use replay::{Policy, hit_rate};
 pub use statistics::{LayerStatistics, Statistics};
 pub use trace::{Trace, TracedLayer};
 
+use crate::cuda::Vector;
 use crate::error::Result;
 use crate::gguf::Bytes;
 use crate::kernels::{Dispatch, Layout, MatrixRef};
@@ -40,7 +41,7 @@ pub struct Stack {
     /// One per expert.
     pub experts: Vec<Bytes>,
     /// `(expert_count, rows)`.
-    pub bias: Option<Vec<f32>>,
+    pub bias: Option<Vector>,
 }
 
 impl Stack {
@@ -117,6 +118,16 @@ impl ExpertStore {
         self.layers.iter().all(Option::is_none)
     }
 
+    /// Formats of all experts, those of each layer one after the other.
+    pub fn formats(&self) -> impl Iterator<Item = &'static Format> + '_ {
+        self.layers.iter().flatten().flat_map(|layer| layer.stacks()).map(|stack| stack.format)
+    }
+
+    /// Whether a layer has experts.
+    pub fn has(&self, layer: usize) -> bool {
+        self.layers[layer].is_some()
+    }
+
     /// The experts of a layer, in the file.
     ///
     /// # Panics
@@ -135,15 +146,14 @@ impl ExpertStore {
         Plan::new(&self.layers, layout, budget)
     }
 
-    /// Sets up the slots of a plan, empty, and the threads that fill them. `past_cache` asks for reads that leave no
-    /// copy in the system's page cache; `look_ahead` is how many experts per row are read before their layer's turn,
-    /// on a guess.
+    /// Sets up the slots of a plan, empty, and the threads that fill them. `look_ahead` is how many experts per row are
+    /// read before their layer's turn, on a guess.
     ///
     /// # Errors
     /// When the system has no room or no threads for them.
-    pub fn provide(&mut self, plan: Plan, past_cache: bool, look_ahead: usize) -> Result<()> {
+    pub fn provide(&mut self, plan: Plan, look_ahead: usize) -> Result<()> {
         self.look_ahead = if plan.holds_all() { 0 } else { look_ahead };
-        let bank = Bank::new(&self.layers, plan, past_cache)?;
+        let bank = Bank::new(&self.layers, plan)?;
         self.queue = bank.queue();
         self.bank = Some(Mutex::new(bank));
         Ok(())

@@ -20,6 +20,8 @@ pub struct Plan {
     pub(super) staging: usize,
     pub(super) shapes: Vec<Option<SlotShape>>,
     experts: usize,
+    /// Whether reads leave no copy in the system's page cache, which could not hold all experts.
+    pub past_cache: bool,
 }
 
 impl Plan {
@@ -29,7 +31,8 @@ impl Plan {
         let shapes: Vec<_> = layers.iter().map(shape).collect();
         let counts: Vec<usize> = layers.iter().map(count_of).collect();
         let experts = counts.iter().sum();
-        let mut plan = Self { layout, quotas: counts.clone(), staging: 0, shapes, experts };
+        let mut plan =
+            Self { layout, quotas: counts.clone(), staging: 0, shapes, experts, past_cache: false };
         if let Some(budget) = budget
             && budget < plan.bytes()
         {
@@ -70,6 +73,16 @@ impl Plan {
     pub fn bytes(&self) -> u64 {
         let own = self.quotas.iter().enumerate().map(|(layer, &quota)| quota as u64 * self.slot_bytes(layer));
         own.sum::<u64>() + self.staging_bytes()
+    }
+
+    /// Slots of a layer; 0 for dense ones.
+    pub fn quota(&self, layer: usize) -> usize {
+        self.quotas[layer]
+    }
+
+    /// Slots that belong to no layer.
+    pub fn staging(&self) -> usize {
+        self.staging
     }
 
     /// Experts that fit at a time.

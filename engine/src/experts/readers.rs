@@ -52,8 +52,8 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub(super) fn start(layers: &Arc<Layers>, plan: &Plan, past_cache: bool) -> Result<Self> {
-        let files = Arc::new(Files::open(layers, past_cache)?);
+    pub(super) fn start(layers: &Arc<Layers>, plan: &Plan) -> Result<Self> {
+        let files = Arc::new(Files::open(layers, plan.past_cache)?);
         let (finished, done) = mpsc::channel();
         let queue = Arc::new(Queue::default());
         let mut threads = vec![];

@@ -9,7 +9,7 @@ use crate::threads::{SharedSlice, Team};
 use std::ops::Range;
 
 /// The entries of a batch sorted by expert, each slot in at most one place. Buffers are kept between layers.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Dispatch {
     /// `input` is the row, `output` the slot `row * used + choice`.
     picks: Vec<Pick>,

@@ -8,6 +8,7 @@ use super::config::{Config, Norm};
 use super::ffn::{self, Ffn};
 use super::mixer::Mixer;
 use super::weights::{Layer, Linear, Matrix, NormWeights, Weights};
+use crate::cuda::Vector;
 use crate::error::{Error, Result};
 use crate::experts::{ExpertLayer, ExpertStore};
 use crate::gguf::{Bytes, Gguf, TensorInfo};
@@ -83,18 +84,25 @@ impl Binder<'_> {
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
         let tensor = self.require(name)?;
         let bytes = self.checked(tensor, &[cols, rows])?;
-        Ok(Matrix { format: tensor.format, rows, cols, bytes, packed: OnceLock::new() })
+        Ok(Matrix {
+            format: tensor.format,
+            rows,
+            cols,
+            bytes,
+            packed: OnceLock::new(),
+            home: OnceLock::new(),
+        })
     }
 
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+    fn vector(&self, name: &str, len: usize) -> Result<Vector> {
         let tensor = self.require(name)?;
         let bytes = self.checked(tensor, &[len])?;
         let mut values = vec![0f32; len];
         (tensor.format.dequantize)(&bytes, &mut values);
-        Ok(values)
+        Ok(values.into())
     }
 
-    fn optional_vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+    fn optional_vector(&self, name: &str, len: usize) -> Result<Option<Vector>> {
         self.gguf.tensor(name).map(|_| self.vector(name, len)).transpose()
     }
 
@@ -128,6 +136,7 @@ impl Binder<'_> {
             cols,
             bytes: bytes.slice(i * len..(i + 1) * len),
             packed: OnceLock::new(),
+            home: OnceLock::new(),
         };
         Ok((0..count).map(slice).collect())
     }
@@ -209,17 +218,17 @@ impl LayerBinder<'_> {
         self.binder.optional_linear(&self.name(name), rows, cols)
     }
 
-    pub(super) fn optional_vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+    pub(super) fn optional_vector(&self, name: &str, len: usize) -> Result<Option<Vector>> {
         self.binder.optional_vector(&self.name(name), len)
     }
 
     /// `rows` rows of `len` numbers.
-    pub(super) fn optional_table(&self, name: &str, rows: usize, len: usize) -> Result<Option<Vec<f32>>> {
+    pub(super) fn optional_table(&self, name: &str, rows: usize, len: usize) -> Result<Option<Vector>> {
         let Some(tensor) = self.binder.find(&self.name(name)) else { return Ok(None) };
         let bytes = self.binder.checked(tensor, &[len, rows])?;
         let mut values = vec![0f32; rows * len];
         (tensor.format.dequantize)(&bytes, &mut values);
-        Ok(Some(values))
+        Ok(Some(values.into()))
     }
 
     /// A norm of the layer's kind.

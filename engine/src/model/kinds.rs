@@ -18,7 +18,7 @@ pub(in crate::model) trait Kind: Sized {
     /// Its sizes, as a file's keys say them.
     type Shape;
     /// Buffers that its step hands on, kept from layer to layer.
-    type Scratch<T>;
+    type Scratch<B: Backend>;
 
     /// Finds its tensors.
     ///
@@ -32,7 +32,7 @@ pub(in crate::model) trait Kind: Sized {
     }
 
     /// Empty scratch.
-    fn scratch<T>(buffer: &dyn Fn() -> T) -> Self::Scratch<T>;
+    fn scratch<B: Backend>(backend: &B) -> Self::Scratch<B>;
 
     /// Columns of scratch that each row of a batch takes.
     fn scratch_columns(&self) -> usize;
@@ -46,24 +46,24 @@ pub(in crate::model) trait Kind: Sized {
     /// When an expert cannot be read.
     fn step<B: Backend, O: Observe>(
         &self,
-        pass: &mut Pass<'_, '_, B, O>,
+        pass: &mut Pass<'_, B, O>,
         half: &mut Half<'_, B::Buffer>,
-        scratch: &mut Self::Scratch<B::Buffer>,
+        scratch: &mut Self::Scratch<B>,
     ) -> Result<()>;
 }
 
 /// One batch on its way through the layers.
-pub(in crate::model) struct Pass<'p, 'c, B: Backend, O> {
+pub(in crate::model) struct Pass<'p, B: Backend, O> {
     pub(super) backend: &'p B,
     pub(super) rows: &'p [Row],
     pub(super) ropes: &'p [Rope],
     pub(super) experts: &'p ExpertStore,
     pub(super) drop_tokens: bool, // beyond the capacity, as the original does
-    pub(super) caches: &'p mut [&'c mut B::Cache],
+    pub(super) states: &'p mut [B::State],
     pub(super) observe: &'p mut O,
 }
 
-impl<B: Backend, O: Observe> Pass<'_, '_, B, O> {
+impl<B: Backend, O: Observe> Pass<'_, B, O> {
     /// `out[.., at..] = linear(x)`, shown to the observer.
     pub(super) fn linear(&mut self, linear: &Linear, x: &mut B::Buffer, out: &mut B::Buffer, at: usize) {
         if O::ACTIVE {
@@ -112,13 +112,13 @@ macro_rules! kinds {
         }
 
         /// Buffers of all kinds; those of kinds that a model has not stay empty.
-        pub(in crate::model) struct Scratch<T> {
-            $($(#[cfg($cfg)])? $room: <$room::$kind as Kind>::Scratch<T>,)+
+        pub(in crate::model) struct Scratch<B: Backend> {
+            $($(#[cfg($cfg)])? $room: <$room::$kind as Kind>::Scratch<B>,)+
         }
 
-        impl<T> Scratch<T> {
-            pub(in crate::model) fn new(buffer: &dyn Fn() -> T) -> Self {
-                Self { $($(#[cfg($cfg)])? $room: $room::$kind::scratch(buffer),)+ }
+        impl<B: Backend> Scratch<B> {
+            pub(in crate::model) fn new(backend: &B) -> Self {
+                Self { $($(#[cfg($cfg)])? $room: $room::$kind::scratch(backend),)+ }
             }
         }
 
@@ -148,9 +148,9 @@ macro_rules! kinds {
 
             pub(in crate::model) fn step<B: Backend, O: Observe>(
                 &self,
-                pass: &mut Pass<'_, '_, B, O>,
+                pass: &mut Pass<'_, B, O>,
                 half: &mut Half<'_, B::Buffer>,
-                scratch: &mut Scratch<B::Buffer>,
+                scratch: &mut Scratch<B>,
             ) -> Result<()> {
                 match self { $($(#[cfg($cfg)])? Self::$kind(kind) => kind.step(pass, half, &mut scratch.$room),)+ }
             }

@@ -3,6 +3,7 @@
 //! Within a page each head's positions lie together, in the cache's block format (F16, Q8_0 or F32). Pages are
 //! allocated when positions are first written, so a long context costs nothing until it is used.
 
+use super::backend::State;
 use super::config::Config;
 use crate::error::{Error, Result};
 use crate::quant::Format;
@@ -65,47 +66,9 @@ impl KvCache {
         Ok(Self { format, shapes, layers, len: 0 })
     }
 
-    /// Positions held.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether none is held.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// The format of keys and values.
     pub fn format(&self) -> &'static Format {
         self.format
-    }
-
-    /// Forgets all positions from `len` on, and tells how many are left: a recurrent state cannot go back but to its
-    /// beginning. Pages stay for what comes next.
-    pub fn rewind(&mut self, len: usize) -> usize {
-        if len < self.len {
-            let is_recurrent = self.shapes.iter().any(|shape| matches!(shape, Memory::State(_)));
-            self.len = if is_recurrent { 0 } else { len };
-            self.layers.iter_mut().for_each(|layer| layer.state.fill(0.0));
-        }
-        self.len
-    }
-
-    /// Makes room for positions up to `len` and counts them as held.
-    pub(crate) fn extend_to(&mut self, len: usize) {
-        let pages = len.div_ceil(PAGE);
-        let format = self.format;
-        for (shape, layer) in self.shapes.iter().zip(&mut self.layers) {
-            let Some(shape) = shape.pages() else { continue };
-            let bytes = |width: usize| vec![0u8; PAGE * shape.heads * format.row_bytes(width)];
-            while layer.keys.len() < pages {
-                layer.keys.push(bytes(shape.key_length));
-                if shape.value_length > 0 {
-                    layer.values.push(bytes(shape.value_length));
-                }
-            }
-        }
-        self.len = self.len.max(len);
     }
 
     /// Bytes per position over all layers.
@@ -139,6 +102,39 @@ impl KvCache {
     /// Pages of a layer's values; `None` where the keys hold them.
     pub(super) fn values(&self, layer: usize) -> Option<&[Vec<u8>]> {
         (!self.layers[layer].values.is_empty()).then_some(self.layers[layer].values.as_slice())
+    }
+}
+
+impl State for KvCache {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn rewind(&mut self, len: usize) -> usize {
+        if len < self.len {
+            let is_recurrent = self.shapes.iter().any(|shape| matches!(shape, Memory::State(_)));
+            self.len = if is_recurrent { 0 } else { len };
+            self.layers.iter_mut().for_each(|layer| layer.state.fill(0.0));
+        }
+        self.len
+    }
+
+    /// Pages stay from what was forgotten for what comes next.
+    fn extend_to(&mut self, len: usize) -> Result<()> {
+        let pages = len.div_ceil(PAGE);
+        let format = self.format;
+        for (shape, layer) in self.shapes.iter().zip(&mut self.layers) {
+            let Some(shape) = shape.pages() else { continue };
+            let bytes = |width: usize| vec![0u8; PAGE * shape.heads * format.row_bytes(width)];
+            while layer.keys.len() < pages {
+                layer.keys.push(bytes(shape.key_length));
+                if shape.value_length > 0 {
+                    layer.values.push(bytes(shape.value_length));
+                }
+            }
+        }
+        self.len = self.len.max(len);
+        Ok(())
     }
 }
 

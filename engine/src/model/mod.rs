@@ -37,7 +37,7 @@ mod qwen2moe;
 mod qwen3;
 mod qwen3moe;
 
-pub use backend::{Backend, Cpu, HostBuffer, Plain};
+pub use backend::{Backend, Cpu, Cuda, HostBuffer, Plain, Setup, State};
 pub use config::{Config, Layer, Norm, QkNorm};
 pub use keys::Keys;
 pub use kv_cache::{KvCache, PAGE};
@@ -46,7 +46,7 @@ pub use observe::{Nothing, Observe, Site};
 pub use step::Row;
 pub use transformer::forward;
 pub use weights::{Linear, Matrix, Weights};
-pub use workspace::Workspace;
+pub use workspace::{Workspace, scratch_bytes};
 
 use crate::error::{Error, Result};
 use crate::gguf::{Bytes, Gguf};

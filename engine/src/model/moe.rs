@@ -7,7 +7,7 @@ use crate::kernels::Dispatch;
 use crate::ops::{Choice, exp, softmax, top_k};
 
 /// The routing of one batch through one layer. Buffers are kept between layers.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Routing {
     used: usize,
     /// `(rows, expert_used_count)`: expert and weight, the strongest first.
@@ -21,6 +21,17 @@ pub struct Routing {
 }
 
 impl Routing {
+    /// A routing that was computed elsewhere: experts and weights of each row, negative for what is left out.
+    pub(super) fn of(used: usize, expert_count: usize, experts: &[i32], weights: &[f32]) -> Self {
+        let choice = |(&index, &score): (&i32, &f32)| Choice { index: index.max(0) as u32, score };
+        let choices: Vec<_> = experts.iter().zip(weights).map(choice).collect();
+        let dropped = experts.iter().map(|expert| *expert < 0).collect();
+        let mut routing = Self { used, choices, dropped, ..Self::default() };
+        let expert = |slot: usize| u32::try_from(experts[slot]).ok();
+        routing.dispatch.sort(expert_count, used, experts.len(), expert);
+        routing
+    }
+
     /// Active experts per row.
     pub fn used(&self) -> usize {
         self.used
@@ -179,7 +190,7 @@ fn leave_best(groups: Groups, scores: &mut [f32]) {
 }
 
 /// `floor(used * factor * rows / experts)` evaluated left to right in f64, made even, at least 2.
-fn capacity_of(used: usize, factor: f32, rows: usize, expert_count: usize) -> usize {
+pub(super) fn capacity_of(used: usize, factor: f32, rows: usize, expert_count: usize) -> usize {
     let capacity = (used as f64 * factor as f64 * rows as f64 / expert_count as f64).floor();
     // More than `rows` never drops a token, whatever factor a file names.
     let capacity = capacity.min(rows as f64) as usize;

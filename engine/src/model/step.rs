@@ -1,9 +1,11 @@
 //! What one step of a batch is made of: its rows, columns that belong together, and a layer's attention.
 
+use crate::cuda::Vector;
+
 /// One token of one conversation in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Which of the caches.
+    /// Which of the sequences.
     pub sequence: usize,
     /// Its place in the conversation.
     pub position: usize,
@@ -62,5 +64,5 @@ pub struct AttentionStep<'a> {
     /// How many positions back a row sees, itself included.
     pub window: Option<usize>,
     /// One logit per query head.
-    pub sinks: Option<&'a [f32]>,
+    pub sinks: Option<&'a Vector>,
 }

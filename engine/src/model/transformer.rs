@@ -12,28 +12,29 @@ use super::weights::NormWeights;
 use super::workspace::Workspace;
 use crate::error::Result;
 
-/// Computes one batch: fills the caches at the rows' positions and the logits of the rows that want them.
+/// Computes one batch: fills the sequences' states at the rows' positions and the logits of the rows that want them.
 ///
-/// Rows of one sequence stand together with rising positions, each cache already long enough.
+/// Rows of one sequence stand together with rising positions, each state already long enough.
 ///
 /// # Errors
-/// When an expert cannot be read.
+/// When an expert cannot be read, or a device fails.
 pub fn forward<B: Backend, O: Observe>(
     backend: &B,
     model: &Model,
-    ws: &mut Workspace<B::Buffer>,
-    caches: &mut [&mut B::Cache],
+    ws: &mut Workspace<B>,
+    states: &mut [B::State],
     rows: &[Row],
     observe: &mut O,
 ) -> Result<()> {
     let (config, weights) = (&model.config, &model.weights);
+    let _exclusive = backend.begin(rows, states)?;
     let mut pass = Pass {
         backend,
         rows,
         ropes: &config.ropes,
         experts: &weights.experts,
         drop_tokens: ws.drop_tokens,
-        caches,
+        states,
         observe,
     };
     embed(&pass, model, ws);
@@ -54,10 +55,10 @@ pub fn forward<B: Backend, O: Observe>(
         add(&pass, model, layer.ffn_post_norm.as_ref(), ws);
     }
     head(&mut pass, model, ws);
-    Ok(())
+    backend.finish(&mut ws.logits)
 }
 
-fn embed<B: Backend, O: Observe>(pass: &Pass<'_, '_, B, O>, model: &Model, ws: &mut Workspace<B::Buffer>) {
+fn embed<B: Backend, O: Observe>(pass: &Pass<'_, B, O>, model: &Model, ws: &mut Workspace<B>) {
     let (config, weights) = (&model.config, &model.weights);
     pass.backend.embed(&weights.token_embedding, pass.rows, config.embedding_scale, &mut ws.x);
     if let Some(positions) = &weights.position_embedding {
@@ -70,10 +71,10 @@ fn embed<B: Backend, O: Observe>(pass: &Pass<'_, '_, B, O>, model: &Model, ws: &
 
 /// Adds a half's output to the residual stream.
 fn add<B: Backend, O: Observe>(
-    pass: &Pass<'_, '_, B, O>,
+    pass: &Pass<'_, B, O>,
     model: &Model,
     post_norm: Option<&NormWeights>,
-    ws: &mut Workspace<B::Buffer>,
+    ws: &mut Workspace<B>,
 ) {
     if let Some(norm) = post_norm {
         pass.backend.norm(norm, &ws.added, &mut ws.normed);
@@ -82,7 +83,7 @@ fn add<B: Backend, O: Observe>(
     pass.backend.add(&mut ws.x, &ws.added, model.config.residual_scale);
 }
 
-fn head<B: Backend, O: Observe>(pass: &mut Pass<'_, '_, B, O>, model: &Model, ws: &mut Workspace<B::Buffer>) {
+fn head<B: Backend, O: Observe>(pass: &mut Pass<'_, B, O>, model: &Model, ws: &mut Workspace<B>) {
     let (config, weights) = (&model.config, &model.weights);
     pass.backend.select(pass.rows, &ws.x, &mut ws.added);
     pass.backend.norm(&weights.output_norm, &ws.added, &mut ws.normed);

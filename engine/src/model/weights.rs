@@ -3,11 +3,12 @@
 use super::config::Norm;
 use super::ffn::Ffn;
 use super::mixer::Mixer;
+use crate::cuda::{Memory, Vector};
 use crate::experts::ExpertStore;
 use crate::gguf::Bytes;
 use crate::kernels::{Layout, MatrixRef};
 use crate::quant::Format;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// A bound matrix: `rows` outputs of `cols` inputs.
 #[derive(Clone)]
@@ -22,9 +23,17 @@ pub struct Matrix {
     pub(super) bytes: Bytes,
     /// As the kernels want them, see `pack.rs`.
     pub(super) packed: OnceLock<(Layout, Bytes)>,
+    /// On the device, where there is one.
+    pub(super) home: OnceLock<Arc<Memory>>,
 }
 
 impl Matrix {
+    /// The matrix as the file has it.
+    pub(super) fn in_file(&self) -> MatrixRef<'_> {
+        let Self { format, rows, cols, .. } = *self;
+        MatrixRef { format, rows, cols, layout: Layout::Rows, bytes: &self.bytes }
+    }
+
     /// The matrix for kernels.
     pub fn view(&self) -> MatrixRef<'_> {
         let Self { format, rows, cols, .. } = *self;
@@ -42,7 +51,7 @@ pub struct Linear {
     /// The weights.
     pub matrix: Matrix,
     /// One per output.
-    pub bias: Option<Vec<f32>>,
+    pub bias: Option<Vector>,
 }
 
 /// Weights of a norm.
@@ -51,9 +60,9 @@ pub struct NormWeights {
     /// Which norm.
     pub kind: Norm,
     /// `(width)`.
-    pub weight: Vec<f32>,
+    pub weight: Vector,
     /// `(width)`, layer norms only.
-    pub bias: Option<Vec<f32>>,
+    pub bias: Option<Vector>,
 }
 
 /// All tensors of a model.

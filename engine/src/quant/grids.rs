@@ -10,6 +10,13 @@ pub(super) const LEVELS_2: [i8; 3] = [8, 25, 43];
 /// The levels of IQ1, times 8.
 pub(super) const LEVELS_1: [i8; 3] = [-8, 0, 8];
 
+/// Every point as a word, its first value in the lowest byte.
+pub(super) fn words<const VALUES: usize>(points: &[[i8; VALUES]]) -> Vec<u64> {
+    let word =
+        |point: &[i8; VALUES]| point.iter().rev().fold(0, |word, &value| word << 8 | u64::from(value as u8));
+    points.iter().map(word).collect()
+}
+
 /// The points of one format.
 pub(super) struct Grid<const N: usize>([u16; N]);
 

@@ -10,6 +10,7 @@
 //!              weight = (d * (2 * scale + 1)) * (value of the point (-1, 0 or 1) +- 1/8)
 //! ```
 
+use super::grids;
 use super::iq1_s::{IQ1, POINTS};
 use super::search::{Lattice, Signs, lattice_block};
 use super::{Block, Quantize, Widen, bits, float};
@@ -35,6 +36,10 @@ impl Block for Iq1M {
     const LEN: usize = 256;
     const GROUP: usize = 16;
     const HAS_MIN: bool = false;
+
+    fn points() -> Vec<u64> {
+        grids::words(&POINTS)
+    }
 
     #[inline(always)]
     fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {

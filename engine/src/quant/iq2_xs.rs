@@ -50,6 +50,10 @@ impl Block for Iq2Xs {
     const GROUP: usize = 16;
     const HAS_MIN: bool = false;
 
+    fn points() -> Vec<u64> {
+        grids::words(&POINTS)
+    }
+
     #[inline(always)]
     fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let codes: &mut [i8; 256] = bits::array(codes);

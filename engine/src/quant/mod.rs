@@ -94,6 +94,12 @@ pub trait Block: AnyBitPattern + NoUninit + Send + Sync {
     /// set of its caller. Implementations keep to straight loops over arrays.
     fn unpack<W: Widen>(&self, codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]);
 
+    /// The values of every point of a format whose codes name points, from the low byte of each word up: what kernels on
+    /// devices look codes up in.
+    fn points() -> Vec<u64> {
+        vec![]
+    }
+
     /// Writes the `LEN` weights. Equal to the reference implementation bit for bit.
     #[inline]
     fn dequantize(&self, weights: &mut [f32]) {
@@ -324,4 +330,34 @@ formats! {
     recoded: q4_0::Q4_0, q4_1::Q4_1, q5_0::Q5_0, q5_1::Q5_1, q2_k::Q2K, q3_k::Q3K, q4_k::Q4K, q5_k::Q5K, q6_k::Q6K,
         iq2_xxs::Iq2Xxs, iq2_xs::Iq2Xs, iq3_xxs::Iq3Xxs, iq4_nl::Iq4Nl, iq3_s::Iq3S, iq2_s::Iq2S, iq4_xs::Iq4Xs;
     plain: q8_0::Q8_0, iq1_s::Iq1S, iq1_m::Iq1M, tq1_0::Tq10, tq2_0::Tq20, mxfp4::Mxfp4;
+}
+
+/// [`Block::points`] of a format.
+pub fn points_of(format: &Format) -> Vec<u64> {
+    struct Points;
+    impl Visit for Points {
+        type Output = Vec<u64>;
+        fn blocks<B: Block>(self) -> Vec<u64> {
+            B::points()
+        }
+        fn float<F: Float>(self) -> Vec<u64> {
+            vec![]
+        }
+    }
+    visit(format, Points)
+}
+
+/// [`Block::INPUTS`] of a format; `None` for floats, whose inputs are not rounded.
+pub fn inputs_of(format: &Format) -> Option<Grain> {
+    struct Inputs;
+    impl Visit for Inputs {
+        type Output = Option<Grain>;
+        fn blocks<B: Block>(self) -> Option<Grain> {
+            Some(B::INPUTS)
+        }
+        fn float<F: Float>(self) -> Option<Grain> {
+            None
+        }
+    }
+    visit(format, Inputs)
 }

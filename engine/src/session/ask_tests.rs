@@ -63,10 +63,9 @@ impl Observe for Watch<'_> {
 #[test]
 fn what_is_missing_is_asked_for_before_the_shared_expert() {
     let engine = engine();
-    let (mut workspace, mut cache) = (engine.workspace(), engine.cache().unwrap());
     let mut watch = Watch { store: &engine.model.weights.experts, events: vec![] };
     let row = Row { sequence: 0, position: 0, token: 3, wants_logits: true };
-    engine.observed_step(&mut workspace, &mut [&mut cache], &[row], &mut watch).unwrap();
+    engine.batch(1).unwrap().observed_step(&[row], &mut watch).unwrap();
     let missing = u64::from(USED) * 3; // three matrices each
     let event = |name: &str, asked| (name.to_owned(), asked);
     let expected = [

@@ -7,7 +7,7 @@ use super::Options;
 use crate::error::{Error, Result};
 use crate::experts;
 use crate::kernels::Layout;
-use crate::model::{KvCache, Model, Workspace};
+use crate::model::{KvCache, Model, scratch_bytes};
 use crate::os::memory;
 use std::str::FromStr;
 
@@ -94,10 +94,69 @@ pub struct MemoryPlan {
     pub buffers: u64,
     /// Slots of experts.
     pub experts: experts::Plan,
-    /// Whether experts are read past the page cache, which could not hold them.
-    pub past_cache: bool,
     /// Positions of a session.
     pub context_length: usize,
+    /// What takes how much of a card, where one computes.
+    pub card: Option<CardPlan>,
+}
+
+/// What takes how much of a card's memory, in bytes.
+#[derive(Clone, Debug)]
+pub struct CardPlan {
+    /// The limit.
+    pub limit: u64,
+    /// Weights that every token needs.
+    pub dense: u64,
+    /// The cache of one session with all its positions.
+    pub cache: u64,
+    /// Scratch of a step, and what the driver takes for kernels.
+    pub buffers: u64,
+    /// Slots of experts.
+    pub experts: experts::Plan,
+}
+
+/// What the driver takes on a card for kernels and their stacks.
+const DRIVER: u64 = 64 << 20;
+
+impl CardPlan {
+    /// Plans for a card with so many bytes free.
+    ///
+    /// # Errors
+    /// When it has no room for what every token needs.
+    pub(super) fn new(
+        model: &Model,
+        options: &Options,
+        layout: Layout,
+        (context_length, cache): (usize, u64),
+        free: u64,
+    ) -> Result<Self> {
+        let limit = options.vram.unwrap_or(MemoryLimit::of_each(1));
+        let (limit, own) = match limit {
+            MemoryLimit::Experts(bytes) => (free, Some(bytes)),
+            _ => (limit.bytes(Some(free)).unwrap_or(free).min(free), None),
+        };
+        let dense = model.dense_bytes();
+        let with_logits = if options.all_logits { options.batch } else { 1 };
+        // Beside values and codes there are the sums of codes, twice.
+        let buffers = scratch_bytes(model, options.batch, with_logits) * 5 / 4 + DRIVER;
+        let fixed = dense + cache + buffers;
+        let store = &model.weights.experts;
+        let experts = store.plan(layout, Some(own.unwrap_or(limit.saturating_sub(fixed))));
+        if fixed + experts.bytes() > limit && own.is_none() {
+            let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
+            return Err(Error::request(format!(
+                "the card has room for {} MiB; dense weights take {}, a cache of {context_length} positions {}, buffers \
+                 {} and the least number of experts {}: give more with --vram, or a smaller --context or --batch, or \
+                 --cache-type q8_0, or compute with --device cpu",
+                mebibytes(limit),
+                mebibytes(dense),
+                mebibytes(cache),
+                mebibytes(buffers),
+                mebibytes(experts.bytes())
+            )));
+        }
+        Ok(Self { limit, dense, cache, buffers, experts })
+    }
 }
 
 impl MemoryPlan {
@@ -111,7 +170,7 @@ impl MemoryPlan {
         let limit = limit.bytes(free.map(|free| free + program));
         let dense = model.dense_bytes();
         let with_logits = if options.all_logits { options.batch } else { 1 };
-        let buffers = Workspace::<()>::bytes(model, options.batch, with_logits) + experts::READ_BUFFER_BYTES;
+        let buffers = scratch_bytes(model, options.batch, with_logits) + experts::READ_BUFFER_BYTES;
         let all_experts = model.weights.experts.plan(layout, None);
         let fixed = program + dense + buffers + UNCOUNTED;
         let left = limit.map(|limit| limit.saturating_sub(fixed));
@@ -130,11 +189,11 @@ impl MemoryPlan {
             Some(MemoryLimit::Experts(bytes)) => Some(bytes),
             _ => left.map(|left| left.saturating_sub(cache)),
         };
-        let experts = model.weights.experts.plan(layout, left);
+        let mut experts = model.weights.experts.plan(layout, left);
         let besides =
             free.zip(limit).map_or(u64::MAX, |(free, limit)| (free + program).saturating_sub(limit));
-        let past_cache = !experts.holds_all() && besides < all_experts.bytes();
-        Ok(Self { limit, machine, program, dense, cache, buffers, experts, past_cache, context_length })
+        experts.past_cache = !experts.holds_all() && besides < all_experts.bytes();
+        Ok(Self { limit, machine, program, dense, cache, buffers, experts, context_length, card: None })
     }
 
     /// What all of it takes once a conversation fills its context.

@@ -3,6 +3,7 @@
 //! Nothing above knows of tensors. A caller hands a session the whole token list it wants and the session
 //! computes only what follows the longest common prefix with what it holds.
 
+mod batch;
 mod memory;
 mod options;
 #[cfg(test)]
@@ -12,17 +13,18 @@ mod made;
 #[cfg(test)]
 mod recurrent_tests;
 
-pub use memory::{MemoryLimit, MemoryPlan};
-pub use options::{CapacityMode, Options, cache_format};
+pub use batch::Batch;
+pub use memory::{CardPlan, MemoryLimit, MemoryPlan};
+pub use options::{CapacityMode, DeviceChoice, Options, cache_format};
 
+use crate::cuda::Device;
 use crate::error::{Error, Result};
 use crate::experts::Statistics;
 use crate::gguf::{Bytes, Gguf, Metadata};
 use crate::kernels::Layout;
-use crate::model::{
-    Config, Cpu, HostBuffer, KvCache, Model, Nothing, Observe, Plain, Row, Workspace, forward,
-};
+use crate::model::{Config, Cpu, Cuda, Model, Plain, Row, Setup};
 use crate::tokenizer::{Tokenizer, ends_of_metadata};
+use batch::AnyBackend;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,11 +33,6 @@ use std::time::{Duration, Instant};
 
 /// Rows of a step: more are no faster and their scratch would dwarf the model.
 const MOST_ROWS: usize = 1 << 16;
-
-enum AnyBackend {
-    Cpu(Cpu),
-    Plain(Plain),
-}
 
 /// A loaded model.
 pub struct Engine {
@@ -104,14 +101,23 @@ impl Engine {
         model.use_experts(options.experts_used, options.expert_threshold)?;
         announce(&model);
         let (threads, isa) = options.hardware();
-        let memory = MemoryPlan::new(&model, &options, Layout::of(isa))?;
-        let backend = if options.plain {
-            AnyBackend::Plain(Plain::new())
-        } else {
-            let (plan, past_cache) = (memory.experts.clone(), memory.past_cache);
-            model.weights.experts.provide(plan, past_cache, options.look_ahead)?;
-            model.pack(Layout::of(isa))?;
-            AnyBackend::Cpu(Cpu::new(isa, threads))
+        let mut memory = MemoryPlan::new(&model, &options, Layout::of(isa))?;
+        let card = match options.device {
+            _ if options.plain => None,
+            DeviceChoice::Cpu => None,
+            DeviceChoice::Cuda(number) => Some(on_card(&mut model, &options, &mut memory, number)?),
+            DeviceChoice::Auto => on_card(&mut model, &options, &mut memory, 0)
+                .map_err(|error| tracing::warn!("computing on the CPU: {error}"))
+                .ok(),
+        };
+        let backend = match card {
+            Some(cuda) => AnyBackend::Cuda(Box::new(cuda)),
+            None if options.plain => AnyBackend::Plain(Plain::new()),
+            None => {
+                model.weights.experts.provide(memory.experts.clone(), options.look_ahead)?;
+                model.pack(Layout::of(isa))?;
+                AnyBackend::Cpu(Cpu::new(isa, threads))
+            }
         };
         Ok(Self { gguf, model, tokenizer, ends, backend, options, memory, load_time: start.elapsed() })
     }
@@ -174,11 +180,12 @@ impl Engine {
         &self.options
     }
 
-    /// Threads at work, and the instruction set's name.
-    pub fn hardware(&self) -> (usize, &'static str) {
+    /// Threads at work, and the name of the instruction set or the card.
+    pub fn hardware(&self) -> (usize, &str) {
         match &self.backend {
             AnyBackend::Cpu(cpu) => (cpu.threads(), cpu.isa().name()),
             AnyBackend::Plain(_) => (1, "plain"),
+            AnyBackend::Cuda(cuda) => (1, cuda.device().name()),
         }
     }
 
@@ -187,60 +194,16 @@ impl Engine {
         self.model.bytes_per_token()
     }
 
-    /// Scratch for steps of this model.
-    pub fn workspace(&self) -> Workspace<HostBuffer> {
-        let mut workspace = match &self.backend {
-            AnyBackend::Cpu(cpu) => Workspace::new(cpu, &self.model.config),
-            AnyBackend::Plain(plain) => Workspace::new(plain, &self.model.config),
-        };
-        workspace.drop_tokens = self.options.capacity == CapacityMode::Reference;
-        workspace
-    }
-
-    /// An empty cache for one conversation.
+    /// So many empty sequences that share steps.
     ///
     /// # Errors
     /// When the cache's format does not fit the model's head widths.
-    pub fn cache(&self) -> Result<KvCache> {
-        KvCache::new(&self.model.config, self.options.cache)
+    pub fn batch(&self, sequences: usize) -> Result<Batch<'_>> {
+        Batch::new(self, sequences)
     }
 
-    /// The only forward: computes a batch of rows over the caches they name.
-    ///
-    /// Rows of one sequence stand together at rising positions, none beyond the end of its cache.
-    ///
-    /// # Errors
-    /// When a token, sequence or position is out of range, or an expert cannot be read.
-    pub fn step(
-        &self,
-        workspace: &mut Workspace<HostBuffer>,
-        caches: &mut [&mut KvCache],
-        rows: &[Row],
-    ) -> Result<()> {
-        self.observed_step(workspace, caches, rows, &mut Nothing)
-    }
-
-    /// [`Engine::step`] under observation.
-    ///
-    /// # Errors
-    /// As [`Engine::step`].
-    pub fn observed_step<O: Observe>(
-        &self,
-        workspace: &mut Workspace<HostBuffer>,
-        caches: &mut [&mut KvCache],
-        rows: &[Row],
-        observe: &mut O,
-    ) -> Result<()> {
-        for row in rows {
-            self.admit(row, caches)?;
-        }
-        match &self.backend {
-            AnyBackend::Cpu(cpu) => forward(cpu, &self.model, workspace, caches, rows, observe),
-            AnyBackend::Plain(plain) => forward(plain, &self.model, workspace, caches, rows, observe),
-        }
-    }
-
-    fn admit(&self, row: &Row, caches: &mut [&mut KvCache]) -> Result<()> {
+    /// Whether a row is one that this model can compute.
+    fn admit(&self, row: &Row) -> Result<()> {
         let vocab_size = self.model.config.vocab_size;
         if row.token as usize >= vocab_size {
             return Err(Error::request(format!(
@@ -255,26 +218,41 @@ impl Engine {
                 row.position
             )));
         }
-        let cache = caches.get_mut(row.sequence).filter(|cache| row.position <= cache.len());
-        let cache = cache.ok_or_else(|| Error::request("a row beyond the end of its sequence's cache"))?;
-        cache.extend_to(row.position + 1);
         Ok(())
     }
 
     /// An empty conversation.
     ///
     /// # Errors
-    /// As [`Engine::cache`].
+    /// As [`Engine::batch`].
     pub fn session(&self) -> Result<Session<'_>> {
         Ok(Session {
             engine: self,
-            cache: self.cache()?,
-            workspace: self.workspace(),
+            batch: self.batch(1)?,
             tokens: vec![],
             stop: Arc::default(),
             rows: vec![],
         })
     }
+}
+
+/// Brings a model onto a card. Where not all experts have a place there, the others wait in slots of the program's memory.
+fn on_card(model: &mut Model, options: &Options, memory: &mut MemoryPlan, number: usize) -> Result<Cuda> {
+    Cuda::supports(model)?;
+    let device = Device::open(number)?;
+    let layout = Layout::of(options.hardware().1);
+    let room = (memory.context_length, memory.cache);
+    let plan = CardPlan::new(model, options, layout, room, device.memory()?.0)?;
+    let host = if plan.experts.holds_all() {
+        model.weights.experts.plan(layout, Some(0))
+    } else {
+        memory.experts.clone()
+    };
+    let setup = Setup { context_length: memory.context_length, layout, experts: &plan.experts };
+    let cuda = Cuda::new(device, model, &setup)?;
+    model.weights.experts.provide(host.clone(), 0)?;
+    (memory.experts, memory.card) = (host, Some(plan));
+    Ok(cuda)
 }
 
 /// Has the system read what every token needs while the rest is set up: page by page a disk takes several times as long.
@@ -295,8 +273,7 @@ fn load_tokenizer(metadata: &Metadata) -> Result<Option<Tokenizer>> {
 /// One conversation.
 pub struct Session<'a> {
     engine: &'a Engine,
-    cache: KvCache,
-    workspace: Workspace<HostBuffer>,
+    batch: Batch<'a>,
     tokens: Vec<u32>,
     stop: Arc<AtomicBool>,
     rows: Vec<Row>,
@@ -333,10 +310,11 @@ impl<'a> Session<'a> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Forgets the tokens from `len` on; all of them where a recurrent state cannot go back.
-    pub fn truncate(&mut self, len: usize) {
-        let kept = self.cache.rewind(len);
+    /// Forgets the tokens from `len` on and tells how many are left: none, where a recurrent state cannot go back.
+    pub fn rewind(&mut self, len: usize) -> usize {
+        let kept = self.batch.rewind(0, len);
         self.tokens.truncate(kept);
+        kept
     }
 
     /// Makes the session hold exactly `tokens`, computing only what follows the longest common prefix (at least
@@ -350,8 +328,7 @@ impl<'a> Session<'a> {
         }
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let common = common.min(tokens.len() - 1);
-        self.truncate(common);
-        let kept = self.tokens.len();
+        let kept = self.rewind(common);
         self.extend(&tokens[kept..])?;
         Ok(tokens.len() - kept)
     }
@@ -401,8 +378,7 @@ impl<'a> Session<'a> {
             let is_last = (i + 1) * batch >= tokens.len();
             self.compute(part, |row| all || (is_last && row + 1 == part.len()))?;
             if all {
-                (0..part.len())
-                    .try_for_each(|row| each(i * batch + row, self.workspace.logits().row(row)))?;
+                (0..part.len()).try_for_each(|row| each(i * batch + row, self.batch.logits(row)))?;
             }
         }
         Ok(())
@@ -418,11 +394,11 @@ impl<'a> Session<'a> {
         let known = self.tokens.len();
         let mut whole = std::mem::take(&mut self.tokens);
         whole.extend_from_slice(tokens);
-        self.cache.rewind(0);
+        self.batch.rewind(0, 0);
         let last = whole.len() - 1;
         self.compute(&whole, |row| if all { row >= known } else { row == last })?;
         if all {
-            (0..tokens.len()).try_for_each(|row| each(row, self.workspace.logits().row(row)))?;
+            (0..tokens.len()).try_for_each(|row| each(row, self.batch.logits(row)))?;
         }
         Ok(())
     }
@@ -436,9 +412,8 @@ impl<'a> Session<'a> {
             token,
             wants_logits: wants(i),
         }));
-        let computed = self.engine.step(&mut self.workspace, &mut [&mut self.cache], &self.rows);
-        if let Err(error) = computed {
-            self.truncate(start);
+        if let Err(error) = self.batch.step(&self.rows) {
+            self.rewind(start);
             return Err(error);
         }
         self.tokens.extend_from_slice(tokens);
@@ -450,7 +425,6 @@ impl<'a> Session<'a> {
     /// # Panics
     /// Before anything was computed.
     pub fn logits(&self) -> &[f32] {
-        let logits = self.workspace.logits();
-        logits.row(logits.rows() - 1)
+        self.batch.logits(self.batch.logit_rows() - 1)
     }
 }

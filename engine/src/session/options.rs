@@ -4,6 +4,7 @@ use super::MemoryLimit;
 use crate::error::{Error, Result};
 use crate::quant::Format;
 use crate::simd::Isa;
+use std::str::FromStr;
 use std::thread;
 
 /// What the German MoE GPT's expert capacity does.
@@ -16,6 +17,35 @@ pub enum CapacityMode {
     Reference,
 }
 
+/// What a model is computed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first card, where there is one that can be used, else the CPU; says why in one line.
+    Auto,
+    /// The CPU.
+    #[default]
+    Cpu,
+    /// A card, counted from 0.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    /// `auto`, `cpu`, `cuda` or `cuda:1`.
+    fn from_str(text: &str) -> Result<Self> {
+        let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => number.map(Self::Cuda).ok_or_else(|| {
+                Error::request(format!("no device is called {text:?}; there are auto, cpu, cuda and cuda:N"))
+            }),
+        }
+    }
+}
+
 /// How to load a model.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -23,6 +53,10 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Instruction set; `None` for the fastest of the machine.
     pub isa: Option<Isa>,
+    /// What to compute on.
+    pub device: DeviceChoice,
+    /// Most memory of a card to take; `None` for most of what is free.
+    pub vram: Option<MemoryLimit>,
     /// Compute with the slow twin instead.
     pub plain: bool,
     /// Most rows per step.
@@ -58,6 +92,8 @@ impl Default for Options {
         Self {
             threads: None,
             isa: None,
+            device: DeviceChoice::Cpu,
+            vram: None,
             plain: false,
             batch: 512,
             all_logits: false,

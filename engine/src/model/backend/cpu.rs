@@ -9,6 +9,7 @@ use super::super::step::{AttentionStep, Row, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use super::host::{self, HostBuffer, Scratch, host_steps};
 use super::{Backend, ExpertStep};
+use crate::cuda::Vector;
 use crate::error::Result;
 use crate::experts::{ExpertLayer, ExpertStore, Group, Part, Turn};
 use crate::kernels::{
@@ -101,7 +102,7 @@ impl Backend for Cpu {
         self.multiply(linear.matrix.view(), x, out, at);
         if let Some(bias) = &linear.bias {
             host::each_row(&self.team, out, |_, row| {
-                row[at..].iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+                row[at..].iter_mut().zip(&**bias).for_each(|(value, bias)| *value += bias);
             });
         }
     }
@@ -122,7 +123,7 @@ impl Backend for Cpu {
         &self,
         step: &AttentionStep<'_>,
         queries: &HostBuffer,
-        caches: &[&mut KvCache],
+        states: &[KvCache],
         out: &mut HostBuffer,
     ) {
         let width = step.queries.count * step.value_length;
@@ -131,10 +132,10 @@ impl Backend for Cpu {
         let mut blocks = self.blocks.take();
         let sharing = step.queries.count / step.keys.count;
         row_blocks(step.rows, sharing, &mut blocks);
-        let format = caches.first().map_or(&FORMATS[0], |cache| cache.format());
+        let format = states.first().map_or(&FORMATS[0], |cache| cache.format());
         let kernel = select_attention(format, self.isa);
         attention(&self.team, kernel, &blocks, step.keys.count, |block| {
-            let cache = &caches[block.sequence];
+            let cache = &states[block.sequence];
             AttentionTask {
                 keys: cache.keys(step.layer),
                 values: cache.values(step.layer),
@@ -144,7 +145,7 @@ impl Backend for Cpu {
                 value_length: step.value_length,
                 scale: step.scale,
                 window: step.window,
-                sinks: step.sinks,
+                sinks: step.sinks.map(|sinks| &**sinks),
                 queries: Queries {
                     values: queries.values(),
                     width: queries.width(),
@@ -169,7 +170,7 @@ impl Backend for Cpu {
     fn collect<O: Observe>(
         &self,
         mut turn: Turn<'_>,
-        mut step: ExpertStep<'_, HostBuffer>,
+        mut step: ExpertStep<'_, Self>,
         observe: &mut O,
     ) -> Result<()> {
         let (layer, rows) = (step.layer, step.routing.rows());
@@ -188,7 +189,7 @@ impl Backend for Cpu {
     }
 }
 
-fn show_experts<O: Observe>(experts: &[u32], step: &ExpertStep<'_, HostBuffer>, observe: &mut O) {
+fn show_experts<O: Observe>(experts: &[u32], step: &ExpertStep<'_, Cpu>, observe: &mut O) {
     let names = ["gate", "up", "down"].map(|part| format!("blk.{}.ffn_{part}_exps", step.layer));
     let mut rows = vec![];
     let dispatch = step.routing.dispatch();
@@ -210,7 +211,7 @@ fn show_experts<O: Observe>(experts: &[u32], step: &ExpertStep<'_, HostBuffer>, 
 /// The routed experts of one layer and batch, a group of them at a time.
 impl Cpu {
     /// Sizes the slots' buffers and quantizes what all experts read.
-    fn begin_experts(&self, stacks: &ExpertLayer, step: &mut ExpertStep<'_, HostBuffer>) {
+    fn begin_experts(&self, stacks: &ExpertLayer, step: &mut ExpertStep<'_, Self>) {
         let (slots, length) = (step.routing.rows() * step.routing.used(), step.experts.length);
         step.hidden.up.resize(slots, length);
         step.hidden.gate.resize(if stacks.gate.is_some() { slots } else { 0 }, length);
@@ -224,7 +225,7 @@ impl Cpu {
         ExpertKernel { matrices: part, kernel: self.kernel(part.stack().format) }
     }
 
-    fn hidden(&self, group: &Group<'_>, step: &mut ExpertStep<'_, HostBuffer>) {
+    fn hidden(&self, group: &Group<'_>, step: &mut ExpertStep<'_, Self>) {
         let share = Share { dispatch: step.routing.dispatch(), experts: group.experts() };
         let Shape { length, activation, .. } = *step.experts;
         let out = Hidden {
@@ -237,7 +238,7 @@ impl Cpu {
         kernels::hidden(&self.team, share, gate.as_ref(), &up, step.normed.inputs().0, &out);
     }
 
-    fn down(&self, group: &Group<'_>, step: &mut ExpertStep<'_, HostBuffer>) {
+    fn down(&self, group: &Group<'_>, step: &mut ExpertStep<'_, Self>) {
         let share = Share { dispatch: step.routing.dispatch(), experts: group.experts() };
         let (part, stride) = (group.down(), step.hidden.out.width());
         let down = self.expert_kernel(&part);
@@ -247,7 +248,7 @@ impl Cpu {
     }
 
     /// Adds the kept slots of each row, the strongest choice first.
-    fn combine(&self, step: &mut ExpertStep<'_, HostBuffer>) {
+    fn combine(&self, step: &mut ExpertStep<'_, Self>) {
         let (routing, out) = (step.routing, &step.hidden.out);
         host::each_row(&self.team, step.added, |row, sum| {
             for (i, choice) in routing.choices(row).iter().enumerate() {

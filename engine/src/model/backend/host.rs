@@ -6,6 +6,7 @@ use super::super::kv_cache::KvCache;
 use super::super::moe::Routing;
 use super::super::step::{AttentionStep, Row, Span};
 use super::super::weights::{Matrix, NormWeights};
+use crate::cuda::Vector;
 use crate::kernels::{Inputs, Kernel, Pick, Quantized, Share, SlotCodes, grow, quantize_slots};
 use crate::ops::{Activation, Rope, layer_norm, rms_norm, rotate};
 use crate::quant::Grain;
@@ -231,11 +232,11 @@ pub(super) fn rope(team: &Team, rope: &Rope, angles: &HostBuffer, x: &mut HostBu
     });
 }
 
-pub(super) fn store(step: &AttentionStep<'_>, qkv: &HostBuffer, caches: &mut [&mut KvCache]) {
+pub(super) fn store(step: &AttentionStep<'_>, qkv: &HostBuffer, states: &mut [KvCache]) {
     for (i, row) in step.rows.iter().enumerate() {
         let values = qkv.row(i);
         let span = |span: Span| &values[span.at..span.at + span.count * span.width];
-        caches[row.sequence].store(step.layer, row.position, span(step.keys), span(step.values));
+        states[row.sequence].store(step.layer, row.position, span(step.keys), span(step.values));
     }
 }
 
@@ -243,11 +244,11 @@ pub(super) fn recur(
     layer: usize,
     rows: &[Row],
     x: &mut HostBuffer,
-    caches: &mut [&mut KvCache],
+    states: &mut [KvCache],
     step: &dyn Fn(&mut [f32], &mut [f32]),
 ) {
     for (i, row) in rows.iter().enumerate() {
-        step(caches[row.sequence].state(layer), x.row_mut(i));
+        step(states[row.sequence].state(layer), x.row_mut(i));
     }
 }
 
@@ -262,12 +263,12 @@ pub(super) fn activate(
 
 pub(super) fn route(
     experts: &Shape,
-    choice_bias: Option<&[f32]>,
+    choice_bias: Option<&Vector>,
     drop: bool,
     logits: &HostBuffer,
     routing: &mut Routing,
 ) {
-    routing.route(logits.values(), experts, choice_bias, drop);
+    routing.route(logits.values(), experts, choice_bias.map(|bias| &**bias), drop);
 }
 
 pub(super) fn add(team: &Team, x: &mut HostBuffer, added: &HostBuffer, scale: f32) {
@@ -290,13 +291,36 @@ pub(super) fn select(rows: &[Row], x: &HostBuffer, out: &mut HostBuffer) {
 macro_rules! host_steps {
     () => {
         type Buffer = HostBuffer;
-        type Cache = KvCache;
+        type State = KvCache;
+        type Routing = Routing;
+        type Exclusive<'b> = ();
 
         fn buffer(&self, width: usize) -> HostBuffer {
             HostBuffer::new(width)
         }
-        fn cache(&self, config: &Config, format: &'static Format) -> Result<KvCache> {
+        fn state(&self, config: &Config, format: &'static Format) -> Result<KvCache> {
             KvCache::new(config, format)
+        }
+        fn routing(&self) -> Routing {
+            Routing::default()
+        }
+        fn host_routing<'a>(&self, routing: &'a Routing) -> Cow<'a, Routing> {
+            Cow::Borrowed(routing)
+        }
+        fn forget(&self, routing: &mut Routing) {
+            routing.clear();
+        }
+        fn begin(&self, _: &[Row], _: &mut [KvCache]) -> Result<()> {
+            Ok(())
+        }
+        fn finish(&self, _: &mut HostBuffer) -> Result<()> {
+            Ok(())
+        }
+        fn logits<'a>(&self, logits: &'a HostBuffer, row: usize) -> &'a [f32] {
+            logits.row(row)
+        }
+        fn logit_rows(&self, logits: &HostBuffer) -> usize {
+            logits.rows()
         }
         fn host<'a>(&self, buffer: &'a HostBuffer) -> Cow<'a, [f32]> {
             Cow::Borrowed(buffer.values())
@@ -329,18 +353,18 @@ macro_rules! host_steps {
         fn rope(&self, rope: &Rope, angles: &HostBuffer, x: &mut HostBuffer, span: Span) {
             host::rope(&self.team, rope, angles, x, span);
         }
-        fn store(&self, step: &AttentionStep<'_>, qkv: &HostBuffer, caches: &mut [&mut KvCache]) {
-            host::store(step, qkv, caches);
+        fn store(&self, step: &AttentionStep<'_>, qkv: &HostBuffer, states: &mut [KvCache]) {
+            host::store(step, qkv, states);
         }
         fn recur(
             &self,
             layer: usize,
             rows: &[Row],
             x: &mut HostBuffer,
-            caches: &mut [&mut KvCache],
+            states: &mut [KvCache],
             step: &dyn Fn(&mut [f32], &mut [f32]),
         ) {
-            host::recur(layer, rows, x, caches, step);
+            host::recur(layer, rows, x, states, step);
         }
         fn activate(&self, activation: Activation, gate: Option<&HostBuffer>, up: &mut HostBuffer) {
             host::activate((&self.team, self.isa()), activation, gate, up);
@@ -348,7 +372,7 @@ macro_rules! host_steps {
         fn route(
             &self,
             experts: &Shape,
-            choice_bias: Option<&[f32]>,
+            choice_bias: Option<&Vector>,
             drop: bool,
             logits: &HostBuffer,
             routing: &mut Routing,

@@ -4,10 +4,12 @@
 //! host memory and share the row maths of `host.rs`.
 
 mod cpu;
+mod cuda;
 mod host;
 mod plain;
 
 pub use cpu::Cpu;
+pub use cuda::{Cuda, Setup};
 pub use host::HostBuffer;
 pub use plain::Plain;
 
@@ -17,25 +19,73 @@ use super::moe::Routing;
 use super::observe::Observe;
 use super::step::{AttentionStep, Row, Span};
 use super::weights::{Linear, Matrix, NormWeights};
+use crate::cuda::Vector;
 use crate::error::Result;
 use crate::experts::ExpertStore;
 use crate::ops::{Activation, Rope};
 use crate::quant::Format;
 use std::borrow::Cow;
 
+/// What one sequence keeps between steps: keys and values of its positions, recurrent states.
+pub trait State {
+    /// Positions held.
+    fn len(&self) -> usize;
+    /// Whether none is held.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Makes room for positions up to `len` and counts them as held.
+    ///
+    /// # Errors
+    /// When a device has no room.
+    fn extend_to(&mut self, len: usize) -> Result<()>;
+    /// Forgets the positions from `len` on and tells how many are left: a recurrent state cannot go back but to its
+    /// beginning, and what is missing has to be computed again.
+    fn rewind(&mut self, len: usize) -> usize;
+}
+
 /// The steps of a forward. Buffers are row-major matrices of f32; shapes have been checked when weights were bound.
 pub trait Backend {
     /// Rows of activations.
     type Buffer;
-    /// What one conversation keeps.
-    type Cache;
+    /// What one sequence keeps.
+    type State: State;
+    /// Which rows go to which experts.
+    type Routing;
+    /// Keeps other steps from beginning.
+    type Exclusive<'b>
+    where
+        Self: 'b;
     /// A layer's turn at the expert store.
     type Turn<'s>;
 
     /// An empty buffer, `width` wide.
     fn buffer(&self, width: usize) -> Self::Buffer;
-    /// An empty cache in `format`.
-    fn cache(&self, config: &Config, format: &'static Format) -> Result<Self::Cache>;
+    /// The state of a sequence without tokens, keys and values in `format`.
+    ///
+    /// # Errors
+    /// When the format does not fit the model's head widths.
+    fn state(&self, config: &Config, format: &'static Format) -> Result<Self::State>;
+    /// No routing.
+    fn routing(&self) -> Self::Routing;
+    /// A routing where the program can read it.
+    fn host_routing<'a>(&self, routing: &'a Self::Routing) -> Cow<'a, Routing>;
+    /// Makes a routing one of no rows.
+    fn forget(&self, routing: &mut Self::Routing);
+    /// Gets ready for a step of these rows.
+    ///
+    /// # Errors
+    /// When a device has no room for it.
+    fn begin<'b>(&'b self, rows: &[Row], states: &mut [Self::State]) -> Result<Self::Exclusive<'b>>;
+    /// Waits until the step is done; the program can read its `logits` then.
+    ///
+    /// # Errors
+    /// The first failure of a device since [`Backend::begin`].
+    fn finish(&self, logits: &mut Self::Buffer) -> Result<()>;
+    /// A row of logits after [`Backend::finish`].
+    fn logits<'a>(&self, logits: &'a Self::Buffer, row: usize) -> &'a [f32];
+    /// Rows of logits after [`Backend::finish`].
+    fn logit_rows(&self, logits: &Self::Buffer) -> usize;
     /// The rows where the program can read them.
     fn host<'a>(&self, buffer: &'a Self::Buffer) -> Cow<'a, [f32]>;
     /// Gives a buffer another shape; contents are undefined.
@@ -61,14 +111,14 @@ pub trait Backend {
     fn copy_span(&self, x: &Self::Buffer, from: Span, out: &mut Self::Buffer, to: Span);
     /// Turns each piece by its row's angles.
     fn rope(&self, rope: &Rope, angles: &Self::Buffer, x: &mut Self::Buffer, span: Span);
-    /// Writes the batch's keys and values into the caches.
-    fn store(&self, step: &AttentionStep<'_>, qkv: &Self::Buffer, caches: &mut [&mut Self::Cache]);
-    /// Attention of the batch over the caches.
+    /// Writes the batch's keys and values into the sequences' states.
+    fn store(&self, step: &AttentionStep<'_>, qkv: &Self::Buffer, states: &mut [Self::State]);
+    /// Attention of the batch over the states.
     fn attention(
         &self,
         step: &AttentionStep<'_>,
         queries: &Self::Buffer,
-        caches: &[&mut Self::Cache],
+        states: &[Self::State],
         out: &mut Self::Buffer,
     );
     /// A recurrence: `step` changes a sequence's state of a layer and a row of `x`, row after row of each sequence.
@@ -77,7 +127,7 @@ pub trait Backend {
         layer: usize,
         rows: &[Row],
         x: &mut Self::Buffer,
-        caches: &mut [&mut Self::Cache],
+        states: &mut [Self::State],
         step: &dyn Fn(&mut [f32], &mut [f32]),
     );
     /// The activation between up and down, in place in `up`.
@@ -86,16 +136,21 @@ pub trait Backend {
     fn route(
         &self,
         experts: &Shape,
-        choice_bias: Option<&[f32]>,
+        choice_bias: Option<&Vector>,
         drop: bool,
         logits: &Self::Buffer,
-        routing: &mut Routing,
+        routing: &mut Self::Routing,
     );
     /// Begins a layer's turn at the store: what the batch wants and is not in memory is asked for.
     ///
     /// # Errors
     /// When the system has no room for it.
-    fn ask<'s>(&self, store: &'s ExpertStore, layer: usize, routing: &Routing) -> Result<Self::Turn<'s>>;
+    fn ask<'s>(
+        &self,
+        store: &'s ExpertStore,
+        layer: usize,
+        routing: &Self::Routing,
+    ) -> Result<Self::Turn<'s>>;
     /// Adds the weighted outputs of the routed experts to `step.added`, as their weights arrive, and ends the turn.
     ///
     /// # Errors
@@ -103,7 +158,7 @@ pub trait Backend {
     fn collect<O: Observe>(
         &self,
         turn: Self::Turn<'_>,
-        step: ExpertStep<'_, Self::Buffer>,
+        step: ExpertStep<'_, Self>,
         observe: &mut O,
     ) -> Result<()>;
     /// Multiplies each row of `out` by the sigmoid of one output of `gate`.
@@ -117,7 +172,7 @@ pub trait Backend {
 }
 
 /// One layer's routed experts over a batch.
-pub struct ExpertStep<'a, T> {
+pub struct ExpertStep<'a, B: Backend + ?Sized> {
     /// Where the weights are.
     pub store: &'a ExpertStore,
     /// Whose experts.
@@ -125,13 +180,13 @@ pub struct ExpertStep<'a, T> {
     /// Their sizes.
     pub experts: &'a Shape,
     /// Which rows go to which.
-    pub routing: &'a Routing,
+    pub routing: &'a B::Routing,
     /// A guess of the next layer's routing; no rows where none is wanted.
-    pub ahead: &'a Routing,
+    pub ahead: &'a B::Routing,
     /// What all of them read.
-    pub normed: &'a mut T,
+    pub normed: &'a mut B::Buffer,
     /// What they compute.
-    pub hidden: &'a mut Hidden<T>,
+    pub hidden: &'a mut Hidden<B::Buffer>,
     /// Where it is added.
-    pub added: &'a mut T,
+    pub added: &'a mut B::Buffer,
 }

@@ -9,6 +9,7 @@ use super::super::step::{AttentionStep, Row, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use super::host::{self, HostBuffer, Scratch, host_steps};
 use super::{Backend, ExpertStep};
+use crate::cuda::Vector;
 use crate::error::Result;
 use crate::experts::{ExpertStore, Stack};
 use crate::kernels::MatrixRef;
@@ -123,7 +124,7 @@ impl Backend for Plain {
         &self,
         step: &AttentionStep<'_>,
         queries: &HostBuffer,
-        caches: &[&mut KvCache],
+        states: &[KvCache],
         out: &mut HostBuffer,
     ) {
         out.resize(step.rows.len(), step.queries.count * step.value_length);
@@ -131,7 +132,7 @@ impl Backend for Plain {
             for head in 0..step.queries.count {
                 let start = step.queries.at + head * step.queries.stride;
                 let query = &queries.row(i)[start..start + step.queries.width];
-                let value = attend(step, caches[row.sequence], query, head, row.position);
+                let value = attend(step, &states[row.sequence], query, head, row.position);
                 out.row_mut(i)[head * step.value_length..][..step.value_length].copy_from_slice(&value);
             }
         }
@@ -141,7 +142,7 @@ impl Backend for Plain {
         Ok(())
     }
 
-    fn collect<O: Observe>(&self, (): (), step: ExpertStep<'_, HostBuffer>, _: &mut O) -> Result<()> {
+    fn collect<O: Observe>(&self, (): (), step: ExpertStep<'_, Self>, _: &mut O) -> Result<()> {
         let ExpertStep { store, layer, experts, routing, normed, added, .. } = step;
         let stacks = store.layer(layer);
         for row in 0..normed.rows() {

@@ -37,9 +37,9 @@ pub struct Dense {
 }
 
 /// Rows between the steps.
-pub struct Scratch<T> {
-    gate: T, // (rows, hidden width)
-    up: T,   // (rows, hidden width)
+pub struct Scratch<B: Backend> {
+    gate: B::Buffer, // (rows, hidden width)
+    up: B::Buffer,   // (rows, hidden width)
 }
 
 impl Dense {
@@ -58,14 +58,14 @@ impl Dense {
 
 impl Kind for Dense {
     type Shape = Shape;
-    type Scratch<T> = Scratch<T>;
+    type Scratch<B: Backend> = Scratch<B>;
 
     fn bind(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Self> {
         Self::bind_as("", shape, layer)
     }
 
-    fn scratch<T>(buffer: &dyn Fn() -> T) -> Scratch<T> {
-        Scratch { gate: buffer(), up: buffer() }
+    fn scratch<B: Backend>(backend: &B) -> Scratch<B> {
+        Scratch { gate: backend.buffer(0), up: backend.buffer(0) }
     }
 
     fn scratch_columns(&self) -> usize {
@@ -78,9 +78,9 @@ impl Kind for Dense {
 
     fn step<B: Backend, O: Observe>(
         &self,
-        pass: &mut Pass<'_, '_, B, O>,
+        pass: &mut Pass<'_, B, O>,
         half: &mut Half<'_, B::Buffer>,
-        scratch: &mut Scratch<B::Buffer>,
+        scratch: &mut Scratch<B>,
     ) -> Result<()> {
         let Scratch { gate, up } = scratch;
         pass.resize(up, self.shape.length);

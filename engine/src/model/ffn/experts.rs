@@ -4,12 +4,12 @@ use super::super::backend::{Backend, ExpertStep};
 use super::super::bind::LayerBinder;
 use super::super::config::limit;
 use super::super::kinds::{Half, Kind, Pass};
-use super::super::moe::Routing;
 use super::super::observe::Observe;
 use super::super::weights::{Layer, Linear, Matrix};
 use super::super::{Architecture, Keys};
 use super::Ffn;
 use super::dense::{self, Dense};
+use crate::cuda::Vector;
 use crate::error::{Error, Result};
 use crate::experts::{ExpertLayer, Stack};
 use crate::ops::Activation;
@@ -165,17 +165,17 @@ fn read_shared(keys: &Keys<'_>, layer: usize, expert_length: usize) -> Result<Op
 pub struct Experts {
     shape: Shape,
     router: Linear,                          // (expert_count, embedding_length)
-    choice_bias: Option<Vec<f32>>,           // added to scores for the choice only
+    choice_bias: Option<Vector>,             // added to scores for the choice only
     shared: Option<(Dense, Option<Linear>)>, // the always active FFN, and the row of its sigmoid gate
 }
 
 /// Rows between the steps.
-pub struct Scratch<T> {
-    logits: T,                 // (rows, expert_count)
-    shared: dense::Scratch<T>, // of the always active FFN
-    hidden: Hidden<T>,
-    routing: Routing,
-    ahead: Routing, // a guess of the next layer's routing; no rows where none is wanted
+pub struct Scratch<B: Backend> {
+    logits: B::Buffer,         // (rows, expert_count)
+    shared: dense::Scratch<B>, // of the always active FFN
+    hidden: Hidden<B::Buffer>,
+    routing: B::Routing,
+    ahead: B::Routing, // a guess of the next layer's routing; no rows where none is wanted
 }
 
 /// What the chosen experts compute, a row for each choice of each row.
@@ -190,7 +190,7 @@ pub struct Hidden<T> {
 
 impl Kind for Experts {
     type Shape = Shape;
-    type Scratch<T> = Scratch<T>;
+    type Scratch<B: Backend> = Scratch<B>;
 
     fn bind(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Self> {
         let shared = |shared: Shared| {
@@ -206,13 +206,14 @@ impl Kind for Experts {
         })
     }
 
-    fn scratch<T>(buffer: &dyn Fn() -> T) -> Scratch<T> {
+    fn scratch<B: Backend>(backend: &B) -> Scratch<B> {
+        let buffer = || backend.buffer(0);
         Scratch {
             logits: buffer(),
-            shared: Dense::scratch(buffer),
+            shared: Dense::scratch(backend),
             hidden: Hidden { gate: buffer(), up: buffer(), out: buffer() },
-            routing: Routing::default(),
-            ahead: Routing::default(),
+            routing: backend.routing(),
+            ahead: backend.routing(),
         }
     }
 
@@ -229,17 +230,17 @@ impl Kind for Experts {
 
     fn step<B: Backend, O: Observe>(
         &self,
-        pass: &mut Pass<'_, '_, B, O>,
+        pass: &mut Pass<'_, B, O>,
         half: &mut Half<'_, B::Buffer>,
-        scratch: &mut Scratch<B::Buffer>,
+        scratch: &mut Scratch<B>,
     ) -> Result<()> {
         let Scratch { logits, shared, hidden, routing, ahead } = scratch;
         pass.resize(logits, self.shape.expert_count);
         pass.linear(&self.router, half.normed, logits, 0);
-        let bias = self.choice_bias.as_deref();
+        let bias = self.choice_bias.as_ref();
         pass.backend.route(&self.shape, bias, pass.drop_tokens, logits, routing);
         if O::ACTIVE {
-            pass.observe.routed(half.layer, routing);
+            pass.observe.routed(half.layer, &pass.backend.host_routing(routing));
         }
         let store = pass.experts;
         let turn = pass.backend.ask(store, half.layer, routing)?;
@@ -273,9 +274,9 @@ impl Experts {
     /// What every token gets besides its experts; zeros without a shared FFN.
     fn shared<B: Backend, O: Observe>(
         &self,
-        pass: &mut Pass<'_, '_, B, O>,
+        pass: &mut Pass<'_, B, O>,
         half: &mut Half<'_, B::Buffer>,
-        scratch: &mut dense::Scratch<B::Buffer>,
+        scratch: &mut dense::Scratch<B>,
     ) -> Result<()> {
         let Some((ffn, gate)) = &self.shared else {
             pass.backend.clear(half.added, pass.rows.len());
@@ -291,18 +292,18 @@ impl Experts {
 
 /// Guesses what the next layer will choose from the rows as they are before this half: each adds little to them.
 fn look_ahead<B: Backend, O: Observe>(
-    pass: &mut Pass<'_, '_, B, O>,
+    pass: &mut Pass<'_, B, O>,
     half: &mut Half<'_, B::Buffer>,
     logits: &mut B::Buffer,
-    ahead: &mut Routing,
+    ahead: &mut B::Routing,
 ) {
-    ahead.clear();
+    pass.backend.forget(ahead);
     let Some(Layer { ffn: Ffn::Experts(next), ffn_norm, .. }) = half.next else { return };
     if pass.experts.look_ahead(half.layer + 1, pass.rows.len()) > 0 {
         pass.backend.norm(ffn_norm, half.x, half.added);
         pass.resize(logits, next.shape.expert_count);
         pass.backend.linear(&next.router, half.added, logits, 0);
-        pass.backend.route(&next.shape, next.choice_bias.as_deref(), false, logits, ahead);
+        pass.backend.route(&next.shape, next.choice_bias.as_ref(), false, logits, ahead);
     }
 }
 

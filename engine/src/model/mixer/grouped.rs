@@ -10,6 +10,7 @@ use super::super::observe::Observe;
 use super::super::step::{AttentionStep, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use super::super::{Architecture, mixer};
+use crate::cuda::Vector;
 use crate::error::Result;
 
 /// Sizes of grouped attention.
@@ -119,19 +120,19 @@ pub struct Grouped {
     qkv: Vec<(Linear, usize)>, // q, k, v, or all three in one, with the column of the joined row where each starts
     q_norm: Option<NormWeights>,
     k_norm: Option<NormWeights>,
-    sinks: Option<Vec<f32>>, // one logit per query head
-    output: Linear,          // back to the residual stream
+    sinks: Option<Vector>, // one logit per query head
+    output: Linear,        // back to the residual stream
 }
 
 /// Rows between the steps.
-pub struct Scratch<T> {
-    joined: T,   // queries, keys and values (rows, q + k + v)
-    attended: T, // heads' values (rows, head_count * value_length)
+pub struct Scratch<B: Backend> {
+    joined: B::Buffer,   // queries, keys and values (rows, q + k + v)
+    attended: B::Buffer, // heads' values (rows, head_count * value_length)
 }
 
 impl Kind for Grouped {
     type Shape = Shape;
-    type Scratch<T> = Scratch<T>;
+    type Scratch<B: Backend> = Scratch<B>;
 
     fn bind(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Self> {
         let (keys, values, width) = (shape.keys(), shape.values(), layer.width());
@@ -166,8 +167,8 @@ impl Kind for Grouped {
         })
     }
 
-    fn scratch<T>(buffer: &dyn Fn() -> T) -> Scratch<T> {
-        Scratch { joined: buffer(), attended: buffer() }
+    fn scratch<B: Backend>(backend: &B) -> Scratch<B> {
+        Scratch { joined: backend.buffer(0), attended: backend.buffer(0) }
     }
 
     fn scratch_columns(&self) -> usize {
@@ -181,9 +182,9 @@ impl Kind for Grouped {
 
     fn step<B: Backend, O: Observe>(
         &self,
-        pass: &mut Pass<'_, '_, B, O>,
+        pass: &mut Pass<'_, B, O>,
         half: &mut Half<'_, B::Buffer>,
-        scratch: &mut Scratch<B::Buffer>,
+        scratch: &mut Scratch<B>,
     ) -> Result<()> {
         let Scratch { joined, attended } = scratch;
         pass.resize(joined, self.shape.joined());
@@ -211,10 +212,10 @@ impl Kind for Grouped {
             value_length: self.shape.value_length,
             scale: self.shape.scale,
             window: self.shape.window,
-            sinks: self.sinks.as_deref(),
+            sinks: self.sinks.as_ref(),
         };
-        pass.backend.store(&step, joined, pass.caches);
-        pass.backend.attention(&step, joined, pass.caches, attended);
+        pass.backend.store(&step, joined, pass.states);
+        pass.backend.attention(&step, joined, pass.states, attended);
         pass.linear(&self.output, attended, half.added, 0);
         Ok(())
     }

@@ -69,17 +69,17 @@ pub struct Latent {
 }
 
 /// Rows between the steps.
-pub struct Scratch<T> {
-    joined: T,     // query heads, latent row and rotated key (rows, queries + absorbed)
-    compressed: T, // (rows, q_lora_rank)
-    absorbed: T,   // queries in the latent space (rows, head_count * absorbed)
-    attended: T,   // latent values (rows, head_count * kv_lora_rank)
-    values: T,     // heads' values (rows, head_count * value_length)
+pub struct Scratch<B: Backend> {
+    joined: B::Buffer,     // query heads, latent row and rotated key (rows, queries + absorbed)
+    compressed: B::Buffer, // (rows, q_lora_rank)
+    absorbed: B::Buffer,   // queries in the latent space (rows, head_count * absorbed)
+    attended: B::Buffer,   // latent values (rows, head_count * kv_lora_rank)
+    values: B::Buffer,     // heads' values (rows, head_count * value_length)
 }
 
 impl Kind for Latent {
     type Shape = Shape;
-    type Scratch<T> = Scratch<T>;
+    type Scratch<B: Backend> = Scratch<B>;
 
     fn bind(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Self> {
         let width = layer.width();
@@ -108,13 +108,13 @@ impl Kind for Latent {
         Memory::Pages(Pages { heads: 1, key_length: shape.absorbed(), value_length: 0 })
     }
 
-    fn scratch<T>(buffer: &dyn Fn() -> T) -> Scratch<T> {
+    fn scratch<B: Backend>(backend: &B) -> Scratch<B> {
         Scratch {
-            joined: buffer(),
-            compressed: buffer(),
-            absorbed: buffer(),
-            attended: buffer(),
-            values: buffer(),
+            joined: backend.buffer(0),
+            compressed: backend.buffer(0),
+            absorbed: backend.buffer(0),
+            attended: backend.buffer(0),
+            values: backend.buffer(0),
         }
     }
 
@@ -132,9 +132,9 @@ impl Kind for Latent {
 
     fn step<B: Backend, O: Observe>(
         &self,
-        pass: &mut Pass<'_, '_, B, O>,
+        pass: &mut Pass<'_, B, O>,
         half: &mut Half<'_, B::Buffer>,
-        scratch: &mut Scratch<B::Buffer>,
+        scratch: &mut Scratch<B>,
     ) -> Result<()> {
         self.project(pass, half, scratch);
         self.absorb(pass, scratch);
@@ -152,8 +152,8 @@ impl Kind for Latent {
             window: None,
             sinks: None,
         };
-        pass.backend.store(&step, joined, pass.caches);
-        pass.backend.attention(&step, absorbed, pass.caches, attended);
+        pass.backend.store(&step, joined, pass.states);
+        pass.backend.attention(&step, absorbed, pass.states, attended);
         let from = Span::pieces(0, shape.head_count, shape.kv_lora_rank);
         let to = Span::pieces(0, shape.head_count, shape.value_length);
         pass.resize(values, to.as_one().width);
@@ -167,9 +167,9 @@ impl Latent {
     /// Queries, the latent row and the rotated key, normed and turned, in a joined row.
     fn project<B: Backend, O: Observe>(
         &self,
-        pass: &mut Pass<'_, '_, B, O>,
+        pass: &mut Pass<'_, B, O>,
         half: &mut Half<'_, B::Buffer>,
-        scratch: &mut Scratch<B::Buffer>,
+        scratch: &mut Scratch<B>,
     ) {
         let Scratch { joined, compressed, .. } = scratch;
         let (shape, normed) = (&self.shape, &mut *half.normed);
@@ -193,11 +193,7 @@ impl Latent {
     }
 
     /// Moves the queries into the latent space.
-    fn absorb<B: Backend, O: Observe>(
-        &self,
-        pass: &mut Pass<'_, '_, B, O>,
-        scratch: &mut Scratch<B::Buffer>,
-    ) {
+    fn absorb<B: Backend, O: Observe>(&self, pass: &mut Pass<'_, B, O>, scratch: &mut Scratch<B>) {
         let Scratch { joined, absorbed, .. } = scratch;
         let (shape, stride) = (&self.shape, self.shape.absorbed());
         pass.resize(absorbed, shape.head_count * stride);

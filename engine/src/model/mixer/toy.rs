@@ -37,7 +37,7 @@ pub struct Toy {
 
 impl Kind for Toy {
     type Shape = Shape;
-    type Scratch<T> = T;
+    type Scratch<B: Backend> = B::Buffer;
 
     fn bind(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Self> {
         Ok(Self { shape: shape.clone(), output: layer.linear("toy_output", layer.width(), shape.width)? })
@@ -47,8 +47,8 @@ impl Kind for Toy {
         Memory::State(shape.width)
     }
 
-    fn scratch<T>(buffer: &dyn Fn() -> T) -> T {
-        buffer()
+    fn scratch<B: Backend>(backend: &B) -> B::Buffer {
+        backend.buffer(0)
     }
 
     fn scratch_columns(&self) -> usize {
@@ -61,14 +61,14 @@ impl Kind for Toy {
 
     fn step<B: Backend, O: Observe>(
         &self,
-        pass: &mut Pass<'_, '_, B, O>,
+        pass: &mut Pass<'_, B, O>,
         half: &mut Half<'_, B::Buffer>,
         mixed: &mut B::Buffer,
     ) -> Result<()> {
         let whole = Span::one(0, self.shape.width);
         pass.resize(mixed, self.shape.width);
         pass.backend.copy_span(half.normed, whole, mixed, whole);
-        pass.backend.recur(half.layer, pass.rows, mixed, pass.caches, &|state, row| {
+        pass.backend.recur(half.layer, pass.rows, mixed, pass.states, &|state, row| {
             for (state, value) in state.iter_mut().zip(row) {
                 *state = *state / 2.0 + *value;
                 *value = *state;

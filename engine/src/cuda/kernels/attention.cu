@@ -1,0 +1,209 @@
+// The cache of keys and values, and attention over it.
+//
+// A page holds 256 positions of one layer's keys or values; a head's positions lie together in it. Blocks have 128
+// threads; block_x() is the row, block_y() the head. Attention goes through tiles of 128 positions that begin at
+// multiples of 128 whatever the row or the window, with a running softmax as in engine/src/kernels/attention, so what
+// a row becomes does not depend on the other rows.
+#include "steps_math.cuh"
+
+/// Bytes of shared memory of `attention`.
+#define ATTENTION_SHARED(key_width) (((key_width) + cache::TILE + 2 * steps::WARPS) * 4)
+
+namespace cache {
+
+using namespace steps;
+
+constexpr int PAGE = 256;
+/// Positions that a block takes at once, one for each thread; they never cross a page.
+constexpr int TILE = THREADS;
+/// Keys that a warp takes at once, so that one waits while the others are multiplied.
+constexpr int TOGETHER = 4;
+/// Columns of a value for each thread: up to 1024 in all.
+constexpr int MOST_COLUMNS = 8;
+
+/// Of numbers in the cache, as launches number them. A block of Q8_0 is a half and 32 signed bytes.
+enum Format { F32, F16, Q8_0, BF16 };
+constexpr int Q8_0_BYTES = 34;
+enum Side { KEYS, VALUES };
+
+DEVICE size_t row_bytes(int format, int width) {
+    return format == Q8_0 ? (size_t)(width / 32) * Q8_0_BYTES : (size_t)width * (format == F32 ? 4 : 2);
+}
+
+/// Page `number` of one side of a layer.
+DEVICE uint8_t *page(uint64_t table, int layer, int side, int max_pages, int number) {
+    return (uint8_t *)((const uint64_t *)table)[(size_t)(layer * 2 + side) * max_pages + number];
+}
+
+/// Where a head's position lies in its page.
+DEVICE size_t place(int head, int position, size_t row_bytes) {
+    return ((size_t)head * PAGE + position % PAGE) * row_bytes;
+}
+
+template <int format> DEVICE float number(const uint8_t *row, int column) {
+    if (format == F32) return ((const float *)row)[column];
+    if (format == F16) return half_to_float(((const uint16_t *)row)[column]);
+    if (format == BF16) return bits_to_float((int)((uint32_t)((const uint16_t *)row)[column] << 16));
+    const uint8_t *block = row + column / 32 * Q8_0_BYTES;
+    return (float)(int8_t)block[2 + column % 32] * half_to_float(*(const uint16_t *)block);
+}
+
+/// The nearest BF16, ties to even.
+DEVICE uint16_t float_to_bf16(float value) {
+    uint32_t bits = (uint32_t)float_to_bits(value);
+    return (uint16_t)(value != value ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/// A block of Q8_0 by a warp, as engine/src/quant/q8_0.rs writes it.
+DEVICE void store_q8_0(float value, uint8_t *block, int lane) {
+    bool is_finite = magnitude(value) < infinity();
+    float largest = warp_largest(is_finite ? magnitude(value) : 0.0f);
+    // What is not a number becomes 0, an infinity the largest.
+    if (!is_finite) value = value != value ? 0.0f : value < 0.0f ? -largest : largest;
+    float scale = largest / 127.0f;
+    if (!(scale < 65520.0f)) scale = 65504.0f;
+    float inverse = 1.0f / scale;
+    if (!(inverse < infinity())) inverse = 0.0f;
+    float code = clamp(value * inverse, -127.0f, 127.0f);
+    // Halves away from zero; the addend is the largest value below one half.
+    int rounded = (int)(code + (float_to_bits(code) < 0 ? -0.49999997f : 0.49999997f));
+    block[2 + lane] = (uint8_t)(rounded & 255);
+    if (lane == 0) *(uint16_t *)block = float_to_half(scale);
+}
+
+/// One head's key or value.
+DEVICE void store_row(const float *values, int width, int format, uint8_t *row) {
+    if (format == Q8_0) {
+        int lane = thread_x() & 31;
+        for (int block = thread_x() >> 5; block < width / 32; block += WARPS)
+            store_q8_0(values[block * 32 + lane], row + block * Q8_0_BYTES, lane);
+        return;
+    }
+    for (int i = thread_x(); i < width; i += THREADS) {
+        if (format == F32)
+            ((float *)row)[i] = values[i];
+        else
+            ((uint16_t *)row)[i] = format == F16 ? float_to_half(values[i]) : float_to_bf16(values[i]);
+    }
+}
+
+/// Products of the query with the keys `from` to `to` of a tile, a warp for each; the places of others are left alone.
+template <int format>
+DEVICE void multiply(const float *query, const uint8_t *keys, size_t row_bytes, int width, int from, int to,
+                     float *scores) {
+    int lane = thread_x() & 31;
+    for (int first = (thread_x() >> 5) * TOGETHER; first < TILE; first += WARPS * TOGETHER) {
+        if (first + TOGETHER <= from || first >= to) continue;
+        const uint8_t *rows[TOGETHER];
+        float sums[TOGETHER];
+        UNROLL for (int i = 0; i < TOGETHER; i++) {
+            int seen = first + i < from ? from : first + i < to ? first + i : to - 1;
+            rows[i] = keys + seen * row_bytes;
+            sums[i] = 0.0f;
+        }
+        for (int column = lane; column < width; column += 32)
+            UNROLL for (int i = 0; i < TOGETHER; i++)
+                sums[i] = multiply_add(query[column], number<format>(rows[i], column), sums[i]);
+        UNROLL for (int i = 0; i < TOGETHER; i++) {
+            float sum = warp_sum(sums[i]);
+            if (lane == 0) scores[first + i] = sum;
+        }
+    }
+}
+
+/// Where one query head's work lies, and what it sees.
+struct Head {
+    const uint64_t *keys, *values; // pages; no values where the keys' first columns are
+    int kv_head, first, position;  // positions from the first seen one to the row's own
+    int key_width, value_width;
+};
+
+/// One query head of one row. `query` is in shared memory, multiplied with the scale.
+template <int format>
+DEVICE void attend(const Head &head, const float *query, float *scores, float *places, float largest, float *out) {
+    float total = largest > -infinity() ? 1.0f : 0.0f; // of the sink
+    float sums[MOST_COLUMNS] = {};
+    size_t key_bytes = row_bytes(format, head.key_width);
+    size_t value_bytes = head.values ? row_bytes(format, head.value_width) : key_bytes;
+    for (int start = head.first / TILE * TILE; start <= head.position; start += TILE) {
+        int from = head.first > start ? head.first - start : 0;
+        int to = head.position + 1 - start < TILE ? head.position + 1 - start : TILE;
+        const uint8_t *keys = (const uint8_t *)head.keys[start / PAGE] + place(head.kv_head, start, key_bytes);
+        multiply<format>(query, keys, key_bytes, head.key_width, from, to, scores);
+        sync_block();
+        bool is_seen = thread_x() >= from && thread_x() < to;
+        float score = is_seen ? scores[thread_x()] : -infinity();
+        float so_far = largest;
+        largest = larger(so_far, block_largest(score, places));
+        float weight = is_seen ? exponential_of_negative(score - largest) : 0.0f;
+        scores[thread_x()] = weight;
+        float shrink = exponential_of_negative(so_far - largest);
+        total = total * shrink + block_sum(weight, places + WARPS);
+        const uint8_t *values = keys;
+        if (head.values)
+            values = (const uint8_t *)head.values[start / PAGE] + place(head.kv_head, start, value_bytes);
+        UNROLL for (int i = 0; i < MOST_COLUMNS; i++) {
+            int column = i * THREADS + thread_x();
+            if (column >= head.value_width) continue;
+            float sum = sums[i] * shrink;
+            for (int position = from; position < to; position++)
+                sum = multiply_add(scores[position], number<format>(values + position * value_bytes, column), sum);
+            sums[i] = sum;
+        }
+        sync_block();
+    }
+    UNROLL for (int i = 0; i < MOST_COLUMNS; i++) {
+        int column = i * THREADS + thread_x();
+        if (column < head.value_width) out[column] = sums[i] / total;
+    }
+}
+
+} // namespace cache
+
+/// Writes a row's keys and values into its sequence's pages. A row's value heads are as many as its key heads, with no
+/// gaps; `value_width` 0: there are none.
+KERNEL void BOUNDS(steps::THREADS, 8)
+    store(const float *qkv, int qkv_width, int key_at, int key_heads, int key_width, int value_at, int value_width,
+          const int *positions, const int *sequences, const uint64_t *tables, int layer, int max_pages,
+          int cache_format) {
+    using namespace cache;
+    int row = block_x(), head = block_y(), position = positions[row], number = position / PAGE;
+    if (head >= key_heads) return;
+    uint64_t table = tables[sequences[row]];
+    const float *values = qkv + (size_t)row * qkv_width;
+    size_t key_bytes = row_bytes(cache_format, key_width), value_bytes = row_bytes(cache_format, value_width);
+    store_row(values + key_at + head * key_width, key_width, cache_format,
+              page(table, layer, KEYS, max_pages, number) + place(head, position, key_bytes));
+    if (value_width > 0)
+        store_row(values + value_at + head * value_width, value_width, cache_format,
+                  page(table, layer, VALUES, max_pages, number) + place(head, position, value_bytes));
+}
+
+/// What a row's query heads see of their sequence, itself included: at most `window` positions where that is not 0.
+/// `sinks` are logits, one a head, that take weight and give nothing. Keys are as wide as queries.
+/// ATTENTION_SHARED(q_piece).
+KERNEL void BOUNDS(steps::THREADS, 4)
+    attention(const float *queries, int q_width, int q_at, int q_count, int q_piece, int q_stride, int kv_heads,
+              int value_width, float scale, int window, const float *sinks, const int *positions,
+              const int *sequences, const uint64_t *tables, int layer, int max_pages, int values_in_keys,
+              int cache_format, float *out) {
+    using namespace cache;
+    SHARED_MEMORY(shared);
+    float *query = (float *)shared, *scores = query + q_piece, *places = scores + TILE;
+    int row = block_x(), number = block_y(), position = positions[row];
+    const float *from = queries + (size_t)row * q_width + q_at + number * q_stride;
+    for (int i = thread_x(); i < q_piece; i += THREADS) query[i] = from[i] * scale;
+    sync_block();
+    const uint64_t *pages = (const uint64_t *)tables[sequences[row]] + (size_t)layer * 2 * max_pages;
+    int first = window > 0 && position + 1 > window ? position + 1 - window : 0;
+    Head head = {pages, values_in_keys ? nullptr : pages + max_pages, number * kv_heads / q_count, first, position,
+                 q_piece, value_width};
+    float sink = sinks ? sinks[number] : -infinity();
+    float *result = out + ((size_t)row * q_count + number) * value_width;
+    switch (cache_format) {
+    case F32: attend<F32>(head, query, scores, places, sink, result); break;
+    case F16: attend<F16>(head, query, scores, places, sink, result); break;
+    case Q8_0: attend<Q8_0>(head, query, scores, places, sink, result); break;
+    default: attend<BF16>(head, query, scores, places, sink, result);
+    }
+}

@@ -1,0 +1,307 @@
+// The steps of a forward that work on rows alone: norms, spans, rotations, activations, rounding to bytes, routing.
+//
+// Every kernel runs blocks of 128 threads, block_x() is the row and block_y() the piece or head, and needs no dynamic
+// shared memory but what stands beside it. Numbers and orders are those of engine/src/ops and model/moe.rs; so are the
+// bits, but for norms, whose sums go through a tree. What a row becomes does not depend on the other rows.
+#include "steps_math.cuh"
+
+using namespace steps;
+
+/// Bytes of shared memory.
+#define NORM_SHARED (2 * steps::WARPS * 4)
+#define ROUTE_SHARED(experts) ((experts) * 20)
+#define ROUTE_CAPACITY_SHARED(experts) ((experts) * 4 + steps::THREADS * 4)
+
+DEVICE size_t row_start(int width) { return (size_t)block_x() * width; }
+
+/// One row or a piece of it; `out` may be `x`.
+DEVICE void norm_piece(const float *x, const float *weight, const float *bias, float epsilon, bool is_layer_norm,
+                       float *out, int width, float *places) {
+    float mean = 0.0f;
+    if (is_layer_norm) {
+        float sum = 0.0f;
+        for (int i = thread_x(); i < width; i += THREADS) sum += x[i];
+        mean = block_sum(sum, places) / (float)width;
+    }
+    float squares = 0.0f;
+    for (int i = thread_x(); i < width; i += THREADS) {
+        float distance = x[i] - mean;
+        squares += distance * distance;
+    }
+    float factor = 1.0f / square_root(block_sum(squares, places + WARPS) / (float)width + epsilon);
+    for (int i = thread_x(); i < width; i += THREADS) {
+        float value = (x[i] - mean) * factor * weight[i];
+        out[i] = is_layer_norm && bias ? value + bias[i] : value;
+    }
+}
+
+/// Not `norm`: CUDA's own headers declare a C function of that name. NORM_SHARED.
+KERNEL void BOUNDS(steps::THREADS, 8)
+    norm_rows(const float *x, const float *weight, const float *bias, float epsilon, int is_layer_norm, float *out,
+              int width) {
+    SHARED_MEMORY(shared);
+    size_t start = row_start(width);
+    norm_piece(x + start, weight, bias, epsilon, is_layer_norm != 0, out + start, width, (float *)shared);
+}
+
+/// All pieces have the same weights. NORM_SHARED.
+KERNEL void BOUNDS(steps::THREADS, 8)
+    norm_span(float *x, const float *weight, const float *bias, float epsilon, int is_layer_norm, int width, int at,
+              int piece, int stride) {
+    SHARED_MEMORY(shared);
+    float *values = x + row_start(width) + at + block_y() * stride;
+    norm_piece(values, weight, bias, epsilon, is_layer_norm != 0, values, piece, (float *)shared);
+}
+
+KERNEL void BOUNDS(steps::THREADS, 8)
+    copy_span(const float *x, int x_width, int x_at, int x_stride, float *out, int out_width, int out_at,
+              int out_stride, int piece) {
+    const float *from = x + row_start(x_width) + x_at + block_y() * x_stride;
+    float *to = out + row_start(out_width) + out_at + block_y() * out_stride;
+    for (int i = thread_x(); i < piece; i += THREADS) to[i] = from[i];
+}
+
+/// Turns the first `dims` columns of a piece; a row of angles holds the cosines of all pairs, then the sines.
+KERNEL void BOUNDS(steps::THREADS, 8)
+    rope(float *x, const float *angles, int dims, int is_neox, int width, int at, int /*piece*/, int stride) {
+    int pairs = dims / 2;
+    float *head = x + row_start(width) + at + block_y() * stride;
+    const float *cosines = angles + row_start(dims), *sines = cosines + pairs;
+    for (int j = thread_x(); j < pairs; j += THREADS) {
+        int first = is_neox ? j : 2 * j, second = is_neox ? j + pairs : 2 * j + 1;
+        float a = head[first], b = head[second];
+        head[first] = a * cosines[j] - b * sines[j];
+        head[second] = a * sines[j] + b * cosines[j];
+    }
+}
+
+KERNEL void BOUNDS(steps::THREADS, 8) add(float *x, const float *added, float scale, int width) {
+    size_t start = row_start(width);
+    for (int i = thread_x(); i < width; i += THREADS) x[start + i] += added[start + i] * scale;
+}
+
+KERNEL void BOUNDS(steps::THREADS, 8) scale(float *x, float factor, int width) {
+    for (int i = thread_x(); i < width; i += THREADS) x[row_start(width) + i] *= factor;
+}
+
+KERNEL void BOUNDS(steps::THREADS, 8) clear(float *x, int width) {
+    for (int i = thread_x(); i < width; i += THREADS) x[row_start(width) + i] = 0.0f;
+}
+
+KERNEL void BOUNDS(steps::THREADS, 8) add_bias(float *out, const float *bias, int out_width, int at, int count) {
+    for (int i = thread_x(); i < count; i += THREADS) out[row_start(out_width) + at + i] += bias[i];
+}
+
+KERNEL void BOUNDS(steps::THREADS, 8) select_rows(const float *x, const int *rows, float *out, int width) {
+    const float *from = x + (size_t)rows[block_x()] * width;
+    for (int i = thread_x(); i < width; i += THREADS) out[row_start(width) + i] = from[i];
+}
+
+/// The function between up and down of a row. Without a gate `up` itself goes through it.
+DEVICE void activate_row(const float *gate, float *up, int kind, int width) {
+    size_t start = row_start(width);
+    for (int i = thread_x(); i < width; i += THREADS) {
+        float value = up[start + i], f = activated(kind, gate ? gate[start + i] : value);
+        if (gate && kind == SWIGLU_OAI) value = clamp(value, -7.0f, 7.0f) + 1.0f;
+        up[start + i] = gate ? f * value : f;
+    }
+}
+
+/// `kind`: 0 Silu, 1 GeluErf, 2 GeluTanh, 3 Relu, 4 SwigluOai.
+KERNEL void BOUNDS(steps::THREADS, 8) activate(const float *gate, float *up, int kind, int width) {
+    activate_row(gate, up, kind, width);
+}
+
+/// The same for the slots of experts that have an address, of which `addresses` holds three each.
+KERNEL void BOUNDS(steps::THREADS, 8)
+    activate_slots(const float *gate, float *up, int kind, int width, const int *choices,
+                   const uint64_t *addresses) {
+    int expert = choices[block_x()];
+    if (expert >= 0 && addresses[(size_t)expert * 3 + 1]) activate_row(gate, up, kind, width);
+}
+
+KERNEL void BOUNDS(steps::THREADS, 8) weigh_by_sigmoid(const float *weights, float *out, int width) {
+    float weight = sigmoid(weights[block_x()]);
+    for (int i = thread_x(); i < width; i += THREADS) out[row_start(width) + i] *= weight;
+}
+
+/// The largest magnitude of 32 columns, to all lanes.
+DEVICE float largest_of_group(const float *x, int lane) { return warp_largest(magnitude(x[lane])); }
+
+/// Rows in bytes, as kernels/activations.rs rounds them: neighbours, 32 or 256, share a scale. A warp takes them.
+KERNEL void BOUNDS(steps::THREADS, 8)
+    quantize(const float *x, int width, int is_coarse, int8_t *codes, float *extras) {
+    int lane = thread_x() & 31, neighbours = is_coarse ? 256 : 32;
+    const float *row = x + row_start(width);
+    int8_t *row_codes = codes + row_start(width);
+    float *row_extras = extras + row_start(width / 32 * 4);
+    for (int first = (thread_x() >> 5) * neighbours; first < width; first += WARPS * neighbours) {
+        int end = first + neighbours < width ? first + neighbours : width;
+        float largest = 0.0f;
+        for (int at = first; at < end; at += 32) largest = larger(largest, largest_of_group(row + at, lane));
+        // Numbers below 4e-37 have an infinite one: they become zeros.
+        float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+        inverse = inverse < infinity() ? inverse : 0.0f;
+        // The CPU's scale of nothing but zeros is -0.
+        float scale = largest > 0.0f ? largest / 127.0f : -0.0f;
+        for (int at = first; at < end; at += 32) {
+            float rounded = row[at + lane] * inverse + ROUND;
+            row_codes[at + lane] = (int8_t)(float_to_bits(rounded) & 255);
+            float half = rounded - ROUND; // whole numbers: sums are exact
+            UNROLL for (int mask = 8; mask > 0; mask >>= 1) half += shuffle_xor(half, mask);
+            float other = shuffle_xor(half, 16);
+            float *extra = row_extras + at / 32 * 4;
+            if (lane == 0) extra[0] = scale, extra[1] = scale * (half + other), extra[2] = scale * half;
+            if (lane == 16) extra[3] = scale * half;
+        }
+    }
+}
+
+/// Keeps the keys of the best groups only; of equal groups the first counts. Ends with a barrier.
+DEVICE void leave_best_groups(float *keys, float *worths, int *is_there, int experts, int groups, int groups_used,
+                              int groups_counted) {
+    int size = experts / groups;
+    for (int group = thread_x(); group < groups; group += THREADS) {
+        float best = -infinity(), second = -infinity();
+        for (int i = 0; i < size; i++) {
+            float key = keys[group * size + i];
+            if (key > best)
+                second = best, best = key;
+            else if (key > second)
+                second = key;
+        }
+        worths[group] = groups_counted == 1 || size == 1 ? best : best + second;
+        is_there[group] = keys[group * size] != -infinity();
+    }
+    sync_block();
+    for (int group = thread_x(); group < groups; group += THREADS) {
+        // Groups go from the worst on, of equal ones the last; so does this one where enough do not go before it.
+        int before = 0;
+        for (int i = 0; i < groups; i++)
+            before += is_there[i] && (worths[i] < worths[group] || (worths[i] == worths[group] && i > group));
+        if (is_there[group] && before < groups - groups_used)
+            for (int i = 0; i < size; i++) keys[group * size + i] = -infinity();
+    }
+    sync_block();
+}
+
+/// The places of this thread's keys, from the largest on, of equals the first; the first `used` of them are chosen.
+/// Ends with a barrier.
+DEVICE void choose(const float *keys, const float *scores, int experts, int used, int *chosen, float *chosen_scores) {
+    for (int expert = thread_x(); expert < experts; expert += THREADS) {
+        float key = keys[expert];
+        int place = 0;
+        for (int i = 0; i < expert; i++) place += keys[i] >= key;
+        for (int i = expert + 1; i < experts; i++) place += keys[i] > key;
+        if (place < used) chosen[place] = expert, chosen_scores[place] = scores[expert];
+    }
+    sync_block();
+}
+
+/// A row's experts, as model/moe.rs chooses and weighs them. Choices that the threshold leaves out are -1. Sums are
+/// sequential, each thread for itself, so that equal logits give equal choices everywhere. ROUTE_SHARED(experts).
+KERNEL void BOUNDS(steps::THREADS, 4)
+    route(const float *logits, const float *choice_bias, int experts, int used, int gating, int groups, int groups_used,
+          int groups_counted, int normalise, float weight_scale, float threshold, int *choices, float *scores) {
+    enum { SOFTMAX, SIGMOID, SOFTMAX_CHOSEN };
+    SHARED_MEMORY(shared);
+    float *values = (float *)shared, *keys = values + experts, *worths = keys + experts, *finals = worths + experts;
+    int *chosen = (int *)(finals + experts);
+    const float *row = logits + row_start(experts);
+    for (int i = thread_x(); i < experts; i += THREADS) values[i] = gating == SIGMOID ? sigmoid(row[i]) : row[i];
+    sync_block();
+    if (gating == SOFTMAX) {
+        float largest = -infinity(), sum = 0.0f;
+        for (int i = 0; i < experts; i++) largest = larger(values[i], largest);
+        for (int i = thread_x(); i < experts; i += THREADS) keys[i] = exponential(values[i] - largest);
+        sync_block();
+        for (int i = 0; i < experts; i++) sum += keys[i];
+        for (int i = thread_x(); i < experts; i += THREADS) values[i] = keys[i] / sum;
+        sync_block();
+    }
+    for (int i = thread_x(); i < experts; i += THREADS) keys[i] = choice_bias ? values[i] + choice_bias[i] : values[i];
+    sync_block();
+    if (groups) leave_best_groups(keys, worths, chosen, experts, groups, groups_used, groups_counted);
+    // What is not a number counts as smallest.
+    for (int i = thread_x(); i < experts; i += THREADS) keys[i] = larger(keys[i], -infinity());
+    sync_block();
+    choose(keys, choice_bias || groups ? values : keys, experts, used, chosen, finals);
+    if (gating == SOFTMAX_CHOSEN) {
+        float largest = -infinity();
+        for (int i = 0; i < used; i++) largest = larger(finals[i], largest);
+        sync_block();
+        for (int i = thread_x(); i < used; i += THREADS) finals[i] = exponential(finals[i] - largest);
+        sync_block();
+    }
+    float sum = 1.0f;
+    if (normalise || gating == SOFTMAX_CHOSEN) {
+        sum = 0.0f;
+        for (int i = 0; i < used; i++) sum += finals[i];
+        sum = larger(sum, 6.1035156e-5f); // llama.cpp's floor
+    }
+    sync_block();
+    for (int i = thread_x(); i < used; i += THREADS) finals[i] = finals[i] / sum * weight_scale;
+    sync_block();
+    float all = 0.0f, kept = 0.0f, factor = 1.0f;
+    if (threshold > 0.0f) {
+        for (int i = 0; i < used; i++) all += finals[i];
+        for (int i = 0; i < used; i++) kept += i > 0 && finals[i] < threshold * all ? 0.0f : finals[i];
+        if (kept > 0.0f) factor = all / kept;
+    }
+    size_t start = row_start(used);
+    for (int i = thread_x(); i < used; i += THREADS) {
+        bool is_dropped = threshold > 0.0f && i > 0 && finals[i] < threshold * all;
+        choices[start + i] = is_dropped ? -1 : chosen[i];
+        scores[start + i] = finals[i] * factor;
+    }
+}
+
+/// Leaves out what exceeds an expert's capacity, all first choices in order of rows, then all second ones and so on,
+/// and then what the threshold leaves out, which `route` must have been given as 0. One block; its threads are rows
+/// that follow each other. ROUTE_CAPACITY_SHARED(experts).
+KERNEL void BOUNDS(steps::THREADS, 1)
+    route_capacity(int *choices, float *scores, int rows, int experts, int used, int capacity, float threshold) {
+    SHARED_MEMORY(shared);
+    int *fill = (int *)shared, *tile = fill + experts, thread = thread_x();
+    for (int i = thread; i < experts; i += THREADS) fill[i] = 0;
+    for (int choice = 0; choice < used; choice++)
+        for (int first = 0; first < rows; first += THREADS) {
+            size_t entry = (size_t)(first + thread) * used + choice;
+            int expert = first + thread < rows ? choices[entry] : -1;
+            tile[thread] = expert;
+            sync_block();
+            int count = 0;
+            bool is_last = true;
+            for (int i = 0; i < thread; i++) count += tile[i] == expert;
+            for (int i = thread + 1; i < THREADS; i++) is_last = is_last && tile[i] != expert;
+            if (expert >= 0) count += fill[expert];
+            sync_block();
+            if (expert >= 0 && is_last) fill[expert] = count + 1;
+            if (expert >= 0 && count >= capacity) choices[entry] = -1;
+        }
+    if (!(threshold > 0.0f)) return;
+    sync_block();
+    for (int row = thread; row < rows; row += THREADS) {
+        int *row_choices = choices + (size_t)row * used;
+        float *row_scores = scores + (size_t)row * used, all = 0.0f, kept = 0.0f;
+        for (int i = 0; i < used; i++) all += row_scores[i];
+        for (int i = 0; i < used; i++) {
+            if (i > 0 && row_scores[i] < threshold * all) row_choices[i] = -1;
+            kept += row_choices[i] < 0 ? 0.0f : row_scores[i];
+        }
+        float factor = kept > 0.0f ? all / kept : 1.0f;
+        for (int i = 0; i < used; i++) row_scores[i] *= factor;
+    }
+}
+
+/// Adds the kept slots of a row, the strongest choice first.
+KERNEL void BOUNDS(steps::THREADS, 8)
+    combine(float *added, const float *slots, const int *choices, const float *scores, int used, int width) {
+    size_t first = row_start(used);
+    for (int i = thread_x(); i < width; i += THREADS) {
+        float sum = added[row_start(width) + i];
+        for (size_t slot = first; slot < first + used; slot++)
+            if (choices[slot] >= 0) sum += scores[slot] * slots[slot * width + i];
+        added[row_start(width) + i] = sum;
+    }
+}

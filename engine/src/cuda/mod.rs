@@ -1,0 +1,22 @@
+//! NVIDIA's cards: the driver found at run time, memory, and kernels that are part of the program as PTX.
+//!
+//! `driver.rs` is the table of functions, `device.rs` memory and streams, `modules.rs` the kernels by name, `launch.rs`
+//! starts them with `arguments.rs` on `rows.rs`; `vector.rs` has numbers with a home on a device besides. `kernels/` has their sources and `ptx/` what nvcc made of them. No CUDA
+//! is needed to build, and none but the driver to run. What the kernels compute for a model is the backend's matter
+//! (`model/backend/cuda.rs`).
+#![allow(unsafe_code)]
+
+mod arguments;
+mod device;
+mod driver;
+mod launch;
+mod modules;
+mod rows;
+mod vector;
+
+pub use arguments::{AttentionBy, ChoicesAt, MatrixAt, NormAt, Pieces, RouteBy, StepAt};
+pub use device::{Device, Memory, Pinned};
+pub use driver::LIBRARY_VARIABLE;
+pub use launch::Kernels;
+pub use rows::Rows;
+pub use vector::Vector;

@@ -1,0 +1,251 @@
+//! Routed experts on the device: which of them are in its memory, and a layer's turn to compute with them.
+//!
+//! Where all fit, they are copied at load and a step never waits for the program. Otherwise the program looks at each
+//! layer's choices, brings what is missing from the store into slots of the layer, or where it has none left into those
+//! that belong to nobody, and computes as it comes. Sums are added up in the order of choices at the end, so results do not
+//! depend on what was there.
+
+use crate::cuda::{Device, MatrixAt, Memory};
+use crate::error::Result;
+use crate::experts::{ExpertLayer, ExpertStore, Group, Plan, Stack};
+use crate::kernels::{ExpertMatrices, Layout, MatrixRef};
+use bytemuck::cast_slice;
+
+/// Matrices of an expert: gate, up, down.
+const MATRICES: usize = 3;
+/// Matrices begin at multiples of this: what one load of a warp reaches.
+const ALIGNMENT: usize = 256;
+
+/// The experts of all layers.
+pub(super) struct Bank {
+    layers: Vec<Option<Shelf>>,
+    visitors: Vec<Memory>, // slots that belong to no layer
+    turn: u64,
+}
+
+/// The slots of a layer.
+struct Shelf {
+    starts: [usize; MATRICES], // of each matrix in a slot
+    bytes: usize,
+    quota: usize,
+    slots: Vec<Memory>,
+    held: Vec<Option<usize>>, // (experts): slot
+    owners: Vec<(u32, u64)>,  // (slots): expert, and the turn that used it last
+    addresses: Vec<u64>,      // (experts, 3), 0 for what is not here
+    home: Memory,             // of the addresses
+    arrived: Memory,          // the same of what a turn has just brought
+}
+
+impl Shelf {
+    fn new(device: &Device, layer: &ExpertLayer, layout: Layout, quota: usize) -> Result<Self> {
+        let lengths = stacks(layer)
+            .map(|stack| stack.map_or(0, |stack| layout.packed_bytes(stack.format, stack.rows, stack.cols)));
+        let room = lengths.map(|bytes| bytes.next_multiple_of(ALIGNMENT));
+        let count = layer.expert_count();
+        let addresses = vec![0u64; count * MATRICES];
+        let home = device.upload(cast_slice(&addresses))?;
+        let arrived = device.upload(cast_slice(&addresses))?;
+        let starts = [0, room[0], room[0] + room[1]];
+        Ok(Self {
+            starts,
+            bytes: room.iter().sum(),
+            quota,
+            slots: vec![],
+            held: vec![None; count],
+            owners: vec![],
+            addresses,
+            home,
+            arrived,
+        })
+    }
+
+    fn holds_all(&self) -> bool {
+        self.held.iter().all(Option::is_some)
+    }
+
+    /// A slot for an expert: a new one, or that which no expert of this turn is in and which was used the longest ago.
+    fn slot_for(&mut self, device: &Device, expert: u32, turn: u64) -> Result<Option<usize>> {
+        if self.slots.len() < self.quota {
+            self.slots.push(device.allocate(self.bytes)?);
+            self.owners.push((expert, turn));
+            return Ok(Some(self.slots.len() - 1));
+        }
+        let idle = self.owners.iter().enumerate().filter(|(_, owner)| owner.1 < turn);
+        let Some((slot, _)) = idle.min_by_key(|(_, owner)| owner.1) else { return Ok(None) };
+        let old = self.owners[slot].0 as usize;
+        self.held[old] = None;
+        self.addresses[old * MATRICES..][..MATRICES].fill(0);
+        self.owners[slot] = (expert, turn);
+        Ok(Some(slot))
+    }
+
+    fn places(&self, base: u64, layer: &ExpertLayer) -> [u64; MATRICES] {
+        let mut places = self.starts.map(|start| base + start as u64);
+        if layer.gate.is_none() {
+            places[0] = 0;
+        }
+        places
+    }
+
+    fn keep(&mut self, expert: u32, slot: usize, layer: &ExpertLayer) {
+        self.held[expert as usize] = Some(slot);
+        let places = self.places(self.slots[slot].address(), layer);
+        self.addresses[expert as usize * MATRICES..][..MATRICES].copy_from_slice(&places);
+    }
+}
+
+fn stacks(layer: &ExpertLayer) -> [Option<&Stack>; MATRICES] {
+    [layer.gate.as_ref(), Some(&layer.up), Some(&layer.down)]
+}
+
+impl Bank {
+    /// Slots as a plan divides them; all experts are copied where all have slots.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub(super) fn new(
+        device: &Device,
+        store: &ExpertStore,
+        layers: usize,
+        plan: &Plan,
+        layout: Layout,
+    ) -> Result<Self> {
+        let mut bank = Self { layers: vec![], visitors: vec![], turn: 0 };
+        let mut largest = 0;
+        for number in 0..layers {
+            let shelf = match store.has(number) {
+                true => Some(Shelf::new(device, store.layer(number), layout, plan.quota(number))?),
+                false => None,
+            };
+            largest = shelf.as_ref().map_or(largest, |shelf| largest.max(shelf.bytes));
+            bank.layers.push(shelf);
+        }
+        if plan.holds_all() {
+            bank.fill(device, store, layout)?;
+        } else {
+            bank.visitors = (0..plan.staging()).map(|_| device.allocate(largest)).collect::<Result<_>>()?;
+        }
+        Ok(bank)
+    }
+
+    fn fill(&mut self, device: &Device, store: &ExpertStore, layout: Layout) -> Result<()> {
+        let mut packed = vec![];
+        for (number, shelf) in self.layers.iter_mut().enumerate() {
+            let Some(shelf) = shelf else { continue };
+            let layer = store.layer(number);
+            for expert in 0..layer.expert_count() as u32 {
+                let slot = shelf.slot_for(device, expert, 0)?.expect("every expert has a slot");
+                let places = shelf.places(shelf.slots[slot].address(), layer);
+                for (stack, place) in stacks(layer).into_iter().zip(places) {
+                    let Some(stack) = stack else { continue };
+                    pack(stack.matrix(expert), layout, &mut packed);
+                    device.copy_now(place, &packed)?;
+                }
+                shelf.keep(expert, slot, layer);
+            }
+            device.copy_now(shelf.home.address(), cast_slice(&shelf.addresses))?;
+        }
+        Ok(())
+    }
+
+    fn shelf(&mut self, layer: usize) -> &mut Shelf {
+        self.layers[layer].as_mut().expect("an expert layer")
+    }
+
+    /// Whether a layer's experts are all here.
+    pub(super) fn holds_all(&self, layer: usize) -> bool {
+        self.layers[layer].as_ref().is_some_and(Shelf::holds_all)
+    }
+
+    /// Begins a turn with these experts; tells which are missing.
+    pub(super) fn begin(&mut self, layer: usize, wanted: &[u32]) -> Vec<u32> {
+        self.turn += 1;
+        let turn = self.turn;
+        let shelf = self.shelf(layer);
+        for &expert in wanted {
+            if let Some(slot) = shelf.held[expert as usize] {
+                shelf.owners[slot].1 = turn;
+            }
+        }
+        wanted.iter().copied().filter(|&expert| shelf.held[expert as usize].is_none()).collect()
+    }
+
+    /// Addresses of the experts that are here, as the device has them.
+    pub(super) fn addresses(&self, layer: usize) -> u64 {
+        self.layers[layer].as_ref().map_or(0, |shelf| shelf.home.address())
+    }
+
+    /// Most experts that [`Bank::bring`] takes at once.
+    pub(super) fn visitors(&self) -> usize {
+        self.visitors.len().max(1)
+    }
+
+    /// Copies experts of a group to the device; returns addresses of these alone. What used the places before has been
+    /// started before.
+    ///
+    /// # Errors
+    /// When the device has no room, or the driver refuses.
+    pub(super) fn bring(
+        &mut self,
+        device: &Device,
+        (layer, about): (usize, &ExpertLayer),
+        group: &Group<'_>,
+        experts: &[u32],
+    ) -> Result<u64> {
+        let turn = self.turn;
+        let shelf = self.layers[layer].as_mut().expect("an expert layer");
+        let mut arrived = vec![0u64; shelf.addresses.len()];
+        let (gate, up, down) = (group.gate(), group.up(), group.down());
+        for (number, &expert) in experts.iter().enumerate() {
+            let slot = shelf.slot_for(device, expert, turn)?;
+            let base =
+                slot.map_or_else(|| self.visitors[number].address(), |slot| shelf.slots[slot].address());
+            let places = shelf.places(base, about);
+            for (part, place) in [gate.as_ref(), Some(&up), Some(&down)].into_iter().zip(places) {
+                if let Some(part) = part {
+                    device.copy_now(place, part.matrix(expert).bytes)?;
+                }
+            }
+            arrived[expert as usize * MATRICES..][..MATRICES].copy_from_slice(&places);
+            if let Some(slot) = slot {
+                shelf.keep(expert, slot, about);
+            }
+        }
+        device.copy_now(shelf.arrived.address(), cast_slice(&arrived))?;
+        Ok(shelf.arrived.address())
+    }
+
+    /// Ends a turn that brought experts.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub(super) fn end(&mut self, device: &Device, layer: usize) -> Result<()> {
+        let shelf = self.shelf(layer);
+        device.copy_now(shelf.home.address(), cast_slice(&shelf.addresses))
+    }
+}
+
+/// A matrix of every expert, for kernels: format and shape, which of the three it is, and where the biases are.
+type Stacked = (MatrixAt, usize, u64);
+
+/// Gate, up and down of a layer's experts.
+pub(super) fn matrices(
+    layer: &ExpertLayer,
+    layout: Layout,
+    device: &Device,
+) -> Result<(Option<Stacked>, Stacked, Stacked)> {
+    let stacked = |which: usize, stack: &Stack| {
+        let bias = stack.bias.as_ref().map_or(Ok(0), |bias| bias.on(device))?;
+        let is_panels = layout.is_other_than_rows(stack.format);
+        let at = MatrixAt { format: stack.format, rows: stack.rows, cols: stack.cols, is_panels, bytes: 0 };
+        Ok((at, which, bias))
+    };
+    let gate = layer.gate.as_ref().map(|gate| stacked(0, gate)).transpose()?;
+    Ok((gate, stacked(1, &layer.up)?, stacked(2, &layer.down)?))
+}
+
+/// A matrix as the kernels want it.
+pub(super) fn pack(matrix: MatrixRef<'_>, layout: Layout, out: &mut Vec<u8>) {
+    out.resize(layout.packed_bytes(matrix.format, matrix.rows, matrix.cols), 0);
+    layout.pack(matrix, out);
+}

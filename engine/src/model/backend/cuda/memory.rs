@@ -1,0 +1,262 @@
+//! What a step and a sequence have on the device: the step's rows, a sequence's pages, a routing.
+
+use super::super::super::config::Config;
+use super::super::super::kv_cache::{self, Memory as Shape, PAGE};
+use super::super::super::step::Row;
+use crate::cuda::{ChoicesAt, Device, Memory, Pinned, StepAt};
+use crate::error::Result;
+use crate::quant::Format;
+use bytemuck::cast_slice;
+
+/// Bytes of a piece of the staging memory.
+const STAGE: usize = 1 << 20;
+
+/// One sequence's keys and values on the device, in pages of [`PAGE`] positions.
+pub struct State {
+    device: Device,
+    format: &'static Format,
+    shapes: Vec<kv_cache::Pages>, // one per layer
+    pages: Vec<Memory>,           // of all layers and sides
+    table: Vec<u64>,              // (layers, 2, max_pages): their addresses
+    home: Memory,                 // of the table
+    has_changed: bool,            // since the table was copied
+    max_pages: usize,
+    held_pages: usize,
+    len: usize,
+}
+
+impl State {
+    /// # Errors
+    /// When the format does not fit the heads, or the device has no room.
+    pub(super) fn new(
+        device: &Device,
+        config: &Config,
+        format: &'static Format,
+        max_pages: usize,
+    ) -> Result<Self> {
+        kv_cache::KvCache::new(config, format)?; // which checks the widths
+        let shapes: Vec<_> =
+            config.layers.iter().filter_map(|layer| layer.mixer.memory().into_pages()).collect();
+        let table = vec![0u64; shapes.len() * 2 * max_pages];
+        let home = device.allocate(table.len() * size_of::<u64>())?;
+        Ok(Self {
+            device: device.clone(),
+            format,
+            shapes,
+            pages: vec![],
+            table,
+            home,
+            has_changed: true,
+            max_pages,
+            held_pages: 0,
+            len: 0,
+        })
+    }
+
+    fn add_page(&mut self) -> Result<()> {
+        for (layer, shape) in self.shapes.iter().enumerate() {
+            for (side, width) in [shape.key_length, shape.value_length].into_iter().enumerate() {
+                if width > 0 {
+                    let bytes = PAGE * shape.heads * self.format.row_bytes(width);
+                    let page = self.device.allocate(bytes)?;
+                    self.table[(layer * 2 + side) * self.max_pages + self.held_pages] = page.address();
+                    self.pages.push(page);
+                }
+            }
+        }
+        (self.held_pages, self.has_changed) = (self.held_pages + 1, true);
+        Ok(())
+    }
+}
+
+impl super::super::State for State {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn extend_to(&mut self, len: usize) -> Result<()> {
+        while self.held_pages < len.div_ceil(PAGE) {
+            self.add_page()?;
+        }
+        self.len = self.len.max(len);
+        Ok(())
+    }
+
+    /// Pages stay for what comes next.
+    fn rewind(&mut self, len: usize) -> usize {
+        self.len = self.len.min(len);
+        self.len
+    }
+}
+
+impl Shape {
+    fn into_pages(self) -> Option<kv_cache::Pages> {
+        match self {
+            Self::Pages(pages) => Some(pages),
+            Self::State(_) => None,
+        }
+    }
+}
+
+/// What the kernels read of a step's rows, and the memory that copies go through.
+pub(super) struct Step {
+    device: Device,
+    stages: Vec<Pinned>,
+    at: (usize, usize), // stage, and how much of it is in use until the step is done
+    block: Option<Memory>,
+    places: Places,
+}
+
+/// Addresses in the block.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Places {
+    pub(super) tokens: u64,
+    pub(super) selected: u64, // rows that want logits
+    pub(super) selected_count: usize,
+    pub(super) step: Option<StepAt>,
+}
+
+impl Step {
+    pub(super) fn new(device: &Device) -> Self {
+        Self { device: device.clone(), stages: vec![], at: (0, 0), block: None, places: Places::default() }
+    }
+
+    pub(super) fn places(&self) -> Places {
+        self.places
+    }
+
+    /// Copies the rows of a step, and the page tables that have changed.
+    ///
+    /// # Errors
+    /// When the device has no room, or the driver refuses.
+    pub(super) fn begin(&mut self, rows: &[Row], states: &mut [State]) -> Result<()> {
+        for state in states.iter_mut().filter(|state| state.has_changed) {
+            self.copy(state.home.address(), cast_slice(&state.table))?;
+            state.has_changed = false;
+        }
+        let numbers = |of: fn(&Row) -> usize| rows.iter().map(move |row| of(row) as i32);
+        let selected = rows.iter().enumerate().filter(|(_, row)| row.wants_logits).map(|(i, _)| i as i32);
+        let mut words: Vec<i32> = numbers(|row| row.token as usize).collect();
+        words.extend(numbers(|row| row.position).chain(numbers(|row| row.sequence)));
+        words.extend(selected);
+        let selected_count = words.len() - 3 * rows.len();
+        words.resize(words.len().next_multiple_of(2), 0);
+        let tables: Vec<u64> = states.iter().map(|state| state.home.address()).collect();
+        let bytes = [cast_slice(&words), cast_slice::<u64, u8>(&tables)].concat();
+        if self.block.as_ref().is_none_or(|block| block.len() < bytes.len()) {
+            self.block = Some(self.device.allocate(bytes.len().next_power_of_two())?);
+        }
+        let block = self.block.as_ref().map_or(0, Memory::address);
+        self.copy(block, &bytes)?;
+        let place = |words: usize| block + words as u64 * 4;
+        let cache_format = states.first().map_or(0, |state| cache_format(state.format));
+        self.places = Places {
+            tokens: block,
+            selected: place(3 * rows.len()),
+            selected_count,
+            step: Some(StepAt {
+                positions: place(rows.len()),
+                sequences: place(2 * rows.len()),
+                tables: place(words.len()),
+                max_pages: states.first().map_or(0, |state| state.max_pages),
+                cache_format,
+            }),
+        };
+        Ok(())
+    }
+
+    /// Copies bytes that may go as soon as this returns.
+    ///
+    /// # Errors
+    /// When the system or the driver refuses.
+    pub(super) fn copy(&mut self, to: u64, bytes: &[u8]) -> Result<()> {
+        for piece in (0..bytes.len()).step_by(STAGE) {
+            let part = &bytes[piece..bytes.len().min(piece + STAGE)];
+            self.copy_piece(to + piece as u64, part)?;
+        }
+        Ok(())
+    }
+
+    fn copy_piece(&mut self, to: u64, bytes: &[u8]) -> Result<()> {
+        if self.at.1 + bytes.len() > STAGE {
+            self.at = (self.at.0 + 1, 0);
+        }
+        if self.stages.len() <= self.at.0 {
+            self.stages.push(self.device.pinned(STAGE)?);
+        }
+        let start = self.at.1;
+        self.at.1 = (start + bytes.len()).next_multiple_of(16);
+        self.stages[self.at.0].copy(start, bytes, to)
+    }
+
+    /// The device has done all of it.
+    pub(super) fn end(&mut self) {
+        self.at = (0, 0);
+    }
+}
+
+/// The kernels' number of a cache's format.
+fn cache_format(format: &Format) -> i32 {
+    match format.name {
+        "F32" => 0,
+        "F16" => 1,
+        "Q8_0" => 2,
+        _ => 3,
+    }
+}
+
+/// A routing on the device.
+#[derive(Default)]
+pub struct DeviceRouting {
+    pub(super) choices: Option<Memory>,
+    pub(super) scores: Option<Memory>,
+    pub(super) rows: usize,
+    pub(super) used: usize,
+    pub(super) experts: usize,
+}
+
+impl DeviceRouting {
+    /// Makes room for so many rows.
+    ///
+    /// # Errors
+    /// When the device has none.
+    pub(super) fn resize(&mut self, device: &Device, rows: usize, used: usize, experts: usize) -> Result<()> {
+        (self.rows, self.used, self.experts) = (rows, used, experts);
+        for memory in [&mut self.choices, &mut self.scores] {
+            if memory.as_ref().is_none_or(|memory| memory.len() < rows * used * 4) {
+                *memory = Some(device.allocate((rows * used * 4).next_power_of_two())?);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn at(&self) -> ChoicesAt {
+        let address = |memory: &Option<Memory>| memory.as_ref().map_or(0, Memory::address);
+        let (choices, scores) = (address(&self.choices), address(&self.scores));
+        ChoicesAt { choices, scores, rows: self.rows, used: self.used }
+    }
+
+    /// Experts of all slots, -1 for what is left out; waits for them.
+    ///
+    /// # Errors
+    /// The first failure of what was asked for.
+    pub(super) fn experts(&self, device: &Device) -> Result<Vec<i32>> {
+        let mut experts = vec![0i32; self.rows * self.used];
+        if let Some(choices) = &self.choices {
+            device.copy_out(choices, bytemuck::cast_slice_mut(&mut experts))?;
+        }
+        Ok(experts)
+    }
+
+    /// Weights of all slots.
+    ///
+    /// # Errors
+    /// As above.
+    pub(super) fn weights(&self, device: &Device) -> Result<Vec<f32>> {
+        let mut weights = vec![0f32; self.rows * self.used];
+        if let Some(scores) = &self.scores {
+            device.copy_out(scores, bytemuck::cast_slice_mut(&mut weights))?;
+        }
+        Ok(weights)
+    }
+}

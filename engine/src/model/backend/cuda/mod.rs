@@ -1,0 +1,487 @@
+//! The backend of a card: every step is a kernel, and weights, rows and sequences live in the card's memory.
+//!
+//! `memory.rs` has what a step and a sequence keep there, `experts.rs` the routed experts. A step's failure stays with the
+//! kernels until `finish`, which returns it; nothing is started after it.
+
+mod experts;
+mod memory;
+
+use super::super::config::{Config, Norm};
+use super::super::ffn::experts::{Gating, Shape};
+use super::super::moe::{Routing, capacity_of};
+use super::super::observe::{Observe, Site};
+use super::super::step::{AttentionStep, Row, Span};
+use super::super::weights::{Linear, Matrix, NormWeights};
+use super::super::{Model, mixer};
+use super::{Backend, ExpertStep};
+use crate::cuda::{AttentionBy, Device, Kernels, MatrixAt, NormAt, Pieces, RouteBy, Rows, StepAt, Vector};
+use crate::error::{Error, Result};
+use crate::experts::{ExpertStore, Plan, Turn};
+use crate::kernels::{Dispatch, Layout};
+use crate::ops::{Activation, Rope, RopeStyle};
+use crate::quant::{FORMATS, Format};
+use experts::Bank;
+use memory::{DeviceRouting, Places, State, Step};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Kernels on a card.
+pub struct Cuda {
+    kernels: Kernels,
+    layout: Layout,
+    step: Mutex<Step>,
+    bank: Mutex<Bank>,
+    exclusive: Mutex<()>,
+    max_pages: usize,
+}
+
+/// How a model is laid out on a card.
+pub struct Setup<'p> {
+    /// Positions of a session.
+    pub context_length: usize,
+    /// How weights lie: as the CPU's kernels want them, so that an expert is copied as it is in the store.
+    pub layout: Layout,
+    /// Slots of experts on the card.
+    pub experts: &'p Plan,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl From<Span> for Pieces {
+    fn from(Span { at, count, width, stride }: Span) -> Self {
+        Self { at, count, width, stride }
+    }
+}
+
+impl Cuda {
+    /// Whether a model has only what there are kernels for.
+    ///
+    /// # Errors
+    /// Names what there are none for.
+    pub fn supports(model: &Model) -> Result<()> {
+        for layer in &model.config.layers {
+            match &layer.mixer {
+                mixer::Shape::Grouped(_) | mixer::Shape::Latent(_) => {}
+                #[allow(unreachable_patterns, reason = "kinds to come, and those of tests")]
+                _ => {
+                    let what = format!("{}: a mixer without kernels for cards", model.config.architecture);
+                    return Err(Error::unsupported(what, "compute with --device cpu"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings a model's weights onto a card.
+    ///
+    /// # Errors
+    /// When the card has no room, or the driver refuses.
+    pub fn new(device: Device, model: &Model, setup: &Setup<'_>) -> Result<Self> {
+        let (weights, layout) = (&model.weights, setup.layout);
+        let kernels = Kernels::load(device, &model.formats())?;
+        let mut known: HashMap<*const u8, Arc<_>> = HashMap::new();
+        let mut packed = vec![];
+        let tables = [Some(&weights.token_embedding), weights.position_embedding.as_ref()];
+        for matrix in weights.dense().chain(tables.into_iter().flatten()) {
+            let home = match known.get(&matrix.bytes.as_ptr()) {
+                Some(home) => Arc::clone(home),
+                None => {
+                    experts::pack(matrix.in_file(), layout, &mut packed);
+                    Arc::new(kernels.device().upload(&packed)?)
+                }
+            };
+            known.insert(matrix.bytes.as_ptr(), home.clone());
+            matrix.home.get_or_init(|| home);
+        }
+        let layers = model.config.layers.len();
+        let bank = Bank::new(kernels.device(), &weights.experts, layers, setup.experts, layout)?;
+        let max_pages = setup.context_length.div_ceil(super::super::PAGE);
+        let step = Mutex::new(Step::new(kernels.device()));
+        Ok(Self { kernels, layout, step, bank: Mutex::new(bank), exclusive: Mutex::default(), max_pages })
+    }
+
+    /// The card.
+    pub fn device(&self) -> &Device {
+        self.kernels.device()
+    }
+
+    fn places(&self) -> Places {
+        lock(&self.step).places()
+    }
+
+    fn step_at(&self) -> StepAt {
+        self.places().step.expect("a step has begun")
+    }
+
+    fn vector(&self, vector: Option<&Vector>) -> u64 {
+        vector.map_or(0, |vector| self.kernels.ok(vector.on(self.device())).unwrap_or(0))
+    }
+
+    fn norm_at(&self, norm: &NormWeights) -> NormAt {
+        let (epsilon, is_layer_norm) = match norm.kind {
+            Norm::Rms { epsilon } => (epsilon, false),
+            Norm::Layer { epsilon } => (epsilon, true),
+        };
+        let (weight, bias) = (self.vector(Some(&norm.weight)), self.vector(norm.bias.as_ref()));
+        NormAt { weight, bias, epsilon, is_layer_norm }
+    }
+
+    /// A matrix; the few that not every token passes are copied when one first does.
+    fn matrix_at(&self, matrix: &Matrix) -> MatrixAt {
+        let upload = || {
+            let mut packed = vec![];
+            experts::pack(matrix.in_file(), self.layout, &mut packed);
+            let home = Arc::new(self.device().upload(&packed)?);
+            Ok(matrix.home.get_or_init(|| home).address())
+        };
+        let home = matrix.home.get().map(|home| home.address());
+        let bytes = home.or_else(|| self.kernels.ok(upload())).unwrap_or(0);
+        let Matrix { format, rows, cols, .. } = *matrix;
+        MatrixAt { format, rows, cols, is_panels: self.layout.is_other_than_rows(format), bytes }
+    }
+
+    fn try_begin(&self, rows: &[Row], states: &mut [State]) -> Result<()> {
+        self.device().enter()?;
+        lock(&self.step).begin(rows, states)
+    }
+
+    /// The experts of a group of slots: gate, up, activation, down.
+    fn compute_experts(&self, step: &mut ExpertStep<'_, Self>, addresses: u64) -> Result<()> {
+        let stacks = step.store.layer(step.layer);
+        let (gate, up, down) = experts::matrices(stacks, self.layout, self.device())?;
+        let (choices, hidden) = (step.routing.at(), &mut *step.hidden);
+        if let Some(gate) = gate {
+            self.kernels.multiply_experts(gate, choices, addresses, step.normed, &mut hidden.gate);
+        }
+        self.kernels.multiply_experts(up, choices, addresses, step.normed, &mut hidden.up);
+        let gate = gate.map(|_| &hidden.gate);
+        self.kernels.activate_slots(step.experts.activation, gate, &mut hidden.up, choices, addresses);
+        self.kernels.multiply_experts(down, choices, addresses, &mut hidden.up, &mut hidden.out);
+        Ok(())
+    }
+
+    fn size_slots(&self, step: &mut ExpertStep<'_, Self>) {
+        let stacks = step.store.layer(step.layer);
+        let slots = step.routing.rows * step.routing.used;
+        let length = step.experts.length;
+        if stacks.gate.is_some() {
+            self.kernels.resize(&mut step.hidden.gate, slots, length);
+        }
+        self.kernels.resize(&mut step.hidden.up, slots, length);
+        self.kernels.resize(&mut step.hidden.out, slots, stacks.down.rows);
+    }
+
+    /// Computes what is missing as it comes from the store.
+    fn compute_missing(&self, turn: &mut Turn<'_>, step: &mut ExpertStep<'_, Self>) -> Result<()> {
+        let mut bank = lock(&self.bank);
+        while let Some(group) = turn.next_group()? {
+            for some in group.experts().chunks(bank.visitors()) {
+                let about = (step.layer, step.store.layer(step.layer));
+                let addresses = bank.bring(self.device(), about, &group, some)?;
+                self.compute_experts(step, addresses)?;
+            }
+            // The store uses the group's memory again; copies of it are done.
+        }
+        bank.end(self.device(), step.layer)
+    }
+
+    fn show_experts<O: Observe>(&self, step: &ExpertStep<'_, Self>, observe: &mut O) -> Result<()> {
+        let names = ["gate", "up", "down"].map(|part| format!("blk.{}.ffn_{part}_exps", step.layer));
+        let routing = self.host_routing(step.routing);
+        let fetch = |rows: &Rows| {
+            let mut values = vec![0f32; rows.rows() * rows.width()];
+            rows.copy_to(self.device(), &mut values).map(|()| (values, rows.width()))
+        };
+        let (normed, hidden) = (fetch(step.normed)?, fetch(&step.hidden.up)?);
+        let mut rows = vec![];
+        for &expert in routing.dispatch().active() {
+            for (tensor, (values, width), slots) in
+                [(&names[0], &normed, false), (&names[1], &normed, false), (&names[2], &hidden, true)]
+            {
+                rows.clear();
+                for pick in routing.dispatch().picks(expert) {
+                    let row = if slots { pick.output } else { pick.input } as usize;
+                    rows.extend_from_slice(&values[row * width..][..*width]);
+                }
+                observe.matmul_input(Site { tensor, expert: Some(expert) }, &rows, *width);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A layer's turn: experts that have to be brought, on their way from the store.
+pub struct DeviceTurn<'s>(Option<Turn<'s>>);
+
+impl Backend for Cuda {
+    type Buffer = Rows;
+    type State = State;
+    type Routing = DeviceRouting;
+    type Turn<'s> = DeviceTurn<'s>;
+    type Exclusive<'b> = MutexGuard<'b, ()>;
+
+    fn buffer(&self, width: usize) -> Rows {
+        Rows::new(width)
+    }
+
+    fn state(&self, config: &Config, format: &'static Format) -> Result<State> {
+        State::new(self.device(), config, format, self.max_pages)
+    }
+
+    fn routing(&self) -> DeviceRouting {
+        DeviceRouting::default()
+    }
+
+    fn host_routing<'a>(&self, routing: &'a DeviceRouting) -> Cow<'a, Routing> {
+        let DeviceRouting { used, experts, .. } = *routing;
+        let choices = self.kernels.ok(routing.experts(self.device())).unwrap_or_default();
+        let weights = self.kernels.ok(routing.weights(self.device())).unwrap_or_default();
+        Cow::Owned(Routing::of(used, experts, &choices, &weights))
+    }
+
+    fn forget(&self, routing: &mut DeviceRouting) {
+        routing.rows = 0;
+    }
+
+    fn begin<'b>(&'b self, rows: &[Row], states: &mut [State]) -> Result<MutexGuard<'b, ()>> {
+        let exclusive = lock(&self.exclusive);
+        // What is left of a step that failed.
+        let _ = self.kernels.take_failure();
+        self.try_begin(rows, states)?;
+        Ok(exclusive)
+    }
+
+    fn finish(&self, logits: &mut Rows) -> Result<()> {
+        let fetched = match self.kernels.take_failure() {
+            Ok(()) => logits.fetch(self.device()).map(|_| ()).and_then(|()| self.device().wait()),
+            Err(error) => {
+                // Nothing may use the stages any more.
+                let _ = self.device().wait();
+                Err(error)
+            }
+        };
+        lock(&self.step).end();
+        fetched
+    }
+
+    fn logits<'a>(&self, logits: &'a Rows, row: usize) -> &'a [f32] {
+        logits.fetched(row)
+    }
+
+    fn logit_rows(&self, logits: &Rows) -> usize {
+        logits.rows()
+    }
+
+    fn host<'a>(&self, buffer: &'a Rows) -> Cow<'a, [f32]> {
+        let mut values = vec![0f32; buffer.rows() * buffer.width()];
+        self.kernels.ok(buffer.copy_to(self.device(), &mut values));
+        Cow::Owned(values)
+    }
+
+    fn resize(&self, buffer: &mut Rows, rows: usize, width: usize) {
+        self.kernels.resize(buffer, rows, width);
+    }
+
+    fn clear(&self, buffer: &mut Rows, rows: usize) {
+        let width = buffer.width();
+        self.kernels.resize(buffer, rows, width);
+        self.kernels.clear(buffer);
+    }
+
+    fn embed(&self, table: &Matrix, rows: &[Row], scale: f32, out: &mut Rows) {
+        self.kernels.resize(out, rows.len(), table.cols);
+        self.kernels.embed(self.matrix_at(table), self.places().tokens, scale, false, out);
+    }
+
+    fn add_positions(&self, table: &Matrix, _: &[Row], x: &mut Rows) {
+        self.kernels.embed(self.matrix_at(table), self.step_at().positions, 1.0, true, x);
+    }
+
+    fn angles(&self, rope: &Rope, rows: &[Row], out: &mut Rows) {
+        self.kernels.resize(out, rows.len(), rope.dims());
+        let mut angles = vec![0f32; rows.len() * rope.dims()];
+        for (row, angles) in rows.iter().zip(angles.chunks_exact_mut(rope.dims())) {
+            rope.angles(row.position, angles);
+        }
+        let copied = lock(&self.step).copy(out.place(), bytemuck::cast_slice(&angles));
+        self.kernels.ok(copied);
+    }
+
+    fn norm(&self, norm: &NormWeights, x: &Rows, out: &mut Rows) {
+        self.kernels.resize(out, x.rows(), x.width());
+        self.kernels.norm(self.norm_at(norm), x, out);
+    }
+
+    fn norm_span(&self, norm: &NormWeights, x: &mut Rows, span: Span) {
+        self.kernels.norm_span(self.norm_at(norm), x, span.into());
+    }
+
+    fn linear(&self, linear: &Linear, x: &mut Rows, out: &mut Rows, at: usize) {
+        let width = out.width();
+        if out.rows() != x.rows() {
+            self.kernels.resize(out, x.rows(), width);
+        }
+        self.kernels.multiply(self.matrix_at(&linear.matrix), x, out, at);
+        if let Some(bias) = &linear.bias {
+            self.kernels.add_bias(out, self.vector(Some(bias)), at, bias.len());
+        }
+    }
+
+    fn linear_heads(&self, heads: &[Matrix], x: &Rows, from: Span, out: &mut Rows, to: Span) {
+        let mut input = Rows::new(from.width);
+        self.kernels.resize(&mut input, x.rows(), from.width);
+        for (i, head) in heads.iter().enumerate() {
+            let piece = Pieces { at: from.at + i * from.stride, count: 1, ..from.into() };
+            let whole = Pieces { at: 0, count: 1, width: from.width, stride: from.width };
+            self.kernels.copy_span(x, piece, &mut input, whole);
+            self.kernels.multiply(self.matrix_at(head), &mut input, out, to.at + i * to.stride);
+        }
+    }
+
+    fn copy_span(&self, x: &Rows, from: Span, out: &mut Rows, to: Span) {
+        self.kernels.copy_span(x, from.into(), out, to.into());
+    }
+
+    fn rope(&self, rope: &Rope, angles: &Rows, x: &mut Rows, span: Span) {
+        self.kernels.rope(angles, rope.style == RopeStyle::Neox, x, span.into());
+    }
+
+    fn store(&self, step: &AttentionStep<'_>, qkv: &Rows, _: &mut [State]) {
+        self.kernels.store(qkv, step.keys.into(), step.values.into(), self.step_at(), step.layer);
+    }
+
+    fn attention(&self, step: &AttentionStep<'_>, queries: &Rows, _: &[State], out: &mut Rows) {
+        self.kernels.resize(out, step.rows.len(), step.queries.count * step.value_length);
+        let by = AttentionBy {
+            queries: step.queries.into(),
+            kv_heads: step.keys.count,
+            value_width: step.value_length,
+            scale: step.scale,
+            window: step.window.unwrap_or(0),
+            sinks: self.vector(step.sinks),
+            layer: step.layer,
+            values_in_keys: step.values.width == 0,
+        };
+        self.kernels.attention(queries, by, self.step_at(), out);
+    }
+
+    fn recur(&self, _: usize, _: &[Row], _: &mut Rows, _: &mut [State], _: &dyn Fn(&mut [f32], &mut [f32])) {
+        self.kernels.fail(Error::unsupported("a recurrence without a kernel", "compute with --device cpu"));
+    }
+
+    fn activate(&self, activation: Activation, gate: Option<&Rows>, up: &mut Rows) {
+        self.kernels.activate(activation, gate, up);
+    }
+
+    fn route(
+        &self,
+        experts: &Shape,
+        choice_bias: Option<&Vector>,
+        drop: bool,
+        logits: &Rows,
+        routing: &mut DeviceRouting,
+    ) {
+        let Shape { expert_count, expert_used_count, groups, threshold, .. } = *experts;
+        let rows = logits.rows();
+        self.kernels.ok(routing.resize(self.device(), rows, expert_used_count, expert_count));
+        let capacity = experts.capacity.filter(|_| drop);
+        let by = RouteBy {
+            experts: expert_count,
+            gating: match experts.gating {
+                Gating::Softmax => 0,
+                Gating::Sigmoid => 1,
+                Gating::SoftmaxChosen => 2,
+            },
+            groups: groups.map_or(0, |groups| groups.count),
+            groups_used: groups.map_or(0, |groups| groups.used),
+            groups_counted: groups.map_or(0, |groups| groups.counted),
+            normalise: experts.normalise,
+            scale: experts.scale,
+            threshold: if capacity.is_some() { 0.0 } else { threshold },
+        };
+        self.kernels.route(logits, self.vector(choice_bias), by, routing.at());
+        if let Some(capacity) = capacity {
+            let most = capacity_of(expert_used_count, capacity.factor, rows, expert_count);
+            self.kernels.route_capacity(routing.at(), expert_count, most, threshold);
+        }
+    }
+
+    fn ask<'s>(
+        &self,
+        store: &'s ExpertStore,
+        layer: usize,
+        routing: &DeviceRouting,
+    ) -> Result<DeviceTurn<'s>> {
+        let mut bank = lock(&self.bank);
+        if bank.holds_all(layer) {
+            return Ok(DeviceTurn(None));
+        }
+        self.kernels.take_failure()?;
+        let chosen = routing.experts(self.device())?;
+        let mut wanted: Vec<u32> = chosen.iter().filter_map(|&expert| u32::try_from(expert).ok()).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let missing = bank.begin(layer, &wanted);
+        if missing.is_empty() {
+            return Ok(DeviceTurn(None));
+        }
+        let mut dispatch = Dispatch::default();
+        let expert = |slot: usize| u32::try_from(chosen[slot]).ok().filter(|expert| missing.contains(expert));
+        dispatch.sort(routing.experts, routing.used, chosen.len(), expert);
+        store.turn(layer, routing.rows, &dispatch).map(|turn| DeviceTurn(Some(turn)))
+    }
+
+    fn collect<O: Observe>(
+        &self,
+        turn: DeviceTurn<'_>,
+        mut step: ExpertStep<'_, Self>,
+        observe: &mut O,
+    ) -> Result<()> {
+        self.size_slots(&mut step);
+        let addresses = lock(&self.bank).addresses(step.layer);
+        self.compute_experts(&mut step, addresses)?;
+        if let DeviceTurn(Some(mut turn)) = turn {
+            self.compute_missing(&mut turn, &mut step)?;
+        }
+        if O::ACTIVE {
+            self.show_experts(&step, observe)?;
+        }
+        self.kernels.combine(step.added, &step.hidden.out, step.routing.at());
+        Ok(())
+    }
+
+    fn weigh_by_sigmoid(&self, gate: &Linear, x: &mut Rows, out: &mut Rows) {
+        let mut weights = Rows::new(1);
+        self.kernels.resize(&mut weights, x.rows(), 1);
+        self.linear(gate, x, &mut weights, 0);
+        self.kernels.weigh_by_sigmoid(&weights, out);
+    }
+
+    fn add(&self, x: &mut Rows, added: &Rows, scale: f32) {
+        self.kernels.add(x, added, scale);
+    }
+
+    fn select(&self, _: &[Row], x: &Rows, out: &mut Rows) {
+        let places = self.places();
+        self.kernels.resize(out, places.selected_count, x.width());
+        self.kernels.select_rows(x, places.selected, out);
+    }
+
+    fn scale(&self, x: &mut Rows, factor: f32) {
+        self.kernels.scale(x, factor);
+    }
+}
+
+impl Model {
+    /// The formats that the model's matrices have.
+    fn formats(&self) -> Vec<&'static Format> {
+        let weights = &self.weights;
+        let tables = [Some(&weights.token_embedding), weights.position_embedding.as_ref()];
+        let dense = weights.dense().chain(tables.into_iter().flatten()).map(|matrix| matrix.format);
+        let all: Vec<_> = dense.chain(weights.experts.formats()).collect();
+        FORMATS.iter().filter(|format| all.contains(format)).collect()
+    }
+}

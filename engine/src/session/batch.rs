@@ -1,0 +1,126 @@
+//! A [`Batch`] computes steps: rows of its sequences through the model, on whichever backend the engine has.
+//!
+//! This is the one place where backends lose their type.
+
+use super::{CapacityMode, Engine};
+use crate::error::{Error, Result};
+use crate::model::{Backend, Cpu, Cuda, Model, Nothing, Observe, Plain, Row, State, Workspace, forward};
+use crate::quant::Format;
+
+/// What the model computes on.
+pub(super) enum AnyBackend {
+    Cpu(Cpu),
+    Plain(Plain),
+    Cuda(Box<Cuda>),
+}
+
+/// Sequences and the scratch of their steps.
+pub struct Batch<'e> {
+    engine: &'e Engine,
+    work: Work<'e>,
+}
+
+enum Work<'e> {
+    Cpu(Loaded<'e, Cpu>),
+    Plain(Loaded<'e, Plain>),
+    Cuda(Loaded<'e, Cuda>),
+}
+
+/// The same with its type.
+struct Loaded<'e, B: Backend> {
+    backend: &'e B,
+    workspace: Workspace<B>,
+    states: Vec<B::State>,
+}
+
+/// Calls with what a batch has, whatever its backend.
+macro_rules! with {
+    ($work:expr, |$loaded:ident| $call:expr) => {
+        match $work {
+            Work::Cpu($loaded) => $call,
+            Work::Plain($loaded) => $call,
+            Work::Cuda($loaded) => $call,
+        }
+    };
+}
+
+impl<'e> Batch<'e> {
+    pub(super) fn new(engine: &'e Engine, sequences: usize) -> Result<Self> {
+        let work = match &engine.backend {
+            AnyBackend::Cpu(cpu) => Work::Cpu(Loaded::new(cpu, engine, sequences)?),
+            AnyBackend::Plain(plain) => Work::Plain(Loaded::new(plain, engine, sequences)?),
+            AnyBackend::Cuda(cuda) => Work::Cuda(Loaded::new(&**cuda, engine, sequences)?),
+        };
+        Ok(Self { engine, work })
+    }
+
+    /// Positions that a sequence holds.
+    ///
+    /// # Panics
+    /// Here and below: when there is no such sequence.
+    pub fn len(&self, sequence: usize) -> usize {
+        with!(&self.work, |loaded| loaded.states[sequence].len())
+    }
+
+    /// Whether a sequence holds none.
+    pub fn is_empty(&self, sequence: usize) -> bool {
+        self.len(sequence) == 0
+    }
+
+    /// Forgets a sequence's positions from `len` on and tells how many are left: fewer, where a recurrent state cannot go
+    /// back so far.
+    pub fn rewind(&mut self, sequence: usize, len: usize) -> usize {
+        with!(&mut self.work, |loaded| loaded.states[sequence].rewind(len))
+    }
+
+    /// The only forward: computes rows of the batch's sequences.
+    ///
+    /// Rows of one sequence stand together at rising positions, none beyond the end of what it holds.
+    ///
+    /// # Errors
+    /// When a token, sequence or position is out of range, an expert cannot be read, or a device fails.
+    pub fn step(&mut self, rows: &[Row]) -> Result<()> {
+        self.observed_step(rows, &mut Nothing)
+    }
+
+    /// [`Batch::step`] under observation.
+    ///
+    /// # Errors
+    /// As [`Batch::step`].
+    pub fn observed_step<O: Observe>(&mut self, rows: &[Row], observe: &mut O) -> Result<()> {
+        rows.iter().try_for_each(|row| self.engine.admit(row))?;
+        with!(&mut self.work, |loaded| loaded.step(&self.engine.model, rows, observe))
+    }
+
+    /// Logits of the last step's rows that wanted them, in their order, `(vocab_size)` each.
+    ///
+    /// # Panics
+    /// When there were fewer.
+    pub fn logits(&self, row: usize) -> &[f32] {
+        with!(&self.work, |loaded| loaded.backend.logits(loaded.workspace.logits(), row))
+    }
+
+    /// Rows of the last step that wanted logits.
+    pub fn logit_rows(&self) -> usize {
+        with!(&self.work, |loaded| loaded.backend.logit_rows(loaded.workspace.logits()))
+    }
+}
+
+impl<'e, B: Backend> Loaded<'e, B> {
+    fn new(backend: &'e B, engine: &Engine, sequences: usize) -> Result<Self> {
+        let (config, format): (_, &'static Format) = (&engine.model.config, engine.options.cache);
+        let mut workspace = Workspace::new(backend, config);
+        workspace.drop_tokens = engine.options.capacity == CapacityMode::Reference;
+        let states = (0..sequences).map(|_| backend.state(config, format)).collect::<Result<_>>()?;
+        Ok(Self { backend, workspace, states })
+    }
+
+    fn step<O: Observe>(&mut self, model: &Model, rows: &[Row], observe: &mut O) -> Result<()> {
+        for row in rows {
+            let state = self.states.get_mut(row.sequence).filter(|state| row.position <= state.len());
+            let state = state.ok_or_else(|| Error::request("a row beyond the end of its sequence"))?;
+            state.extend_to(row.position + 1)?;
+        }
+        forward(self.backend, model, &mut self.workspace, &mut self.states, rows, observe)
+    }
+}

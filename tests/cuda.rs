@@ -1,0 +1,382 @@
+//! The runtime for cards, over an emulated driver: the kernels that run on a card, compiled for the CPU, under the program
+//! as it is shipped. Every golden model, every way of having too little memory, every format, every failure.
+//!
+//! Needs a C++ compiler (`CXX`, else g++); without one the tests say that they are skipped.
+
+#![allow(clippy::print_stdout, reason = "the table of errors, and what is skipped")]
+
+#[path = "support/command.rs"]
+mod command;
+#[path = "support/fixtures.rs"]
+#[allow(dead_code, reason = "nothing is rewritten here")]
+mod fixtures;
+
+use command::{moewe, stderr};
+use fixtures::fixture;
+use moewe_engine::cuda::{Device, Kernels, LIBRARY_VARIABLE, MatrixAt, Rows};
+use moewe_engine::gguf::Gguf;
+use moewe_engine::kernels::{self, Job, Layout, MatrixRef, Output, Pick, Quantized};
+use moewe_engine::quant::{FORMATS, Format};
+use moewe_engine::session::{DeviceChoice, Engine, MemoryLimit, Options};
+use moewe_engine::simd::Isa;
+use moewe_engine::threads::Team;
+use safetensors::SafeTensors;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output as Finished};
+use std::sync::LazyLock;
+
+/// Largest difference from the reference, relative to its largest logit.
+const TOLERANCE: f32 = 2e-5;
+/// Positions of each golden model.
+const POSITIONS: usize = 8;
+
+/// The emulated driver; `None` where there is no compiler.
+static DRIVER: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda/build.sh");
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
+    if Command::new(&compiler).arg("--version").output().is_err() {
+        println!("SKIPPED: no C++ compiler ({compiler}), which the emulated driver is made with");
+        return None;
+    }
+    let built = Command::new(script).arg(&folder).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    Some(folder.join("libcuda.so.1"))
+});
+
+/// The program with the emulated driver and what else it is to find.
+fn run(folder: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Option<Finished> {
+    let driver = DRIVER.as_ref()?;
+    let mut command = moewe(folder);
+    command.env(LIBRARY_VARIABLE, driver).args(arguments).envs(settings.iter().copied());
+    Some(command.output().unwrap())
+}
+
+fn numbers<const N: usize, T>(bytes: &[u8], parse: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.as_chunks::<N>().0.iter().map(|&chunk| parse(chunk)).collect()
+}
+
+/// Logits of some tokens, by the program.
+fn logits(
+    folder: &Path,
+    file: &Path,
+    tokens: &[u32],
+    more: &[&str],
+    settings: &[(&str, &str)],
+) -> Option<Vec<f32>> {
+    let tokens = tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let arguments =
+        ["logits", file.to_str().unwrap(), "-o", "out.safetensors", "--force", "-q", "--tokens", &tokens];
+    let output = run(folder, &[&arguments[..], more].concat(), settings)?;
+    assert!(output.status.success(), "{}: {}", file.display(), stderr(&output));
+    let bytes = std::fs::read(folder.join("out.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    Some(numbers(tensors.tensor("logits").unwrap().data(), f32::from_le_bytes))
+}
+
+/// What a golden folder asks: flags, tokens and logits. The original's way of dropping tokens is one of the whole text.
+fn cases(golden: &Path) -> Vec<(&'static [&'static str], Vec<u32>, Vec<f32>)> {
+    let bytes = std::fs::read(golden.join("expected.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut names: Vec<_> = tensors.names().iter().filter_map(|name| name.strip_suffix(".tokens")).collect();
+    names.sort_by_key(|name| (name.ends_with("_1"), name.len()));
+    let case = |name: &str, most: usize| {
+        let tokens = numbers(tensors.tensor(&format!("{name}.tokens")).unwrap().data(), i32::from_le_bytes);
+        let logits = numbers(tensors.tensor(&format!("{name}.logits")).unwrap().data(), f32::from_le_bytes);
+        let (width, count) = (logits.len() / tokens.len(), tokens.len().min(most));
+        let tokens = tokens[..count].iter().map(|&token| token as u32).collect();
+        (tokens, logits[..count * width].to_vec())
+    };
+    let mut cases: Vec<(&[&str], _, _)> = vec![];
+    if let Some(name) = names.iter().find(|name| !name.starts_with("reference")) {
+        let (tokens, logits) = case(name, POSITIONS);
+        cases.push((&[], tokens, logits));
+    }
+    if let Some(name) = names.iter().find(|name| name.starts_with("reference")) {
+        let (tokens, logits) = case(name, usize::MAX);
+        cases.push((&["--capacity", "reference"], tokens, logits));
+    }
+    cases
+}
+
+/// A golden folder as an F32 file.
+fn converted(golden: &Path, target: &Path) -> PathBuf {
+    let files = std::fs::read_dir(golden).unwrap().map(|entry| entry.unwrap().path());
+    let pickle = files.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "pt"));
+    let out = target.join(golden.file_name().unwrap()).with_extension("gguf");
+    let options = moewe_convert::Options::new(Format::by_name("F32").unwrap());
+    moewe_convert::convert(&pickle.unwrap_or_else(|| golden.to_owned()), &out, &options, &()).unwrap();
+    out
+}
+
+fn difference(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0f32, |largest, logit| largest.max(logit.abs()));
+    let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    worst.fold(0f32, |worst, far| if far.is_nan() { f32::INFINITY } else { worst.max(far) }) / largest
+}
+
+#[test]
+fn every_golden_model_computes_its_reference_logits() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut names: Vec<_> = std::fs::read_dir(&golden).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.retain(|path| path.join("expected.safetensors").exists());
+    names.sort();
+    let mut failures = vec![];
+    for golden in &names {
+        let name = golden.file_name().unwrap().to_str().unwrap();
+        let file = converted(golden, folder.path());
+        for (more, tokens, expected) in cases(golden) {
+            let flags = ["--device", "cuda", "--context", "64", "--cache-type", "f32"];
+            let flags = [&flags, more].concat();
+            let Some(found) = logits(folder.path(), &file, &tokens, &flags, &[]) else { return };
+            let error = difference(&found, &expected);
+            println!("{name:24} {:8} {error:.1e}", if more.is_empty() { "" } else { "capacity" });
+            if error > TOLERANCE {
+                failures.push(format!("{name} {more:?}: {error:.1e}"));
+            }
+        }
+        std::fs::remove_file(file).unwrap();
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Runs an ignored test of this file in a process that finds the emulated driver; what it prints.
+fn inside(test: &str, settings: &[(&str, &str)]) -> Option<String> {
+    let driver = DRIVER.as_ref()?;
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", test, "--nocapture"]).env(LIBRARY_VARIABLE, driver);
+    let output = command.envs(settings.iter().copied()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{test} {settings:?}:\n{said}\n{}", stderr(&output));
+    Some(said)
+}
+
+/// Whatever fits, and in whatever order threads and streams run: the same bits.
+#[test]
+fn memory_and_order_change_no_bit() {
+    let mut first = None;
+    for seed in ["0", "1", "2", "3"] {
+        let Some(said) = inside("budgets", &[("MOEWE_EMULATION_SEED", seed)]) else { return };
+        let bits: Vec<_> = said.lines().filter(|line| line.starts_with("bits")).map(str::to_owned).collect();
+        assert_eq!(bits.len(), 4, "{said}");
+        assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits, "another order, other bits");
+    }
+}
+
+#[test]
+#[ignore = "is run with an emulated driver by the test above"]
+fn budgets() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["mixtral", "glm4moe"] {
+        let file = fixture(name, folder.path());
+        for cache in ["f16", "q8_0"] {
+            let all = all_logits(&file, cache, None);
+            let expert = expert_bytes(&file);
+            for slots in [100, 8, 4, 0] {
+                // Four that belong to no layer come first.
+                let bytes = if slots == 0 { 0 } else { (slots + 4) * expert };
+                let some = all_logits(&file, cache, Some(MemoryLimit::Experts(bytes)));
+                assert!(all == some, "{name}, cache {cache}: other bits with {slots} slots");
+            }
+            let hash =
+                all.iter().fold(0u64, |hash, logit| hash.wrapping_mul(31) ^ u64::from(logit.to_bits()));
+            println!("bits {name} {cache} {hash:016x}");
+        }
+    }
+}
+
+/// Prompt in steps of five, then single tokens.
+fn all_logits(file: &Path, cache: &str, vram: Option<MemoryLimit>) -> Vec<f32> {
+    let device = DeviceChoice::Cuda(0);
+    let options = Options { device, vram, batch: 5, context: Some(64), ..fixtures::options(cache) };
+    let engine = Engine::open(file, options).unwrap();
+    let mut session = engine.session().unwrap();
+    let mut all = vec![];
+    let tokens = fixtures::tokens(14, 5);
+    let mut keep = |_: usize, row: &[f32]| {
+        all.extend_from_slice(row);
+        Ok(())
+    };
+    session.extend_with_logits(&tokens[..12], &mut keep).unwrap();
+    for token in &tokens[12..] {
+        session.extend_with_logits(&[*token], &mut keep).unwrap();
+    }
+    // Back to the middle and on again: what is computed again has the bits that it had.
+    session.rewind(9);
+    let mut again = vec![];
+    let mut keep = |_: usize, row: &[f32]| {
+        again.extend_from_slice(row);
+        Ok(())
+    };
+    session.extend_with_logits(&tokens[9..10], &mut keep).unwrap();
+    let width = again.len();
+    assert!(all[9 * width..10 * width] == again, "other bits after going back");
+    all
+}
+
+fn expert_bytes(file: &Path) -> u64 {
+    let gguf = Gguf::open(file).unwrap();
+    let of_layer = |part: &str| gguf.tensor(&format!("blk.1.ffn_{part}_exps.weight")).unwrap();
+    ["gate", "up", "down"].iter().map(|part| of_layer(part).elements() * 4 / of_layer(part).shape[2]).sum()
+}
+
+/// The products of every format, as they lie in files and in panels, against those of the CPU: the same bits where a lane
+/// of the CPU's panels adds up the same numbers in the same order.
+#[test]
+fn every_format_is_multiplied_as_on_the_cpu() {
+    inside("formats", &[]);
+}
+
+/// Formats whose products on the CPU are those of this order; the others differ by rounding.
+const SAME_BITS: &[&str] = &["Q4_0", "Q8_0", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"];
+
+#[test]
+#[ignore = "is run with an emulated driver by the test above"]
+fn formats() {
+    let (rows, cols, inputs) = (40, 512, 3);
+    let isa =
+        [Isa::Avx512Vnni, Isa::Avx2].into_iter().find(|isa| isa.is_available()).unwrap_or(Isa::Portable);
+    let team = Team::new(1);
+    let mut random = 1u32;
+    let mut number = || {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (random >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let x: Vec<f32> = (0..inputs * cols).map(|_| number()).collect();
+    let weights: Vec<f32> = (0..rows * cols).map(|_| number()).collect();
+    for format in FORMATS {
+        let mut bytes = vec![0u8; rows * format.row_bytes(cols)];
+        (format.quantize.unwrap())(&weights, None, &mut bytes);
+        let matrix = MatrixRef { format, rows, cols, layout: Layout::Rows, bytes: &bytes };
+        let kernels = Kernels::load(Device::open(0).unwrap(), &[format]).unwrap();
+        for layout in [Layout::Rows, Layout::of(isa)] {
+            let mut packed = bytes.clone();
+            layout.pack(matrix, &mut packed);
+            let matrix = MatrixRef { layout, bytes: &packed, ..matrix };
+            let expected = on_cpu(&team, isa, matrix, &x, inputs);
+            let found = on_card(&kernels, matrix, &x, inputs);
+            let error = difference(&found, &expected);
+            // Rows after the last whole panel are added up in another order on the CPU.
+            let whole = |all: &[f32]| -> Vec<f32> {
+                all.chunks_exact(rows).flat_map(|row| row[..rows / 16 * 16].to_vec()).collect()
+            };
+            let is_same = whole(&found) == whole(&expected);
+            println!("{format:8} {layout:?} {error:.1e}{}", if is_same { ", the same bits" } else { "" });
+            assert!(error < 1e-5, "{format}");
+            if layout == Layout::Panels && SAME_BITS.contains(&format.name) {
+                assert!(is_same, "{format}: other bits than the CPU's panels");
+            }
+        }
+    }
+}
+
+fn on_cpu(team: &Team, isa: Isa, matrix: MatrixRef<'_>, x: &[f32], inputs: usize) -> Vec<f32> {
+    let kernel = kernels::select(matrix.format, isa);
+    let mut out = vec![0f32; inputs * matrix.rows];
+    let extras_len = Quantized::extras_len(matrix.cols);
+    let (mut codes, mut extras) = (vec![0i8; x.len()], vec![0f32; inputs * extras_len]);
+    let mut rows = kernels::Inputs::floats(x, matrix.cols);
+    if let Some(grain) = kernel.inputs() {
+        let places = codes.chunks_exact_mut(matrix.cols).zip(extras.chunks_exact_mut(extras_len));
+        for (row, (codes, extras)) in x.chunks_exact(matrix.cols).zip(places) {
+            kernel.quantize(row, &mut Quantized::new(codes, extras));
+        }
+        rows = rows.with_codes(grain, &codes, &extras);
+    }
+    let picks: Vec<Pick> = (0..inputs as u32).map(|row| Pick { input: row, output: row }).collect();
+    let output = Output::new(&mut out, matrix.rows, 0);
+    kernels::matmul(team, kernel, &Job { matrix, inputs: rows, picks: &picks, output });
+    out
+}
+
+fn on_card(kernels: &Kernels, matrix: MatrixRef<'_>, x: &[f32], inputs: usize) -> Vec<f32> {
+    let device = kernels.device();
+    let weights = device.upload(matrix.bytes).unwrap();
+    let (mut input, mut out) = (Rows::new(0), Rows::new(0));
+    kernels.resize(&mut input, inputs, matrix.cols);
+    kernels.resize(&mut out, inputs, matrix.rows);
+    let bytes: Vec<u8> = x.iter().flat_map(|value| value.to_le_bytes()).collect();
+    device.copy_now(input.place(), &bytes).unwrap();
+    let MatrixRef { format, rows, cols, .. } = matrix;
+    let is_panels = matrix.layout.is_other_than_rows(format);
+    let at = MatrixAt { format, rows, cols, is_panels, bytes: weights.address() };
+    kernels.multiply(at, &mut input, &mut out, 0);
+    kernels.take_failure().unwrap();
+    out.fetch(device).unwrap().to_vec()
+}
+
+/// What has to be said where there is no card to be used, and what is done then.
+#[test]
+fn failures_are_told_in_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = fixture("mixtral", folder.path());
+    let arguments = |device: &'static str| {
+        [
+            "logits",
+            file.to_str().unwrap(),
+            "-o",
+            "out.safetensors",
+            "--force",
+            "--tokens",
+            "3,1,4",
+            "--device",
+            device,
+        ]
+    };
+    for (settings, expected) in [
+        (("MOEWE_EMULATION_NO_DEVICE", "1"), "CUDA_ERROR_NO_DEVICE"),
+        (("MOEWE_EMULATION_DRIVER", "11040"), "knows CUDA 11.4, Möwe needs 11.8"),
+        (("MOEWE_EMULATION_CAPABILITY", "7.5"), "compute capability 7.5, below 8.0"),
+        (("MOEWE_EMULATION_MEMORY", "70000000"), "the card has room for"),
+        ((LIBRARY_VARIABLE, "/nonexistent/libcuda.so.1"), "no NVIDIA driver found"),
+        (("MOEWE_EMULATION_FAIL", "cuModuleLoadDataEx:2"), "cuModuleLoadDataEx"),
+        (("MOEWE_EMULATION_FAIL", "cuMemAlloc_v2:3:2"), "--vram"),
+    ] {
+        let Some(output) = run(folder.path(), &arguments("cuda"), &[settings]) else { return };
+        let said = stderr(&output);
+        assert!(!output.status.success() && said.contains(expected), "{settings:?}: {said}");
+        assert!(said.contains("--device cpu") && said.lines().count() == 1, "{settings:?}: {said}");
+        let output = run(folder.path(), &arguments("auto"), &[settings]).unwrap();
+        let said = stderr(&output);
+        assert!(output.status.success() && said.contains("computing on the CPU"), "{settings:?}: {said}");
+        assert!(said.contains(expected), "{settings:?}: {said}");
+    }
+    // Later than at load: the answer ends, and says where.
+    let failing = [("MOEWE_EMULATION_FAIL", "cuLaunchKernel:17")];
+    let output = run(folder.path(), &arguments("cuda"), &failing).unwrap();
+    assert!(
+        !output.status.success() && stderr(&output).contains("CUDA_ERROR_LAUNCH_FAILED"),
+        "{}",
+        stderr(&output)
+    );
+    let output = run(folder.path(), &arguments("cuda:3"), &[]).unwrap();
+    assert!(
+        !output.status.success() && stderr(&output).contains("there is no card 3"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+/// Where all experts fit, a token is computed without the program looking at anything but its logits.
+#[test]
+fn a_step_waits_for_its_logits_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = fixture("glm4moe", folder.path());
+    let log = folder.path().join("log");
+    let settings = [("MOEWE_EMULATION_LOG", log.to_str().unwrap())];
+    let flags = ["--device", "cuda", "--context", "64", "--batch", "1"];
+    let mut waits = vec![];
+    for count in [4, 5] {
+        let _ = std::fs::remove_file(&log);
+        let tokens = fixtures::tokens(count, 1);
+        let Some(_) = logits(folder.path(), &file, &tokens, &flags, &settings) else { return };
+        let said = std::fs::read_to_string(&log).unwrap();
+        let lines = |start: &str| said.lines().filter(|line| line.starts_with(start)).count();
+        waits.push([lines("wait"), lines("copy d2h"), lines("launch")]);
+    }
+    let token: Vec<usize> = waits[1].iter().zip(waits[0]).map(|(more, less)| more - less).collect();
+    println!("a token: {} waits, {} copies back, {} launches", token[0], token[1], token[2]);
+    assert!(token[0] <= 2 && token[1] == 1, "{token:?}");
+}
