@@ -8,11 +8,14 @@ use crate::error::{Error, Result};
 use std::ffi::{CString, c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Capability that the kernels are compiled for.
 const LEAST_CAPABILITY: (c_int, c_int) = (8, 0);
 /// Memory that hosts may write directly from every context (`CU_MEMHOSTALLOC_PORTABLE`).
 const PORTABLE: u32 = 1;
+/// Threads may call what a capture has no part in (`CU_STREAM_CAPTURE_MODE_RELAXED`).
+const RELAXED: c_int = 2;
 /// A stream that does not wait for the default one (`CU_STREAM_NON_BLOCKING`).
 const NON_BLOCKING: u32 = 1;
 
@@ -27,6 +30,7 @@ struct Inner {
     stream: Handle,
     name: String,
     multiprocessors: u32,
+    allocations: AtomicU64,
 }
 
 // SAFETY: the driver's functions may be called from every thread, and its handles belong to the process.
@@ -86,7 +90,15 @@ impl Device {
             // SAFETY: as above.
             (d.cuStreamCreateWithPriority)(&mut stream, NON_BLOCKING, 0)
         })?;
-        Ok(Self(Arc::new(Inner { driver, ordinal: device, context, stream, name, multiprocessors })))
+        Ok(Self(Arc::new(Inner {
+            driver,
+            ordinal: device,
+            context,
+            stream,
+            name,
+            multiprocessors,
+            allocations: AtomicU64::new(0),
+        })))
     }
 
     /// What the maker calls it.
@@ -130,10 +142,16 @@ impl Device {
     /// When it has no such room.
     pub fn allocate(&self, len: usize) -> Result<Memory> {
         self.enter()?;
+        self.0.allocations.fetch_add(1, Ordering::Relaxed);
         let mut address = 0;
         // SAFETY: as in `open`.
         self.call("cuMemAlloc_v2", |d| unsafe { (d.cuMemAlloc_v2)(&mut address, len.max(1)) })?;
         Ok(Memory { device: self.clone(), address, len })
+    }
+
+    /// How often memory was asked for: as long as that stays the same, so do the places of everything.
+    pub fn allocations(&self) -> u64 {
+        self.0.allocations.load(Ordering::Relaxed)
     }
 
     /// `len` bytes of the program that copies need not take a detour to.
@@ -210,6 +228,43 @@ impl Device {
     pub fn wait(&self) -> Result<()> {
         // SAFETY: as in `open`.
         self.call("cuStreamSynchronize", |d| unsafe { (d.cuStreamSynchronize)(self.0.stream) })
+    }
+
+    /// From here to [`Device::captured`] work is not done but written down.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn capture(&self) -> Result<()> {
+        // SAFETY: as in `open`.
+        self.call("cuStreamBeginCapture_v2", |d| unsafe {
+            (d.cuStreamBeginCapture_v2)(self.0.stream, RELAXED)
+        })
+    }
+
+    /// What was asked for since [`Device::capture`], to be done again and again in one go.
+    ///
+    /// # Errors
+    /// When the driver refuses, or something could not be written down.
+    pub fn captured(&self) -> Result<Graph> {
+        let (mut graph, mut handle) = (null_mut(), null_mut());
+        // SAFETY: as in `open`.
+        self.call("cuStreamEndCapture", |d| unsafe { (d.cuStreamEndCapture)(self.0.stream, &mut graph) })?;
+        // SAFETY: as above.
+        let made = self.call("cuGraphInstantiateWithFlags", |d| unsafe {
+            (d.cuGraphInstantiateWithFlags)(&mut handle, graph, 0)
+        });
+        // SAFETY: as above; what was made of it stays.
+        let _ = self.call("cuGraphDestroy", |d| unsafe { (d.cuGraphDestroy)(graph) });
+        made.map(|()| Graph { device: self.clone(), handle })
+    }
+
+    /// Does what was written down.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn launch_graph(&self, graph: &Graph) -> Result<()> {
+        // SAFETY: the places that the graph names are there, as their owners and `Device::allocations` say.
+        self.call("cuGraphLaunch", |d| unsafe { (d.cuGraphLaunch)(graph.handle, self.0.stream) })
     }
 
     /// Starts a kernel on `grid` blocks of `threads`.
@@ -325,17 +380,24 @@ unsafe impl Send for Pinned {}
 unsafe impl Sync for Pinned {}
 
 impl Pinned {
-    /// Writes bytes at `start` and starts a copy of them; they stay as they are until [`Device::wait`].
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the driver gave so many bytes, which are this one's own.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+
+    /// Writes bytes at `start`; no copy of these may be under way.
+    pub fn write(&mut self, start: usize, bytes: &[u8]) {
+        self.bytes()[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Starts a copy of so many bytes, which stay as they are until [`Device::wait`].
     ///
     /// # Errors
     /// When the driver refuses.
-    pub fn copy(&mut self, start: usize, bytes: &[u8], to: Address) -> Result<()> {
-        // SAFETY: the driver gave so many bytes, which are this one's own.
-        let own = unsafe { std::slice::from_raw_parts_mut(self.start, self.len) };
-        let place = &mut own[start..start + bytes.len()];
-        place.copy_from_slice(bytes);
+    pub fn send(&mut self, start: usize, len: usize, to: Address) -> Result<()> {
+        let device = self.device.clone();
         // SAFETY: the caller's promise.
-        unsafe { self.device.copy_in(to, place) }
+        unsafe { device.copy_in(to, &self.bytes()[start..start + len]) }
     }
 }
 
@@ -344,6 +406,25 @@ impl Drop for Pinned {
         let _ = self.device.enter();
         // SAFETY: it was allocated there; copies are done, or the driver waits for them.
         let _ = self.device.call("cuMemFreeHost", |d| unsafe { (d.cuMemFreeHost)(self.start.cast()) });
+    }
+}
+
+/// Work that was written down; forgotten when dropped.
+pub struct Graph {
+    device: Device,
+    handle: Handle,
+}
+
+// SAFETY: a handle of the process.
+unsafe impl Send for Graph {}
+// SAFETY: as above.
+unsafe impl Sync for Graph {}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        let _ = self.device.enter();
+        // SAFETY: it is launched by nobody any more.
+        let _ = self.device.call("cuGraphExecDestroy", |d| unsafe { (d.cuGraphExecDestroy)(self.handle) });
     }
 }
 

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::ops::Activation;
 use crate::quant::{Format, Grain, inputs_of};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Threads of a block.
@@ -34,6 +35,16 @@ pub struct Kernels {
     modules: Modules,
     points: HashMap<u32, Memory>, // of formats with a grid, by their number
     failure: Mutex<Option<Error>>,
+    is_replay: AtomicBool,
+}
+
+/// What becomes of a step's launches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// They are started.
+    Start,
+    /// Nothing: a graph of them will be launched as a whole.
+    Replay,
 }
 
 macro_rules! arguments {
@@ -54,12 +65,17 @@ impl Kernels {
                 points.insert(format.id, device.upload(bytemuck::cast_slice(&grid))?);
             }
         }
-        Ok(Self { device, modules, points, failure: Mutex::default() })
+        Ok(Self { device, modules, points, failure: Mutex::default(), is_replay: AtomicBool::new(false) })
     }
 
     /// The device.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Says what is to become of launches from here on.
+    pub fn set_mode(&self, mode: Mode) {
+        self.is_replay.store(mode == Mode::Replay, Ordering::Relaxed);
     }
 
     /// Remembers a failure, unless there was one before.
@@ -88,7 +104,7 @@ impl Kernels {
     }
 
     fn run(&self, kernel: &Function, grid: (usize, usize), shared: usize, arguments: &[Argument]) {
-        if grid.0 == 0 || grid.1 == 0 || self.has_failed() {
+        if grid.0 == 0 || grid.1 == 0 || self.is_replay.load(Ordering::Relaxed) || self.has_failed() {
             return;
         }
         // SAFETY: each function below gives its kernel what its signature says; buffers have the shapes that they are

@@ -15,8 +15,8 @@ mod rows;
 mod vector;
 
 pub use arguments::{AttentionBy, ChoicesAt, MatrixAt, NormAt, Pieces, RouteBy, StepAt};
-pub use device::{Device, Memory, Pinned};
+pub use device::{Device, Graph, Memory, Pinned};
 pub use driver::LIBRARY_VARIABLE;
-pub use launch::Kernels;
+pub use launch::{Kernels, Mode};
 pub use rows::Rows;
 pub use vector::Vector;

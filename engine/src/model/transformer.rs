@@ -27,7 +27,7 @@ pub fn forward<B: Backend, O: Observe>(
     observe: &mut O,
 ) -> Result<()> {
     let (config, weights) = (&model.config, &model.weights);
-    let _exclusive = backend.begin(rows, states)?;
+    let _exclusive = backend.begin::<O>(rows, states)?;
     let mut pass = Pass {
         backend,
         rows,

@@ -310,7 +310,7 @@ macro_rules! host_steps {
         fn forget(&self, routing: &mut Routing) {
             routing.clear();
         }
-        fn begin(&self, _: &[Row], _: &mut [KvCache]) -> Result<()> {
+        fn begin<O: Observe>(&self, _: &[Row], _: &mut [KvCache]) -> Result<()> {
             Ok(())
         }
         fn finish(&self, _: &mut HostBuffer) -> Result<()> {

@@ -76,7 +76,11 @@ pub trait Backend {
     ///
     /// # Errors
     /// When a device has no room for it.
-    fn begin<'b>(&'b self, rows: &[Row], states: &mut [Self::State]) -> Result<Self::Exclusive<'b>>;
+    fn begin<'b, O: Observe>(
+        &'b self,
+        rows: &[Row],
+        states: &mut [Self::State],
+    ) -> Result<Self::Exclusive<'b>>;
     /// Waits until the step is done; the program can read its `logits` then.
     ///
     /// # Errors

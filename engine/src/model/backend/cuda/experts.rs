@@ -157,6 +157,11 @@ impl Bank {
         self.layers[layer].as_ref().is_some_and(Shelf::holds_all)
     }
 
+    /// Whether those of all layers are, so that a step never asks.
+    pub(super) fn holds_everything(&self) -> bool {
+        self.layers.iter().flatten().all(Shelf::holds_all)
+    }
+
     /// Begins a turn with these experts; tells which are missing.
     pub(super) fn begin(&mut self, layer: usize, wanted: &[u32]) -> Vec<u32> {
         self.turn += 1;

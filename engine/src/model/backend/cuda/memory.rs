@@ -3,7 +3,7 @@
 use super::super::super::config::Config;
 use super::super::super::kv_cache::{self, Memory as Shape, PAGE};
 use super::super::super::step::Row;
-use crate::cuda::{ChoicesAt, Device, Memory, Pinned, StepAt};
+use crate::cuda::{ChoicesAt, Device, Memory, Mode, Pinned, StepAt};
 use crate::error::Result;
 use crate::quant::Format;
 use bytemuck::cast_slice;
@@ -51,6 +51,11 @@ impl State {
             held_pages: 0,
             len: 0,
         })
+    }
+
+    /// Tells it from others.
+    pub(super) fn place(&self) -> u64 {
+        self.home.address()
     }
 
     fn add_page(&mut self) -> Result<()> {
@@ -105,6 +110,7 @@ pub(super) struct Step {
     at: (usize, usize), // stage, and how much of it is in use until the step is done
     block: Option<Memory>,
     places: Places,
+    is_replay: bool, // the copies are part of a graph
 }
 
 /// Addresses in the block.
@@ -118,22 +124,43 @@ pub(super) struct Places {
 
 impl Step {
     pub(super) fn new(device: &Device) -> Self {
-        Self { device: device.clone(), stages: vec![], at: (0, 0), block: None, places: Places::default() }
+        Self {
+            device: device.clone(),
+            stages: vec![],
+            at: (0, 0),
+            block: None,
+            places: Places::default(),
+            is_replay: false,
+        }
     }
 
     pub(super) fn places(&self) -> Places {
         self.places
     }
 
-    /// Copies the rows of a step, and the page tables that have changed.
+    /// Copies the page tables that have changed: no part of a graph.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub(super) fn copy_tables(&mut self, states: &mut [State]) -> Result<()> {
+        for state in states.iter_mut().filter(|state| state.has_changed) {
+            self.device.copy_now(state.home.address(), cast_slice(&state.table))?;
+            state.has_changed = false;
+        }
+        Ok(())
+    }
+
+    /// Copies the rows of a step.
     ///
     /// # Errors
     /// When the device has no room, or the driver refuses.
-    pub(super) fn begin(&mut self, rows: &[Row], states: &mut [State]) -> Result<()> {
-        for state in states.iter_mut().filter(|state| state.has_changed) {
-            self.copy(state.home.address(), cast_slice(&state.table))?;
-            state.has_changed = false;
+    pub(super) fn begin(&mut self, rows: &[Row], states: &[State], mode: Mode) -> Result<()> {
+        if self.at != (0, 0) {
+            // The step before ended early; its copies may be under way.
+            let _ = self.device.wait();
+            self.end();
         }
+        self.is_replay = mode == Mode::Replay;
         let numbers = |of: fn(&Row) -> usize| rows.iter().map(move |row| of(row) as i32);
         let selected = rows.iter().enumerate().filter(|(_, row)| row.wants_logits).map(|(i, _)| i as i32);
         let mut words: Vec<i32> = numbers(|row| row.token as usize).collect();
@@ -186,7 +213,9 @@ impl Step {
         }
         let start = self.at.1;
         self.at.1 = (start + bytes.len()).next_multiple_of(16);
-        self.stages[self.at.0].copy(start, bytes, to)
+        let stage = &mut self.stages[self.at.0];
+        stage.write(start, bytes);
+        if self.is_replay { Ok(()) } else { stage.send(start, bytes.len(), to) }
     }
 
     /// The device has done all of it.

@@ -1,9 +1,10 @@
 //! The backend of a card: every step is a kernel, and weights, rows and sequences live in the card's memory.
 //!
-//! `memory.rs` has what a step and a sequence keep there, `experts.rs` the routed experts. A step's failure stays with the
+//! `memory.rs` has what a step and a sequence keep there, `experts.rs` the routed experts, `graphs.rs` steps that come again. A step's failure stays with the
 //! kernels until `finish`, which returns it; nothing is started after it.
 
 mod experts;
+mod graphs;
 mod memory;
 
 use super::super::config::{Config, Norm};
@@ -14,13 +15,16 @@ use super::super::step::{AttentionStep, Row, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use super::super::{Model, mixer};
 use super::{Backend, ExpertStep};
-use crate::cuda::{AttentionBy, Device, Kernels, MatrixAt, NormAt, Pieces, RouteBy, Rows, StepAt, Vector};
+use crate::cuda::{
+    AttentionBy, Device, Kernels, MatrixAt, Mode, NormAt, Pieces, RouteBy, Rows, StepAt, Vector,
+};
 use crate::error::{Error, Result};
 use crate::experts::{ExpertStore, Plan, Turn};
 use crate::kernels::{Dispatch, Layout};
 use crate::ops::{Activation, Rope, RopeStyle};
 use crate::quant::{FORMATS, Format};
 use experts::Bank;
+use graphs::Graphs;
 use memory::{DeviceRouting, Places, State, Step};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -31,6 +35,9 @@ pub struct Cuda {
     kernels: Kernels,
     layout: Layout,
     step: Mutex<Step>,
+    graphs: Mutex<Graphs>,
+    current: Mutex<Option<(graphs::Shape, graphs::Plan)>>, // the step that has begun, where it may come again
+    scratch: Mutex<Vec<Rows>>,                             // for the inside of steps
     bank: Mutex<Bank>,
     exclusive: Mutex<()>,
     max_pages: usize,
@@ -100,7 +107,17 @@ impl Cuda {
         let bank = Bank::new(kernels.device(), &weights.experts, layers, setup.experts, layout)?;
         let max_pages = setup.context_length.div_ceil(super::super::PAGE);
         let step = Mutex::new(Step::new(kernels.device()));
-        Ok(Self { kernels, layout, step, bank: Mutex::new(bank), exclusive: Mutex::default(), max_pages })
+        Ok(Self {
+            kernels,
+            layout,
+            step,
+            graphs: Mutex::default(),
+            current: Mutex::default(),
+            scratch: Mutex::default(),
+            bank: Mutex::new(bank),
+            exclusive: Mutex::default(),
+            max_pages,
+        })
     }
 
     /// The card.
@@ -143,9 +160,67 @@ impl Cuda {
         MatrixAt { format, rows, cols, is_panels: self.layout.is_other_than_rows(format), bytes }
     }
 
-    fn try_begin(&self, rows: &[Row], states: &mut [State]) -> Result<()> {
+    fn try_begin(&self, rows: &[Row], states: &mut [State], may_come_again: bool) -> Result<()> {
         self.device().enter()?;
-        lock(&self.step).begin(rows, states)
+        let plan = if may_come_again && lock(&self.bank).holds_everything() {
+            let selected = rows.iter().filter(|row| row.wants_logits).count();
+            let shape = graphs::Shape::of(rows.len(), selected, states);
+            let plan = lock(&self.graphs).plan(self.device(), &shape);
+            *lock(&self.current) = Some((shape, plan));
+            plan
+        } else {
+            *lock(&self.current) = None;
+            graphs::Plan::Start
+        };
+        let mode = if plan == graphs::Plan::Replay { Mode::Replay } else { Mode::Start };
+        self.kernels.set_mode(mode);
+        let mut step = lock(&self.step);
+        step.copy_tables(states)?;
+        if plan == graphs::Plan::Capture {
+            self.device().capture()?;
+        }
+        step.begin(rows, states, mode)
+    }
+
+    /// Starts what the step has written down, where it has, and fetches its logits.
+    fn try_finish(&self, logits: &mut Rows) -> Result<()> {
+        let current = lock(&self.current).take();
+        self.kernels.set_mode(Mode::Start);
+        let failure = self.kernels.take_failure();
+        let mut graphs = lock(&self.graphs);
+        match current {
+            Some((shape, graphs::Plan::Capture)) => {
+                // A capture has to end, whatever became of it.
+                let graph = self.device().captured();
+                failure?;
+                let graph = graph?;
+                self.device().launch_graph(&graph)?;
+                graphs.keep(self.device(), shape, Some(graph));
+            }
+            Some((shape, graphs::Plan::Replay)) => {
+                failure?;
+                let launched = graphs.of(&shape).map_or(Ok(()), |graph| self.device().launch_graph(graph));
+                if launched.is_err() {
+                    graphs.forget(&shape);
+                }
+                launched?;
+            }
+            Some((shape, graphs::Plan::Start)) => {
+                failure?;
+                graphs.keep(self.device(), shape, None);
+            }
+            None => failure?,
+        }
+        logits.fetch(self.device())?;
+        Ok(())
+    }
+
+    fn take_scratch(&self) -> Rows {
+        lock(&self.scratch).pop().unwrap_or_else(|| Rows::new(0))
+    }
+
+    fn give_scratch(&self, rows: Rows) {
+        lock(&self.scratch).push(rows);
     }
 
     /// The experts of a group of slots: gate, up, activation, down.
@@ -246,25 +321,26 @@ impl Backend for Cuda {
         routing.rows = 0;
     }
 
-    fn begin<'b>(&'b self, rows: &[Row], states: &mut [State]) -> Result<MutexGuard<'b, ()>> {
+    fn begin<'b, O: Observe>(&'b self, rows: &[Row], states: &mut [State]) -> Result<MutexGuard<'b, ()>> {
         let exclusive = lock(&self.exclusive);
         // What is left of a step that failed.
         let _ = self.kernels.take_failure();
-        self.try_begin(rows, states)?;
+        let begun = self.try_begin(rows, states, !O::ACTIVE);
+        if let Err(error) = begun {
+            self.kernels.fail(error);
+            self.finish(&mut Rows::new(0))?;
+        }
         Ok(exclusive)
     }
 
     fn finish(&self, logits: &mut Rows) -> Result<()> {
-        let fetched = match self.kernels.take_failure() {
-            Ok(()) => logits.fetch(self.device()).map(|_| ()).and_then(|()| self.device().wait()),
-            Err(error) => {
-                // Nothing may use the stages any more.
-                let _ = self.device().wait();
-                Err(error)
-            }
-        };
+        let finished = self.try_finish(logits);
+        if finished.is_err() {
+            // Nothing may use the stages any more.
+            let _ = self.device().wait();
+        }
         lock(&self.step).end();
-        fetched
+        finished
     }
 
     fn logits<'a>(&self, logits: &'a Rows, row: usize) -> &'a [f32] {
@@ -331,7 +407,7 @@ impl Backend for Cuda {
     }
 
     fn linear_heads(&self, heads: &[Matrix], x: &Rows, from: Span, out: &mut Rows, to: Span) {
-        let mut input = Rows::new(from.width);
+        let mut input = self.take_scratch();
         self.kernels.resize(&mut input, x.rows(), from.width);
         for (i, head) in heads.iter().enumerate() {
             let piece = Pieces { at: from.at + i * from.stride, count: 1, ..from.into() };
@@ -339,6 +415,7 @@ impl Backend for Cuda {
             self.kernels.copy_span(x, piece, &mut input, whole);
             self.kernels.multiply(self.matrix_at(head), &mut input, out, to.at + i * to.stride);
         }
+        self.give_scratch(input);
     }
 
     fn copy_span(&self, x: &Rows, from: Span, out: &mut Rows, to: Span) {
@@ -454,10 +531,11 @@ impl Backend for Cuda {
     }
 
     fn weigh_by_sigmoid(&self, gate: &Linear, x: &mut Rows, out: &mut Rows) {
-        let mut weights = Rows::new(1);
+        let mut weights = self.take_scratch();
         self.kernels.resize(&mut weights, x.rows(), 1);
         self.linear(gate, x, &mut weights, 0);
         self.kernels.weigh_by_sigmoid(&weights, out);
+        self.give_scratch(weights);
     }
 
     fn add(&self, x: &mut Rows, added: &Rows, scale: f32) {
