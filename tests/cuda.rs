@@ -16,11 +16,13 @@ use fixtures::fixture;
 use moewe_engine::cuda::{Device, Kernels, LIBRARY_VARIABLE, MatrixAt, Rows};
 use moewe_engine::gguf::Gguf;
 use moewe_engine::kernels::{self, Job, Layout, MatrixRef, Output, Pick, Quantized};
+use moewe_engine::model::{Observe, Routing, Row, Site};
 use moewe_engine::quant::{FORMATS, Format};
 use moewe_engine::session::{DeviceChoice, Engine, MemoryLimit, Options};
 use moewe_engine::simd::Isa;
 use moewe_engine::threads::Team;
 use safetensors::SafeTensors;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output as Finished};
 use std::sync::LazyLock;
@@ -307,6 +309,65 @@ fn on_card(kernels: &Kernels, matrix: MatrixRef<'_>, x: &[f32], inputs: usize) -
     kernels.multiply(at, &mut input, &mut out, 0);
     kernels.take_failure().unwrap();
     out.fetch(device).unwrap().to_vec()
+}
+
+/// What observers see (calibration, importance, routing) is what they see on the CPU.
+#[test]
+fn observers_see_the_same() {
+    inside("observed", &[]);
+}
+
+/// Sums of squares of what every matrix reads, and all choices of experts.
+#[derive(Default)]
+struct Seen {
+    inputs: BTreeMap<(String, Option<u32>), (f64, usize)>,
+    choices: Vec<u32>,
+    states: usize,
+}
+
+impl Observe for Seen {
+    fn matmul_input(&mut self, site: Site<'_>, inputs: &[f32], width: usize) {
+        let entry = self.inputs.entry((site.tensor.to_owned(), site.expert)).or_default();
+        entry.0 += inputs.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+        entry.1 += inputs.len() / width;
+    }
+
+    fn routed(&mut self, _: usize, routing: &Routing) {
+        let rows = (0..routing.rows()).flat_map(|row| routing.choices(row));
+        self.choices.extend(rows.map(|choice| choice.index));
+    }
+
+    fn hidden(&mut self, _: usize, rows: &[f32], width: usize) {
+        self.states += rows.len() / width;
+    }
+}
+
+#[test]
+#[ignore = "is run with an emulated driver by the test above"]
+fn observed() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["qwen2moe", "deepseek3", "gpt-oss"] {
+        let file = fixture(name, folder.path());
+        // With all experts on the card, and with none but those that pass.
+        let cards = [None, Some(MemoryLimit::Experts(0))].map(|vram| (DeviceChoice::Cuda(0), vram));
+        let [on_cpu, others @ ..] = [(DeviceChoice::Cpu, None), cards[0], cards[1]].map(|(device, vram)| {
+            let options = Options { device, vram, context: Some(64), ..fixtures::options("f32") };
+            let engine = Engine::open(&file, options).unwrap();
+            let mut seen = Seen::default();
+            let row = |(position, token)| Row { sequence: 0, position, token, wants_logits: true };
+            let rows: Vec<Row> = fixtures::tokens(7, 2).into_iter().enumerate().map(row).collect();
+            engine.batch(1).unwrap().observed_step(&rows, &mut seen).unwrap();
+            seen
+        });
+        for other in others {
+            assert_eq!((other.states, &other.choices), (on_cpu.states, &on_cpu.choices), "{name}");
+            assert!(other.inputs.keys().eq(on_cpu.inputs.keys()), "{name}: other matrices");
+            for ((site, found), expected) in other.inputs.iter().zip(on_cpu.inputs.values()) {
+                let is_near = (found.0 - expected.0).abs() <= 1e-4 * expected.0;
+                assert!(found.1 == expected.1 && is_near, "{name}: {site:?} {found:?} {expected:?}");
+            }
+        }
+    }
 }
 
 /// What has to be said where there is no card to be used, and what is done then.
