@@ -239,7 +239,7 @@ const SAME_BITS: &[&str] = &["Q4_0", "Q8_0", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ
 #[test]
 #[ignore = "is run with an emulated driver by the test above"]
 fn formats() {
-    let (rows, cols, inputs) = (40, 512, 3);
+    let (rows, cols, inputs) = (72, 1280, 6);
     let isa =
         [Isa::Avx512Vnni, Isa::Avx2].into_iter().find(|isa| isa.is_available()).unwrap_or(Isa::Portable);
     let team = Team::new(1);
@@ -306,7 +306,7 @@ fn on_card(kernels: &Kernels, matrix: MatrixRef<'_>, x: &[f32], inputs: usize) -
     let MatrixRef { format, rows, cols, .. } = matrix;
     let is_panels = matrix.layout.is_other_than_rows(format);
     let at = MatrixAt { format, rows, cols, is_panels, bytes: weights.address() };
-    kernels.multiply(at, &mut input, &mut out, 0);
+    kernels.multiply(at, 0, &mut input, &mut out, 0);
     kernels.take_failure().unwrap();
     out.fetch(device).unwrap().to_vec()
 }

@@ -10,7 +10,7 @@ use super::modules::Modules;
 use super::rows::Rows;
 use crate::error::{Error, Result};
 use crate::ops::Activation;
-use crate::quant::{Format, Grain, inputs_of};
+use crate::quant::{Format, Grain, shape_of};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -27,6 +27,15 @@ const fn capacity_shared(experts: usize) -> usize {
 }
 const fn attention_shared(key_width: usize) -> usize {
     (key_width + 128 + 8) * 4
+}
+
+/// Rows of a matrix that a block has, and inputs that it takes at once.
+const ROWS: usize = 32;
+const INPUTS: usize = 4;
+/// Of the products of a format: a term for 1024 groups (`Tiles` in the source), for floats the sums of lanes.
+fn products_shared(format: &Format) -> usize {
+    shape_of(format)
+        .map_or(ROWS * 33 * 4, |shape| 1024 * (32 / shape.group) * if shape.has_min { 16 } else { 8 })
 }
 
 /// Kernels of a model on a device.
@@ -217,12 +226,6 @@ impl Kernels {
         x.touch();
     }
 
-    /// `out[.., at..] += bias`, of so many columns.
-    pub fn add_bias(&self, out: &mut Rows, bias: u64, at: usize, count: usize) {
-        self.step("add_bias", (out.rows(), 1), 0, arguments![out.address(), bias, out.width(), at, count]);
-        out.touch();
-    }
-
     /// The rows of these numbers.
     pub fn select_rows(&self, x: &Rows, numbers: u64, out: &mut Rows) {
         let a = arguments![x.address(), numbers, out.address(), x.width()];
@@ -267,7 +270,7 @@ impl Kernels {
 
     /// Inputs as a product wants them: values, codes, extras.
     fn inputs(&self, format: &Format, x: &mut Rows) -> [u64; 3] {
-        let Some(grain) = inputs_of(format) else { return [x.address(), 0, 0] };
+        let Some(grain) = shape_of(format).map(|shape| shape.inputs) else { return [x.address(), 0, 0] };
         let coded = x.coded(&self.device, grain);
         let Some((codes, extras, is_current)) = self.ok(coded) else { return [0; 3] };
         if !is_current {
@@ -282,8 +285,8 @@ impl Kernels {
         self.points.get(&format.id).map_or(0, Memory::address)
     }
 
-    /// `out[.., at..] = x * matrix`.
-    pub fn multiply(&self, matrix: MatrixAt, x: &mut Rows, out: &mut Rows, at: usize) {
+    /// `out[.., at..] = x * matrix + bias`, where the bias has an address.
+    pub fn multiply(&self, matrix: MatrixAt, bias: u64, x: &mut Rows, out: &mut Rows, at: usize) {
         assert!(x.width() == matrix.cols && at + matrix.rows <= out.width() && out.rows() == x.rows());
         let [values, codes, extras] = self.inputs(matrix.format, x);
         let a = arguments![
@@ -295,12 +298,16 @@ impl Kernels {
             values,
             codes,
             extras,
+            x.rows(),
+            bias,
             out.address(),
             out.width(),
             at
         ];
-        let grid = (matrix.rows.div_ceil(THREADS as usize), x.rows());
-        self.run(&self.modules.products(matrix.format).products, grid, 0, a);
+        let at_once = if codes == 0 { 1 } else { INPUTS };
+        let grid = (matrix.rows.div_ceil(ROWS), x.rows().div_ceil(at_once));
+        let kernel = &self.modules.products(matrix.format).products;
+        self.run(kernel, grid, products_shared(matrix.format), a);
         out.touch();
     }
 
@@ -333,8 +340,9 @@ impl Kernels {
             bias,
             out.address()
         ];
-        let grid = (matrix.rows.div_ceil(THREADS as usize), slots);
-        self.run(&self.modules.products(matrix.format).experts, grid, 0, a);
+        let grid = (matrix.rows.div_ceil(ROWS), slots);
+        let kernel = &self.modules.products(matrix.format).experts;
+        self.run(kernel, grid, products_shared(matrix.format), a);
         out.touch();
     }
 

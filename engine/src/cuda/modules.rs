@@ -31,7 +31,6 @@ const OF_STEPS: &[&str] = &[
     "add",
     "scale",
     "clear",
-    "add_bias",
     "select_rows",
     "activate",
     "activate_slots",

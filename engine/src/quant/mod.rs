@@ -347,17 +347,28 @@ pub fn points_of(format: &Format) -> Vec<u64> {
     visit(format, Points)
 }
 
-/// [`Block::INPUTS`] of a format; `None` for floats, whose inputs are not rounded.
-pub fn inputs_of(format: &Format) -> Option<Grain> {
-    struct Inputs;
-    impl Visit for Inputs {
-        type Output = Option<Grain>;
-        fn blocks<B: Block>(self) -> Option<Grain> {
-            Some(B::INPUTS)
+/// What kernels have to know of a block format.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockShape {
+    /// [`Block::GROUP`].
+    pub group: usize,
+    /// [`Block::HAS_MIN`].
+    pub has_min: bool,
+    /// [`Block::INPUTS`].
+    pub inputs: Grain,
+}
+
+/// The shape of a format's blocks; `None` for floats.
+pub fn shape_of(format: &Format) -> Option<BlockShape> {
+    struct Shape;
+    impl Visit for Shape {
+        type Output = Option<BlockShape>;
+        fn blocks<B: Block>(self) -> Option<BlockShape> {
+            Some(BlockShape { group: B::GROUP, has_min: B::HAS_MIN, inputs: B::INPUTS })
         }
-        fn float<F: Float>(self) -> Option<Grain> {
+        fn float<F: Float>(self) -> Option<BlockShape> {
             None
         }
     }
-    visit(format, Inputs)
+    visit(format, Shape)
 }

@@ -1,9 +1,9 @@
 // The cache of keys and values, and attention over it.
 //
-// A page holds 256 positions of one layer's keys or values; a head's positions lie together in it. Blocks have 128
-// threads; block_x() is the row, block_y() the head. Attention goes through tiles of 128 positions that begin at
-// multiples of 128 whatever the row or the window, with a running softmax as in engine/src/kernels/attention, so what
-// a row becomes does not depend on the other rows.
+// A page holds 256 positions of one layer's keys or values; a head's positions lie together in it. Blocks have
+// 128 threads; block_x() is the row, block_y() the head. Attention goes through tiles of 128 positions that
+// begin at multiples of 128 whatever the row or the window, with a running softmax as in
+// engine/src/kernels/attention, so what a row becomes does not depend on the other rows.
 #include "steps_math.cuh"
 
 /// Bytes of shared memory of `attention`.
@@ -87,7 +87,8 @@ DEVICE void store_row(const float *values, int width, int format, uint8_t *row) 
     }
 }
 
-/// Products of the query with the keys `from` to `to` of a tile, a warp for each; the places of others are left alone.
+/// Products of the query with the keys `from` to `to` of a tile, a warp for each; the places of others are left
+/// alone.
 template <int format>
 DEVICE void multiply(const float *query, const uint8_t *keys, size_t row_bytes, int width, int from, int to,
                      float *scores) {
@@ -120,7 +121,8 @@ struct Head {
 
 /// One query head of one row. `query` is in shared memory, multiplied with the scale.
 template <int format>
-DEVICE void attend(const Head &head, const float *query, float *scores, float *places, float largest, float *out) {
+DEVICE void attend(const Head &head, const float *query, float *scores, float *places, float largest,
+                   float *out) {
     float total = largest > -infinity() ? 1.0f : 0.0f; // of the sink
     float sums[MOST_COLUMNS] = {};
     size_t key_bytes = row_bytes(format, head.key_width);
@@ -146,8 +148,10 @@ DEVICE void attend(const Head &head, const float *query, float *scores, float *p
             int column = i * THREADS + thread_x();
             if (column >= head.value_width) continue;
             float sum = sums[i] * shrink;
-            for (int position = from; position < to; position++)
-                sum = multiply_add(scores[position], number<format>(values + position * value_bytes, column), sum);
+            for (int position = from; position < to; position++) {
+                float value = number<format>(values + position * value_bytes, column);
+                sum = multiply_add(scores[position], value, sum);
+            }
             sums[i] = sum;
         }
         sync_block();
@@ -160,12 +164,12 @@ DEVICE void attend(const Head &head, const float *query, float *scores, float *p
 
 } // namespace cache
 
-/// Writes a row's keys and values into its sequence's pages. A row's value heads are as many as its key heads, with no
-/// gaps; `value_width` 0: there are none.
+/// Writes a row's keys and values into its sequence's pages. A row's value heads are as many as its key heads,
+/// with no gaps; `value_width` 0: there are none.
 KERNEL void BOUNDS(steps::THREADS, 8)
-    store(const float *qkv, int qkv_width, int key_at, int key_heads, int key_width, int value_at, int value_width,
-          const int *positions, const int *sequences, const uint64_t *tables, int layer, int max_pages,
-          int cache_format) {
+    store(const float *qkv, int qkv_width, int key_at, int key_heads, int key_width, int value_at,
+          int value_width, const int *positions, const int *sequences, const uint64_t *tables, int layer,
+          int max_pages, int cache_format) {
     using namespace cache;
     int row = block_x(), head = block_y(), position = positions[row], number = position / PAGE;
     if (head >= key_heads) return;
@@ -179,8 +183,8 @@ KERNEL void BOUNDS(steps::THREADS, 8)
                   page(table, layer, VALUES, max_pages, number) + place(head, position, value_bytes));
 }
 
-/// What a row's query heads see of their sequence, itself included: at most `window` positions where that is not 0.
-/// `sinks` are logits, one a head, that take weight and give nothing. Keys are as wide as queries.
+/// What a row's query heads see of their sequence, itself included: at most `window` positions where that is
+/// not 0. `sinks` are logits, one a head, that take weight and give nothing. Keys are as wide as queries.
 /// ATTENTION_SHARED(q_piece).
 KERNEL void BOUNDS(steps::THREADS, 4)
     attention(const float *queries, int q_width, int q_at, int q_count, int q_piece, int q_stride, int kv_heads,
@@ -196,8 +200,8 @@ KERNEL void BOUNDS(steps::THREADS, 4)
     sync_block();
     const uint64_t *pages = (const uint64_t *)tables[sequences[row]] + (size_t)layer * 2 * max_pages;
     int first = window > 0 && position + 1 > window ? position + 1 - window : 0;
-    Head head = {pages, values_in_keys ? nullptr : pages + max_pages, number * kv_heads / q_count, first, position,
-                 q_piece, value_width};
+    const uint64_t *values = values_in_keys ? nullptr : pages + max_pages;
+    Head head = {pages, values, number * kv_heads / q_count, first, position, q_piece, value_width};
     float sink = sinks ? sinks[number] : -infinity();
     float *result = out + ((size_t)row * q_count + number) * value_width;
     switch (cache_format) {

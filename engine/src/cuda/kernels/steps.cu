@@ -1,8 +1,9 @@
-// The steps of a forward that work on rows alone: norms, spans, rotations, activations, rounding to bytes, routing.
+// The steps of a forward that work on rows alone: norms, spans, rotations, activations, rounding, routing.
 //
-// Every kernel runs blocks of 128 threads, block_x() is the row and block_y() the piece or head, and needs no dynamic
-// shared memory but what stands beside it. Numbers and orders are those of engine/src/ops and model/moe.rs; so are the
-// bits, but for norms, whose sums go through a tree. What a row becomes does not depend on the other rows.
+// Every kernel runs blocks of 128 threads, block_x() is the row and block_y() the piece or head, and needs no
+// dynamic shared memory but what stands beside it. Numbers and orders are those of engine/src/ops and
+// model/moe.rs; so are the bits, but for norms, whose sums go through a tree. What a row becomes does not
+// depend on the other rows.
 #include "steps_math.cuh"
 
 using namespace steps;
@@ -15,8 +16,8 @@ using namespace steps;
 DEVICE size_t row_start(int width) { return (size_t)block_x() * width; }
 
 /// One row or a piece of it; `out` may be `x`.
-DEVICE void norm_piece(const float *x, const float *weight, const float *bias, float epsilon, bool is_layer_norm,
-                       float *out, int width, float *places) {
+DEVICE void norm_piece(const float *x, const float *weight, const float *bias, float epsilon,
+                       bool is_layer_norm, float *out, int width, float *places) {
     float mean = 0.0f;
     if (is_layer_norm) {
         float sum = 0.0f;
@@ -37,8 +38,8 @@ DEVICE void norm_piece(const float *x, const float *weight, const float *bias, f
 
 /// Not `norm`: CUDA's own headers declare a C function of that name. NORM_SHARED.
 KERNEL void BOUNDS(steps::THREADS, 8)
-    norm_rows(const float *x, const float *weight, const float *bias, float epsilon, int is_layer_norm, float *out,
-              int width) {
+    norm_rows(const float *x, const float *weight, const float *bias, float epsilon, int is_layer_norm,
+              float *out, int width) {
     SHARED_MEMORY(shared);
     size_t start = row_start(width);
     norm_piece(x + start, weight, bias, epsilon, is_layer_norm != 0, out + start, width, (float *)shared);
@@ -46,8 +47,8 @@ KERNEL void BOUNDS(steps::THREADS, 8)
 
 /// All pieces have the same weights. NORM_SHARED.
 KERNEL void BOUNDS(steps::THREADS, 8)
-    norm_span(float *x, const float *weight, const float *bias, float epsilon, int is_layer_norm, int width, int at,
-              int piece, int stride) {
+    norm_span(float *x, const float *weight, const float *bias, float epsilon, int is_layer_norm, int width,
+              int at, int piece, int stride) {
     SHARED_MEMORY(shared);
     float *values = x + row_start(width) + at + block_y() * stride;
     norm_piece(values, weight, bias, epsilon, is_layer_norm != 0, values, piece, (float *)shared);
@@ -88,10 +89,6 @@ KERNEL void BOUNDS(steps::THREADS, 8) clear(float *x, int width) {
     for (int i = thread_x(); i < width; i += THREADS) x[row_start(width) + i] = 0.0f;
 }
 
-KERNEL void BOUNDS(steps::THREADS, 8) add_bias(float *out, const float *bias, int out_width, int at, int count) {
-    for (int i = thread_x(); i < count; i += THREADS) out[row_start(out_width) + at + i] += bias[i];
-}
-
 KERNEL void BOUNDS(steps::THREADS, 8) select_rows(const float *x, const int *rows, float *out, int width) {
     const float *from = x + (size_t)rows[block_x()] * width;
     for (int i = thread_x(); i < width; i += THREADS) out[row_start(width) + i] = from[i];
@@ -128,7 +125,8 @@ KERNEL void BOUNDS(steps::THREADS, 8) weigh_by_sigmoid(const float *weights, flo
 /// The largest magnitude of 32 columns, to all lanes.
 DEVICE float largest_of_group(const float *x, int lane) { return warp_largest(magnitude(x[lane])); }
 
-/// Rows in bytes, as kernels/activations.rs rounds them: neighbours, 32 or 256, share a scale. A warp takes them.
+/// Rows in bytes, as kernels/activations.rs rounds them: neighbours, 32 or 256, share a scale. A warp takes
+/// them.
 KERNEL void BOUNDS(steps::THREADS, 8)
     quantize(const float *x, int width, int is_coarse, int8_t *codes, float *extras) {
     int lane = thread_x() & 31, neighbours = is_coarse ? 256 : 32;
@@ -158,8 +156,8 @@ KERNEL void BOUNDS(steps::THREADS, 8)
 }
 
 /// Keeps the keys of the best groups only; of equal groups the first counts. Ends with a barrier.
-DEVICE void leave_best_groups(float *keys, float *worths, int *is_there, int experts, int groups, int groups_used,
-                              int groups_counted) {
+DEVICE void leave_best_groups(float *keys, float *worths, int *is_there, int experts, int groups,
+                              int groups_used, int groups_counted) {
     int size = experts / groups;
     for (int group = thread_x(); group < groups; group += THREADS) {
         float best = -infinity(), second = -infinity();
@@ -175,7 +173,8 @@ DEVICE void leave_best_groups(float *keys, float *worths, int *is_there, int exp
     }
     sync_block();
     for (int group = thread_x(); group < groups; group += THREADS) {
-        // Groups go from the worst on, of equal ones the last; so does this one where enough do not go before it.
+        // Groups go from the worst on, of equal ones the last; so does this one where enough do not go before
+        // it.
         int before = 0;
         for (int i = 0; i < groups; i++)
             before += is_there[i] && (worths[i] < worths[group] || (worths[i] == worths[group] && i > group));
@@ -185,9 +184,10 @@ DEVICE void leave_best_groups(float *keys, float *worths, int *is_there, int exp
     sync_block();
 }
 
-/// The places of this thread's keys, from the largest on, of equals the first; the first `used` of them are chosen.
-/// Ends with a barrier.
-DEVICE void choose(const float *keys, const float *scores, int experts, int used, int *chosen, float *chosen_scores) {
+/// The places of this thread's keys, from the largest on, of equals the first; the first `used` of them are
+/// chosen. Ends with a barrier.
+DEVICE void choose(const float *keys, const float *scores, int experts, int used, int *chosen,
+                   float *chosen_scores) {
     for (int expert = thread_x(); expert < experts; expert += THREADS) {
         float key = keys[expert];
         int place = 0;
@@ -198,17 +198,21 @@ DEVICE void choose(const float *keys, const float *scores, int experts, int used
     sync_block();
 }
 
-/// A row's experts, as model/moe.rs chooses and weighs them. Choices that the threshold leaves out are -1. Sums are
-/// sequential, each thread for itself, so that equal logits give equal choices everywhere. ROUTE_SHARED(experts).
+/// A row's experts, as model/moe.rs chooses and weighs them. Choices that the threshold leaves out are -1. Sums
+/// are sequential, each thread for itself, so that equal logits give equal choices everywhere.
+/// ROUTE_SHARED(experts).
 KERNEL void BOUNDS(steps::THREADS, 4)
-    route(const float *logits, const float *choice_bias, int experts, int used, int gating, int groups, int groups_used,
-          int groups_counted, int normalise, float weight_scale, float threshold, int *choices, float *scores) {
+    route(const float *logits, const float *choice_bias, int experts, int used, int gating, int groups,
+          int groups_used, int groups_counted, int normalise, float weight_scale, float threshold, int *choices,
+          float *scores) {
     enum { SOFTMAX, SIGMOID, SOFTMAX_CHOSEN };
     SHARED_MEMORY(shared);
-    float *values = (float *)shared, *keys = values + experts, *worths = keys + experts, *finals = worths + experts;
+    float *values = (float *)shared, *keys = values + experts;
+    float *worths = keys + experts, *finals = worths + experts;
     int *chosen = (int *)(finals + experts);
     const float *row = logits + row_start(experts);
-    for (int i = thread_x(); i < experts; i += THREADS) values[i] = gating == SIGMOID ? sigmoid(row[i]) : row[i];
+    for (int i = thread_x(); i < experts; i += THREADS)
+        values[i] = gating == SIGMOID ? sigmoid(row[i]) : row[i];
     sync_block();
     if (gating == SOFTMAX) {
         float largest = -infinity(), sum = 0.0f;
@@ -219,7 +223,8 @@ KERNEL void BOUNDS(steps::THREADS, 4)
         for (int i = thread_x(); i < experts; i += THREADS) values[i] = keys[i] / sum;
         sync_block();
     }
-    for (int i = thread_x(); i < experts; i += THREADS) keys[i] = choice_bias ? values[i] + choice_bias[i] : values[i];
+    for (int i = thread_x(); i < experts; i += THREADS)
+        keys[i] = choice_bias ? values[i] + choice_bias[i] : values[i];
     sync_block();
     if (groups) leave_best_groups(keys, worths, chosen, experts, groups, groups_used, groups_counted);
     // What is not a number counts as smallest.
@@ -256,11 +261,12 @@ KERNEL void BOUNDS(steps::THREADS, 4)
     }
 }
 
-/// Leaves out what exceeds an expert's capacity, all first choices in order of rows, then all second ones and so on,
-/// and then what the threshold leaves out, which `route` must have been given as 0. One block; its threads are rows
-/// that follow each other. ROUTE_CAPACITY_SHARED(experts).
+/// Leaves out what exceeds an expert's capacity, all first choices in order of rows, then all second ones and
+/// so on, and then what the threshold leaves out, which `route` must have been given as 0. One block; its
+/// threads are rows that follow each other. ROUTE_CAPACITY_SHARED(experts).
 KERNEL void BOUNDS(steps::THREADS, 1)
-    route_capacity(int *choices, float *scores, int rows, int experts, int used, int capacity, float threshold) {
+    route_capacity(int *choices, float *scores, int rows, int experts, int used, int capacity,
+                   float threshold) {
     SHARED_MEMORY(shared);
     int *fill = (int *)shared, *tile = fill + experts, thread = thread_x();
     for (int i = thread; i < experts; i += THREADS) fill[i] = 0;

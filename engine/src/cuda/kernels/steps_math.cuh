@@ -1,8 +1,8 @@
 // The arithmetic inside a forward's steps: exponentials, activations, sums over a block.
 //
 // What engine/src/ops computes in f32 has the same bits here: the same constants, in the same order, without
-// contraction. Sums over a block go through a fixed tree, which does not depend on the grid. Only numbers that are not
-// a number may differ in their bits.
+// contraction. Sums over a block go through a fixed tree, which does not depend on the grid. Only numbers that
+// are not a number may differ in their bits.
 #pragma once
 #include "device.h"
 
@@ -11,7 +11,8 @@ namespace steps {
 /// Threads of a block, of every kernel of the steps.
 constexpr int THREADS = 128;
 constexpr int WARPS = THREADS / 32;
-/// 1.5 * 2^23. Added to a number it rounds it to the nearest whole one, halves to even, in the last bits of the sum.
+/// 1.5 * 2^23. Added to a number it rounds it to the nearest whole one, halves to even, in the last bits of the
+/// sum.
 constexpr float ROUND = 12582912.0f;
 constexpr float LOG2_E = 1.44269504088896340736f;
 constexpr float LN2_HIGH = 0.6933594f;
@@ -174,8 +175,8 @@ DEVICE float warp_largest(float value) {
     return value;
 }
 
-/// The sum over a block, in all of its threads. `places` are WARPS of shared memory, free until the next barrier but
-/// one.
+/// The sum over a block, in all of its threads. `places` are WARPS of shared memory, which
+/// others may write after one more barrier.
 DEVICE float block_sum(float value, float *places) {
     value = warp_sum(value);
     if ((thread_x() & 31) == 0) places[thread_x() >> 5] = value;

@@ -400,10 +400,8 @@ impl Backend for Cuda {
         if out.rows() != x.rows() {
             self.kernels.resize(out, x.rows(), width);
         }
-        self.kernels.multiply(self.matrix_at(&linear.matrix), x, out, at);
-        if let Some(bias) = &linear.bias {
-            self.kernels.add_bias(out, self.vector(Some(bias)), at, bias.len());
-        }
+        let bias = self.vector(linear.bias.as_ref());
+        self.kernels.multiply(self.matrix_at(&linear.matrix), bias, x, out, at);
     }
 
     fn linear_heads(&self, heads: &[Matrix], x: &Rows, from: Span, out: &mut Rows, to: Span) {
@@ -413,7 +411,7 @@ impl Backend for Cuda {
             let piece = Pieces { at: from.at + i * from.stride, count: 1, ..from.into() };
             let whole = Pieces { at: 0, count: 1, width: from.width, stride: from.width };
             self.kernels.copy_span(x, piece, &mut input, whole);
-            self.kernels.multiply(self.matrix_at(head), &mut input, out, to.at + i * to.stride);
+            self.kernels.multiply(self.matrix_at(head), 0, &mut input, out, to.at + i * to.stride);
         }
         self.give_scratch(input);
     }
