@@ -1,8 +1,52 @@
 //! What launches are told: places on the device, shapes, and numbers that kernels read instead of enums.
 
+use super::device::Memory;
 use crate::quant::Format;
 
-/// Columns that belong together, as [`Span`](crate::model) has them.
+/// An argument of a kernel, as its bytes.
+#[derive(Clone, Copy)]
+pub struct Argument(pub(super) [u8; 8]);
+
+impl From<u64> for Argument {
+    fn from(address: u64) -> Self {
+        Self(address.to_ne_bytes())
+    }
+}
+
+impl From<&Memory> for Argument {
+    fn from(memory: &Memory) -> Self {
+        memory.address().into()
+    }
+}
+
+impl From<usize> for Argument {
+    /// A whole number of 32 bits.
+    fn from(number: usize) -> Self {
+        (number as i32).into()
+    }
+}
+
+impl From<i32> for Argument {
+    fn from(number: i32) -> Self {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&number.to_ne_bytes());
+        Self(bytes)
+    }
+}
+
+impl From<bool> for Argument {
+    fn from(flag: bool) -> Self {
+        i32::from(flag).into()
+    }
+}
+
+impl From<f32> for Argument {
+    fn from(number: f32) -> Self {
+        i32::from_ne_bytes(number.to_ne_bytes()).into()
+    }
+}
+
+/// Columns that belong together.
 #[derive(Clone, Copy)]
 pub struct Pieces {
     /// First column.

@@ -3,6 +3,7 @@
 //! Everything on a device happens on one stream, in the order in which it was asked for, and later than the call that asks:
 //! who gives memory of the program to a copy keeps it until [`Device::wait`].
 
+use super::arguments::Argument;
 use super::driver::{Address, Driver, Handle, attribute};
 use crate::error::{Error, Result};
 use std::ffi::{CString, c_int, c_void};
@@ -475,46 +476,3 @@ unsafe impl Sync for Function {}
 
 /// No kernel has more.
 const MOST_ARGUMENTS: usize = 24;
-
-/// An argument of a kernel, as its bytes.
-#[derive(Clone, Copy)]
-pub struct Argument([u8; 8]);
-
-impl From<u64> for Argument {
-    fn from(address: u64) -> Self {
-        Self(address.to_ne_bytes())
-    }
-}
-
-impl From<&Memory> for Argument {
-    fn from(memory: &Memory) -> Self {
-        memory.address.into()
-    }
-}
-
-impl From<usize> for Argument {
-    /// A whole number of 32 bits.
-    fn from(number: usize) -> Self {
-        (number as i32).into()
-    }
-}
-
-impl From<i32> for Argument {
-    fn from(number: i32) -> Self {
-        let mut bytes = [0; 8];
-        bytes[..4].copy_from_slice(&number.to_ne_bytes());
-        Self(bytes)
-    }
-}
-
-impl From<bool> for Argument {
-    fn from(flag: bool) -> Self {
-        i32::from(flag).into()
-    }
-}
-
-impl From<f32> for Argument {
-    fn from(number: f32) -> Self {
-        i32::from_ne_bytes(number.to_ne_bytes()).into()
-    }
-}

@@ -4,8 +4,8 @@
 //! Shapes are the callers' matter, who check them once when weights are bound; places that a step of rows gets wrong are
 //! asserted.
 
-use super::arguments::{AttentionBy, ChoicesAt, MatrixAt, NormAt, Pieces, RouteBy, StepAt};
-use super::device::{Argument, Device, Function, Memory};
+use super::arguments::{Argument, AttentionBy, ChoicesAt, MatrixAt, NormAt, Pieces, RouteBy, StepAt};
+use super::device::{Device, Function, Memory};
 use super::modules::Modules;
 use super::rows::Rows;
 use crate::error::{Error, Result};

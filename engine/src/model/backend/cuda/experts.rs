@@ -5,9 +5,12 @@
 //! that belong to nobody, and computes as it comes. Sums are added up in the order of choices at the end, so results do not
 //! depend on what was there.
 
-use crate::cuda::{Device, MatrixAt, Memory};
+use super::super::super::observe::{Observe, Site};
+use super::super::{Backend, ExpertStep};
+use super::{Cuda, lock};
+use crate::cuda::{Device, MatrixAt, Memory, Rows};
 use crate::error::Result;
-use crate::experts::{ExpertLayer, ExpertStore, Group, Plan, Stack};
+use crate::experts::{ExpertLayer, ExpertStore, Group, Plan, Stack, Turn};
 use crate::kernels::{ExpertMatrices, Layout, MatrixRef};
 use bytemuck::cast_slice;
 
@@ -254,3 +257,76 @@ pub(super) fn pack(matrix: MatrixRef<'_>, layout: Layout, out: &mut Vec<u8>) {
     out.resize(layout.packed_bytes(matrix.format, matrix.rows, matrix.cols), 0);
     layout.pack(matrix, out);
 }
+
+impl Cuda {
+    /// The experts of a group of slots: gate, up, activation, down.
+    pub(super) fn compute_experts(&self, step: &mut ExpertStep<'_, Self>, addresses: u64) -> Result<()> {
+        let stacks = step.store.layer(step.layer);
+        let (gate, up, down) = matrices(stacks, self.layout, self.device())?;
+        let (choices, hidden) = (step.routing.at(), &mut *step.hidden);
+        if let Some(gate) = gate {
+            self.kernels.multiply_experts(gate, choices, addresses, step.normed, &mut hidden.gate);
+        }
+        self.kernels.multiply_experts(up, choices, addresses, step.normed, &mut hidden.up);
+        let gate = gate.map(|_| &hidden.gate);
+        self.kernels.activate_slots(step.experts.activation, gate, &mut hidden.up, choices, addresses);
+        self.kernels.multiply_experts(down, choices, addresses, &mut hidden.up, &mut hidden.out);
+        Ok(())
+    }
+
+    pub(super) fn size_slots(&self, step: &mut ExpertStep<'_, Self>) {
+        let stacks = step.store.layer(step.layer);
+        let slots = step.routing.rows * step.routing.used;
+        let length = step.experts.length;
+        if stacks.gate.is_some() {
+            self.kernels.resize(&mut step.hidden.gate, slots, length);
+        }
+        self.kernels.resize(&mut step.hidden.up, slots, length);
+        self.kernels.resize(&mut step.hidden.out, slots, stacks.down.rows);
+    }
+
+    /// Computes what is missing as it comes from the store.
+    pub(super) fn compute_missing(&self, turn: &mut Turn<'_>, step: &mut ExpertStep<'_, Self>) -> Result<()> {
+        let mut bank = lock(&self.bank);
+        while let Some(group) = turn.next_group()? {
+            for some in group.experts().chunks(bank.visitors()) {
+                let about = (step.layer, step.store.layer(step.layer));
+                let addresses = bank.bring(self.device(), about, &group, some)?;
+                self.compute_experts(step, addresses)?;
+            }
+            // The store uses the group's memory again; copies of it are done.
+        }
+        bank.end(self.device(), step.layer)
+    }
+
+    pub(super) fn show_experts<O: Observe>(
+        &self,
+        step: &ExpertStep<'_, Self>,
+        observe: &mut O,
+    ) -> Result<()> {
+        let names = ["gate", "up", "down"].map(|part| format!("blk.{}.ffn_{part}_exps", step.layer));
+        let routing = self.host_routing(step.routing);
+        let fetch = |rows: &Rows| {
+            let mut values = vec![0f32; rows.rows() * rows.width()];
+            rows.copy_to(self.device(), &mut values).map(|()| (values, rows.width()))
+        };
+        let (normed, hidden) = (fetch(step.normed)?, fetch(&step.hidden.up)?);
+        let mut rows = vec![];
+        for &expert in routing.dispatch().active() {
+            for (tensor, (values, width), slots) in
+                [(&names[0], &normed, false), (&names[1], &normed, false), (&names[2], &hidden, true)]
+            {
+                rows.clear();
+                for pick in routing.dispatch().picks(expert) {
+                    let row = if slots { pick.output } else { pick.input } as usize;
+                    rows.extend_from_slice(&values[row * width..][..*width]);
+                }
+                observe.matmul_input(Site { tensor, expert: Some(expert) }, &rows, *width);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A layer's turn: experts that have to be brought, on their way from the store.
+pub struct DeviceTurn<'s>(pub(super) Option<Turn<'s>>);

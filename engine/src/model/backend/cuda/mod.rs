@@ -1,7 +1,7 @@
 //! The backend of a card: every step is a kernel, and weights, rows and sequences live in the card's memory.
 //!
-//! `memory.rs` has what a step and a sequence keep there, `experts.rs` the routed experts, `graphs.rs` steps that come again. A step's failure stays with the
-//! kernels until `finish`, which returns it; nothing is started after it.
+//! `memory.rs` has what a step and a sequence keep there, `experts.rs` the routed experts, `graphs.rs` steps that come
+//! again. A step's failure stays with the kernels until `finish`, which returns it; nothing is started after it.
 
 mod experts;
 mod graphs;
@@ -10,7 +10,7 @@ mod memory;
 use super::super::config::{Config, Norm};
 use super::super::ffn::experts::{Gating, Shape};
 use super::super::moe::{Routing, capacity_of};
-use super::super::observe::{Observe, Site};
+use super::super::observe::Observe;
 use super::super::step::{AttentionStep, Row, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use super::super::{Model, mixer};
@@ -19,11 +19,11 @@ use crate::cuda::{
     AttentionBy, Device, Kernels, MatrixAt, Mode, NormAt, Pieces, RouteBy, Rows, StepAt, Vector,
 };
 use crate::error::{Error, Result};
-use crate::experts::{ExpertStore, Plan, Turn};
+use crate::experts::{ExpertStore, Plan};
 use crate::kernels::{Dispatch, Layout};
 use crate::ops::{Activation, Rope, RopeStyle};
 use crate::quant::{FORMATS, Format};
-use experts::Bank;
+use experts::{Bank, DeviceTurn};
 use graphs::Graphs;
 use memory::{DeviceRouting, Places, State, Step};
 use std::borrow::Cow;
@@ -222,74 +222,7 @@ impl Cuda {
     fn give_scratch(&self, rows: Rows) {
         lock(&self.scratch).push(rows);
     }
-
-    /// The experts of a group of slots: gate, up, activation, down.
-    fn compute_experts(&self, step: &mut ExpertStep<'_, Self>, addresses: u64) -> Result<()> {
-        let stacks = step.store.layer(step.layer);
-        let (gate, up, down) = experts::matrices(stacks, self.layout, self.device())?;
-        let (choices, hidden) = (step.routing.at(), &mut *step.hidden);
-        if let Some(gate) = gate {
-            self.kernels.multiply_experts(gate, choices, addresses, step.normed, &mut hidden.gate);
-        }
-        self.kernels.multiply_experts(up, choices, addresses, step.normed, &mut hidden.up);
-        let gate = gate.map(|_| &hidden.gate);
-        self.kernels.activate_slots(step.experts.activation, gate, &mut hidden.up, choices, addresses);
-        self.kernels.multiply_experts(down, choices, addresses, &mut hidden.up, &mut hidden.out);
-        Ok(())
-    }
-
-    fn size_slots(&self, step: &mut ExpertStep<'_, Self>) {
-        let stacks = step.store.layer(step.layer);
-        let slots = step.routing.rows * step.routing.used;
-        let length = step.experts.length;
-        if stacks.gate.is_some() {
-            self.kernels.resize(&mut step.hidden.gate, slots, length);
-        }
-        self.kernels.resize(&mut step.hidden.up, slots, length);
-        self.kernels.resize(&mut step.hidden.out, slots, stacks.down.rows);
-    }
-
-    /// Computes what is missing as it comes from the store.
-    fn compute_missing(&self, turn: &mut Turn<'_>, step: &mut ExpertStep<'_, Self>) -> Result<()> {
-        let mut bank = lock(&self.bank);
-        while let Some(group) = turn.next_group()? {
-            for some in group.experts().chunks(bank.visitors()) {
-                let about = (step.layer, step.store.layer(step.layer));
-                let addresses = bank.bring(self.device(), about, &group, some)?;
-                self.compute_experts(step, addresses)?;
-            }
-            // The store uses the group's memory again; copies of it are done.
-        }
-        bank.end(self.device(), step.layer)
-    }
-
-    fn show_experts<O: Observe>(&self, step: &ExpertStep<'_, Self>, observe: &mut O) -> Result<()> {
-        let names = ["gate", "up", "down"].map(|part| format!("blk.{}.ffn_{part}_exps", step.layer));
-        let routing = self.host_routing(step.routing);
-        let fetch = |rows: &Rows| {
-            let mut values = vec![0f32; rows.rows() * rows.width()];
-            rows.copy_to(self.device(), &mut values).map(|()| (values, rows.width()))
-        };
-        let (normed, hidden) = (fetch(step.normed)?, fetch(&step.hidden.up)?);
-        let mut rows = vec![];
-        for &expert in routing.dispatch().active() {
-            for (tensor, (values, width), slots) in
-                [(&names[0], &normed, false), (&names[1], &normed, false), (&names[2], &hidden, true)]
-            {
-                rows.clear();
-                for pick in routing.dispatch().picks(expert) {
-                    let row = if slots { pick.output } else { pick.input } as usize;
-                    rows.extend_from_slice(&values[row * width..][..*width]);
-                }
-                observe.matmul_input(Site { tensor, expert: Some(expert) }, &rows, *width);
-            }
-        }
-        Ok(())
-    }
 }
-
-/// A layer's turn: experts that have to be brought, on their way from the store.
-pub struct DeviceTurn<'s>(Option<Turn<'s>>);
 
 impl Backend for Cuda {
     type Buffer = Rows;
