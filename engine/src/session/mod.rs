@@ -321,7 +321,7 @@ impl<'a> Session<'a> {
     /// the last token). Returns how many tokens were computed; logits of the last are then in [`Session::logits`].
     ///
     /// # Errors
-    /// When `tokens` is empty or longer than the context, or as [`Engine::step`].
+    /// When `tokens` is empty or longer than the context, or as [`Batch::step`].
     pub fn synchronise(&mut self, tokens: &[u32]) -> Result<usize> {
         if tokens.is_empty() {
             return Err(Error::request("nothing to compute: give at least one token"));
@@ -336,7 +336,7 @@ impl<'a> Session<'a> {
     /// Appends tokens; logits of the last are then in [`Session::logits`].
     ///
     /// # Errors
-    /// When they do not fit the context, when stopped, or as [`Engine::step`]. What was computed stays.
+    /// When they do not fit the context, when stopped, or as [`Batch::step`]. What was computed stays.
     pub fn extend(&mut self, tokens: &[u32]) -> Result<()> {
         self.extend_wanting(tokens, false, |_, _| Ok(()))
     }
