@@ -1,7 +1,8 @@
 //! The runtime for cards, over an emulated driver: the kernels that run on a card, compiled for the CPU, under the program
 //! as it is shipped. Every golden model, every way of having too little memory, every format, every failure.
 //!
-//! Needs a C++ compiler (`CXX`, else g++); without one the tests say that they are skipped.
+//! Needs a C++ compiler (`CXX`, else g++); without one the tests say that they are skipped. With `MOEWE_CUDA_REAL` they
+//! take the machine's own driver and card instead, as `tests/gpu.sh` does.
 
 #![allow(clippy::print_stdout, reason = "the table of errors, and what is skipped")]
 
@@ -10,13 +11,18 @@ mod command;
 #[path = "support/fixtures.rs"]
 #[allow(dead_code, reason = "nothing is rewritten here")]
 mod fixtures;
+#[path = "cuda/best.rs"]
+mod best;
+#[path = "cuda/speeds.rs"]
+mod speeds;
 
+use best::bytes_of;
 use command::{moewe, stderr};
 use fixtures::fixture;
 use moewe_engine::cuda::{Device, Kernels, LIBRARY_VARIABLE, MatrixAt, Rows};
 use moewe_engine::gguf::Gguf;
 use moewe_engine::kernels::{self, Job, Layout, MatrixRef, Output, Pick, Quantized};
-use moewe_engine::model::{Observe, Routing, Row, Site};
+use moewe_engine::model::{Observe, Routing, Row, Site, Wants};
 use moewe_engine::quant::{FORMATS, Format};
 use moewe_engine::session::{DeviceChoice, Engine, MemoryLimit, Options};
 use moewe_engine::simd::Isa;
@@ -26,6 +32,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output as Finished};
 use std::sync::LazyLock;
+use std::time::Instant;
 
 /// Largest difference from the reference, relative to its largest logit.
 const TOLERANCE: f32 = 2e-5;
@@ -46,11 +53,28 @@ static DRIVER: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     Some(folder.join("libcuda.so.1"))
 });
 
-/// The program with the emulated driver and what else it is to find.
+/// Whether the machine's own driver is tested, or whatever [`LIBRARY_VARIABLE`] names.
+fn is_real() -> bool {
+    std::env::var_os("MOEWE_CUDA_REAL").is_some()
+}
+
+/// The same for tests that want something of the emulated one; says so.
+fn is_left_out() -> bool {
+    if is_real() {
+        println!("SKIPPED: wants something of the emulated driver, and the machine's own is tested");
+    }
+    is_real()
+}
+
+/// Lets a command find the driver; `None` where there is none.
+fn with_driver(command: &mut Command) -> Option<&mut Command> {
+    if is_real() { Some(command) } else { Some(command.env(LIBRARY_VARIABLE, DRIVER.as_ref()?)) }
+}
+
+/// The program with the driver and what else it is to find.
 fn run(folder: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Option<Finished> {
-    let driver = DRIVER.as_ref()?;
     let mut command = moewe(folder);
-    command.env(LIBRARY_VARIABLE, driver).args(arguments).envs(settings.iter().copied());
+    with_driver(&mut command)?.args(arguments).envs(settings.iter().copied());
     Some(command.output().unwrap())
 }
 
@@ -58,22 +82,24 @@ fn numbers<const N: usize, T>(bytes: &[u8], parse: impl Fn([u8; N]) -> T) -> Vec
     bytes.as_chunks::<N>().0.iter().map(|&chunk| parse(chunk)).collect()
 }
 
-/// Logits of some tokens, by the program.
+/// Logits of some tokens, by the program; else what it complains of.
 fn logits(
     folder: &Path,
     file: &Path,
     tokens: &[u32],
     more: &[&str],
     settings: &[(&str, &str)],
-) -> Option<Vec<f32>> {
+) -> Option<Result<Vec<f32>, String>> {
     let tokens = tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     let arguments =
         ["logits", file.to_str().unwrap(), "-o", "out.safetensors", "--force", "-q", "--tokens", &tokens];
     let output = run(folder, &[&arguments[..], more].concat(), settings)?;
-    assert!(output.status.success(), "{}: {}", file.display(), stderr(&output));
+    if !output.status.success() {
+        return Some(Err(format!("{}: {}", output.status, stderr(&output))));
+    }
     let bytes = std::fs::read(folder.join("out.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    Some(numbers(tensors.tensor("logits").unwrap().data(), f32::from_le_bytes))
+    Some(Ok(numbers(tensors.tensor("logits").unwrap().data(), f32::from_le_bytes)))
 }
 
 /// What a golden folder asks: flags, tokens and logits. The original's way of dropping tokens is one of the whole text.
@@ -121,8 +147,8 @@ fn difference(found: &[f32], expected: &[f32]) -> f32 {
 #[test]
 fn every_golden_model_computes_its_reference_logits() {
     let folder = tempfile::tempdir().unwrap();
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut names: Vec<_> = std::fs::read_dir(&golden).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut names: Vec<_> =
+        std::fs::read_dir(fixtures::golden()).unwrap().map(|entry| entry.unwrap().path()).collect();
     names.retain(|path| path.join("expected.safetensors").exists());
     names.sort();
     let mut failures = vec![];
@@ -133,10 +159,11 @@ fn every_golden_model_computes_its_reference_logits() {
             let flags = ["--device", "cuda", "--context", "64", "--cache-type", "f32"];
             let flags = [&flags, more].concat();
             let Some(found) = logits(folder.path(), &file, &tokens, &flags, &[]) else { return };
-            let error = difference(&found, &expected);
-            println!("{name:24} {:8} {error:.1e}", if more.is_empty() { "" } else { "capacity" });
-            if error > TOLERANCE {
-                failures.push(format!("{name} {more:?}: {error:.1e}"));
+            let way = if more.is_empty() { "dropless" } else { "capacity" };
+            match found.map(|found| (difference(&found, &expected), hash(&found))) {
+                Ok((error, _)) if error > TOLERANCE => failures.push(format!("{name} {way}: {error:.1e}")),
+                Ok((error, hash)) => println!("{name:24} {error:.1e}\nbits {name} {way} {hash:016x}"),
+                Err(complaint) => failures.push(format!("{name} {way}: {complaint}")),
             }
         }
         std::fs::remove_file(file).unwrap();
@@ -144,15 +171,20 @@ fn every_golden_model_computes_its_reference_logits() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// Runs an ignored test of this file in a process that finds the emulated driver; what it prints.
+/// Of numbers' bits.
+fn hash(numbers: &[f32]) -> u64 {
+    numbers.iter().fold(0u64, |hash, number| hash.wrapping_mul(31) ^ u64::from(number.to_bits()))
+}
+
+/// Runs an ignored test of this file in a process that finds the driver; what it prints.
 fn inside(test: &str, settings: &[(&str, &str)]) -> Option<String> {
-    let driver = DRIVER.as_ref()?;
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--ignored", "--exact", test, "--nocapture"]).env(LIBRARY_VARIABLE, driver);
+    with_driver(command.args(["--ignored", "--exact", test, "--nocapture"]))?;
     // Quantizers that are not optimized take more than the usual stack.
     command.env("RUST_MIN_STACK", "16777216");
     let output = command.envs(settings.iter().copied()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    println!("{said}");
     assert!(output.status.success(), "{test} {settings:?}:\n{said}\n{}", stderr(&output));
     Some(said)
 }
@@ -184,9 +216,7 @@ fn budgets() {
                 let some = all_logits(&file, cache, Some(MemoryLimit::Experts(bytes)));
                 assert!(all == some, "{name}, cache {cache}: other bits with {slots} slots");
             }
-            let hash =
-                all.iter().fold(0u64, |hash, logit| hash.wrapping_mul(31) ^ u64::from(logit.to_bits()));
-            println!("bits {name} {cache} {hash:016x}");
+            println!("bits {name} {cache} {:016x}", hash(&all));
         }
     }
 }
@@ -250,11 +280,15 @@ fn formats() {
     };
     let x: Vec<f32> = (0..inputs * cols).map(|_| number()).collect();
     let weights: Vec<f32> = (0..rows * cols).map(|_| number()).collect();
-    for format in FORMATS {
+    let mut failures = vec![];
+    for format in asked_formats() {
         let mut bytes = vec![0u8; rows * format.row_bytes(cols)];
         (format.quantize.unwrap())(&weights, None, &mut bytes);
         let matrix = MatrixRef { format, rows, cols, layout: Layout::Rows, bytes: &bytes };
-        let kernels = Kernels::load(Device::open(0).unwrap(), &[format]).unwrap();
+        let device = Device::open(0).unwrap();
+        let start = Instant::now();
+        let kernels = Kernels::load(device, &[format]).unwrap();
+        println!("{format:8} loaded in {} ms", start.elapsed().as_millis());
         for layout in [Layout::Rows, Layout::of(isa)] {
             let mut packed = bytes.clone();
             layout.pack(matrix, &mut packed);
@@ -268,12 +302,20 @@ fn formats() {
             };
             let is_same = whole(&found) == whole(&expected);
             println!("{format:8} {layout:?} {error:.1e}{}", if is_same { ", the same bits" } else { "" });
-            assert!(error < 1e-5, "{format}");
-            if layout == Layout::Panels && SAME_BITS.contains(&format.name) {
-                assert!(is_same, "{format}: other bits than the CPU's panels");
+            if error.is_nan() || error >= 1e-5 {
+                failures.push(format!("{format} {layout:?}: {error:.1e} from the CPU"));
+            } else if layout == Layout::Panels && SAME_BITS.contains(&format.name) && !is_same {
+                failures.push(format!("{format}: other bits than the CPU's panels"));
             }
         }
     }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// All formats, or the one that `MOEWE_TEST_FORMAT` names.
+fn asked_formats() -> impl Iterator<Item = &'static Format> {
+    let asked = std::env::var("MOEWE_TEST_FORMAT").ok();
+    FORMATS.iter().filter(move |format| asked.as_deref().is_none_or(|asked| asked == format.name))
 }
 
 fn on_cpu(team: &Team, isa: Isa, matrix: MatrixRef<'_>, x: &[f32], inputs: usize) -> Vec<f32> {
@@ -301,8 +343,7 @@ fn on_card(kernels: &Kernels, matrix: MatrixRef<'_>, x: &[f32], inputs: usize) -
     let (mut input, mut out) = (Rows::new(0), Rows::new(0));
     kernels.resize(&mut input, inputs, matrix.cols);
     kernels.resize(&mut out, inputs, matrix.rows);
-    let bytes: Vec<u8> = x.iter().flat_map(|value| value.to_le_bytes()).collect();
-    device.copy_now(input.place(), &bytes).unwrap();
+    device.copy_now(input.place(), &bytes_of(x)).unwrap();
     let MatrixRef { format, rows, cols, .. } = matrix;
     let is_panels = matrix.layout.is_other_than_rows(format);
     let at = MatrixAt { format, rows, cols, is_panels, bytes: weights.address() };
@@ -354,7 +395,7 @@ fn observed() {
             let options = Options { device, vram, context: Some(64), ..fixtures::options("f32") };
             let engine = Engine::open(&file, options).unwrap();
             let mut seen = Seen::default();
-            let row = |(position, token)| Row { sequence: 0, position, token, wants_logits: true };
+            let row = |(position, token)| Row { sequence: 0, position, token, wants: Wants::Logits };
             let rows: Vec<Row> = fixtures::tokens(7, 2).into_iter().enumerate().map(row).collect();
             engine.batch(1).unwrap().observed_step(&rows, &mut seen).unwrap();
             seen
@@ -373,6 +414,9 @@ fn observed() {
 /// What has to be said where there is no card to be used, and what is done then.
 #[test]
 fn failures_are_told_in_a_line() {
+    if is_left_out() {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let file = fixture("mixtral", folder.path());
     let arguments = |device: &'static str| {
@@ -422,26 +466,33 @@ fn failures_are_told_in_a_line() {
     );
 }
 
-/// Where all experts fit, a token is one graph, and the program looks at nothing but its logits.
+/// Where all experts fit, a token is one graph, and the program looks at nothing but its best tokens.
 #[test]
 fn a_token_is_one_graph_and_one_wait() {
+    if is_left_out() {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
-    let file = fixture("glm4moe", folder.path());
     let log = folder.path().join("log");
     let settings = [("MOEWE_EMULATION_LOG", log.to_str().unwrap())];
-    let flags = ["--device", "cuda", "--context", "64", "--batch", "1"];
     let mut counts = vec![];
-    for count in [5, 6] {
+    for count in ["5", "6"] {
         let _ = std::fs::remove_file(&log);
-        let tokens = fixtures::tokens(count, 1);
-        let Some(_) = logits(folder.path(), &file, &tokens, &flags, &settings) else { return };
+        let flags = ["--temp", "0", "-q", "--raw", "--device", "cuda", "--context", "64", "-n", count];
+        let arguments = [&["run", "-p", "Die Möwe"], &flags[..]].concat();
+        let Some(output) = run(folder.path(), &arguments, &settings) else { return };
+        assert!(output.status.success(), "{}", stderr(&output));
         let said = std::fs::read_to_string(&log).unwrap();
         let lines = |start: &str| said.lines().filter(|line| line.starts_with(start)).count();
-        counts.push(["wait", "copy d2h", "launch", "graph launch", "alloc"].map(lines));
+        counts.push(["wait", "copy d2h 976", "copy d2h", "launch", "graph launch", "alloc"].map(lines));
         if let Some(line) = said.lines().rfind(|line| line.starts_with("graph launch")) {
             println!("{line}");
         }
     }
     let token: Vec<usize> = counts[1].iter().zip(counts[0]).map(|(more, less)| more - less).collect();
-    assert_eq!(token, [1, 1, 0, 1, 0], "waits, copies back, launches, graphs, allocations of a token");
+    assert_eq!(
+        token,
+        [1, 1, 1, 0, 1, 0],
+        "waits, copies of 976 bytes back and all, launches, graphs, allocations"
+    );
 }

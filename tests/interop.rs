@@ -14,7 +14,7 @@
 use moewe_convert::{Options as ConvertOptions, Pad, Recipe, convert};
 use moewe_engine::eval::importance::{Entry, Importance};
 use moewe_engine::gguf::{Existing, Gguf};
-use moewe_engine::model::{Observe, Routing, Row};
+use moewe_engine::model::{Observe, Routing, Row, Wants};
 use moewe_engine::session::{Engine, Options, cache_format};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -184,7 +184,7 @@ fn compute(file: &Path, tokens: &[u32], plain: bool) -> Seen {
     let mut seen = Seen::default();
     for sequence in tokens.chunks(LENGTH) {
         batch.rewind(0, 0);
-        let row = |(position, &token)| Row { sequence: 0, position, token, wants_logits: true };
+        let row = |(position, &token)| Row { sequence: 0, position, token, wants: Wants::Logits };
         let rows: Vec<Row> = sequence.iter().enumerate().map(row).collect();
         batch.observed_step(&rows, &mut seen).unwrap();
         (0..rows.len()).for_each(|row| seen.logits.extend_from_slice(batch.logits(row)));

@@ -7,7 +7,7 @@ mod fixtures;
 
 use fixtures::{fixture, options, rewrite, tokens};
 use moewe_engine::gguf::Gguf;
-use moewe_engine::model::Row;
+use moewe_engine::model::{Row, Wants};
 use moewe_engine::session::{Engine, Options};
 
 fn logits(engine: &Engine, tokens: &[u32]) -> Vec<Vec<f32>> {
@@ -87,7 +87,7 @@ fn conversations_in_one_step_do_not_see_each_other() {
                 sequence,
                 position,
                 token: tokens[position],
-                wants_logits: position + 1 == end,
+                wants: Wants::logits_if(position + 1 == end),
             };
             let mut rows: Vec<Row> = a_part.clone().map(|p| row(0, &first, p, a_part.end)).collect();
             rows.extend(b_part.clone().map(|p| row(1, &second, p, b_part.end)));
@@ -108,7 +108,7 @@ fn a_step_refuses_rows_that_do_not_follow() {
     let folder = tempfile::tempdir().unwrap();
     let engine = Engine::open(fixture("mixtral", folder.path()), options("f16")).unwrap();
     let mut batch = engine.batch(1).unwrap();
-    let row = Row { sequence: 0, position: 0, token: 5, wants_logits: true };
+    let row = Row { sequence: 0, position: 0, token: 5, wants: Wants::Logits };
     for (wrong, says) in [
         (Row { token: 320, ..row }, "vocabulary"),
         (Row { position: 1, ..row }, "beyond the end"),

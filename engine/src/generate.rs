@@ -109,7 +109,7 @@ impl<'g, 'e> Generation<'g, 'e> {
     ) -> Result<Self> {
         let start = Instant::now();
         let whole = [prompt, answer].concat();
-        let (prefilled, ending) = match session.synchronise(&whole) {
+        let (prefilled, ending) = match session.synchronise_for(&whole, sampler.wants()) {
             Ok(prefilled) => (prefilled, None),
             Err(Error::Stopped) => (0, Some(Ending::Stopped)),
             Err(error) => return Err(error),
@@ -167,10 +167,10 @@ impl<'g, 'e> Generation<'g, 'e> {
             if self.session.room() == 0 {
                 return Ok(Some(Ending::ContextFull));
             }
-            self.session.extend(&[latest])?;
+            self.session.extend_for(&[latest], self.sampler.wants())?;
             self.figures.decoded += 1;
         }
-        let token = self.sampler.sample(self.session.logits(), self.session.tokens())?;
+        let token = self.choose()?;
         if self.session.engine().is_end(token) {
             return Ok(Some(Ending::EndOfText));
         }
@@ -181,6 +181,16 @@ impl<'g, 'e> Generation<'g, 'e> {
             self.text.push_str(self.decoder.push(tokenizer, token));
         }
         Ok(None)
+    }
+
+    /// The next token: of the best ones where these decide, else of all.
+    fn choose(&mut self) -> Result<u32> {
+        let best = self.session.best();
+        if let Some(token) = best.and_then(|best| self.sampler.sample_best(&best)) {
+            return Ok(token);
+        }
+        self.session.fetch_logits()?;
+        self.sampler.sample(self.session.logits(), self.session.tokens())
     }
 
     /// Tokens generated so far, without the end token.

@@ -300,6 +300,13 @@ DEVICE float shuffle_xor(float value, int mask) {
     memcpy(&value, &lanes[(thread_x() & 31) ^ mask].words[0], 4);
     return value;
 }
+DEVICE uint32_t votes(bool flag) {
+    uint32_t own = flag, bits = 0;
+    const emulation::Lane *lanes = emulation::exchange("ballot", &own, 1);
+    for (int i = 0; i < 32; i++) bits |= lanes[i].words[0] << i;
+    return bits;
+}
+DEVICE int count_bits(uint32_t bits) { return __builtin_popcount(bits); }
 DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 DEVICE float bits_to_float(int bits) {
     float value;

@@ -85,6 +85,7 @@
 #define STEP_KERNELS(K) \
     K(norm_rows) K(norm_span) K(copy_span) K(rope) K(add) K(scale) K(clear) K(select_rows) \
     K(activate) K(activate_slots) K(weigh_by_sigmoid) K(quantize) K(route) K(route_capacity) K(combine) \
+    K(strand_tops) K(best) \
     K(store) K(attention)
 #define FORMAT_KERNELS(K, format) K(embed_##format) K(products_##format) K(expert_products_##format)
 #define KERNELS(K) \

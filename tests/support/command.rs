@@ -6,9 +6,10 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// The command in `folder`, with nothing on stdin.
+/// The command in `folder`, with nothing on stdin. `MOEWE_BIN` names another than was built with the tests.
 pub(crate) fn moewe(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_moewe"));
+    let built = || env!("CARGO_BIN_EXE_moewe").into();
+    let mut command = Command::new(std::env::var_os("MOEWE_BIN").unwrap_or_else(built));
     command.current_dir(folder).env("HOME", folder).stdin(Stdio::null());
     command.env_remove("MOEWE_MODELS").env_remove("XDG_DATA_HOME").env_remove("XDG_STATE_HOME");
     command

@@ -9,9 +9,15 @@ use std::path::{Path, PathBuf};
 struct Quiet;
 impl Progress for Quiet {}
 
+/// The reference checkpoints, in the repository or in what `MOEWE_TEST_DATA` names in its place.
+pub(crate) fn golden() -> PathBuf {
+    let built = || env!("CARGO_MANIFEST_DIR").into();
+    PathBuf::from(std::env::var_os("MOEWE_TEST_DATA").unwrap_or_else(built)).join("tests/golden")
+}
+
 /// A reference checkpoint as an F32 file in `target`, made once.
 pub(crate) fn fixture(name: &str, target: &Path) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let folder = golden().join(name);
     let out = target.join(name).with_extension("gguf");
     if !out.exists() {
         convert(&folder, &out, &ConvertOptions::new(Format::by_name("F32").unwrap()), &Quiet).unwrap();

@@ -17,8 +17,12 @@ use std::sync::{Mutex, PoisonError};
 
 /// Threads of a block.
 const THREADS: u32 = 128;
+/// Tokens of a strand of logits, and those that a row of [`Kernels::best`] has room for.
+const STRAND: usize = 32;
+const BEST: usize = 120;
 /// Bytes of shared memory: as `*_SHARED` in the sources.
 const NORM_SHARED: usize = 32;
+const BEST_SHARED: usize = 48 + 8 * BEST;
 const fn route_shared(experts: usize) -> usize {
     experts * 20
 }
@@ -27,6 +31,15 @@ const fn capacity_shared(experts: usize) -> usize {
 }
 const fn attention_shared(key_width: usize) -> usize {
     (key_width + 128 + 8) * 4
+}
+
+/// What a fetched row of [`Kernels::best`] says: ids, scores, the bound that they reach, and the sum of all weights. `None`
+/// where there was no room.
+pub fn tokens_of(row: &[f32]) -> Option<(&[u32], &[f32], f32, f32)> {
+    let (head, tokens) = row.split_at(4);
+    let (ids, scores) = tokens.split_at(BEST);
+    let count = head[0].to_bits() as usize;
+    Some((bytemuck::cast_slice(ids.get(..count)?), &scores[..count], head[1], head[2]))
 }
 
 /// Rows of a matrix that a block has, and inputs that it takes at once.
@@ -231,6 +244,19 @@ impl Kernels {
         let a = arguments![x.address(), numbers, out.address(), x.width()];
         self.step("select_rows", (out.rows(), 1), 0, a);
         out.touch();
+    }
+
+    /// The best tokens of each row of logits, at its temperature: see `best` in the sources. [`tokens_of`]
+    /// tells what is in a row.
+    pub fn best(&self, logits: &Rows, temperatures: u64, tops: &mut Rows, best: &mut Rows) {
+        let (rows, strands) = (logits.rows(), logits.width().div_ceil(STRAND));
+        self.resize(tops, rows, 2 * strands);
+        self.resize(best, rows, 4 + 2 * BEST);
+        let a = arguments![logits.address(), temperatures, tops.address(), logits.width()];
+        self.step("strand_tops", (rows, strands.div_ceil(THREADS as usize)), 0, a);
+        let a = arguments![logits.address(), temperatures, tops.address(), best.address(), logits.width()];
+        self.step("best", (rows, 1), BEST_SHARED, a);
+        best.touch();
     }
 
     /// The activation between up and down, in place in `up`.

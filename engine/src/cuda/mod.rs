@@ -17,6 +17,6 @@ mod vector;
 pub use arguments::{AttentionBy, ChoicesAt, MatrixAt, NormAt, Pieces, RouteBy, StepAt};
 pub use device::{Device, Graph, Memory, Pinned};
 pub use driver::LIBRARY_VARIABLE;
-pub use launch::{Kernels, Mode};
+pub use launch::{Kernels, Mode, tokens_of};
 pub use rows::Rows;
 pub use vector::Vector;

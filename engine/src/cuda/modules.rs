@@ -39,6 +39,8 @@ const OF_STEPS: &[&str] = &[
     "route",
     "route_capacity",
     "combine",
+    "strand_tops",
+    "best",
 ];
 const OF_ATTENTION: &[&str] = &["store", "attention"];
 

@@ -103,12 +103,14 @@ impl Rows {
         }
     }
 
-    /// A row as it was fetched.
-    ///
-    /// # Panics
-    /// When there was none.
-    pub fn fetched(&self, row: usize) -> &[f32] {
-        &self.host[row * self.width..][..self.width]
+    /// Forgets what was fetched.
+    pub fn forget(&mut self) {
+        self.host.clear();
+    }
+
+    /// A row as it was fetched; `None` where it was not.
+    pub fn fetched(&self, row: usize) -> Option<&[f32]> {
+        self.host.chunks_exact(self.width.max(1)).nth(row)
     }
 }
 

@@ -169,7 +169,7 @@ impl<'a> Side<'a> {
         let (first, mut routes) = (chunk.len() / 2, Routes::default());
         let is_scored = |position: usize| position >= first && position + 1 < chunk.len();
         self.reader.read(chunk, is_scored, &mut routes, |rows, batch| {
-            for (i, row) in rows.iter().filter(|row| row.wants_logits).enumerate() {
+            for (i, row) in rows.iter().filter(|row| row.wants.logits()).enumerate() {
                 each(row.position - first, batch.logits(i), chunk[row.position + 1]);
             }
             Ok(())

@@ -13,7 +13,7 @@ pub use moments::Moments;
 pub use routing::trace_routing;
 
 use crate::error::{Error, Result};
-use crate::model::{Observe, Row};
+use crate::model::{Observe, Row, Wants};
 use crate::session::{Batch, Engine};
 use crate::tokenizer::Special;
 
@@ -95,7 +95,7 @@ impl<'a> Reader<'a> {
             sequence: 0,
             position,
             token,
-            wants_logits: wants_logits(position),
+            wants: Wants::logits_if(wants_logits(position)),
         };
         let rows: Vec<Row> = tokens.iter().enumerate().map(row).collect();
         for rows in rows.chunks(self.engine.options().batch) {

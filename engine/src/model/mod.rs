@@ -43,7 +43,7 @@ pub use keys::Keys;
 pub use kv_cache::{KvCache, PAGE};
 pub use moe::Routing;
 pub use observe::{Nothing, Observe, Site};
-pub use step::Row;
+pub use step::{Best, Row, Wants};
 pub use transformer::forward;
 pub use weights::{Linear, Matrix, Weights};
 pub use workspace::{Workspace, scratch_bytes};

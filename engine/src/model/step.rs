@@ -3,7 +3,7 @@
 use crate::cuda::Vector;
 
 /// One token of one conversation in a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Row {
     /// Which of the sequences.
     pub sequence: usize,
@@ -11,8 +11,48 @@ pub struct Row {
     pub position: usize,
     /// Its id, below the vocabulary's size.
     pub token: u32,
-    /// Whether logits are computed for it.
-    pub wants_logits: bool,
+    /// What is asked about the token after it.
+    pub wants: Wants,
+}
+
+/// What a row is asked about the token after it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Wants {
+    /// Nothing: other rows see it.
+    Nothing,
+    /// Logits of all tokens.
+    Logits,
+    /// The best tokens, where the backend finds them by itself and all rows of the step that want anything want them;
+    /// logits elsewhere.
+    Best {
+        /// Divides the scores in [`Best::total`].
+        temperature: f32,
+    },
+}
+
+impl Wants {
+    /// Whether logits are computed.
+    pub fn logits(self) -> bool {
+        self != Self::Nothing
+    }
+
+    /// Logits, or nothing.
+    pub fn logits_if(holds: bool) -> Self {
+        if holds { Self::Logits } else { Self::Nothing }
+    }
+}
+
+/// The best tokens of a row: all those with scores from a bound on.
+#[derive(Clone, Copy, Debug)]
+pub struct Best<'a> {
+    /// Ids, rising.
+    pub tokens: &'a [u32],
+    /// Their logits; NaN counts as -infinity, which is left out, and +infinity as the largest number.
+    pub logits: &'a [f32],
+    /// All other tokens have lower ones.
+    pub bound: f32,
+    /// The sum of `exp((logit - highest) / temperature)` over all tokens.
+    pub total: f32,
 }
 
 /// Columns of a row that belong together: `count` pieces of `width`, `stride` apart, the first at `at`.

@@ -55,7 +55,8 @@ pub fn forward<B: Backend, O: Observe>(
         add(&pass, model, layer.ffn_post_norm.as_ref(), ws);
     }
     head(&mut pass, model, ws);
-    backend.finish(&mut ws.logits)
+    backend.find_best(rows, &ws.logits, &mut ws.best);
+    backend.finish(&mut ws.logits, &mut ws.best)
 }
 
 fn embed<B: Backend, O: Observe>(pass: &Pass<'_, B, O>, model: &Model, ws: &mut Workspace<B>) {

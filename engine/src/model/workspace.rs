@@ -15,6 +15,7 @@ pub struct Workspace<B: Backend> {
     pub(super) ffn: ffn::Scratch<B>,
     pub(super) angles: Vec<B::Buffer>, // cosines and sines per rotation (rows, dims)
     pub(super) logits: B::Buffer,      // (rows that want them, vocab_size)
+    pub(super) best: B::Buffer,        // of rows that want no more than the best tokens
     /// Whether routing drops tokens beyond the capacity, as the original does.
     pub drop_tokens: bool,
 }
@@ -31,6 +32,7 @@ impl<B: Backend> Workspace<B> {
             ffn: ffn::Scratch::new(backend),
             angles: config.ropes.iter().map(|rope| buffer(rope.dims())).collect(),
             logits: buffer(config.vocab_size),
+            best: buffer(0),
             drop_tokens: false,
         }
     }
@@ -38,6 +40,16 @@ impl<B: Backend> Workspace<B> {
     /// Logits of the rows that wanted them, in their order.
     pub fn logits(&self) -> &B::Buffer {
         &self.logits
+    }
+
+    /// The same, to be fetched.
+    pub fn logits_mut(&mut self) -> &mut B::Buffer {
+        &mut self.logits
+    }
+
+    /// The best tokens of these rows, where the backend found them.
+    pub fn best(&self) -> &B::Buffer {
+        &self.best
     }
 }
 

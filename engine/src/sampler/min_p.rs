@@ -10,5 +10,6 @@ pub(super) const STEP: Step = Step {
     apply: |sampling, turn| {
         let lowest = turn.highest() + libm::logf(sampling.min_p);
         turn.exclude(|score| score < lowest);
+        turn.rest = turn.rest.take().filter(|rest| lowest < rest.bound);
     },
 };

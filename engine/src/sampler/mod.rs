@@ -17,6 +17,7 @@ mod top_k;
 mod top_p;
 mod typical;
 
+use crate::model::{Best, Wants};
 use crate::ops::exp;
 use crate::{Error, Result};
 use random::Random;
@@ -46,6 +47,13 @@ struct Turn<'a> {
     history: &'a [u32],       // prompt and answer so far
     answer: &'a [u32],        // its end that the model has written
     scratch: &'a mut Scratch, // buffers of the steps
+    rest: Option<Rest>,
+}
+
+/// Candidates that are not among the scores, where these are the best tokens only.
+struct Rest {
+    bound: f32, // all of them are below
+    total: f32, // of the weights of all candidates, the best one 1, after the temperature
 }
 
 /// Buffers that live as long as the sampler.
@@ -119,6 +127,7 @@ impl Sampler {
             history,
             answer: &history[self.answer_start.min(history.len())..],
             scratch: &mut self.scratch,
+            rest: None,
         };
         let is_greedy = self.sampling.temperature == 0.0;
         let steps =
@@ -128,6 +137,56 @@ impl Sampler {
         chosen.ok_or_else(|| {
             Error::request("no token is left to choose: all logits are NaN, -infinity or excluded")
         })
+    }
+}
+
+impl Sampler {
+    /// What a choice needs of the last row: these settings may get by with the best tokens.
+    pub fn wants(&self) -> Wants {
+        let Sampling { temperature, top_k, top_p, min_p, typical_p, .. } = self.sampling;
+        let is_on = |step: &&Step| (step.is_on)(&self.sampling);
+        if STEPS.iter().filter(|step| step.before_greedy).any(|step| is_on(&step)) {
+            return Wants::Logits;
+        }
+        match temperature {
+            0.0 => Wants::Best { temperature: 1.0 },
+            _ if typical_p < 1.0 => Wants::Logits,
+            _ if top_k > 0 || top_p < 1.0 || min_p > 0.0 => Wants::Best { temperature },
+            _ => Wants::Logits,
+        }
+    }
+
+    /// [`Sampler::sample`] from the best tokens of a row that wanted what [`Sampler::wants`] says, where none of the others
+    /// could be chosen; nothing is drawn elsewhere.
+    ///
+    /// The same choices from the same probabilities; since these are summed up otherwise, a draw that falls on the border
+    /// of two tokens may take the other one.
+    pub fn sample_best(&mut self, best: &Best<'_>) -> Option<u32> {
+        let is_greedy = self.sampling.temperature == 0.0;
+        let k = self.sampling.top_k as usize;
+        if best.tokens.is_empty() || !is_greedy && k > best.tokens.len() {
+            return None;
+        }
+        self.scores.clear();
+        self.scores.extend_from_slice(best.logits);
+        let mut turn = Turn {
+            scores: &mut self.scores,
+            history: &[],
+            answer: &[],
+            scratch: &mut self.scratch,
+            rest: Some(Rest { bound: best.bound, total: best.total }),
+        };
+        let place = if is_greedy {
+            turn.best()?
+        } else {
+            let steps = STEPS.iter().filter(|step| (step.is_on)(&self.sampling));
+            steps.for_each(|step| (step.apply)(&self.sampling, &mut turn));
+            if turn.rest.is_some() {
+                return None;
+            }
+            turn.draw(self.random.unit())?
+        };
+        best.tokens.get(place as usize).copied()
     }
 }
 

@@ -11,7 +11,11 @@ pub(super) const STEP: Step = Step {
         // Measured from the highest score, so that the smallest temperature cannot overflow.
         let highest = turn.highest();
         if highest > f32::NEG_INFINITY {
-            turn.scores.iter_mut().for_each(|score| *score = (*score - highest) / sampling.temperature);
+            let scale = |score: f32| (score - highest) / sampling.temperature;
+            turn.scores.iter_mut().for_each(|score| *score = scale(*score));
+            if let Some(rest) = &mut turn.rest {
+                rest.bound = scale(rest.bound);
+            }
         }
     },
 };

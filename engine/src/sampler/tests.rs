@@ -9,7 +9,8 @@ const EXCLUDED: f32 = f32::NEG_INFINITY;
 fn step(name: &str, sampling: &Sampling, logits: &[f32], history: &[u32], answer: usize) -> Vec<f32> {
     let mut scores = logits.to_vec();
     let mut scratch = Scratch { counts: vec![0; logits.len()], ..Default::default() };
-    let mut turn = Turn { scores: &mut scores, history, answer: &history[answer..], scratch: &mut scratch };
+    let mut turn =
+        Turn { scores: &mut scores, history, answer: &history[answer..], scratch: &mut scratch, rest: None };
     (STEPS.iter().find(|step| step.name == name).unwrap().apply)(sampling, &mut turn);
     assert!(scratch.counts.iter().all(|&count| count == 0));
     scores
@@ -228,5 +229,80 @@ fn every_step_can_be_switched_on_and_off() {
     };
     for step in STEPS {
         assert!((step.is_on)(&changed) && !(step.is_on)(&Sampling::neutral()), "{}", step.name);
+    }
+}
+
+/// All tokens from the score of the `wanted`-th best on, as a backend finds them.
+fn best_of(logits: &[f32], wanted: usize, temperature: f32) -> (Vec<u32>, Vec<f32>, f32, f32) {
+    let clean = |logit: f32| if logit.is_nan() { EXCLUDED } else { logit.min(f32::MAX) };
+    let mut ranked: Vec<f32> = logits.iter().copied().map(clean).collect();
+    ranked.sort_by(|a, b| b.total_cmp(a));
+    let bound = ranked[wanted - 1];
+    let total = ranked.iter().map(|score| f64::from((score - ranked[0]) / temperature).exp()).sum::<f64>();
+    let found = (0u32..).zip(logits.iter().copied().map(clean));
+    let (tokens, scores) = found.filter(|&(_, score)| score >= bound && score > EXCLUDED).unzip();
+    (tokens, scores, bound, total as f32)
+}
+
+/// Where the best tokens decide, they decide as all do; where others could be chosen, they decide nothing.
+#[test]
+fn the_best_tokens_choose_as_all_do() {
+    let neutral = Sampling::neutral;
+    let settings = [
+        Sampling::greedy(),
+        Sampling::default(),
+        Sampling { temperature: 0.5, ..Sampling::default() },
+        Sampling { top_k: 40, ..neutral() },
+        Sampling { top_k: 40, temperature: 1.5, top_p: 0.9, min_p: 0.01, ..neutral() },
+        Sampling { top_p: 0.8, ..neutral() },
+        Sampling { min_p: 0.1, ..neutral() },
+    ];
+    let mut random = Random::new(7);
+    for sampling in settings {
+        let (mut decided, mut others) = (0, 0);
+        for seed in 0..400 {
+            let sharpness = 1.0 + (seed % 8) as f32;
+            let logits: Vec<f32> =
+                (0..1000).map(|_| (random.unit() as f32 * 2.0).powi(3) * sharpness).collect();
+            let mut sampler = Sampler::new(Sampling { seed: Some(seed), ..sampling.clone() }, 1000).unwrap();
+            let Wants::Best { temperature } = sampler.wants() else { panic!("{sampling:?}") };
+            let (tokens, scores, bound, total) = best_of(&logits, 64, temperature);
+            let best = Best { tokens: &tokens, logits: &scores, bound, total };
+            let Some(chosen) = sampler.sample_best(&best) else {
+                // Nothing was drawn.
+                let mut whole =
+                    Sampler::new(Sampling { seed: Some(seed), ..sampling.clone() }, 1000).unwrap();
+                assert_eq!(sampler.sample(&logits, &[]).unwrap(), whole.sample(&logits, &[]).unwrap());
+                continue;
+            };
+            decided += 1;
+            let mut whole = Sampler::new(Sampling { seed: Some(seed), ..sampling.clone() }, 1000).unwrap();
+            others += usize::from(chosen != whole.sample(&logits, &[]).unwrap());
+        }
+        assert!(decided > 100 && others <= 1, "{sampling:?}: {decided} decided, {others} otherwise");
+    }
+}
+
+#[test]
+fn the_best_tokens_do_not_decide_what_they_cannot() {
+    let logits: Vec<f32> = (0..1000).map(|i| i as f32 * 1e-4).collect();
+    let (tokens, scores, bound, total) = best_of(&logits, 64, 1.0);
+    let best = Best { tokens: &tokens, logits: &scores, bound, total };
+    for sampling in [
+        Sampling { top_k: 65, ..Sampling::neutral() },
+        Sampling { top_p: 0.95, ..Sampling::neutral() },
+        Sampling { min_p: 0.5, ..Sampling::neutral() },
+    ] {
+        assert_eq!(Sampler::new(sampling.clone(), 1000).unwrap().sample_best(&best), None, "{sampling:?}");
+    }
+    let none = Best { tokens: &[], logits: &[], ..best };
+    assert_eq!(Sampler::new(Sampling::greedy(), 1000).unwrap().sample_best(&none), None);
+    for sampling in [
+        Sampling::neutral(),
+        Sampling { repetition_penalty: 1.1, ..Sampling::default() },
+        Sampling { typical_p: 0.9, ..Sampling::default() },
+        Sampling { logit_bias: vec![(3, 1.0)], ..Sampling::greedy() },
+    ] {
+        assert_eq!(Sampler::new(sampling.clone(), 1000).unwrap().wants(), Wants::Logits, "{sampling:?}");
     }
 }

@@ -12,6 +12,7 @@ pub(super) const STEP: Step = Step {
 
 fn apply(sampling: &Sampling, turn: &mut Turn) {
     let k = sampling.top_k as usize;
+    turn.rest = None; // there are k scores at least
     if k >= turn.scores.len() {
         return;
     }

@@ -23,12 +23,19 @@ const fn bucket(weight: f32) -> usize {
 }
 
 fn apply(sampling: &Sampling, turn: &mut Turn) {
-    let total = turn.weigh();
+    let known = turn.weigh();
+    // Those that are not among the scores are the least likely ones: they go first, or some of them stay.
+    let rest = turn.rest.as_ref().map_or(0.0, |rest| (f64::from(rest.total) - known).max(0.0));
+    let total = known + rest;
     let tail = (1.0 - f64::from(sampling.top_p)) * total;
+    if rest > tail {
+        return;
+    }
+    turn.rest = None;
     let scratch = &mut *turn.scratch;
     // Weights below this are not more than the tail even if all are: most tokens leave without being looked at again.
     let least = (tail / scratch.weights.len().max(1) as f64) as f32 * 0.999;
-    let mut dropped: f64 = scratch.weights.chunks(CHUNK).map(|chunk| sum_below(chunk, least)).sum();
+    let mut dropped = rest + scratch.weights.chunks(CHUNK).map(|chunk| sum_below(chunk, least)).sum::<f64>();
     scratch.ranked.clear();
     let tokens = (0u32..).zip(&scratch.weights).filter(|(_, weight)| **weight >= least);
     scratch.ranked.extend(tokens.map(|(token, &weight)| (weight, token)));

@@ -2,7 +2,7 @@
 
 use super::{Engine, MemoryLimit, Options, made};
 use crate::experts::ExpertStore;
-use crate::model::{Observe, Routing, Row, Site};
+use crate::model::{Observe, Routing, Row, Site, Wants};
 
 const WIDTH: u64 = 32;
 const EXPERTS: u64 = 8;
@@ -64,7 +64,7 @@ impl Observe for Watch<'_> {
 fn what_is_missing_is_asked_for_before_the_shared_expert() {
     let engine = engine();
     let mut watch = Watch { store: &engine.model.weights.experts, events: vec![] };
-    let row = Row { sequence: 0, position: 0, token: 3, wants_logits: true };
+    let row = Row { sequence: 0, position: 0, token: 3, wants: Wants::Logits };
     engine.batch(1).unwrap().observed_step(&[row], &mut watch).unwrap();
     let missing = u64::from(USED) * 3; // three matrices each
     let event = |name: &str, asked| (name.to_owned(), asked);

@@ -4,7 +4,9 @@
 
 use super::{CapacityMode, Engine};
 use crate::error::{Error, Result};
-use crate::model::{Backend, Cpu, Cuda, Model, Nothing, Observe, Plain, Row, State, Workspace, forward};
+use crate::model::{
+    Backend, Best, Cpu, Cuda, Model, Nothing, Observe, Plain, Row, State, Workspace, forward,
+};
 use crate::quant::Format;
 
 /// What the model computes on.
@@ -95,9 +97,23 @@ impl<'e> Batch<'e> {
     /// Logits of the last step's rows that wanted them, in their order, `(vocab_size)` each.
     ///
     /// # Panics
-    /// When there were fewer.
+    /// When there were fewer, or they were not fetched.
     pub fn logits(&self, row: usize) -> &[f32] {
         with!(&self.work, |loaded| loaded.backend.logits(loaded.workspace.logits(), row))
+    }
+
+    /// The best tokens of the last step's rows that wanted them, where the backend found them: [`Batch::fetch`] brings the
+    /// logits then.
+    pub fn best(&self, row: usize) -> Option<Best<'_>> {
+        with!(&self.work, |loaded| loaded.backend.best(loaded.workspace.best(), row))
+    }
+
+    /// Brings the last step's logits to the program, where they are not there.
+    ///
+    /// # Errors
+    /// When a device fails.
+    pub fn fetch(&mut self) -> Result<()> {
+        with!(&mut self.work, |loaded| loaded.backend.fetch(loaded.workspace.logits_mut()))
     }
 
     /// Rows of the last step that wanted logits.

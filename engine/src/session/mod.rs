@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::experts::Statistics;
 use crate::gguf::{Bytes, Gguf, Metadata};
 use crate::kernels::Layout;
-use crate::model::{Config, Cpu, Cuda, Model, Plain, Row, Setup};
+use crate::model::{Best, Config, Cpu, Cuda, Model, Plain, Row, Setup, Wants};
 use crate::tokenizer::{Tokenizer, ends_of_metadata};
 use batch::AnyBackend;
 use std::path::Path;
@@ -323,13 +323,21 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When `tokens` is empty or longer than the context, or as [`Batch::step`].
     pub fn synchronise(&mut self, tokens: &[u32]) -> Result<usize> {
+        self.synchronise_for(tokens, Wants::Logits)
+    }
+
+    /// [`Session::synchronise`] where the last token wants no more than this.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn synchronise_for(&mut self, tokens: &[u32], last: Wants) -> Result<usize> {
         if tokens.is_empty() {
             return Err(Error::request("nothing to compute: give at least one token"));
         }
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let common = common.min(tokens.len() - 1);
         let kept = self.rewind(common);
-        self.extend(&tokens[kept..])?;
+        self.extend_for(&tokens[kept..], last)?;
         Ok(tokens.len() - kept)
     }
 
@@ -338,7 +346,15 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When they do not fit the context, when stopped, or as [`Batch::step`]. What was computed stays.
     pub fn extend(&mut self, tokens: &[u32]) -> Result<()> {
-        self.extend_wanting(tokens, false, |_, _| Ok(()))
+        self.extend_for(tokens, Wants::Logits)
+    }
+
+    /// [`Session::extend`] where the last token wants no more than this.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn extend_for(&mut self, tokens: &[u32], last: Wants) -> Result<()> {
+        self.extend_wanting(tokens, (Wants::Nothing, last), |_, _| Ok(()))
     }
 
     /// Appends tokens and hands the logits of each to `each(index, logits)`.
@@ -350,13 +366,13 @@ impl<'a> Session<'a> {
         tokens: &[u32],
         each: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        self.extend_wanting(tokens, true, each)
+        self.extend_wanting(tokens, (Wants::Logits, Wants::Logits), each)
     }
 
     fn extend_wanting(
         &mut self,
         tokens: &[u32],
-        all: bool,
+        (each_wants, last_wants): (Wants, Wants),
         mut each: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
         if tokens.len() > self.room() {
@@ -368,7 +384,7 @@ impl<'a> Session<'a> {
             )));
         }
         if self.engine.options.capacity == CapacityMode::Reference {
-            return self.recompute(tokens, all, each);
+            return self.recompute(tokens, (each_wants, last_wants), each);
         }
         let batch = self.engine.options.batch;
         for (i, part) in tokens.chunks(batch).enumerate() {
@@ -376,8 +392,8 @@ impl<'a> Session<'a> {
                 return Err(Error::Stopped);
             }
             let is_last = (i + 1) * batch >= tokens.len();
-            self.compute(part, |row| all || (is_last && row + 1 == part.len()))?;
-            if all {
+            self.compute(part, |row| if is_last && row + 1 == part.len() { last_wants } else { each_wants })?;
+            if each_wants.logits() {
                 (0..part.len()).try_for_each(|row| each(i * batch + row, self.batch.logits(row)))?;
             }
         }
@@ -388,7 +404,7 @@ impl<'a> Session<'a> {
     fn recompute(
         &mut self,
         tokens: &[u32],
-        all: bool,
+        (each_wants, last_wants): (Wants, Wants),
         mut each: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
         let known = self.tokens.len();
@@ -396,21 +412,25 @@ impl<'a> Session<'a> {
         whole.extend_from_slice(tokens);
         self.batch.rewind(0, 0);
         let last = whole.len() - 1;
-        self.compute(&whole, |row| if all { row >= known } else { row == last })?;
-        if all {
+        self.compute(&whole, |row| match row {
+            _ if row == last => last_wants,
+            _ if row >= known => each_wants,
+            _ => Wants::Nothing,
+        })?;
+        if each_wants.logits() {
             (0..tokens.len()).try_for_each(|row| each(row, self.batch.logits(row)))?;
         }
         Ok(())
     }
 
-    fn compute(&mut self, tokens: &[u32], wants: impl Fn(usize) -> bool) -> Result<()> {
+    fn compute(&mut self, tokens: &[u32], wants: impl Fn(usize) -> Wants) -> Result<()> {
         let start = self.tokens.len();
         self.rows.clear();
         self.rows.extend(tokens.iter().enumerate().map(|(i, &token)| Row {
             sequence: 0,
             position: start + i,
             token,
-            wants_logits: wants(i),
+            wants: wants(i),
         }));
         if let Err(error) = self.batch.step(&self.rows) {
             self.rewind(start);
@@ -420,10 +440,23 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// The best tokens of the last computed token, where it wanted these and the backend found them.
+    pub fn best(&self) -> Option<Best<'_>> {
+        self.batch.best(self.batch.logit_rows() - 1)
+    }
+
+    /// Brings its logits to the program, where they are not there.
+    ///
+    /// # Errors
+    /// When a device fails.
+    pub fn fetch_logits(&mut self) -> Result<()> {
+        self.batch.fetch()
+    }
+
     /// Logits of the last computed token, `(vocab_size)`.
     ///
     /// # Panics
-    /// Before anything was computed.
+    /// Before anything was computed, or where it wanted the best tokens and the logits were not fetched.
     pub fn logits(&self) -> &[f32] {
         self.batch.logits(self.batch.logit_rows() - 1)
     }

@@ -29,6 +29,9 @@ DEVICE int block_y() { return blockIdx.y; }
 DEVICE void sync_block() { __syncthreads(); }
 DEVICE void sync_warp() { __syncwarp(); }
 DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
+/// A bit for each lane, in all of them.
+DEVICE uint32_t votes(bool flag) { return __ballot_sync(~0u, flag); }
+DEVICE int count_bits(uint32_t bits) { return __popc(bits); }
 /// a * b + c in one rounding, on both sides: compiled without contraction, bits are the same.
 DEVICE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 DEVICE float bits_to_float(int bits) { return __int_as_float(bits); }

@@ -8,10 +8,17 @@
 
 using namespace steps;
 
+namespace steps {
+/// Tokens of a strand; those that `best` finds at least, those that it has room for, and the width of its rows.
+constexpr int STRAND = 32, BEST_WANTED = 64, BEST = 120, BEST_WIDTH = 4 + 2 * BEST;
+static_assert(BEST <= THREADS && STRAND == 32, "a thread for each of the best, a lane for each of a strand");
+} // namespace steps
+
 /// Bytes of shared memory.
 #define NORM_SHARED (2 * steps::WARPS * 4)
 #define ROUTE_SHARED(experts) ((experts) * 20)
 #define ROUTE_CAPACITY_SHARED(experts) ((experts) * 4 + steps::THREADS * 4)
+#define BEST_SHARED (3 * steps::WARPS * 4 + 2 * steps::BEST * 4)
 
 DEVICE size_t row_start(int width) { return (size_t)block_x() * width; }
 
@@ -309,5 +316,106 @@ KERNEL void BOUNDS(steps::THREADS, 8)
         for (size_t slot = first; slot < first + used; slot++)
             if (choices[slot] >= 0) sum += scores[slot] * slots[slot * width + i];
         added[row_start(width) + i] = sum;
+    }
+}
+
+/// NaN counts as the smallest; no score is infinite but downwards.
+DEVICE float score_of(float logit) { return smaller(larger(logit, -infinity()), 3.402823466e+38f); }
+
+/// Strands of a row: each has STRAND tokens, as far apart as there are strands, for neighbours are alike.
+DEVICE int strands_of(int width) { return (width + STRAND - 1) / STRAND; }
+
+/// The largest logit of every strand and the sum of the weights, the largest one's being 1; a strand is a thread of the
+/// blocks in y.
+KERNEL void BOUNDS(steps::THREADS, 8)
+    strand_tops(const float *logits, const float *temperatures, float *tops, int width) {
+    int strands = strands_of(width), strand = block_y() * THREADS + thread_x();
+    if (strand >= strands) return;
+    const float *row = logits + row_start(width);
+    float largest = -infinity(), sum = 0.0f, temperature = temperatures[block_x()];
+    for (int i = strand; i < width; i += strands) largest = larger(largest, score_of(row[i]));
+    for (int i = strand; i < width; i += strands) {
+        float score = score_of(row[i]);
+        if (score > -infinity()) sum += exponential((score - largest) / temperature);
+    }
+    float *top = tops + 2 * (row_start(strands) + strand);
+    top[0] = largest;
+    top[1] = sum;
+}
+
+/// A whole number that grows with a float.
+DEVICE uint32_t order_of(float value) {
+    uint32_t bits = (uint32_t)float_to_bits(value);
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+/// Puts the items of the threads that keep theirs behind `count` others, in the order of threads, as long as there is
+/// room, and returns how many there would be then. `counts` are WARPS of shared memory.
+DEVICE int append(bool is_kept, int item, int *items, int count, int *counts) {
+    uint32_t kept = votes(is_kept);
+    int lane = thread_x() & 31, warp = thread_x() >> 5;
+    if (lane == 0) counts[warp] = count_bits(kept);
+    sync_block();
+    int at = count + count_bits(kept & ((1u << lane) - 1));
+    for (int i = 0; i < warp; i++) at += counts[i];
+    int all = count + counts[0] + counts[1] + counts[2] + counts[3];
+    if (is_kept && at < BEST) items[at] = item;
+    sync_block();
+    return all;
+}
+
+/// All tokens from a bound on, in their order: at least BEST_WANTED, or one for every other strand. A row of `out` is how
+/// many they are (more than BEST: not all of them are here), the bound, the sum of the weights of all tokens, the
+/// highest score, then BEST ids and BEST scores. BEST_SHARED.
+KERNEL void BOUNDS(steps::THREADS, 4)
+    best(const float *logits, const float *temperatures, const float *tops, float *out, int width) {
+    SHARED_MEMORY(shared);
+    float *places = (float *)shared;
+    int *counts = (int *)(places + 2 * WARPS), *kept = counts + WARPS, *ids = kept + BEST;
+    int strands = strands_of(width), warp = thread_x() >> 5, lane = thread_x() & 31;
+    const float *own = tops + 2 * row_start(strands), *scores = logits + row_start(width);
+    float largest = -infinity(), total = 0.0f;
+    for (int i = thread_x(); i < strands; i += THREADS) largest = larger(largest, own[2 * i]);
+    largest = block_largest(largest, places);
+    for (int i = thread_x(); i < strands; i += THREADS)
+        if (own[2 * i] > -infinity())
+            total += own[2 * i + 1] * exponential((own[2 * i] - largest) / temperatures[block_x()]);
+    total = block_sum(total, places + WARPS);
+    // Which the BEST_WANTED-th best of the strands' best is, bit by bit: at least as many tokens reach it. Where that is
+    // beyond the middle, so many strands have several that there is no room for them.
+    int half = (strands + 1) / 2, wanted = half < BEST_WANTED ? half : BEST_WANTED;
+    uint32_t order = 0;
+    for (int bit = 31; bit >= 0; bit--) {
+        uint32_t tried = order | 1u << bit;
+        float reach = 0.0f;
+        for (int i = thread_x(); i < strands; i += THREADS) reach += order_of(own[2 * i]) >= tried;
+        reach = block_sum(reach, places + (bit & 1 ? 0 : WARPS));
+        if ((int)reach >= wanted) order = tried;
+    }
+    float bound = bits_to_float((int)(order >> 31 ? order & 0x7fffffffu : ~order));
+    auto is_best = [&](float score) { return score >= bound && score > -infinity(); };
+    int kept_count = 0, count = 0;
+    for (int first = 0; first < strands; first += THREADS) {
+        int strand = first + thread_x();
+        kept_count = append(strand < strands && is_best(own[2 * strand]), strand, kept, kept_count, counts);
+    }
+    for (int first = 0; first < kept_count && first < BEST; first += WARPS) {
+        bool is_strand = first + warp < kept_count && first + warp < BEST;
+        int token = is_strand ? kept[first + warp] + lane * strands : width;
+        count = append(token < width && is_best(score_of(scores[token])), token, ids, count, counts);
+    }
+    if (kept_count > BEST) count = kept_count; // each has one token at least
+    float *row = out + row_start(BEST_WIDTH);
+    if (thread_x() < count && count <= BEST) {
+        int own_id = ids[thread_x()], place = 0;
+        for (int i = 0; i < count; i++) place += ids[i] < own_id;
+        row[4 + place] = bits_to_float(own_id);
+        row[4 + BEST + place] = score_of(scores[own_id]);
+    }
+    if (thread_x() == 0) {
+        row[0] = bits_to_float(count);
+        row[1] = bound;
+        row[2] = total;
+        row[3] = largest;
     }
 }

@@ -280,7 +280,7 @@ pub(super) fn add(team: &Team, x: &mut HostBuffer, added: &HostBuffer, scale: f3
 }
 
 pub(super) fn select(rows: &[Row], x: &HostBuffer, out: &mut HostBuffer) {
-    let wanted = rows.iter().enumerate().filter(|(_, row)| row.wants_logits);
+    let wanted = rows.iter().enumerate().filter(|(_, row)| row.wants.logits());
     out.resize(wanted.clone().count(), x.width);
     for ((from, _), to) in wanted.zip(out.values_mut().chunks_exact_mut(x.width)) {
         to.copy_from_slice(x.row(from));
@@ -313,7 +313,14 @@ macro_rules! host_steps {
         fn begin<O: Observe>(&self, _: &[Row], _: &mut [KvCache]) -> Result<()> {
             Ok(())
         }
-        fn finish(&self, _: &mut HostBuffer) -> Result<()> {
+        fn find_best(&self, _: &[Row], _: &HostBuffer, _: &mut HostBuffer) {}
+        fn best<'a>(&self, _: &'a HostBuffer, _: usize) -> Option<Best<'a>> {
+            None
+        }
+        fn finish(&self, _: &mut HostBuffer, _: &mut HostBuffer) -> Result<()> {
+            Ok(())
+        }
+        fn fetch(&self, _: &mut HostBuffer) -> Result<()> {
             Ok(())
         }
         fn logits<'a>(&self, logits: &'a HostBuffer, row: usize) -> &'a [f32] {

@@ -17,7 +17,7 @@ use super::config::Config;
 use super::ffn::experts::{Hidden, Shape};
 use super::moe::Routing;
 use super::observe::Observe;
-use super::step::{AttentionStep, Row, Span};
+use super::step::{AttentionStep, Best, Row, Span};
 use super::weights::{Linear, Matrix, NormWeights};
 use crate::cuda::Vector;
 use crate::error::Result;
@@ -81,11 +81,20 @@ pub trait Backend {
         rows: &[Row],
         states: &mut [Self::State],
     ) -> Result<Self::Exclusive<'b>>;
-    /// Waits until the step is done; the program can read its `logits` then.
+    /// Finds the best tokens of the rows, where it can and they want no more than these.
+    fn find_best(&self, rows: &[Row], logits: &Self::Buffer, best: &mut Self::Buffer);
+    /// Waits until the step is done; the program can read its best tokens then, or where there are none its logits.
     ///
     /// # Errors
     /// The first failure of a device since [`Backend::begin`].
-    fn finish(&self, logits: &mut Self::Buffer) -> Result<()>;
+    fn finish(&self, logits: &mut Self::Buffer, best: &mut Self::Buffer) -> Result<()>;
+    /// A row's best tokens after [`Backend::finish`], where they were found.
+    fn best<'a>(&self, best: &'a Self::Buffer, row: usize) -> Option<Best<'a>>;
+    /// Brings the logits to the program, too.
+    ///
+    /// # Errors
+    /// When a device fails.
+    fn fetch(&self, logits: &mut Self::Buffer) -> Result<()>;
     /// A row of logits after [`Backend::finish`].
     fn logits<'a>(&self, logits: &'a Self::Buffer, row: usize) -> &'a [f32];
     /// Rows of logits after [`Backend::finish`].

@@ -5,7 +5,7 @@ use super::super::ffn::experts::Shape;
 use super::super::kv_cache::{KvCache, PAGE};
 use super::super::moe::Routing;
 use super::super::observe::Observe;
-use super::super::step::{AttentionStep, Row, Span};
+use super::super::step::{AttentionStep, Best, Row, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use super::host::{self, HostBuffer, Scratch, host_steps};
 use super::{Backend, ExpertStep};

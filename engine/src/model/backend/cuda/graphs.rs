@@ -5,8 +5,11 @@
 //! the graph itself. A step is first computed as it is, which makes all buffers as large as it needs them, then written
 //! down, then replayed, until memory was asked for anew: from then on places may be others.
 
-use super::State;
-use crate::cuda::{Device, Graph};
+use super::super::super::step::Row;
+use super::memory::best_at;
+use super::{Cuda, State, lock};
+use crate::cuda::{Device, Graph, Mode, Rows};
+use crate::error::Result;
 
 /// Graphs that are kept; the one that was not used for the longest goes.
 const MOST: usize = 16;
@@ -16,12 +19,18 @@ const MOST: usize = 16;
 pub(super) struct Shape {
     rows: usize,
     selected: usize,
+    finds_best: bool,
     sequences: Vec<u64>,
 }
 
 impl Shape {
-    pub(super) fn of(rows: usize, selected: usize, states: &[State]) -> Self {
-        Self { rows, selected, sequences: states.iter().map(State::place).collect() }
+    pub(super) fn of(rows: &[Row], states: &[State]) -> Self {
+        Self {
+            rows: rows.len(),
+            selected: rows.iter().filter(|row| row.wants.logits()).count(),
+            finds_best: best_at(rows).is_some(),
+            sequences: states.iter().map(State::place).collect(),
+        }
     }
 }
 
@@ -76,5 +85,73 @@ impl Graphs {
     /// Forgets a step that failed.
     pub(super) fn forget(&mut self, shape: &Shape) {
         self.0.retain(|known| known.shape != *shape);
+    }
+}
+
+impl Cuda {
+    /// Begins a step: as it is, to be written down, or to be replayed.
+    ///
+    /// # Errors
+    /// When the card has no room, or the driver refuses.
+    pub(super) fn try_begin(&self, rows: &[Row], states: &mut [State], may_come_again: bool) -> Result<()> {
+        self.device().enter()?;
+        let plan = if may_come_again && lock(&self.bank).holds_everything() {
+            let shape = Shape::of(rows, states);
+            let plan = lock(&self.graphs).plan(self.device(), &shape);
+            *lock(&self.current) = Some((shape, plan));
+            plan
+        } else {
+            *lock(&self.current) = None;
+            Plan::Start
+        };
+        let mode = if plan == Plan::Replay { Mode::Replay } else { Mode::Start };
+        self.kernels.set_mode(mode);
+        let mut step = lock(&self.step);
+        step.copy_tables(states)?;
+        if plan == Plan::Capture {
+            self.device().capture()?;
+        }
+        step.begin(rows, states, mode)
+    }
+
+    /// Starts what the step has written down, where it has, and fetches its best tokens or logits.
+    ///
+    /// # Errors
+    /// The first failure since the step began.
+    pub(super) fn try_finish(&self, logits: &mut Rows, best: &mut Rows) -> Result<()> {
+        let current = lock(&self.current).take();
+        self.kernels.set_mode(Mode::Start);
+        let failure = self.kernels.take_failure();
+        let mut graphs = lock(&self.graphs);
+        match current {
+            Some((shape, Plan::Capture)) => {
+                // A capture has to end, whatever became of it.
+                let graph = self.device().captured();
+                failure?;
+                let graph = graph?;
+                self.device().launch_graph(&graph)?;
+                graphs.keep(self.device(), shape, Some(graph));
+            }
+            Some((shape, Plan::Replay)) => {
+                failure?;
+                let launched = graphs.of(&shape).map_or(Ok(()), |graph| self.device().launch_graph(graph));
+                if launched.is_err() {
+                    graphs.forget(&shape);
+                }
+                launched?;
+            }
+            Some((shape, Plan::Start)) => {
+                failure?;
+                graphs.keep(self.device(), shape, None);
+            }
+            None => failure?,
+        }
+        logits.forget();
+        best.forget();
+        match (best.rows(), logits.rows()) {
+            (0, 0) => self.device().wait(),
+            (0, _) => logits.fetch(self.device()).map(drop),
+            _ => best.fetch(self.device()).map(drop),
+        }
     }
 }

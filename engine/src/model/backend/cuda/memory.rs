@@ -2,7 +2,7 @@
 
 use super::super::super::config::Config;
 use super::super::super::kv_cache::{self, Memory as Shape, PAGE};
-use super::super::super::step::Row;
+use super::super::super::step::{Row, Wants};
 use crate::cuda::{ChoicesAt, Device, Memory, Mode, Pinned, StepAt};
 use crate::error::Result;
 use crate::quant::Format;
@@ -119,6 +119,7 @@ pub(super) struct Places {
     pub(super) tokens: u64,
     pub(super) selected: u64, // rows that want logits
     pub(super) selected_count: usize,
+    pub(super) temperatures: u64, // of these rows, where they want no more than the best tokens
     pub(super) step: Option<StepAt>,
 }
 
@@ -162,11 +163,12 @@ impl Step {
         }
         self.is_replay = mode == Mode::Replay;
         let numbers = |of: fn(&Row) -> usize| rows.iter().map(move |row| of(row) as i32);
-        let selected = rows.iter().enumerate().filter(|(_, row)| row.wants_logits).map(|(i, _)| i as i32);
+        let selected = rows.iter().enumerate().filter(|(_, row)| row.wants.logits()).map(|(i, _)| i as i32);
         let mut words: Vec<i32> = numbers(|row| row.token as usize).collect();
         words.extend(numbers(|row| row.position).chain(numbers(|row| row.sequence)));
         words.extend(selected);
         let selected_count = words.len() - 3 * rows.len();
+        words.extend(best_at(rows).into_iter().flatten().map(|temperature| temperature.to_bits() as i32));
         words.resize(words.len().next_multiple_of(2), 0);
         let tables: Vec<u64> = states.iter().map(|state| state.home.address()).collect();
         let bytes = [cast_slice(&words), cast_slice::<u64, u8>(&tables)].concat();
@@ -181,6 +183,7 @@ impl Step {
             tokens: block,
             selected: place(3 * rows.len()),
             selected_count,
+            temperatures: place(3 * rows.len() + selected_count),
             step: Some(StepAt {
                 positions: place(rows.len()),
                 sequences: place(2 * rows.len()),
@@ -222,6 +225,18 @@ impl Step {
     pub(super) fn end(&mut self) {
         self.at = (0, 0);
     }
+}
+
+/// The temperatures of the rows that want something, if all of these want no more than the best tokens.
+pub(super) fn best_at(rows: &[Row]) -> Option<Vec<f32>> {
+    let wanted = rows.iter().filter(|row| row.wants.logits());
+    let temperatures: Option<Vec<f32>> = wanted
+        .map(|row| match row.wants {
+            Wants::Best { temperature } => Some(temperature),
+            _ => None,
+        })
+        .collect();
+    temperatures.filter(|temperatures| !temperatures.is_empty())
 }
 
 /// The kernels' number of a cache's format.

@@ -11,12 +11,12 @@ use super::super::config::{Config, Norm};
 use super::super::ffn::experts::{Gating, Shape};
 use super::super::moe::{Routing, capacity_of};
 use super::super::observe::Observe;
-use super::super::step::{AttentionStep, Row, Span};
+use super::super::step::{AttentionStep, Best, Row, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use super::super::{Model, mixer};
 use super::{Backend, ExpertStep};
 use crate::cuda::{
-    AttentionBy, Device, Kernels, MatrixAt, Mode, NormAt, Pieces, RouteBy, Rows, StepAt, Vector,
+    AttentionBy, Device, Kernels, MatrixAt, NormAt, Pieces, RouteBy, Rows, StepAt, Vector, tokens_of,
 };
 use crate::error::{Error, Result};
 use crate::experts::{ExpertStore, Plan};
@@ -25,7 +25,7 @@ use crate::ops::{Activation, Rope, RopeStyle};
 use crate::quant::{FORMATS, Format};
 use experts::{Bank, DeviceTurn};
 use graphs::Graphs;
-use memory::{DeviceRouting, Places, State, Step};
+use memory::{DeviceRouting, Places, State, Step, best_at};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -160,61 +160,6 @@ impl Cuda {
         MatrixAt { format, rows, cols, is_panels: self.layout.is_other_than_rows(format), bytes }
     }
 
-    fn try_begin(&self, rows: &[Row], states: &mut [State], may_come_again: bool) -> Result<()> {
-        self.device().enter()?;
-        let plan = if may_come_again && lock(&self.bank).holds_everything() {
-            let selected = rows.iter().filter(|row| row.wants_logits).count();
-            let shape = graphs::Shape::of(rows.len(), selected, states);
-            let plan = lock(&self.graphs).plan(self.device(), &shape);
-            *lock(&self.current) = Some((shape, plan));
-            plan
-        } else {
-            *lock(&self.current) = None;
-            graphs::Plan::Start
-        };
-        let mode = if plan == graphs::Plan::Replay { Mode::Replay } else { Mode::Start };
-        self.kernels.set_mode(mode);
-        let mut step = lock(&self.step);
-        step.copy_tables(states)?;
-        if plan == graphs::Plan::Capture {
-            self.device().capture()?;
-        }
-        step.begin(rows, states, mode)
-    }
-
-    /// Starts what the step has written down, where it has, and fetches its logits.
-    fn try_finish(&self, logits: &mut Rows) -> Result<()> {
-        let current = lock(&self.current).take();
-        self.kernels.set_mode(Mode::Start);
-        let failure = self.kernels.take_failure();
-        let mut graphs = lock(&self.graphs);
-        match current {
-            Some((shape, graphs::Plan::Capture)) => {
-                // A capture has to end, whatever became of it.
-                let graph = self.device().captured();
-                failure?;
-                let graph = graph?;
-                self.device().launch_graph(&graph)?;
-                graphs.keep(self.device(), shape, Some(graph));
-            }
-            Some((shape, graphs::Plan::Replay)) => {
-                failure?;
-                let launched = graphs.of(&shape).map_or(Ok(()), |graph| self.device().launch_graph(graph));
-                if launched.is_err() {
-                    graphs.forget(&shape);
-                }
-                launched?;
-            }
-            Some((shape, graphs::Plan::Start)) => {
-                failure?;
-                graphs.keep(self.device(), shape, None);
-            }
-            None => failure?,
-        }
-        logits.fetch(self.device())?;
-        Ok(())
-    }
-
     fn take_scratch(&self) -> Rows {
         lock(&self.scratch).pop().unwrap_or_else(|| Rows::new(0))
     }
@@ -261,13 +206,23 @@ impl Backend for Cuda {
         let begun = self.try_begin(rows, states, !O::ACTIVE);
         if let Err(error) = begun {
             self.kernels.fail(error);
-            self.finish(&mut Rows::new(0))?;
+            self.finish(&mut Rows::new(0), &mut Rows::new(0))?;
         }
         Ok(exclusive)
     }
 
-    fn finish(&self, logits: &mut Rows) -> Result<()> {
-        let finished = self.try_finish(logits);
+    fn find_best(&self, rows: &[Row], logits: &Rows, best: &mut Rows) {
+        if best_at(rows).is_none() {
+            self.kernels.resize(best, 0, 0);
+            return;
+        }
+        let mut tops = self.take_scratch();
+        self.kernels.best(logits, self.places().temperatures, &mut tops, best);
+        self.give_scratch(tops);
+    }
+
+    fn finish(&self, logits: &mut Rows, best: &mut Rows) -> Result<()> {
+        let finished = self.try_finish(logits, best);
         if finished.is_err() {
             // Nothing may use the stages any more.
             let _ = self.device().wait();
@@ -276,8 +231,18 @@ impl Backend for Cuda {
         finished
     }
 
+    fn best<'a>(&self, best: &'a Rows, row: usize) -> Option<Best<'a>> {
+        let (tokens, logits, bound, total) = tokens_of(best.fetched(row)?)?;
+        Some(Best { tokens, logits, bound, total })
+    }
+
+    fn fetch(&self, logits: &mut Rows) -> Result<()> {
+        self.device().enter()?;
+        logits.fetch(self.device()).map(drop)
+    }
+
     fn logits<'a>(&self, logits: &'a Rows, row: usize) -> &'a [f32] {
-        logits.fetched(row)
+        logits.fetched(row).expect("logits are fetched before they are read")
     }
 
     fn logit_rows(&self, logits: &Rows) -> usize {
