@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Breaks the kernels on purpose, one place at a time in a copy: a mode of check.sh has to notice each. Those
+# that none notices are named at the end, and so is a text that is no longer found.
+#   tests/cuda/mutants.sh [WORD]    only mutants whose names have this word
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+sources=$here/../../engine/src/cuda/kernels
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp -r "$sources" "$work/whole"
+KERNELS=$work/whole "$here/check.sh" plain || { echo "the kernels fail as they are" >&2 && exit 1; }
+only=${1:-} unnoticed=()
+reasons='emulation: .*|[A-Za-z]+Sanitizer: [a-z -]*|runtime error: .*|.*(instead of|does not hold).*'
+reasons+='|Segmentation fault|Aborted'
+
+# Name, file, a text that is there once, and what is in its place.
+mutant() {
+    [[ $1 == *"$only"* ]] || return 0
+    local start=$SECONDS text rest mode code noticed=
+    rm -rf "$work/kernels" && cp -r "$work/whole" "$work/kernels"
+    text=$(cat "$work/kernels/$2" && echo .) # the dot keeps the last newline
+    rest=${text#*"$3"}
+    if [[ $rest == "$text" || $rest == *"$3"* ]]; then
+        unnoticed+=("$1: its text is not there once")
+        return 0
+    fi
+    rest=${text%%"$3"*}$4$rest
+    printf '%s' "${rest%.}" >"$work/kernels/$2"
+    for mode in plain address thread; do
+        code=0
+        # What is built fastest: plain for its speed, sanitized as it stands.
+        KERNELS=$work/kernels FLAGS="-w $([ $mode = plain ] && echo -O1 || echo -O0 -g0)" \
+            timeout 900 "$here/check.sh" $mode >"$work/said" 2>&1 || code=$?
+        if [ $code = 2 ]; then
+            head -5 "$work/said"
+            unnoticed+=("$1: does not compile")
+            return 0
+        elif [ $code != 0 ]; then
+            noticed=$mode
+            break
+        fi
+    done
+    printf '%-62s %-8s %4d s  %s\n' "$1" "${noticed:-NOBODY}" $((SECONDS - start)) \
+        "$(grep -m1 -oE "$reasons" "$work/said" | cut -c1-90 || true)"
+    [ -n "$noticed" ] || unnoticed+=("$1: nobody notices")
+}
+
+mutant "a block's sum does not wait for its warps" steps_math.cuh \
+    $'    sync_block();\n    return places[0]' '    return places[0]'
+mutant "a block's largest does not wait for its warps" steps_math.cuh \
+    $'    sync_block();\n    return larger(larger' '    return larger(larger'
+mutant "a warp's sum leaves out half of it" steps_math.cuh \
+    'mask = 16; mask > 0; mask >>= 1) value += ' \
+    'mask = 8; mask > 0; mask >>= 1) value += '
+mutant "mean and squares in the same places" steps.cu \
+    'block_sum(squares, places + WARPS)' 'block_sum(squares, places)'
+mutant "threads without a column leave before the sum" steps.cu \
+    $'    float mean = 0.0f;\n' $'    if (thread_x() >= width) return;\n    float mean = 0.0f;\n'
+mutant "a lane leaves before a shuffle" steps.cu \
+    'float half = rounded - ROUND;' 'if (lane == 5) return; float half = rounded - ROUND;'
+mutant "the sum of the other half of 16" steps.cu 'extra[3] = scale * half' 'extra[3] = scale * other'
+mutant "the last of equal experts" steps.cu 'place += keys[i] >= key;' 'place += keys[i] > key;'
+mutant "the last of equal groups" steps.cu 'worths[group] && i > group' 'worths[group] && i < group'
+mutant "scores are written while others add them up" steps.cu \
+    $'values[i] = keys[i] / sum;\n        sync_block();' 'values[i] = keys[i] / sum;'
+mutant "an expert has room for one more" steps.cu 'count >= capacity' 'count > capacity'
+mutant "capacity goes by rows, not by choices" steps.cu \
+    $'(int choice = 0; choice < used; choice++)\n        for (int first = 0; first < rows; first += THREADS)' \
+    $'(int first = 0; first < rows; first += THREADS)\n        for (int choice = 0; choice < used; choice++)'
+mutant "an expert's rows are counted while others add theirs" steps.cu \
+    $'count += fill[expert];\n            sync_block();' 'count += fill[expert];'
+mutant "a choice that was dropped is added" steps.cu 'if (choices[slot] >= 0) sum +=' 'sum +='
+mutant "a choice that was dropped is looked up" steps.cu 'if (expert >= 0 && addresses' 'if (addresses'
+mutant "too little shared memory for routes" steps.cu '((experts) * 20)' '((experts) * 16)'
+mutant "the kept are counted before all have written" steps.cu \
+    $'counts[warp] = count_bits(kept);\n    sync_block();' 'counts[warp] = count_bits(kept);'
+
+mutant "the query is used before it is there" attention.cu \
+    $'query[i] = from[i] * scale;\n    sync_block();' 'query[i] = from[i] * scale;'
+mutant "scores are read before they are there" attention.cu \
+    $'        sync_block();\n        bool is_seen' '        bool is_seen'
+mutant "the next tile's scores over those in use" attention.cu \
+    $'            sums[i] = sum;\n        }\n        sync_block();' $'            sums[i] = sum;\n        }'
+mutant "a window of one more" attention.cu 'position + 1 - window : 0' 'position - window : 0'
+mutant "what was added up does not shrink" attention.cu 'total = total * shrink +' 'total = total +'
+mutant "too little shared memory for attention" attention.cu 'cache::TILE + 2 * steps::WARPS' 'cache::TILE'
+mutant "more heads than a row has" attention.cu 'if (head >= key_heads) return;' ''
+mutant "a position beyond its page" attention.cu 'position % PAGE' 'position'
+
+mutant "rows of panels are swapped" products.cu 'int lane = row % PANEL;' 'int lane = (row ^ 1) % PANEL;'
+mutant "odd bytes at the wrong end of a panel" products.cu 'ODD == 0 || offset % 64 == 0' 'true'
+mutant "odd bytes at the wrong end of a row" products.cu \
+    'return F::ODD_FIRST ? BlockWords' 'return !F::ODD_FIRST ? BlockWords'
+mutant "rows behind the last panel as if in one" products.cu ' || row >= matrix.rows / PANEL * PANEL' ''
+mutant "words of blocks at odd addresses" products.cu \
+    'if (F::BYTES % 4 == 0) return' 'if (F::BYTES % 2 == 0) return'
+mutant "rows beyond the matrix" products.cu 'bool is_row = row < matrix.rows;' 'bool is_row = true;'
+mutant "the scale of the other half of 16" products.cu 'scale[i] * extras[0]' 'scale[0] * extras[0]'
+mutant "mins are added" products.cu 'term.less = -min[i];' 'term.less = min[i];'
+mutant "an embedding without its mins" products.cu 'F::MIN ? value - min[i / HALF] : value' 'value'
+mutant "terms are added before they are there" products.cu \
+    $'        sync_block();\n        if (is_row && warp < count)' '        if (is_row && warp < count)'
+mutant "the next tile's terms over those in use" products.cu \
+    $'sum = added(tile[(i * N + warp) * ROWS], sum);\n        sync_block();' \
+    'sum = added(tile[(i * N + warp) * ROWS], sum);'
+mutant "too little shared memory for products" products.cu '(int)sizeof(Term);' '(int)sizeof(Term) - 64;'
+mutant "sums of lanes are read before they are there" products.cu \
+    $'    sync_warp();\n    if (lane >= OWN' '    if (lane >= OWN'
+mutant "an expert's row of another slot" products.cu 'inputs_per_slot ? slot : slot / used' 'slot'
+mutant "the bias of another expert" products.cu 'bias + (size_t)expert * rows' 'bias'
+mutant "an expert that is not here" products.cu 'if (!bytes) return;' ''
+
+if [ ${#unnoticed[@]} -gt 0 ]; then
+    printf 'FAILED: %s\n' "${unnoticed[@]}"
+    exit 1
+fi
