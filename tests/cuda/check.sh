@@ -2,8 +2,8 @@
 # Runs every kernel by itself under emulation (kernels.cpp): tests/cuda/check.sh [plain|address|thread]...
 #   address   with sanitizers of addresses and of undefined behaviour
 #   thread    with a race detector
-# All three where none is named. The exit code is 2 where a build fails, and 1 where a kernel does not what it should.
-# KERNELS names another folder of kernels, FLAGS more flags for the compiler, CXX another compiler.
+# All three where none is named. The exit code is 2 where a build fails, and 1 where a kernel is wrong. KERNELS names
+# another folder of kernels, FLAGS more flags for the compiler, CXX another compiler.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 kernels=${KERNELS:-$here/../../engine/src/cuda/kernels}

@@ -4,8 +4,9 @@
 
 # The models that tests name, then small ones of every family and kind.
 golden="mixtral qwen2moe qwen3moe gpt-oss glm4moe deepseek3 text
-    bailingmoe2 deepseek2-yarn deepseek3-fp8 gemma3-linear german-moe-bias glm4-moe-lite kimi-k2-int4 llama-yarn-whole llama3-biased
-    minimax-m2 mistral-window moe-124m-checkpoint qwen2-tied qwen2moe-norm qwen3-yarn qwen3moe-mixed"
+    bailingmoe2 deepseek2-yarn deepseek3-fp8 gemma3-linear german-moe-bias glm4-moe-lite kimi-k2-int4
+    llama-yarn-whole llama3-biased minimax-m2 mistral-window moe-124m-checkpoint qwen2-tied qwen2moe-norm qwen3-yarn
+    qwen3moe-mixed"
 most_bytes=$((60 << 20))
 
 # The program of a target that cargo's messages tell: kind and name.
