@@ -373,7 +373,7 @@ bench() {
             --format "${model#*:}" || continue
         written+=("$model")
     done
-    say "$(clocks)"
+    say "" && say "$(clocks)"
     local columns="prompt | it, prefill tok/s | peer | it/peer | it, decode tok/s | peer | it/peer |"
     section "All experts on the card" "| model | $columns"
     [ ${#written[@]} != 0 ] || speed "the model in the program" "" "" 512
@@ -388,7 +388,7 @@ bench() {
             speed "$model" "$work/models/${model/:/-}.gguf" "$peer" "$prompt" no-decode
         done
     done
-    say "$(clocks)"
+    say "" && say "$(clocks)"
     profile "${written[0]:-}"
     rm -f "$work/models/"*.gguf
 }

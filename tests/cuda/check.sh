@@ -2,8 +2,8 @@
 # Runs every kernel by itself under emulation (kernels.cpp): tests/cuda/check.sh [plain|address|thread]...
 #   address   with sanitizers of addresses and of undefined behaviour
 #   thread    with a race detector
-# All three where none is named. The exit code is 2 where a build fails, and 1 where a kernel is wrong. KERNELS names
-# another folder of kernels, FLAGS more flags for the compiler, CXX another compiler.
+# All three where none is named. The exit code is 2 where a build fails, and 1 where a kernel is wrong. KERNELS
+# names another folder of kernels, FLAGS more flags for the compiler, CXX another compiler.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 kernels=${KERNELS:-$here/../../engine/src/cuda/kernels}
@@ -26,5 +26,8 @@ for mode in "$@"; do
     "${CXX:-g++}" -std=c++17 -ffp-contract=off -Wall -Wextra "${flags[@]}" "${more[@]}" -I"$here" -I"$kernels" \
         "$here/kernels.cpp" -o "$work/kernels" || exit 2
     echo "-- $mode"
-    TSAN_OPTIONS=halt_on_error=1 "$work/kernels" "$seeds" 2> >(grep -v 'support makecontext' >&2) || exit 1
+    code=0
+    TSAN_OPTIONS=halt_on_error=1 "$work/kernels" "$seeds" 2>"$work/errors" || code=1
+    grep -v 'support makecontext' "$work/errors" >&2 || true
+    [ $code = 0 ] || exit 1
 done

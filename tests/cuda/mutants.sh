@@ -8,10 +8,21 @@ sources=$here/../../engine/src/cuda/kernels
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp -r "$sources" "$work/whole"
-KERNELS=$work/whole "$here/check.sh" plain || { echo "the kernels fail as they are" >&2 && exit 1; }
 only=${1:-} unnoticed=()
 reasons='emulation: .*|[A-Za-z]+Sanitizer: [a-z -]*|runtime error: .*|.*(instead of|does not hold).*'
 reasons+='|Segmentation fault|Aborted'
+
+# A folder of kernels, a mode. The builds that take least: plain for its speed, sanitized as it stands.
+check() {
+    local flags=-O1
+    [ "$2" = plain ] || flags='-O0 -g0'
+    KERNELS=$1 FLAGS="-w $flags" timeout 900 "$here/check.sh" "$2" >"$work/said" 2>&1
+}
+
+# What whole kernels fail, too, says nothing of broken ones.
+for mode in plain address thread; do
+    check "$work/whole" $mode || { cat "$work/said" && echo "$mode: the kernels fail as they are" && exit 1; }
+done
 
 # Name, file, a text that is there once, and what is in its place.
 mutant() {
@@ -28,17 +39,12 @@ mutant() {
     printf '%s' "${rest%.}" >"$work/kernels/$2"
     for mode in plain address thread; do
         code=0
-        # What is built fastest: plain for its speed, sanitized as it stands.
-        KERNELS=$work/kernels FLAGS="-w $([ $mode = plain ] && echo -O1 || echo -O0 -g0)" \
-            timeout 900 "$here/check.sh" $mode >"$work/said" 2>&1 || code=$?
-        if [ $code = 2 ]; then
-            head -5 "$work/said"
-            unnoticed+=("$1: does not compile")
-            return 0
-        elif [ $code != 0 ]; then
-            noticed=$mode
-            break
-        fi
+        check "$work/kernels" $mode || code=$?
+        case $code in
+        0) continue ;;
+        1) noticed=$mode && break ;;
+        *) head -5 "$work/said" && unnoticed+=("$1: does not compile, or does not end") && return 0 ;;
+        esac
     done
     printf '%-62s %-8s %4d s  %s\n' "$1" "${noticed:-NOBODY}" $((SECONDS - start)) \
         "$(grep -m1 -oE "$reasons" "$work/said" | cut -c1-90 || true)"
