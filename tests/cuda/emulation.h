@@ -19,6 +19,7 @@
 #include <ucontext.h>
 #include <algorithm>
 #include <functional>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -210,7 +211,7 @@ inline void run_block(std::mt19937 &random) {
     TSAN(__tsan_acquire(&block->alive));
 }
 
-/// Runs a kernel over a grid, block after block.
+/// Runs a kernel over a grid, block after block, in an order drawn from the seed.
 inline void launch(int grid_x, int grid_y, int threads, size_t shared_bytes, Schedule schedule,
                    std::function<void()> kernel) {
     Books books;
@@ -226,8 +227,10 @@ inline void launch(int grid_x, int grid_y, int threads, size_t shared_bytes, Sch
     here.shared = (uint8_t *)aligned_alloc(16, (shared_bytes + 15) / 16 * 16 + 16);
     TSAN(here.home_tsan = __tsan_get_current_fiber());
     std::mt19937 random(schedule.seed);
-    for (here.y = 0; here.y < grid_y; here.y++)
-        for (here.x = 0; here.x < grid_x; here.x++) run_block(random);
+    std::vector<int> order(grid_x * grid_y);
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), random);
+    for (int number : order) here.x = number % grid_x, here.y = number / grid_x, run_block(random);
 #if defined(__SANITIZE_THREAD__)
     for (Fiber &fiber : here.fibers) __tsan_destroy_fiber(fiber.tsan);
 #endif
@@ -347,6 +350,8 @@ DEVICE uint16_t float_to_half(float value) {
     }
     return (uint16_t)(half | (bits >> 16 & 0x8000));
 }
+DEVICE int arrive(int *counter) { return (*counter)++; }
+DEVICE float load_from_others(const float *at) { return *at; }
 DEVICE Words4 load_stream(const void *at) {
     if ((uintptr_t)at % 16) emulation::fail("a load of 16 bytes from an address that 16 does not divide");
     return *(const Words4 *)at;

@@ -390,20 +390,23 @@ static void multiplying(const Format &format) {
     }
 }
 
+#include "joined.h"
+
 int main(int count, char **arguments) {
     auto start = std::chrono::steady_clock::now();
     auto seconds = [&] {
         auto before = std::exchange(start, std::chrono::steady_clock::now());
         return std::chrono::duration<double>(start - before).count();
     };
-#define OF(F, points) described<F>({#F, points, embed_##F, products_##F, expert_products_##F})
-    const Format formats[] = {
-        OF(F32, 0),       OF(F16, 0),      OF(BF16, 0),     OF(Q4_0, 0),      OF(Q4_1, 0),
-        OF(Q5_0, 0),      OF(Q5_1, 0),     OF(Q8_0, 0),     OF(Q2_K, 0),      OF(Q3_K, 0),
-        OF(Q4_K, 0),      OF(Q5_K, 0),     OF(Q6_K, 0),     OF(IQ1_S, 2048),  OF(IQ1_M, 2048),
-        OF(IQ2_XXS, 256), OF(IQ2_XS, 512), OF(IQ2_S, 1024), OF(IQ3_XXS, 256), OF(IQ3_S, 512),
-        OF(IQ4_NL, 0),    OF(IQ4_XS, 0),   OF(TQ1_0, 0),    OF(TQ2_0, 0),     OF(MXFP4, 0),
-    };
+#define FORMATS(OF) \
+    OF(Q4_0, 0) OF(Q4_1, 0) OF(Q5_0, 0) OF(Q5_1, 0) OF(Q8_0, 0) OF(Q2_K, 0) OF(Q3_K, 0) OF(Q4_K, 0) OF(Q5_K, 0) \
+    OF(Q6_K, 0) OF(IQ1_S, 2048) OF(IQ1_M, 2048) OF(IQ2_XXS, 256) OF(IQ2_XS, 512) OF(IQ2_S, 1024) \
+    OF(IQ3_XXS, 256) OF(IQ3_S, 512) OF(IQ4_NL, 0) OF(IQ4_XS, 0) OF(TQ1_0, 0) OF(TQ2_0, 0) OF(MXFP4, 0)
+#define DESCRIBED(F, points) described<F>({#F, points, embed_##F, products_##F, expert_products_##F}),
+#define JOINED(F, points) {row_products_##F, head_products_##F, gate_up_##F, down_##F, nullptr},
+#define JOINED_FLOATS(F) {row_products_##F, head_products_##F, gate_up_##F, down_##F, norm_route_##F},
+    const Format formats[] = {DESCRIBED(F32, 0) DESCRIBED(F16, 0) DESCRIBED(BF16, 0) FORMATS(DESCRIBED)};
+    const Joining joinings[] = {JOINED_FLOATS(F32) JOINED_FLOATS(F16) JOINED_FLOATS(BF16) FORMATS(JOINED)};
     scalars();
     int seeds = count > 1 ? atoi(arguments[1]) : 2;
     for (int seed = 1; seed <= seeds; seed++) {
@@ -421,7 +424,12 @@ int main(int count, char **arguments) {
         }
         double attention = seconds();
         for (const Format &format : formats) multiplying(format);
-        printf("seed %d: steps %.1f s, attention %.1f s, products %.1f s\n", seed, steps, attention, seconds());
+        double products = seconds();
+        for (size_t i = 0; i < std::size(formats); i++) joined_steps(formats[i], joinings[i]);
+        for (int format = 0; format < 4; format++)
+            for (bool has_norm : {false, true}) joined_heads(format, has_norm, !has_norm || below(2));
+        printf("seed %d: steps %.1f s, attention %.1f s, products %.1f s, joined %.1f s\n", seed, steps, attention,
+               products, seconds());
     }
 #define WAS_LAUNCHED(kernel) expect(launched.count(#kernel) == 1, #kernel " was launched");
     KERNELS(WAS_LAUNCHED)

@@ -58,16 +58,16 @@ mutant "a block's largest does not wait for its warps" steps_math.cuh \
 mutant "a warp's sum leaves out half of it" steps_math.cuh \
     'mask = 16; mask > 0; mask >>= 1) value += ' \
     'mask = 8; mask > 0; mask >>= 1) value += '
-mutant "mean and squares in the same places" steps.cu \
+mutant "mean and squares in the same places" steps_math.cuh \
     'block_sum(squares, places + WARPS)' 'block_sum(squares, places)'
-mutant "threads without a column leave before the sum" steps.cu \
+mutant "threads without a column leave before the sum" steps_math.cuh \
     $'    float mean = 0.0f;\n' $'    if (thread_x() >= width) return;\n    float mean = 0.0f;\n'
-mutant "a lane leaves before a shuffle" steps.cu \
+mutant "a lane leaves before a shuffle" steps_math.cuh \
     'float half = rounded - ROUND;' 'if (lane == 5) return; float half = rounded - ROUND;'
-mutant "the sum of the other half of 16" steps.cu 'extra[3] = scale * half' 'extra[3] = scale * other'
-mutant "the last of equal experts" steps.cu 'place += keys[i] >= key;' 'place += keys[i] > key;'
-mutant "the last of equal groups" steps.cu 'worths[group] && i > group' 'worths[group] && i < group'
-mutant "scores are written while others add them up" steps.cu \
+mutant "the sum of the other half of 16" steps_math.cuh 'extra[3] = scale * half' 'extra[3] = scale * other'
+mutant "the last of equal experts" route.cuh 'place += keys[i] >= key;' 'place += keys[i] > key;'
+mutant "the last of equal groups" route.cuh 'worths[group] && i > group' 'worths[group] && i < group'
+mutant "scores are written while others add them up" route.cuh \
     $'values[i] = keys[i] / sum;\n        sync_block();' 'values[i] = keys[i] / sum;'
 mutant "an expert has room for one more" steps.cu 'count >= capacity' 'count > capacity'
 mutant "capacity goes by rows, not by choices" steps.cu \
@@ -77,7 +77,7 @@ mutant "an expert's rows are counted while others add theirs" steps.cu \
     $'count += fill[expert];\n            sync_block();' 'count += fill[expert];'
 mutant "a choice that was dropped is added" steps.cu 'if (choices[slot] >= 0) sum +=' 'sum +='
 mutant "a choice that was dropped is looked up" steps.cu 'if (expert >= 0 && addresses' 'if (addresses'
-mutant "too little shared memory for routes" steps.cu '((experts) * 20)' '((experts) * 16)'
+mutant "too little shared memory for routes" route.cuh '((experts) * 20)' '((experts) * 16)'
 mutant "the kept are counted before all have written" steps.cu \
     $'counts[warp] = count_bits(kept);\n    sync_block();' 'counts[warp] = count_bits(kept);'
 
@@ -93,28 +93,41 @@ mutant "too little shared memory for attention" attention.cu 'cache::TILE + 2 * 
 mutant "more heads than a row has" attention.cu 'if (head >= key_heads) return;' ''
 mutant "a position beyond its page" attention.cu 'position % PAGE' 'position'
 
-mutant "rows of panels are swapped" products.cu 'int lane = row % PANEL;' 'int lane = (row ^ 1) % PANEL;'
-mutant "odd bytes at the wrong end of a panel" products.cu 'ODD == 0 || offset % 64 == 0' 'true'
-mutant "odd bytes at the wrong end of a row" products.cu \
-    'return F::ODD_FIRST ? BlockWords' 'return !F::ODD_FIRST ? BlockWords'
-mutant "rows behind the last panel as if in one" products.cu ' || row >= matrix.rows / PANEL * PANEL' ''
-mutant "words of blocks at odd addresses" products.cu \
+mutant "rows of panels are swapped" products.cuh 'int lane = row % PANEL;' 'int lane = (row ^ 1) % PANEL;'
+mutant "odd bytes at the wrong end of a panel" products.cuh 'ODD == 0 || offset % 64 == 0' 'true'
+mutant "odd bytes at the wrong end of a row" products.cuh \
+    'return {F::ODD_FIRST ? PanelWords' 'return {!F::ODD_FIRST ? PanelWords'
+mutant "rows behind the last panel as if in one" products.cuh 'matrix.is_panels && row < matrix.rows / PANEL * PANEL' 'matrix.is_panels'
+mutant "words of blocks at odd addresses" products.cuh \
     'if (F::BYTES % 4 == 0) return' 'if (F::BYTES % 2 == 0) return'
 mutant "rows beyond the matrix" products.cu 'bool is_row = row < matrix.rows;' 'bool is_row = true;'
-mutant "the scale of the other half of 16" products.cu 'scale[i] * extras[0]' 'scale[0] * extras[0]'
-mutant "mins are added" products.cu 'term.less = -min[i];' 'term.less = min[i];'
-mutant "an embedding without its mins" products.cu 'F::MIN ? value - min[i / HALF] : value' 'value'
-mutant "terms are added before they are there" products.cu \
+mutant "the scale of the other half of 16" products.cuh 'scale[i] * extras[0]' 'scale[0] * extras[0]'
+mutant "mins are added" products.cuh 'term.less = -min[i];' 'term.less = min[i];'
+mutant "an embedding without its mins" products.cuh 'F::MIN ? value - min[i / HALF] : value' 'value'
+mutant "terms are added before they are there" products.cuh \
     $'        sync_block();\n        if (is_row && warp < count)' '        if (is_row && warp < count)'
-mutant "the next tile's terms over those in use" products.cu \
+mutant "the next tile's terms over those in use" products.cuh \
     $'sum = added(tile[(i * N + warp) * ROWS], sum);\n        sync_block();' \
     'sum = added(tile[(i * N + warp) * ROWS], sum);'
-mutant "too little shared memory for products" products.cu '(int)sizeof(Term);' '(int)sizeof(Term) - 64;'
-mutant "sums of lanes are read before they are there" products.cu \
+mutant "too little shared memory for products" products.cuh '(int)sizeof(Term);' '(int)sizeof(Term) - 64;'
+mutant "sums of lanes are read before they are there" products.cuh \
     $'    sync_warp();\n    if (lane >= OWN' '    if (lane >= OWN'
 mutant "an expert's row of another slot" products.cu 'inputs_per_slot ? slot : slot / used' 'slot'
 mutant "the bias of another expert" products.cu 'bias + (size_t)expert * rows' 'bias'
 mutant "an expert that is not here" products.cu 'if (!bytes) return;' ''
+
+mutant "inputs are multiplied before they are there" decode.cu $'    sync_block();\n    return inputs;' '    return inputs;'
+mutant "the sums of up over those of gate" decode.cu 'sync_block(); // of floats, the sums of lanes are in use' ''
+mutant "the last block but one adds up" decode.cu '== all - 1' '== all - 2'
+mutant "blocks that have arrived are counted on" decode.cu 'if (*place) *counter = 0;' ''
+mutant "all learn who is last before it is known" decode.cu $'    }\n    sync_block();\n    return *place' $'    }\n    return *place'
+mutant "blocks of two rows count themselves together" decode.cu 'input * ((rows + 31) / 32) + block_x()' 'block_x()'
+mutant "a choice that was dropped, in a joined sum" decode.cu 'if (choices[i] >= 0) sum +=' 'sum +='
+mutant "the third matrix in the place of the second" decode.cu 'at = is_third ? at_2 : at_1' 'at = at_1'
+mutant "a head's rotation before its norm is done" attention.cu \
+    $'    sync_block();\n    turn(piece' '    turn(piece'
+mutant "a head is kept before its rotation is done" attention.cu \
+    $'// the whole block\n    sync_block();' '// the whole block'
 
 if [ ${#unnoticed[@]} -gt 0 ]; then
     printf 'FAILED: %s\n' "${unnoticed[@]}"

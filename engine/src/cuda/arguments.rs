@@ -47,7 +47,7 @@ impl From<f32> for Argument {
 }
 
 /// Columns that belong together.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct Pieces {
     /// First column.
     pub at: usize,
@@ -60,7 +60,7 @@ pub struct Pieces {
 }
 
 /// A norm's weights on the device.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct NormAt {
     /// `(width)`.
     pub weight: u64,

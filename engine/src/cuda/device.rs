@@ -451,7 +451,7 @@ impl Module {
         self.device
             // SAFETY: as in `open`; the text ends with a zero.
             .call(name, |d| unsafe { (d.cuModuleGetFunction)(&mut handle, self.handle, text.as_ptr()) })?;
-        Ok(Function { handle, name: name.to_owned() })
+        Ok(Function { handle, name: name.into() })
     }
 }
 
@@ -464,9 +464,10 @@ impl Drop for Module {
 }
 
 /// A kernel.
+#[derive(Clone)]
 pub struct Function {
     handle: Handle,
-    name: String, // of the call in an error
+    name: Arc<str>, // of the call in an error
 }
 
 // SAFETY: a handle of the process.
@@ -475,4 +476,4 @@ unsafe impl Send for Function {}
 unsafe impl Sync for Function {}
 
 /// No kernel has more.
-const MOST_ARGUMENTS: usize = 24;
+const MOST_ARGUMENTS: usize = 28;

@@ -1,33 +1,29 @@
-//! Starts kernels: a function for each, the only place that knows their arguments.
+//! Starts kernels: a function for each, the only place besides `join.rs` that knows their arguments.
 //!
 //! Nothing here returns an error: the first failure stays until [`Kernels::take_failure`], and nothing is started after it.
 //! Shapes are the callers' matter, who check them once when weights are bound; places that a step of rows gets wrong are
 //! asserted.
 
 use super::arguments::{Argument, AttentionBy, ChoicesAt, MatrixAt, NormAt, Pieces, RouteBy, StepAt};
-use super::device::{Device, Function, Memory};
-use super::modules::Modules;
+use super::kernels::Kernels;
 use super::rows::Rows;
-use crate::error::{Error, Result};
+use super::written::{ExpertProduct, Product, What};
 use crate::ops::Activation;
 use crate::quant::{Format, Grain, shape_of};
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 /// Threads of a block.
-const THREADS: u32 = 128;
+const THREADS: usize = 128;
 /// Tokens of a strand of logits, and those that a row of [`Kernels::best`] has room for.
 const STRAND: usize = 32;
 const BEST: usize = 120;
 /// Bytes of shared memory: as `*_SHARED` in the sources.
-const NORM_SHARED: usize = 32;
+pub(super) const NORM_SHARED: usize = 32;
 const BEST_SHARED: usize = 48 + 8 * BEST;
-const fn route_shared(experts: usize) -> usize {
+pub(super) const fn route_shared(experts: usize) -> usize {
     experts * 20
 }
 const fn capacity_shared(experts: usize) -> usize {
-    experts * 4 + THREADS as usize * 4
+    experts * 4 + THREADS * 4
 }
 const fn attention_shared(key_width: usize) -> usize {
     (key_width + 128 + 8) * 4
@@ -46,101 +42,30 @@ pub fn tokens_of(row: &[f32]) -> Option<(&[u32], &[f32], f32, f32)> {
 const ROWS: usize = 32;
 const INPUTS: usize = 4;
 /// Of the products of a format: a term for 1024 groups (`Tiles` in the source), for floats the sums of lanes.
-fn products_shared(format: &Format) -> usize {
+pub(super) fn products_shared(format: &Format) -> usize {
     shape_of(format)
         .map_or(ROWS * 33 * 4, |shape| 1024 * (32 / shape.group) * if shape.has_min { 16 } else { 8 })
 }
 
-/// Kernels of a model on a device.
-pub struct Kernels {
-    device: Device,
-    modules: Modules,
-    points: HashMap<u32, Memory>, // of formats with a grid, by their number
-    failure: Mutex<Option<Error>>,
-    is_replay: AtomicBool,
-}
-
-/// What becomes of a step's launches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// They are started.
-    Start,
-    /// Nothing: a graph of them will be launched as a whole.
-    Replay,
+/// Of a product that makes its inputs itself: `DECODE_SHARED`.
+pub(super) fn decode_shared(format: &Format, cols: usize) -> usize {
+    let inputs = if shape_of(format).is_some() { cols * 3 / 2 } else { cols * 4 };
+    products_shared(format) + NORM_SHARED + inputs
 }
 
 macro_rules! arguments {
     ($($argument:expr),* $(,)?) => { &[$(Argument::from($argument)),*] };
 }
+pub(super) use arguments;
 
 impl Kernels {
-    /// Loads the kernels for these formats.
-    ///
-    /// # Errors
-    /// When the driver refuses, or the device has no room.
-    pub fn load(device: Device, formats: &[&'static Format]) -> Result<Self> {
-        let modules = Modules::load(&device, formats.iter().copied())?;
-        let mut points = HashMap::new();
-        for format in formats {
-            let grid = crate::quant::points_of(format);
-            if !grid.is_empty() {
-                points.insert(format.id, device.upload(bytemuck::cast_slice(&grid))?);
-            }
-        }
-        Ok(Self { device, modules, points, failure: Mutex::default(), is_replay: AtomicBool::new(false) })
-    }
-
-    /// The device.
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
-    /// Says what is to become of launches from here on.
-    pub fn set_mode(&self, mode: Mode) {
-        self.is_replay.store(mode == Mode::Replay, Ordering::Relaxed);
-    }
-
-    /// Remembers a failure, unless there was one before.
-    pub fn fail(&self, error: Error) {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-    }
-
-    /// Keeps what succeeded.
-    pub fn ok<T>(&self, result: Result<T>) -> Option<T> {
-        result.map_err(|error| self.fail(error)).ok()
-    }
-
-    /// The first failure since the last time, if any.
-    ///
-    /// # Errors
-    /// That.
-    pub fn take_failure(&self) -> Result<()> {
-        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
-    }
-
-    fn has_failed(&self) -> bool {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    fn run(&self, kernel: &Function, grid: (usize, usize), shared: usize, arguments: &[Argument]) {
-        if grid.0 == 0 || grid.1 == 0 || self.is_replay.load(Ordering::Relaxed) || self.has_failed() {
-            return;
-        }
-        // SAFETY: each function below gives its kernel what its signature says; buffers have the shapes that they are
-        // asked to have, and those freed meanwhile are freed after a wait of the driver's.
-        self.ok(unsafe { self.device.launch(kernel, grid, THREADS, shared, arguments) });
-    }
-
-    fn step(&self, name: &str, grid: (usize, usize), shared: usize, arguments: &[Argument]) {
-        self.run(self.modules.step(name), grid, shared, arguments);
+    fn step(&self, name: &str, grid: (usize, usize), shared: usize, arguments: &[Argument], what: What) {
+        self.run(self.modules().step(name), grid, shared, arguments, what);
     }
 
     /// Gives rows another shape.
     pub fn resize(&self, x: &mut Rows, rows: usize, width: usize) {
-        self.ok(x.resize(&self.device, rows, width));
+        self.ok(x.resize(self.device(), rows, width));
     }
 
     /// Rows of a table of weights, one for each index, times `scale`, in place of `out` or added to it.
@@ -157,7 +82,9 @@ impl Kernels {
             is_added,
             out.address()
         ];
-        self.run(&self.modules.products(table.format).embed, (rows, 1), 0, a);
+        let own = [out.address()];
+        let what = What::other(if is_added { &own } else { &[] }, &own);
+        self.run(&self.modules().products(table.format).embed, (rows, 1), 0, a, what);
         out.touch();
     }
 
@@ -165,7 +92,8 @@ impl Kernels {
     pub fn norm(&self, norm: NormAt, x: &Rows, out: &mut Rows) {
         let NormAt { weight, bias, epsilon, is_layer_norm } = norm;
         let a = arguments![x.address(), weight, bias, epsilon, is_layer_norm, out.address(), x.width()];
-        self.step("norm_rows", (x.rows(), 1), NORM_SHARED, a);
+        let what = What::Norm { norm, x: x.address(), out: out.address() };
+        self.step("norm_rows", (x.rows(), 1), NORM_SHARED, a, what);
         out.touch();
     }
 
@@ -183,7 +111,8 @@ impl Kernels {
             span.width,
             span.stride
         ];
-        self.step("norm_span", (x.rows(), span.count), NORM_SHARED, a);
+        let what = What::NormSpan { norm, x: x.address(), span };
+        self.step("norm_span", (x.rows(), span.count), NORM_SHARED, a, what);
         x.touch();
     }
 
@@ -201,7 +130,8 @@ impl Kernels {
             to.stride,
             to.width
         ];
-        self.step("copy_span", (out.rows(), to.count), 0, a);
+        let what = What::other(&[x.address(), out.address()], &[out.address()]);
+        self.step("copy_span", (out.rows(), to.count), 0, a, what);
         out.touch();
     }
 
@@ -217,32 +147,39 @@ impl Kernels {
             span.width,
             span.stride
         ];
-        self.step("rope", (x.rows(), span.count), 0, a);
+        let what =
+            What::Rope { angles: angles.address(), dims: angles.width(), is_neox, x: x.address(), span };
+        self.step("rope", (x.rows(), span.count), 0, a, what);
         x.touch();
     }
 
     /// `x += added * scale`.
     pub fn add(&self, x: &mut Rows, added: &Rows, scale: f32) {
-        self.step("add", (x.rows(), 1), 0, arguments![x.address(), added.address(), scale, x.width()]);
+        let a = arguments![x.address(), added.address(), scale, x.width()];
+        let what = What::Add { x: x.address(), added: added.address(), scale };
+        self.step("add", (x.rows(), 1), 0, a, what);
         x.touch();
     }
 
     /// `x *= factor`.
     pub fn scale(&self, x: &mut Rows, factor: f32) {
-        self.step("scale", (x.rows(), 1), 0, arguments![x.address(), factor, x.width()]);
+        let what = What::other(&[x.address()], &[x.address()]);
+        self.step("scale", (x.rows(), 1), 0, arguments![x.address(), factor, x.width()], what);
         x.touch();
     }
 
     /// Zeros.
     pub fn clear(&self, x: &mut Rows) {
-        self.step("clear", (x.rows(), 1), 0, arguments![x.address(), x.width()]);
+        let what = What::Clear { x: x.address() };
+        self.step("clear", (x.rows(), 1), 0, arguments![x.address(), x.width()], what);
         x.touch();
     }
 
     /// The rows of these numbers.
     pub fn select_rows(&self, x: &Rows, numbers: u64, out: &mut Rows) {
         let a = arguments![x.address(), numbers, out.address(), x.width()];
-        self.step("select_rows", (out.rows(), 1), 0, a);
+        let what = What::other(&[x.address()], &[out.address()]);
+        self.step("select_rows", (out.rows(), 1), 0, a, what);
         out.touch();
     }
 
@@ -253,16 +190,24 @@ impl Kernels {
         self.resize(tops, rows, 2 * strands);
         self.resize(best, rows, 4 + 2 * BEST);
         let a = arguments![logits.address(), temperatures, tops.address(), logits.width()];
-        self.step("strand_tops", (rows, strands.div_ceil(THREADS as usize)), 0, a);
+        let what = What::other(&[logits.address()], &[tops.address()]);
+        self.step("strand_tops", (rows, strands.div_ceil(THREADS)), 0, a, what);
         let a = arguments![logits.address(), temperatures, tops.address(), best.address(), logits.width()];
-        self.step("best", (rows, 1), BEST_SHARED, a);
+        let what = What::other(&[logits.address(), tops.address()], &[best.address()]);
+        self.step("best", (rows, 1), BEST_SHARED, a, what);
         best.touch();
     }
 
     /// The activation between up and down, in place in `up`.
     pub fn activate(&self, activation: Activation, gate: Option<&Rows>, up: &mut Rows) {
         let a = arguments![gate.map_or(0, Rows::address), up.address(), kind_of(activation), up.width()];
-        self.step("activate", (up.rows(), 1), 0, a);
+        let what = What::Activate {
+            gate: gate.map_or(0, Rows::address),
+            up: up.address(),
+            kind: kind_of(activation),
+            choices: None,
+        };
+        self.step("activate", (up.rows(), 1), 0, a, what);
         up.touch();
     }
 
@@ -283,32 +228,36 @@ impl Kernels {
             choices.choices,
             addresses
         ];
-        self.step("activate_slots", (up.rows(), 1), 0, a);
+        let what = What::Activate {
+            gate: gate.map_or(0, Rows::address),
+            up: up.address(),
+            kind: kind_of(activation),
+            choices: Some(choices.choices),
+        };
+        self.step("activate_slots", (up.rows(), 1), 0, a, what);
         up.touch();
     }
 
     /// `out *= sigmoid(weight)`, a weight a row.
     pub fn weigh_by_sigmoid(&self, weights: &Rows, out: &mut Rows) {
         let a = arguments![weights.address(), out.address(), out.width()];
-        self.step("weigh_by_sigmoid", (out.rows(), 1), 0, a);
+        let what = What::other(&[weights.address(), out.address()], &[out.address()]);
+        self.step("weigh_by_sigmoid", (out.rows(), 1), 0, a, what);
         out.touch();
     }
 
     /// Inputs as a product wants them: values, codes, extras.
     fn inputs(&self, format: &Format, x: &mut Rows) -> [u64; 3] {
         let Some(grain) = shape_of(format).map(|shape| shape.inputs) else { return [x.address(), 0, 0] };
-        let coded = x.coded(&self.device, grain);
+        let coded = x.coded(self.device(), grain);
         let Some((codes, extras, is_current)) = self.ok(coded) else { return [0; 3] };
         if !is_current {
             let is_coarse = grain == Grain::Coarse;
             let a = arguments![x.address(), x.width(), is_coarse, codes, extras];
-            self.step("quantize", (x.rows(), 1), 0, a);
+            let what = What::Quantize { x: x.address(), codes };
+            self.step("quantize", (x.rows(), 1), 0, a, what);
         }
         [x.address(), codes, extras]
-    }
-
-    fn points(&self, format: &Format) -> u64 {
-        self.points.get(&format.id).map_or(0, Memory::address)
     }
 
     /// `out[.., at..] = x * matrix + bias`, where the bias has an address.
@@ -332,8 +281,52 @@ impl Kernels {
         ];
         let at_once = if codes == 0 { 1 } else { INPUTS };
         let grid = (matrix.rows.div_ceil(ROWS), x.rows().div_ceil(at_once));
-        let kernel = &self.modules.products(matrix.format).products;
-        self.run(kernel, grid, products_shared(matrix.format), a);
+        let kernel = &self.modules().products(matrix.format).products;
+        let what = What::Product(Product {
+            matrix,
+            bias,
+            x: x.address(),
+            codes,
+            rows: x.rows(),
+            out: out.address(),
+            out_width: out.width(),
+            at,
+        });
+        self.run(kernel, grid, products_shared(matrix.format), a, what);
+        out.touch();
+    }
+
+    /// A matrix for each piece of the rows; `heads` are the addresses of these of the shape and format of `matrix`.
+    pub fn multiply_heads(
+        &self,
+        (matrix, heads): (MatrixAt, u64),
+        x: &Rows,
+        from: Pieces,
+        out: &mut Rows,
+        to: Pieces,
+    ) {
+        assert!(from.width == matrix.cols && to.width == matrix.rows && from.count == to.count);
+        let a = arguments![
+            x.address(),
+            x.width(),
+            from.at,
+            from.stride,
+            heads,
+            from.count,
+            matrix.rows,
+            matrix.cols,
+            matrix.is_panels,
+            self.points(matrix.format),
+            out.address(),
+            out.width(),
+            to.at,
+            to.stride
+        ];
+        let kernel = &self.modules().products(matrix.format).head_products;
+        let grid = (matrix.rows.div_ceil(ROWS), x.rows() * from.count);
+        let shared = decode_shared(matrix.format, matrix.cols);
+        let what = What::other(&[x.address(), out.address()], &[out.address()]);
+        self.run(kernel, grid, shared, a, what);
         out.touch();
     }
 
@@ -367,8 +360,11 @@ impl Kernels {
             out.address()
         ];
         let grid = (matrix.rows.div_ceil(ROWS), slots);
-        let kernel = &self.modules.products(matrix.format).experts;
-        self.run(kernel, grid, products_shared(matrix.format), a);
+        let kernel = &self.modules().products(matrix.format).experts;
+        let (x, out_at) = (x.address(), out.address());
+        let product = ExpertProduct { matrix, which, bias, choices, addresses, x, codes, out: out_at };
+        let what = What::ExpertProduct(product);
+        self.run(kernel, grid, products_shared(matrix.format), a, what);
         out.touch();
     }
 
@@ -389,13 +385,15 @@ impl Kernels {
             to.choices,
             to.scores
         ];
-        self.step("route", (to.rows, 1), route_shared(by.experts), a);
+        let what = What::Route { logits: logits.address(), bias, by, to };
+        self.step("route", (to.rows, 1), route_shared(by.experts), a, what);
     }
 
     /// Leaves out what exceeds an expert's capacity.
     pub fn route_capacity(&self, to: ChoicesAt, experts: usize, capacity: usize, threshold: f32) {
         let a = arguments![to.choices, to.scores, to.rows, experts, to.used, capacity, threshold];
-        self.step("route_capacity", (1, 1), capacity_shared(experts), a);
+        let what = What::other(&[to.choices, to.scores], &[to.choices, to.scores]);
+        self.step("route_capacity", (1, 1), capacity_shared(experts), a, what);
     }
 
     /// Adds the kept slots of each row, the strongest choice first.
@@ -409,7 +407,8 @@ impl Kernels {
             choices.used,
             added.width()
         ];
-        self.step("combine", (added.rows(), 1), 0, a);
+        let what = What::Combine { added: added.address(), slots: slots.address(), choices };
+        self.step("combine", (added.rows(), 1), 0, a, what);
         added.touch();
     }
 
@@ -430,7 +429,16 @@ impl Kernels {
             step.max_pages,
             step.cache_format
         ];
-        self.step("store", (qkv.rows(), keys.count), 0, a);
+        let what = What::Store {
+            qkv: qkv.address(),
+            width: qkv.width(),
+            rows: qkv.rows(),
+            keys,
+            values,
+            step,
+            layer,
+        };
+        self.step("store", (qkv.rows(), keys.count), 0, a, what);
     }
 
     /// Attention of the rows over their sequences.
@@ -458,7 +466,8 @@ impl Kernels {
             step.cache_format,
             out.address()
         ];
-        self.step("attention", (out.rows(), q.count), attention_shared(q.width), a);
+        let what = What::other(&[queries.address()], &[out.address()]);
+        self.step("attention", (out.rows(), q.count), attention_shared(q.width), a, what);
         out.touch();
     }
 }

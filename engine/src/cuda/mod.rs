@@ -9,14 +9,19 @@
 mod arguments;
 mod device;
 mod driver;
+mod join;
+mod kernels;
 mod launch;
 mod modules;
 mod rows;
 mod vector;
+mod written;
 
 pub use arguments::{AttentionBy, ChoicesAt, MatrixAt, NormAt, Pieces, RouteBy, StepAt};
 pub use device::{Device, Graph, Memory, Pinned};
 pub use driver::LIBRARY_VARIABLE;
-pub use launch::{Kernels, Mode, tokens_of};
+pub use join::MOST_ROWS;
+pub use kernels::{Kernels, Mode};
+pub use launch::tokens_of;
 pub use rows::Rows;
 pub use vector::Vector;

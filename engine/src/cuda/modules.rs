@@ -3,7 +3,7 @@
 
 use super::device::{Device, Function, Module};
 use crate::error::{Error, Result};
-use crate::quant::{FORMATS, Format};
+use crate::quant::{FORMATS, Format, shape_of};
 use std::collections::HashMap;
 
 /// The kernels that know no format.
@@ -12,8 +12,14 @@ const ATTENTION: &str = include_str!("ptx/attention.ptx");
 
 macro_rules! products {
     ($($name:literal),*) => {
-        /// By the names of formats.
-        const PRODUCTS: &[(&str, &str)] = &[$(($name, include_str!(concat!("ptx/products_", $name, ".ptx")))),*];
+        /// By the names of formats: their products, and those joined with other steps.
+        const PRODUCTS: &[(&str, [&str; 2])] = &[$((
+            $name,
+            [
+                include_str!(concat!("ptx/products_", $name, ".ptx")),
+                include_str!(concat!("ptx/decode_", $name, ".ptx")),
+            ],
+        )),*];
     };
 }
 products!(
@@ -42,7 +48,7 @@ const OF_STEPS: &[&str] = &[
     "strand_tops",
     "best",
 ];
-const OF_ATTENTION: &[&str] = &["store", "attention"];
+const OF_ATTENTION: &[&str] = &["store", "heads", "attention"];
 
 /// The kernels of one format.
 pub(super) struct Products {
@@ -52,7 +58,17 @@ pub(super) struct Products {
     pub(super) products: Function,
     /// The matrices of chosen experts.
     pub(super) experts: Function,
-    _module: Module,
+    /// Matrices side by side, whose inputs every block makes itself; the same for all that follow.
+    pub(super) row_products: Function,
+    /// A matrix for each piece.
+    pub(super) head_products: Function,
+    /// Gate, up and activation.
+    pub(super) gate_up: Function,
+    /// Down, with the sum of the chosen experts.
+    pub(super) down: Function,
+    /// A router with the choice, of formats of floats.
+    pub(super) norm_route: Option<Function>,
+    _modules: [Module; 2],
 }
 
 /// Kernels that are ready.
@@ -105,13 +121,19 @@ impl Products {
         let ptx = PRODUCTS.iter().find(|(name, _)| *name == format.name).ok_or_else(|| {
             Error::unsupported(format!("{format} has no kernels for cards"), "compute with --device cpu")
         })?;
-        let module = device.module(ptx.1)?;
-        let function = |name: &str| module.function(&format!("{name}_{}", format.name));
+        let [products, decode] = [device.module(ptx.1[0])?, device.module(ptx.1[1])?];
+        let of = |module: &Module, name: &str| module.function(&format!("{name}_{}", format.name));
+        let norm_route = shape_of(format).is_none().then(|| of(&decode, "norm_route")).transpose()?;
         Ok(Self {
-            embed: function("embed")?,
-            products: function("products")?,
-            experts: function("expert_products")?,
-            _module: module,
+            embed: of(&products, "embed")?,
+            products: of(&products, "products")?,
+            experts: of(&products, "expert_products")?,
+            row_products: of(&decode, "row_products")?,
+            head_products: of(&decode, "head_products")?,
+            gate_up: of(&decode, "gate_up")?,
+            down: of(&decode, "down")?,
+            norm_route,
+            _modules: [products, decode],
         })
     }
 }
@@ -124,11 +146,17 @@ mod tests {
     fn every_format_has_kernels_that_a_driver_of_2022_takes() {
         for format in FORMATS {
             let (_, ptx) = PRODUCTS.iter().find(|(name, _)| *name == format.name).expect(format.name);
-            for kernel in ["embed", "products", "expert_products"] {
-                assert!(ptx.contains(&format!(".entry {kernel}_{}(", format.name)), "{kernel} {format}");
+            let of_products: &[_] = &["embed", "products", "expert_products"];
+            let of_decode: &[_] = &["row_products", "head_products", "gate_up", "down"];
+            let of_floats: &[_] = if shape_of(format).is_none() { &["norm_route"] } else { &[] };
+            for (ptx, names) in [(ptx[0], of_products), (ptx[1], of_decode), (ptx[1], of_floats)] {
+                for kernel in names {
+                    let entry = format!(".entry {kernel}_{}(", format.name);
+                    assert!(ptx.contains(&entry), "{kernel} {format}");
+                }
             }
         }
-        let all = PRODUCTS.iter().map(|(_, ptx)| *ptx).chain([STEPS, ATTENTION]);
+        let all = PRODUCTS.iter().flat_map(|(_, ptx)| *ptx).chain([STEPS, ATTENTION]);
         for ptx in all {
             assert!(ptx.starts_with("// moewe kernels") && ptx.contains("\n.version 7.8\n"));
             assert!(ptx.contains(".target sm_80"));

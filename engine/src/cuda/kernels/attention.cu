@@ -183,6 +183,37 @@ KERNEL void BOUNDS(steps::THREADS, 8)
                   page(table, layer, VALUES, max_pages, number) + place(head, position, value_bytes));
 }
 
+/// Norms, rotations and the cache in one: of every query head the first two, in place, of every key head all three, which
+/// goes with its value head. Blocks in y are the query heads, then the key heads. Null weights: no norm; `pairs` 0: no
+/// rotation. NORM_SHARED.
+KERNEL void BOUNDS(steps::THREADS, 8)
+    heads(float *qkv, int qkv_width, int q_at, int q_count, int q_piece, int q_stride, const float *q_weight,
+          const float *q_bias, float q_epsilon, int key_at, int key_width, const float *key_weight,
+          const float *key_bias, float key_epsilon, int is_layer_norm, const float *angles, int pairs, int is_neox,
+          int value_at, int value_width, const int *positions, const int *sequences, const uint64_t *tables, int layer,
+          int max_pages, int cache_format) {
+    using namespace cache;
+    SHARED_MEMORY(shared);
+    int row = block_x(), head = block_y() - q_count, position = positions[row], number = position / PAGE;
+    bool is_key = head >= 0;
+    float *own = qkv + (size_t)row * qkv_width;
+    float *piece = own + (is_key ? key_at + head * key_width : q_at + block_y() * q_stride);
+    Norm norm = is_key ? Norm{key_weight, key_bias, key_epsilon, is_layer_norm}
+                       : Norm{q_weight, q_bias, q_epsilon, is_layer_norm};
+    if (norm.weight) norm_piece(piece, norm, piece, is_key ? key_width : q_piece, (float *)shared);
+    sync_block();
+    turn(piece, angles + (size_t)row * 2 * pairs, pairs, is_neox != 0);
+    if (!is_key) return; // the whole block
+    sync_block();
+    uint64_t table = tables[sequences[row]];
+    size_t key_bytes = row_bytes(cache_format, key_width), value_bytes = row_bytes(cache_format, value_width);
+    store_row(piece, key_width, cache_format,
+              page(table, layer, KEYS, max_pages, number) + place(head, position, key_bytes));
+    if (value_width > 0)
+        store_row(own + value_at + head * value_width, value_width, cache_format,
+                  page(table, layer, VALUES, max_pages, number) + place(head, position, value_bytes));
+}
+
 /// What a row's query heads see of their sequence, itself included: at most `window` positions where that is
 /// not 0. `sinks` are logits, one a head, that take weight and give nothing. Keys are as wide as queries.
 /// ATTENTION_SHARED(q_piece).

@@ -42,6 +42,16 @@ DEVICE int dot4(int a, int b, int sum) { return __dp4a(a, b, sum); }
 DEVICE float half_to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
 /// The nearest half, ties to even.
 DEVICE uint16_t float_to_half(float value) { return __half_as_ushort(__float2half_rn(value)); }
+/// Counts this block in and returns how many came before it, to be called by one thread behind a barrier. What the blocks
+/// before have written is there for `load_from_others`.
+DEVICE int arrive(int *counter) {
+    __threadfence();
+    int before = atomicAdd(counter, 1);
+    __threadfence();
+    return before;
+}
+/// What another block has written before it arrived.
+DEVICE float load_from_others(const float *at) { return *(const volatile float *)at; }
 /// Four of the bytes of `low` (0 to 3) and `high` (4 to 7), one for each of the lower four nibbles of `selector`,
 /// whose highest bits do not count.
 DEVICE uint32_t byte_permute(uint32_t low, uint32_t high, uint32_t selector) {

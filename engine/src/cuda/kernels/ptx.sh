@@ -15,8 +15,9 @@ compile() { # source, name of the result, further arguments
     local source=$1 name=$2
     shift 2
     "$nvcc" -ptx -arch=compute_80 -std=c++17 -O3 -fmad=false "$@" "$source" -o "$out/$name.tmp"
-    # Comments name the compiler's build; version 7.8 is what the drivers of 2022 take, the first that know an RTX 4090.
-    { echo "// moewe kernels $sum"; sed -e '/^\/\//d' -e 's/^\.version .*/.version 7.8/' "$out/$name.tmp"; } >"$out/$name.ptx"
+    # Comments name the compiler's build; version 7.8 is what the drivers of 2022 take, the first that know an RTX 4090. They
+    # do not know which bytes of a load are used, which is of no consequence.
+    { echo "// moewe kernels $sum"; sed -e '/^\/\//d' -e '/\.pragma "used_bytes_mask/d' -e 's/^\.version .*/.version 7.8/' "$out/$name.tmp"; } >"$out/$name.ptx"
     rm "$out/$name.tmp"
 }
 
@@ -24,4 +25,6 @@ compile steps.cu steps
 compile attention.cu attention
 for format in $formats; do
     compile products.cu "products_$format" "-DFORMAT=$format"
+    case $format in F32 | F16 | BF16) more=-DFORMAT_OF_FLOATS ;; *) more=-DFORMAT_OF_CODES ;; esac
+    compile decode.cu "decode_$format" "-DFORMAT=$format" "$more"
 done

@@ -4,7 +4,7 @@
 // dynamic shared memory but what stands beside it. Numbers and orders are those of engine/src/ops and
 // model/moe.rs; so are the bits, but for norms, whose sums go through a tree. What a row becomes does not
 // depend on the other rows.
-#include "steps_math.cuh"
+#include "route.cuh"
 
 using namespace steps;
 
@@ -15,33 +15,10 @@ static_assert(BEST <= THREADS && STRAND == 32, "a thread for each of the best, a
 } // namespace steps
 
 /// Bytes of shared memory.
-#define NORM_SHARED (2 * steps::WARPS * 4)
-#define ROUTE_SHARED(experts) ((experts) * 20)
 #define ROUTE_CAPACITY_SHARED(experts) ((experts) * 4 + steps::THREADS * 4)
 #define BEST_SHARED (3 * steps::WARPS * 4 + 2 * steps::BEST * 4)
 
 DEVICE size_t row_start(int width) { return (size_t)block_x() * width; }
-
-/// One row or a piece of it; `out` may be `x`.
-DEVICE void norm_piece(const float *x, const float *weight, const float *bias, float epsilon,
-                       bool is_layer_norm, float *out, int width, float *places) {
-    float mean = 0.0f;
-    if (is_layer_norm) {
-        float sum = 0.0f;
-        for (int i = thread_x(); i < width; i += THREADS) sum += x[i];
-        mean = block_sum(sum, places) / (float)width;
-    }
-    float squares = 0.0f;
-    for (int i = thread_x(); i < width; i += THREADS) {
-        float distance = x[i] - mean;
-        squares += distance * distance;
-    }
-    float factor = 1.0f / square_root(block_sum(squares, places + WARPS) / (float)width + epsilon);
-    for (int i = thread_x(); i < width; i += THREADS) {
-        float value = (x[i] - mean) * factor * weight[i];
-        out[i] = is_layer_norm && bias ? value + bias[i] : value;
-    }
-}
 
 /// Not `norm`: CUDA's own headers declare a C function of that name. NORM_SHARED.
 KERNEL void BOUNDS(steps::THREADS, 8)
@@ -49,7 +26,7 @@ KERNEL void BOUNDS(steps::THREADS, 8)
               float *out, int width) {
     SHARED_MEMORY(shared);
     size_t start = row_start(width);
-    norm_piece(x + start, weight, bias, epsilon, is_layer_norm != 0, out + start, width, (float *)shared);
+    norm_piece(x + start, {weight, bias, epsilon, is_layer_norm}, out + start, width, (float *)shared);
 }
 
 /// All pieces have the same weights. NORM_SHARED.
@@ -58,7 +35,7 @@ KERNEL void BOUNDS(steps::THREADS, 8)
               int at, int piece, int stride) {
     SHARED_MEMORY(shared);
     float *values = x + row_start(width) + at + block_y() * stride;
-    norm_piece(values, weight, bias, epsilon, is_layer_norm != 0, values, piece, (float *)shared);
+    norm_piece(values, {weight, bias, epsilon, is_layer_norm}, values, piece, (float *)shared);
 }
 
 KERNEL void BOUNDS(steps::THREADS, 8)
@@ -72,15 +49,8 @@ KERNEL void BOUNDS(steps::THREADS, 8)
 /// Turns the first `dims` columns of a piece; a row of angles holds the cosines of all pairs, then the sines.
 KERNEL void BOUNDS(steps::THREADS, 8)
     rope(float *x, const float *angles, int dims, int is_neox, int width, int at, int /*piece*/, int stride) {
-    int pairs = dims / 2;
-    float *head = x + row_start(width) + at + block_y() * stride;
-    const float *cosines = angles + row_start(dims), *sines = cosines + pairs;
-    for (int j = thread_x(); j < pairs; j += THREADS) {
-        int first = is_neox ? j : 2 * j, second = is_neox ? j + pairs : 2 * j + 1;
-        float a = head[first], b = head[second];
-        head[first] = a * cosines[j] - b * sines[j];
-        head[second] = a * sines[j] + b * cosines[j];
-    }
+    float *piece = x + row_start(width) + at + block_y() * stride;
+    turn(piece, angles + row_start(dims), dims / 2, is_neox != 0);
 }
 
 KERNEL void BOUNDS(steps::THREADS, 8) add(float *x, const float *added, float scale, int width) {
@@ -105,9 +75,8 @@ KERNEL void BOUNDS(steps::THREADS, 8) select_rows(const float *x, const int *row
 DEVICE void activate_row(const float *gate, float *up, int kind, int width) {
     size_t start = row_start(width);
     for (int i = thread_x(); i < width; i += THREADS) {
-        float value = up[start + i], f = activated(kind, gate ? gate[start + i] : value);
-        if (gate && kind == SWIGLU_OAI) value = clamp(value, -7.0f, 7.0f) + 1.0f;
-        up[start + i] = gate ? f * value : f;
+        float value = gate ? gate[start + i] : 0.0f;
+        up[start + i] = gated(kind, gate != nullptr, value, up[start + i]);
     }
 }
 
@@ -129,143 +98,24 @@ KERNEL void BOUNDS(steps::THREADS, 8) weigh_by_sigmoid(const float *weights, flo
     for (int i = thread_x(); i < width; i += THREADS) out[row_start(width) + i] *= weight;
 }
 
-/// The largest magnitude of 32 columns, to all lanes.
-DEVICE float largest_of_group(const float *x, int lane) { return warp_largest(magnitude(x[lane])); }
-
-/// Rows in bytes, as kernels/activations.rs rounds them: neighbours, 32 or 256, share a scale. A warp takes
-/// them.
+/// Rows in bytes; see `quantize_row`.
 KERNEL void BOUNDS(steps::THREADS, 8)
     quantize(const float *x, int width, int is_coarse, int8_t *codes, float *extras) {
-    int lane = thread_x() & 31, neighbours = is_coarse ? 256 : 32;
     const float *row = x + row_start(width);
-    int8_t *row_codes = codes + row_start(width);
-    float *row_extras = extras + row_start(width / 32 * 4);
-    for (int first = (thread_x() >> 5) * neighbours; first < width; first += WARPS * neighbours) {
-        int end = first + neighbours < width ? first + neighbours : width;
-        float largest = 0.0f;
-        for (int at = first; at < end; at += 32) largest = larger(largest, largest_of_group(row + at, lane));
-        // Numbers below 4e-37 have an infinite one: they become zeros.
-        float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-        inverse = inverse < infinity() ? inverse : 0.0f;
-        // The CPU's scale of nothing but zeros is -0.
-        float scale = largest > 0.0f ? largest / 127.0f : -0.0f;
-        for (int at = first; at < end; at += 32) {
-            float rounded = row[at + lane] * inverse + ROUND;
-            row_codes[at + lane] = (int8_t)(float_to_bits(rounded) & 255);
-            float half = rounded - ROUND; // whole numbers: sums are exact
-            UNROLL for (int mask = 8; mask > 0; mask >>= 1) half += shuffle_xor(half, mask);
-            float other = shuffle_xor(half, 16);
-            float *extra = row_extras + at / 32 * 4;
-            if (lane == 0) extra[0] = scale, extra[1] = scale * (half + other), extra[2] = scale * half;
-            if (lane == 16) extra[3] = scale * half;
-        }
-    }
+    quantize_row([&](int i) { return row[i]; }, width, is_coarse != 0, codes + row_start(width),
+                 extras + row_start(width / 32 * 4));
 }
 
-/// Keeps the keys of the best groups only; of equal groups the first counts. Ends with a barrier.
-DEVICE void leave_best_groups(float *keys, float *worths, int *is_there, int experts, int groups,
-                              int groups_used, int groups_counted) {
-    int size = experts / groups;
-    for (int group = thread_x(); group < groups; group += THREADS) {
-        float best = -infinity(), second = -infinity();
-        for (int i = 0; i < size; i++) {
-            float key = keys[group * size + i];
-            if (key > best)
-                second = best, best = key;
-            else if (key > second)
-                second = key;
-        }
-        worths[group] = groups_counted == 1 || size == 1 ? best : best + second;
-        is_there[group] = keys[group * size] != -infinity();
-    }
-    sync_block();
-    for (int group = thread_x(); group < groups; group += THREADS) {
-        // Groups go from the worst on, of equal ones the last; so does this one where enough do not go before
-        // it.
-        int before = 0;
-        for (int i = 0; i < groups; i++)
-            before += is_there[i] && (worths[i] < worths[group] || (worths[i] == worths[group] && i > group));
-        if (is_there[group] && before < groups - groups_used)
-            for (int i = 0; i < size; i++) keys[group * size + i] = -infinity();
-    }
-    sync_block();
-}
-
-/// The places of this thread's keys, from the largest on, of equals the first; the first `used` of them are
-/// chosen. Ends with a barrier.
-DEVICE void choose(const float *keys, const float *scores, int experts, int used, int *chosen,
-                   float *chosen_scores) {
-    for (int expert = thread_x(); expert < experts; expert += THREADS) {
-        float key = keys[expert];
-        int place = 0;
-        for (int i = 0; i < expert; i++) place += keys[i] >= key;
-        for (int i = expert + 1; i < experts; i++) place += keys[i] > key;
-        if (place < used) chosen[place] = expert, chosen_scores[place] = scores[expert];
-    }
-    sync_block();
-}
-
-/// A row's experts, as model/moe.rs chooses and weighs them. Choices that the threshold leaves out are -1. Sums
-/// are sequential, each thread for itself, so that equal logits give equal choices everywhere.
-/// ROUTE_SHARED(experts).
+/// A row's experts; see `route_row`. ROUTE_SHARED(experts).
 KERNEL void BOUNDS(steps::THREADS, 4)
     route(const float *logits, const float *choice_bias, int experts, int used, int gating, int groups,
           int groups_used, int groups_counted, int normalise, float weight_scale, float threshold, int *choices,
           float *scores) {
-    enum { SOFTMAX, SIGMOID, SOFTMAX_CHOSEN };
     SHARED_MEMORY(shared);
-    float *values = (float *)shared, *keys = values + experts;
-    float *worths = keys + experts, *finals = worths + experts;
-    int *chosen = (int *)(finals + experts);
     const float *row = logits + row_start(experts);
-    for (int i = thread_x(); i < experts; i += THREADS)
-        values[i] = gating == SIGMOID ? sigmoid(row[i]) : row[i];
-    sync_block();
-    if (gating == SOFTMAX) {
-        float largest = -infinity(), sum = 0.0f;
-        for (int i = 0; i < experts; i++) largest = larger(values[i], largest);
-        for (int i = thread_x(); i < experts; i += THREADS) keys[i] = exponential(values[i] - largest);
-        sync_block();
-        for (int i = 0; i < experts; i++) sum += keys[i];
-        for (int i = thread_x(); i < experts; i += THREADS) values[i] = keys[i] / sum;
-        sync_block();
-    }
-    for (int i = thread_x(); i < experts; i += THREADS)
-        keys[i] = choice_bias ? values[i] + choice_bias[i] : values[i];
-    sync_block();
-    if (groups) leave_best_groups(keys, worths, chosen, experts, groups, groups_used, groups_counted);
-    // What is not a number counts as smallest.
-    for (int i = thread_x(); i < experts; i += THREADS) keys[i] = larger(keys[i], -infinity());
-    sync_block();
-    choose(keys, choice_bias || groups ? values : keys, experts, used, chosen, finals);
-    if (gating == SOFTMAX_CHOSEN) {
-        float largest = -infinity();
-        for (int i = 0; i < used; i++) largest = larger(finals[i], largest);
-        sync_block();
-        for (int i = thread_x(); i < used; i += THREADS) finals[i] = exponential(finals[i] - largest);
-        sync_block();
-    }
-    float sum = 1.0f;
-    if (normalise || gating == SOFTMAX_CHOSEN) {
-        sum = 0.0f;
-        for (int i = 0; i < used; i++) sum += finals[i];
-        sum = larger(sum, 6.1035156e-5f); // llama.cpp's floor
-    }
-    sync_block();
-    for (int i = thread_x(); i < used; i += THREADS) finals[i] = finals[i] / sum * weight_scale;
-    sync_block();
-    float all = 0.0f, kept = 0.0f, factor = 1.0f;
-    if (threshold > 0.0f) {
-        for (int i = 0; i < used; i++) all += finals[i];
-        for (int i = 0; i < used; i++) kept += i > 0 && finals[i] < threshold * all ? 0.0f : finals[i];
-        if (kept > 0.0f) factor = all / kept;
-    }
     size_t start = row_start(used);
-    for (int i = thread_x(); i < used; i += THREADS) {
-        bool is_dropped = threshold > 0.0f && i > 0 && finals[i] < threshold * all;
-        choices[start + i] = is_dropped ? -1 : chosen[i];
-        scores[start + i] = finals[i] * factor;
-    }
+    Routing by{choice_bias, experts, used, gating, groups, groups_used, groups_counted, normalise, weight_scale, threshold};
+    route_row(by, [&](int i) { return row[i]; }, choices + start, scores + start, shared);
 }
 
 /// Leaves out what exceeds an expert's capacity, all first choices in order of rows, then all second ones and

@@ -191,4 +191,98 @@ DEVICE float block_largest(float value, float *places) {
     return larger(larger(places[0], places[1]), larger(places[2], places[3]));
 }
 
+/// A norm's weights; none where `weight` is null.
+struct Norm {
+    const float *weight, *bias;
+    float epsilon;
+    int is_layer_norm;
+};
+
+/// What a norm finds in a row.
+struct NormOf {
+    float mean, factor;
+};
+
+/// In all threads. `places` are 2 * WARPS of shared memory.
+DEVICE NormOf norm_of(const float *x, const Norm &norm, int width, float *places) {
+    float mean = 0.0f;
+    if (norm.is_layer_norm) {
+        float sum = 0.0f;
+        for (int i = thread_x(); i < width; i += THREADS) sum += x[i];
+        mean = block_sum(sum, places) / (float)width;
+    }
+    float squares = 0.0f;
+    for (int i = thread_x(); i < width; i += THREADS) {
+        float distance = x[i] - mean;
+        squares += distance * distance;
+    }
+    return {mean, 1.0f / square_root(block_sum(squares, places + WARPS) / (float)width + norm.epsilon)};
+}
+
+DEVICE float normalised(const float *x, const Norm &norm, const NormOf &found, int i) {
+    float value = (x[i] - found.mean) * found.factor * norm.weight[i];
+    return norm.is_layer_norm && norm.bias ? value + norm.bias[i] : value;
+}
+
+/// One row or a piece of it; `out` may be `x`.
+DEVICE void norm_piece(const float *x, const Norm &norm, float *out, int width, float *places) {
+    NormOf found = norm_of(x, norm, width, places);
+    for (int i = thread_x(); i < width; i += THREADS) out[i] = normalised(x, norm, found, i);
+}
+
+/// Turns the first columns of a piece by angles, of which a row holds the cosines of all pairs, then the sines.
+DEVICE void turn(float *piece, const float *angles, int pairs, bool is_neox) {
+    const float *cosines = angles, *sines = angles + pairs;
+    for (int j = thread_x(); j < pairs; j += THREADS) {
+        int first = is_neox ? j : 2 * j, second = is_neox ? j + pairs : 2 * j + 1;
+        float a = piece[first], b = piece[second];
+        piece[first] = a * cosines[j] - b * sines[j];
+        piece[second] = a * sines[j] + b * cosines[j];
+    }
+}
+
+/// What goes from up to down; without a gate `up` itself goes through the function.
+DEVICE float gated(int kind, bool has_gate, float gate, float up) {
+    float f = activated(kind, has_gate ? gate : up);
+    if (has_gate && kind == SWIGLU_OAI) up = clamp(up, -7.0f, 7.0f) + 1.0f;
+    return has_gate ? f * up : f;
+}
+
+/// Columns `first` to `end` in bytes that share a scale, by a warp, as kernels/activations.rs rounds them; they are whole
+/// groups of 32. `value(column)` is asked twice.
+template <class Value>
+DEVICE void quantize_neighbours(Value value, int first, int end, int8_t *codes, float *extras) {
+    int lane = thread_x() & 31;
+    float largest = 0.0f;
+    for (int at = first; at < end; at += 32) largest = larger(largest, warp_largest(magnitude(value(at + lane))));
+    // Numbers below 4e-37 have an infinite one: they become zeros.
+    float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+    inverse = inverse < infinity() ? inverse : 0.0f;
+    // The CPU's scale of nothing but zeros is -0.
+    float scale = largest > 0.0f ? largest / 127.0f : -0.0f;
+    for (int at = first; at < end; at += 32) {
+        float rounded = value(at + lane) * inverse + ROUND;
+        codes[at + lane] = (int8_t)(float_to_bits(rounded) & 255);
+        float half = rounded - ROUND; // whole numbers: sums are exact
+        UNROLL for (int mask = 8; mask > 0; mask >>= 1) half += shuffle_xor(half, mask);
+        float other = shuffle_xor(half, 16);
+        float *extra = extras + at / 32 * 4;
+        if (lane == 0) extra[0] = scale, extra[1] = scale * (half + other), extra[2] = scale * half;
+        if (lane == 16) extra[3] = scale * half;
+    }
+}
+
+/// A row in bytes: neighbours, 32 or 256, share a scale. A warp takes them.
+template <class Value>
+DEVICE void quantize_row(Value value, int width, bool is_coarse, int8_t *codes, float *extras) {
+    int neighbours = is_coarse ? 256 : 32;
+    for (int first = (thread_x() >> 5) * neighbours; first < width; first += WARPS * neighbours) {
+        int end = first + neighbours < width ? first + neighbours : width;
+        quantize_neighbours(value, first, end, codes, extras);
+    }
+}
+
 } // namespace steps
+
+/// Bytes of shared memory of norms.
+#define NORM_SHARED (2 * steps::WARPS * 4)

@@ -104,7 +104,11 @@ impl Cuda {
             *lock(&self.current) = None;
             Plan::Start
         };
-        let mode = if plan == Plan::Replay { Mode::Replay } else { Mode::Start };
+        let mode = match plan {
+            Plan::Start => Mode::Start,
+            Plan::Capture => Mode::Write,
+            Plan::Replay => Mode::Replay,
+        };
         self.kernels.set_mode(mode);
         let mut step = lock(&self.step);
         step.copy_tables(states)?;
@@ -121,6 +125,9 @@ impl Cuda {
     pub(super) fn try_finish(&self, logits: &mut Rows, best: &mut Rows) -> Result<()> {
         let current = lock(&self.current).take();
         self.kernels.set_mode(Mode::Start);
+        if let Some((shape, Plan::Capture)) = &current {
+            self.kernels.start_written(shape.rows);
+        }
         let failure = self.kernels.take_failure();
         let mut graphs = lock(&self.graphs);
         match current {

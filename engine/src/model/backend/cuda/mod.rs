@@ -16,7 +16,8 @@ use super::super::weights::{Linear, Matrix, NormWeights};
 use super::super::{Model, mixer};
 use super::{Backend, ExpertStep};
 use crate::cuda::{
-    AttentionBy, Device, Kernels, MatrixAt, NormAt, Pieces, RouteBy, Rows, StepAt, Vector, tokens_of,
+    AttentionBy, Device, Kernels, MOST_ROWS, MatrixAt, Memory, NormAt, Pieces, RouteBy, Rows, StepAt, Vector,
+    tokens_of,
 };
 use crate::error::{Error, Result};
 use crate::experts::{ExpertStore, Plan};
@@ -38,6 +39,7 @@ pub struct Cuda {
     graphs: Mutex<Graphs>,
     current: Mutex<Option<(graphs::Shape, graphs::Plan)>>, // the step that has begun, where it may come again
     scratch: Mutex<Vec<Rows>>,                             // for the inside of steps
+    addresses: Mutex<HashMap<usize, Memory>>, // of matrices that are used together, by the first one's
     bank: Mutex<Bank>,
     exclusive: Mutex<()>,
     max_pages: usize,
@@ -114,6 +116,7 @@ impl Cuda {
             graphs: Mutex::default(),
             current: Mutex::default(),
             scratch: Mutex::default(),
+            addresses: Mutex::default(),
             bank: Mutex::new(bank),
             exclusive: Mutex::default(),
             max_pages,
@@ -158,6 +161,18 @@ impl Cuda {
         let bytes = home.or_else(|| self.kernels.ok(upload())).unwrap_or(0);
         let Matrix { format, rows, cols, .. } = *matrix;
         MatrixAt { format, rows, cols, is_panels: self.layout.is_other_than_rows(format), bytes }
+    }
+
+    /// Where the addresses of matrices are, made when they are first asked for.
+    fn addresses_of(&self, matrices: &[Matrix]) -> u64 {
+        let first = matrices.as_ptr() as usize;
+        let mut known = lock(&self.addresses);
+        if let Some(home) = known.get(&first) {
+            return home.address();
+        }
+        let all: Vec<u64> = matrices.iter().map(|matrix| self.matrix_at(matrix).bytes).collect();
+        let home = self.kernels.ok(self.device().upload(bytemuck::cast_slice(&all)));
+        home.map_or(0, |home| known.entry(first).or_insert(home).address())
     }
 
     fn take_scratch(&self) -> Rows {
@@ -303,6 +318,11 @@ impl Backend for Cuda {
     }
 
     fn linear_heads(&self, heads: &[Matrix], x: &Rows, from: Span, out: &mut Rows, to: Span) {
+        if x.rows() <= MOST_ROWS {
+            let at = MatrixAt { bytes: 0, ..self.matrix_at(&heads[0]) };
+            let addresses = self.addresses_of(heads);
+            return self.kernels.multiply_heads((at, addresses), x, from.into(), out, to.into());
+        }
         let mut input = self.take_scratch();
         self.kernels.resize(&mut input, x.rows(), from.width);
         for (i, head) in heads.iter().enumerate() {
