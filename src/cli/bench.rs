@@ -113,10 +113,15 @@ impl Bench {
             self.report_experts(&after.since(&before), &mut figures);
         }
         // What is measured for this must not share the memory with the model.
-        let (threads, _) = engine.hardware();
+        let (threads, is_on_card) = (engine.hardware().0, engine.memory().card.is_some());
         drop(session);
         drop(engine);
-        report_limit(ReadBench::new(threads)?.bytes_per_second(), &mut figures);
+        if is_on_card {
+            // How fast a card reads is not measured here: the processor's rate is no limit of it.
+            figures["threads"] = Value::Null;
+        } else {
+            report_limit(ReadBench::new(threads)?.bytes_per_second(), &mut figures);
+        }
         Ok(figures)
     }
 

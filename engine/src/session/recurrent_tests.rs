@@ -1,6 +1,6 @@
 //! Sessions of a model with a recurrent layer, whose state cannot go back.
 
-use super::{Engine, Options, made};
+use super::{DeviceChoice, Engine, Options, made};
 use crate::gguf::Gguf;
 
 const WIDTH: u64 = 32;
@@ -72,4 +72,18 @@ fn both_backends_agree() {
     for (a, b) in session.logits().iter().zip(logits(&[4, 9, 1])) {
         assert!((a - b).abs() < 1e-4, "{a} {b}");
     }
+}
+
+/// What no card has kernels for is refused by name before one is looked for, or computed by the processor.
+#[test]
+fn cards_refuse_what_they_have_no_kernels_for() {
+    let on = |device| Engine::from_gguf(gguf(), Options { device, ..Options::default() });
+    let error = on(DeviceChoice::Cuda(0)).err().unwrap().to_string();
+    assert!(error.contains("toy: a mixer without kernels for cards"), "{error}");
+    assert!(error.contains("--device cpu"), "{error}");
+    let engine = on(DeviceChoice::Auto).unwrap();
+    assert!(engine.memory().card.is_none());
+    let mut session = engine.session().unwrap();
+    session.synchronise(&[4, 9, 1]).unwrap();
+    assert_eq!(session.logits(), logits(&[4, 9, 1]));
 }
