@@ -90,6 +90,7 @@ impl ModelOptions {
             batch: self.batch,
             all_logits: false,
             context: self.context,
+            sequences: None,
             memory: self.memory,
             cache: cache_format(&self.cache_type)?,
             capacity: match self.capacity {

@@ -11,6 +11,7 @@ use super::super::config::{Config, Norm};
 use super::super::ffn::experts::{Gating, Shape};
 use super::super::moe::{Routing, capacity_of};
 use super::super::observe::Observe;
+use super::super::pool::Pool;
 use super::super::step::{AttentionStep, Best, Row, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use super::super::{Model, mixer};
@@ -26,7 +27,8 @@ use crate::ops::{Activation, Rope, RopeStyle};
 use crate::quant::{FORMATS, Format};
 use experts::{Bank, DeviceTurn};
 use graphs::Graphs;
-use memory::{DeviceRouting, Places, State, Step, best_at};
+pub use memory::State;
+use memory::{DeviceRouting, Places, Step, best_at};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -195,8 +197,8 @@ impl Backend for Cuda {
         Rows::new(width)
     }
 
-    fn state(&self, config: &Config, format: &'static Format) -> Result<State> {
-        State::new(self.device(), config, format, self.max_pages)
+    fn state(&self, config: &Config, format: &'static Format, pool: &Arc<Pool>) -> Result<State> {
+        State::new(self.device(), config, format, self.max_pages, pool)
     }
 
     fn routing(&self) -> DeviceRouting {
