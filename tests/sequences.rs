@@ -7,7 +7,9 @@ mod fixtures;
 
 use fixtures::{fixture, options, tokens};
 use moewe_engine::Error;
+use moewe_engine::generate::{Answer, Event, Generation, StopScanner};
 use moewe_engine::model::{PAGE, Row, Wants};
+use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::{Batch, Engine, Options};
 use moewe_engine::simd::Isa;
 use std::path::Path;
@@ -128,5 +130,54 @@ fn company_changes_no_bit() {
                 }
             }
         }
+    }
+}
+
+/// Conversations that share steps say what they say alone, each with a sampler of its own.
+#[test]
+fn generations_share_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine(folder.path(), "mixtral", Isa::detect(), Some(3));
+    let sampler = |seed| {
+        let sampling = Sampling { seed: Some(seed), temperature: 1.5, ..Sampling::default() };
+        Sampler::new(sampling, engine.config().vocab_size).unwrap()
+    };
+    let prompts: Vec<_> = (0..3).map(|i| tokens(2 + i, i)).collect();
+    let limit = |i: usize| Some(5 + 3 * i);
+    let alone: Vec<_> = (0..3)
+        .map(|i| {
+            let (mut session, mut sampler) = (engine.session().unwrap(), sampler(i as u64));
+            let mut answer = Answer::start(&mut session, &mut sampler, &prompts[i], limit(i)).unwrap();
+            while answer.next_text().unwrap().is_some() {}
+            (answer.tokens().to_vec(), answer.ending().unwrap())
+        })
+        .collect();
+    let mut batch = engine.batch(3).unwrap();
+    let mut all: Vec<_> = (0..3)
+        .map(|i| {
+            let prompt = &prompts[i];
+            extend(&mut batch, i, &prompt[..prompt.len() - 1], 16);
+            let mut sampler = sampler(i as u64);
+            sampler.begin_answer(prompt.len());
+            let stops = StopScanner::default();
+            (Generation::new(&engine, prompt, prompt.len(), limit(i), stops), sampler)
+        })
+        .collect();
+    loop {
+        let running: Vec<_> = (0..3).filter(|&i| all[i].0.end_if_full().is_none()).collect();
+        let rows: Vec<_> = running.iter().filter_map(|&i| all[i].0.next_row(i, &all[i].1)).collect();
+        if rows.is_empty() {
+            break;
+        }
+        batch.step(&rows).unwrap();
+        for (row, &i) in running.iter().enumerate() {
+            let (generation, sampler) = &mut all[i];
+            if let Event::Ended(ending, _) = generation.take(sampler, &mut batch, row).unwrap() {
+                assert_eq!(generation.ending(), Some(ending));
+            }
+        }
+    }
+    for ((generation, _), (tokens, ending)) in all.iter().zip(&alone) {
+        assert_eq!((generation.tokens(), generation.ending().unwrap()), (&tokens[..], *ending));
     }
 }

@@ -150,7 +150,7 @@ impl Talk<'_> {
             }
             Ending::Stopped => note("stopped"),
             Ending::ContextFull => note("the context is full; --context makes it larger"),
-            Ending::Limit | Ending::EndOfText => {}
+            Ending::Limit | Ending::EndOfText | Ending::StopString => {}
         }
         if !self.quiet {
             let line =

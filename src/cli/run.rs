@@ -6,7 +6,7 @@ use super::{Command, heat, output, prompt, text};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use moewe_engine::Error;
-use moewe_engine::generate::{Ending, Generation};
+use moewe_engine::generate::{Answer, Ending};
 use moewe_engine::os::{interrupt, memory};
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::Engine;
@@ -54,7 +54,7 @@ impl Command for Run {
         let mut session = engine.session()?;
         let listener = interrupt::listen();
         session.stop_on(listener.flag());
-        let mut generation = Generation::start(&mut session, &mut sampler, &tokens, self.sampling.limit)?;
+        let mut generation = Answer::start(&mut session, &mut sampler, &tokens, self.sampling.limit)?;
         let answer = self.show(&engine, &mut generation)?;
         self.report(&engine, &generation, &answer, seed)?;
         match generation.ending() {
@@ -103,7 +103,7 @@ impl Run {
     }
 
     /// Streams the answer to stdout and returns it.
-    fn show(&self, engine: &Engine, generation: &mut Generation<'_, '_>) -> Result<String> {
+    fn show(&self, engine: &Engine, generation: &mut Answer<'_, '_>) -> Result<String> {
         let (mut out, mut answer) = (stdout(), String::new());
         let is_terminal = out.is_terminal();
         let has_text = engine.tokenizer().is_ok() && self.tokens.is_empty();
@@ -129,13 +129,7 @@ impl Run {
         Ok(answer)
     }
 
-    fn report(
-        &self,
-        engine: &Engine,
-        generation: &Generation<'_, '_>,
-        answer: &str,
-        seed: u64,
-    ) -> Result<()> {
+    fn report(&self, engine: &Engine, generation: &Answer<'_, '_>, answer: &str, seed: u64) -> Result<()> {
         let figures = generation.figures();
         let (prefill, decode) = (figures.prefill_tokens_per_second(), figures.decode_tokens_per_second());
         let ending = generation.ending().map_or("", Ending::name);

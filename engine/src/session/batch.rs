@@ -122,6 +122,11 @@ impl<'e> Batch<'e> {
         Ok(Self { engine, work })
     }
 
+    /// The engine.
+    pub fn engine(&self) -> &'e Engine {
+        self.engine
+    }
+
     /// Positions that a sequence holds.
     ///
     /// # Panics

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::experts::Statistics;
 use crate::gguf::{Bytes, Gguf, Metadata};
 use crate::kernels::Layout;
-use crate::model::{Best, Config, Cpu, Cuda, Model, Plain, Pool, Row, Setup, Wants};
+use crate::model::{Config, Cpu, Cuda, Model, Plain, Pool, Row, Setup, Wants};
 use crate::tokenizer::{Tokenizer, ends_of_metadata};
 use batch::AnyBackend;
 use std::path::Path;
@@ -447,17 +447,14 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The best tokens of the last computed token, where it wanted these and the backend found them.
-    pub fn best(&self) -> Option<Best<'_>> {
-        self.batch.best(self.batch.logit_rows() - 1)
+    /// The batch of this one sequence.
+    pub(crate) fn batch(&self) -> &Batch<'a> {
+        &self.batch
     }
 
-    /// Brings its logits to the program, where they are not there.
-    ///
-    /// # Errors
-    /// When a device fails.
-    pub fn fetch_logits(&mut self) -> Result<()> {
-        self.batch.fetch()
+    /// The same, to take what its last step brought.
+    pub(crate) fn batch_mut(&mut self) -> &mut Batch<'a> {
+        &mut self.batch
     }
 
     /// Logits of the last computed token, `(vocab_size)`.

@@ -7,7 +7,7 @@ use super::conversation::Conversation;
 use crate::cli::prompt;
 use crate::cli::sampling::SamplingOptions;
 use anyhow::{Result, bail};
-use moewe_engine::generate::{Ending, Figures, Generation};
+use moewe_engine::generate::{Answer, Ending, Figures};
 use moewe_engine::os::interrupt::Listener;
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::{Engine, Session};
@@ -106,7 +106,7 @@ impl<'e> Partner<'e> {
             let (prompt_text, left) = self.fit(conversation, tokens.len())?;
             let limit = self.options.limit.map(|limit| limit - tokens.len());
             let mut part =
-                Generation::resume(&mut self.session, &mut self.sampler, &self.known.tokens, &tokens, limit)?;
+                Answer::resume(&mut self.session, &mut self.sampler, &self.known.tokens, &tokens, limit)?;
             while let Some(piece) = part.next_text()? {
                 text.push_str(piece);
                 show(piece)?;
