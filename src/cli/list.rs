@@ -1,4 +1,4 @@
-//! `moewe list`: the models in the model folders. Reads their headers only.
+//! `moewe list`: the models in the model folders, and those of other programs. Reads headers only.
 
 use super::models::{self, Found, Place};
 use super::output::{self, Table};
@@ -14,6 +14,9 @@ use std::path::PathBuf;
 #[derive(Parser)]
 #[command(name = "list")]
 pub(super) struct List {
+    /// Also what Hugging Face's cache, Ollama and LM Studio hold; it runs from there, and nothing there is changed
+    #[arg(long)]
+    all: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -36,7 +39,12 @@ impl Command for List {
         let mut all = Vec::new();
         let embedded = Found { name: embedded::NAME.to_owned(), path: PathBuf::from("(in the program)") };
         all.push(describe(embedded, &Place::Embedded.open()?));
-        for found in models::find(&folders) {
+        let mut found = models::find(&folders);
+        if self.all {
+            let others = folders::others().all().into_iter();
+            found.extend(others.map(|model| Found { name: model.name, path: model.path }));
+        }
+        for found in found {
             match Gguf::open(&found.path) {
                 Ok(gguf) => all.push(describe(found, &gguf)),
                 Err(error) => output::note(error),

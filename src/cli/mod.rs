@@ -22,6 +22,7 @@ mod output;
 mod perplexity;
 mod progress;
 mod prompt;
+mod pull;
 mod run;
 mod sampling;
 mod target;
@@ -56,6 +57,7 @@ static COMMANDS: &[Entry] = &[
     entry::<run::Run>(),
     entry::<chat::Chat>(),
     entry::<list::List>(),
+    entry::<pull::Pull>(),
     entry::<convert::Convert>(),
     entry::<train::Train>(),
     entry::<inspect::Inspect>(),
