@@ -1,8 +1,8 @@
-//! `moewe list`: the models in the model folders, and those of other programs. Reads headers only.
+//! `moewe list`: the models in the model folders, those of other programs, and some that one can get. Reads headers only.
 
 use super::models::{self, Found, Place};
 use super::output::{self, Table};
-use super::{Command, folders, inspect};
+use super::{Command, catalogue, folders, inspect};
 use crate::embedded;
 use anyhow::Result;
 use clap::Parser;
@@ -17,6 +17,9 @@ pub(super) struct List {
     /// Also what Hugging Face's cache, Ollama and LM Studio hold; it runs from there, and nothing there is changed
     #[arg(long)]
     all: bool,
+    /// Some MoE models that can be pulled, with what they take
+    #[arg(long, conflicts_with = "all")]
+    remote: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -35,6 +38,9 @@ struct Listed {
 
 impl Command for List {
     fn run(self) -> Result<()> {
+        if self.remote {
+            return catalogue::print(self.json);
+        }
         let folders = folders::models();
         let mut all = Vec::new();
         let embedded = Found { name: embedded::NAME.to_owned(), path: PathBuf::from("(in the program)") };

@@ -4,6 +4,7 @@
 //! Results go to stdout, everything else to stderr. What a model computes is the engine's business.
 
 mod bench;
+mod catalogue;
 mod chat;
 mod compare;
 mod completions;

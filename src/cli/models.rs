@@ -195,7 +195,7 @@ pub(crate) fn ways(folders: &[PathBuf]) -> String {
     let folder = folders.last().map_or("a folder named in $MOEWE_MODELS".into(), |f| f.display().to_string());
     format!(
         "\nThree ways to get one:
-  1. pull one, moewe pull hf:OWNER/REPO, or download a GGUF file and give its path
+  1. pull one, moewe pull hf:OWNER/REPO (moewe list --remote names some), or download a GGUF file and give its path
   2. convert a Hugging Face checkpoint: moewe convert FOLDER -o model.gguf
   3. put GGUF files into {folder} (or name other folders in $MOEWE_MODELS) and give their names; moewe list shows them"
     )
