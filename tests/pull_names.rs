@@ -9,7 +9,7 @@ mod pulling;
 mod support;
 
 use command::{names, stderr, stdout};
-use hub::sha256;
+use hub::{Hub, sha256};
 use pulling::{FILE, Place, model};
 use serde_json::Value;
 use std::fs;
@@ -97,6 +97,19 @@ fn other_registries_and_plain_addresses() {
 }
 
 #[test]
+fn a_registry_gives_tokens_at_its_own_host_only() {
+    let (place, other) = (Place::with(&[("tiny", model(3))]), Hub::start(&[]));
+    let name = format!("ollama:127.0.0.1:{}/library/tiny", place.hub.port());
+    place.hub.realm(&format!("{}/token", other.url()));
+    place.assert_fails(&place.pull(&[&name]).output().unwrap(), &["a token from another host", "not asked"]);
+    assert!(other.seen().is_empty());
+    place.hub.realm(&format!("{}/token", place.hub.url()));
+    let output = place.pull(&[&name]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(place.hub.seen().iter().any(|seen| seen.path == "/token?service=s&scope=pull%3Ax"));
+}
+
+#[test]
 fn commands_take_remote_names() {
     let place = Place::with(&[]);
     let tiny = place.folder.path().join("tiny.gguf");
@@ -174,6 +187,20 @@ fn what_other_programs_have_is_listed_and_run_where_it_is() {
     }
     assert!(place.hub.seen().is_empty());
     assert_eq!(names(home), [".cache", ".lmstudio", ".ollama", "tiny.gguf"]);
+}
+
+#[test]
+fn the_table_of_remote_models_is_computed() {
+    let place = Place::with(&[]);
+    let output = place.command(&["list", "--remote"]).output().unwrap();
+    assert!(stdout(&output).contains("moewe chat hf:"), "{}", stdout(&output));
+    assert!(stderr(&output).contains("computed from the published shapes"), "{}", stderr(&output));
+    let output = place.command(&["list", "--remote", "--json"]).output().unwrap();
+    let table: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let models = table["models"].as_array().unwrap();
+    assert!(
+        models.len() >= 10 && models.iter().all(|model| model["memory"].as_u64() > model["bytes"].as_u64())
+    );
 }
 
 #[cfg(unix)]

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use moewe_engine::Error;
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
+use std::cell::RefCell;
 use std::env;
 use std::fs;
 use std::future::Future;
@@ -62,8 +63,8 @@ pub(super) enum Trouble {
     Passing { why: String, after: Option<Duration> },
     /// What has arrived is not of the file that is there now.
     Stale(String),
-    /// Refused with 401 or 403.
-    Denied(StatusCode),
+    /// Refused with 401 or 403, and how the server wants to be asked.
+    Denied { status: StatusCode, challenge: Option<String> },
     /// 404.
     Missing,
     /// Nothing helps.
@@ -100,11 +101,19 @@ impl Token {
             None if is_hub => of_environment(),
             None => None,
         };
-        let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+        let text = text.filter(|text| !text.is_empty());
+        text.map(|text| Self::new(home, &text)).transpose()
+    }
+
+    /// A token for one origin.
+    ///
+    /// # Errors
+    /// It has characters that no header may have.
+    pub(super) fn new(home: &Url, text: &str) -> Result<Self> {
         let mut secret = HeaderValue::from_str(&format!("Bearer {text}"))
             .map_err(|_| anyhow!("the token has characters that no token has"))?;
         secret.set_sensitive(true);
-        Ok(Some(Self { home: home.clone(), secret }))
+        Ok(Self { home: home.clone(), secret })
     }
 }
 
@@ -154,7 +163,7 @@ impl<'a> Ask<'a> {
 /// What all requests of a pull share.
 pub(super) struct Client {
     http: reqwest::Client,
-    token: Option<Token>,
+    token: RefCell<Option<Token>>,
     stop: Arc<AtomicBool>,
     pub(super) limits: Limits,
 }
@@ -182,7 +191,12 @@ impl Client {
             built => built,
         };
         let http = http.context("cannot speak HTTPS; are the certificates of this system installed?")?;
-        Ok(Self { http, token, stop, limits })
+        Ok(Self { http, token: RefCell::new(token), stop, limits })
+    }
+
+    /// Uses another token from now on.
+    pub(super) fn adopt(&self, token: Token) {
+        *self.token.borrow_mut() = Some(token);
     }
 
     /// The flag that asks to stop.
@@ -273,7 +287,7 @@ impl Client {
         }
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(token) =
-            self.token.as_ref().filter(|token| is_home && token.home.origin() == url.origin())
+            self.token.borrow().as_ref().filter(|token| is_home && token.home.origin() == url.origin())
         {
             headers.insert(header::AUTHORIZATION, token.secret.clone());
         }
@@ -317,7 +331,11 @@ impl Client {
 fn judge(response: Response, is_signed: bool) -> Result<Response, Trouble> {
     let status = response.status();
     match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !is_signed => Err(Trouble::Denied(status)),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !is_signed => {
+            let challenge = response.headers().get(header::WWW_AUTHENTICATE);
+            let challenge = challenge.and_then(|value| value.to_str().ok()).map(str::to_owned);
+            Err(Trouble::Denied { status, challenge })
+        }
         // A signed address whose time is over; the next try asks for a new one.
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             Err(Trouble::passing(format!("the signed address is refused ({})", status.as_u16())))

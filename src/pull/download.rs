@@ -98,7 +98,9 @@ impl Transfer<'_> {
             Trouble::Final(error) => error,
             Trouble::Passing { why, .. } | Trouble::Stale(why) => anyhow!("{address}: {why}"),
             Trouble::Missing => anyhow!("{address}: the server has no such file (404)"),
-            Trouble::Denied(status) => anyhow!("{address}: the server refuses it ({})", status.as_u16()),
+            Trouble::Denied { status, .. } => {
+                anyhow!("{address}: the server refuses it ({})", status.as_u16())
+            }
         }
     }
 

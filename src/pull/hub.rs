@@ -143,7 +143,7 @@ impl Hub<'_> {
             Trouble::Missing => {
                 anyhow!("{}: there is no such repository or revision ({revision})", self.name)
             }
-            Trouble::Denied(status) => anyhow!(
+            Trouble::Denied { status, .. } => anyhow!(
                 "{}: refused ({}): there is no such repository, or it is private or gated; accept its terms at \
                  {page} and put an access token into HF_TOKEN (or --token-file)",
                 self.name,

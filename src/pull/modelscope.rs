@@ -76,6 +76,6 @@ fn explain(request: &Request<'_>, trouble: Trouble) -> anyhow::Error {
         Trouble::Final(error) => error,
         Trouble::Passing { why, .. } | Trouble::Stale(why) => anyhow!("{name}: {why}"),
         Trouble::Missing => anyhow!("{name}: there is no such repository or revision"),
-        Trouble::Denied(status) => anyhow!("{name}: refused ({}); it may be private", status.as_u16()),
+        Trouble::Denied { status, .. } => anyhow!("{name}: refused ({}); it may be private", status.as_u16()),
     }
 }

@@ -63,6 +63,7 @@ struct Shared {
     seen: Mutex<Vec<Seen>>,
     answers: AtomicUsize,
     gated: AtomicBool,
+    realm: Mutex<Option<String>>,
     page: AtomicUsize,
 }
 
@@ -131,6 +132,11 @@ impl Hub {
         self.shared.gated.store(true, Ordering::SeqCst);
     }
 
+    /// The registry wants a token, which this place gives to everybody.
+    pub(crate) fn realm(&self, url: &str) {
+        *self.shared.realm.lock().unwrap() = Some(url.to_owned());
+    }
+
     /// Lists have so many files a page.
     pub(crate) fn page(&self, files: usize) {
         self.shared.page.store(files, Ordering::SeqCst);
@@ -193,6 +199,11 @@ impl Shared {
         }
         let is_denied = self.gated.load(Ordering::SeqCst) && seen.authorization.is_none();
         let parts: Vec<&str> = path.split('/').skip(1).collect();
+        let realm = self.realm.lock().unwrap().clone().filter(|_| parts[0] == "v2");
+        if let Some(realm) = realm.filter(|_| seen.authorization.as_deref() != Some("Bearer anonymous")) {
+            let challenge = format!("Bearer realm=\"{realm}\",service=\"s\",scope=\"pull:x\"");
+            return send(stream, seen, &Answer::new(401, "").with("www-authenticate", challenge), None);
+        }
         let found = match parts.as_slice() {
             ["api", "models", "owner", "repo", "tree", "main" | COMMIT] => {
                 return send(stream, seen, &self.tree(seen), None);
@@ -200,6 +211,7 @@ impl Shared {
             ["api", "v1", "models", "owner", "repo", "repo", "files"] => {
                 return send(stream, seen, &self.modelscope(), None);
             }
+            ["token"] => return send(stream, seen, &Answer::new(200, r#"{"token":"anonymous"}"#), None),
             ["v2", "library", name, "manifests", "latest"] => {
                 return send(stream, seen, &self.manifest(name), None);
             }
