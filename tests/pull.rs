@@ -12,6 +12,7 @@ use command::{names, stderr};
 use hub::{Fault, Hub};
 use moewe_engine::gguf::Metadata;
 use pulling::{FILE, Place, gguf, model};
+use serde_json::Value;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -47,6 +48,51 @@ fn a_killed_pull_goes_on_where_it_was() {
     assert_eq!(starts.iter().filter(|&&start| start == 0).count(), 0, "{starts:?}");
     assert!(starts.iter().all(|start| start + (8 << 20) >= arrived), "{starts:?} of {arrived}");
     assert_eq!(names(&place.models()), [FILE]);
+}
+
+#[test]
+fn ranges_that_a_killed_pull_has_written_down_are_not_asked_for_again() {
+    let place = Place::with(&[(FILE, model(24))]);
+    let in_ranges = ["hf:owner/repo", "--range-size", "3000000", "--parallel-from", "4000000", "--jobs", "3"];
+    place.hub.fault(Fault::Slow(64), 1000);
+    let mut child = place.pull(&in_ranges).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let state = place.models().join(format!("{FILE}.part.json"));
+    let known = || -> u64 {
+        let text = fs::read(&state).unwrap_or_default();
+        let state: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let ranges = state["done"].as_array().cloned().unwrap_or_default();
+        ranges.iter().map(|range| range["end"].as_u64().unwrap() - range["start"].as_u64().unwrap()).sum()
+    };
+    wait_until("the middle", || known() > 8 << 20);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let known = known();
+    place.hub.mend();
+    place.hub.seen();
+    let output = place.pull(&in_ranges).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(fs::read(place.file()).unwrap() == model(24), "other bytes");
+    let ranges = place.hub.seen().into_iter().filter(|seen| seen.path.starts_with("/signed"));
+    let asked: usize =
+        ranges.map(|seen| seen.range.map_or(0, |(start, last)| last.unwrap() + 1 - start)).sum();
+    assert_eq!(asked as u64 + known, model(24).len() as u64);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pull_that_is_asked_to_stop_keeps_what_has_arrived() {
+    let place = Place::new();
+    place.hub.fault(Fault::Slow(64), 1);
+    let child = place.pull(&["hf:owner/repo"]).stderr(Stdio::piped()).spawn().unwrap();
+    let part = place.models().join(format!("{FILE}.part"));
+    wait_until("the middle", || part.metadata().is_ok_and(|data| data.len() > 1 << 20));
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), place.file().exists()), (Some(143), false), "{}", stderr(&output));
+    place.hub.seen();
+    place.assert_whole(&place.pull(&["hf:owner/repo"]).output().unwrap());
+    let first = place.hub.seen().iter().find_map(|seen| seen.range).unwrap();
+    assert!(first.0 >= 1 << 20, "{first:?}");
 }
 
 #[test]
