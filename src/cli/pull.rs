@@ -22,7 +22,8 @@ const EVENT_EVERY: Duration = Duration::from_secs(1);
 #[derive(Parser)]
 #[command(name = "pull")]
 pub(super) struct Pull {
-    /// hf:OWNER/REPO[:TAG], hf:OWNER/REPO/FILE.gguf, ollama:NAME[:TAG], ms:OWNER/REPO[:TAG] or https://HOST/FILE.gguf
+    /// hf:OWNER/REPO, hf:OWNER/REPO:TAG, hf:OWNER/REPO/FILE.gguf, ollama:NAME:TAG, ms:OWNER/REPO or an address of a
+    /// GGUF file; of several models TAG names one, such as Q4_K_M
     what: String,
     /// Put the files into this folder [default: a folder of the first model folder]
     #[arg(long, value_name = "FOLDER")]
