@@ -59,7 +59,7 @@ mutant "a warp's sum leaves out half of it" steps_math.cuh \
 mutant "mean and squares in the same places" steps_math.cuh \
     'block_sum(squares, places + WARPS)' 'block_sum(squares, places)'
 mutant "threads without a column leave before the sum" steps_math.cuh \
-    $'    float mean = 0.0f;\n' $'    if (thread_x() >= width) return;\n    float mean = 0.0f;\n'
+    $'    float mean = 0.0f;\n' $'    if (thread_x() >= width) return {};\n    float mean = 0.0f;\n'
 mutant "a lane leaves before a shuffle" steps_math.cuh \
     'float half = rounded - ROUND;' 'if (lane == 5) return; float half = rounded - ROUND;'
 mutant "the sum of the other half of 16" steps_math.cuh 'extra[3] = scale * half' 'extra[3] = scale * other'
