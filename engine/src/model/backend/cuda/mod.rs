@@ -18,7 +18,7 @@ use super::super::{Model, mixer};
 use super::{Backend, ExpertStep};
 use crate::cuda::{
     AttentionBy, Device, Kernels, MOST_ROWS, MatrixAt, Memory, NormAt, Pieces, RouteBy, Rows, StepAt, Vector,
-    tokens_of,
+    lock, tokens_of,
 };
 use crate::error::{Error, Result};
 use crate::experts::{ExpertStore, Plan};
@@ -31,7 +31,7 @@ pub use memory::State;
 use memory::{DeviceRouting, Places, Step, best_at};
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Kernels on a card.
 pub struct Cuda {
@@ -55,10 +55,6 @@ pub struct Setup<'p> {
     pub layout: Layout,
     /// Slots of experts on the card.
     pub experts: &'p Plan,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl From<Span> for Pieces {
