@@ -26,6 +26,7 @@ mod prompt;
 mod pull;
 mod run;
 mod sampling;
+mod serve;
 mod target;
 mod text;
 mod tokenize;
@@ -57,6 +58,7 @@ const fn entry<C: Command>() -> Entry {
 static COMMANDS: &[Entry] = &[
     entry::<run::Run>(),
     entry::<chat::Chat>(),
+    entry::<serve::Serve>(),
     entry::<list::List>(),
     entry::<pull::Pull>(),
     entry::<convert::Convert>(),
