@@ -3,7 +3,7 @@
 use super::options::ModelOptions;
 use super::progress::Reading;
 use super::{Command, output, text::read};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Parser;
 use moewe_engine::eval::{Perplexity, perplexity};
 use moewe_engine::os::memory;
@@ -38,6 +38,12 @@ impl Command for Measure {
         })?;
         let time = start.elapsed();
         drop(reading);
+        if !measured.perplexity.is_finite() {
+            bail!(
+                "the perplexity is {}: the model's numbers are broken (NaN or infinite)",
+                measured.perplexity
+            );
+        }
         if self.json { print_json(&engine, &measured, time) } else { print(&measured) }
     }
 }

@@ -22,6 +22,22 @@ pub(crate) fn given_or_stdin(text: Option<&str>) -> Result<String> {
     }
 }
 
+/// All of stdin, which may be nothing.
+pub(crate) fn stdin_or_nothing() -> Result<String> {
+    let mut bytes = vec![];
+    stdin().read_to_end(&mut bytes).context("cannot read the text from stdin")?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    if bytes.trim_ascii().is_empty() {
+        return Ok(String::from_utf8_lossy(bytes).into_owned());
+    }
+    decode(bytes).context("stdin")
+}
+
+/// `text` without the end of its last line, of either kind.
+pub(crate) fn without_line_end(text: &str) -> &str {
+    text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text))
+}
+
 /// A text file, or stdin for `-`. A few bytes that are not UTF-8 are replaced; the mark at the beginning that Windows'
 /// editors write is not part of the text.
 pub(crate) fn read(path: &Path) -> Result<String> {
@@ -106,6 +122,15 @@ mod tests {
             ("海鸥".as_bytes(), "海鸥"),
         ] {
             assert_eq!(decode(bytes).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn the_last_line_ends_in_either_way() {
+        for (text, expected) in
+            [("a\r\n", "a"), ("a\n", "a"), ("a", "a"), ("a\r", "a\r"), ("a\n\n", "a\n"), ("", "")]
+        {
+            assert_eq!(without_line_end(text), expected, "{text:?}");
         }
     }
 
