@@ -127,7 +127,7 @@ fn prompts_come_from_files_and_pipes() {
     let prompt =
         |more: &[&str], input: &str| good(&folder, &[&["run", "--show-prompt", "-q"], more].concat(), input);
     let expected = "<|im_start|>user\nHello\nWorld<|im_end|>\n<|im_start|>assistant\n\n";
-    for text in ["Hello\nWorld", "Hello\nWorld\n", "Hello\nWorld\r\n", "\u{feff}Hello\nWorld\n"] {
+    for text in ["Hello\nWorld", "Hello\nWorld\n", "Hello\r\nWorld\r\n", "\u{feff}Hello\nWorld\n"] {
         assert_eq!(prompt(&["-p", "-"], text), expected, "{text:?}");
         std::fs::write(folder.path().join("p.txt"), text).unwrap();
         assert_eq!(prompt(&["-f", "p.txt"], ""), expected, "{text:?}");

@@ -112,10 +112,9 @@ impl Run {
             None if said.is_some() && stdin().is_terminal() => None,
             None => Some(text::stdin_or_nothing()?),
         };
-        // The mark at a file's beginning and the end of its last line belong to the file, not to the prompt.
-        let before = before
-            .as_deref()
-            .map(|text| text::without_line_end(text.strip_prefix('\u{feff}').unwrap_or(text)));
+        // The end of the last line belongs to the file, not to the prompt.
+        let before = before.as_deref().map(text::lines);
+        let before = before.as_deref().map(|text| text.strip_suffix('\n').unwrap_or(text));
         Ok(Some(match (before.filter(|text| !text.trim().is_empty()), said) {
             (Some(before), Some(said)) => format!("{before}\n\n{said}"),
             (Some(text), None) | (None, Some(text)) => text.to_owned(),

@@ -6,6 +6,7 @@
 use super::output;
 use anyhow::{Context, Result, bail};
 use moewe_engine::os::link;
+use std::borrow::Cow;
 use std::io::{Read, stdin};
 use std::path::Path;
 
@@ -33,9 +34,9 @@ pub(crate) fn stdin_or_nothing() -> Result<String> {
     decode(bytes).context("stdin")
 }
 
-/// `text` without the end of its last line, of either kind.
-pub(crate) fn without_line_end(text: &str) -> &str {
-    text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text))
+/// `text` with its lines ended as a person types them: what Windows' editors put there is not part of a prompt.
+pub(crate) fn lines(text: &str) -> Cow<'_, str> {
+    if text.contains("\r\n") { Cow::Owned(text.replace("\r\n", "\n")) } else { Cow::Borrowed(text) }
 }
 
 /// A text file, or stdin for `-`. A few bytes that are not UTF-8 are replaced; the mark at the beginning that Windows'
@@ -122,15 +123,6 @@ mod tests {
             ("海鸥".as_bytes(), "海鸥"),
         ] {
             assert_eq!(decode(bytes).unwrap(), text);
-        }
-    }
-
-    #[test]
-    fn the_last_line_ends_in_either_way() {
-        for (text, expected) in
-            [("a\r\n", "a"), ("a\n", "a"), ("a", "a"), ("a\r", "a\r"), ("a\n\n", "a\n"), ("", "")]
-        {
-            assert_eq!(without_line_end(text), expected, "{text:?}");
         }
     }
 

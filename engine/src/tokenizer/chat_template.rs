@@ -103,11 +103,12 @@ impl ChatTemplate {
             let found = format!("{} bytes", source.len());
             return Err(Error::malformed(format!("key `{KEY}`"), "a template under 1 MiB", found));
         }
+        let source = source.replace("\r\n", "\n"); // as Jinja2 reads files
         let mut environment = environment();
-        let compiled = environment.add_template_owned(NAME, without_generation_blocks(source));
+        let compiled = environment.add_template_owned(NAME, without_generation_blocks(&source));
         compiled
             .map_err(|error| Error::malformed(format!("key `{KEY}`"), "a Jinja template", explain(&error)))?;
-        let (source, bos, eos) = (source.to_owned(), bos.to_owned(), eos.to_owned());
+        let (bos, eos) = (bos.to_owned(), eos.to_owned());
         Ok(Self { environment, source, bos, eos, guards: vec!['<', '['] })
     }
 

@@ -120,6 +120,7 @@ fn what_hugging_face_adds() {
             "02",
         ),
         ("{% if true %}\n  a\n{% endif %}\nb\n", "  a\nb"),
+        ("{% if true %}\r\n  a\r\n{% endif %}\r\nb\r\n", "  a\nb"),
         (
             "{{ '<b>' }}{{ nothing }}{{ tools is none }}{{ tools is iterable }}{{ eos_token }}",
             "<b>TrueFalse</s>",
