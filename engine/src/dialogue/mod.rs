@@ -1,6 +1,6 @@
 //! What a model's generated text means: which of it was thought, and which is the answer.
 //!
-//! A family of formats is one file and one line in [`FAMILIES`]. Which one a model speaks is read off what its chat
+//! A family of formats is one file and one line in `FAMILIES`. Which one a model speaks is read off what its chat
 //! template writes around thoughts and answers (`trial.rs`), never off its name. The order for generated text is UTF-8,
 //! split, stop strings: [`Reader`] keeps it. Knows neither sessions nor who reads the answer.
 

@@ -59,16 +59,17 @@ mod tests {
     use super::*;
     use Origin::{Content, Template};
 
+    fn rendered(text: &str, contents: &[(usize, usize)]) -> Rendered {
+        Rendered::new(text.to_owned(), contents.iter().map(|&(start, end)| start..end).collect())
+    }
+
     #[test]
     fn parts_cover_the_text() {
         let cases = [
             (Rendered::default(), vec![]),
-            (Rendered::new("ab".into(), vec![]), vec![("ab", Template)]),
-            (
-                Rendered::new("abc".into(), vec![0..1, 2..3]),
-                vec![("a", Content), ("b", Template), ("c", Content)],
-            ),
-            (Rendered::new("abc".into(), vec![1..2]), vec![("a", Template), ("b", Content), ("c", Template)]),
+            (rendered("ab", &[]), vec![("ab", Template)]),
+            (rendered("abc", &[(0, 1), (2, 3)]), vec![("a", Content), ("b", Template), ("c", Content)]),
+            (rendered("abc", &[(1, 2)]), vec![("a", Template), ("b", Content), ("c", Template)]),
         ];
         for (rendered, expected) in cases {
             assert_eq!(rendered.parts().collect::<Vec<_>>(), expected);
@@ -77,11 +78,11 @@ mod tests {
 
     #[test]
     fn what_is_known_is_taken_off() {
-        let known = Rendered::new("<q<>".into(), vec![2..3]);
-        let whole = Rendered::new("<q<>a<b>c<".into(), vec![2..3, 5..6, 9..10]);
-        assert_eq!(whole.after(&known, "a<b"), Some(Rendered::new(">c<".into(), vec![2..3])));
+        let known = rendered("<q<>", &[(2, 3)]);
+        let whole = rendered("<q<>a<b>c<", &[(2, 3), (5, 6), (9, 10)]);
+        assert_eq!(whole.after(&known, "a<b"), Some(rendered(">c<", &[(2, 3)])));
         assert_eq!(whole.after(&known, "b"), None);
         // The same text, but there the message's and here the template's.
-        assert_eq!(whole.after(&Rendered::new("<q<>".into(), vec![]), "a"), None);
+        assert_eq!(whole.after(&rendered("<q<>", &[]), "a"), None);
     }
 }
