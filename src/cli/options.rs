@@ -130,8 +130,9 @@ impl ModelOptions {
     fn introduce(&self, engine: &Engine) {
         let (threads, isa) = engine.hardware();
         output::note(format!(
-            "{}; {threads} threads, {isa}; loaded in {:.0} ms",
+            "{}; {}, {isa}; loaded in {:.0} ms",
             describe(engine.gguf()),
+            output::counted(threads, "thread"),
             engine.load_time().as_secs_f64() * 1e3
         ));
         if let Some(card) = &engine.memory().card {

@@ -51,7 +51,11 @@ impl Command for Measure {
 fn print(measured: &Perplexity) -> Result<()> {
     output::print(format!("perplexity     {:.4}", measured.perplexity))?;
     output::print(format!("bits per byte  {:.4}", measured.bits_per_byte))?;
-    output::print(format!("tokens         {} in {} chunks", measured.tokens, measured.chunks))
+    output::print(format!(
+        "tokens         {} in {}",
+        measured.tokens,
+        output::counted(measured.chunks, "chunk")
+    ))
 }
 
 fn print_json(engine: &Engine, measured: &Perplexity, time: Duration) -> Result<()> {

@@ -54,7 +54,10 @@ pub(crate) fn read(path: &Path) -> Result<String> {
     let text = decode(&bytes).with_context(|| name.clone())?;
     let broken = broken(&bytes, &text);
     if broken > 0 {
-        output::note(format!("{name}: what is not UTF-8 is replaced, in {broken} places"));
+        output::note(format!(
+            "{name}: what is not UTF-8 is replaced, in {}",
+            output::counted(broken, "place")
+        ));
     }
     Ok(text)
 }
