@@ -7,7 +7,7 @@
 use moewe_convert::recipe::limit_of;
 use moewe_convert::{Options, Recipe, Text, convert};
 use moewe_engine::eval::{Comparison, Importance, chunks_of, compare};
-use moewe_engine::generate::Generation;
+use moewe_engine::generate::Answer;
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::{Engine, Options as EngineOptions, cache_format};
 use moewe_engine::simd::Isa;
@@ -65,7 +65,7 @@ fn greedy(engine: &Engine) -> Vec<u32> {
     let mut session = engine.session().unwrap();
     let special = moewe_engine::tokenizer::Special::Plain;
     let prompt = engine.tokenizer().unwrap().encode("Es war einmal", special).unwrap();
-    let mut generation = Generation::start(&mut session, &mut sampler, &prompt, Some(32)).unwrap();
+    let mut generation = Answer::start(&mut session, &mut sampler, &prompt, Some(32)).unwrap();
     while generation.next_text().unwrap().is_some() {}
     generation.tokens().to_vec()
 }

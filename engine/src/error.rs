@@ -56,6 +56,9 @@ pub enum Error {
     /// A request that cannot be met: a flag, a token id, a length.
     #[error("{0}")]
     Request(String),
+    /// All pages of the cache are in use.
+    #[error("the cache has no room for further positions: all of its {0} pages are in use")]
+    PoolFull(usize),
     /// The person or the program asked to stop.
     #[error("stopped")]
     Stopped,

@@ -168,7 +168,7 @@ impl Talk<'_> {
             }
             Some(Ending::Stopped) => note("stopped"),
             Some(Ending::ContextFull) => note("the context is full; --context makes it larger"),
-            Some(Ending::Limit | Ending::EndOfText) | None => {}
+            Some(Ending::Limit | Ending::EndOfText | Ending::StopString) | None => {}
         }
         let latest = self.conversation.latest();
         let (text, reasoning) =

@@ -99,7 +99,7 @@ impl Compare {
     }
 
     fn open(&self, name: &OsStr) -> Result<Engine> {
-        let place = models::resolve(Some(name))?;
+        let place = models::resolve(Some(name), false)?;
         let options = Options {
             threads: bounded_threads(self.threads),
             context: Some(self.context),

@@ -2,7 +2,7 @@
 
 use super::output::{self, Table};
 use super::progress::{PIECES, bar};
-use super::{Command, text::read};
+use super::{Command, models, text::read};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use indicatif::ProgressBar;
@@ -20,7 +20,8 @@ use std::sync::Arc;
 #[derive(Parser)]
 #[command(name = "convert")]
 pub(super) struct Convert {
-    /// A folder with config.json, weights and tokenizer, one weight file, or a GGUF file
+    /// A folder with config.json, weights and tokenizer, one weight file, a GGUF file, or a remote name such as
+    /// hf:OWNER/REPO
     src: PathBuf,
     /// The file to write [default: the source's name and the format, in this folder]
     #[arg(short = 'o', long, value_name = "FILE")]
@@ -61,6 +62,9 @@ pub(super) struct Convert {
     /// Print what was written as JSON
     #[arg(long)]
     json: bool,
+    /// Pull a remote checkpoint that is not here, without asking
+    #[arg(long)]
+    yes: bool,
     /// Say nothing on the way
     #[arg(short = 'q', long)]
     quiet: bool,
@@ -87,7 +91,8 @@ impl From<When> for Pad {
 impl Command for Convert {
     fn run(self) -> Result<()> {
         let recipe = self.recipe()?;
-        let out = self.output.clone().map_or_else(|| default_output(&self.src, &self.level(&recipe)), Ok)?;
+        let src = models::resolve_source(&self.src, self.yes)?;
+        let out = self.output.clone().map_or_else(|| default_output(&src, &self.level(&recipe)), Ok)?;
         let listener = interrupt::listen_to_all();
         let overrides = self.tensors.iter().map(|text| over(text)).collect::<Result<_>>()?;
         let importance = self.importance.as_ref().map(Importance::open).transpose()?.map(Arc::new);
@@ -107,7 +112,7 @@ impl Command for Convert {
             ..Options::with(recipe)
         };
         let progress = Bar::new(self.quiet);
-        let report = moewe_convert::convert(&self.src, &out, &options, &progress);
+        let report = moewe_convert::convert(&src, &out, &options, &progress);
         progress.clear();
         let report = report?;
         self.print(&out, &report)?;

@@ -2,6 +2,7 @@
 //!
 //! The only file of the command that names operating systems. Nothing is created here.
 
+use crate::pull::Others;
 use std::env;
 use std::path::PathBuf;
 
@@ -10,6 +11,25 @@ pub(crate) fn models() -> Vec<PathBuf> {
     let named = env::var_os("MOEWE_MODELS").unwrap_or_default();
     let named = env::split_paths(&named).filter(|folder| !folder.as_os_str().is_empty());
     named.chain(data().map(|data| data.join("models"))).collect()
+}
+
+/// Where Hugging Face's tools, Ollama and LM Studio keep models.
+pub(crate) fn others() -> Others {
+    let home = absolute("HOME").or_else(|| absolute("USERPROFILE"));
+    let below = |path: &str| home.as_ref().map(|home| home.join(path));
+    let cache = absolute("HF_HUB_CACHE").or_else(|| absolute("HF_HOME").map(|home| home.join("hub")));
+    let studio = [".lmstudio/models", ".cache/lm-studio/models"]; // the second until 2025
+    Others {
+        hub: cache.or_else(|| below(".cache/huggingface/hub")),
+        ollama: absolute("OLLAMA_MODELS").or_else(|| below(".ollama/models")),
+        lm_studio: studio.into_iter().filter_map(below).collect(),
+    }
+}
+
+/// Whether the person has forbidden the network, in the words of Hugging Face's tools.
+pub(crate) fn is_offline() -> bool {
+    let value = env::var("HF_HUB_OFFLINE").unwrap_or_default().to_uppercase();
+    matches!(value.as_str(), "1" | "ON" | "YES" | "TRUE")
 }
 
 /// The user's data folder of this program.

@@ -14,7 +14,7 @@ use std::ffi::OsString;
 #[derive(Parser)]
 #[command(name = "inspect")]
 pub(super) struct Inspect {
-    /// A GGUF file, the first part of a split one, or a name from `moewe list`
+    /// A GGUF file, the first part of a split one, a name from `moewe list` or a remote one
     model: Option<OsString>,
     /// Print only this key's value, in full
     #[arg(long, value_name = "NAME")]
@@ -26,7 +26,7 @@ pub(super) struct Inspect {
 
 impl Command for Inspect {
     fn run(self) -> Result<()> {
-        let gguf = models::resolve(self.model.as_deref())?.open()?;
+        let gguf = models::resolve(self.model.as_deref(), false)?.open()?;
         if let Some(key) = &self.key {
             let value = gguf.metadata().get(key).with_context(|| format!("the file has no key `{key}`"))?;
             return if self.json { output::json(&to_json(value)) } else { output::print(in_full(value)) };

@@ -1,8 +1,8 @@
-//! `moewe list`: the models in the model folders. Reads their headers only.
+//! `moewe list`: the models in the model folders, those of other programs, and some that one can get. Reads headers only.
 
 use super::models::{self, Found, Place};
 use super::output::{self, Table};
-use super::{Command, folders, inspect};
+use super::{Command, catalogue, folders, inspect};
 use crate::embedded;
 use anyhow::Result;
 use clap::Parser;
@@ -14,6 +14,12 @@ use std::path::PathBuf;
 #[derive(Parser)]
 #[command(name = "list")]
 pub(super) struct List {
+    /// Also what Hugging Face's cache, Ollama and LM Studio hold; it runs from there, and nothing there is changed
+    #[arg(long)]
+    all: bool,
+    /// Some MoE models that can be pulled, with what they take
+    #[arg(long, conflicts_with = "all")]
+    remote: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -32,11 +38,19 @@ struct Listed {
 
 impl Command for List {
     fn run(self) -> Result<()> {
+        if self.remote {
+            return catalogue::print(self.json);
+        }
         let folders = folders::models();
         let mut all = Vec::new();
         let embedded = Found { name: embedded::NAME.to_owned(), path: PathBuf::from("(in the program)") };
         all.push(describe(embedded, &Place::Embedded.open()?));
-        for found in models::find(&folders) {
+        let mut found = models::find(&folders);
+        if self.all {
+            let others = folders::others().all().into_iter();
+            found.extend(others.map(|model| Found { name: model.name, path: model.path }));
+        }
+        for found in found {
             match Gguf::open(&found.path) {
                 Ok(gguf) => all.push(describe(found, &gguf)),
                 Err(error) => output::note(error),

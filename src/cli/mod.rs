@@ -4,6 +4,7 @@
 //! Results go to stdout, everything else to stderr. What a model computes is the engine's business.
 
 mod bench;
+mod catalogue;
 mod chat;
 mod compare;
 mod completions;
@@ -22,6 +23,7 @@ mod output;
 mod perplexity;
 mod progress;
 mod prompt;
+mod pull;
 mod reading;
 mod run;
 mod sampling;
@@ -58,6 +60,7 @@ static COMMANDS: &[Entry] = &[
     entry::<run::Run>(),
     entry::<chat::Chat>(),
     entry::<list::List>(),
+    entry::<pull::Pull>(),
     entry::<convert::Convert>(),
     entry::<train::Train>(),
     entry::<inspect::Inspect>(),

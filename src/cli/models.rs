@@ -1,10 +1,11 @@
-//! From what a person calls a model to its place: a path, a name found in the model folders, or the model that is part
-//! of the program, which answers to its name and to none.
+//! From what a person calls a model to its place: a path, a name found in the model folders, the name of a remote model,
+//! or the model that is part of the program, which answers to its name and to none.
 //!
 //! The name of a file is its stem; of a split model the stem before `-00001-of-0000N`.
 
-use super::folders;
+use super::{folders, pull};
 use crate::embedded;
+use crate::pull::{Remote, Wants};
 use anyhow::{Result, bail};
 use moewe_engine::gguf::Gguf;
 use moewe_engine::os::{files::regular, link};
@@ -53,9 +54,30 @@ impl fmt::Display for Place {
     }
 }
 
-/// The place of the model called `name`; without a name, of the one in the program.
-pub(crate) fn resolve(name: Option<&OsStr>) -> Result<Place> {
+/// The place of the model called `name`; without a name, of the one in the program. Remote models that are not here are
+/// pulled after a question, or with `yes` without one.
+pub(crate) fn resolve(name: Option<&OsStr>, yes: bool) -> Result<Place> {
+    if let Some(remote) = name.and_then(remote) {
+        let path = pull::obtain(&remote?, Wants::Model, yes)?;
+        return match not_a_model(&path) {
+            Some(why) => bail!("{}: {why}", path.display()),
+            None => Ok(Place::File(path)),
+        };
+    }
     resolve_in(name, &folders::models())
+}
+
+/// What to convert: a path, or what a remote name means.
+pub(crate) fn resolve_source(source: &Path, yes: bool) -> Result<PathBuf> {
+    match remote(source.as_os_str()) {
+        Some(remote) => pull::obtain(&remote?, Wants::Checkpoint, yes),
+        None => Ok(source.to_owned()),
+    }
+}
+
+/// The remote model that is meant, unless a file is called so.
+fn remote(name: &OsStr) -> Option<Result<Remote>> {
+    if Path::new(name).exists() { None } else { Remote::parse(name.to_str()?) }
 }
 
 fn resolve_in(name: Option<&OsStr>, folders: &[PathBuf]) -> Result<Place> {
@@ -173,7 +195,7 @@ pub(crate) fn ways(folders: &[PathBuf]) -> String {
     let folder = folders.last().map_or("a folder named in $MOEWE_MODELS".into(), |f| f.display().to_string());
     format!(
         "\nThree ways to get one:
-  1. download a GGUF file, for example from https://huggingface.co/models?library=gguf, and give its path
+  1. pull one, moewe pull hf:OWNER/REPO (moewe list --remote names some), or download a GGUF file and give its path
   2. convert a Hugging Face checkpoint: moewe convert FOLDER -o model.gguf
   3. put GGUF files into {folder} (or name other folders in $MOEWE_MODELS) and give their names; moewe list shows them"
     )

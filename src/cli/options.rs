@@ -17,7 +17,8 @@ use std::thread;
 // What clap shows of a group is what its fields say; a doc comment here would become the command's description.
 #[derive(Args, Clone)]
 pub(crate) struct ModelOptions {
-    /// A GGUF file, the first part of a split one, or a name from `moewe list` [default: the model in the program]
+    /// A GGUF file, the first part of a split one, a name from `moewe list`, or a remote one such as
+    /// hf:OWNER/REPO:Q4_K_M [default: the model in the program]
     pub(crate) model: Option<OsString>,
     /// Threads, at most one per core [default: one per core]
     #[arg(short = 't', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
@@ -61,6 +62,9 @@ pub(crate) struct ModelOptions {
     /// Compute with the slow twin of the model that the fast one is tested against
     #[arg(long, hide = true)]
     pub(crate) plain: bool,
+    /// Pull a remote model that is not here, without asking
+    #[arg(long)]
+    pub(crate) yes: bool,
     /// Say nothing on the way
     #[arg(short = 'q', long)]
     pub(crate) quiet: bool,
@@ -77,7 +81,7 @@ pub(crate) enum Capacity {
 impl ModelOptions {
     /// Where the model is.
     pub(crate) fn place(&self) -> Result<Place> {
-        models::resolve(self.model.as_deref())
+        models::resolve(self.model.as_deref(), self.yes)
     }
 
     /// The flags in the engine's terms.
@@ -91,6 +95,7 @@ impl ModelOptions {
             batch: self.batch,
             all_logits: false,
             context: self.context,
+            sequences: None,
             memory: self.memory,
             cache: cache_format(&self.cache_type)?,
             capacity: match self.capacity {

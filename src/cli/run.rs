@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use moewe_engine::Error;
 use moewe_engine::dialogue::{Dialogue, Event, Reader};
-use moewe_engine::generate::{Ending, Figures, Generation};
+use moewe_engine::generate::{Answer, Ending, Figures};
 use moewe_engine::gguf::Metadata;
 use moewe_engine::os::{interrupt, memory};
 use moewe_engine::sampler::{Sampler, Sampling};
@@ -77,7 +77,7 @@ impl Command for Run {
         session.stop_on(listener.flag());
         let ahead = Ahead::read(&mut session, &prompt.tokens, self.model.quiet)?;
         let mut generation =
-            Generation::start(&mut session, &mut sampler, &prompt.tokens, self.sampling.limit())?;
+            Answer::start(&mut session, &mut sampler, &prompt.tokens, self.sampling.limit())?;
         let mut reader = prompt.dialogue.reader(prompt.rendered.text(), self.prompting.stops());
         self.show(&engine, &mut generation, &mut reader)?;
         let figures = ahead.added_to(generation.figures());
@@ -165,7 +165,7 @@ impl Run {
     }
 
     /// Streams the answer to stdout, thoughts to stderr.
-    fn show(&self, engine: &Engine, generation: &mut Generation<'_, '_>, reader: &mut Reader) -> Result<()> {
+    fn show(&self, engine: &Engine, generation: &mut Answer<'_, '_>, reader: &mut Reader) -> Result<()> {
         let Some(tokenizer) = engine.tokenizer().ok().filter(|_| self.tokens.is_empty()) else {
             return self.show_ids(generation);
         };
@@ -192,7 +192,7 @@ impl Run {
     }
 
     /// Streams the answer's ids to stdout.
-    fn show_ids(&self, generation: &mut Generation<'_, '_>) -> Result<()> {
+    fn show_ids(&self, generation: &mut Answer<'_, '_>) -> Result<()> {
         let mut out = stdout();
         while generation.next_text()?.is_some() {
             if let Some((latest, before)) = generation.tokens().split_last().filter(|_| !self.json) {
@@ -207,7 +207,7 @@ impl Run {
     fn report(
         &self,
         engine: &Engine,
-        generation: &Generation<'_, '_>,
+        generation: &Answer<'_, '_>,
         reader: &Reader,
         (figures, seed): (Figures, u64),
     ) -> Result<()> {

@@ -12,7 +12,7 @@ use std::ffi::OsString;
 #[derive(Parser)]
 #[command(name = "tokenize")]
 pub(super) struct Tokenize {
-    /// A GGUF file, the first part of a split one, or a name from `moewe list`
+    /// A GGUF file, the first part of a split one, a name from `moewe list` or a remote one
     model: OsString,
     /// The text; `-` or nothing reads stdin
     text: Option<String>,
@@ -35,7 +35,7 @@ pub(super) struct Tokenize {
 
 impl Command for Tokenize {
     fn run(self) -> Result<()> {
-        let place = models::resolve(Some(&self.model))?;
+        let place = models::resolve(Some(&self.model), false)?;
         let gguf = place.open()?;
         let tokenizer =
             Tokenizer::from_metadata(gguf.metadata()).map_err(|error| error.in_file(place.to_string()))?;

@@ -3,7 +3,7 @@
 use super::fixtures::{self, fixture};
 use super::inside;
 use moewe_engine::cuda::{Device, Kernels, Rows, tokens_of};
-use moewe_engine::model::Wants;
+use moewe_engine::model::{Row, Wants};
 use moewe_engine::session::{DeviceChoice, Engine, Options};
 
 /// The best tokens are found on the card, and a choice fetches no logits.
@@ -57,19 +57,19 @@ fn best_tokens() {
     let folder = tempfile::tempdir().unwrap();
     let options = Options { device: DeviceChoice::Cuda(0), context: Some(64), ..fixtures::options("f32") };
     let engine = Engine::open(fixture("glm4moe", folder.path()), options).unwrap();
-    let tokens = fixtures::tokens(6, 3);
-    let mut whole = engine.session().unwrap();
-    let mut session = engine.session().unwrap();
-    for token in tokens {
-        whole.extend(&[token]).unwrap();
-        session.extend_for(&[token], Wants::Best { temperature: 1.0 }).unwrap();
-        let highest = whole.logits().iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let best = session.best().unwrap();
+    let (mut whole, mut some) = (engine.batch(1).unwrap(), engine.batch(1).unwrap());
+    for (position, token) in fixtures::tokens(6, 3).into_iter().enumerate() {
+        let row = |wants| Row { sequence: 0, position, token, wants };
+        whole.step(&[row(Wants::Logits)]).unwrap();
+        some.step(&[row(Wants::Best { temperature: 1.0 })]).unwrap();
+        let logits = whole.logits(0);
+        let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let best = some.best(0).unwrap();
         let place = best.logits.iter().position(|&logit| logit == highest).unwrap();
-        assert_eq!(whole.logits()[best.tokens[place] as usize], highest);
-        assert!(whole.best().is_none());
-        session.fetch_logits().unwrap();
-        assert_eq!(session.logits(), whole.logits());
+        assert_eq!(logits[best.tokens[place] as usize], highest);
+        assert!(whole.best(0).is_none());
+        some.fetch().unwrap();
+        assert_eq!(some.logits(0), logits);
     }
 }
 

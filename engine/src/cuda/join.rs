@@ -7,7 +7,7 @@
 
 use super::arguments::{Argument, ChoicesAt, MatrixAt, NormAt, Pieces};
 use super::kernels::Kernels;
-use super::launch::{NORM_SHARED, arguments, decode_shared, route_shared};
+use super::launch::{NORM_SHARED, arguments, choice_arguments, decode_shared, route_shared};
 use super::written::{ExpertProduct, Launch, Product, What};
 use crate::quant::Format;
 
@@ -216,18 +216,9 @@ impl Kernels {
             router.bias,
             logits,
             self.counters(router.rows)?,
-            bias,
-            to.used,
-            by.gating,
-            by.groups,
-            by.groups_used,
-            by.groups_counted,
-            by.normalise,
-            by.scale,
-            by.threshold,
-            to.choices,
-            to.scores
+            bias
         ]);
+        a.extend_from_slice(&choice_arguments(&by, to));
         let launch = Launch {
             kernel,
             grid: (blocks_of(&router.matrix), router.rows),

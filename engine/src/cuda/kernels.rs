@@ -104,18 +104,17 @@ impl Kernels {
         if grid.0 == 0 || grid.1 == 0 || mode == Mode::Replay || self.has_failed() {
             return;
         }
-        let launch = Launch { kernel: kernel.clone(), grid, shared, arguments: arguments.to_vec(), what };
-        match mode {
-            Mode::Write => lock(&self.written).push(launch),
-            _ => self.start(&launch),
+        if mode == Mode::Start {
+            return self.start(kernel, grid, shared, arguments);
         }
+        let (kernel, arguments) = (kernel.clone(), arguments.to_vec());
+        lock(&self.written).push(Launch { kernel, grid, shared, arguments, what });
     }
 
-    fn start(&self, launch: &Launch) {
-        let Launch { kernel, grid, shared, arguments, .. } = launch;
+    fn start(&self, kernel: &Function, grid: (usize, usize), shared: usize, arguments: &[Argument]) {
         // SAFETY: `launch.rs` and `join.rs` give a kernel what its signature says; buffers have the shapes that they are
         // asked to have, and those freed meanwhile are freed after a wait of the driver's.
-        self.ok(unsafe { self.device.launch(kernel, *grid, THREADS, *shared, arguments) });
+        self.ok(unsafe { self.device.launch(kernel, grid, THREADS, shared, arguments) });
     }
 
     /// Starts what was written down; of steps with few rows neighbours are joined.
@@ -125,7 +124,7 @@ impl Kernels {
             written = self.joined(written);
         }
         for launch in written.iter().take_while(|_| !self.has_failed()) {
-            self.start(launch);
+            self.start(&launch.kernel, launch.grid, launch.shared, &launch.arguments);
         }
     }
 
@@ -143,6 +142,7 @@ impl Kernels {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// What a thread that panicked has left is as good as any.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

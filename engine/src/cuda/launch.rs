@@ -370,23 +370,9 @@ impl Kernels {
 
     /// Chooses experts from router logits.
     pub fn route(&self, logits: &Rows, bias: u64, by: RouteBy, to: ChoicesAt) {
-        let a = arguments![
-            logits.address(),
-            bias,
-            by.experts,
-            to.used,
-            by.gating,
-            by.groups,
-            by.groups_used,
-            by.groups_counted,
-            by.normalise,
-            by.scale,
-            by.threshold,
-            to.choices,
-            to.scores
-        ];
+        let a = [arguments![logits.address(), bias, by.experts], &choice_arguments(&by, to)[..]].concat();
         let what = What::Route { logits: logits.address(), bias, by, to };
-        self.step("route", (to.rows, 1), route_shared(by.experts), a, what);
+        self.step("route", (to.rows, 1), route_shared(by.experts), &a, what);
     }
 
     /// Leaves out what exceeds an expert's capacity.
@@ -481,4 +467,20 @@ fn kind_of(activation: Activation) -> i32 {
         Activation::Relu => 3,
         Activation::SwigluOai => 4,
     }
+}
+
+/// How a row's experts are chosen and where they go: what kernels that choose end with.
+pub(super) fn choice_arguments(by: &RouteBy, to: ChoicesAt) -> [Argument; 10] {
+    *arguments![
+        to.used,
+        by.gating,
+        by.groups,
+        by.groups_used,
+        by.groups_counted,
+        by.normalise,
+        by.scale,
+        by.threshold,
+        to.choices,
+        to.scores
+    ]
 }

@@ -21,6 +21,7 @@ pub use arguments::{AttentionBy, ChoicesAt, MatrixAt, NormAt, Pieces, RouteBy, S
 pub use device::{Device, Graph, Memory, Pinned};
 pub use driver::LIBRARY_VARIABLE;
 pub use join::MOST_ROWS;
+pub(crate) use kernels::lock;
 pub use kernels::{Kernels, Mode};
 pub use launch::tokens_of;
 pub use rows::Rows;

@@ -3,6 +3,10 @@
 use super::arguments::{Argument, ChoicesAt, MatrixAt, NormAt, Pieces, RouteBy, StepAt};
 use super::device::Function;
 
+/// Buffers of [`What::Other`]; the others are 0. No list, for it is made of every launch, replayed ones too.
+const MOST_READ: usize = 5;
+const MOST_WRITTEN: usize = 3;
+
 /// A launch that was written down.
 #[derive(Clone)]
 pub(super) struct Launch {
@@ -75,8 +79,8 @@ pub(super) enum What {
     },
     /// What only writes parts of a buffer counts as reading it.
     Other {
-        reads: Vec<u64>,
-        writes: Vec<u64>,
+        reads: [u64; MOST_READ],
+        writes: [u64; MOST_WRITTEN],
     },
 }
 
@@ -113,7 +117,10 @@ pub(super) struct ExpertProduct {
 impl What {
     /// What is never joined.
     pub(super) fn other(reads: &[u64], writes: &[u64]) -> Self {
-        Self::Other { reads: reads.to_vec(), writes: writes.to_vec() }
+        let (mut all_read, mut all_written) = ([0; MOST_READ], [0; MOST_WRITTEN]);
+        all_read[..reads.len()].copy_from_slice(reads);
+        all_written[..writes.len()].copy_from_slice(writes);
+        Self::Other { reads: all_read, writes: all_written }
     }
 
     /// Whether it reads a buffer.

@@ -4,6 +4,7 @@
 //! weights' matter ([`Grain`]). Every instruction set computes the same codes. Sums per group serve the formats with mins
 //! and the unsigned byte dots.
 
+use super::WIDE;
 use crate::quant::{Block, Grain};
 use crate::simd::{LANES, Lanes, ROUND, Work};
 
@@ -21,6 +22,7 @@ pub struct Inputs<'a> {
     width: usize,
     /// By [`Grain`].
     coded: [Coded<'a>; 2],
+    are_apart: bool,
 }
 
 /// Quantized rows.
@@ -78,7 +80,7 @@ impl QuantizedRow<'_> {
 impl<'a> Inputs<'a> {
     /// Rows of floats, `width` wide.
     pub fn floats(values: &'a [f32], width: usize) -> Self {
-        Self { values, width, coded: [Coded::default(); 2] }
+        Self { values, width, coded: [Coded::default(); 2], are_apart: false }
     }
 
     /// The same rows with a quantized twin.
@@ -86,6 +88,17 @@ impl<'a> Inputs<'a> {
         assert!(self.width.is_multiple_of(grain.neighbours()));
         self.coded[grain as usize] = Coded { codes, extras };
         self
+    }
+
+    /// The same rows, each of which becomes to the bit what it becomes alone: kernels without panels add up in another
+    /// order where many inputs share a row of weights.
+    pub fn apart(self) -> Self {
+        Self { are_apart: true, ..self }
+    }
+
+    /// From how many inputs on kernels without panels may do that.
+    pub(super) fn wide(&self) -> usize {
+        if self.are_apart { usize::MAX } else { WIDE }
     }
 
     /// Width of a row.

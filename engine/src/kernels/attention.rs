@@ -21,6 +21,7 @@ use pairs::Pairs;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::Arc;
 use tile::{Part, weigh};
 
 /// Queries that take each step together: what one of them waits for is done for another.
@@ -32,12 +33,28 @@ const FEW: usize = 16;
 /// Positions per tile: keys of width 128 then fill half of a first-level cache.
 const TILE: usize = 32;
 
+/// Rows of all heads in pages.
+#[derive(Clone, Copy)]
+pub struct CachedPages<'a> {
+    /// The pages.
+    pub pages: &'a [Arc<Vec<u8>>],
+    /// Where the rows begin in each.
+    pub at: usize,
+}
+
+impl<'a> CachedPages<'a> {
+    /// A page's rows and what follows them.
+    pub fn page(&self, number: usize) -> &'a [u8] {
+        &self.pages[number][self.at..]
+    }
+}
+
 /// One key head over neighbouring rows of one sequence.
 pub struct AttentionTask<'a> {
     /// Pages of keys, each `(head, position in page, key_length)` in the cache's format.
-    pub keys: &'a [Vec<u8>],
+    pub keys: CachedPages<'a>,
     /// Pages of values, likewise; `None` where a key's first columns are the value.
-    pub values: Option<&'a [Vec<u8>]>,
+    pub values: Option<CachedPages<'a>>,
     /// Which key head.
     pub head: usize,
     /// Positions per page, a multiple of 32.
@@ -376,11 +393,11 @@ impl<'a> CachedRows<'a> {
     #[inline(always)]
     fn new<C: Cached>(task: &AttentionTask<'a>, start: usize, end: usize) -> Self {
         let (page, at) = (start / task.page_len, task.head * task.page_len + start % task.page_len);
-        let rows = |pages: &'a [Vec<u8>], width| {
+        let rows = |pages: CachedPages<'a>, width| {
             let row_bytes = C::bytes(width);
             let bytes = match end.saturating_sub(start).min(TILE) {
                 0 => &[],
-                rows => &pages[page][at * row_bytes..][..rows * row_bytes],
+                rows => &pages.page(page)[at * row_bytes..][..rows * row_bytes],
             };
             Rows { bytes, row_bytes, width }
         };

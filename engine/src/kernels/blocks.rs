@@ -4,7 +4,7 @@
 //! (four neighbouring codes of each row side by side) which every input then passes. No format is named here.
 
 use super::activations::QuantizedRow;
-use super::{Job, PANEL, WIDE, grow};
+use super::{Job, PANEL, grow};
 use crate::quant::{Block, Widen};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -151,7 +151,7 @@ pub(super) unsafe fn rows_body<B: Block, D: ByteDots>(job: &Job<'_>, range: Rang
     scratch.prepare(job.matrix.cols, B::GROUP);
     // SAFETY: the caller's promises.
     unsafe {
-        if job.picks.len() < WIDE {
+        if job.picks.len() < job.inputs.wide() {
             narrow::<B, D>(job, range, &mut scratch);
         } else {
             wide::<B, D>(job, range, &mut scratch);

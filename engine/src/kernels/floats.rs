@@ -3,7 +3,7 @@
 //! Few inputs: dots along the row in 64 running sums. Many inputs: panels of sixteen rows, a slice of the row
 //! length at a time so that the panel stays in the first-level cache.
 
-use super::{Job, PANEL, Pick, WIDE};
+use super::{Job, PANEL, Pick};
 use crate::quant::Float;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -37,7 +37,7 @@ fn multiply_add<const FMA: bool>(a: f32, b: f32, sum: f32) -> f32 {
 /// The outputs of `range` must be this task's own.
 #[inline(always)]
 pub(super) unsafe fn rows_body<F: Float, const FMA: bool>(job: &Job<'_>, range: Range<usize>) {
-    if job.picks.len() >= WIDE {
+    if job.picks.len() >= job.inputs.wide() {
         // Taken out and put back: a closure would be compiled without the caller's instructions.
         let mut scratch = SCRATCH.take();
         for start in range.clone().step_by(PANEL) {

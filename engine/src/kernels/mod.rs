@@ -23,7 +23,9 @@ mod tests;
 
 use activations::QuantizeRow;
 pub use activations::{Inputs, Quantized};
-pub use attention::{AttentionKernel, AttentionTask, Queries, RowBlock, attention, select_attention};
+pub use attention::{
+    AttentionKernel, AttentionTask, CachedPages, Queries, RowBlock, attention, select_attention,
+};
 pub use experts::{
     Dispatch, ExpertKernel, ExpertMatrices, Hidden, Share, SlotCodes, down, hidden, quantize_slots,
 };

@@ -42,6 +42,7 @@ pub(super) struct Case {
     pub(super) bytes: Vec<u8>,
     pub(super) values: Vec<f32>,
     pub(super) inputs: usize,
+    pub(super) are_apart: bool,
 }
 
 impl Case {
@@ -49,7 +50,7 @@ impl Case {
         let mut random = Random(format.id as u64 * 1000 + (rows * inputs) as u64);
         let bytes = random_matrix(format, rows, cols, &mut random);
         let values = (0..inputs * cols).map(|i| random.unit() * (1.0 + (i % 7) as f32)).collect();
-        Self { format, rows, cols, bytes, values, inputs }
+        Self { format, rows, cols, bytes, values, inputs, are_apart: false }
     }
 
     pub(super) fn matrix(&self) -> MatrixRef<'_> {
@@ -79,6 +80,7 @@ impl Case {
     /// The inputs with what [`Case::quantized`] made of them.
     pub(super) fn inputs<'a>(&'a self, codes: &'a [i8], extras: &'a [f32]) -> Inputs<'a> {
         let inputs = Inputs::floats(&self.values, self.cols);
+        let inputs = if self.are_apart { inputs.apart() } else { inputs };
         match select(self.format, Isa::Portable).inputs() {
             Some(grain) => inputs.with_codes(grain, codes, extras),
             None => inputs,
@@ -191,4 +193,32 @@ fn coarse_inputs_share_the_scale_of_their_largest() {
         let sum = |codes: &[i8]| codes.iter().map(|code| *code as i16).sum::<i16>() as u16 as u32;
         assert_eq!(pair.to_bits(), sum(&codes[..16]) | sum(&codes[16..]) << 16);
     }
+}
+
+/// What an input becomes with up to 22 others is what it becomes alone: answers do not depend on who else is served.
+#[test]
+fn an_input_has_the_bits_that_it_has_alone() {
+    let mut failures = vec![];
+    for format in FORMATS {
+        let cols = if format.block_len == 256 { 512 } else { 288 };
+        let whole = Case { are_apart: true, ..Case::new(format, 33, cols, 23) };
+        let (inputs, rows) = (whole.inputs, whole.rows);
+        for (isa, packed) in Isa::available().flat_map(|isa| [(isa, false), (isa, true)]) {
+            let compute = |case: &Case| if packed { case.compute_packed(isa) } else { case.compute(isa) };
+            let case = |first: usize, inputs: usize| Case {
+                bytes: whole.bytes.clone(),
+                values: whole.values[first * cols..(first + inputs) * cols].to_vec(),
+                inputs,
+                ..whole
+            };
+            let alone: Vec<f32> = (0..inputs).flat_map(|input| compute(&case(input, 1))).collect();
+            for together in 2..=inputs {
+                if compute(&case(0, together)) != alone[..together * rows] {
+                    failures.push(format!("{format} {isa}, {together} inputs, packed {packed}"));
+                    break;
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

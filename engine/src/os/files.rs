@@ -2,7 +2,7 @@
 
 use super::link;
 use crate::error::{Error, Result};
-use std::fs::{self, FileType};
+use std::fs::{self, File, FileType};
 use std::path::Path;
 
 /// Refuses what is no regular file, before it is opened: a pipe without a writer would be waited for.
@@ -24,9 +24,19 @@ pub fn is_stream(kind: FileType) -> bool {
     platform::is_stream(kind)
 }
 
+/// Whether an open file still is what stands at `path`. Where the system does not tell, it is as long as anything stands
+/// there.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    file.metadata().ok().zip(fs::symlink_metadata(path).ok()).is_some_and(|(a, b)| platform::is_same(&a, &b))
+}
+
 #[cfg(unix)]
 mod platform {
-    use std::os::unix::fs::FileTypeExt;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+    pub(super) fn is_same(a: &std::fs::Metadata, b: &std::fs::Metadata) -> bool {
+        (a.dev(), a.ino()) == (b.dev(), b.ino())
+    }
 
     pub(super) fn is_stream(kind: std::fs::FileType) -> bool {
         kind.is_fifo() || kind.is_char_device()
@@ -35,7 +45,26 @@ mod platform {
 
 #[cfg(not(unix))]
 mod platform {
+    pub(super) fn is_same(_a: &std::fs::Metadata, _b: &std::fs::Metadata) -> bool {
+        true
+    }
+
     pub(super) fn is_stream(_kind: std::fs::FileType) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_where_it_was_until_it_is_moved() {
+        let folder = tempfile::tempdir().unwrap();
+        let (here, there) = (folder.path().join("here"), folder.path().join("there"));
+        let file = File::create(&here).unwrap();
+        assert!(is_at(&file, &here) && !is_at(&file, &there));
+        fs::rename(&here, &there).unwrap();
+        assert!(!is_at(&file, &here) && is_at(&file, &there));
     }
 }

@@ -3,6 +3,12 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
+
+/// Bytes that this person may still write to the file system of `folder`, where the system tells.
+pub fn available(folder: &Path) -> Option<u64> {
+    space::available(folder)
+}
 
 /// Reserves `len` bytes for the file, which keeps its length of zero or more.
 ///
@@ -23,6 +29,31 @@ pub fn report_file_limit() {
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN)
     };
+}
+
+#[cfg(unix)]
+mod space {
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
+    pub(super) fn available(folder: &Path) -> Option<u64> {
+        let path = CString::new(folder.as_os_str().as_bytes()).ok()?;
+        // SAFETY: statvfs is a C struct of numbers, for which all zeros are valid.
+        let mut space: libc::statvfs = unsafe { std::mem::zeroed() };
+        // SAFETY: the path ends in zero, and the pointer is to a live struct.
+        let status = unsafe { libc::statvfs(path.as_ptr(), &mut space) };
+        #[allow(clippy::unnecessary_cast, reason = "the fields are narrower elsewhere")]
+        let bytes = (space.f_bavail as u64).saturating_mul(space.f_frsize as u64);
+        (status == 0).then_some(bytes)
+    }
+}
+
+#[cfg(not(unix))]
+mod space {
+    pub(super) fn available(_folder: &std::path::Path) -> Option<u64> {
+        None
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -53,6 +84,13 @@ mod platform {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_is_there_has_a_file_system() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(available(folder.path()).is_some());
+        assert_eq!(available(&folder.path().join("absent")), None);
+    }
 
     #[test]
     fn more_than_any_disk_has_is_refused_and_little_is_not() {

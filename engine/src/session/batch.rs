@@ -5,7 +5,8 @@
 use super::{CapacityMode, Engine};
 use crate::error::{Error, Result};
 use crate::model::{
-    Backend, Best, Cpu, Cuda, Model, Nothing, Observe, Plain, Row, State, Workspace, forward,
+    Backend, Best, Cpu, Cuda, CudaState, KvCache, Model, Nothing, Observe, Plain, Row, State, Workspace,
+    forward,
 };
 use crate::quant::Format;
 
@@ -14,6 +15,71 @@ pub(super) enum AnyBackend {
     Cpu(Cpu),
     Plain(Plain),
     Cuda(Box<Cuda>),
+}
+
+/// What a sequence holds outside of a batch: a beginning that others may share.
+pub struct Sequence(AnyState);
+
+enum AnyState {
+    Host(KvCache),
+    Cuda(Box<CudaState>),
+}
+
+impl Sequence {
+    /// Positions held.
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            AnyState::Host(state) => state.len(),
+            AnyState::Cuda(state) => state.len(),
+        }
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A sequence that begins with the first `len` positions of this one, or with fewer: a recurrent state is known at its
+    /// end only, and a card shares whole pages.
+    #[must_use]
+    pub fn fork(&self, len: usize) -> Self {
+        Self(match &self.0 {
+            AnyState::Host(state) => AnyState::Host(state.fork(len)),
+            AnyState::Cuda(state) => AnyState::Cuda(Box::new(state.fork(len))),
+        })
+    }
+}
+
+/// States without their type, and back.
+trait Erase: Sized {
+    fn erase(self) -> AnyState;
+    fn of(any: AnyState) -> Option<Self>;
+}
+
+impl Erase for KvCache {
+    fn erase(self) -> AnyState {
+        AnyState::Host(self)
+    }
+
+    fn of(any: AnyState) -> Option<Self> {
+        match any {
+            AnyState::Host(state) => Some(state),
+            AnyState::Cuda(_) => None,
+        }
+    }
+}
+
+impl Erase for CudaState {
+    fn erase(self) -> AnyState {
+        AnyState::Cuda(Box::new(self))
+    }
+
+    fn of(any: AnyState) -> Option<Self> {
+        match any {
+            AnyState::Host(_) => None,
+            AnyState::Cuda(state) => Some(*state),
+        }
+    }
 }
 
 /// Sequences and the scratch of their steps.
@@ -56,6 +122,11 @@ impl<'e> Batch<'e> {
         Ok(Self { engine, work })
     }
 
+    /// The engine.
+    pub fn engine(&self) -> &'e Engine {
+        self.engine
+    }
+
     /// Positions that a sequence holds.
     ///
     /// # Panics
@@ -73,6 +144,27 @@ impl<'e> Batch<'e> {
     /// back so far.
     pub fn rewind(&mut self, sequence: usize, len: usize) -> usize {
         with!(&mut self.work, |loaded| loaded.states[sequence].rewind(len))
+    }
+
+    /// A sequence that begins with the first `len` positions of one of these; see [`Sequence::fork`].
+    pub fn fork(&self, sequence: usize, len: usize) -> Sequence {
+        Sequence(with!(&self.work, |loaded| loaded.states[sequence].fork(len).erase()))
+    }
+
+    /// Puts another sequence in the place of one and returns that.
+    ///
+    /// # Panics
+    /// When it is one of another engine's on another device.
+    pub fn replace(&mut self, sequence: usize, by: Sequence) -> Sequence {
+        Sequence(with!(&mut self.work, |loaded| {
+            let by = Erase::of(by.0).expect("a sequence of this engine");
+            std::mem::replace(&mut loaded.states[sequence], by).erase()
+        }))
+    }
+
+    /// Pages that have to be claimed before a sequence holds `len` positions.
+    pub fn pages_for(&self, sequence: usize, len: usize) -> usize {
+        with!(&self.work, |loaded| loaded.states[sequence].pages_for(len))
     }
 
     /// The only forward: computes rows of the batch's sequences.
@@ -127,7 +219,8 @@ impl<'e, B: Backend> Loaded<'e, B> {
         let (config, format): (_, &'static Format) = (&engine.model.config, engine.options.cache);
         let mut workspace = Workspace::new(backend, config);
         workspace.drop_tokens = engine.options.capacity == CapacityMode::Reference;
-        let states = (0..sequences).map(|_| backend.state(config, format)).collect::<Result<_>>()?;
+        let states =
+            (0..sequences).map(|_| backend.state(config, format, &engine.pool)).collect::<Result<_>>()?;
         Ok(Self { backend, workspace, states })
     }
 

@@ -7,9 +7,10 @@ use super::Options;
 use crate::error::{Error, Result};
 use crate::experts;
 use crate::kernels::Layout;
-use crate::model::{KvCache, Model, scratch_bytes};
+use crate::model::{KvCache, Model, PAGE, Pool, scratch_bytes};
 use crate::os::memory;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// The part of free memory that a model takes where nobody says.
 const DEFAULT_SHARE: f64 = 0.9;
@@ -88,7 +89,7 @@ pub struct MemoryPlan {
     pub program: u64,
     /// Weights that every token needs.
     pub dense: u64,
-    /// The cache of one session with all its positions.
+    /// The cache of all positions.
     pub cache: u64,
     /// Scratch of a step.
     pub buffers: u64,
@@ -96,6 +97,8 @@ pub struct MemoryPlan {
     pub experts: experts::Plan,
     /// Positions of a session.
     pub context_length: usize,
+    /// Positions of all sessions together.
+    pub positions: usize,
     /// What takes how much of a card, where one computes.
     pub card: Option<CardPlan>,
 }
@@ -136,7 +139,7 @@ impl CardPlan {
             _ => (limit.bytes(Some(free)).unwrap_or(free).min(free), None),
         };
         let dense = model.dense_bytes();
-        let with_logits = if options.all_logits { options.batch } else { 1 };
+        let with_logits = logit_rows(options);
         // Beside values and codes there are the sums of codes, twice.
         let buffers = scratch_bytes(model, options.batch, with_logits) * 5 / 4 + DRIVER;
         let fixed = dense + cache + buffers;
@@ -169,12 +172,12 @@ impl MemoryPlan {
         let limit = options.memory.unwrap_or(MemoryLimit::of_each(1));
         let limit = limit.bytes(free.map(|free| free + program));
         let dense = model.dense_bytes();
-        let with_logits = if options.all_logits { options.batch } else { 1 };
+        let with_logits = logit_rows(options);
         let buffers = scratch_bytes(model, options.batch, with_logits) + experts::READ_BUFFER_BYTES;
         let all_experts = model.weights.experts.plan(layout, None);
         let fixed = program + dense + buffers + UNCOUNTED;
         let left = limit.map(|limit| limit.saturating_sub(fixed));
-        let per_position = KvCache::new(&model.config, options.cache)?.bytes_per_position() as u64;
+        let per_position = KvCache::page_bytes(&model.config, options.cache)?.div_ceil(PAGE) as u64;
         let machine = free.map(|free| free + program);
         // What a person asks for may exceed their limit, which is then said, but not the machine; a quarter of what it
         // has is left to experts.
@@ -184,7 +187,8 @@ impl MemoryPlan {
             Some(context) => asked_context(model, context)?.min(most_positions(room, per_position)),
             None => fitting_context(model, left, all_experts.bytes(), per_position),
         };
-        let cache = (context_length as u64).saturating_mul(per_position);
+        let positions = shared_positions(options, context_length, left, all_experts.bytes(), per_position);
+        let cache = (positions as u64).saturating_mul(per_position);
         let left = match options.memory {
             Some(MemoryLimit::Experts(bytes)) => Some(bytes),
             _ => left.map(|left| left.saturating_sub(cache)),
@@ -193,13 +197,51 @@ impl MemoryPlan {
         let besides =
             free.zip(limit).map_or(u64::MAX, |(free, limit)| (free + program).saturating_sub(limit));
         experts.past_cache = !experts.holds_all() && besides < all_experts.bytes();
-        Ok(Self { limit, machine, program, dense, cache, buffers, experts, context_length, card: None })
+        Ok(Self {
+            limit,
+            machine,
+            program,
+            dense,
+            cache,
+            buffers,
+            experts,
+            context_length,
+            positions,
+            card: None,
+        })
+    }
+
+    /// The pages that sequences may have: those that were planned for, where it was said how many share them.
+    pub(super) fn pool(&self, options: &Options) -> Arc<Pool> {
+        match options.sequences {
+            None => Pool::new(usize::MAX / 2),
+            // Each ends within a page.
+            Some(sequences) => Pool::new(self.positions.div_ceil(PAGE) + sequences),
+        }
     }
 
     /// What all of it takes once a conversation fills its context.
     pub fn total(&self) -> u64 {
         self.program + self.dense + self.cache + self.buffers + self.experts.bytes() + UNCOUNTED
     }
+}
+
+fn logit_rows(options: &Options) -> usize {
+    if options.all_logits { options.batch } else { options.sequences.unwrap_or(1) }
+}
+
+/// Positions of so many sequences as are to share the cache: what all experts leave of the memory, but at least one
+/// context and at most one for each.
+fn shared_positions(
+    options: &Options,
+    context_length: usize,
+    left: Option<u64>,
+    experts: u64,
+    per_position: u64,
+) -> usize {
+    let most = context_length.saturating_mul(options.sequences.unwrap_or(1).max(1));
+    let fitting = left.map_or(u64::MAX, |left| left.saturating_sub(experts) / per_position.max(1));
+    most.min(usize::try_from(fitting).unwrap_or(usize::MAX)).max(context_length)
 }
 
 fn asked_context(model: &Model, context: usize) -> Result<usize> {

@@ -13,7 +13,7 @@ mod made;
 #[cfg(test)]
 mod recurrent_tests;
 
-pub use batch::Batch;
+pub use batch::{Batch, Sequence};
 pub use memory::{CardPlan, MemoryLimit, MemoryPlan};
 pub use options::{CapacityMode, DeviceChoice, Options, cache_format};
 
@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::experts::Statistics;
 use crate::gguf::{Bytes, Gguf, Metadata};
 use crate::kernels::Layout;
-use crate::model::{Best, Config, Cpu, Cuda, Model, Plain, Row, Setup, Wants};
+use crate::model::{Config, Cpu, Cuda, Model, Plain, Pool, Row, Setup, Wants};
 use crate::tokenizer::{Tokenizer, ends_of_metadata};
 use batch::AnyBackend;
 use std::path::Path;
@@ -43,6 +43,7 @@ pub struct Engine {
     backend: AnyBackend,
     options: Options,
     memory: MemoryPlan,
+    pool: Arc<Pool>,
     load_time: Duration,
 }
 
@@ -119,7 +120,8 @@ impl Engine {
                 AnyBackend::Cpu(Cpu::new(isa, threads))
             }
         };
-        Ok(Self { gguf, model, tokenizer, ends, backend, options, memory, load_time: start.elapsed() })
+        let (pool, load_time) = (memory.pool(&options), start.elapsed());
+        Ok(Self { gguf, model, tokenizer, ends, backend, options, memory, pool, load_time })
     }
 
     /// The model's hyper-parameters.
@@ -163,6 +165,11 @@ impl Engine {
     /// Where the memory goes.
     pub fn memory(&self) -> &MemoryPlan {
         &self.memory
+    }
+
+    /// The pages of all sequences.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 
     /// What the expert store did so far; `None` for the plain backend, which has none.
@@ -440,17 +447,14 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The best tokens of the last computed token, where it wanted these and the backend found them.
-    pub fn best(&self) -> Option<Best<'_>> {
-        self.batch.best(self.batch.logit_rows() - 1)
+    /// The batch of this one sequence.
+    pub(crate) fn batch(&self) -> &Batch<'a> {
+        &self.batch
     }
 
-    /// Brings its logits to the program, where they are not there.
-    ///
-    /// # Errors
-    /// When a device fails.
-    pub fn fetch_logits(&mut self) -> Result<()> {
-        self.batch.fetch()
+    /// The same, to take what its last step brought.
+    pub(crate) fn batch_mut(&mut self) -> &mut Batch<'a> {
+        &mut self.batch
     }
 
     /// Logits of the last computed token, `(vocab_size)`.

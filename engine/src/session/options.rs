@@ -65,6 +65,9 @@ pub struct Options {
     pub all_logits: bool,
     /// Most positions of a session; `None` for the model's, lowered to what memory leaves.
     pub context: Option<usize>,
+    /// Sequences that share the cache, for which memory is kept as far as there is any; `None` where they come and go
+    /// without being counted.
+    pub sequences: Option<usize>,
     /// Most memory to take; `None` for most of what is free.
     pub memory: Option<MemoryLimit>,
     /// Format of the cache: F16, Q8_0 or F32.
@@ -98,6 +101,7 @@ impl Default for Options {
             batch: 512,
             all_logits: false,
             context: None,
+            sequences: None,
             memory: None,
             cache: cache_format("f16").expect("f16 is in the table"),
             capacity: CapacityMode::Dropless,

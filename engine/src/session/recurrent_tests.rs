@@ -1,7 +1,8 @@
 //! Sessions of a model with a recurrent layer, whose state cannot go back.
 
-use super::{DeviceChoice, Engine, Options, made};
+use super::{Batch, DeviceChoice, Engine, Options, made};
 use crate::gguf::Gguf;
+use crate::model::{Row, Wants};
 
 const WIDTH: u64 = 32;
 const TOKENS: u64 = 16;
@@ -72,6 +73,28 @@ fn both_backends_agree() {
     for (a, b) in session.logits().iter().zip(logits(&[4, 9, 1])) {
         assert!((a - b).abs() < 1e-4, "{a} {b}");
     }
+}
+
+/// A recurrent state is known at its end only: that is a beginning which others can share, any other is none.
+#[test]
+fn a_beginning_with_a_state_is_shared_where_it_ends() {
+    let engine = engine();
+    let mut batch = engine.batch(2).unwrap();
+    let extend = |batch: &mut Batch<'_>, sequence, tokens: &[u32]| {
+        for &token in tokens {
+            let position = batch.len(sequence);
+            batch.step(&[Row { sequence, position, token, wants: Wants::Logits }]).unwrap();
+        }
+        batch.logits(0).to_vec()
+    };
+    extend(&mut batch, 0, &[4, 9, 1]);
+    assert_eq!(batch.fork(0, 2).len(), 0);
+    let snapshot = batch.fork(0, 3);
+    assert_eq!(snapshot.len(), 3);
+    extend(&mut batch, 0, &[7, 7]);
+    batch.replace(1, snapshot.fork(3));
+    assert_eq!(extend(&mut batch, 1, &[2]), logits(&[4, 9, 1, 2]));
+    assert_eq!(extend(&mut batch, 0, &[2]), logits(&[4, 9, 1, 7, 7, 2]));
 }
 
 /// What no card has kernels for is refused by name before one is looked for, or computed by the processor.

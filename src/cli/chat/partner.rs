@@ -9,7 +9,7 @@ use crate::cli::reading::Ahead;
 use crate::cli::sampling::SamplingOptions;
 use anyhow::{Result, bail};
 use moewe_engine::dialogue::{Dialogue, Event, Reader};
-use moewe_engine::generate::{Ending, Figures, Generation};
+use moewe_engine::generate::{Answer, Ending, Figures};
 use moewe_engine::os::interrupt::Listener;
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::{Engine, Session};
@@ -147,7 +147,7 @@ impl<'e> Partner<'e> {
             let whole = [&self.known.tokens[..], &tokens].concat();
             let ahead = Ahead::read(&mut self.session, &whole, self.quiet)?;
             let mut part =
-                Generation::resume(&mut self.session, &mut self.sampler, &self.known.tokens, &tokens, limit)?;
+                Answer::resume(&mut self.session, &mut self.sampler, &self.known.tokens, &tokens, limit)?;
             generate(self.engine.tokenizer()?, &mut part, reader, &mut show)?;
             let figures = ahead.added_to(part.figures());
             let ending = if reader.stop().is_some() { None } else { part.ending().or(Some(Ending::Stopped)) };
@@ -206,7 +206,7 @@ fn sampler(engine: &Engine, options: &SamplingOptions) -> Result<Sampler> {
 /// Generates until there is a reason to end, and shows what the tokens mean.
 fn generate(
     tokenizer: &Tokenizer,
-    part: &mut Generation<'_, '_>,
+    part: &mut Answer<'_, '_>,
     reader: &mut Reader,
     show: &mut impl FnMut(&Event) -> Result<()>,
 ) -> Result<()> {

@@ -35,11 +35,11 @@ impl Case {
     }
 
     /// Pages in a format that holds these numbers exactly.
-    fn pages<F: Float>(&self, width: usize, seed: usize) -> Vec<Vec<u8>> {
+    fn pages<F: Float>(&self, width: usize, seed: usize) -> Vec<Arc<Vec<u8>>> {
         let value = |i: usize| F::from_f32(number(i / width, i % width, seed));
         let page = |page: usize| {
             let values: Vec<F> = (page * PAGE * width..(page + 1) * PAGE * width).map(value).collect();
-            bytemuck::cast_slice(&values).to_vec()
+            Arc::new(bytemuck::cast_slice(&values).to_vec())
         };
         (0..self.positions().div_ceil(PAGE)).map(page).collect()
     }
@@ -60,8 +60,8 @@ impl Case {
         let output = Output::new(&mut out, width, 0);
         for row in (0..ROWS).step_by(rows) {
             let task = AttentionTask {
-                keys: &keys,
-                values: values.as_deref(),
+                keys: CachedPages { pages: &keys, at: 0 },
+                values: values.as_deref().map(|pages| CachedPages { pages, at: 0 }),
                 head: 0,
                 page_len: PAGE,
                 key_length: self.key_length,

@@ -5,9 +5,10 @@ use super::super::ffn::experts::Shape;
 use super::super::kv_cache::{KvCache, PAGE};
 use super::super::moe::Routing;
 use super::super::observe::{Observe, Site};
+use super::super::pool::Pool;
 use super::super::step::{AttentionStep, Best, Row, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
-use super::host::{self, HostBuffer, Scratch, host_steps};
+use super::host::{self, HostBuffer, Scratch, Step, host_steps};
 use super::{Backend, ExpertStep};
 use crate::cuda::Vector;
 use crate::error::Result;
@@ -21,6 +22,7 @@ use crate::quant::{FORMATS, Format};
 use crate::simd::Isa;
 use crate::threads::Team;
 use std::borrow::Cow;
+use std::sync::{Arc, MutexGuard};
 
 /// Queries that share one pass over the cache, in so many rows of a sequence.
 const ATTENTION_QUERIES: usize = 128;
@@ -34,6 +36,7 @@ pub struct Cpu {
     kernels: Vec<Kernel>,
     blocks: Scratch<Vec<RowBlock>>,
     scratch: Scratch<HostBuffer>,
+    step: Step,
 }
 
 impl Cpu {
@@ -43,8 +46,8 @@ impl Cpu {
     /// When this machine lacks the instruction set.
     pub fn new(isa: Isa, threads: usize) -> Self {
         let kernels = FORMATS.iter().map(|format| select(format, isa)).collect();
-        let (blocks, scratch) = Default::default();
-        Self { team: Team::new(threads), isa, kernels, blocks, scratch }
+        let (blocks, scratch, step) = Default::default();
+        Self { team: Team::new(threads), isa, kernels, blocks, scratch, step }
     }
 
     /// The instruction set in use.
@@ -67,6 +70,7 @@ impl Cpu {
         let kernel = self.kernel(matrix.format);
         x.prepare(&self.team, kernel);
         let (inputs, picks) = x.inputs();
+        let inputs = self.step.inputs(inputs);
         let stride = out.width();
         let output = Output::new(out.values_mut(), stride, at);
         matmul(&self.team, kernel, &Job { matrix, inputs, picks, output });
@@ -235,7 +239,14 @@ impl Cpu {
         };
         let (gate, up) = (group.gate(), group.up());
         let (gate, up) = (gate.as_ref().map(|gate| self.expert_kernel(gate)), self.expert_kernel(&up));
-        kernels::hidden(&self.team, share, gate.as_ref(), &up, step.normed.inputs().0, &out);
+        kernels::hidden(
+            &self.team,
+            share,
+            gate.as_ref(),
+            &up,
+            self.step.inputs(step.normed.inputs().0),
+            &out,
+        );
     }
 
     fn down(&self, group: &Group<'_>, step: &mut ExpertStep<'_, Self>) {
@@ -244,7 +255,7 @@ impl Cpu {
         let down = self.expert_kernel(&part);
         step.hidden.up.prepare_slots(&self.team, down.kernel, share);
         let out = Output::new(step.hidden.out.values_mut(), stride, 0);
-        kernels::down(&self.team, share, &down, step.hidden.up.inputs().0, out);
+        kernels::down(&self.team, share, &down, self.step.inputs(step.hidden.up.inputs().0), out);
     }
 
     /// Adds the kept slots of each row, the strongest choice first.

@@ -12,7 +12,8 @@ use crate::ops::{Activation, Rope, layer_norm, rms_norm, rotate};
 use crate::quant::Grain;
 use crate::simd::Isa;
 use crate::threads::Team;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Row-major f32 rows with their quantized twins, each made when a kernel first asks for it.
 #[derive(Default)]
@@ -287,19 +288,43 @@ pub(super) fn select(rows: &[Row], x: &HostBuffer, out: &mut HostBuffer) {
     }
 }
 
+/// Rows of as many sequences that have the bits that they have alone: AMX multiplies more inputs in other numbers.
+const MOST_APART: usize = 23;
+
+/// One step at a time, and whether its rows belong to different conversations.
+#[derive(Default)]
+pub(super) struct Step {
+    exclusive: Mutex<()>,
+    is_apart: AtomicBool,
+}
+
+impl Step {
+    pub(super) fn begin(&self, rows: &[Row]) -> MutexGuard<'_, ()> {
+        let guard = self.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
+        let are_all_alone = rows.windows(2).all(|two| two[0].sequence != two[1].sequence);
+        self.is_apart.store(are_all_alone && rows.len() <= MOST_APART, Ordering::Relaxed);
+        guard
+    }
+
+    /// Inputs as the step's rows want them.
+    pub(super) fn inputs<'a>(&self, inputs: Inputs<'a>) -> Inputs<'a> {
+        if self.is_apart.load(Ordering::Relaxed) { inputs.apart() } else { inputs }
+    }
+}
+
 /// The steps that are the same on every host backend: `$self.team` runs them.
 macro_rules! host_steps {
     () => {
         type Buffer = HostBuffer;
         type State = KvCache;
         type Routing = Routing;
-        type Exclusive<'b> = ();
+        type Exclusive<'b> = MutexGuard<'b, ()>;
 
         fn buffer(&self, width: usize) -> HostBuffer {
             HostBuffer::new(width)
         }
-        fn state(&self, config: &Config, format: &'static Format) -> Result<KvCache> {
-            KvCache::new(config, format)
+        fn state(&self, config: &Config, format: &'static Format, pool: &Arc<Pool>) -> Result<KvCache> {
+            KvCache::new(config, format, pool)
         }
         fn routing(&self) -> Routing {
             Routing::default()
@@ -310,8 +335,8 @@ macro_rules! host_steps {
         fn forget(&self, routing: &mut Routing) {
             routing.clear();
         }
-        fn begin<O: Observe>(&self, _: &[Row], _: &mut [KvCache]) -> Result<()> {
-            Ok(())
+        fn begin<O: Observe>(&self, rows: &[Row], _: &mut [KvCache]) -> Result<MutexGuard<'_, ()>> {
+            Ok(self.step.begin(rows))
         }
         fn find_best(&self, _: &[Row], _: &HostBuffer, _: &mut HostBuffer) {}
         fn best<'a>(&self, _: &'a HostBuffer, _: usize) -> Option<Best<'a>> {

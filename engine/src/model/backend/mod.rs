@@ -9,7 +9,7 @@ mod host;
 mod plain;
 
 pub use cpu::Cpu;
-pub use cuda::{Cuda, Setup};
+pub use cuda::{Cuda, Setup, State as CudaState};
 pub use host::HostBuffer;
 pub use plain::Plain;
 
@@ -17,6 +17,7 @@ use super::config::Config;
 use super::ffn::experts::{Hidden, Shape};
 use super::moe::Routing;
 use super::observe::Observe;
+use super::pool::Pool;
 use super::step::{AttentionStep, Best, Row, Span};
 use super::weights::{Linear, Matrix, NormWeights};
 use crate::cuda::Vector;
@@ -25,9 +26,10 @@ use crate::experts::ExpertStore;
 use crate::ops::{Activation, Rope};
 use crate::quant::Format;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// What one sequence keeps between steps: keys and values of its positions, recurrent states.
-pub trait State {
+pub trait State: Sized {
     /// Positions held.
     fn len(&self) -> usize;
     /// Whether none is held.
@@ -42,6 +44,11 @@ pub trait State {
     /// Forgets the positions from `len` on and tells how many are left: a recurrent state cannot go back but to its
     /// beginning, and what is missing has to be computed again.
     fn rewind(&mut self, len: usize) -> usize;
+    /// Pages that have to be claimed before positions up to `len` are held.
+    fn pages_for(&self, len: usize) -> usize;
+    /// A sequence that begins with the first `len` positions of this one, or with fewer: a recurrent state is known at its
+    /// end only, and a device shares whole pages.
+    fn fork(&self, len: usize) -> Self;
 }
 
 /// The steps of a forward. Buffers are row-major matrices of f32; shapes have been checked when weights were bound.
@@ -65,7 +72,7 @@ pub trait Backend {
     ///
     /// # Errors
     /// When the format does not fit the model's head widths.
-    fn state(&self, config: &Config, format: &'static Format) -> Result<Self::State>;
+    fn state(&self, config: &Config, format: &'static Format, pool: &Arc<Pool>) -> Result<Self::State>;
     /// No routing.
     fn routing(&self) -> Self::Routing;
     /// A routing where the program can read it.

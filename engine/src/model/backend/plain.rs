@@ -5,24 +5,27 @@ use super::super::ffn::experts::Shape;
 use super::super::kv_cache::{KvCache, PAGE};
 use super::super::moe::Routing;
 use super::super::observe::Observe;
+use super::super::pool::Pool;
 use super::super::step::{AttentionStep, Best, Row, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
-use super::host::{self, HostBuffer, Scratch, host_steps};
+use super::host::{self, HostBuffer, Scratch, Step, host_steps};
 use super::{Backend, ExpertStep};
 use crate::cuda::Vector;
 use crate::error::Result;
 use crate::experts::{ExpertStore, Stack};
-use crate::kernels::MatrixRef;
+use crate::kernels::{CachedPages, MatrixRef};
 use crate::ops::{Activation, Rope};
 use crate::quant::Format;
 use crate::simd::Isa;
 use crate::threads::Team;
 use std::borrow::Cow;
+use std::sync::{Arc, MutexGuard};
 
 /// Computes with plain loops what [`super::Cpu`] computes with kernels.
 pub struct Plain {
     team: Team,
     scratch: Scratch<HostBuffer>,
+    step: Step,
 }
 
 impl Plain {
@@ -34,7 +37,7 @@ impl Plain {
     /// The backend needs nothing.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        Self { team: Team::new(1), scratch: Scratch::default() }
+        Self { team: Team::new(1), scratch: Scratch::default(), step: Step::default() }
     }
 }
 
@@ -65,11 +68,11 @@ fn softmax(scores: &mut [f64]) {
 }
 
 /// One position of one head out of the cache's pages.
-fn cached(format: &Format, pages: &[Vec<u8>], head: usize, position: usize, width: usize) -> Vec<f32> {
+fn cached(format: &Format, pages: CachedPages<'_>, head: usize, position: usize, width: usize) -> Vec<f32> {
     let bytes = format.row_bytes(width);
     let start = (head * PAGE + position % PAGE) * bytes;
     let mut out = vec![0f32; width];
-    (format.dequantize)(&pages[position / PAGE][start..start + bytes], &mut out);
+    (format.dequantize)(&pages.page(position / PAGE)[start..start + bytes], &mut out);
     out
 }
 

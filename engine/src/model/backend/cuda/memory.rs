@@ -2,11 +2,13 @@
 
 use super::super::super::config::Config;
 use super::super::super::kv_cache::{self, Memory as Shape, PAGE};
+use super::super::super::pool::{Claim, Pool};
 use super::super::super::step::{Row, Wants};
 use crate::cuda::{ChoicesAt, Device, Memory, Mode, Pinned, StepAt};
 use crate::error::Result;
 use crate::quant::Format;
 use bytemuck::cast_slice;
+use std::sync::Arc;
 
 /// Bytes of a piece of the staging memory.
 const STAGE: usize = 1 << 20;
@@ -15,62 +17,73 @@ const STAGE: usize = 1 << 20;
 pub struct State {
     device: Device,
     format: &'static Format,
-    shapes: Vec<kv_cache::Pages>, // one per layer
-    pages: Vec<Memory>,           // of all layers and sides
-    table: Vec<u64>,              // (layers, 2, max_pages): their addresses
-    home: Memory,                 // of the table
-    has_changed: bool,            // since the table was copied
+    shapes: Vec<kv_cache::Pages>,          // one per layer
+    pages: Vec<Arc<(Vec<Memory>, Claim)>>, // of all layers and sides each
+    table: Vec<u64>,                       // (layers, 2, max_pages): their addresses
+    home: Option<Memory>,                  // of the table, made when a step first needs it
+    has_changed: bool,                     // since the table was copied
     max_pages: usize,
-    held_pages: usize,
+    pool: Arc<Pool>,
     len: usize,
 }
 
 impl State {
     /// # Errors
-    /// When the format does not fit the heads, or the device has no room.
+    /// When the format does not fit the heads.
     pub(super) fn new(
         device: &Device,
         config: &Config,
         format: &'static Format,
         max_pages: usize,
+        pool: &Arc<Pool>,
     ) -> Result<Self> {
-        kv_cache::KvCache::new(config, format)?; // which checks the widths
+        kv_cache::KvCache::page_bytes(config, format)?; // which checks the widths
         let shapes: Vec<_> =
             config.layers.iter().filter_map(|layer| layer.mixer.memory().into_pages()).collect();
-        let table = vec![0u64; shapes.len() * 2 * max_pages];
-        let home = device.allocate(table.len() * size_of::<u64>())?;
         Ok(Self {
             device: device.clone(),
             format,
+            table: vec![0; shapes.len() * 2 * max_pages],
             shapes,
             pages: vec![],
-            table,
-            home,
+            home: None,
             has_changed: true,
             max_pages,
-            held_pages: 0,
+            pool: pool.clone(),
             len: 0,
         })
     }
 
-    /// Tells it from others.
+    /// Tells it from others; where its table is.
     pub(super) fn place(&self) -> u64 {
-        self.home.address()
+        self.home.as_ref().map_or(0, Memory::address)
     }
 
     fn add_page(&mut self) -> Result<()> {
+        let claim = self.pool.claim()?;
+        let mut sides = vec![];
+        for shape in &self.shapes {
+            for width in [shape.key_length, shape.value_length].into_iter().filter(|width| *width > 0) {
+                sides.push(self.device.allocate(PAGE * shape.heads * self.format.row_bytes(width))?);
+            }
+        }
+        self.keep(Arc::new((sides, claim)));
+        Ok(())
+    }
+
+    /// Puts a page behind the others.
+    fn keep(&mut self, page: Arc<(Vec<Memory>, Claim)>) {
+        let mut sides = page.0.iter().map(Memory::address);
         for (layer, shape) in self.shapes.iter().enumerate() {
             for (side, width) in [shape.key_length, shape.value_length].into_iter().enumerate() {
                 if width > 0 {
-                    let bytes = PAGE * shape.heads * self.format.row_bytes(width);
-                    let page = self.device.allocate(bytes)?;
-                    self.table[(layer * 2 + side) * self.max_pages + self.held_pages] = page.address();
-                    self.pages.push(page);
+                    let place = (layer * 2 + side) * self.max_pages + self.pages.len();
+                    self.table[place] = sides.next().expect("a side for each width");
                 }
             }
         }
-        (self.held_pages, self.has_changed) = (self.held_pages + 1, true);
-        Ok(())
+        self.pages.push(page);
+        self.has_changed = true;
     }
 }
 
@@ -80,17 +93,48 @@ impl super::super::State for State {
     }
 
     fn extend_to(&mut self, len: usize) -> Result<()> {
-        while self.held_pages < len.div_ceil(PAGE) {
+        while self.pages.len() < len.div_ceil(PAGE) {
             self.add_page()?;
         }
         self.len = self.len.max(len);
         Ok(())
     }
 
-    /// Pages stay for what comes next.
+    fn pages_for(&self, len: usize) -> usize {
+        len.div_ceil(PAGE).saturating_sub(self.pages.len())
+    }
+
+    /// Pages of its own stay for what comes next; of a shared one nothing is kept, for nobody may write to it.
     fn rewind(&mut self, len: usize) -> usize {
-        self.len = self.len.min(len);
+        if len < self.len {
+            let is_shared = |page: &Arc<_>| Arc::strong_count(page) > 1;
+            let from = len / PAGE;
+            self.len = len;
+            if self.pages[from..].iter().any(is_shared) {
+                self.pages.truncate(from);
+                self.len = from * PAGE;
+            }
+        }
         self.len
+    }
+
+    /// Whole pages are shared.
+    fn fork(&self, len: usize) -> Self {
+        let pages = len.min(self.len) / PAGE;
+        let mut fork = Self {
+            device: self.device.clone(),
+            format: self.format,
+            shapes: self.shapes.clone(),
+            pages: vec![],
+            table: vec![0; self.table.len()],
+            home: None,
+            has_changed: true,
+            max_pages: self.max_pages,
+            pool: self.pool.clone(),
+            len: pages * PAGE,
+        };
+        self.pages[..pages].iter().for_each(|page| fork.keep(page.clone()));
+        fork
     }
 }
 
@@ -144,8 +188,11 @@ impl Step {
     /// # Errors
     /// When the driver refuses.
     pub(super) fn copy_tables(&mut self, states: &mut [State]) -> Result<()> {
-        for state in states.iter_mut().filter(|state| state.has_changed) {
-            self.device.copy_now(state.home.address(), cast_slice(&state.table))?;
+        for state in states.iter_mut().filter(|state| state.has_changed && !state.pages.is_empty()) {
+            if state.home.is_none() {
+                state.home = Some(self.device.allocate(state.table.len() * size_of::<u64>())?);
+            }
+            self.device.copy_now(state.place(), cast_slice(&state.table))?;
             state.has_changed = false;
         }
         Ok(())
@@ -170,7 +217,7 @@ impl Step {
         let selected_count = words.len() - 3 * rows.len();
         words.extend(best_at(rows).into_iter().flatten().map(|temperature| temperature.to_bits() as i32));
         words.resize(words.len().next_multiple_of(2), 0);
-        let tables: Vec<u64> = states.iter().map(|state| state.home.address()).collect();
+        let tables: Vec<u64> = states.iter().map(State::place).collect();
         let bytes = [cast_slice(&words), cast_slice::<u64, u8>(&tables)].concat();
         if self.block.as_ref().is_none_or(|block| block.len() < bytes.len()) {
             self.block = Some(self.device.allocate(bytes.len().next_power_of_two())?);

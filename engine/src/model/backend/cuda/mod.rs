@@ -11,13 +11,14 @@ use super::super::config::{Config, Norm};
 use super::super::ffn::experts::{Gating, Shape};
 use super::super::moe::{Routing, capacity_of};
 use super::super::observe::Observe;
+use super::super::pool::Pool;
 use super::super::step::{AttentionStep, Best, Row, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use super::super::{Model, mixer};
 use super::{Backend, ExpertStep};
 use crate::cuda::{
     AttentionBy, Device, Kernels, MOST_ROWS, MatrixAt, Memory, NormAt, Pieces, RouteBy, Rows, StepAt, Vector,
-    tokens_of,
+    lock, tokens_of,
 };
 use crate::error::{Error, Result};
 use crate::experts::{ExpertStore, Plan};
@@ -26,10 +27,11 @@ use crate::ops::{Activation, Rope, RopeStyle};
 use crate::quant::{FORMATS, Format};
 use experts::{Bank, DeviceTurn};
 use graphs::Graphs;
-use memory::{DeviceRouting, Places, State, Step, best_at};
+pub use memory::State;
+use memory::{DeviceRouting, Places, Step, best_at};
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Kernels on a card.
 pub struct Cuda {
@@ -53,10 +55,6 @@ pub struct Setup<'p> {
     pub layout: Layout,
     /// Slots of experts on the card.
     pub experts: &'p Plan,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl From<Span> for Pieces {
@@ -195,8 +193,8 @@ impl Backend for Cuda {
         Rows::new(width)
     }
 
-    fn state(&self, config: &Config, format: &'static Format) -> Result<State> {
-        State::new(self.device(), config, format, self.max_pages)
+    fn state(&self, config: &Config, format: &'static Format, pool: &Arc<Pool>) -> Result<State> {
+        State::new(self.device(), config, format, self.max_pages, pool)
     }
 
     fn routing(&self) -> DeviceRouting {

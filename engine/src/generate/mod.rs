@@ -1,13 +1,19 @@
 //! The generation loop: prefill a prompt, then choose, compute and show token after token until there is a reason
 //! to end.
 //!
-//! Choosing is the sampler's, computing the session's. The last chosen token is computed only when another one is
-//! wanted, so a session ends with one token less than was generated.
+//! A [`Generation`] is one text on its way, an [`Answer`] the loop of a single one over a session. Choosing is the
+//! sampler's, computing the batch's. The last chosen token is computed only when another one is wanted, so a session ends
+//! with one token less than was generated.
+
+mod generation;
+mod stops;
+
+pub use generation::{Event, Generation};
+pub use stops::StopScanner;
 
 use crate::error::{Error, Result};
 use crate::sampler::Sampler;
 use crate::session::Session;
-use crate::tokenizer::StreamDecoder;
 use std::time::{Duration, Instant};
 
 /// Why a generation ended.
@@ -15,6 +21,8 @@ use std::time::{Duration, Instant};
 pub enum Ending {
     /// The model chose a token that ends a text.
     EndOfText,
+    /// A stop string came.
+    StopString,
     /// As many tokens as were asked for.
     Limit,
     /// No position is left.
@@ -28,6 +36,7 @@ impl Ending {
     pub fn name(self) -> &'static str {
         match self {
             Self::EndOfText => "end of text",
+            Self::StopString => "stop string",
             Self::Limit => "limit",
             Self::ContextFull => "context full",
             Self::Stopped => "stopped",
@@ -68,19 +77,16 @@ fn rate(tokens: usize, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
 }
 
-/// A running generation.
-pub struct Generation<'g, 'e> {
+/// A generation over a session.
+pub struct Answer<'g, 'e> {
     session: &'g mut Session<'e>,
     sampler: &'g mut Sampler,
-    decoder: StreamDecoder,
-    limit: usize,
-    tokens: Vec<u32>, // generated, without the end token
-    text: String,     // what the latest token completed; an unfinished character at the end is never shown
-    ending: Option<Ending>,
+    generation: Generation,
+    text: String, // what the latest token completed; an unfinished character at the end is never shown
     figures: Figures,
 }
 
-impl<'g, 'e> Generation<'g, 'e> {
+impl<'g, 'e> Answer<'g, 'e> {
     /// Computes what the session lacks of `prompt`. `limit` is the most tokens to generate.
     ///
     /// A stop during the prefill is an ending, not an error.
@@ -96,7 +102,7 @@ impl<'g, 'e> Generation<'g, 'e> {
         Self::resume(session, sampler, prompt, &[], limit)
     }
 
-    /// [`Generation::start`] where `answer` was generated before; `limit` counts what comes from now on.
+    /// [`Answer::start`] where `answer` was generated before; `limit` counts what comes from now on.
     ///
     /// # Errors
     /// As [`Session::synchronise`].
@@ -109,32 +115,21 @@ impl<'g, 'e> Generation<'g, 'e> {
     ) -> Result<Self> {
         let start = Instant::now();
         let whole = [prompt, answer].concat();
-        let (prefilled, ending) = match session.synchronise_for(&whole, sampler.wants()) {
-            Ok(prefilled) => (prefilled, None),
-            Err(Error::Stopped) => (0, Some(Ending::Stopped)),
+        let stops = StopScanner::default();
+        let mut generation = Generation::new(session.engine(), &whole, prompt.len(), limit, stops);
+        let prefilled = match session.synchronise_for(&whole, sampler.wants()) {
+            Ok(prefilled) => prefilled,
+            Err(Error::Stopped) => {
+                generation.end(Ending::Stopped);
+                0
+            }
             Err(error) => return Err(error),
         };
-        let prefill = start.elapsed();
+        let prompt_tokens = if generation.ending().is_some() { 0 } else { whole.len() };
         sampler.begin_answer(prompt.len());
-        let mut decoder = StreamDecoder::new();
-        if let Ok(tokenizer) = session.engine().tokenizer() {
-            answer.iter().for_each(|&token| _ = decoder.push(tokenizer, token));
-        }
-        Ok(Self {
-            figures: Figures {
-                prompt: if ending.is_some() { 0 } else { whole.len() },
-                prefilled,
-                prefill,
-                ..Figures::default()
-            },
-            limit: limit.unwrap_or(usize::MAX),
-            tokens: vec![],
-            text: String::new(),
-            decoder,
-            session,
-            sampler,
-            ending,
-        })
+        let figures =
+            Figures { prompt: prompt_tokens, prefilled, prefill: start.elapsed(), ..Figures::default() };
+        Ok(Self { session, sampler, generation, text: String::new(), figures })
     }
 
     /// Generates one token and returns the text that it completes, often empty; `None` at the end.
@@ -142,65 +137,47 @@ impl<'g, 'e> Generation<'g, 'e> {
     /// # Errors
     /// As [`Session::extend`] and [`Sampler::sample`].
     pub fn next_text(&mut self) -> Result<Option<&str>> {
-        if self.ending.is_some() {
+        if self.generation.ending().is_some() {
             return Ok(None);
         }
         let (start, decoded) = (Instant::now(), self.figures.decoded);
-        let ending = self.advance()?;
+        let goes_on = self.advance()?;
         // The first token costs no forward of its own: it belongs to neither rate.
         if self.figures.decoded > decoded {
             self.figures.decode += start.elapsed();
         }
-        self.ending = ending;
-        Ok(ending.is_none().then_some(&self.text))
+        Ok(goes_on.then_some(&self.text))
     }
 
     /// Computes the latest token, chooses the next and decodes it.
-    fn advance(&mut self) -> Result<Option<Ending>> {
+    fn advance(&mut self) -> Result<bool> {
         if self.session.is_stopped() {
-            return Ok(Some(Ending::Stopped));
+            self.generation.end(Ending::Stopped);
         }
-        if self.tokens.len() >= self.limit {
-            return Ok(Some(Ending::Limit));
+        if self.generation.end_if_full().is_some() {
+            return Ok(false);
         }
-        if let Some(&latest) = self.tokens.last() {
-            if self.session.room() == 0 {
-                return Ok(Some(Ending::ContextFull));
-            }
+        if let Some(&latest) = self.generation.tokens().last() {
             self.session.extend_for(&[latest], self.sampler.wants())?;
             self.figures.decoded += 1;
         }
-        let token = self.choose()?;
-        if self.session.engine().is_end(token) {
-            return Ok(Some(Ending::EndOfText));
-        }
-        self.tokens.push(token);
-        self.figures.generated += 1;
+        let row = self.session.batch().logit_rows() - 1;
+        let event = self.generation.take(self.sampler, self.session.batch_mut(), row)?;
+        let Event::Text(text) = event else { return Ok(false) };
         self.text.clear();
-        if let Ok(tokenizer) = self.session.engine().tokenizer() {
-            self.text.push_str(self.decoder.push(tokenizer, token));
-        }
-        Ok(None)
-    }
-
-    /// The next token: of the best ones where these decide, else of all.
-    fn choose(&mut self) -> Result<u32> {
-        let best = self.session.best();
-        if let Some(token) = best.and_then(|best| self.sampler.sample_best(&best)) {
-            return Ok(token);
-        }
-        self.session.fetch_logits()?;
-        self.sampler.sample(self.session.logits(), self.session.tokens())
+        self.text.push_str(text);
+        self.figures.generated += 1;
+        Ok(true)
     }
 
     /// Tokens generated so far, without the end token.
     pub fn tokens(&self) -> &[u32] {
-        &self.tokens
+        self.generation.tokens()
     }
 
     /// Why it ended, once it did.
     pub fn ending(&self) -> Option<Ending> {
-        self.ending
+        self.generation.ending()
     }
 
     /// What it took so far.

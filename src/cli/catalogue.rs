@@ -1,0 +1,207 @@
+//! MoE models that this build runs and that one can get, with what they take: `moewe list --remote`.
+//!
+//! A table of shapes as their makers published them. Sizes and memory are computed from these, not measured; nothing
+//! asks the network whether a repository is still there.
+
+use super::output::{self, Table};
+use anyhow::Result;
+use serde_json::json;
+
+/// When the table was written.
+const DATE: &str = "November 2026";
+const BITS: f64 = 4.8; // --bits 4, and about Q4_K_M
+const MXFP4: f64 = 4.25;
+const POSITIONS: u64 = 4096;
+const PROGRAM: u64 = 300 << 20; // buffers of a step and the program itself
+
+/// What attention multiplies with.
+enum Attention {
+    /// Heads, those of keys and values, and the width of one.
+    Heads(u64, u64, u64),
+    /// Heads; widths of the latent row, of its rotated part, of a key and of a value.
+    Latent(u64, [u64; 4]),
+}
+
+struct Shape {
+    /// The name to pull or to convert.
+    name: &'static str,
+    architecture: &'static str,
+    layers: u64,
+    width: u64,
+    vocabulary: u64,
+    is_tied: bool,
+    attention: Attention,
+    /// Experts, how many a token uses, the width of one.
+    experts: [u64; 3],
+    /// The width of what all tokens pass beside their experts.
+    shared: u64,
+    /// Layers without experts, and their width.
+    dense: [u64; 2],
+    /// Billions of parameters that the makers name.
+    published: f64,
+    bits: f64,
+}
+
+use Attention::{Heads, Latent};
+
+/// Source: config.json and model card of each.
+#[rustfmt::skip]
+static MODELS: &[Shape] = &[
+    Shape { name: "hf:bartowski/granite-3.1-3b-a800m-instruct-GGUF", architecture: "granitemoe", layers: 32, width: 1536,
+        vocabulary: 49_155, is_tied: true, attention: Heads(24, 8, 64), experts: [40, 8, 512], shared: 0, dense: [0, 0],
+        published: 3.3, bits: BITS },
+    Shape { name: "hf:allenai/OLMoE-1B-7B-0125-Instruct-GGUF", architecture: "olmoe", layers: 16, width: 2048,
+        vocabulary: 50_304, is_tied: false, attention: Heads(16, 16, 128), experts: [64, 8, 1024], shared: 0, dense: [0, 0],
+        published: 6.9, bits: BITS },
+    Shape { name: "hf:Qwen/Qwen1.5-MoE-A2.7B-Chat", architecture: "qwen2moe", layers: 24, width: 2048,
+        vocabulary: 151_936, is_tied: false, attention: Heads(16, 16, 128), experts: [60, 4, 1408], shared: 5632, dense: [0, 0],
+        published: 14.3, bits: BITS },
+    Shape { name: "hf:deepseek-ai/DeepSeek-V2-Lite-Chat", architecture: "deepseek2", layers: 27, width: 2048,
+        vocabulary: 102_400, is_tied: false, attention: Latent(16, [512, 64, 128, 128]), experts: [64, 6, 1408], shared: 2816,
+        dense: [1, 10_944], published: 15.7, bits: BITS },
+    Shape { name: "hf:moonshotai/Moonlight-16B-A3B-Instruct", architecture: "deepseek2", layers: 27, width: 2048,
+        vocabulary: 163_840, is_tied: false, attention: Latent(16, [512, 64, 128, 128]), experts: [64, 6, 1408], shared: 2816,
+        dense: [1, 11_264], published: 16.0, bits: BITS },
+    Shape { name: "hf:inclusionAI/Ling-mini-2.0", architecture: "bailingmoe2", layers: 20, width: 2048,
+        vocabulary: 157_184, is_tied: false, attention: Heads(16, 4, 128), experts: [256, 8, 512], shared: 512,
+        dense: [1, 5120], published: 16.3, bits: BITS },
+    Shape { name: "hf:ggml-org/gpt-oss-20b-GGUF", architecture: "gpt-oss", layers: 24, width: 2880,
+        vocabulary: 201_088, is_tied: false, attention: Heads(64, 8, 64), experts: [32, 4, 2880], shared: 0, dense: [0, 0],
+        published: 20.9, bits: MXFP4 },
+    Shape { name: "hf:Qwen/Qwen3-30B-A3B-GGUF", architecture: "qwen3moe", layers: 48, width: 2048,
+        vocabulary: 151_936, is_tied: false, attention: Heads(32, 4, 128), experts: [128, 8, 768], shared: 0, dense: [0, 0],
+        published: 30.5, bits: BITS },
+    Shape { name: "hf:mistralai/Mixtral-8x7B-Instruct-v0.1", architecture: "llama", layers: 32, width: 4096,
+        vocabulary: 32_000, is_tied: false, attention: Heads(32, 8, 128), experts: [8, 2, 14_336], shared: 0, dense: [0, 0],
+        published: 46.7, bits: BITS },
+    Shape { name: "hf:zai-org/GLM-4.5-Air", architecture: "glm4moe", layers: 46, width: 4096,
+        vocabulary: 151_552, is_tied: false, attention: Heads(96, 8, 128), experts: [128, 8, 1408], shared: 1408,
+        dense: [1, 10_944], published: 106.0, bits: BITS },
+    Shape { name: "hf:ggml-org/gpt-oss-120b-GGUF", architecture: "gpt-oss", layers: 36, width: 2880,
+        vocabulary: 201_088, is_tied: false, attention: Heads(64, 8, 64), experts: [128, 4, 2880], shared: 0, dense: [0, 0],
+        published: 116.8, bits: MXFP4 },
+];
+
+impl Shape {
+    fn attention(&self) -> u64 {
+        self.width
+            * match self.attention {
+                Heads(heads, shared, head) => head * (2 * heads + 2 * shared),
+                Latent(heads, [rank, turned, key, value]) => {
+                    let rows = heads * (key + turned) + rank + turned + heads * value;
+                    rows + rank * heads * (key + value) / self.width
+                }
+            }
+    }
+
+    /// Parameters that every token passes.
+    fn dense(&self) -> u64 {
+        let head = self.vocabulary * self.width * if self.is_tied { 1 } else { 2 };
+        let [dense, dense_width] = self.dense;
+        let sparse = (self.layers - dense) * self.width * (3 * self.shared + self.experts[0]);
+        head + self.layers * self.attention() + dense * 3 * self.width * dense_width + sparse
+    }
+
+    /// Parameters of `count` experts in each layer that has some.
+    fn of_experts(&self, count: u64) -> u64 {
+        (self.layers - self.dense[0]) * count * 3 * self.width * self.experts[2]
+    }
+
+    fn parameters(&self) -> u64 {
+        self.dense() + self.of_experts(self.experts[0])
+    }
+
+    fn active(&self) -> u64 {
+        self.dense() + self.of_experts(self.experts[1])
+    }
+
+    fn bytes(&self) -> u64 {
+        // What MXFP4 files hold besides experts stays in 8 bits and a half.
+        let dense = if self.bits < BITS { 8.5 } else { self.bits };
+        let experts = self.of_experts(self.experts[0]) as f64 * self.bits;
+        ((self.dense() as f64 * dense + experts) / 8.0) as u64
+    }
+
+    /// Bytes of a cache in F16.
+    fn cache(&self) -> u64 {
+        let row = match self.attention {
+            Heads(_, shared, head) => 2 * shared * head,
+            Latent(_, [rank, turned, ..]) => rank + turned,
+        };
+        2 * row * self.layers * POSITIONS
+    }
+
+    fn memory(&self) -> u64 {
+        self.bytes() + self.cache() + PROGRAM
+    }
+
+    /// The command that gets it.
+    fn how(&self) -> String {
+        match self.name.ends_with("-GGUF") {
+            true => format!("moewe chat {}", self.name),
+            false => format!("moewe convert {} -o model.gguf --bits 4", self.name),
+        }
+    }
+}
+
+/// Prints the table.
+pub(super) fn print(is_json: bool) -> Result<()> {
+    if is_json {
+        let models = MODELS.iter().map(|model| {
+            json!({
+                "name": model.name, "architecture": model.architecture, "parameters": model.parameters(),
+                "published_billions": model.published, "active": model.active(), "bits_per_weight": model.bits, "bytes": model.bytes(),
+                "memory": model.memory(), "command": model.how(),
+            })
+        });
+        let models: Vec<_> = models.collect();
+        return output::json(&json!({ "date": DATE, "is_computed": true, "models": models }));
+    }
+    let heading = ["ARCHITECTURE", "PARAMETERS", "PER TOKEN", "BITS", "SIZE", "MEMORY", "GET IT"];
+    let mut table = Table::new(&heading, &[1, 2, 3, 4, 5]);
+    for model in MODELS {
+        table.row([
+            model.architecture.to_owned(),
+            output::count(model.parameters()),
+            output::count(model.active()),
+            format!("{:.2}", model.bits),
+            output::bytes(model.bytes()),
+            output::bytes(model.memory()),
+            model.how(),
+        ]);
+    }
+    table.print()?;
+    output::note(format!(
+        "as of {DATE}; size and memory are computed from the published shapes (all experts in memory, {POSITIONS} \
+         positions). With less, say --memory 4G: experts are then read when they are needed"
+    ));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moewe_engine::model::ARCHITECTURES;
+
+    #[test]
+    fn shapes_have_the_parameters_that_their_makers_name() {
+        for model in MODELS {
+            let found = model.parameters() as f64 / 1e9;
+            assert!((found / model.published - 1.0).abs() < 0.03, "{}: {found}", model.name);
+            assert!(model.active() < model.parameters() / 2 && model.memory() > model.bytes());
+        }
+    }
+
+    #[test]
+    fn all_names_can_be_pulled_and_all_architectures_run() {
+        for model in MODELS {
+            assert!(
+                crate::pull::Remote::parse(model.name).is_some_and(|name| name.is_ok()),
+                "{}",
+                model.name
+            );
+            let is_known = ARCHITECTURES.iter().any(|known| known.name == model.architecture);
+            assert!(is_known, "{}", model.architecture);
+        }
+    }
+}
