@@ -8,6 +8,11 @@ mod command;
 mod script;
 
 use command::{fed, moewe, stderr, stdout};
+use moewe_engine::dialogue::{Dialogue, Piece, StopScanner};
+use moewe_engine::generate::{Answer, Ending};
+use moewe_engine::sampler::{Sampler, Sampling};
+use moewe_engine::session::{Engine, Options};
+use moewe_engine::tokenizer::Special;
 use script::{HARMONY, Script};
 use serde_json::{Value, json};
 use std::process::Output;
@@ -77,8 +82,68 @@ fn thoughts_are_told_from_answers() {
     let stopped =
         good(&folder, &["run", "-p", "Hi", "--temp", "0", "--stop", "greeting", "--stop", "llo"], "");
     assert_eq!(stopped, "He\n");
+    let stop = ["--stop", "llo", "--json"];
+    for said in [
+        good(&folder, &[&["run", "-p", "Hi", "--temp", "0"], &stop[..]].concat(), ""),
+        good(&folder, &[&greedy[..], &stop].concat(), "Hi\n"),
+    ] {
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!((&said["text"], &said["ending"]), (&json!("He"), &json!("stop string")));
+    }
     let cut = say(&folder, &["run", "-p", "Hi", "--temp", "0", "-n", "5", "-q"], "");
     assert!(stderr(&cut).contains("all of it was thought"), "{}", stderr(&cut));
+}
+
+/// A stop string ends an answer like any other ending, after the text before it; what was held back comes at the end.
+#[test]
+fn an_answer_ends_where_its_reader_says() {
+    let folder = place(Script::saying_ok(CHATML));
+    let engine = Engine::open(folder.path().join("m.gguf"), Options::default()).unwrap();
+    let prompt = engine.tokenizer().unwrap().encode("?", Special::Plain).unwrap();
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    for (stop, limit, shown, rest, ending) in [
+        ("ko", 9, &["o", "", ""][..], "", Ending::StopString),
+        ("kok", 9, &["o", "", "", ""], "", Ending::StopString),
+        ("kok", 3, &["o", "", ""], "ko", Ending::Limit),
+        ("", 2, &["o", "k"], "", Ending::Limit),
+    ] {
+        let mut sampler = Sampler::new(sampling.clone(), engine.config().vocab_size).unwrap();
+        let mut session = engine.session().unwrap();
+        let reader = Dialogue::plain().reader("", StopScanner::new([stop.to_owned()]));
+        let mut answer = Answer::start(&mut session, &mut sampler, &prompt, Some(limit), reader).unwrap();
+        let text = |pieces: Vec<Piece>| -> String {
+            let texts = pieces.into_iter().map(|piece| match piece {
+                Piece::Reasoning(text) | Piece::Answer(text) => text,
+            });
+            texts.collect()
+        };
+        let mut found = vec![];
+        while let Some(pieces) = answer.next_pieces().unwrap() {
+            found.push(text(pieces));
+        }
+        assert_eq!((found.join("|"), text(answer.flush())), (shown.join("|"), rest.to_owned()), "{stop}");
+        assert_eq!((answer.ending(), answer.tokens().len()), (Some(ending), shown.len()), "{stop}");
+        assert_eq!(answer.figures().generated, shown.len());
+        let reader = answer.into_reader();
+        let met = (ending == Ending::StopString).then_some(stop);
+        assert_eq!((reader.stop(), reader.answer()), (met, &*(shown.concat() + rest)), "{stop}");
+    }
+}
+
+/// Where the context runs full in the midst of an answer, what follows is read as the same answer.
+#[test]
+fn a_stop_string_reaches_across_the_parts_of_an_answer() {
+    let folder = place(Script::saying_ok(CHATML));
+    let stop = "ok".repeat(25);
+    let chat = ["chat", "--json", "-q", "--temp", "0", "-n", "60", "--context", "80", "--stop", &stop];
+    let output = say(&folder, &chat, "Hi\nHo\n");
+    let lines: Vec<Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{}", stderr(&output));
+    for line in lines {
+        assert_eq!((&line["ending"], &line["tokens"]), (&json!("stop string"), &json!(50)), "{line}");
+        assert_eq!(line["text"], "");
+    }
+    assert!(stderr(&output).contains("the oldest turn left"), "{}", stderr(&output));
 }
 
 #[test]

@@ -136,7 +136,7 @@ impl Talk<'_> {
         let silence = self.is_interactive.then(terminal::silence);
         let mut screen = Screen::new(self.partner.think() == Think::Show, self.partner.has_template());
         let is_silent = self.json;
-        let show = |event: &_| if is_silent { Ok(()) } else { screen.show(event) };
+        let show = |piece: &_| if is_silent { Ok(()) } else { screen.show(piece) };
         let answered = self.partner.answer(&mut self.conversation, &listener, show);
         screen.end()?;
         drop((listener, silence));
@@ -160,15 +160,15 @@ impl Talk<'_> {
         }
         let figures = answered.figures;
         match answered.ending {
-            Some(Ending::Stopped) if !self.is_interactive => return Err(Error::Stopped.into()),
-            Some(Ending::Stopped) if figures.generated == 0 => {
+            Ending::Stopped if !self.is_interactive => return Err(Error::Stopped.into()),
+            Ending::Stopped if figures.generated == 0 => {
                 self.conversation.undo();
                 note("stopped before the answer began; the message is taken back");
                 return Ok(());
             }
-            Some(Ending::Stopped) => note("stopped"),
-            Some(Ending::ContextFull) => note("the context is full; --context makes it larger"),
-            Some(Ending::Limit | Ending::EndOfText | Ending::StopString) | None => {}
+            Ending::Stopped => note("stopped"),
+            Ending::ContextFull => note("the context is full; --context makes it larger"),
+            Ending::Limit | Ending::EndOfText | Ending::StopString => {}
         }
         let latest = self.conversation.latest();
         let (text, reasoning) =
@@ -180,7 +180,7 @@ impl Talk<'_> {
                 "reasoning": reasoning,
                 "tokens": figures.generated,
                 "prompt_tokens": figures.prompt,
-                "ending": answered.ending_name(),
+                "ending": answered.ending.name(),
                 "prefill_tokens_per_second": figures.prefill_tokens_per_second(),
                 "decode_tokens_per_second": figures.decode_tokens_per_second(),
             });

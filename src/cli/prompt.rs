@@ -4,7 +4,7 @@
 use super::output::note;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use moewe_engine::dialogue::{Dialogue, Stops};
+use moewe_engine::dialogue::{Dialogue, StopScanner};
 use moewe_engine::gguf::Metadata;
 use moewe_engine::tokenizer::{BUILT_IN, ChatTemplate, Message, Rendered, Special, Tokenizer, built_in};
 use serde_json::{Map, Value};
@@ -50,8 +50,8 @@ impl PromptOptions {
         self.think.unwrap_or(usual)
     }
 
-    pub(crate) fn stops(&self) -> Stops {
-        Stops::new(self.stop.iter().cloned())
+    pub(crate) fn stops(&self) -> StopScanner {
+        StopScanner::new(self.stop.iter().cloned())
     }
 
     /// How to speak with the model; `None` for a base model.

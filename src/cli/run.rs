@@ -9,7 +9,7 @@ use super::{Command, heat, output, text};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use moewe_engine::Error;
-use moewe_engine::dialogue::{Dialogue, Event, Reader};
+use moewe_engine::dialogue::{Dialogue, Piece};
 use moewe_engine::generate::{Answer, Ending, Figures};
 use moewe_engine::gguf::Metadata;
 use moewe_engine::os::{interrupt, memory};
@@ -76,13 +76,12 @@ impl Command for Run {
         let listener = interrupt::listen();
         session.stop_on(listener.flag());
         let ahead = Ahead::read(&mut session, &prompt.tokens, self.model.quiet)?;
-        let mut generation =
-            Answer::start(&mut session, &mut sampler, &prompt.tokens, self.sampling.limit())?;
-        let mut reader = prompt.dialogue.reader(prompt.rendered.text(), self.prompting.stops());
-        self.show(&engine, &mut generation, &mut reader)?;
-        let figures = ahead.added_to(generation.figures());
-        self.report(&engine, &generation, &reader, (figures, seed))?;
-        match generation.ending() {
+        let reader = prompt.dialogue.reader(prompt.rendered.text(), self.prompting.stops());
+        let limit = self.sampling.limit();
+        let mut answer = Answer::start(&mut session, &mut sampler, &prompt.tokens, limit, reader)?;
+        self.show(&engine, &mut answer)?;
+        self.report(&engine, &answer, ahead.added_to(answer.figures()), seed)?;
+        match answer.ending() {
             Some(Ending::Stopped) => Err(Error::Stopped.into()),
             _ => Ok(()),
         }
@@ -165,26 +164,20 @@ impl Run {
     }
 
     /// Streams the answer to stdout, thoughts to stderr.
-    fn show(&self, engine: &Engine, generation: &mut Answer<'_, '_>, reader: &mut Reader) -> Result<()> {
-        let Some(tokenizer) = engine.tokenizer().ok().filter(|_| self.tokens.is_empty()) else {
-            return self.show_ids(generation);
-        };
+    fn show(&self, engine: &Engine, answer: &mut Answer<'_, '_>) -> Result<()> {
+        if engine.tokenizer().is_err() || !self.tokens.is_empty() {
+            return self.show_ids(answer);
+        }
         let shows = self.prompting.thinks(self.model.quiet) == Think::Show;
         let mut screen = Screen::new(shows, false);
-        let mut show = |events: Vec<Event>| match self.json {
+        let mut show = |pieces: Vec<Piece>| match self.json {
             true => Ok(()),
-            false => events.iter().try_for_each(|event| screen.show(event)),
+            false => pieces.iter().try_for_each(|piece| screen.show(piece)),
         };
-        while reader.stop().is_none() {
-            let known = generation.tokens().len();
-            if generation.next_text()?.is_none() {
-                break;
-            }
-            for &token in &generation.tokens()[known..] {
-                show(reader.push(tokenizer, token))?;
-            }
+        while let Some(pieces) = answer.next_pieces()? {
+            show(pieces)?;
         }
-        show(reader.finish())?;
+        show(answer.flush())?;
         if !self.json && (!self.raw || stdout().is_terminal()) {
             output::print("")?;
         }
@@ -192,35 +185,28 @@ impl Run {
     }
 
     /// Streams the answer's ids to stdout.
-    fn show_ids(&self, generation: &mut Answer<'_, '_>) -> Result<()> {
+    fn show_ids(&self, answer: &mut Answer<'_, '_>) -> Result<()> {
         let mut out = stdout();
-        while generation.next_text()?.is_some() {
-            if let Some((latest, before)) = generation.tokens().split_last().filter(|_| !self.json) {
+        while answer.next_pieces()?.is_some() {
+            if let Some((latest, before)) = answer.tokens().split_last().filter(|_| !self.json) {
                 let separator = if before.is_empty() { "" } else { "," };
                 let written = write!(out, "{separator}{latest}").and_then(|()| out.flush());
                 written.context("cannot write to stdout")?;
             }
         }
+        answer.flush();
         if self.json { Ok(()) } else { output::print("") }
     }
 
-    fn report(
-        &self,
-        engine: &Engine,
-        generation: &Answer<'_, '_>,
-        reader: &Reader,
-        (figures, seed): (Figures, u64),
-    ) -> Result<()> {
+    fn report(&self, engine: &Engine, answer: &Answer<'_, '_>, figures: Figures, seed: u64) -> Result<()> {
+        let reader = answer.reader();
         let (prefill, decode) = (figures.prefill_tokens_per_second(), figures.decode_tokens_per_second());
-        let ending = match reader.stop() {
-            Some(_) => "stop string",
-            None => generation.ending().map_or("", Ending::name),
-        };
+        let ending = answer.ending().map_or("", Ending::name);
         if self.json {
             return output::json(&json!({
                 "text": reader.answer(),
                 "reasoning": Some(reader.reasoning()).filter(|text| !text.is_empty()),
-                "ids": generation.tokens(),
+                "ids": answer.tokens(),
                 "tokens": figures.generated,
                 "prompt_tokens": figures.prompt,
                 "ending": ending,

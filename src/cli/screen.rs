@@ -2,10 +2,10 @@
 
 use super::output;
 use anyhow::{Context, Result};
-use moewe_engine::dialogue::Event;
+use moewe_engine::dialogue::Piece;
 use std::io::{IsTerminal, Write, stderr, stdout};
 
-/// Shows the events of one answer as they come.
+/// Shows the pieces of one answer as they come.
 pub(crate) struct Screen {
     shows_thoughts: bool,
     is_terminal: bool,
@@ -25,14 +25,14 @@ impl Screen {
     ///
     /// # Errors
     /// When stdout cannot be written to.
-    pub(crate) fn show(&mut self, event: &Event) -> Result<()> {
-        match event {
-            Event::Reasoning(text) if self.shows_thoughts => {
+    pub(crate) fn show(&mut self, piece: &Piece) -> Result<()> {
+        match piece {
+            Piece::Reasoning(text) if self.shows_thoughts => {
                 self.think(text);
                 Ok(())
             }
-            Event::Reasoning(_) => Ok(()),
-            Event::Answer(text) => self.say(text),
+            Piece::Reasoning(_) => Ok(()),
+            Piece::Answer(text) => self.say(text),
         }
     }
 

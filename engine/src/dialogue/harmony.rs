@@ -4,7 +4,7 @@
 //! what is meant for a tool counts as thought.
 
 use super::trial::{ANSWER, Trial};
-use super::{Event, Family, Split, begun};
+use super::{Family, Piece, Split, begun};
 use std::sync::Arc;
 
 const START: &str = "<|start|>";
@@ -104,27 +104,27 @@ impl Splitter {
         Place::Text(kind)
     }
 
-    fn text(&mut self, text: &str, events: &mut Vec<Event>) {
+    fn text(&mut self, text: &str, pieces: &mut Vec<Piece>) {
         match &mut self.place {
             Place::Text(kind) => {
                 let kind = *kind;
-                self.show(kind, text, events);
+                self.show(kind, text, pieces);
             }
             Place::Gap => {
                 let text = text.trim_start();
                 if !text.is_empty() {
                     self.place = self.begin(Kind::Answer);
-                    self.show(Kind::Answer, text, events);
+                    self.show(Kind::Answer, text, pieces);
                 }
             }
             Place::Head(head) => {
                 head.push_str(text);
                 if self.is_first {
-                    self.speak_without_head(events);
+                    self.speak_without_head(pieces);
                 } else if head.len() > LONGEST_HEAD {
                     let text = std::mem::take(head);
                     self.place = self.begin(Kind::Answer);
-                    self.show(Kind::Answer, &text, events);
+                    self.show(Kind::Answer, &text, pieces);
                 }
             }
         }
@@ -132,7 +132,7 @@ impl Splitter {
 
     /// Words right after the prompt's `<|start|>assistant` are the answer of a model that knows no channels, unless
     /// they name who is spoken to.
-    fn speak_without_head(&mut self, events: &mut Vec<Event>) {
+    fn speak_without_head(&mut self, pieces: &mut Vec<Piece>) {
         const TO: &str = " to=";
         let words = self.first_words();
         if words.is_empty() || TO.starts_with(&words) {
@@ -141,7 +141,7 @@ impl Splitter {
         self.is_first = false;
         if !words.starts_with(TO) {
             self.place = self.begin(Kind::Answer);
-            self.show(Kind::Answer, &words, events);
+            self.show(Kind::Answer, &words, pieces);
         }
     }
 
@@ -151,16 +151,16 @@ impl Splitter {
         head.split_once("assistant").map_or(String::new(), |(_, words)| words.to_owned())
     }
 
-    fn show(&mut self, kind: Kind, text: &str, events: &mut Vec<Event>) {
+    fn show(&mut self, kind: Kind, text: &str, pieces: &mut Vec<Piece>) {
         if text.is_empty() {
             return;
         }
         let parting = if std::mem::take(&mut self.parts) { "\n\n" } else { "" };
         let text = format!("{parting}{text}");
         self.shown[kind as usize] = true;
-        events.push(match kind {
-            Kind::Reasoning => Event::Reasoning(text),
-            Kind::Answer => Event::Answer(text),
+        pieces.push(match kind {
+            Kind::Reasoning => Piece::Reasoning(text),
+            Kind::Answer => Piece::Answer(text),
         });
     }
 }
@@ -177,26 +177,26 @@ fn kind(head: &str) -> Kind {
 }
 
 impl Split for Splitter {
-    fn push(&mut self, text: &str, events: &mut Vec<Event>) {
+    fn push(&mut self, text: &str, pieces: &mut Vec<Piece>) {
         self.held.push_str(text);
         loop {
             let found = MARKS.iter().filter_map(|mark| Some((self.held.find(mark)?, *mark))).min();
             let clear = found.map_or_else(|| self.held.len() - begun(&self.held, MARKS), |(at, _)| at);
             let text: String = self.held.drain(..clear).collect();
-            self.text(&text, events);
+            self.text(&text, pieces);
             let Some((_, mark)) = found else { return };
             self.held.drain(..mark.len());
             self.mark(mark);
         }
     }
 
-    fn finish(&mut self, events: &mut Vec<Event>) {
+    fn finish(&mut self, pieces: &mut Vec<Piece>) {
         let rest = std::mem::take(&mut self.held);
         match self.place {
-            Place::Text(_) => self.text(&rest, events),
+            Place::Text(_) => self.text(&rest, pieces),
             Place::Head(_) if self.is_first => {
                 let words = self.first_words() + &rest;
-                self.show(Kind::Answer, &words, events);
+                self.show(Kind::Answer, &words, pieces);
             }
             // The head of a message that never came.
             Place::Head(_) | Place::Gap => {}

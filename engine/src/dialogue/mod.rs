@@ -7,7 +7,7 @@
 mod harmony;
 mod plain;
 mod reader;
-mod stop;
+mod stops;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -19,11 +19,11 @@ use std::sync::Arc;
 use trial::Trial;
 
 pub use reader::Reader;
-pub use stop::Stops;
+pub use stops::StopScanner;
 
 /// A piece of generated text, never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum Piece {
     /// What the model thought.
     Reasoning(String),
     /// What it says.
@@ -42,13 +42,13 @@ trait Family: Debug + Send + Sync {
     fn mark<'t>(&'t self, control: &'t str) -> Option<&'t str>;
 }
 
-/// Splits text that comes in pieces; however it is cut, the events are the same but for where they are cut.
+/// Splits text that comes in pieces; however it is cut, the pieces are the same but for where they are cut.
 trait Split: Send {
     /// More text.
-    fn push(&mut self, text: &str, events: &mut Vec<Event>);
+    fn push(&mut self, text: &str, pieces: &mut Vec<Piece>);
 
     /// The end: what was held back is as it stands.
-    fn finish(&mut self, events: &mut Vec<Event>);
+    fn finish(&mut self, pieces: &mut Vec<Piece>);
 }
 
 /// Recognizes a family by what a template writes.
@@ -84,17 +84,18 @@ impl Dialogue {
     }
 
     /// Begins to read what a model generates after `prompt`, up to one of `stops`.
-    pub fn reader(&self, prompt: &str, stops: Stops) -> Reader {
+    pub fn reader(&self, prompt: &str, stops: StopScanner) -> Reader {
         Reader::new(self.0.clone(), prompt, stops)
     }
 }
 
 /// Length of the longest end of `text` that is the beginning of one of `marks` and not all of it.
-fn begun(text: &str, marks: &[&str]) -> usize {
-    let longest = marks.iter().map(|mark| mark.len().saturating_sub(1)).max().unwrap_or(0);
+fn begun(text: &str, marks: &[impl AsRef<str>]) -> usize {
+    let marks = || marks.iter().map(AsRef::as_ref);
+    let longest = marks().map(|mark| mark.len().saturating_sub(1)).max().unwrap_or(0);
     let first = text.len().saturating_sub(longest);
     let ends = (first..text.len()).filter(|&at| text.is_char_boundary(at)).map(|at| &text[at..]);
     let mut begun =
-        ends.filter(|end| marks.iter().any(|mark| mark.len() > end.len() && mark.starts_with(end)));
+        ends.filter(|end| marks().any(|mark: &str| mark.len() > end.len() && mark.starts_with(end)));
     begun.next().map_or(0, str::len)
 }

@@ -1,6 +1,6 @@
 //! Models that say what they say: all text is the answer.
 
-use super::{Event, Family, Split, Trial};
+use super::{Family, Piece, Split, Trial};
 use std::sync::Arc;
 
 pub(super) const NAME: &str = "plain";
@@ -30,11 +30,11 @@ impl Family for Plain {
 struct Whole;
 
 impl Split for Whole {
-    fn push(&mut self, text: &str, events: &mut Vec<Event>) {
+    fn push(&mut self, text: &str, pieces: &mut Vec<Piece>) {
         if !text.is_empty() {
-            events.push(Event::Answer(text.to_owned()));
+            pieces.push(Piece::Answer(text.to_owned()));
         }
     }
 
-    fn finish(&mut self, _: &mut Vec<Event>) {}
+    fn finish(&mut self, _: &mut Vec<Piece>) {}
 }

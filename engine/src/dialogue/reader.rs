@@ -1,6 +1,6 @@
-//! Generated tokens to events: UTF-8, then the family's splitter, then stop strings, which end the answer only.
+//! Generated tokens to pieces of text: UTF-8, then the family's splitter, then stop strings, which end the answer only.
 
-use super::{Event, Family, Split, Stops};
+use super::{Dialogue, Family, Piece, Split, StopScanner};
 use crate::tokenizer::{StreamDecoder, Tokenizer};
 use std::sync::Arc;
 
@@ -9,14 +9,19 @@ pub struct Reader {
     family: Arc<dyn Family>,
     decoder: StreamDecoder,
     splitter: Box<dyn Split>,
-    stops: Stops,
+    stops: StopScanner,
     raw: String,
     reasoning: String,
     answer: String,
 }
 
 impl Reader {
-    pub(super) fn new(family: Arc<dyn Family>, prompt: &str, stops: Stops) -> Self {
+    /// A reader for whom all text is the answer and nothing ends it.
+    pub fn plain() -> Self {
+        Dialogue::plain().reader("", StopScanner::default())
+    }
+
+    pub(super) fn new(family: Arc<dyn Family>, prompt: &str, stops: StopScanner) -> Self {
         Self {
             splitter: family.splitter(prompt),
             family,
@@ -29,53 +34,53 @@ impl Reader {
     }
 
     /// What a token completes, often nothing. After a stop string nothing comes any more.
-    pub fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Vec<Event> {
-        let mut events = Vec::new();
+    pub fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Vec<Piece> {
+        let mut pieces = Vec::new();
         let control = tokenizer.is_control(token).then(|| tokenizer.token_text(token));
         match control {
             None => {
                 let text = self.decoder.push(tokenizer, token);
                 self.raw.push_str(text);
-                self.splitter.push(text, &mut events);
+                self.splitter.push(text, &mut pieces);
             }
             Some(control) => {
                 self.raw.push_str(control);
                 if let Some(mark) = self.family.mark(control) {
-                    self.splitter.push(self.decoder.flush(), &mut events);
-                    self.splitter.push(mark, &mut events);
+                    self.splitter.push(self.decoder.flush(), &mut pieces);
+                    self.splitter.push(mark, &mut pieces);
                 }
             }
         }
-        self.keep(events)
+        self.keep(pieces)
     }
 
     /// The end: what was held back is as it stands. A character that is not whole stays away.
-    pub fn finish(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
-        self.splitter.finish(&mut events);
-        let mut events = self.keep(events);
+    pub fn finish(&mut self) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        self.splitter.finish(&mut pieces);
+        let mut pieces = self.keep(pieces);
         let rest = self.stops.finish();
         if !rest.is_empty() {
-            self.answer.push_str(&rest);
-            events.push(Event::Answer(rest));
+            self.answer.push_str(rest);
+            pieces.push(Piece::Answer(rest.to_owned()));
         }
-        events
+        pieces
     }
 
     /// Stop strings on the answer; after one, nothing counts.
-    fn keep(&mut self, events: Vec<Event>) -> Vec<Event> {
+    fn keep(&mut self, pieces: Vec<Piece>) -> Vec<Piece> {
         let mut kept = Vec::new();
-        for event in events {
-            match event {
+        for piece in pieces {
+            match piece {
                 _ if self.stops.met().is_some() => {}
-                Event::Reasoning(text) => {
+                Piece::Reasoning(text) => {
                     self.reasoning.push_str(&text);
-                    kept.push(Event::Reasoning(text));
+                    kept.push(Piece::Reasoning(text));
                 }
-                Event::Answer(text) => {
+                Piece::Answer(text) => {
                     let text = self.stops.push(&text);
-                    self.answer.push_str(&text);
-                    kept.extend((!text.is_empty()).then_some(Event::Answer(text)));
+                    self.answer.push_str(text);
+                    kept.extend((!text.is_empty()).then(|| Piece::Answer(text.to_owned())));
                 }
             }
         }

@@ -5,7 +5,7 @@
 //! templates write it. Only the beginning of a text counts: an answer may speak of tags.
 
 use super::trial::{ANSWER, THOUGHT, Trial};
-use super::{Event, Family, Split, begun};
+use super::{Family, Piece, Split, begun};
 use std::sync::Arc;
 
 /// Two tags.
@@ -130,25 +130,25 @@ struct Splitter {
 }
 
 impl Split for Splitter {
-    fn push(&mut self, text: &str, events: &mut Vec<Event>) {
+    fn push(&mut self, text: &str, pieces: &mut Vec<Piece>) {
         self.held.push_str(text);
-        while self.step(events) {}
+        while self.step(pieces) {}
     }
 
-    fn finish(&mut self, events: &mut Vec<Event>) {
+    fn finish(&mut self, pieces: &mut Vec<Piece>) {
         let rest = std::mem::take(&mut self.held);
         match self.place {
-            Place::Before { is_within: true } => reasoning(rest.trim_start(), events),
-            Place::Thought => reasoning(&rest, events),
+            Place::Before { is_within: true } => reasoning(rest.trim_start(), pieces),
+            Place::Thought => reasoning(&rest, pieces),
             Place::Between => {}
-            Place::Before { is_within: false } | Place::Answer => answer(&rest, events),
+            Place::Before { is_within: false } | Place::Answer => answer(&rest, pieces),
         }
     }
 }
 
 impl Splitter {
     /// Takes what is clear off what is held; whether the place changed.
-    fn step(&mut self, events: &mut Vec<Event>) -> bool {
+    fn step(&mut self, pieces: &mut Vec<Piece>) -> bool {
         match self.place {
             Place::Before { is_within } => {
                 let text = self.held.trim_start();
@@ -176,7 +176,7 @@ impl Splitter {
                 }
                 true
             }
-            Place::Thought => self.think(events),
+            Place::Thought => self.think(pieces),
             Place::Between => {
                 self.held = self.held.trim_start().to_owned();
                 let goes_on = !self.held.is_empty();
@@ -186,36 +186,36 @@ impl Splitter {
                 goes_on
             }
             Place::Answer => {
-                answer(&self.held, events);
+                answer(&self.held, pieces);
                 self.held.clear();
                 false
             }
         }
     }
 
-    fn think(&mut self, events: &mut Vec<Event>) -> bool {
+    fn think(&mut self, pieces: &mut Vec<Piece>) -> bool {
         if let Some((thought, rest)) = self.held.split_once(&*self.tags.close) {
-            reasoning(thought.trim_end(), events);
+            reasoning(thought.trim_end(), pieces);
             self.held = rest.to_owned();
             self.place = Place::Between;
             return true;
         }
         let clear = self.held.len() - begun(&self.held, &[&self.tags.close]);
         let clear = self.held[..clear].trim_end().len();
-        reasoning(&self.held[..clear], events);
+        reasoning(&self.held[..clear], pieces);
         self.held.drain(..clear);
         false
     }
 }
 
-fn reasoning(text: &str, events: &mut Vec<Event>) {
+fn reasoning(text: &str, pieces: &mut Vec<Piece>) {
     if !text.is_empty() {
-        events.push(Event::Reasoning(text.to_owned()));
+        pieces.push(Piece::Reasoning(text.to_owned()));
     }
 }
 
-fn answer(text: &str, events: &mut Vec<Event>) {
+fn answer(text: &str, pieces: &mut Vec<Piece>) {
     if !text.is_empty() {
-        events.push(Event::Answer(text.to_owned()));
+        pieces.push(Piece::Answer(text.to_owned()));
     }
 }

@@ -29,15 +29,15 @@ fn split(source: &str, generated: &str) -> (String, String) {
     together(&Dialogue::of(&template), prompt.text(), &[generated])
 }
 
-fn together(dialogue: &Dialogue, prompt: &str, pieces: &[&str]) -> (String, String) {
-    let (mut splitter, mut events) = (dialogue.0.splitter(prompt), vec![]);
-    pieces.iter().for_each(|piece| splitter.push(piece, &mut events));
-    splitter.finish(&mut events);
+fn together(dialogue: &Dialogue, prompt: &str, parts: &[&str]) -> (String, String) {
+    let (mut splitter, mut pieces) = (dialogue.0.splitter(prompt), vec![]);
+    parts.iter().for_each(|part| splitter.push(part, &mut pieces));
+    splitter.finish(&mut pieces);
     let mut texts = (String::new(), String::new());
-    for event in events {
-        match event {
-            Event::Reasoning(text) => texts.0 += &text,
-            Event::Answer(text) => texts.1 += &text,
+    for piece in pieces {
+        match piece {
+            Piece::Reasoning(text) => texts.0 += &text,
+            Piece::Answer(text) => texts.1 += &text,
         }
     }
     texts
@@ -129,23 +129,9 @@ fn channels() {
     assert_eq!((harmony.0.mark("<|channel2|>"), harmony.0.mark("<|im_end|>")), (Some("<|channel|>"), None));
 }
 
-#[test]
-fn stop_strings_end_the_answer_wherever_it_is_cut() {
-    let read = |pieces: &[&str]| {
-        let mut stops = Stops::new(["END".to_owned(), "NDX".to_owned(), String::new()]);
-        let seen: String = pieces.iter().map(|piece| stops.push(piece)).collect();
-        (seen + &stops.finish(), stops.met().map(str::to_owned))
-    };
-    let end = |text: &str| (text.to_owned(), Some("END".to_owned()));
-    assert_eq!(read(&["aEENDb", "c"]), end("aE"));
-    assert_eq!(read(&["aE", "E", "N", "DX"]), end("aE"));
-    assert_eq!(read(&["EN", "Eü", "E"]), ("ENEüE".to_owned(), None));
-    assert_eq!(read(&["EN", "NDX"]), ("EN".to_owned(), Some("NDX".to_owned())));
-}
-
 /// Control tokens are marks where the family knows them, and nothing elsewhere; a stop string in a thought ends nothing.
 #[test]
-fn tokens_become_events() {
+fn tokens_become_pieces() {
     let marks = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|x|>"];
     let bytes: Vec<String> = CHARACTERS.iter().map(char::to_string).collect();
     let tokens = bytes.iter().map(String::as_str).chain(marks).collect();
@@ -156,14 +142,14 @@ fn tokens_become_events() {
         "<|channel|>analysis<|message|>stop ü<|end|><|start|>assistant<|channel|>final<|message|>ä<|x|>b";
     let read = |more: &str| {
         let tokens = tokenizer.encode(&format!("{text}{more}"), crate::tokenizer::Special::Parse).unwrap();
-        let stops = Stops::new(["stop".to_owned()]);
+        let stops = StopScanner::new(["stop".to_owned()]);
         let mut reader = Dialogue::of(&template(GPT_OSS)).reader("<|start|>assistant", stops);
-        let mut events: Vec<Event> =
+        let mut pieces: Vec<Piece> =
             tokens.iter().flat_map(|&token| reader.push(&tokenizer, token)).collect();
-        events.extend(reader.finish());
+        pieces.extend(reader.finish());
         assert!(
-            events.iter().all(
-                |event| matches!(event, Event::Reasoning(text) | Event::Answer(text) if !text.is_empty())
+            pieces.iter().all(
+                |piece| matches!(piece, Piece::Reasoning(text) | Piece::Answer(text) if !text.is_empty())
             )
         );
         assert_eq!(reader.raw(), format!("{text}{more}"));
@@ -189,18 +175,18 @@ proptest! {
         places.retain(|&place| whole.is_char_boundary(place));
         places.extend([0, whole.len()]);
         places.sort_unstable();
-        let pieces: Vec<&str> = places.windows(2).map(|pair| &whole[pair[0]..pair[1]]).collect();
+        let parts: Vec<&str> = places.windows(2).map(|pair| &whole[pair[0]..pair[1]]).collect();
         let expected = together(&dialogue, prompt, &[&whole]);
-        prop_assert_eq!(together(&dialogue, prompt, &pieces), expected.clone());
+        prop_assert_eq!(together(&dialogue, prompt, &parts), expected.clone());
         let mut single = [0; 4];
         let mut splitter = dialogue.0.splitter(prompt);
-        let mut events = vec![];
-        whole.chars().for_each(|c| splitter.push(c.encode_utf8(&mut single), &mut events));
-        splitter.finish(&mut events);
+        let mut pieces = vec![];
+        whole.chars().for_each(|c| splitter.push(c.encode_utf8(&mut single), &mut pieces));
+        splitter.finish(&mut pieces);
         let texts = |wanted: bool| -> String {
-            events.iter().filter_map(|event| match event {
-                Event::Reasoning(text) if wanted => Some(&**text),
-                Event::Answer(text) if !wanted => Some(&**text),
+            pieces.iter().filter_map(|piece| match piece {
+                Piece::Reasoning(text) if wanted => Some(&**text),
+                Piece::Answer(text) if !wanted => Some(&**text),
                 _ => None,
             }).collect()
         };

@@ -290,7 +290,7 @@ fn stats(talk: &mut Talk<'_>, _: &str) -> Result<Next> {
             "answer        {} at {:.1} tokens/s, {}",
             output::counted(figures.generated, "token"),
             figures.decode_tokens_per_second(),
-            latest.ending_name()
+            latest.ending.name()
         ));
     }
     note(format!("memory        {} at most", output::bytes(memory::peak_resident())));

@@ -8,7 +8,7 @@ use crate::cli::prompt::{self, PromptOptions, Template, Think};
 use crate::cli::reading::Ahead;
 use crate::cli::sampling::SamplingOptions;
 use anyhow::{Result, bail};
-use moewe_engine::dialogue::{Dialogue, Event, Reader};
+use moewe_engine::dialogue::{Dialogue, Piece, Reader};
 use moewe_engine::generate::{Answer, Ending, Figures};
 use moewe_engine::os::interrupt::Listener;
 use moewe_engine::sampler::{Sampler, Sampling};
@@ -35,8 +35,8 @@ pub(crate) struct Partner<'e> {
 /// How an answer went.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Answered {
-    /// Why it ended; `None` for a stop string.
-    pub(crate) ending: Option<Ending>,
+    /// Why it ended.
+    pub(crate) ending: Ending,
     /// What it took; of an answer in several parts, their sum.
     pub(crate) figures: Figures,
     /// Turns that left the model's view for it.
@@ -44,11 +44,6 @@ pub(crate) struct Answered {
 }
 
 impl Answered {
-    /// Why it ended, in words.
-    pub(crate) fn ending_name(&self) -> &'static str {
-        self.ending.map_or("stop string", Ending::name)
-    }
-
     /// Tokens of the prompt that the cache held.
     pub(crate) fn reused(&self) -> usize {
         self.figures.prompt.saturating_sub(self.figures.prefilled)
@@ -134,37 +129,39 @@ impl<'e> Partner<'e> {
         &mut self,
         conversation: &mut Conversation,
         listener: &Listener,
-        mut show: impl FnMut(&Event) -> Result<()>,
+        mut show: impl FnMut(&Piece) -> Result<()>,
     ) -> Result<Answered> {
         self.session.stop_on(listener.flag());
-        let mut reader: Option<Reader> = None; // of the whole answer, in however many parts
         let mut tokens = Vec::new();
-        let mut total = Answered { ending: Some(Ending::Stopped), figures: Figures::default(), left: 0 };
+        let mut left = self.fit(conversation, 0)?;
+        let mut reader = self.reader(); // of the whole answer, in however many parts
+        let mut figures: Option<Figures> = None;
         loop {
-            let left = self.fit(conversation, tokens.len())?;
-            let reader = reader.get_or_insert_with(|| self.reader());
             let limit = self.options.limit().map(|limit| limit - tokens.len());
-            let whole = [&self.known.tokens[..], &tokens].concat();
-            let ahead = Ahead::read(&mut self.session, &whole, self.quiet)?;
+            let prompt = &self.known.tokens;
+            let ahead = Ahead::read(&mut self.session, &[&prompt[..], &tokens].concat(), self.quiet)?;
             let mut part =
-                Answer::resume(&mut self.session, &mut self.sampler, &self.known.tokens, &tokens, limit)?;
-            generate(self.engine.tokenizer()?, &mut part, reader, &mut show)?;
-            let figures = ahead.added_to(part.figures());
-            let ending = if reader.stop().is_some() { None } else { part.ending().or(Some(Ending::Stopped)) };
+                Answer::resume(&mut self.session, &mut self.sampler, prompt, &tokens, limit, reader)?;
+            while let Some(pieces) = part.next_pieces()? {
+                pieces.iter().try_for_each(&mut show)?;
+            }
             tokens.extend_from_slice(part.tokens());
-            total = Answered {
-                ending,
-                figures: if total.figures.prompt == 0 { figures } else { sum(total.figures, figures) },
-                left: total.left + left,
-            };
-            self.latest = Some(total);
-            if ending != Some(Ending::ContextFull) || conversation.forgotten() + 1 >= conversation.len() {
-                reader.finish().iter().try_for_each(&mut show)?;
+            let ending = part.ending().unwrap_or(Ending::Stopped);
+            let added = ahead.added_to(part.figures());
+            let total = figures.map_or(added, |before| sum(before, added));
+            let answered = Answered { ending, figures: total, left };
+            self.latest = Some(answered);
+            figures = Some(total);
+            if ending != Ending::ContextFull || conversation.forgotten() + 1 >= conversation.len() {
+                part.flush().iter().try_for_each(&mut show)?;
+                let reader = part.into_reader();
                 self.known.tokens.extend_from_slice(&tokens);
                 self.known.answer = reader.raw().to_owned();
                 conversation.answer(Some(reader.reasoning().to_owned()), reader.answer());
-                return Ok(total);
+                return Ok(answered);
             }
+            reader = part.into_reader();
+            left += self.fit(conversation, tokens.len())?;
         }
     }
 
@@ -201,25 +198,6 @@ fn sampler(engine: &Engine, options: &SamplingOptions) -> Result<Sampler> {
     let vocab_size = engine.config().vocab_size;
     let sampling = options.for_vocabulary(Sampling::from_metadata(engine.metadata()), vocab_size)?;
     Ok(Sampler::new(sampling, vocab_size)?)
-}
-
-/// Generates until there is a reason to end, and shows what the tokens mean.
-fn generate(
-    tokenizer: &Tokenizer,
-    part: &mut Answer<'_, '_>,
-    reader: &mut Reader,
-    show: &mut impl FnMut(&Event) -> Result<()>,
-) -> Result<()> {
-    while reader.stop().is_none() {
-        let known = part.tokens().len();
-        if part.next_text()?.is_none() {
-            break;
-        }
-        for &token in &part.tokens()[known..] {
-            reader.push(tokenizer, token).iter().try_for_each(&mut *show)?;
-        }
-    }
-    Ok(())
 }
 
 /// Two parts of one answer.
