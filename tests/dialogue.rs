@@ -209,6 +209,44 @@ fn prompts_come_from_files_and_pipes() {
     assert_eq!(prompt(&["<|im_end|>", "--raw"], ""), "<|im_end|>\n");
 }
 
+/// With a prompt given, stdin adds to it where it is a file or a pipe; a silent pipe is waited for, but not without a word.
+#[cfg(unix)]
+#[test]
+fn a_prompt_waits_for_nobody_without_a_word() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+    let folder = place(Script::saying_ok(CHATML));
+    let prompt = |text: &str| format!("<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n\n");
+    let arguments = ["run", "m.gguf", "--show-prompt", "-q", "And?"];
+    let run = || {
+        let mut command = moewe(folder.path());
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    std::fs::write(folder.path().join("p.txt"), "Hello\n").unwrap();
+    for (file, text) in [("p.txt", "Hello\n\nAnd?"), ("/dev/null", "And?")] {
+        let output = run().stdin(std::fs::File::open(folder.path().join(file)).unwrap()).output().unwrap();
+        assert_eq!((stdout(&output), stderr(&output)), (prompt(text), String::new()), "{file}");
+    }
+    let mut closed = Command::new("sh");
+    closed.args(["-c", "exec \"$@\" <&-", "sh"]).arg(run().get_program()).args(arguments);
+    let output = closed.current_dir(folder.path()).output().unwrap();
+    assert_eq!((stdout(&output), stderr(&output)), (prompt("And?"), String::new()));
+    for (written, text) in [("", "And?"), ("Hello", "Hello\n\nAnd?")] {
+        let mut child = run().stdin(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert_eq!(line, "waiting for standard input (Ctrl-D or < /dev/null to go on without)\n");
+        let mut pipe = child.stdin.take().unwrap();
+        pipe.write_all(written.as_bytes()).unwrap();
+        drop(pipe);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(stdout(&output), prompt(text));
+        assert_eq!(said.lines().count(), 0, "it is said once");
+    }
+}
+
 #[test]
 fn templates_can_be_chosen() {
     let folder = place(Script::saying_ok("chatml"));

@@ -105,10 +105,10 @@ impl Run {
         let said = given.filter(|text| *text != "-");
         let before = match &self.file {
             Some(file) => Some(text::read(file)?),
+            None if said.is_some() => text::piped()?,
             None if stdin().is_terminal() && given.is_none() => {
                 bail!("no prompt given: use --prompt TEXT, or - to read it from stdin, or `moewe chat`")
             }
-            None if said.is_some() && stdin().is_terminal() => None,
             None => Some(text::stdin_or_nothing()?),
         };
         // The end of the last line belongs to the file, not to the prompt.
