@@ -113,6 +113,23 @@ fn ctrl_c_stops_the_answer_and_not_the_program() {
 }
 
 #[test]
+fn a_long_prompt_shows_how_far_it_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("tiny.gguf");
+    Tiny { context_length: 1 << 20, ..Tiny::default() }.write(&model);
+    let prompt = folder.path().join("long.txt");
+    std::fs::write(&prompt, "a long text ".repeat(20_000)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moewe"));
+    command.args(["run", "--context", "500000", "--batch", "64", "-n", "3", "-f"]).args([&prompt, &model]);
+    command.env("HOME", folder.path()).env("TERM", "xterm").env("NO_COLOR", "1");
+    let mut session = spawn_command(command, Some(WAIT_MS)).unwrap();
+    session.exp_regex("[0-9,]+ of 240,0[0-9]+ tokens read, [0-9.]+ tokens/s; Ctrl-C stops").unwrap();
+    session.send_control(CTRL_C).unwrap();
+    session.exp_string("stopped").unwrap();
+    session.exp_eof().unwrap();
+}
+
+#[test]
 fn history_survives_the_program() {
     let folder = tempfile::tempdir().unwrap();
     let mut session = chat(folder.path(), &["-n", "3"]);

@@ -329,7 +329,7 @@ fn a_long_chat_forgets_its_oldest_turns() {
     let chat = place.fed(&["chat", "-n", "20", "--context", "128", "--system", "Be kind."], input);
     let said = stderr(&chat);
     assert!(chat.status.success(), "{said}");
-    assert!(said.contains("turns left the model's view"), "{said}");
+    assert!(said.contains("the oldest turn left the model's view"), "{said}");
     assert!(said.contains("no longer in the model's view"), "{said}");
     let saved: Value = serde_json::from_slice(&std::fs::read(place.path("all.json")).unwrap()).unwrap();
     assert_eq!(saved["messages"].as_array().unwrap().len(), 1 + 4 * 2, "a saved chat is whole");
@@ -339,7 +339,7 @@ fn a_long_chat_forgets_its_oldest_turns() {
     assert!(stderr(&endless).contains("the context is full; --context"), "{}", stderr(&endless));
     // An answer that meets the end of the context sends the first turn away and goes on.
     let long = place.fed(&["chat", "--context", "128", "-n", "10"], "one\n/set n 100\ntwo\n");
-    assert!(stderr(&long).contains("the oldest 1 turns left"), "{}", stderr(&long));
+    assert!(stderr(&long).contains("the oldest turn left"), "{}", stderr(&long));
     assert!(stderr(&long).contains("100 tokens"), "{}", stderr(&long));
     assert_eq!(stdout(&long).lines().last().unwrap().len(), 100);
     let message = "x".repeat(200);

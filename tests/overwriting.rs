@@ -210,5 +210,5 @@ fn texts_have_to_be_texts() {
     let (plain, _) = measured(text.as_bytes());
     assert_eq!(measured(&[b"\xef\xbb\xbf", text.as_bytes()].concat()).0, plain);
     let (_, said) = measured(&[b"caf\xe9 ", text.as_bytes()].concat());
-    assert!(said.contains("not UTF-8 is replaced, in 1 places"), "{said}");
+    assert!(said.contains("not UTF-8 is replaced, in 1 place\n"), "{said}");
 }

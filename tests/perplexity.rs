@@ -6,6 +6,7 @@
 
 use moewe_convert::recipe::limit_of;
 use moewe_convert::{Options, Recipe, Text, convert};
+use moewe_engine::dialogue::Reader;
 use moewe_engine::eval::{Comparison, Importance, chunks_of, compare};
 use moewe_engine::generate::Answer;
 use moewe_engine::sampler::{Sampler, Sampling};
@@ -65,8 +66,9 @@ fn greedy(engine: &Engine) -> Vec<u32> {
     let mut session = engine.session().unwrap();
     let special = moewe_engine::tokenizer::Special::Plain;
     let prompt = engine.tokenizer().unwrap().encode("Es war einmal", special).unwrap();
-    let mut generation = Answer::start(&mut session, &mut sampler, &prompt, Some(32)).unwrap();
-    while generation.next_text().unwrap().is_some() {}
+    let mut generation =
+        Answer::start(&mut session, &mut sampler, &prompt, Some(32), Reader::plain()).unwrap();
+    while generation.next_pieces().unwrap().is_some() {}
     generation.tokens().to_vec()
 }
 

@@ -7,7 +7,8 @@ mod fixtures;
 
 use fixtures::{fixture, options, tokens};
 use moewe_engine::Error;
-use moewe_engine::generate::{Answer, Event, Generation, StopScanner};
+use moewe_engine::dialogue::Reader;
+use moewe_engine::generate::{Answer, Event, Generation};
 use moewe_engine::model::{PAGE, Row, Wants};
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::{Batch, Engine, Options};
@@ -147,8 +148,9 @@ fn generations_share_steps() {
     let alone: Vec<_> = (0..3)
         .map(|i| {
             let (mut session, mut sampler) = (engine.session().unwrap(), sampler(i as u64));
-            let mut answer = Answer::start(&mut session, &mut sampler, &prompts[i], limit(i)).unwrap();
-            while answer.next_text().unwrap().is_some() {}
+            let mut answer =
+                Answer::start(&mut session, &mut sampler, &prompts[i], limit(i), Reader::plain()).unwrap();
+            while answer.next_pieces().unwrap().is_some() {}
             (answer.tokens().to_vec(), answer.ending().unwrap())
         })
         .collect();
@@ -159,8 +161,7 @@ fn generations_share_steps() {
             extend(&mut batch, i, &prompt[..prompt.len() - 1], 16);
             let mut sampler = sampler(i as u64);
             sampler.begin_answer(prompt.len());
-            let stops = StopScanner::default();
-            (Generation::new(&engine, prompt, prompt.len(), limit(i), stops), sampler)
+            (Generation::new(&engine, prompt, limit(i), Reader::plain()), sampler)
         })
         .collect();
     loop {

@@ -17,6 +17,7 @@ const LAYERS: &[&str] = &[
     "kernels",
     "cuda",
     "tokenizer",
+    "dialogue",
     "experts",
     "model",
     "sampler",

@@ -12,6 +12,7 @@ pub mod ops;
 pub mod kernels;
 pub mod cuda;
 pub mod tokenizer;
+pub mod dialogue;
 pub mod sampler;
 pub mod experts;
 pub mod model;

@@ -1,7 +1,7 @@
 //! `moewe chat`: a conversation with a model, at a terminal or through pipes.
 //!
 //! This file is the loop; `chat/` has the conversation, the model's side, the commands and the input. Answers go to
-//! stdout, everything else to stderr.
+//! stdout, thoughts and everything else to stderr.
 
 mod commands;
 mod conversation;
@@ -11,8 +11,10 @@ mod partner;
 use super::Command;
 use super::options::ModelOptions;
 use super::output::{self, note};
+use super::prompt::{PromptOptions, Think};
 use super::sampling::SamplingOptions;
-use anyhow::{Context, Result, bail};
+use super::screen::Screen;
+use anyhow::{Result, bail};
 use clap::Parser;
 use commands::Next;
 use conversation::Conversation;
@@ -21,7 +23,7 @@ use moewe_engine::Error;
 use moewe_engine::generate::Ending;
 use moewe_engine::os::{interrupt, terminal};
 use partner::{Answered, Partner};
-use std::io::{IsTerminal, Write, stdout};
+use serde_json::json;
 use std::path::PathBuf;
 
 /// Chat with a model.
@@ -37,13 +39,19 @@ pub(super) struct Chat {
     #[arg(long, value_name = "FILE")]
     load: Option<PathBuf>,
     #[command(flatten)]
+    prompting: PromptOptions,
+    #[command(flatten)]
     sampling: SamplingOptions,
+    /// Print each answer as JSON on a line of its own
+    #[arg(long, help_heading = "Options")]
+    json: bool,
 }
 
 impl Command for Chat {
     fn run(self) -> Result<()> {
         let engine = self.model.open()?;
-        let partner = Partner::new(&engine, self.sampling.clone())?;
+        let (sampling, prompting) = (self.sampling.clone(), self.prompting.clone());
+        let partner = Partner::new(&engine, sampling, prompting, self.model.quiet)?;
         if !partner.has_template() {
             note("this model has no chat template: it continues your text instead of answering it");
         }
@@ -55,11 +63,13 @@ impl Command for Chat {
             }
             conversation.system = self.system.clone();
         }
+        commands::say_if_open(&conversation);
         let is_interactive = input::is_interactive();
         if is_interactive && !self.model.quiet {
             note("/help lists commands; Ctrl-C stops an answer, Ctrl-D leaves");
         }
-        Talk { partner, conversation, is_interactive, quiet: self.model.quiet, has_failed: false }.run()
+        let (quiet, json) = (self.model.quiet, self.json);
+        Talk { partner, conversation, is_interactive, quiet, json, has_failed: false }.run()
     }
 }
 
@@ -69,6 +79,7 @@ struct Talk<'e> {
     conversation: Conversation,
     is_interactive: bool,
     quiet: bool,
+    json: bool,
     has_failed: bool, // decides the exit status of a chat through pipes
 }
 
@@ -107,6 +118,9 @@ impl Talk<'_> {
         if message.trim().is_empty() && !(is_base && self.conversation.len() > 0) {
             return Ok(Next::Read);
         }
+        if self.conversation.is_open() && !is_base {
+            note("this goes with the question that had no answer yet");
+        }
         self.conversation.ask(if is_base { message } else { message.trim() });
         Ok(Next::Answer)
     }
@@ -120,8 +134,10 @@ impl Talk<'_> {
     fn answer(&mut self) -> Result<()> {
         let listener = interrupt::listen();
         let silence = self.is_interactive.then(terminal::silence);
-        let mut screen = Screen::new(self.partner.has_template());
-        let answered = self.partner.answer(&mut self.conversation, &listener, |text| screen.show(text));
+        let mut screen = Screen::new(self.partner.think() == Think::Show, self.partner.has_template());
+        let is_silent = self.json;
+        let show = |piece: &_| if is_silent { Ok(()) } else { screen.show(piece) };
+        let answered = self.partner.answer(&mut self.conversation, &listener, show);
         screen.end()?;
         drop((listener, silence));
         match answered {
@@ -138,7 +154,9 @@ impl Talk<'_> {
     /// What there is to say about an answer.
     fn comment(&mut self, answered: Answered) -> Result<()> {
         if answered.left > 0 {
-            note(format!("the context is full: the oldest {} turns left the model's view", answered.left));
+            let turns =
+                if answered.left == 1 { "turn".into() } else { output::counted(answered.left, "turn") };
+            note(format!("the context is full: the oldest {turns} left the model's view"));
         }
         let figures = answered.figures;
         match answered.ending {
@@ -152,40 +170,30 @@ impl Talk<'_> {
             Ending::ContextFull => note("the context is full; --context makes it larger"),
             Ending::Limit | Ending::EndOfText | Ending::StopString => {}
         }
+        let latest = self.conversation.latest();
+        let (text, reasoning) =
+            latest.map(|turn| (turn.answer.as_deref(), turn.reasoning.as_deref())).unzip();
+        let (text, reasoning) = (text.flatten(), reasoning.flatten());
+        if self.json {
+            let line = json!({
+                "text": text,
+                "reasoning": reasoning,
+                "tokens": figures.generated,
+                "prompt_tokens": figures.prompt,
+                "ending": answered.ending.name(),
+                "prefill_tokens_per_second": figures.prefill_tokens_per_second(),
+                "decode_tokens_per_second": figures.decode_tokens_per_second(),
+            });
+            output::print(line)?;
+        }
+        if text.is_some_and(str::is_empty) && reasoning.is_some() {
+            note("all of it was thought, the answer had not begun");
+        }
         if !self.quiet {
-            let line =
-                format!("{} tokens, {:.1} tokens/s", figures.generated, figures.decode_tokens_per_second());
+            let tokens = output::counted(figures.generated, "token");
+            let line = format!("{tokens}, {:.1} tokens/s", figures.decode_tokens_per_second());
             note(output::dim(&line));
         }
         Ok(())
-    }
-}
-
-/// An answer on its way to stdout.
-struct Screen {
-    is_terminal: bool,
-    trims: bool, // leaves out white space before the first word
-    column_is_zero: bool,
-}
-
-impl Screen {
-    fn new(trims: bool) -> Self {
-        Self { is_terminal: stdout().is_terminal(), trims, column_is_zero: true }
-    }
-
-    fn show(&mut self, text: &str) -> Result<()> {
-        let text = if self.trims { text.trim_start() } else { text };
-        let text = if self.is_terminal { output::harmless(text) } else { text.to_owned() };
-        if text.is_empty() {
-            return Ok(());
-        }
-        self.trims = false;
-        self.column_is_zero = text.ends_with('\n');
-        let mut out = stdout();
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to stdout")
-    }
-
-    fn end(&self) -> Result<()> {
-        if self.column_is_zero { Ok(()) } else { output::print("") }
     }
 }

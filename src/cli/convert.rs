@@ -263,13 +263,18 @@ fn note_losses(report: &Report) {
             report.requantized.join(", ")
         ));
     }
-    if let Some(first) = report.unweighed.first() {
-        let count = report.unweighed.len();
-        let name = output::excerpt(first, 80);
-        output::note(format!(
-            "note: {count} tensors have no importance and are rounded without, such as {name}"
-        ));
-    }
+    without_importance(&report.unweighed).into_iter().for_each(output::note);
+}
+
+/// A line about tensors that have none.
+fn without_importance(names: &[String]) -> Option<String> {
+    let name = output::excerpt(names.first()?, 80);
+    Some(match names.len() {
+        1 => format!("note: {name} has no importance and is rounded without"),
+        count => {
+            format!("note: {count} tensors have no importance and are rounded without, such as {name}")
+        }
+    })
 }
 
 /// Tensors of the source that are not in the file, those alike but for their numbers as one.
@@ -319,4 +324,22 @@ fn print_plan(report: &Report) -> Result<()> {
         table.row([name, planned.format.to_owned(), output::bytes(planned.bytes)]);
     }
     table.print()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_tensor_is_named_and_of_several_the_first() {
+        let said = |names: &[&str]| {
+            without_importance(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(said(&[]), None);
+        assert_eq!(said(&["a.weight"]).unwrap(), "note: a.weight has no importance and is rounded without");
+        assert_eq!(
+            said(&["a.weight", "b.weight"]).unwrap(),
+            "note: 2 tensors have no importance and are rounded without, such as a.weight"
+        );
+    }
 }

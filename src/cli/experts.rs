@@ -61,7 +61,11 @@ impl Look {
         drop(listener);
         if let Some(path) = &self.trace {
             trace.write(path, target::existing(self.force))?;
-            output::note(format!("routing of {} tokens written to {}", trace.tokens.len(), path.display()));
+            output::note(format!(
+                "routing of {} written to {}",
+                output::counted(trace.tokens.len(), "token"),
+                path.display()
+            ));
         }
         let counted = engine.expert_statistics().unwrap_or_default();
         if self.json {

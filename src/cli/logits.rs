@@ -52,7 +52,11 @@ impl Command for Logits {
         destination.write_all(&file).with_context(|| format!("{}: cannot write", self.output.display()))?;
         destination.publish()?;
         if !self.model.quiet {
-            output::note(format!("{} tokens written to {}", tokens.len(), self.output.display()));
+            output::note(format!(
+                "{} written to {}",
+                output::counted(tokens.len(), "token"),
+                self.output.display()
+            ));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use super::output;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use moewe_engine::gguf::Gguf;
+use moewe_engine::model::ffn;
 use moewe_engine::session::{
     CapacityMode, CardPlan, DeviceChoice, Engine, MemoryLimit, MemoryPlan, Options, cache_format,
 };
@@ -124,6 +125,11 @@ impl ModelOptions {
     /// Loads the model at a place that is known already.
     pub(crate) fn open_place(&self, place: &Place, options: Options) -> Result<Engine> {
         let engine = Engine::from_gguf(place.open()?, options).map_err(|e| e.in_file(place.to_string()))?;
+        let is_dense = engine.config().layers.iter().all(|layer| matches!(layer.ffn, ffn::Shape::Dense(_)));
+        if is_dense && (self.experts_used.is_some() || self.expert_threshold > 0.0) {
+            let flag = if self.experts_used.is_some() { "--experts-used" } else { "--expert-threshold" };
+            bail!("{place}: this model has no experts, so {flag} has nothing to change");
+        }
         if !self.quiet {
             self.introduce(&engine);
         }
@@ -133,8 +139,9 @@ impl ModelOptions {
     fn introduce(&self, engine: &Engine) {
         let (threads, isa) = engine.hardware();
         output::note(format!(
-            "{}; {threads} threads, {isa}; loaded in {:.0} ms",
+            "{}; {}, {isa}; loaded in {:.0} ms",
             describe(engine.gguf()),
+            output::counted(threads, "thread"),
             engine.load_time().as_secs_f64() * 1e3
         ));
         if let Some(card) = &engine.memory().card {
@@ -143,7 +150,8 @@ impl ModelOptions {
         describe_context(self.context, engine).into_iter().for_each(output::note);
         if let Some(used) = self.experts_used {
             output::note(format!(
-                "{used} experts per token: the model was not made so and says other things"
+                "{} per token: the model was not made so and says other things",
+                output::counted(used, "expert")
             ));
         }
         if self.expert_threshold > 0.0 {
@@ -154,6 +162,8 @@ impl ModelOptions {
         }
         if engine.expert_statistics().is_some() && engine.memory().experts.experts() > 0 {
             describe_memory(engine.memory()).into_iter().for_each(output::note);
+        } else {
+            describe_limit(engine.memory()).into_iter().for_each(output::note);
         }
     }
 }
@@ -241,14 +251,15 @@ pub(crate) fn describe_memory(plan: &MemoryPlan) -> Vec<String> {
             output::bytes(machine)
         ));
     }
-    if let Some(limit) = plan.limit.filter(|&limit| limit < plan.total()) {
-        lines.push(format!(
-            "memory: {} are too little for what every token needs; it takes {}",
-            output::bytes(limit),
-            output::bytes(plan.total())
-        ));
-    }
+    lines.extend(describe_limit(plan));
     lines
+}
+
+/// A line about a limit that cannot be kept.
+fn describe_limit(plan: &MemoryPlan) -> Option<String> {
+    let limit = plan.limit.filter(|&limit| limit < plan.total())?;
+    let (limit, total) = (output::bytes(limit), output::bytes(plan.total()));
+    Some(format!("memory: {limit} are too little for what every token needs; it takes {total}"))
 }
 
 /// One line about a model: name, architecture, size.

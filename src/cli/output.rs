@@ -76,6 +76,12 @@ pub(crate) fn count(count: u64) -> String {
     scaled(count, 1000.0, &["", "k", "M", "B", "T"])
 }
 
+/// So many of a thing: "1 turn", "2 turns".
+pub(crate) fn counted(count: usize, thing: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{ending}")
+}
+
 fn scaled(count: u64, step: f64, units: &[&str]) -> String {
     if (count as f64) < step {
         return format!("{count} {}", units[0]).trim_end().to_owned();
@@ -120,6 +126,11 @@ mod tests {
         ] {
             assert_eq!((bytes(value).as_str(), count(value).as_str()), (as_bytes, as_count));
         }
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "turn")), ["0 turns", "1 turn", "2 turns"]);
     }
 
     #[test]

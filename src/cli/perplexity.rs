@@ -3,7 +3,7 @@
 use super::options::ModelOptions;
 use super::progress::Reading;
 use super::{Command, output, text::read};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Parser;
 use moewe_engine::eval::{Perplexity, perplexity};
 use moewe_engine::os::memory;
@@ -38,6 +38,12 @@ impl Command for Measure {
         })?;
         let time = start.elapsed();
         drop(reading);
+        if !measured.perplexity.is_finite() {
+            bail!(
+                "the perplexity is {}: the model's numbers are broken (NaN or infinite)",
+                measured.perplexity
+            );
+        }
         if self.json { print_json(&engine, &measured, time) } else { print(&measured) }
     }
 }
@@ -45,7 +51,11 @@ impl Command for Measure {
 fn print(measured: &Perplexity) -> Result<()> {
     output::print(format!("perplexity     {:.4}", measured.perplexity))?;
     output::print(format!("bits per byte  {:.4}", measured.bits_per_byte))?;
-    output::print(format!("tokens         {} in {} chunks", measured.tokens, measured.chunks))
+    output::print(format!(
+        "tokens         {} in {}",
+        measured.tokens,
+        output::counted(measured.chunks, "chunk")
+    ))
 }
 
 fn print_json(engine: &Engine, measured: &Perplexity, time: Duration) -> Result<()> {

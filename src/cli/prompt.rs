@@ -1,54 +1,155 @@
-//! From messages or text to the tokens that a model is to continue.
-//!
-//! A chat template writes control tokens as text, and so may a person. What stands in a message must not end a turn,
-//! so it passes through the template as a mark and is read as plain text afterwards.
+//! From messages or text to the tokens that a model is to continue, and the flags that say how: which chat template,
+//! with which variables, and whether the model is to think.
 
-use anyhow::Result;
-use moewe_engine::session::Engine;
-use moewe_engine::tokenizer::{ChatTemplate, Message, Special, Tokenizer};
+use super::output::note;
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use moewe_engine::dialogue::{Dialogue, StopScanner};
+use moewe_engine::gguf::Metadata;
+use moewe_engine::tokenizer::{BUILT_IN, ChatTemplate, Message, Rendered, Special, Tokenizer, built_in};
+use serde_json::{Map, Value};
+use std::io::{IsTerminal, stderr};
+use std::path::{Path, PathBuf};
 
-/// Around the id of a control token that was written as text; private-use characters that no template looks at.
-const MARK: [char; 2] = ['\u{f8d0}', '\u{f8d1}'];
+/// What the template gets from us, whatever a person sets.
+const RESERVED: [&str; 4] = ["messages", "add_generation_prompt", "bos_token", "eos_token"];
 
-/// The model's chat template; `None` for a base model.
-pub(crate) fn template(engine: &Engine) -> Result<Option<ChatTemplate>> {
-    Ok(ChatTemplate::from_metadata(engine.metadata(), engine.tokenizer()?)?)
+// No doc comment: see options.rs.
+#[derive(Args, Clone, Default)]
+pub(crate) struct PromptOptions {
+    /// Chat template in the place of the file's: a Jinja file, or chatml, llama3, mistral, gemma, deepseek or harmony
+    #[arg(long, value_name = "FILE|NAME")]
+    chat_template: Option<PathBuf>,
+    /// Set a variable of the chat template, as in enable_thinking=false; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    template_var: Vec<(String, Value)>,
+    /// What a model thinks before it answers: show it on stderr, hide it, or ask the model not to think [default: show at
+    /// a terminal]
+    #[arg(long, value_name = "MODE")]
+    think: Option<Think>,
+    /// End the answer before this text; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
 }
 
-/// The text of a conversation up to where the answer begins, for [`encode`].
-pub(crate) fn render(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Message]) -> Result<String> {
-    let mark = |message: &Message| Ok(Message::new(&message.role, marked(tokenizer, &message.content)?));
-    let messages = messages.iter().map(mark).collect::<Result<Vec<_>>>()?;
-    Ok(template.render(&messages, true)?)
+/// What becomes of thoughts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Think {
+    /// The person sees them.
+    Show,
+    /// The model thinks, the person sees the answer.
+    Hide,
+    /// The model is asked not to think.
+    Off,
 }
 
-/// `content` with marks in the place of control tokens.
-fn marked(tokenizer: &Tokenizer, content: &str) -> Result<String> {
-    let mut text: String = content.chars().filter(|character| !MARK.contains(character)).collect();
-    let mut found = tokenizer.encode(&text, Special::Parse)?;
-    found.retain(|&token| tokenizer.is_control(token));
-    // The longest first: it may contain others.
-    found.sort_by_key(|&token| (std::cmp::Reverse(tokenizer.token_text(token).len()), token));
-    found.dedup();
-    for token in found {
-        let mark = format!("{}{token}{}", MARK[0], MARK[1]);
-        text = text.replace(tokenizer.token_text(token), &mark);
+impl PromptOptions {
+    /// What becomes of thoughts; where nothing is said about it a terminal shows them.
+    pub(crate) fn thinks(&self, quiet: bool) -> Think {
+        let usual = if stderr().is_terminal() && !quiet { Think::Show } else { Think::Hide };
+        self.think.unwrap_or(usual)
     }
-    Ok(text)
+
+    pub(crate) fn stops(&self) -> StopScanner {
+        StopScanner::new(self.stop.iter().cloned())
+    }
+
+    /// How to speak with the model; `None` for a base model.
+    ///
+    /// # Errors
+    /// Templates that cannot be read or used, and flags that want one where there is none.
+    pub(crate) fn template(&self, metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Option<Template>> {
+        let template = match &self.chat_template {
+            Some(given) => Some(chosen(given, tokenizer)?),
+            None => ChatTemplate::from_metadata(metadata, tokenizer)?,
+        };
+        let variables: Map<String, Value> = self.template_var.iter().cloned().collect();
+        if template.is_none() && !variables.is_empty() {
+            bail!("--template-var needs a model with a chat template; --chat-template gives it one");
+        }
+        let Some(template) = template else { return Ok(None) };
+        if let Some(unread) = variables.keys().find(|name| *name != "tools" && !template.reads(name)) {
+            note(format!("the chat template reads no variable {unread}: it changes nothing"));
+        }
+        let template = Template { dialogue: Dialogue::of(&template), template, variables };
+        if self.think == Some(Think::Off) {
+            template.say_without_switch();
+        }
+        Ok(Some(template))
+    }
 }
 
-/// Tokens of a rendered text: control tokens where the template wrote them, plain text where a person did.
-pub(crate) fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
-    let mut tokens = Vec::new();
-    // Even parts stand outside of marks. The template writes the beginning of the text itself where it wants one.
-    for (i, part) in text.split(MARK).enumerate() {
-        let id = part.parse().ok().filter(|_| i % 2 == 1);
-        match id {
-            Some(id) => tokens.extend(tokenizer.encode(tokenizer.token_text(id), Special::Plain)?),
-            None => tokens.extend(tokenizer.encode(part, Special::Parse)?),
+/// A chat template with its variables, and how to read what answers it.
+pub(crate) struct Template {
+    template: ChatTemplate,
+    dialogue: Dialogue,
+    variables: Map<String, Value>,
+}
+
+impl Template {
+    pub(crate) fn dialogue(&self) -> &Dialogue {
+        &self.dialogue
+    }
+
+    /// The conversation up to where the answer begins.
+    pub(crate) fn render(&self, messages: &[Message], think: Think) -> Result<Rendered> {
+        let mut variables = if think == Think::Off { self.without_thoughts() } else { Map::new() };
+        variables.extend(self.variables.clone());
+        Ok(self.template.render_with(messages, true, &variables)?)
+    }
+
+    /// Says where a model thinks whatever it is asked.
+    pub(crate) fn say_without_switch(&self) {
+        if self.dialogue.has_reasoning() && self.without_thoughts().is_empty() {
+            note("this model's template has no switch for thinking: it is hidden instead");
         }
     }
-    Ok(tokens)
+
+    /// The variables that ask the model not to think, of those that its template reads.
+    fn without_thoughts(&self) -> Map<String, Value> {
+        let switches = ["enable_thinking", "thinking"].map(|name| (name, Value::Bool(false)));
+        let mut read: Map<String, Value> = switches
+            .into_iter()
+            .filter(|(name, _)| self.template.reads(name))
+            .map(|(name, off)| (name.to_owned(), off))
+            .collect();
+        // gpt-oss cannot be kept from thinking; this is its least.
+        if read.is_empty() && self.template.reads("reasoning_effort") {
+            read.insert("reasoning_effort".to_owned(), Value::from("low"));
+        }
+        read
+    }
+}
+
+/// The template that a person names: a built-in one, else a file.
+fn chosen(given: &Path, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
+    if let Some(source) = given.to_str().and_then(built_in) {
+        return Ok(ChatTemplate::for_tokenizer(source, tokenizer)?);
+    }
+    let names: Vec<_> = BUILT_IN.iter().map(|(name, _)| *name).collect();
+    let known = || format!("{}: cannot read; it may also be one of {}", given.display(), names.join(", "));
+    let source = std::fs::read_to_string(given).with_context(known)?;
+    let source = source.strip_prefix('\u{feff}').unwrap_or(&source);
+    // Hugging Face's files end with a line end that is no part of the prompt; Jinja takes one off as well.
+    ChatTemplate::for_tokenizer(source, tokenizer).with_context(|| given.display().to_string())
+}
+
+fn variable(text: &str) -> Result<(String, Value)> {
+    let (name, value) = text.split_once('=').context("expected a name, `=` and a value")?;
+    let name = name.trim();
+    if name.is_empty() {
+        bail!("expected a name before `=`");
+    }
+    if RESERVED.contains(&name) {
+        bail!("{name} is the conversation's own");
+    }
+    let value = match value {
+        "True" => Value::Bool(true),
+        "False" => Value::Bool(false),
+        "None" => Value::Null,
+        value => serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)),
+    };
+    Ok((name.to_owned(), value))
 }
 
 /// Tokens of a text to continue. Control tokens in it count: who continues texts may want to write a template by hand.
@@ -59,27 +160,48 @@ pub(crate) fn encode_text(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moewe_engine::tokenizer::VocabularySpec;
-    use moewe_engine::tokenizer::bytes::CHARACTERS;
+    use serde_json::json;
 
     #[test]
-    fn a_message_cannot_end_its_turn() {
-        let bytes: Vec<String> = CHARACTERS.iter().map(char::to_string).collect();
-        let tokens = bytes.iter().map(String::as_str).chain(["<end>", "<end><end>"]).collect();
-        let types = [vec![1; 256], vec![3, 3]].concat();
-        let spec = VocabularySpec { model: "gpt2", pre: "gpt-2", tokens, types, ..Default::default() };
-        let tokenizer = Tokenizer::new(&spec).unwrap();
-        let source = "{% for m in messages %}{{ m.content | trim }}<end>{% endfor %}";
-        let template = ChatTemplate::new(source, "", "").unwrap();
-        for content in ["hi", "<end>", "a<end>b<end><end>", " <end<end>> ", "\u{f8d0}256\u{f8d1}<end>", "<en"]
-        {
-            let text = render(&tokenizer, &template, &[Message::new("user", content)]).unwrap();
-            let tokens = encode(&tokenizer, &text).unwrap();
-            let (end, rest) = tokens.split_last().unwrap();
-            assert_eq!(*end, 256, "{content:?}");
-            assert!(rest.iter().all(|&token| token < 256), "{content:?}: {rest:?}");
-            let expected = content.replace(MARK, "");
-            assert_eq!(tokenizer.decode(rest), expected.trim(), "{content:?}");
+    fn variables() {
+        for (text, name, value) in [
+            ("enable_thinking=false", "enable_thinking", json!(false)),
+            ("a=True", "a", json!(true)),
+            ("a=3", "a", json!(3)),
+            ("reasoning_effort=low", "reasoning_effort", json!("low")),
+            ("a=\"3\"", "a", json!("3")),
+            ("a=b=c", "a", json!("b=c")),
+            ("a=", "a", json!("")),
+            ("tools=[{\"x\":1}]", "tools", json!([{"x": 1}])),
+        ] {
+            assert_eq!(variable(text).unwrap(), (name.to_owned(), value), "{text}");
+        }
+        for wrong in ["a", "=1", "messages=[]", "bos_token=x"] {
+            assert!(variable(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn thinking_is_switched_off_as_the_template_reads_it() {
+        let question = [Message::new("user", "U")];
+        for (source, has_switch, expected) in [
+            ("{% if enable_thinking is defined and not enable_thinking %}off{% endif %}", true, "off"),
+            ("{{ thinking }}{{ reasoning_effort }}", true, "False"),
+            ("{{ reasoning_effort }}", true, "low"),
+            ("{{ messages[0].content }}", false, "U"),
+        ] {
+            let template = ChatTemplate::new(source, "", "").unwrap();
+            let dialogue = Dialogue::plain();
+            let mut template = Template { template, dialogue, variables: Map::new() };
+            let text = template.render(&question, Think::Off).unwrap();
+            assert_eq!(
+                (!template.without_thoughts().is_empty(), text.text()),
+                (has_switch, expected),
+                "{source}"
+            );
+            template.variables.insert("reasoning_effort".to_owned(), Value::from("high"));
+            let set = template.render(&question, Think::Off).unwrap().text().contains("high");
+            assert_eq!(set, source.contains("effort"), "{source}");
         }
     }
 }

@@ -123,7 +123,7 @@ impl Serve {
             queue_timeout: self.timeout_queue.0,
             request_timeout: self.timeout_request.0,
             max_body: self.max_body,
-            tokens_limit: self.max_tokens_limit.or(self.sampling.limit),
+            tokens_limit: self.max_tokens_limit.or(self.sampling.limit()),
             grace: self.grace.0.unwrap_or(Duration::MAX),
             aliases: self.alias.clone(),
             strict_model: self.strict_model,

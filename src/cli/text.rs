@@ -5,14 +5,22 @@
 
 use super::output;
 use anyhow::{Context, Result, bail};
-use moewe_engine::os::link;
-use std::io::{Read, stdin};
+use moewe_engine::os::{files, link};
+use std::borrow::Cow;
+use std::io::{self, Read, stdin};
+use std::iter;
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
 
 /// Where binary data show themselves.
 const HEAD: usize = 8192;
 /// Of so many characters one may be no UTF-8, since a few broken bytes are part of many corpora.
 const BROKEN: usize = 10;
+/// After so long without a byte a person hears what is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+const WAITING: &str = "waiting for standard input (Ctrl-D or < /dev/null to go on without)";
 
 /// What was given, or all of stdin in place of `-` or nothing.
 pub(crate) fn given_or_stdin(text: Option<&str>) -> Result<String> {
@@ -20,6 +28,57 @@ pub(crate) fn given_or_stdin(text: Option<&str>) -> Result<String> {
         None | Some("-") => std::io::read_to_string(stdin()).context("cannot read the text from stdin"),
         Some(text) => Ok(text.to_owned()),
     }
+}
+
+/// All of stdin, which may be nothing.
+pub(crate) fn stdin_or_nothing() -> Result<String> {
+    text_or_nothing(stdin())
+}
+
+/// All of stdin besides a text that was given, unless it is a device. Who started us may have left a pipe open that nobody
+/// writes to, and nothing tells it from a slow one: after a second's silence that is said, once.
+pub(crate) fn piped() -> Result<Option<String>> {
+    if !files::is_stdin_fed() {
+        return Ok(None);
+    }
+    let (heard, silence) = mpsc::channel();
+    thread::spawn(move || {
+        let end = iter::repeat_with(|| silence.recv_timeout(PATIENCE)).find_map(Result::err);
+        if end == Some(RecvTimeoutError::Timeout) {
+            output::note(WAITING);
+        }
+    });
+    text_or_nothing(Heard { input: stdin(), heard }).map(Some)
+}
+
+/// Says of every read that it has come back.
+struct Heard<R> {
+    input: R,
+    heard: Sender<()>,
+}
+
+impl<R: Read> Read for Heard<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        // Nobody listens any more once it was said.
+        let _ = self.heard.send(());
+        Ok(count)
+    }
+}
+
+fn text_or_nothing(mut input: impl Read) -> Result<String> {
+    let mut bytes = vec![];
+    input.read_to_end(&mut bytes).context("cannot read the text from stdin")?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    if bytes.trim_ascii().is_empty() {
+        return Ok(String::from_utf8_lossy(bytes).into_owned());
+    }
+    decode(bytes).context("stdin")
+}
+
+/// `text` with its lines ended as a person types them: what Windows' editors put there is not part of a prompt.
+pub(crate) fn lines(text: &str) -> Cow<'_, str> {
+    if text.contains("\r\n") { Cow::Owned(text.replace("\r\n", "\n")) } else { Cow::Borrowed(text) }
 }
 
 /// A text file, or stdin for `-`. A few bytes that are not UTF-8 are replaced; the mark at the beginning that Windows'
@@ -37,7 +96,10 @@ pub(crate) fn read(path: &Path) -> Result<String> {
     let text = decode(&bytes).with_context(|| name.clone())?;
     let broken = broken(&bytes, &text);
     if broken > 0 {
-        output::note(format!("{name}: what is not UTF-8 is replaced, in {broken} places"));
+        output::note(format!(
+            "{name}: what is not UTF-8 is replaced, in {}",
+            output::counted(broken, "place")
+        ));
     }
     Ok(text)
 }

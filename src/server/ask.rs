@@ -4,6 +4,7 @@ use super::Shared;
 use super::model::Model;
 use super::refusal::Refusal;
 use super::scheduler::{Event, Failure, Request};
+use moewe_engine::dialogue::{Dialogue, StopScanner};
 use moewe_engine::sampler::Sampling;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{Receiver, channel};
@@ -20,7 +21,10 @@ pub(super) struct Ask {
     pub(super) count: usize,
     pub(super) sampling: Sampling,
     pub(super) limit: Option<usize>,
+    pub(super) dialogue: Dialogue,
     pub(super) stops: Vec<String>,
+    /// The prompt's text, where the model may go on in the middle of a thought.
+    pub(super) text: String,
     pub(super) odds: Option<usize>,
     pub(super) scores: bool,
     pub(super) reuses: bool,
@@ -84,7 +88,7 @@ impl Ask {
                 prompt: self.prompts[index / self.count].clone(),
                 sampling,
                 limit,
-                stops: self.stops.clone(),
+                reader: self.dialogue.reader(&self.text, StopScanner::new(self.stops.iter().cloned())),
                 odds: self.odds,
                 scores: self.scores,
                 reuses: self.reuses,

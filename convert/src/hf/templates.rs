@@ -64,8 +64,8 @@ fn compile(text: &str) -> Result<ChatTemplate> {
 }
 
 /// What only shows when a template is used: filters and functions that do not exist.
-fn trial(template: &ChatTemplate) -> Result<String> {
-    template.render(&[Message::new("user", "?")], true)
+fn trial(template: &ChatTemplate) -> Result<()> {
+    template.render(&[Message::new("user", "?")], true).map(drop)
 }
 
 /// Templates of the JSON file that has some; that of the processor goes first.

@@ -1,20 +1,20 @@
 //! A text that comes token by token and computes nothing itself: it says which row it wants next, and takes what the model
 //! thinks of it. So several share steps.
 
-use super::{Ending, StopScanner};
+use super::Ending;
+use crate::dialogue::{Piece, Reader};
 use crate::error::Result;
 use crate::model::Row;
 use crate::sampler::Sampler;
 use crate::session::{Batch, Engine};
-use crate::tokenizer::StreamDecoder;
 
 /// What a token brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event<'t> {
-    /// Text that it completes, often empty.
-    Text(&'t str),
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Text that it completes, often none.
+    Said(Vec<Piece>),
     /// The end, after this text.
-    Ended(Ending, &'t str),
+    Ended(Ending, Vec<Piece>),
 }
 
 /// A prompt and the answer so far.
@@ -23,36 +23,20 @@ pub struct Generation {
     begin: usize,     // of those that count for the limit
     limit: usize,
     context_length: usize,
-    decoder: StreamDecoder,
-    stops: StopScanner,
-    stop: Option<String>, // that ended it
-    text: String,
+    reader: Reader,
     ending: Option<Ending>,
 }
 
 impl Generation {
-    /// A generation after `prompt`, of which the last tokens are an answer from `answered` on; `limit` is the most tokens
-    /// that follow.
-    pub fn new(
-        engine: &Engine,
-        prompt: &[u32],
-        answered: usize,
-        limit: Option<usize>,
-        stops: StopScanner,
-    ) -> Self {
-        let mut decoder = StreamDecoder::new();
-        if let Ok(tokenizer) = engine.tokenizer() {
-            prompt[answered..].iter().for_each(|&token| _ = decoder.push(tokenizer, token));
-        }
+    /// A generation after `prompt`; `limit` is the most tokens that follow. `reader` reads them, after what of the answer
+    /// `prompt` ends with. Where the engine has no tokenizer they bring no text.
+    pub fn new(engine: &Engine, prompt: &[u32], limit: Option<usize>, reader: Reader) -> Self {
         Self {
             tokens: prompt.to_vec(),
             begin: prompt.len(),
             limit: limit.unwrap_or(usize::MAX),
             context_length: engine.context_length(),
-            decoder,
-            stops,
-            stop: None,
-            text: String::new(),
+            reader,
             ending: None,
         }
     }
@@ -74,7 +58,7 @@ impl Generation {
 
     /// The stop string that ended it.
     pub fn stop(&self) -> Option<&str> {
-        self.stop.as_deref()
+        self.reader.stop()
     }
 
     /// Ends it where it has no more to come: as many tokens as were asked for, or no position left.
@@ -104,7 +88,7 @@ impl Generation {
     ///
     /// # Errors
     /// When a device fails, or as [`Sampler::sample`].
-    pub fn take(&mut self, sampler: &mut Sampler, batch: &mut Batch<'_>, row: usize) -> Result<Event<'_>> {
+    pub fn take(&mut self, sampler: &mut Sampler, batch: &mut Batch<'_>, row: usize) -> Result<Event> {
         // Of the best ones where these decide, else of all.
         let best = batch.best(row).and_then(|best| sampler.sample_best(&best));
         let token = match best {
@@ -118,32 +102,33 @@ impl Generation {
     }
 
     /// Adds a token that was chosen.
-    fn push(&mut self, engine: &Engine, token: u32) -> Event<'_> {
-        self.text.clear();
+    fn push(&mut self, engine: &Engine, token: u32) -> Event {
         if engine.is_end(token) {
             self.ending = Some(Ending::EndOfText);
-            return Event::Ended(Ending::EndOfText, &self.text);
+            return Event::Ended(Ending::EndOfText, Vec::new());
         }
         self.tokens.push(token);
-        let Ok(tokenizer) = engine.tokenizer() else { return Event::Text("") };
-        let (ready, stop) = self.stops.push(self.decoder.push(tokenizer, token));
-        self.text.push_str(ready);
-        let Some(stop) = stop else { return Event::Text(&self.text) };
-        self.stop = Some(stop.to_owned());
+        let pieces =
+            engine.tokenizer().map_or_else(|_| Vec::new(), |tokenizer| self.reader.push(tokenizer, token));
+        if self.reader.stop().is_none() {
+            return Event::Said(pieces);
+        }
         self.ending = Some(Ending::StopString);
-        Event::Ended(Ending::StopString, &self.text)
+        Event::Ended(Ending::StopString, pieces)
     }
 
-    /// What was held back of a text that ended otherwise than by a stop string; an unfinished character is replaced.
-    pub fn flush(&mut self) -> &str {
-        self.text.clear();
-        if self.stop.is_none() {
-            let (ready, stop) = self.stops.push(self.decoder.flush());
-            self.text.push_str(ready);
-            if stop.is_none() {
-                self.text.push_str(self.stops.finish());
-            }
-        }
-        &self.text
+    /// What the reader held back of a text that has ended; nothing after a stop string.
+    pub fn flush(&mut self) -> Vec<Piece> {
+        self.reader.finish()
+    }
+
+    /// What the answer says so far.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// The reader, for another part of the same answer.
+    pub fn into_reader(self) -> Reader {
+        self.reader
     }
 }

@@ -6,11 +6,10 @@
 //! with one token less than was generated.
 
 mod generation;
-mod stops;
 
 pub use generation::{Event, Generation};
-pub use stops::StopScanner;
 
+use crate::dialogue::{Piece, Reader};
 use crate::error::{Error, Result};
 use crate::sampler::Sampler;
 use crate::session::Session;
@@ -82,12 +81,11 @@ pub struct Answer<'g, 'e> {
     session: &'g mut Session<'e>,
     sampler: &'g mut Sampler,
     generation: Generation,
-    text: String, // what the latest token completed; an unfinished character at the end is never shown
     figures: Figures,
 }
 
 impl<'g, 'e> Answer<'g, 'e> {
-    /// Computes what the session lacks of `prompt`. `limit` is the most tokens to generate.
+    /// Computes what the session lacks of `prompt`. `limit` is the most tokens to generate, `reader` reads them.
     ///
     /// A stop during the prefill is an ending, not an error.
     ///
@@ -98,11 +96,13 @@ impl<'g, 'e> Answer<'g, 'e> {
         sampler: &'g mut Sampler,
         prompt: &[u32],
         limit: Option<usize>,
+        reader: Reader,
     ) -> Result<Self> {
-        Self::resume(session, sampler, prompt, &[], limit)
+        Self::resume(session, sampler, prompt, &[], limit, reader)
     }
 
-    /// [`Answer::start`] where `answer` was generated before; `limit` counts what comes from now on.
+    /// [`Answer::start`] where `answer` was generated before and `reader` has read it; `limit` counts what comes from now
+    /// on.
     ///
     /// # Errors
     /// As [`Session::synchronise`].
@@ -112,11 +112,11 @@ impl<'g, 'e> Answer<'g, 'e> {
         prompt: &[u32],
         answer: &[u32],
         limit: Option<usize>,
+        reader: Reader,
     ) -> Result<Self> {
         let start = Instant::now();
         let whole = [prompt, answer].concat();
-        let stops = StopScanner::default();
-        let mut generation = Generation::new(session.engine(), &whole, prompt.len(), limit, stops);
+        let mut generation = Generation::new(session.engine(), &whole, limit, reader);
         let prefilled = match session.synchronise_for(&whole, sampler.wants()) {
             Ok(prefilled) => prefilled,
             Err(Error::Stopped) => {
@@ -129,45 +129,60 @@ impl<'g, 'e> Answer<'g, 'e> {
         sampler.begin_answer(prompt.len());
         let figures =
             Figures { prompt: prompt_tokens, prefilled, prefill: start.elapsed(), ..Figures::default() };
-        Ok(Self { session, sampler, generation, text: String::new(), figures })
+        Ok(Self { session, sampler, generation, figures })
     }
 
-    /// Generates one token and returns the text that it completes, often empty; `None` at the end.
+    /// Generates one token and returns the text that it completes, often none; `None` at the end.
     ///
     /// # Errors
     /// As [`Session::extend`] and [`Sampler::sample`].
-    pub fn next_text(&mut self) -> Result<Option<&str>> {
+    pub fn next_pieces(&mut self) -> Result<Option<Vec<Piece>>> {
         if self.generation.ending().is_some() {
             return Ok(None);
         }
         let (start, decoded) = (Instant::now(), self.figures.decoded);
-        let goes_on = self.advance()?;
+        let pieces = self.advance()?;
         // The first token costs no forward of its own: it belongs to neither rate.
         if self.figures.decoded > decoded {
             self.figures.decode += start.elapsed();
         }
-        Ok(goes_on.then_some(&self.text))
+        Ok(pieces)
     }
 
-    /// Computes the latest token, chooses the next and decodes it.
-    fn advance(&mut self) -> Result<bool> {
+    /// Computes the latest token, chooses the next and reads it.
+    fn advance(&mut self) -> Result<Option<Vec<Piece>>> {
         if self.session.is_stopped() {
             self.generation.end(Ending::Stopped);
         }
         if self.generation.end_if_full().is_some() {
-            return Ok(false);
+            return Ok(None);
         }
         if let Some(&latest) = self.generation.tokens().last() {
             self.session.extend_for(&[latest], self.sampler.wants())?;
             self.figures.decoded += 1;
         }
         let row = self.session.batch().logit_rows() - 1;
-        let event = self.generation.take(self.sampler, self.session.batch_mut(), row)?;
-        let Event::Text(text) = event else { return Ok(false) };
-        self.text.clear();
-        self.text.push_str(text);
+        let pieces = match self.generation.take(self.sampler, self.session.batch_mut(), row)? {
+            Event::Said(pieces) | Event::Ended(Ending::StopString, pieces) => pieces,
+            Event::Ended(..) => return Ok(None),
+        };
         self.figures.generated += 1;
-        Ok(true)
+        Ok(Some(pieces))
+    }
+
+    /// As [`Generation::flush`].
+    pub fn flush(&mut self) -> Vec<Piece> {
+        self.generation.flush()
+    }
+
+    /// What it says so far.
+    pub fn reader(&self) -> &Reader {
+        self.generation.reader()
+    }
+
+    /// The reader, for another part of the same answer.
+    pub fn into_reader(self) -> Reader {
+        self.generation.into_reader()
     }
 
     /// Tokens generated so far, without the end token.

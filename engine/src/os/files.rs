@@ -1,4 +1,4 @@
-//! What a path stands for beside a regular file, as far as systems differ in it.
+//! What a path, or standard input, stands for beside a regular file, as far as systems differ in it.
 
 use super::link;
 use crate::error::{Error, Result};
@@ -30,8 +30,15 @@ pub fn is_at(file: &File, path: &Path) -> bool {
     file.metadata().ok().zip(fs::symlink_metadata(path).ok()).is_some_and(|(a, b)| platform::is_same(&a, &b))
 }
 
+/// Whether standard input may hold what nobody types: it is a file, a pipe or a socket, no terminal and no other device
+/// such as the null device.
+pub fn is_stdin_fed() -> bool {
+    platform::is_stdin_fed()
+}
+
 #[cfg(unix)]
 mod platform {
+    use std::os::fd::AsFd;
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
     pub(super) fn is_same(a: &std::fs::Metadata, b: &std::fs::Metadata) -> bool {
@@ -40,6 +47,13 @@ mod platform {
 
     pub(super) fn is_stream(kind: std::fs::FileType) -> bool {
         kind.is_fifo() || kind.is_char_device()
+    }
+
+    pub(super) fn is_stdin_fed() -> bool {
+        let status = std::io::stdin().as_fd().try_clone_to_owned();
+        let status = status.and_then(|descriptor| std::fs::File::from(descriptor).metadata());
+        let kind = status.map(|status| status.file_type());
+        kind.is_ok_and(|kind| !kind.is_char_device() && !kind.is_block_device())
     }
 }
 
@@ -51,6 +65,10 @@ mod platform {
 
     pub(super) fn is_stream(_kind: std::fs::FileType) -> bool {
         false
+    }
+
+    pub(super) fn is_stdin_fed() -> bool {
+        !std::io::IsTerminal::is_terminal(&std::io::stdin())
     }
 }
 

@@ -1,9 +1,10 @@
-//! What differs between operating systems: file mappings, reads, memory, signals and the terminal.
+//! What differs between operating systems: file mappings, reads, memory, signals, the clock and the terminal.
 //!
 //! The only place that names a platform; nothing here knows models, formats or tensors.
 
 #![allow(unsafe_code)]
 
+pub mod clock;
 pub mod fault;
 pub mod files;
 pub mod interrupt;

@@ -2,19 +2,32 @@
 //!
 //! Templates are Jinja with Hugging Face's additions (`raise_exception`, `strftime_now`, their `tojson`, `generation`
 //! blocks). They are a stranger's programs, so steps, depth and output are bounded; what a template says when it
-//! refuses a conversation reaches the person word for word. Which turns to keep is the session's decision.
+//! refuses a conversation reaches the person word for word. Which turns to keep is the session's decision, what the
+//! answer means that of `dialogue`.
+
+mod built_in;
+mod date;
+mod message;
+mod rendered;
 
 use super::Tokenizer;
+use super::stand_ins::StandIns;
 use crate::gguf::Metadata;
+use crate::os::clock;
 use crate::{Error, Result};
+use date::date;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
-use minijinja::{AutoEscape, Environment, ErrorKind, context};
+use minijinja::value::{Kwargs, Serde, Value};
+use minijinja::{AutoEscape, Environment, ErrorKind};
 use regex::Regex;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
 use std::io::{self, Write};
 use std::sync::LazyLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+
+pub use built_in::{BUILT_IN, built_in};
+pub use message::Message;
+pub use rendered::Rendered;
 
 /// The GGUF key of the template.
 const KEY: &str = "tokenizer.chat_template";
@@ -26,84 +39,214 @@ const DEPTH: usize = 100; // calls within calls
 const LONGEST_TEMPLATE: usize = 1 << 20;
 const LONGEST_OUTPUT: usize = 1 << 30;
 
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user` or `assistant`.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
+/// What stands for a message where only the template is of interest.
+const PROBE: &str = "Qx7probe";
+/// What a person can do about a template that does not do.
+const WAY_OUT: &str = "--chat-template NAME or FILE takes another, --raw continues the text as it stands";
 
-impl Message {
-    /// A turn of `role`.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
+/// Further keys that templates read what was thought from.
+const REASONING_KEYS: [&str; 2] = ["thinking", "reasoning"];
 
 /// A compiled template.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     bos: String,
     eos: String,
+    guards: Vec<char>, // characters of messages that could make a control token
 }
 
 impl ChatTemplate {
-    /// The template of a GGUF file; `None` for a base model without one.
+    /// The template of a GGUF file; `None` for a base model without one. A file may name a built-in one.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::for_tokenizer`].
     pub fn from_metadata(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Option<Self>> {
         let Some(source) = metadata.str(KEY)?.filter(|source| !source.trim().is_empty()) else {
             return Ok(None);
         };
-        let text = |id: Option<u32>| id.map_or("", |id| tokenizer.token_text(id));
-        Self::new(source, text(tokenizer.bos()), text(tokenizer.eos())).map(Some)
+        Self::for_tokenizer(built_in(source.trim()).unwrap_or(source), tokenizer).map(Some)
     }
 
-    /// Compiles `source`; `bos` and `eos` are the texts that it may write.
+    /// Compiles `source` for a vocabulary, whose control tokens no message can then write.
+    ///
+    /// # Errors
+    /// When it is no Jinja template, or leaves out what a person says.
+    pub fn for_tokenizer(source: &str, tokenizer: &Tokenizer) -> Result<Self> {
+        static GO: LazyLock<Option<Regex>> = LazyLock::new(|| {
+            Regex::new(r"\{\{-?\s*((if|range|else if|with|and|or|not)\s+)?[.$][A-Za-z]*").ok()
+        });
+        if GO.as_ref().is_some_and(|go| go.is_match(source)) {
+            let what = format!("key `{KEY}`: a template in Go's language, not in Jinja");
+            return Err(Error::unsupported(what, WAY_OUT));
+        }
+        let text = |id: Option<u32>| id.map_or("", |id| tokenizer.token_text(id));
+        let mut template = Self::new(source, text(tokenizer.bos()), text(tokenizer.eos()))?;
+        template.guards = tokenizer.guards().to_vec();
+        // One that refuses this conversation may take another.
+        let rendered = template.render(&[Message::new("user", PROBE)], true);
+        if rendered.is_ok_and(|rendered| !rendered.text().contains(PROBE)) {
+            let what = format!("key `{KEY}`: this template leaves out what you say");
+            return Err(Error::unsupported(what, WAY_OUT));
+        }
+        Ok(template)
+    }
+
+    /// Compiles `source`; `bos` and `eos` are the texts that it may write. Messages are kept from writing control
+    /// tokens that hold `<` or `[`; those of a vocabulary are known to [`ChatTemplate::for_tokenizer`].
+    ///
+    /// # Errors
+    /// When it is no Jinja template.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self> {
         if source.len() > LONGEST_TEMPLATE {
             let found = format!("{} bytes", source.len());
             return Err(Error::malformed(format!("key `{KEY}`"), "a template under 1 MiB", found));
         }
+        let source = source.replace("\r\n", "\n"); // as Jinja2 reads files
         let mut environment = environment();
-        let compiled = environment.add_template_owned(NAME, without_generation_blocks(source));
+        let compiled = environment.add_template_owned(NAME, without_generation_blocks(&source));
         compiled
             .map_err(|error| Error::malformed(format!("key `{KEY}`"), "a Jinja template", explain(&error)))?;
-        Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned() })
+        let (bos, eos) = (bos.to_owned(), eos.to_owned());
+        Ok(Self { environment, source, bos, eos, guards: vec!['<', '['] })
+    }
+
+    /// The template's own words.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether it asks for a variable, such as `enable_thinking`.
+    pub fn reads(&self, variable: &str) -> bool {
+        let template = self.environment.get_template(NAME);
+        template.is_ok_and(|template| template.undeclared_variables(false).contains(variable))
     }
 
     /// The text of the conversation. With `add_generation_prompt` it ends where the assistant's answer begins.
     ///
-    /// It names special tokens as text: encode it with `Special::Parse` and without another BOS.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.render_with(messages, add_generation_prompt, &[])
+    /// # Errors
+    /// What the template says when it refuses the conversation, and bounds that it exceeds.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Rendered> {
+        self.render_with(messages, add_generation_prompt, &Map::new())
     }
 
-    /// Like [`ChatTemplate::render`], with further variables for the template, such as `enable_thinking`.
+    /// Like [`ChatTemplate::render`], with further variables for the template, such as `enable_thinking` and `tools`.
+    ///
+    /// # Errors
+    /// As there.
     pub fn render_with(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
-        variables: &[(&str, bool)],
-    ) -> Result<String> {
+        variables: &Map<String, Json>,
+    ) -> Result<Rendered> {
         let refused = |error: minijinja::Error| Error::request(format!("chat template: {}", explain(&error)));
-        let further = Value::from_pairs(variables.iter().copied());
-        let turn = |message: &Message| {
-            Value::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())])
-        };
-        let turns: Vec<Value> = messages.iter().map(turn).collect();
-        let values = context! {
-            messages => turns, add_generation_prompt, bos_token => self.bos.as_str(), eos_token => self.eos.as_str(),
-            tools => Value::from(()), documents => Value::from(()), ..further
-        };
+        let turns: Vec<Map<String, Json>> =
+            messages.iter().map(|message| self.with_aliases(message)).collect();
+        let mut texts = vec![&*self.source];
+        turns.iter().chain([variables]).for_each(|object| strings(object, &mut texts));
+        let stand_ins = StandIns::new(&self.guards, texts.into_iter())?;
+        let masking = Masking { stand_ins: &stand_ins, kept: reasoning_tags(&self.source) };
+        let turns: Vec<Json> = turns.iter().map(|turn| Json::Object(masking.turn(turn))).collect();
+        let mut values =
+            Map::from_iter([("tools".to_owned(), Json::Null), ("documents".to_owned(), Json::Null)]);
+        values.extend(masking.object(variables, &[]));
+        values.insert("messages".to_owned(), Json::Array(turns));
+        values.insert("add_generation_prompt".to_owned(), Json::Bool(add_generation_prompt));
+        values.insert("bos_token".to_owned(), Json::from(&*self.bos));
+        values.insert("eos_token".to_owned(), Json::from(&*self.eos));
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(STEPS + STEPS_PER_MESSAGE * messages.len() as u64));
         let mut text = Bounded(Vec::new());
         let template = environment.get_template(NAME).map_err(refused)?;
-        template.render_captured_to(values, &mut text).map_err(refused)?;
-        String::from_utf8(text.0).map_err(|_| Error::request("chat template: wrote text that is not UTF-8"))
+        template.render_captured_to(Value::from(Serde(&values)), &mut text).map_err(refused)?;
+        let masked = String::from_utf8(text.0)
+            .map_err(|_| Error::request("chat template: wrote text that is not UTF-8"))?;
+        let (text, contents) = stand_ins.undo(&masked);
+        Ok(Rendered::new(text, contents))
     }
+
+    /// The turn with what was thought under the key that this template reads it from.
+    fn with_aliases(&self, message: &Message) -> Map<String, Json> {
+        let mut turn = message.entries().clone();
+        let Some(reasoning) = message.reasoning().map(Json::from) else { return turn };
+        // gpt-oss' template refuses a call of a tool that has both words and thoughts.
+        let calls_and_speaks = turn.contains_key("tool_calls") && !message.content().is_empty();
+        for key in REASONING_KEYS.into_iter().filter(|_| !calls_and_speaks) {
+            let spellings = [format!(".{key}"), format!("'{key}'"), format!("\"{key}\"")];
+            if !turn.contains_key(key) && spellings.iter().any(|spelling| self.source.contains(spelling)) {
+                turn.insert(key.to_owned(), reasoning.clone());
+            }
+        }
+        turn
+    }
+}
+
+/// Puts stand-ins into all texts of JSON values.
+struct Masking<'m> {
+    stand_ins: &'m StandIns,
+    kept: Vec<&'m str>, // tags of an assistant's own turns that the template looks for
+}
+
+impl Masking<'_> {
+    fn turn(&self, turn: &Map<String, Json>) -> Map<String, Json> {
+        let is_assistant = turn.get("role").is_some_and(|role| role == "assistant");
+        self.object(turn, if is_assistant { &self.kept } else { &[] })
+    }
+
+    fn object(&self, object: &Map<String, Json>, kept: &[&str]) -> Map<String, Json> {
+        object.iter().map(|(key, value)| (self.text(key, &[]), self.value(value, kept))).collect()
+    }
+
+    fn value(&self, value: &Json, kept: &[&str]) -> Json {
+        match value {
+            Json::String(text) => Json::String(self.text(text, kept)),
+            Json::Array(values) => values.iter().map(|value| self.value(value, kept)).collect(),
+            Json::Object(object) => Json::Object(self.object(object, kept)),
+            other => other.clone(),
+        }
+    }
+
+    fn text(&self, text: &str, kept: &[&str]) -> String {
+        let (mut masked, mut rest) = (String::with_capacity(text.len()), text);
+        let next = |rest: &str| kept.iter().filter_map(|tag| Some((rest.find(tag)?, tag.len()))).min();
+        while let Some((at, length)) = next(rest) {
+            self.stand_ins.put(&rest[..at], &mut masked);
+            masked.push_str(&rest[at..at + length]);
+            rest = &rest[at + length..];
+        }
+        self.stand_ins.put(rest, &mut masked);
+        masked
+    }
+}
+
+/// All texts in an object, keys included.
+fn strings<'o>(object: &'o Map<String, Json>, texts: &mut Vec<&'o str>) {
+    fn within<'o>(value: &'o Json, texts: &mut Vec<&'o str>) {
+        match value {
+            Json::String(text) => texts.push(text),
+            Json::Array(values) => values.iter().for_each(|value| within(value, texts)),
+            Json::Object(object) => strings(object, texts),
+            _ => {}
+        }
+    }
+    for (key, value) in object {
+        texts.push(key);
+        within(value, texts);
+    }
+}
+
+/// The tags around reasoning that `source` names: a template cuts an assistant's text at them.
+fn reasoning_tags(source: &str) -> Vec<&str> {
+    static TAG: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        Regex::new(r"</?([a-z_]+:)?(think|thinking|thought|thoughts|reasoning)>|\[/?THINK\]").ok()
+    });
+    let mut tags: Vec<&str> =
+        TAG.iter().flat_map(|tag| tag.find_iter(source)).map(|found| found.as_str()).collect();
+    tags.sort_unstable();
+    tags.dedup();
+    tags
 }
 
 /// Collects output up to [`LONGEST_OUTPUT`].
@@ -135,7 +278,7 @@ fn environment() -> Environment<'static> {
     environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
-    environment.add_function("strftime_now", |format: String| date(&format, now()));
+    environment.add_function("strftime_now", |format: String| date(&format, clock::local_seconds()));
     environment.add_filter("tojson", to_json);
     // Jinja2 cannot iterate over none, and templates ask before they take the length of `tools`.
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
@@ -205,70 +348,6 @@ impl serde_json::ser::Formatter for Spaced {
     fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
         writer.write_all(b": ")
     }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// `strftime` of the UTC moment `seconds` after 1970 for the directives that templates use; others stay as they are.
-fn date(format: &str, seconds: u64) -> String {
-    const MONTHS: [&str; 12] = [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ];
-    const WEEKDAYS: [&str; 7] =
-        ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let weekday = WEEKDAYS[(days % 7) as usize];
-    let month_name = MONTHS[month as usize - 1];
-    let mut text = String::new();
-    let mut characters = format.chars();
-    while let Some(character) = characters.next() {
-        if character != '%' {
-            text.push(character);
-            continue;
-        }
-        match characters.next() {
-            Some('Y') => text += &year.to_string(),
-            Some('y') => text += &format!("{:02}", year % 100),
-            Some('m') => text += &format!("{month:02}"),
-            Some('d') => text += &format!("{day:02}"),
-            Some('B') => text += month_name,
-            Some('b') => text += &month_name[..3],
-            Some('A') => text += weekday,
-            Some('a') => text += &weekday[..3],
-            Some('H') => text += &format!("{:02}", second / 3600),
-            Some('M') => text += &format!("{:02}", second / 60 % 60),
-            Some('S') => text += &format!("{:02}", second % 60),
-            Some('%') => text.push('%'),
-            other => text.extend(['%'].into_iter().chain(other)),
-        }
-    }
-    text
-}
-
-/// Year, month and day of the day `days` after 1970-01-01 (Hinnant's "chrono-compatible date algorithms").
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153; // 0 = March
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod ranks;
 mod spec;
 mod special;
 mod spm;
+mod stand_ins;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -32,10 +33,11 @@ use normalizer::{IsFirst, Spelling};
 use pretokenizer::PreTokenizer;
 use special::{Fragment, SpecialTokens};
 use spm::Spm;
+use stand_ins::StandIns;
 use std::borrow::Cow;
 use vocabulary::{Texts, Vocabulary};
 
-pub use chat_template::{ChatTemplate, Message};
+pub use chat_template::{BUILT_IN, ChatTemplate, Message, Rendered, built_in};
 pub(crate) use ends::of_metadata as ends_of_metadata;
 pub use normalizer::{Normalizer, STEPS as NORMALIZER_STEPS, SpacePrefix};
 pub use spec::{SpecialIds, VocabularySpec};
@@ -59,6 +61,15 @@ pub struct Tokenizer {
     add_bos: bool,
     add_eos: bool,
     strips_space: bool, // of a decoded text: SentencePiece's habit of putting one first, undone
+}
+
+/// Where a part of a prompt comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The template wrote it: control tokens count.
+    Template,
+    /// It stood in a message: no control token, whatever it spells.
+    Content,
 }
 
 enum Model {
@@ -114,12 +125,7 @@ impl Tokenizer {
 
     /// The tokens of `text`, without BOS.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
-        if text.len() > i32::MAX as usize / 4 {
-            return Err(Error::request(format!(
-                "a text of {} bytes; at most 512 MiB can be encoded",
-                text.len()
-            )));
-        }
+        check_length(text)?;
         let mut tokens = Vec::with_capacity(text.len() / 3);
         let mut is_first = IsFirst::Yes;
         self.special.split(text, special, |fragment| {
@@ -143,13 +149,99 @@ impl Tokenizer {
         Ok(tokens)
     }
 
+    /// The tokens of a prompt in parts, without BOS: control tokens where the template wrote them, text elsewhere. Parts
+    /// are cut nowhere else, so the same text from one or several of them makes the same tokens.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_parts<'p>(&self, parts: impl IntoIterator<Item = (&'p str, Origin)>) -> Result<Vec<u32>> {
+        let parts: Vec<_> = parts.into_iter().collect();
+        let stand_ins = StandIns::new(self.special.guards(), parts.iter().map(|(text, _)| *text))?;
+        let mut masked = String::with_capacity(parts.iter().map(|(text, _)| text.len()).sum());
+        for (text, origin) in parts {
+            match origin {
+                Origin::Template => masked.push_str(text),
+                Origin::Content => stand_ins.put(text, &mut masked),
+            }
+        }
+        if !stand_ins.are_in(&masked) {
+            return self.encode(&masked, Special::Parse);
+        }
+        check_length(&masked)?;
+        let (mut tokens, mut is_first) = (Vec::with_capacity(masked.len() / 3), IsFirst::Yes);
+        self.special.split(&masked, Special::Parse, |fragment| {
+            match fragment {
+                Fragment::Token(id) => tokens.push(id),
+                Fragment::Text(text) if !stand_ins.are_in(text) => {
+                    self.encode_stretch(text, Special::Parse, is_first, &mut tokens)?;
+                }
+                Fragment::Text(text) => self.encode_content(text, &stand_ins, is_first, &mut tokens)?,
+            }
+            is_first = IsFirst::No;
+            Ok(())
+        })?;
+        Ok(tokens)
+    }
+
+    /// A stretch of text with stand-ins in it, which are undone before anything but control tokens is looked for.
+    fn encode_content(
+        &self,
+        masked: &str,
+        stand_ins: &StandIns,
+        mut is_first: IsFirst,
+        tokens: &mut Vec<u32>,
+    ) -> Result<()> {
+        // Where control tokens are looked for after the normalizer, the stand-ins have to pass it.
+        if self.special.looks_twice() {
+            return self.encode_spelled(masked, is_first, |text, mut is_first| {
+                self.special.split_normalized(text, Special::Parse, |fragment| {
+                    match fragment {
+                        Fragment::Token(id) => tokens.push(id),
+                        Fragment::Text(text) => {
+                            let (text, _) = stand_ins.undo(text);
+                            self.encode_normalized(&text, Special::Plain, is_first, tokens)?;
+                        }
+                    }
+                    is_first = IsFirst::No;
+                    Ok(())
+                })
+            });
+        }
+        let (text, _) = stand_ins.undo(masked);
+        self.special.split(&text, Special::Plain, |fragment| {
+            match fragment {
+                Fragment::Token(id) => tokens.push(id),
+                Fragment::Text(text) => self.encode_stretch(text, Special::Plain, is_first, tokens)?,
+            }
+            is_first = IsFirst::No;
+            Ok(())
+        })
+    }
+
+    /// Characters without which no control token can be written: what tells content from a template's own text.
+    pub fn guards(&self) -> &[char] {
+        self.special.guards()
+    }
+
     /// A stretch of text between special tokens: normalized, and parted once more where tokens are looked for then.
     fn encode_stretch(
         &self,
         text: &str,
         special: Special,
-        mut is_first: IsFirst,
+        is_first: IsFirst,
         tokens: &mut Vec<u32>,
+    ) -> Result<()> {
+        self.encode_spelled(text, is_first, |text, is_first| {
+            self.encode_normalized(text, special, is_first, tokens)
+        })
+    }
+
+    /// Calls `each` with the normalized text, if there is any, and the space that goes before it.
+    fn encode_spelled(
+        &self,
+        text: &str,
+        is_first: IsFirst,
+        each: impl FnOnce(&str, IsFirst) -> Result<()>,
     ) -> Result<()> {
         let mut text = self.spelling.of(text)?;
         if text.is_empty() {
@@ -158,7 +250,17 @@ impl Tokenizer {
         if self.prefix.goes_before_stretch(is_first) {
             text = Cow::Owned(self.spelling.space().to_owned() + &text);
         }
-        self.special.split_normalized(&text, special, |fragment| {
+        each(&text, is_first)
+    }
+
+    fn encode_normalized(
+        &self,
+        text: &str,
+        special: Special,
+        mut is_first: IsFirst,
+        tokens: &mut Vec<u32>,
+    ) -> Result<()> {
+        self.special.split_normalized(text, special, |fragment| {
             match fragment {
                 Fragment::Token(id) => tokens.push(id),
                 Fragment::Text(text) => self.encode_text(text, is_first, tokens)?,
@@ -258,6 +360,14 @@ impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer").field("tokens", &self.vocabulary_size()).field("ids", &self.ids).finish()
     }
+}
+
+fn check_length(text: &str) -> Result<()> {
+    if text.len() > i32::MAX as usize / 4 {
+        let bytes = text.len();
+        return Err(Error::request(format!("a text of {bytes} bytes; at most 512 MiB can be encoded")));
+    }
+    Ok(())
 }
 
 fn unknown_model(name: &str) -> Error {

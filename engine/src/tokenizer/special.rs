@@ -4,6 +4,7 @@
 //! the end of a turn. Which tokens are special is the vocabulary's word.
 
 use super::normalizer::Spelling;
+use super::stand_ins;
 use super::vocabulary::{TokenType, Vocabulary};
 use crate::{Error, Result};
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
@@ -172,22 +173,57 @@ impl Pass {
     }
 }
 
+/// One character at least of every control token, and of its normalized spelling.
+fn guards(vocabulary: &Vocabulary, spelling: &Spelling, looks_twice: bool) -> Result<Vec<char>> {
+    let control = || [TokenType::Control, TokenType::Unknown].into_iter().flat_map(|k| vocabulary.of_kind(k));
+    let mut texts: Vec<Cow<str>> = control().map(|(_, text)| Cow::Borrowed(text)).collect();
+    if looks_twice {
+        let spelled = control().map(|(_, text)| spelling.of(text)).collect::<Result<Vec<_>>>()?;
+        texts.extend(spelled);
+    }
+    let mut guards = stand_ins::guards(texts.iter().map(|text| &**text));
+    if looks_twice {
+        let wide = WIDE_FORMS.iter().filter(|(narrow, _)| guards.contains(narrow));
+        let wide: Vec<char> = wide.flat_map(|(_, wide)| *wide).collect();
+        guards.extend(wide);
+    }
+    Ok(guards)
+}
+
 /// The special tokens of a vocabulary.
 pub(super) struct SpecialTokens {
     raw: Pass,
     normalized: Pass,
+    guards: Vec<char>, // no control token is without one of these
+    looks_twice: bool, // there are tokens that are looked for after the normalizer
 }
+
+/// What compatibility forms make into the characters that most control tokens begin with.
+const WIDE_FORMS: &[(char, [char; 2])] = &[('<', ['\u{fe64}', '\u{ff1c}']), ('[', ['\u{fe47}', '\u{ff3b}'])];
 
 impl SpecialTokens {
     pub(super) fn new(vocabulary: &Vocabulary, matching: &Matching, spelling: &Spelling) -> Result<Self> {
         let flags = &Flags::new(matching);
         let comes_later = |id: u32| flags.normalized.contains(&id);
+        let looks_twice = !flags.normalized.is_empty();
         Ok(Self {
+            guards: guards(vocabulary, spelling, looks_twice)?,
+            looks_twice,
             raw: Pass::new(vocabulary, flags, |id, text| {
                 (!comes_later(id)).then_some(Ok(Cow::Borrowed(text)))
             })?,
             normalized: Pass::new(vocabulary, flags, |id, text| comes_later(id).then(|| spelling.of(text)))?,
         })
+    }
+
+    /// Characters without which no control token can be written.
+    pub(super) fn guards(&self) -> &[char] {
+        &self.guards
+    }
+
+    /// Whether tokens are looked for after the normalizer, too.
+    pub(super) fn looks_twice(&self) -> bool {
+        self.looks_twice
     }
 
     /// Calls `each` with the fragments of `text` in order; stretches of text are never empty.

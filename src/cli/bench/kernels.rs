@@ -26,7 +26,10 @@ pub(super) fn run(bench: &Bench, names: &[String]) -> Result<()> {
     let (threads, isa) = bench.model.options()?.hardware();
     let reader = ReadBench::new(threads)?;
     let read_rate = reader.bytes_per_second() / 1e9;
-    output::note(format!("{threads} threads, {isa}; memory is read at {read_rate:.1} GB/s"));
+    output::note(format!(
+        "{}, {isa}; memory is read at {read_rate:.1} GB/s",
+        output::counted(threads, "thread")
+    ));
     let mut all = Vec::new();
     for format in formats(names)? {
         let kernel = KernelBench::new(format, isa, &reader)?;

@@ -6,15 +6,16 @@ use super::input;
 use crate::cli::heat;
 use crate::cli::options::describe_memory;
 use crate::cli::output::{self, note};
+use crate::cli::prompt::Think;
 use crate::cli::sampling::{self, SamplingOptions};
 use crate::cli::target;
 use anyhow::{Context, Result, anyhow, bail};
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, ValueEnum};
 use moewe_engine::gguf::Destination;
 use moewe_engine::os::memory;
 use moewe_engine::tokenizer::Message;
 use std::io::{Write, stderr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What comes after a command.
 #[derive(Debug, PartialEq)]
@@ -49,6 +50,7 @@ pub(super) static COMMANDS: &[SlashCommand] = &[
     command("/help", "", "show this", help),
     command("/system", "[TEXT]", "show or change what the model knows beforehand; - removes it", system),
     command("/set", "[NAME VALUE]", "show or change how tokens are chosen: /set temp 0.5", set),
+    command("/think", "[show|hide|off]", "show or hide what the model thinks, or ask it not to", think),
     command("/reset", "", "forget the conversation, keep the system prompt", reset),
     command("/undo", "", "take back the latest question and its answer", undo),
     command("/retry", "", "answer the latest question again", retry),
@@ -80,7 +82,7 @@ pub(super) fn run(talk: &mut Talk<'_>, message: &str) -> Result<Next> {
 
 fn help(_talk: &mut Talk<'_>, _: &str) -> Result<Next> {
     for command in COMMANDS {
-        note(format!("{:<20}  {}", format!("{} {}", command.name, command.arguments), command.help));
+        note(format!("{:<23}  {}", format!("{} {}", command.name, command.arguments), command.help));
     }
     note(
         "A message goes on in the next line after a \\ at the end of a line, after Alt-Enter, and between \"\"\".",
@@ -118,7 +120,7 @@ pub(super) fn setting_names() -> Vec<String> {
 fn set(talk: &mut Talk<'_>, argument: &str) -> Result<Next> {
     if argument.is_empty() {
         let (settings, seed) = talk.partner.sampling();
-        note(sampling::describe(settings, talk.partner.options().limit, seed));
+        note(sampling::describe(settings, talk.partner.options().limit(), seed));
         return Ok(Next::Read);
     }
     talk.partner.set(changed(talk.partner.options(), argument)?)?;
@@ -144,6 +146,17 @@ fn changed(options: &SamplingOptions, argument: &str) -> Result<SamplingOptions>
     Ok(setting.options)
 }
 
+fn think(talk: &mut Talk<'_>, mode: &str) -> Result<Next> {
+    if mode.is_empty() {
+        let value = talk.partner.think().to_possible_value();
+        note(value.map_or(String::new(), |value| value.get_name().to_owned()));
+        return Ok(Next::Read);
+    }
+    let think = Think::from_str(mode, false).map_err(|_| anyhow!("/think takes show, hide or off"))?;
+    talk.partner.set_think(think);
+    Ok(Next::Read)
+}
+
 fn reset(talk: &mut Talk<'_>, _: &str) -> Result<Next> {
     talk.conversation.reset();
     note("the conversation is forgotten");
@@ -158,7 +171,7 @@ fn undo(talk: &mut Talk<'_>, _: &str) -> Result<Next> {
 
 fn retry(talk: &mut Talk<'_>, _: &str) -> Result<Next> {
     if !talk.conversation.unanswer() {
-        bail!("there is no answer to try again");
+        bail!("there is no question to answer");
     }
     Ok(Next::Answer)
 }
@@ -166,7 +179,7 @@ fn retry(talk: &mut Talk<'_>, _: &str) -> Result<Next> {
 fn save(talk: &mut Talk<'_>, file: &str) -> Result<Next> {
     let forced = file.strip_prefix("--force").filter(|rest| rest.starts_with(char::is_whitespace));
     let file = forced.unwrap_or(file).trim();
-    let path = path(file)?;
+    let path = &path(file)?;
     target::refuse_model(path, [talk.partner.engine().gguf()])?;
     let asks = forced.is_none() && talk.is_interactive && path.is_file();
     if asks && !input::confirm(&format!("{file} exists; replace it? [y/N] "))? {
@@ -179,7 +192,7 @@ fn save(talk: &mut Talk<'_>, file: &str) -> Result<Next> {
     let mut destination = Destination::create(path, existing).map_err(|error| say_how(error, file))?;
     writeln!(destination, "{json}").with_context(|| format!("{file}: cannot write"))?;
     destination.publish()?;
-    note(format!("{} turns written to {file}", talk.conversation.len()));
+    note(format!("{} written to {file}", output::counted(talk.conversation.len(), "turn")));
     Ok(Next::Read)
 }
 
@@ -190,9 +203,19 @@ fn say_how(error: moewe_engine::Error, file: &str) -> anyhow::Error {
 }
 
 fn load(talk: &mut Talk<'_>, file: &str) -> Result<Next> {
-    talk.conversation = read(path(file)?)?;
-    note(format!("{} turns read from {file}", talk.conversation.len()));
+    talk.conversation = read(&path(file)?)?;
+    note(format!("{} read from {file}", output::counted(talk.conversation.len(), "turn")));
+    say_if_open(&talk.conversation);
     Ok(Next::Read)
+}
+
+/// Says what can be done about a question without an answer.
+pub(super) fn say_if_open(conversation: &Conversation) {
+    if conversation.is_open() {
+        note(
+            "the latest question has no answer yet: /retry answers it, a message goes with it, /undo drops it",
+        );
+    }
 }
 
 /// A conversation from what `/save` wrote, or from a bare list of messages.
@@ -215,8 +238,35 @@ pub(super) fn read(path: &Path) -> Result<Conversation> {
     Conversation::from_messages(messages).with_context(|| path.display().to_string())
 }
 
-fn path(file: &str) -> Result<&Path> {
-    if file.is_empty() { Err(anyhow!("which file?")) } else { Ok(Path::new(file)) }
+/// The file that a person named, as a shell would read it: the completion writes `~` and, before spaces, backslashes.
+fn path(file: &str) -> Result<PathBuf> {
+    if file.is_empty() {
+        bail!("which file?");
+    }
+    let quoted = ['"', '\''].into_iter().find_map(|quote| file.strip_prefix(quote)?.strip_suffix(quote));
+    let plain = match quoted {
+        Some(quoted) => quoted.to_owned(),
+        None if cfg!(windows) || Path::new(file).exists() => file.to_owned(),
+        None => unescaped(file),
+    };
+    match plain.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with(std::path::is_separator))
+    {
+        Some(rest) if !Path::new(&plain).exists() => Ok(match std::env::home_dir() {
+            Some(home) => home.join(rest.trim_start_matches(std::path::is_separator)),
+            None => plain.into(),
+        }),
+        _ => Ok(plain.into()),
+    }
+}
+
+/// `text` without the backslashes before characters.
+fn unescaped(text: &str) -> String {
+    let mut characters = text.chars();
+    let mut plain = String::new();
+    while let Some(character) = characters.next() {
+        plain.extend(if character == '\\' { characters.next().or(Some('\\')) } else { Some(character) });
+    }
+    plain
 }
 
 fn stats(talk: &mut Talk<'_>, _: &str) -> Result<Next> {
@@ -225,20 +275,20 @@ fn stats(talk: &mut Talk<'_>, _: &str) -> Result<Next> {
         0 => String::new(),
         turns => format!(", {turns} of them no longer in the model's view"),
     };
-    note(format!("conversation  {} turns{forgotten}", conversation.len()));
+    note(format!("conversation  {}{forgotten}", output::counted(conversation.len(), "turn")));
     note(format!("context       {} of {} positions", partner.positions(), partner.engine().context_length()));
     if let Some(latest) = partner.latest() {
         let figures = latest.figures;
         note(format!(
-            "prompt        {} tokens: {} reused from the cache, {} computed at {:.1} tokens/s",
-            figures.prompt,
+            "prompt        {}: {} reused from the cache, {} computed at {:.1} tokens/s",
+            output::counted(figures.prompt, "token"),
             latest.reused(),
             figures.prefilled,
             figures.prefill_tokens_per_second()
         ));
         note(format!(
-            "answer        {} tokens at {:.1} tokens/s, {}",
-            figures.generated,
+            "answer        {} at {:.1} tokens/s, {}",
+            output::counted(figures.generated, "token"),
             figures.decode_tokens_per_second(),
             latest.ending.name()
         ));
@@ -282,13 +332,29 @@ mod tests {
             let options = changed(&start, argument).unwrap();
             let sampling = options.over(Sampling::default());
             assert_eq!((sampling.temperature, sampling.top_k), (0.25, 7), "{argument}");
-            assert_eq!(options.limit, argument.starts_with('n').then_some(5), "{argument}");
+            assert_eq!(options.limit(), argument.starts_with('n').then_some(5), "{argument}");
         }
         for (argument, part) in [("temp hot", "hot"), ("warmth 3", "--warmth"), ("temp", "value is required")]
         {
             let error = changed(&start, argument).err().unwrap().to_string();
             assert!(error.contains(part) && !error.contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn files_are_named_as_in_a_shell() {
+        let home = std::env::home_dir().unwrap();
+        for (file, expected) in [
+            ("a.json", PathBuf::from("a.json")),
+            (r"with\ space.json", "with space.json".into()),
+            ("\"with space.json\"", "with space.json".into()),
+            ("~/c.json", home.join("c.json")),
+            ("~x/c.json", "~x/c.json".into()),
+            (r"\\a\", r"\a\".into()),
+        ] {
+            assert_eq!(path(file).unwrap(), expected, "{file}");
+        }
+        assert!(path("").is_err());
     }
 
     #[test]

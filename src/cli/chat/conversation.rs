@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Turn {
     /// What the person said.
     pub(crate) question: String,
+    /// What the model thought before it answered.
+    pub(crate) reasoning: Option<String>,
     /// What the model said; `None` until it has.
     pub(crate) answer: Option<String>,
 }
@@ -32,16 +34,31 @@ pub(crate) struct Fitted {
 }
 
 impl Conversation {
-    /// A new turn.
+    /// A new turn; a question that is still open takes it in, since templates want turns to alternate.
     pub(crate) fn ask(&mut self, question: impl Into<String>) {
-        self.turns.push(Turn { question: question.into(), answer: None });
+        let question = question.into();
+        match self.turns.last_mut().filter(|turn| turn.answer.is_none()) {
+            Some(open) => open.question = format!("{}\n\n{question}", open.question),
+            None => self.turns.push(Turn { question, reasoning: None, answer: None }),
+        }
     }
 
     /// Completes the latest turn.
-    pub(crate) fn answer(&mut self, answer: impl Into<String>) {
+    pub(crate) fn answer(&mut self, reasoning: Option<String>, answer: impl Into<String>) {
         if let Some(turn) = self.turns.last_mut() {
+            turn.reasoning = reasoning.filter(|text| !text.is_empty());
             turn.answer = Some(answer.into());
         }
+    }
+
+    /// The latest turn.
+    pub(crate) fn latest(&self) -> Option<&Turn> {
+        self.turns.last()
+    }
+
+    /// Whether the latest turn has no answer.
+    pub(crate) fn is_open(&self) -> bool {
+        self.turns.last().is_some_and(|turn| turn.answer.is_none())
     }
 
     /// Takes the latest turn back.
@@ -51,9 +68,10 @@ impl Conversation {
         turn
     }
 
-    /// Takes the latest answer back; `false` where there is none.
+    /// Takes the latest answer back, if it has come; `false` where there is no turn.
     pub(crate) fn unanswer(&mut self) -> bool {
-        self.turns.last_mut().is_some_and(|turn| turn.answer.take().is_some())
+        let latest = self.turns.last_mut();
+        latest.map(|turn| (turn.reasoning, turn.answer) = (None, None)).is_some()
     }
 
     /// Forgets everything but the system prompt.
@@ -128,10 +146,12 @@ impl Conversation {
         let mut conversation = Self::default();
         for (i, message) in messages.into_iter().enumerate() {
             let open = conversation.turns.last().is_some_and(|turn| turn.answer.is_none());
-            match message.role.as_str() {
-                "system" if i == 0 => conversation.system = Some(message.content),
-                "user" if !open => conversation.ask(message.content),
-                "assistant" if open => conversation.answer(message.content),
+            match message.role() {
+                "system" if i == 0 => conversation.system = Some(message.content()),
+                "user" if !open => conversation.ask(message.content()),
+                "assistant" if open => {
+                    conversation.answer(message.reasoning().map(str::to_owned), message.content());
+                }
                 role => bail!("message {} of role {role:?} has no place there", i + 1),
             }
         }
@@ -143,7 +163,13 @@ fn messages(system: Option<&str>, turns: &[Turn]) -> Vec<Message> {
     let mut messages: Vec<_> = system.map(|text| Message::new("system", text)).into_iter().collect();
     for turn in turns {
         messages.push(Message::new("user", &turn.question));
-        messages.extend(turn.answer.as_ref().map(|answer| Message::new("assistant", answer)));
+        messages.extend(turn.answer.as_ref().map(|answer| {
+            let message = Message::new("assistant", answer);
+            match &turn.reasoning {
+                Some(reasoning) => message.with_reasoning(reasoning),
+                None => message,
+            }
+        }));
     }
     messages
 }
@@ -166,7 +192,7 @@ mod tests {
         let mut conversation = Conversation { system: Some("s".into()), ..Default::default() };
         for (question, answer) in turns {
             conversation.ask(*question);
-            answer.iter().for_each(|answer| conversation.answer(*answer));
+            answer.iter().for_each(|answer| conversation.answer(None, *answer));
         }
         conversation
     }
@@ -174,7 +200,11 @@ mod tests {
     /// One token per character of all messages.
     fn characters(conversation: &Conversation) -> Result<Vec<u32>> {
         let messages = conversation.messages();
-        Ok(messages.iter().flat_map(|message| message.content.chars()).map(u32::from).collect())
+        Ok(messages
+            .iter()
+            .flat_map(|message| message.content().chars().collect::<Vec<_>>())
+            .map(u32::from)
+            .collect())
     }
 
     #[test]
@@ -202,14 +232,23 @@ mod tests {
         let mut conversation = of(&[("aaaa", Some("bbbb")), ("cccc", Some("dddd")), ("e", None)]);
         conversation.fit(8, 4, characters).unwrap();
         assert_eq!(conversation.forgotten(), 2);
-        assert!(!conversation.unanswer());
+        assert!(conversation.unanswer() && conversation.is_open());
         assert_eq!(conversation.undo().unwrap().question, "e");
         assert_eq!(conversation.messages().len(), 3);
         assert!(conversation.unanswer());
-        assert_eq!(conversation.messages().last().unwrap().content, "cccc");
+        assert_eq!(conversation.messages().last().unwrap().content(), "cccc");
         conversation.undo();
         conversation.undo();
         assert_eq!((conversation.undo(), conversation.messages().len()), (None, 1));
+    }
+
+    #[test]
+    fn an_open_question_takes_in_what_is_asked_next() {
+        let mut conversation = of(&[("a", None)]);
+        assert!(conversation.unanswer());
+        conversation.ask("b");
+        assert_eq!(conversation.messages()[1..], [Message::new("user", "a\n\nb")]);
+        assert!(!of(&[]).unanswer() && !of(&[]).is_open());
     }
 
     #[test]
@@ -229,6 +268,10 @@ mod tests {
         let saved: Saved = serde_json::from_str(&json).unwrap();
         let loaded = Conversation::from_messages(saved.messages).unwrap();
         assert_eq!(loaded, of(&[("a", Some("b")), ("c", Some("d"))]));
+        conversation.answer(Some("r".into()), "d");
+        let saved = conversation.to_saved("m").messages;
+        assert_eq!(saved[4], Message::new("assistant", "d").with_reasoning("r"));
+        assert_eq!(Conversation::from_messages(saved).unwrap().messages()[4].reasoning(), Some("r"));
         for roles in [&["assistant"][..], &["user", "user"], &["user", "system"], &["tool"]] {
             let messages = roles.iter().map(|role| Message::new(*role, "x")).collect();
             assert!(Conversation::from_messages(messages).is_err(), "{roles:?}");

@@ -83,7 +83,9 @@ impl<R: BufRead> Read for Lines<R> {
             if count == 0 {
                 return Ok(if text.trim().is_empty() { Input::End } else { Input::Message(unfold(&text)) });
             }
-            text.push_str(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
+            // The mark with which some editors begin a file.
+            let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line);
+            text.push_str(String::from_utf8_lossy(line).trim_end_matches(['\n', '\r']));
             if is_complete(&text) {
                 return Ok(Input::Message(unfold(&text)));
             }
@@ -104,6 +106,10 @@ impl Completer for Assistant {
         if ["/save ", "/load "].iter().any(|command| typed.starts_with(command)) {
             let (start, files) = self.0.complete(line, pos, ctx)?;
             return Ok((start, files.into_iter().map(|file| file.replacement).collect()));
+        }
+        if let Some(word) = typed.strip_prefix("/think ") {
+            let modes = ["show", "hide", "off"].into_iter().filter(|mode| mode.starts_with(word));
+            return Ok((pos - word.len(), modes.map(str::to_owned).collect()));
         }
         if let Some(settings) = typed.strip_prefix("/set ") {
             let word = settings.rsplit(' ').next().unwrap_or_default();
@@ -208,7 +214,8 @@ mod tests {
 
     #[test]
     fn messages_of_many_lines() {
-        let text = "one\ntwo \\\nthree\n\"\"\"\nfour\n\n five \\\n\"\"\"\n\"\"\"six\"\"\"\r\n\nseven\\";
+        let text =
+            "\u{feff}one\ntwo \\\nthree\n\"\"\"\nfour\n\n five \\\n\"\"\"\n\"\"\"six\"\"\"\r\n\nseven\\";
         let mut lines = Lines(text.as_bytes());
         let mut read = || lines.read().unwrap();
         for expected in ["one", "two \nthree", "four\n\n five \\", "six", "", "seven\n"] {
@@ -226,6 +233,7 @@ mod tests {
         };
         assert_eq!(complete("/re"), ["/reset", "/retry"]);
         assert_eq!(complete("/q"), ["/quit"]);
+        assert_eq!(complete("/think h"), ["hide"]);
         assert_eq!(complete("/set temp 0.5 top"), ["top-k ", "top-p "]);
         assert!(complete("hello").is_empty() && complete("").is_empty());
     }

@@ -4,14 +4,16 @@
 //! tokenizer would cut the same text differently.
 
 use super::conversation::Conversation;
-use crate::cli::prompt;
+use crate::cli::prompt::{self, PromptOptions, Template, Think};
+use crate::cli::reading::Ahead;
 use crate::cli::sampling::SamplingOptions;
 use anyhow::{Result, bail};
+use moewe_engine::dialogue::{Dialogue, Piece, Reader};
 use moewe_engine::generate::{Answer, Ending, Figures};
 use moewe_engine::os::interrupt::Listener;
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::{Engine, Session};
-use moewe_engine::tokenizer::{ChatTemplate, Tokenizer};
+use moewe_engine::tokenizer::{Rendered, Tokenizer};
 
 /// Positions that an answer should find free, as a part of the context.
 const RESERVE: usize = 8;
@@ -20,9 +22,12 @@ const RESERVE: usize = 8;
 pub(crate) struct Partner<'e> {
     engine: &'e Engine,
     session: Session<'e>,
-    template: Option<ChatTemplate>,
+    template: Option<Template>,
+    prompting: PromptOptions,
+    think: Think,
     options: SamplingOptions,
     sampler: Sampler,
+    quiet: bool,
     known: Known,
     latest: Option<Answered>,
 }
@@ -46,11 +51,24 @@ impl Answered {
 }
 
 impl<'e> Partner<'e> {
-    pub(crate) fn new(engine: &'e Engine, options: SamplingOptions) -> Result<Self> {
-        let template = prompt::template(engine)?;
-        let sampler = sampler(engine, &options)?;
-        let session = engine.session()?;
-        Ok(Self { engine, session, template, options, sampler, known: Known::default(), latest: None })
+    pub(crate) fn new(
+        engine: &'e Engine,
+        options: SamplingOptions,
+        prompting: PromptOptions,
+        quiet: bool,
+    ) -> Result<Self> {
+        Ok(Self {
+            template: prompting.template(engine.metadata(), engine.tokenizer()?)?,
+            think: prompting.thinks(quiet),
+            sampler: sampler(engine, &options)?,
+            session: engine.session()?,
+            known: Known::default(),
+            latest: None,
+            engine,
+            prompting,
+            options,
+            quiet,
+        })
     }
 
     pub(crate) fn engine(&self) -> &'e Engine {
@@ -62,6 +80,20 @@ impl<'e> Partner<'e> {
         self.template.is_some()
     }
 
+    /// What becomes of thoughts.
+    pub(crate) fn think(&self) -> Think {
+        self.think
+    }
+
+    /// Other thoughts about thoughts from now on.
+    pub(crate) fn set_think(&mut self, think: Think) {
+        self.think = think;
+        if let (Think::Off, Some(template)) = (think, &self.template) {
+            template.say_without_switch();
+        }
+    }
+
+    /// The flags in use.
     pub(crate) fn options(&self) -> &SamplingOptions {
         &self.options
     }
@@ -97,62 +129,75 @@ impl<'e> Partner<'e> {
         &mut self,
         conversation: &mut Conversation,
         listener: &Listener,
-        mut show: impl FnMut(&str) -> Result<()>,
+        mut show: impl FnMut(&Piece) -> Result<()>,
     ) -> Result<Answered> {
         self.session.stop_on(listener.flag());
-        let (mut text, mut tokens) = (String::new(), Vec::new());
-        let mut total = Answered { ending: Ending::Stopped, figures: Figures::default(), left: 0 };
+        let mut tokens = Vec::new();
+        let mut left = self.fit(conversation, 0)?;
+        let mut reader = self.reader(); // of the whole answer, in however many parts
+        let mut figures: Option<Figures> = None;
         loop {
-            let (prompt_text, left) = self.fit(conversation, tokens.len())?;
-            let limit = self.options.limit.map(|limit| limit - tokens.len());
+            let limit = self.options.limit().map(|limit| limit - tokens.len());
+            let prompt = &self.known.tokens;
+            let ahead = Ahead::read(&mut self.session, &[&prompt[..], &tokens].concat(), self.quiet)?;
             let mut part =
-                Answer::resume(&mut self.session, &mut self.sampler, &self.known.tokens, &tokens, limit)?;
-            while let Some(piece) = part.next_text()? {
-                text.push_str(piece);
-                show(piece)?;
+                Answer::resume(&mut self.session, &mut self.sampler, prompt, &tokens, limit, reader)?;
+            while let Some(pieces) = part.next_pieces()? {
+                pieces.iter().try_for_each(&mut show)?;
             }
-            let (figures, ending) = (part.figures(), part.ending().unwrap_or(Ending::Stopped));
             tokens.extend_from_slice(part.tokens());
-            total = Answered {
-                ending,
-                figures: if total.figures.prompt == 0 { figures } else { sum(total.figures, figures) },
-                left: total.left + left,
-            };
-            self.latest = Some(total);
+            let ending = part.ending().unwrap_or(Ending::Stopped);
+            let added = ahead.added_to(part.figures());
+            let total = figures.map_or(added, |before| sum(before, added));
+            let answered = Answered { ending, figures: total, left };
+            self.latest = Some(answered);
+            figures = Some(total);
             if ending != Ending::ContextFull || conversation.forgotten() + 1 >= conversation.len() {
-                self.known =
-                    Known { text: prompt_text + &text, tokens: [&self.known.tokens[..], &tokens].concat() };
-                conversation.answer(text);
-                return Ok(total);
+                part.flush().iter().try_for_each(&mut show)?;
+                let reader = part.into_reader();
+                self.known.tokens.extend_from_slice(&tokens);
+                self.known.answer = reader.raw().to_owned();
+                conversation.answer(Some(reader.reasoning().to_owned()), reader.answer());
+                return Ok(answered);
             }
+            reader = part.into_reader();
+            left += self.fit(conversation, tokens.len())?;
         }
     }
 
-    /// The prompt's text, its tokens in `known`, and how many turns left. `answered` tokens will follow the prompt.
-    fn fit(&mut self, conversation: &mut Conversation, answered: usize) -> Result<(String, usize)> {
+    /// Reads what answers the prompt in `known`.
+    fn reader(&self) -> Reader {
+        let dialogue =
+            self.template.as_ref().map_or_else(Dialogue::plain, |template| template.dialogue().clone());
+        dialogue.reader(self.known.prompt.text(), self.prompting.stops())
+    }
+
+    /// Puts the prompt into `known` and returns how many turns left. `answered` tokens will follow the prompt.
+    fn fit(&mut self, conversation: &mut Conversation, answered: usize) -> Result<usize> {
         let context = self.engine.context_length();
         let reserve = context / RESERVE;
-        let reserve = self.options.limit.map_or(reserve, |limit| limit.min(reserve)).max(1);
+        let reserve = self.options.limit().map_or(reserve, |limit| limit.min(reserve)).max(1);
         let tokenizer = self.engine.tokenizer()?;
-        let mut text = String::new();
+        let mut prompt = Rendered::default();
         let fitted = conversation.fit(context, reserve + answered, |conversation| {
-            text = match &self.template {
-                Some(template) => prompt::render(tokenizer, template, &conversation.messages())?,
-                None => conversation.text(),
+            prompt = match &self.template {
+                Some(template) => template.render(&conversation.messages(), self.think)?,
+                None => conversation.text().into(),
             };
-            self.known.encode(tokenizer, &text, self.template.is_none())
+            self.known.encode(tokenizer, &prompt, self.template.is_none())
         })?;
         if fitted.tokens.is_empty() {
             bail!("there is nothing to continue yet");
         }
-        self.known = Known { text: text.clone(), tokens: fitted.tokens };
-        Ok((text, fitted.left))
+        self.known = Known { prompt, answer: String::new(), tokens: fitted.tokens };
+        Ok(fitted.left)
     }
 }
 
 fn sampler(engine: &Engine, options: &SamplingOptions) -> Result<Sampler> {
-    let sampling = options.over(Sampling::from_metadata(engine.metadata()));
-    Ok(Sampler::new(sampling, engine.config().vocab_size)?)
+    let vocab_size = engine.config().vocab_size;
+    let sampling = options.for_vocabulary(Sampling::from_metadata(engine.metadata()), vocab_size)?;
+    Ok(Sampler::new(sampling, vocab_size)?)
 }
 
 /// Two parts of one answer.
@@ -167,28 +212,32 @@ fn sum(a: Figures, b: Figures) -> Figures {
     }
 }
 
-/// A text and the tokens that stand for it in the cache.
+/// A prompt and its answer, and the tokens that stand for them in the cache.
 #[derive(Default)]
 struct Known {
-    text: String,
+    prompt: Rendered,
+    answer: String, // as it was generated
     tokens: Vec<u32>,
 }
 
 impl Known {
-    /// Tokens of `text`: those known, where it begins with the known text and goes on with a control token, which no
+    /// Tokens of `prompt`: those known, where it begins with what is known and goes on with a control token, which no
     /// tokenizer merges with what stands before it; else all anew.
-    fn encode(&self, tokenizer: &Tokenizer, text: &str, is_plain: bool) -> Result<Vec<u32>> {
-        let rest = text.strip_prefix(&self.text).filter(|_| !self.text.is_empty());
+    fn encode(&self, tokenizer: &Tokenizer, prompt: &Rendered, is_plain: bool) -> Result<Vec<u32>> {
+        let rest = prompt.after(&self.prompt, &self.answer).filter(|_| !self.tokens.is_empty());
         if let Some(rest) = rest {
-            let tokens = prompt::encode(tokenizer, rest)?;
+            let tokens = tokenizer.encode_parts(rest.parts())?;
             let parted = tokens.first().is_none_or(|&first| {
-                tokenizer.is_control(first) && rest.starts_with(tokenizer.token_text(first))
+                tokenizer.is_control(first) && rest.text().starts_with(tokenizer.token_text(first))
             });
             if parted {
                 return Ok([&self.tokens[..], &tokens].concat());
             }
         }
-        if is_plain { prompt::encode_text(tokenizer, text) } else { prompt::encode(tokenizer, text) }
+        if is_plain {
+            return prompt::encode_text(tokenizer, prompt.text());
+        }
+        Ok(tokenizer.encode_parts(prompt.parts())?)
     }
 }
 
@@ -210,7 +259,8 @@ mod tests {
         };
         let tokenizer = Tokenizer::new(&spec).unwrap();
         // The model said a and b where the tokenizer would say ab.
-        let known = Known { text: "ab<end>ab".into(), tokens: vec![2, 3, 0, 1] };
+        let known =
+            Known { prompt: "ab<end>".to_owned().into(), answer: "ab".into(), tokens: vec![2, 3, 0, 1] };
         for (text, expected) in [
             ("ab<end>ab<end>ab", &[2, 3, 0, 1, 3, 2][..]),
             ("ab<end>ab", &[2, 3, 0, 1]),
@@ -218,8 +268,8 @@ mod tests {
             ("ab<end>b<end>", &[2, 3, 1, 3]),
             ("ab", &[2]),
         ] {
-            assert_eq!(known.encode(&tokenizer, text, false).unwrap(), expected, "{text}");
+            assert_eq!(known.encode(&tokenizer, &text.to_owned().into(), false).unwrap(), expected, "{text}");
         }
-        assert_eq!(Known::default().encode(&tokenizer, "<end>", false).unwrap(), [3]);
+        assert_eq!(Known::default().encode(&tokenizer, &"<end>".to_owned().into(), false).unwrap(), [3]);
     }
 }

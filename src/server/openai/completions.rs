@@ -14,6 +14,7 @@ use super::{Head, finish_reason};
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use moewe_engine::dialogue::{Dialogue, Piece};
 use moewe_engine::tokenizer::Special;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -66,7 +67,9 @@ pub(in crate::server) async fn complete(
         count,
         sampling,
         limit: Some(limit as usize),
+        dialogue: Dialogue::plain(),
         stops,
+        text: String::new(),
         odds: odds.map(|odds| odds as usize),
         scores: echo && odds.is_some(),
         reuses: choosing.reuses(),
@@ -114,6 +117,14 @@ fn prompts(prompt: Option<Value>, model: &Model) -> Result<Vec<Prompt>, Refusal>
     }
 }
 
+/// All is the answer.
+fn text(pieces: Vec<Piece>) -> String {
+    let text = |piece| match piece {
+        Piece::Answer(text) | Piece::Reasoning(text) => text,
+    };
+    pieces.into_iter().map(text).collect()
+}
+
 /// Tells the answers, in pieces or as a whole.
 struct Teller {
     head: Head,
@@ -150,14 +161,14 @@ impl Teller {
                 odds.iter().for_each(|odds| choice.odds.add(tokenizer, odds));
                 None
             }
-            Event::Token { text, odds, .. } => {
+            Event::Token { pieces, odds } => {
                 odds.iter().for_each(|odds| choice.odds.add(tokenizer, odds));
-                (!text.is_empty()).then_some(text)
+                (!pieces.is_empty()).then(|| text(pieces))
             }
-            Event::Ended { ending, text, usage, .. } => {
+            Event::Ended { ending, pieces, usage } => {
                 choice.reason = Some(finish_reason(ending));
                 self.tally.add(&usage, 0, index.is_multiple_of(self.count));
-                Some(text)
+                Some(text(pieces))
             }
         }
     }

@@ -1,7 +1,8 @@
 //! One request on its way: its text, its place in the batch, and what its client has not taken yet.
 
 use super::odds::TokenOdds;
-use moewe_engine::generate::{Ending, Event as Said, Generation, StopScanner};
+use moewe_engine::dialogue::{Piece, Reader};
+use moewe_engine::generate::{Ending, Event as Brought, Generation};
 use moewe_engine::model::{Row, Wants};
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::{Batch, Engine};
@@ -17,7 +18,8 @@ pub(crate) struct Request {
     pub(crate) sampling: Sampling,
     /// Most tokens of the answer.
     pub(crate) limit: Option<usize>,
-    pub(crate) stops: Vec<String>,
+    /// Splits and ends its text.
+    pub(crate) reader: Reader,
     /// How many of the likeliest tokens are told beside each token; `None` for no odds at all.
     pub(crate) odds: Option<usize>,
     /// Whether the odds of the prompt's own tokens are told as well.
@@ -42,9 +44,9 @@ pub(crate) enum Event {
     /// The odds of some of the prompt's tokens, from the second one on.
     Scored(Vec<TokenOdds>),
     /// A token, and the text that it completes.
-    Token { text: String, odds: Option<TokenOdds> },
+    Token { pieces: Vec<Piece>, odds: Option<TokenOdds> },
     /// The end, after this text.
-    Ended { ending: Ending, text: String, usage: Usage },
+    Ended { ending: Ending, pieces: Vec<Piece>, usage: Usage },
     /// No answer, or no more of it.
     Failed(Failure),
 }
@@ -102,14 +104,13 @@ pub(super) struct Conversation {
 
 impl Conversation {
     pub(super) fn new(engine: &Engine, id: u64, request: Request) -> Self {
-        let Request { prompt, sampling, limit, stops, odds, scores, reuses, .. } = request;
+        let Request { prompt, sampling, limit, reader, odds, scores, reuses, .. } = request;
         let Request { deadline, index, events, permit, .. } = request;
-        let stops = StopScanner::new(stops);
         Self {
             id,
             index,
             events,
-            generation: Generation::new(engine, &prompt, prompt.len(), limit, stops),
+            generation: Generation::new(engine, &prompt, limit, reader),
             sampler: None,
             sampling,
             vocabulary: engine.config().vocab_size,
@@ -258,46 +259,41 @@ impl Conversation {
             self.usage.prompt += self.since.elapsed();
             self.since = Instant::now();
         }
-        let said = match self.generation.take(sampler, batch, row) {
-            Ok(Said::Text(text)) => Ok((None, text.to_owned())),
-            Ok(Said::Ended(ending, text)) => Ok((Some(ending), text.to_owned())),
-            Err(error) => Err(error),
+        let (ending, pieces) = match self.generation.take(sampler, batch, row) {
+            Ok(Brought::Said(pieces)) => (None, pieces),
+            Ok(Brought::Ended(ending, pieces)) => (Some(ending), pieces),
+            Err(error) => {
+                self.fail(Failure::Engine(error.to_string()));
+                return None;
+            }
         };
-        match said {
-            Err(error) => self.fail(Failure::Engine(error.to_string())),
-            Ok((Some(Ending::EndOfText), _)) => {
-                let rest = self.generation.flush().to_owned();
-                self.end(Ending::EndOfText, rest);
-            }
-            Ok((ending, text)) => {
-                let id = self.tokens()[self.tokens().len() - 1];
-                let odds = self.odds.map(|top| TokenOdds::new(batch.logits(row), id, top));
-                self.usage.completion_tokens += 1;
-                // The token that brings a stop string has odds, too.
-                self.send(Event::Token { text, odds });
-                if ending.is_some() {
-                    self.end(Ending::StopString, String::new());
-                } else {
-                    self.end_if_full();
-                }
-                let now = Instant::now();
-                return self.latest.replace(now).map(|latest| now - latest);
-            }
+        if ending == Some(Ending::EndOfText) {
+            self.end(Ending::EndOfText);
+            return None;
         }
-        None
+        let token = self.tokens()[self.tokens().len() - 1];
+        let odds = self.odds.map(|top| TokenOdds::new(batch.logits(row), token, top));
+        self.usage.completion_tokens += 1;
+        // The token that brings a stop string has odds, too.
+        self.send(Event::Token { pieces, odds });
+        if let Some(ending) = ending.or_else(|| self.generation.end_if_full()) {
+            self.end(ending);
+        }
+        let now = Instant::now();
+        self.latest.replace(now).map(|latest| now - latest)
     }
 
     fn end_if_full(&mut self) {
         if let Some(ending) = self.generation.end_if_full() {
-            let rest = self.generation.flush().to_owned();
-            self.end(ending, rest);
+            self.end(ending);
         }
     }
 
-    fn end(&mut self, ending: Ending, text: String) {
+    fn end(&mut self, ending: Ending) {
         self.usage.answer = self.since.elapsed();
         self.has_ended = true;
-        self.send(Event::Ended { ending, text, usage: self.usage });
+        let pieces = self.generation.flush();
+        self.send(Event::Ended { ending, pieces, usage: self.usage });
     }
 
     /// Says that there is no answer, or no more of it.

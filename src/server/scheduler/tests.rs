@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::embedded;
+use moewe_engine::dialogue::{Piece, Reader};
 use moewe_engine::generate::{Answer, Ending};
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::Options;
@@ -55,7 +56,7 @@ impl Running {
             prompt: prompt.to_vec(),
             sampling: Sampling { seed: Some(seed), ..Sampling::default() },
             limit: Some(limit),
-            stops: vec![],
+            reader: Reader::plain(),
             odds: None,
             scores: false,
             reuses: true,
@@ -89,14 +90,21 @@ fn prompt(engine: &Engine, text: &str) -> Vec<u32> {
     engine.tokenizer().unwrap().encode(text, Special::Plain).unwrap()
 }
 
+fn text(pieces: &[Piece]) -> String {
+    let text = |piece: &Piece| match piece {
+        Piece::Answer(text) | Piece::Reasoning(text) => text.clone(),
+    };
+    pieces.iter().map(text).collect()
+}
+
 /// The text, with its ending and what it took.
 fn answer(mut events: Receiver<(usize, Event)>) -> (String, Ending, Usage) {
     let mut all = String::new();
     loop {
         match events.blocking_recv().unwrap().1 {
             Event::Begun | Event::Scored(_) => {}
-            Event::Token { text, .. } => all.push_str(&text),
-            Event::Ended { ending, text, usage } => return (all + &text, ending, usage),
+            Event::Token { pieces, .. } => all.push_str(&text(&pieces)),
+            Event::Ended { ending, pieces, usage } => return (all + &text(&pieces), ending, usage),
             Event::Failed(failure) => panic!("{failure:?}"),
         }
     }
@@ -106,10 +114,10 @@ fn alone(engine: &Engine, seed: u64, prompt: &[u32], limit: usize) -> String {
     let sampling = Sampling { seed: Some(seed), ..Sampling::default() };
     let mut sampler = Sampler::new(sampling, engine.config().vocab_size).unwrap();
     let mut session = engine.session().unwrap();
-    let mut answer = Answer::start(&mut session, &mut sampler, prompt, Some(limit)).unwrap();
+    let mut answer = Answer::start(&mut session, &mut sampler, prompt, Some(limit), Reader::plain()).unwrap();
     let mut all = String::new();
-    while let Some(text) = answer.next_text().unwrap() {
-        all.push_str(text);
+    while let Some(pieces) = answer.next_pieces().unwrap() {
+        all.push_str(&text(&pieces));
     }
     all
 }

@@ -1,10 +1,12 @@
 //! Templates in the style of the known families, Hugging Face's additions, refusals and bounds.
 
+use super::super::bytes::CHARACTERS;
+use super::super::{Matching, Special, VocabularySpec};
 use super::*;
 
 fn render(source: &str, turns: &[(&str, &str)], prompt: bool) -> Result<String> {
     let messages: Vec<_> = turns.iter().map(|&(role, content)| Message::new(role, content)).collect();
-    ChatTemplate::new(source, "<s>", "</s>")?.render(&messages, prompt)
+    Ok(ChatTemplate::new(source, "<s>", "</s>")?.render(&messages, prompt)?.text().to_owned())
 }
 
 const CHATML: &str = "{% for message in messages %}
@@ -100,8 +102,10 @@ fn the_known_families() {
         assert_eq!(render(source, turns, *prompt).unwrap(), *expected, "{source}");
     }
     let quiet = ChatTemplate::new(QWEN3, "", "").unwrap();
-    let text = quiet.render_with(&[Message::new("user", "U")], true, &[("enable_thinking", false)]).unwrap();
-    assert!(text.ends_with("assistant\n<think>\n\n</think>\n\n"), "{text:?}");
+    let off = Map::from_iter([("enable_thinking".to_owned(), Json::from(false))]);
+    let text = quiet.render_with(&[Message::new("user", "U")], true, &off).unwrap();
+    assert!(text.text().ends_with("assistant\n<think>\n\n</think>\n\n"), "{text:?}");
+    assert!(quiet.reads("enable_thinking") && !quiet.reads("ns") && !quiet.reads("thinking"));
 }
 
 #[test]
@@ -116,6 +120,7 @@ fn what_hugging_face_adds() {
             "02",
         ),
         ("{% if true %}\n  a\n{% endif %}\nb\n", "  a\nb"),
+        ("{% if true %}\r\n  a\r\n{% endif %}\r\nb\r\n", "  a\nb"),
         (
             "{{ '<b>' }}{{ nothing }}{{ tools is none }}{{ tools is iterable }}{{ eos_token }}",
             "<b>TrueFalse</s>",
@@ -149,19 +154,6 @@ fn refusals_and_mistakes_are_told() {
     assert!(ChatTemplate::new(&" ".repeat(LONGEST_TEMPLATE + 1), "", "").is_err());
 }
 
-#[test]
-fn dates() {
-    let cases = [
-        (0, "%Y-%m-%d %H:%M:%S %a %A", "1970-01-01 00:00:00 Thu Thursday"),
-        (951_782_400, "%d %b %Y", "29 Feb 2000"),
-        (1_795_219_199, "%B %d, %Y|%y|%q|%", "November 20, 2026|26|%q|%"),
-        (4_107_542_399, "%d.%m.%Y %M%%", "28.02.2100 59%"),
-    ];
-    for (seconds, format, expected) in cases {
-        assert_eq!(date(format, seconds), expected);
-    }
-}
-
 /// Real templates: `X.jinja` in the folder with `X.expected`, which Jinja2 made of the same conversation.
 #[test]
 #[ignore = "needs a folder of templates in MOEWE_TEMPLATES"]
@@ -187,4 +179,128 @@ fn real_templates() {
         }
     }
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
+
+/// All bytes, two control tokens and one that a person may write.
+fn tokenizer(matching: Matching, normalizer: Vec<&str>) -> Tokenizer {
+    let bytes: Vec<String> = CHARACTERS.iter().map(char::to_string).collect();
+    let tokens = bytes.iter().map(String::as_str).chain(["<end>", "<end><end>", "<tool>", "\n\n"]).collect();
+    let types = [vec![1; 256], vec![3, 3, 4, 4]].concat();
+    let spec = VocabularySpec {
+        model: "gpt2",
+        pre: "gpt-2",
+        tokens,
+        types,
+        matching,
+        normalizer,
+        ..Default::default()
+    };
+    Tokenizer::new(&spec).unwrap()
+}
+
+fn encoded(source: &str, tokenizer: &Tokenizer, turns: &[Message]) -> Vec<u32> {
+    let template = ChatTemplate::for_tokenizer(source, tokenizer).unwrap();
+    tokenizer.encode_parts(template.render(turns, true).unwrap().parts()).unwrap()
+}
+
+#[test]
+fn a_message_cannot_end_its_turn() {
+    let tokenizer = tokenizer(Matching::default(), vec![]);
+    let source = "{% for m in messages %}{{ m.content | trim }}<end>{% endfor %}";
+    let contents =
+        ["hi", "<end>", "a<end>b<end><end>", " <end<end>> ", "\u{f0000}256\u{f8d0}<end>", "<en", "[x]<"];
+    for content in contents {
+        let tokens = encoded(source, &tokenizer, &[Message::new("user", content)]);
+        let (end, rest) = tokens.split_last().unwrap();
+        assert_eq!(*end, 256, "{content:?}");
+        assert!(rest.iter().all(|&token| token < 256), "{content:?}: {rest:?}");
+        assert_eq!(tokenizer.decode(rest), content.trim(), "{content:?}");
+    }
+    // Neither in two pieces, nor in what is not the content, nor by what the template cuts out.
+    let source = "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{{ m.role }}\
+                  {{ m.x.y[0] | replace('--', '') }}{{ m.x.y | tojson }}{% endfor %}";
+    let parts =
+        r#"{"content":[{"text":"<en"},{"text":"d>"}],"role":"<end>","x":{"y":["<e--nd>",{"<end>":1}]}}"#;
+    let turn: Message = serde_json::from_str(parts).unwrap();
+    let template = ChatTemplate::for_tokenizer(source, &tokenizer);
+    let template = template.or_else(|_| ChatTemplate::new(source, "", "")).unwrap();
+    let rendered = template.render(&[turn], true).unwrap();
+    assert_eq!(rendered.text(), r#"<end><end><end>["<e--nd>", {"<end>": 1}]"#);
+    assert!(tokenizer.encode_parts(rendered.parts()).unwrap().iter().all(|&token| token < 256));
+}
+
+/// Where nothing could be mistaken, and around what could, the text is read as one.
+#[test]
+fn parts_are_read_as_one_text() {
+    let tokenizer = tokenizer(Matching::default(), vec![]);
+    let source = "{% for m in messages %}<end>{{ m.role }}\n{{ m.content }}\n{% endfor %}";
+    for content in ["\nhi\n", "a\n\n<b", "<tool>\n", "<tool"] {
+        let tokens = encoded(source, &tokenizer, &[Message::new("user", content)]);
+        let whole = tokenizer.encode(&format!("<end>user\n{content}\n"), Special::Parse).unwrap();
+        assert_eq!(tokens, whole, "{content:?}");
+    }
+    let normalized = Matching { normalized: vec![256, 257, 258], ..Matching::default() };
+    let lower = self::tokenizer(normalized, vec!["nfkc", "lowercase"]);
+    let tokens =
+        encoded("<END>{{ messages[0].content }}<end>", &lower, &[Message::new("user", "A<END>＜end>")]);
+    assert_eq!(
+        (tokens[0], tokens.last(), tokens.iter().filter(|&&token| token > 255).count()),
+        (256, Some(&256), 2)
+    );
+    assert_eq!(lower.decode(&tokens[1..3]), "a<");
+}
+
+/// What a template does with a text it may do with one that has stand-ins in it, and with its own tags.
+#[test]
+fn templates_may_look_into_contents() {
+    let tokenizer = tokenizer(Matching::default(), vec![]);
+    let thought = Message::new("assistant", "<think>\nt <end>\n</think>\n\nA<end>");
+    let source = "{% for m in messages %}{% set c = m.content %}{% if '</think>' in c %}\
+                  {% set c = c.split('</think>')[-1].lstrip('\\n') %}{% endif %}{{ c | length }}{{ c }}{% endfor %}";
+    let turns = [Message::new("user", "a</think>b"), thought];
+    let template = ChatTemplate::for_tokenizer(source, &tokenizer).unwrap();
+    let rendered = template.render(&turns, true).unwrap();
+    assert_eq!(rendered.text(), "10a</think>b6A<end>");
+    assert!(tokenizer.encode_parts(rendered.parts()).unwrap().iter().all(|&token| token < 256));
+}
+
+#[test]
+fn what_was_thought_reaches_the_template_by_its_name() {
+    let turn = Message::new("assistant", "A").with_reasoning("R");
+    for (source, expected) in [
+        ("{{ messages[0].reasoning_content }}", "R"),
+        ("{{ messages[0].thinking }}", "R"),
+        ("{% if 'reasoning' in messages[0] %}{{ messages[0]['reasoning'] }}{% endif %}", "R"),
+        ("{{ messages[0] | length }}", "3"),
+    ] {
+        let template = ChatTemplate::new(source, "", "").unwrap();
+        assert_eq!(template.render(std::slice::from_ref(&turn), true).unwrap().text(), expected, "{source}");
+    }
+    let call = turn.with("tool_calls", Json::Array(vec![]));
+    let template = ChatTemplate::new("{{ messages[0].thinking is defined }}", "", "").unwrap();
+    assert_eq!(template.render(&[call], true).unwrap().text(), "False");
+    let tools = Map::from_iter([("tools".to_owned(), serde_json::json!([{"name": "f"}]))]);
+    let template = ChatTemplate::new("{{ tools[0].name }}{{ messages | length }}", "", "").unwrap();
+    assert_eq!(template.render_with(&[], true, &tools).unwrap().text(), "f0");
+}
+
+#[test]
+fn templates_that_do_not_do_say_what_does() {
+    let tokenizer = tokenizer(Matching::default(), vec![]);
+    let of = |source: &str| {
+        let mut metadata = Metadata::new();
+        metadata.set(KEY, source);
+        ChatTemplate::from_metadata(&metadata, &tokenizer)
+    };
+    for source in [
+        "{{ if .System }}{{ .System }}{{ end }}{{ .Prompt }}",
+        "{{- range .Messages }}{{ .Content }}{{ end }}",
+        "hello",
+    ] {
+        let message = of(source).unwrap_err().to_string();
+        assert!(message.contains("--chat-template") && message.contains("--raw"), "{source}: {message}");
+    }
+    assert!(of(" ").unwrap().is_none());
+    assert_eq!(of("chatml\n").unwrap().unwrap().source(), built_in("chatml").unwrap());
+    assert!(of("{{ raise_exception('no') }}").is_ok());
 }

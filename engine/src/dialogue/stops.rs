@@ -1,10 +1,13 @@
 //! Stop strings in a text that comes in pieces: none is ever shown, and nothing before one is swallowed.
 
+use super::begun;
+
 /// Finds the stop string that ends first, and holds back only what may begin one.
 #[derive(Clone, Debug, Default)]
 pub struct StopScanner {
     stops: Vec<String>,
-    held: String, // the longest end of the text that begins a stop string
+    met: Option<usize>, // the one that ended the text
+    held: String,       // the longest end of the text that begins a stop string
     ready: String,
 }
 
@@ -15,20 +18,22 @@ impl StopScanner {
         Self { stops, ..Self::default() }
     }
 
-    /// Adds a piece. Returns what of the text can be shown now, and the stop string that ended it, if one did: the text
-    /// before it is all there is.
-    pub fn push(&mut self, piece: &str) -> (&str, Option<&str>) {
-        self.held.push_str(piece);
+    /// Adds a piece and returns what of the text can be shown now. After a stop string nothing comes any more.
+    pub fn push(&mut self, piece: &str) -> &str {
         self.ready.clear();
+        if self.met.is_some() {
+            return &self.ready;
+        }
+        self.held.push_str(piece);
         if let Some((start, number)) = self.find() {
+            self.met = Some(number);
             self.ready.push_str(&self.held[..start]);
             self.held.clear();
-            return (&self.ready, Some(&self.stops[number]));
+            return &self.ready;
         }
-        let kept = self.beginning();
-        self.ready.push_str(&self.held[..kept]);
-        self.held.drain(..kept);
-        (&self.ready, None)
+        let clear = self.held.len() - begun(&self.held, &self.stops);
+        self.ready.extend(self.held.drain(..clear));
+        &self.ready
     }
 
     /// Ends the text: what was held back has begun no stop string.
@@ -39,6 +44,11 @@ impl StopScanner {
         &self.ready
     }
 
+    /// The stop string that ended the text: what was returned so far is all there is.
+    pub fn met(&self) -> Option<&str> {
+        self.met.map(|number| &*self.stops[number])
+    }
+
     /// Where the stop string begins that ends first, of those that end there the longest.
     fn find(&self) -> Option<(usize, usize)> {
         let found = self.stops.iter().enumerate().filter_map(|(number, stop)| {
@@ -46,15 +56,6 @@ impl StopScanner {
             Some((start + stop.len(), start, number))
         });
         found.min().map(|(_, start, number)| (start, number))
-    }
-
-    /// Where the longest end begins that is the beginning of a stop string.
-    fn beginning(&self) -> usize {
-        let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
-        let first = self.held.len().saturating_sub(longest.saturating_sub(1));
-        let starts = self.held.char_indices().map(|(start, _)| start).filter(|start| *start >= first);
-        let begins = |start: &usize| self.stops.iter().any(|stop| stop.starts_with(&self.held[*start..]));
-        starts.into_iter().find(begins).unwrap_or(self.held.len())
     }
 }
 
@@ -70,15 +71,11 @@ mod tests {
         while !rest.is_empty() {
             let length = *cuts.next().unwrap_or(&1);
             let cut = rest.char_indices().nth(length).map_or(rest.len(), |(at, _)| at);
-            let (ready, stop) = scanner.push(&rest[..cut]);
-            all.push_str(ready);
-            if let Some(stop) = stop {
-                return (all, Some(stop.to_owned()));
-            }
+            all.push_str(scanner.push(&rest[..cut]));
             rest = &rest[cut..];
         }
         all.push_str(scanner.finish());
-        (all, None)
+        (all, scanner.met().map(str::to_owned))
     }
 
     #[test]
@@ -86,6 +83,8 @@ mod tests {
         for (stops, text, expected) in [
             (&["\n\n"][..], "a\nb\n\nc", ("a\nb", Some("\n\n"))),
             (&["END"], "ENEND", ("EN", Some("END"))),
+            (&["END", "NDX"], "aEENDb", ("aE", Some("END"))),
+            (&["END", "NDX"], "ENNDX", ("EN", Some("NDX"))),
             (&["END"], "EN", ("EN", None)),
             (&["abcd", "bc"], "xabcd", ("xa", Some("bc"))),
             (&["cd", "abcd"], "xabcd", ("x", Some("abcd"))),

@@ -1,0 +1,109 @@
+//! Generated tokens to pieces of text: UTF-8, then the family's splitter, then stop strings, which end the answer only.
+
+use super::{Dialogue, Family, Piece, Split, StopScanner};
+use crate::tokenizer::{StreamDecoder, Tokenizer};
+use std::sync::Arc;
+
+/// Reads one answer, token by token.
+pub struct Reader {
+    family: Arc<dyn Family>,
+    decoder: StreamDecoder,
+    splitter: Box<dyn Split>,
+    stops: StopScanner,
+    raw: String,
+    reasoning: String,
+    answer: String,
+}
+
+impl Reader {
+    /// A reader for whom all text is the answer and nothing ends it.
+    pub fn plain() -> Self {
+        Dialogue::plain().reader("", StopScanner::default())
+    }
+
+    pub(super) fn new(family: Arc<dyn Family>, prompt: &str, stops: StopScanner) -> Self {
+        Self {
+            splitter: family.splitter(prompt),
+            family,
+            decoder: StreamDecoder::new(),
+            stops,
+            raw: String::new(),
+            reasoning: String::new(),
+            answer: String::new(),
+        }
+    }
+
+    /// What a token completes, often nothing. After a stop string nothing comes any more.
+    pub fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        let control = tokenizer.is_control(token).then(|| tokenizer.token_text(token));
+        match control {
+            None => {
+                let text = self.decoder.push(tokenizer, token);
+                self.raw.push_str(text);
+                self.splitter.push(text, &mut pieces);
+            }
+            Some(control) => {
+                self.raw.push_str(control);
+                if let Some(mark) = self.family.mark(control) {
+                    self.splitter.push(self.decoder.flush(), &mut pieces);
+                    self.splitter.push(mark, &mut pieces);
+                }
+            }
+        }
+        self.keep(pieces)
+    }
+
+    /// The end: what was held back is as it stands. A character that is not whole stays away.
+    pub fn finish(&mut self) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        self.splitter.finish(&mut pieces);
+        let mut pieces = self.keep(pieces);
+        let rest = self.stops.finish();
+        if !rest.is_empty() {
+            self.answer.push_str(rest);
+            pieces.push(Piece::Answer(rest.to_owned()));
+        }
+        pieces
+    }
+
+    /// Stop strings on the answer; after one, nothing counts.
+    fn keep(&mut self, pieces: Vec<Piece>) -> Vec<Piece> {
+        let mut kept = Vec::new();
+        for piece in pieces {
+            match piece {
+                _ if self.stops.met().is_some() => {}
+                Piece::Reasoning(text) => {
+                    self.reasoning.push_str(&text);
+                    kept.push(Piece::Reasoning(text));
+                }
+                Piece::Answer(text) => {
+                    let text = self.stops.push(&text);
+                    self.answer.push_str(text);
+                    kept.extend((!text.is_empty()).then(|| Piece::Answer(text.to_owned())));
+                }
+            }
+        }
+        kept
+    }
+
+    /// The stop string that was met: generating more is of no use.
+    pub fn stop(&self) -> Option<&str> {
+        self.stops.met()
+    }
+
+    /// What was thought so far.
+    pub fn reasoning(&self) -> &str {
+        &self.reasoning
+    }
+
+    /// What was said so far.
+    pub fn answer(&self) -> &str {
+        &self.answer
+    }
+
+    /// All text as it was generated, control tokens included: what the cache holds.
+    pub fn raw(&self) -> &str {
+        &self.raw
+    }
+}
