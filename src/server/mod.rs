@@ -15,6 +15,7 @@ mod routes;
 mod scheduler;
 
 pub(crate) use listen::{Address, Server};
+pub(crate) use model::Dialect;
 pub(crate) use scheduler::Limits;
 
 use gate::Gate;

@@ -21,6 +21,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/models", get(openai::list))
         .route("/models", get(openai::list))
         .route("/v1/models/{*name}", get(openai::one))
+        .route("/v1/chat/completions", post(openai::chat))
+        .route("/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::complete))
         .method_not_allowed_fallback(async || Refusal::method())
         .fallback(async |request: Request| Refusal::no_route(request.uri().path()))

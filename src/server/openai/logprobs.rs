@@ -72,3 +72,18 @@ impl Legacy {
         })
     }
 }
+
+/// A token of a chat's answer, with the likeliest ones in its place.
+pub(super) fn of_chat(tokenizer: &Tokenizer, odds: &TokenOdds) -> Value {
+    let entry = |token: u32, logarithm: f32| {
+        let bytes = tokenizer.piece_bytes(token);
+        json!({
+            "token": String::from_utf8_lossy(bytes),
+            "logprob": number(logarithm),
+            "bytes": bytes,
+        })
+    };
+    let mut whole = entry(odds.token, odds.chosen);
+    whole["top_logprobs"] = odds.top.iter().map(|(token, logarithm)| entry(*token, *logarithm)).collect();
+    whole
+}

@@ -1,12 +1,15 @@
 //! The dialect of OpenAI's interface: what a file here reads and writes are its fields, no more.
 
+mod chat;
 mod choosing;
 mod completions;
 mod logprobs;
+mod messages;
 mod models;
 mod stream;
 mod usage;
 
+pub(super) use chat::chat;
 pub(super) use completions::complete;
 pub(super) use models::{list, one};
 
