@@ -3,6 +3,7 @@
 mod cli;
 mod embedded;
 mod pull;
+mod server;
 
 fn main() -> std::process::ExitCode {
     cli::main()

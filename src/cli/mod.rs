@@ -28,6 +28,7 @@ mod reading;
 mod run;
 mod sampling;
 mod screen;
+mod serve;
 mod target;
 mod text;
 mod tokenize;
@@ -59,6 +60,7 @@ const fn entry<C: Command>() -> Entry {
 static COMMANDS: &[Entry] = &[
     entry::<run::Run>(),
     entry::<chat::Chat>(),
+    entry::<serve::Serve>(),
     entry::<list::List>(),
     entry::<pull::Pull>(),
     entry::<convert::Convert>(),

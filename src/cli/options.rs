@@ -119,7 +119,11 @@ impl ModelOptions {
     }
 
     fn open_with(&self, options: Options) -> Result<Engine> {
-        let place = self.place()?;
+        self.open_place(&self.place()?, options)
+    }
+
+    /// Loads the model at a place that is known already.
+    pub(crate) fn open_place(&self, place: &Place, options: Options) -> Result<Engine> {
         let engine = Engine::from_gguf(place.open()?, options).map_err(|e| e.in_file(place.to_string()))?;
         let is_dense = engine.config().layers.iter().all(|layer| matches!(layer.ffn, ffn::Shape::Dense(_)));
         if is_dense && (self.experts_used.is_some() || self.expert_threshold > 0.0) {

@@ -1,0 +1,176 @@
+//! The socket and its connections: bounded in number, in what they send before a body, and in how long they may be silent.
+
+use super::gate::Gate;
+use super::metrics::Metrics;
+use super::model::Model;
+use super::routes::router;
+use super::scheduler::Scheduler;
+use super::{Settings, Shared};
+use anyhow::{Context, Result, bail};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use moewe_engine::sampler::Sampling;
+use moewe_engine::session::Engine;
+use std::net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+const MOST_CONNECTIONS: usize = 1024;
+const MOST_HEADERS: usize = 100;
+/// Of the request line and the headers.
+const HEAD_BYTES: usize = 16 << 10;
+/// A connection without a whole head for so long is closed, idle ones too.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// How soon the flag to end is seen.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Where to listen.
+pub(crate) struct Address {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// Whether others than this machine may come without a key.
+    pub(crate) insecure: bool,
+}
+
+/// A server that listens. It answers that it is loading, until it gets its model.
+pub(crate) struct Server {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    http: JoinHandle<Result<()>>,
+    end: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Takes the address and begins to answer.
+    ///
+    /// # Errors
+    /// An address that is taken, or open to the net without a key.
+    pub(crate) fn start(address: &Address, settings: Settings) -> Result<Self> {
+        let named = || format!("cannot listen on {}:{}", address.host, address.port);
+        let candidates = (address.host.as_str(), address.port).to_socket_addrs().with_context(named)?;
+        let candidates: Vec<_> = candidates.collect();
+        let is_local = candidates.iter().all(|address| address.ip().is_loopback());
+        if !is_local && settings.keys.is_empty() && !address.insecure {
+            bail!(
+                "{} can be reached from other machines: give a key with --api-key, or say --insecure",
+                address.host
+            );
+        }
+        let socket = StdListener::bind(&candidates[..]).with_context(named)?;
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        let gate = Gate::new(
+            address,
+            settings.hosts.clone(),
+            settings.origins.clone(),
+            &settings.keys,
+            settings.metrics_are_open,
+        );
+        let shared = Arc::new(Shared {
+            gate,
+            metrics: Arc::new(Metrics::new()),
+            places: Arc::new(Semaphore::new(settings.limits.parallel + settings.queue)),
+            model: OnceLock::new(),
+            is_closing: AtomicBool::new(false),
+            settings,
+        });
+        let (end, ended) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let of_thread = shared.clone();
+        let run = move || runtime.block_on(listen(socket, of_thread, ended));
+        let http = thread::Builder::new().name("moewe-http".into()).spawn(run)?;
+        Ok(Self { shared, address, http, end })
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves a model until the flag goes up, and longer for those that are being answered; a second signal ends the
+    /// process by itself.
+    ///
+    /// # Errors
+    /// When the model cannot be computed, or the system has no thread.
+    pub(crate) fn serve(self, engine: Engine, sampling: Sampling, stop: &AtomicBool) -> Result<()> {
+        let Self { shared, http, end, .. } = self;
+        let engine = Arc::new(engine);
+        let limits = shared.settings.limits;
+        let (scheduler, thread) = Scheduler::start(engine.clone(), limits, shared.metrics.clone())?;
+        let model = Model::new(engine, scheduler.clone(), shared.settings.aliases.clone(), sampling)?;
+        // Only this sets it.
+        let _ = shared.model.set(Arc::new(model));
+        while !stop.load(Ordering::Relaxed) && !http.is_finished() && !thread.is_finished() {
+            thread::park_timeout(LOOK);
+        }
+        shared.is_closing.store(true, Ordering::Relaxed);
+        let until = Instant::now() + shared.settings.grace;
+        let all = shared.settings.limits.parallel + shared.settings.queue;
+        while shared.places.available_permits() < all && Instant::now() < until && !thread.is_finished() {
+            thread::sleep(Duration::from_millis(20));
+        }
+        scheduler.end();
+        let computed = thread.join();
+        let _ = end.send(true);
+        let served = http.join();
+        if computed.is_err() || served.is_err() {
+            bail!("the server has failed; see above");
+        }
+        served.unwrap_or(Ok(()))
+    }
+}
+
+/// Takes connections until the end, and lets those that are open finish their answers.
+async fn listen(socket: StdListener, shared: Arc<Shared>, mut ended: watch::Receiver<bool>) -> Result<()> {
+    let socket = TcpListener::from_std(socket)?;
+    let router = router(shared.clone());
+    let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            _ = ended.changed() => break,
+        };
+        let Ok((stream, _)) = accepted else {
+            // Too many files are open: some will close.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Ok(place) = connections.clone().try_acquire_owned() else { continue };
+        let (router, shared, ended) = (router.clone(), shared.clone(), ended.clone());
+        tokio::spawn(async move {
+            shared.metrics.connections.inc();
+            attend(stream, router, ended).await;
+            shared.metrics.connections.dec();
+            drop(place);
+        });
+    }
+    let last = connections.acquire_many(MOST_CONNECTIONS as u32);
+    let _ = tokio::time::timeout(Duration::from_secs(2), last).await;
+    Ok(())
+}
+
+/// One connection, request after request.
+async fn attend(stream: TcpStream, router: axum::Router, mut ended: watch::Receiver<bool>) {
+    // Events are small, and are wanted now.
+    let _ = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(MOST_HEADERS)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    // What goes wrong with a connection is its client's to know.
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        _ = ended.changed() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}

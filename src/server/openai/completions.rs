@@ -1,0 +1,254 @@
+//! `POST /v1/completions`: texts that are continued, with the odds of their tokens where they are wanted.
+
+use super::super::Shared;
+use super::super::ask::{Answers, Ask, Heard};
+use super::super::body::{Body, ids, within};
+use super::super::model::Model;
+use super::super::refusal::Refusal;
+use super::super::scheduler::{Event, Failure};
+use super::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
+use super::logprobs::Legacy;
+use super::stream::{Speak, stream};
+use super::usage::Tally;
+use super::{Head, finish_reason};
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use moewe_engine::dialogue::{Dialogue, Piece};
+use moewe_engine::tokenizer::Special;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+const MOST_PROMPTS: usize = 128;
+const USUAL_LIMIT: u64 = 16;
+/// A client that waits for all at once hears nothing in between.
+const LONG: Duration = Duration::from_secs(3600);
+
+#[derive(Deserialize)]
+struct Completion {
+    prompt: Option<Value>,
+    echo: Option<bool>,
+    logprobs: Option<u64>,
+    suffix: Option<Value>,
+    best_of: Option<usize>,
+}
+
+/// A prompt, as text and as tokens.
+struct Prompt {
+    text: String,
+    tokens: Vec<u32>,
+}
+
+/// Answers a request.
+pub(in crate::server) async fn complete(
+    State(shared): State<Arc<Shared>>,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let model = shared.model()?.clone();
+    let (choosing, own): (Choosing, Completion) = (body.read()?, body.read()?);
+    choosing.is_for(&model, shared.settings.strict_model)?;
+    let count = choosing.count(shared.settings.limits.parallel)?;
+    refuse_unless_neutral("suffix", own.suffix.as_ref())?;
+    if own.best_of.is_some_and(|best_of| best_of != 1 && best_of != count) {
+        return Err(Refusal::field("best_of", "expected 1 or the same as n"));
+    }
+    let odds = own.logprobs.map(|odds| within("logprobs", odds, 0, MOST_ODDS as u64)).transpose()?;
+    let echo = own.echo.unwrap_or(false);
+    let limit = choosing.max_tokens.unwrap_or(USUAL_LIMIT);
+    let (sampling, stops) = (choosing.sampling(&model)?, choosing.stops()?);
+    let encoder = model.clone();
+    // Long texts take a while, in which others want to be heard.
+    let encode = move || prompts(own.prompt, &encoder);
+    let prompts = tokio::task::spawn_blocking(encode).await.map_err(|e| Refusal::server(e.to_string()))??;
+    let ask = Ask {
+        prompts: prompts.iter().map(|prompt| prompt.tokens.clone()).collect(),
+        count,
+        sampling,
+        limit: Some(limit as usize),
+        dialogue: Dialogue::plain(),
+        stops,
+        text: String::new(),
+        odds: odds.map(|odds| odds as usize),
+        scores: echo && odds.is_some(),
+        reuses: choosing.reuses(),
+    };
+    let mut answers = ask.submit(&shared, &model)?;
+    let teller = Teller {
+        head: Head::new("cmpl", "text_completion", &model),
+        choices: (0..prompts.len() * count).map(|_| Choice::default()).collect(),
+        has_odds: odds.is_some(),
+        includes_usage: choosing.streams().then_some(choosing.includes_usage()),
+        tally: Tally::default(),
+        model,
+        prompts,
+        count,
+        echo,
+    };
+    answers.begun().await?;
+    if choosing.streams() { Ok(stream(answers, teller)) } else { teller.whole(answers).await }
+}
+
+/// The prompts of a request: texts get what the model's file puts before a text, ids are taken as they are.
+fn prompts(prompt: Option<Value>, model: &Model) -> Result<Vec<Prompt>, Refusal> {
+    let wrong = || Refusal::field("prompt", "expected a text, a list of texts, token ids, or a list of such");
+    let vocabulary = model.engine.config().vocab_size;
+    let one = |value: &Value| match (value, ids(value, vocabulary)) {
+        (Value::String(text), _) => {
+            let tokens = model.tokenizer().encode_with_bos(text, Special::Parse);
+            let tokens = tokens.map_err(|error| Refusal::field("prompt", error.to_string()))?;
+            Ok(Prompt { text: text.clone(), tokens })
+        }
+        (_, Some(Ok(tokens))) => Ok(Prompt { text: model.tokenizer().decode(&tokens), tokens }),
+        (_, Some(Err(id))) => Err(Refusal::field("prompt", format!("the model has no token {id}"))),
+        _ => Err(wrong()),
+    };
+    match prompt {
+        Some(Value::Array(list)) if !list.is_empty() && !list[0].is_u64() => {
+            if list.len() > MOST_PROMPTS {
+                return Err(Refusal::field("prompt", format!("expected at most {MOST_PROMPTS}")));
+            }
+            list.iter().map(one).collect()
+        }
+        Some(Value::Array(list)) if list.is_empty() => Err(wrong()),
+        Some(value) => Ok(vec![one(&value)?]),
+        None => Err(Refusal::field("prompt", "it is missing")),
+    }
+}
+
+/// All is the answer.
+fn text(pieces: Vec<Piece>) -> String {
+    let text = |piece| match piece {
+        Piece::Answer(text) | Piece::Reasoning(text) => text,
+    };
+    pieces.into_iter().map(text).collect()
+}
+
+/// Tells the answers, in pieces or as a whole.
+struct Teller {
+    head: Head,
+    model: Arc<Model>,
+    prompts: Vec<Prompt>,
+    count: usize, // of answers to each
+    choices: Vec<Choice>,
+    echo: bool,
+    has_odds: bool,
+    includes_usage: Option<bool>, // where it streams
+    tally: Tally,
+}
+
+/// One of the answers, so far.
+#[derive(Default)]
+struct Choice {
+    text: String,
+    odds: Legacy,
+    has_echo: bool,
+    reason: Option<&'static str>,
+}
+
+impl Teller {
+    /// Takes an event in; the text that it brings, if it brings one.
+    fn take(&mut self, index: usize, event: Event) -> Option<String> {
+        let (choice, prompt) = (self.choices.get_mut(index)?, &self.prompts[index / self.count]);
+        let tokenizer = self.model.tokenizer();
+        match event {
+            Event::Begun | Event::Failed(_) => None,
+            Event::Scored(odds) => {
+                if choice.odds.is_empty() {
+                    choice.odds.begin(tokenizer, prompt.tokens[0]);
+                }
+                odds.iter().for_each(|odds| choice.odds.add(tokenizer, odds));
+                None
+            }
+            Event::Token { pieces, odds } => {
+                odds.iter().for_each(|odds| choice.odds.add(tokenizer, odds));
+                (!pieces.is_empty()).then(|| text(pieces))
+            }
+            Event::Ended { ending, pieces, usage } => {
+                choice.reason = Some(finish_reason(ending));
+                self.tally.add(&usage, 0, index.is_multiple_of(self.count));
+                Some(text(pieces))
+            }
+        }
+    }
+
+    fn piece(&mut self, index: usize, text: &str) -> Value {
+        let choice = &mut self.choices[index];
+        let odds = if self.has_odds { choice.odds.take() } else { Value::Null };
+        json!({ "text": text, "index": index, "logprobs": odds, "finish_reason": choice.reason })
+    }
+
+    fn chunk(&self, choices: Vec<Value>) -> Value {
+        let mut chunk = self.head.and(json!({ "choices": choices }));
+        if self.includes_usage == Some(true) {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+
+    /// Waits for all of it.
+    async fn whole(mut self, mut answers: Answers) -> Result<Response, Refusal> {
+        loop {
+            match answers.next(LONG).await {
+                Heard::Silence => {}
+                Heard::Event(_, Event::Failed(failure)) => return Err(failure.into()),
+                Heard::Event(index, event) => {
+                    if let Some(text) = self.take(index, event) {
+                        self.choices[index].text.push_str(&text);
+                    }
+                }
+                Heard::End => break,
+            }
+        }
+        if self.choices.iter().any(|choice| choice.reason.is_none()) {
+            return Err(Failure::Closing.into());
+        }
+        let texts = (0..self.choices.len()).map(|index| {
+            let echo = if self.echo { self.prompts[index / self.count].text.as_str() } else { "" };
+            format!("{echo}{}", self.choices[index].text)
+        });
+        let texts: Vec<_> = texts.collect();
+        let choices: Vec<_> = texts.iter().enumerate().map(|(index, text)| self.piece(index, text)).collect();
+        let mut answer = self.head.and(json!({ "choices": choices }));
+        if let Some(answer) = answer.as_object_mut() {
+            answer.extend(self.tally.json());
+        }
+        Ok(Json(answer).into_response())
+    }
+}
+
+impl Speak for Teller {
+    fn begin(&mut self) -> Vec<Value> {
+        if !self.echo || self.has_odds {
+            return vec![];
+        }
+        let echo = |index: usize| {
+            let text = &self.prompts[index / self.count].text;
+            json!({ "text": text, "index": index, "logprobs": null, "finish_reason": null })
+        };
+        (0..self.choices.len()).map(|index| self.chunk(vec![echo(index)])).collect()
+    }
+
+    fn say(&mut self, index: usize, event: Event) -> Vec<Value> {
+        let Some(mut text) = self.take(index, event) else { return vec![] };
+        let choice = &mut self.choices[index];
+        // With odds the prompt comes with the first text, as its tokens do.
+        if self.echo && self.has_odds && !std::mem::replace(&mut choice.has_echo, true) {
+            text.insert_str(0, &self.prompts[index / self.count].text);
+        }
+        let piece = self.piece(index, &text);
+        vec![self.chunk(vec![piece])]
+    }
+
+    fn end(&mut self) -> Vec<Value> {
+        if self.includes_usage != Some(true) {
+            return vec![];
+        }
+        let mut last = self.chunk(vec![]);
+        if let Some(last) = last.as_object_mut() {
+            last.extend(self.tally.json());
+        }
+        vec![last]
+    }
+}

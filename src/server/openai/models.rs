@@ -1,0 +1,54 @@
+//! `GET /v1/models`: the one model that is served. Files' paths never appear.
+
+use super::super::Shared;
+use super::super::model::Model;
+use super::super::refusal::Refusal;
+use axum::Json;
+use axum::extract::{Path, State};
+use moewe_engine::gguf::Metadata;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+fn describe(model: &Model) -> Value {
+    let (engine, gguf) = (&model.engine, model.engine.gguf());
+    let number = |key: &str| {
+        let of = |metadata: &Metadata| {
+            let architecture = metadata.str("general.architecture").ok().flatten()?;
+            metadata.get(&format!("{architecture}.{key}"))?.as_i64()
+        };
+        of(gguf.metadata())
+    };
+    json!({
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "moewe",
+        "aliases": model.aliases,
+        "meta": {
+            "n_vocab": engine.config().vocab_size,
+            "n_ctx": engine.context_length(),
+            "n_ctx_train": engine.config().context_length,
+            "n_embd": number("embedding_length"),
+            "n_params": gguf.tensors().iter().map(|tensor| tensor.elements()).sum::<u64>(),
+            "size": gguf.file_len(),
+            "n_expert": number("expert_count"),
+            "n_expert_used": number("expert_used_count"),
+            "format": "gguf",
+        },
+    })
+}
+
+/// All of them.
+pub(in crate::server) async fn list(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Refusal> {
+    let model = shared.model()?;
+    Ok(Json(json!({ "object": "list", "data": [describe(model)] })))
+}
+
+/// One, by its name.
+pub(in crate::server) async fn one(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Refusal> {
+    let model = shared.model()?;
+    if model.is_called(&name) { Ok(Json(describe(model))) } else { Err(Refusal::no_model(&name)) }
+}

@@ -1,0 +1,59 @@
+//! What an answer took, in tokens and in time.
+
+use super::super::scheduler::Usage;
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// The sum over the answers of a request; a prompt counts once, however often it is answered.
+#[derive(Default)]
+pub(super) struct Tally {
+    usage: Usage,
+    reasoning: usize,
+}
+
+impl Tally {
+    /// Adds an answer, the first to its prompt or another one.
+    pub(super) fn add(&mut self, usage: &Usage, reasoning: usize, is_first: bool) {
+        let sum = &mut self.usage;
+        if is_first {
+            sum.prompt_tokens += usage.prompt_tokens;
+            sum.cached_tokens += usage.cached_tokens;
+        }
+        sum.completion_tokens += usage.completion_tokens;
+        sum.prompt += usage.prompt;
+        sum.answer = sum.answer.max(usage.answer);
+        self.reasoning += reasoning;
+    }
+
+    /// `usage` and `timings`, the latter with llama-server's names.
+    pub(super) fn json(&self) -> Map<String, Value> {
+        let Usage { prompt_tokens, cached_tokens, completion_tokens, prompt, answer, .. } = self.usage;
+        let computed = prompt_tokens - cached_tokens;
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+        let each = |time: Duration, count: usize| milliseconds(time) / count.max(1) as f64;
+        let rate = |count: usize, time: Duration| {
+            if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
+        };
+        let both = json!({
+            "usage": {
+                "prompt_tokens": prompt_tokens,
+                "completion_tokens": completion_tokens,
+                "total_tokens": prompt_tokens + completion_tokens,
+                "prompt_tokens_details": { "cached_tokens": cached_tokens },
+                "completion_tokens_details": { "reasoning_tokens": self.reasoning },
+            },
+            "timings": {
+                "cache_n": cached_tokens,
+                "prompt_n": computed,
+                "prompt_ms": milliseconds(prompt),
+                "prompt_per_token_ms": each(prompt, computed),
+                "prompt_per_second": rate(computed, prompt),
+                "predicted_n": completion_tokens,
+                "predicted_ms": milliseconds(answer),
+                "predicted_per_token_ms": each(answer, completion_tokens),
+                "predicted_per_second": rate(completion_tokens, answer),
+            },
+        });
+        both.as_object().cloned().unwrap_or_default()
+    }
+}
