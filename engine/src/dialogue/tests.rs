@@ -16,6 +16,8 @@ const MAGISTRAL: &str = "{% for m in messages %}{% if m.role == 'user' %}[INST]{
 const COHERE: &str = "{% for m in messages %}<|START_OF_TURN_TOKEN|>{{ m.role }}{% if m.reasoning %}<|START_THINKING|>{{ m.reasoning }}<|END_THINKING|>{% endif %}<|START_RESPONSE|>{{ m.content }}{% endfor %}";
 const GEMMA4: &str = "{% for m in messages %}<|turn>{{ m.role }}\n{% if m.reasoning %}<|channel>thought\n{{ m.reasoning }}<channel|>{% endif %}{{ m.content }}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n{% endif %}";
 const GPT_OSS: &str = "{% for m in messages %}{% if m.role == 'user' %}<|start|>user<|message|>{{ m.content }}<|end|>{% elif loop.last and not add_generation_prompt %}{% if 'thinking' in m %}<|start|>assistant<|channel|>analysis<|message|>{{ m.thinking }}<|end|>{% endif %}<|start|>assistant<|channel|>final<|message|>{{ m.content }}<|return|>{% else %}<|start|>assistant<|channel|>final<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}";
+const HUNYUAN: &str = "{% for m in messages %}{% set c = m.content %}{% if m.role == 'user' %}{{ bos_token }}{{ c }}<|extra_0|>{% else %}{% if '<answer>' in c and not loop.last %}{% set c = c.split('<answer>')[-1].strip('</answer>').strip() %}{% endif %}{{ c }}{{ eos_token }}{% endif %}{% endfor %}{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n{% endif %}";
+const TAGGED: &str = "{% for m in messages %}<turn>{{ m.role }}\n{% if m.role == 'user' %}{{ m.content }}{% else %}{% if m.reasoning %}<think>{{ m.reasoning }}</think>{% endif %}<answer>{{ m.content }}</answer>{% endif %}\n{% endfor %}{% if add_generation_prompt %}<turn>assistant\n{% endif %}";
 const CHATML_WITH_TURNS: &str = "{% for m in messages %}{% if m.reasoning_content %}<|im_start|>assistant\n{{ m.reasoning_content }}<|im_end|>\n{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}";
 
 fn template(source: &str) -> ChatTemplate {
@@ -58,6 +60,8 @@ fn families_are_recognized_by_what_templates_write() {
         (MAGISTRAL, "tags", "[THINK]R[/THINK]A"),
         (COHERE, "tags", "<|START_THINKING|>R<|END_THINKING|>A"),
         (GEMMA4, "tags", "<|channel>thought\nR<channel|>A"),
+        (HUNYUAN, "tags", "<think>\nR\n</think>\n<answer>\nA\n</answer>"),
+        (TAGGED, "tags", "<think>R</think><answer>A</answer>"),
         (
             GPT_OSS,
             "harmony",
@@ -92,10 +96,36 @@ fn thoughts_between_tags() {
     ] {
         assert_eq!(split(QWEN3, generated), (thought.into(), answer.into()), "{generated:?}");
     }
+    assert_eq!(
+        split(QWEN3, "<think>a</think><answer>b</answer>").1,
+        "<answer>b</answer>",
+        "no tags of this model"
+    );
     // The prompt decides whether the text begins within.
     let tags = Dialogue::of(&template(QWEN3));
     assert_eq!(together(&tags, "x<think>\n", &["a</think>b"]), ("a".into(), "b".into()));
     assert_eq!(together(&tags, "<think>\n\n</think>\n\n", &["a"]), (String::new(), "a".into()));
+}
+
+#[test]
+fn answers_between_tags() {
+    let tags = Dialogue::of(&template(HUNYUAN));
+    for (generated, thought, answer) in [
+        ("<answer>\nA\n</answer>\n", "", "A"),
+        ("\n<answer> A </answer> B </ans", "", "A </answer> B </ans"),
+        ("<think>R</think>\n\nA</answer>", "R", "A</answer>"),
+        ("<think>R <answer></think><answer>an <answer>\n", "R <answer>", "an <answer>\n"),
+        ("<answer></answer>", "", ""),
+        ("<answer> ", "", ""),
+        ("<think>R</think><ans", "R", "<ans"),
+        ("<answer", "", "<answer"),
+        ("A <answer>b</answer>", "", "A <answer>b</answer>"),
+    ] {
+        assert_eq!(split(HUNYUAN, generated), (thought.into(), answer.into()), "{generated:?}");
+        let letters: Vec<String> = generated.chars().map(String::from).collect();
+        let letters: Vec<&str> = letters.iter().map(|letter| &**letter).collect();
+        assert_eq!(together(&tags, "", &letters), (thought.into(), answer.into()), "{generated:?}");
+    }
 }
 
 #[test]
@@ -162,15 +192,17 @@ fn tokens_become_pieces() {
 proptest! {
     /// However a stream is cut, the texts are those of the whole.
     #[test]
-    fn every_cut_gives_the_same(words in prop::collection::vec(0usize..26, 0..24), cuts: [u8; 12], source in 0usize..4) {
-        const WORDS: [&str; 26] = [
+    fn every_cut_gives_the_same(words in prop::collection::vec(0usize..29, 0..24), cuts: [u8; 12], source in 0usize..5) {
+        const WORDS: [&str; 29] = [
             "<think>", "</think>", "<thi", "</", "nk>", "\n", " ", "ü🦙", "a", "<", ">", "<|channel|>", "<|message|>",
             "<|start|>", "<|end|>", "<|return|>", "<|constrain|>", "<|", "|>", "assistant", "analysis", "final",
-            "commentary", " to=f", "channel", "json",
+            "commentary", " to=f", "channel", "json", "<answer>", "</answer>",
+            "answer>",
         ];
-        let whole: String = words.iter().map(|&word| WORDS[word]).collect();
-        let dialogue = Dialogue::of(&template([QWEN3, MINIMAX, GPT_OSS, CHATML_WITH_TURNS][source]));
-        let prompt = ["", "<think>\n", "<|start|>assistant", ""][source];
+        let head = ["", "", "", "", "<answer>"][source];
+        let whole: String = [head].into_iter().chain(words.iter().map(|&word| WORDS[word])).collect();
+        let dialogue = Dialogue::of(&template([QWEN3, MINIMAX, GPT_OSS, CHATML_WITH_TURNS, HUNYUAN][source]));
+        let prompt = ["", "<think>\n", "<|start|>assistant", "", ""][source];
         let mut places: Vec<usize> = cuts.iter().map(|&cut| usize::from(cut) % (whole.len() + 1)).collect();
         places.retain(|&place| whole.is_char_boundary(place));
         places.extend([0, whole.len()]);

@@ -147,7 +147,7 @@ impl ChatTemplate {
         let mut texts = vec![&*self.source];
         turns.iter().chain([variables]).for_each(|object| strings(object, &mut texts));
         let stand_ins = StandIns::new(&self.guards, texts.into_iter())?;
-        let masking = Masking { stand_ins: &stand_ins, kept: reasoning_tags(&self.source) };
+        let masking = Masking { stand_ins: &stand_ins, kept: cutting_tags(&self.source) };
         let turns: Vec<Json> = turns.iter().map(|turn| Json::Object(masking.turn(turn))).collect();
         let mut values =
             Map::from_iter([("tools".to_owned(), Json::Null), ("documents".to_owned(), Json::Null)]);
@@ -237,10 +237,10 @@ fn strings<'o>(object: &'o Map<String, Json>, texts: &mut Vec<&'o str>) {
     }
 }
 
-/// The tags around reasoning that `source` names: a template cuts an assistant's text at them.
-fn reasoning_tags(source: &str) -> Vec<&str> {
+/// The tags around thoughts and answers that `source` names: a template cuts an assistant's text at them.
+fn cutting_tags(source: &str) -> Vec<&str> {
     static TAG: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        Regex::new(r"</?([a-z_]+:)?(think|thinking|thought|thoughts|reasoning)>|\[/?THINK\]").ok()
+        Regex::new(r"</?([a-z_]+:)?(think|thinking|thought|thoughts|reasoning|answer)>|\[/?THINK\]").ok()
     });
     let mut tags: Vec<&str> =
         TAG.iter().flat_map(|tag| tag.find_iter(source)).map(|found| found.as_str()).collect();
