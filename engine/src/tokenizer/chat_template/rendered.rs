@@ -75,7 +75,7 @@ mod tests {
         let open = rendered.until("b <y>  ").unwrap();
         assert_eq!((open.text(), &open.contents), ("<u>a<x></u><m>b <y>", &rendered.contents));
         let half = rendered.until("a<").unwrap();
-        assert_eq!((half.text(), half.contents), ("<u>a<", vec![4..5]));
+        assert_eq!((half.text(), &half.contents[..]), ("<u>a<", &[4..5][..]));
         assert_eq!(rendered.until("z"), None);
     }
 
