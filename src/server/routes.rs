@@ -1,7 +1,8 @@
 //! Which path is answered by what, and what every answer has.
 
+use super::Shared;
+use super::api::openai;
 use super::refusal::Refusal;
-use super::{Shared, openai};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};

@@ -1,7 +1,7 @@
 //! From a request's messages to the prompt of a model: roles and contents are checked, the template does the rest.
 
-use super::super::model::Model;
-use super::super::refusal::Refusal;
+use crate::server::model::Model;
+use crate::server::refusal::Refusal;
 use moewe_engine::tokenizer::{ChatTemplate, Message, Rendered};
 use serde_json::{Map, Value};
 

@@ -1,16 +1,16 @@
 //! `POST /v1/chat/completions`: conversations, whose answers are told apart from the thoughts before them.
 
-use super::super::Shared;
-use super::super::ask::Ask;
-use super::super::body::{Body, within};
-use super::super::model::Model;
-use super::super::refusal::Refusal;
-use super::super::scheduler::Event;
 use super::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
 use super::messages::{Messages, variables};
 use super::stream::{Tell, tell};
 use super::usage::Tally;
 use super::{Head, finish_reason, logprobs};
+use crate::server::Shared;
+use crate::server::ask::Ask;
+use crate::server::body::{Body, within};
+use crate::server::model::Model;
+use crate::server::refusal::Refusal;
+use crate::server::scheduler::Event;
 use axum::extract::State;
 use axum::response::Response;
 use moewe_engine::dialogue::Piece;

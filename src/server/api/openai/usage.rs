@@ -1,6 +1,6 @@
 //! What an answer took, in tokens and in time.
 
-use super::super::scheduler::Usage;
+use crate::server::scheduler::Usage;
 use serde_json::{Value, json};
 use std::time::Duration;
 

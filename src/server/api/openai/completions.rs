@@ -1,16 +1,16 @@
 //! `POST /v1/completions`: texts that are continued, with the odds of their tokens where they are wanted.
 
-use super::super::Shared;
-use super::super::ask::Ask;
-use super::super::body::{Body, ids, within};
-use super::super::model::Model;
-use super::super::refusal::Refusal;
-use super::super::scheduler::Event;
 use super::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
 use super::logprobs::Legacy;
 use super::stream::{Tell, tell};
 use super::usage::Tally;
 use super::{Head, finish_reason};
+use crate::server::Shared;
+use crate::server::ask::Ask;
+use crate::server::body::{Body, ids, within};
+use crate::server::model::Model;
+use crate::server::refusal::Refusal;
+use crate::server::scheduler::Event;
 use axum::extract::State;
 use axum::response::Response;
 use moewe_engine::dialogue::{Dialogue, Piece};

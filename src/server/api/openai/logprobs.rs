@@ -1,6 +1,6 @@
 //! What the model thought of its tokens, in the two shapes that clients know.
 
-use super::super::scheduler::TokenOdds;
+use crate::server::scheduler::TokenOdds;
 use moewe_engine::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
 

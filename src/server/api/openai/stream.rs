@@ -1,8 +1,8 @@
 //! Answers that are told event by event, as server-sent events.
 
-use super::super::ask::{Answers, Heard};
-use super::super::refusal::Refusal;
-use super::super::scheduler::{Event, Failure};
+use crate::server::ask::{Answers, Heard};
+use crate::server::refusal::Refusal;
+use crate::server::scheduler::{Event, Failure};
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::http::header;
