@@ -81,5 +81,8 @@ async fn health(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Refusa
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    if let Some(model) = shared.model.get() {
+        shared.metrics.look_at(&model.engine);
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.text())
 }

@@ -1,11 +1,8 @@
 //! Conversations over HTTP: what a person says is never taken for the template's words, thoughts are told apart from
 //! answers, and what a model or this server cannot do is said.
 
-#[path = "support/serving.rs"]
-mod serving;
-
+use crate::serving::{Reply, Serving};
 use serde_json::{Value, json};
-use serving::{Reply, Serving};
 use std::fs;
 
 /// Models that think before they answer; the template begins the thought.

@@ -1,6 +1,7 @@
 //! `moewe serve` over plain HTTP: what it answers, whom it refuses, and what is left when clients go away.
 
-#[path = "support/serving.rs"]
+mod chat;
+mod load;
 mod serving;
 
 use serde_json::{Value, json};
