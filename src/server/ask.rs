@@ -124,10 +124,15 @@ impl Answers {
 
     /// Waits until the first answer has a place: what is wrong by then still has a status of its own.
     pub(super) async fn begun(&mut self) -> Result<(), Refusal> {
-        match self.events.recv().await {
-            Some((_, Event::Failed(failure))) => Err(failure.into()),
-            Some(_) => Ok(()), // the first event is that it has begun
-            None => Err(Failure::Closing.into()),
+        let first = match self.deadline {
+            Some(deadline) => timeout_at(deadline, self.events.recv()).await,
+            None => Ok(self.events.recv().await),
+        };
+        match first {
+            Ok(Some((_, Event::Failed(failure)))) => Err(failure.into()),
+            Ok(Some(_)) => Ok(()), // the first event is that it has begun
+            Ok(None) => Err(Failure::Closing.into()),
+            Err(_) => Err(Failure::Slow.into()),
         }
     }
 }

@@ -19,6 +19,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio_io_timeout::TimeoutStream;
 
 const MOST_CONNECTIONS: usize = 1024;
 const MOST_HEADERS: usize = 100;
@@ -26,8 +27,12 @@ const MOST_HEADERS: usize = 100;
 const HEAD_BYTES: usize = 16 << 10;
 /// A connection without a whole head for so long is closed, idle ones too.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-/// How soon the flag to end is seen.
-const LOOK: Duration = Duration::from_millis(500);
+/// A client that takes nothing of its answer for so long has gone.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How soon the flag to end is seen: an idle server does next to nothing.
+const LOOK: Duration = Duration::from_secs(1);
+/// Threads that make tokens of long texts.
+const TOKENIZERS: usize = 2;
 
 /// Where to listen.
 pub(crate) struct Address {
@@ -80,7 +85,10 @@ impl Server {
             settings,
         });
         let (end, ended) = watch::channel(false);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(TOKENIZERS)
+            .build()?;
         let of_thread = shared.clone();
         let run = move || runtime.block_on(listen(socket, of_thread, ended));
         let http = thread::Builder::new().name("moewe-http".into()).spawn(run)?;
@@ -92,8 +100,8 @@ impl Server {
         self.address
     }
 
-    /// Serves a model until the flag goes up, and longer for those that are being answered; a second signal ends the
-    /// process by itself.
+    /// Serves a model until the flag goes up, and longer for those that are being answered, unless it
+    /// goes up again.
     ///
     /// # Errors
     /// When the model cannot be computed, or the system has no thread.
@@ -116,9 +124,11 @@ impl Server {
             thread::park_timeout(LOOK);
         }
         shared.is_closing.store(true, Ordering::Relaxed);
+        stop.store(false, Ordering::Relaxed);
         let until = Instant::now() + shared.settings.grace;
         let all = shared.settings.limits.parallel + shared.settings.queue;
-        while shared.places.available_permits() < all && Instant::now() < until && !thread.is_finished() {
+        let is_busy = || shared.places.available_permits() < all && !thread.is_finished();
+        while is_busy() && Instant::now() < until && !stop.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(20));
         }
         scheduler.end();
@@ -165,6 +175,8 @@ async fn listen(socket: StdListener, shared: Arc<Shared>, mut ended: watch::Rece
 async fn attend(stream: TcpStream, router: axum::Router, mut ended: watch::Receiver<bool>) {
     // Events are small, and are wanted now.
     let _ = stream.set_nodelay(true);
+    let mut stream = Box::pin(TimeoutStream::new(stream));
+    stream.as_mut().set_write_timeout_pinned(Some(WRITE_TIMEOUT));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

@@ -79,3 +79,36 @@ fn a_client_that_does_not_read_holds_nobody_up() {
     let reply = serving.post("/v1/completions", &request(5, 30, json!({})));
     assert_eq!(reply.json()["usage"]["completion_tokens"], 30);
 }
+
+#[test]
+fn bits_depend_neither_on_company_nor_on_what_was_known() {
+    for isa in [&[][..], &["--isa", "portable"]] {
+        let serving = Serving::start(&[&["--exact", "--parallel", "8"], isa].concat());
+        let lengths = [1, 5, 23, 24, 40, 200, 256, 257, 300, 420, 280, 2];
+        let requests: Vec<Value> = lengths
+            .iter()
+            .enumerate()
+            .map(|(number, length)| {
+                request(*length, 8 + number, json!({ "logprobs": 3, "temperature": 1, "seed": 5 }))
+            })
+            .collect();
+        let ask = |request: &Value| {
+            let reply = serving.post("/v1/completions", request);
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            reply.json()["choices"].clone()
+        };
+        let fresh = |request: &Value| {
+            let mut request = request.clone();
+            request["cache_prompt"] = false.into();
+            ask(&request)
+        };
+        let alone: Vec<Value> = requests.iter().map(fresh).collect();
+        let together: Vec<Value> = thread::scope(|scope| {
+            let threads: Vec<_> = requests.iter().map(|request| scope.spawn(|| ask(request))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(together, alone, "{isa:?}");
+        assert_eq!(requests.iter().map(ask).collect::<Vec<_>>(), alone, "{isa:?}");
+        assert!(serving.metric("moewe_cached_tokens_total") >= 256.0);
+    }
+}

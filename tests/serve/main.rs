@@ -215,6 +215,10 @@ fn wrong_requests_have_their_status() {
     );
     let large = serving.post("/v1/completions", &greedy("x".repeat(5000), 1));
     assert_eq!((large.status, &large.json()["error"]["type"]), (413, &json!("invalid_request_error")));
+    // Without a length it is counted on the way.
+    let chunk = format!("1000\r\n{}\r\n", "[".repeat(4096)).repeat(2) + "0\r\n\r\n";
+    let chunked = serving.ask("POST", "/v1/completions", &[("transfer-encoding", "chunked")], &chunk);
+    assert_eq!(chunked.status, 413, "{}", chunked.text());
     for kind in ["text/plain", "application/x-www-form-urlencoded", ""] {
         let reply = serving.ask("POST", "/v1/completions", &[("content-type", kind)], "{}");
         assert_eq!(reply.status, 415, "{kind}");
@@ -331,6 +335,19 @@ fn a_signal_lets_answers_end() {
     }
     let answered = Reply::read(open);
     assert!(answered.events().last().unwrap().is_null(), "it was let to its end");
+    assert!(serving.child.wait().unwrap().success());
+    // A second one does not let them.
+    let mut serving = Serving::start(&["--grace", "600s"]);
+    let endless = with(greedy(TEXTS[0], 400), json!({ "ignore_eos": true, "stream": true })).to_string();
+    let open = serving.send("POST", "/v1/completions", &[], &endless);
+    serving.until("moewe_requests_processing", |count| count == 1.0);
+    let id = serving.child.id().to_string();
+    for _ in 0..2 {
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        thread::sleep(Duration::from_millis(1500));
+    }
+    let last = Reply::read(open).events().pop().unwrap();
+    assert_eq!(last["error"]["type"], "unavailable_error", "{last}");
     assert!(serving.child.wait().unwrap().success());
 }
 

@@ -41,7 +41,7 @@ impl Serving {
     /// An open connection on which this request was sent.
     pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(600))).unwrap();
         let mut head = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
         if !headers.iter().any(|(name, _)| *name == "host") {
             head += &format!("host: {}\r\n", self.address);
@@ -49,7 +49,7 @@ impl Serving {
         if method == "POST" && !headers.iter().any(|(name, _)| *name == "content-type") {
             head += "content-type: application/json\r\n";
         }
-        if !body.is_empty() {
+        if !body.is_empty() && !headers.iter().any(|(name, _)| *name == "transfer-encoding") {
             head += &format!("content-length: {}\r\n", body.len());
         }
         headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));

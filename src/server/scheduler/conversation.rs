@@ -98,6 +98,7 @@ pub(super) struct Conversation {
     full_since: Option<Instant>,
     is_gone: bool,
     has_place: bool,
+    was_moved: bool,
     has_ended: bool,
     _permit: OwnedSemaphorePermit,
 }
@@ -126,6 +127,7 @@ impl Conversation {
             full_since: None,
             is_gone: false,
             has_place: false,
+            was_moved: false,
             has_ended: false,
             _permit: permit,
         }
@@ -197,9 +199,16 @@ impl Conversation {
         }
     }
 
-    /// More of its prompt has become known.
+    /// More of its prompt has become known. What it had read before it lost its place counts as computed.
     pub(super) fn find(&mut self, known: usize) {
-        self.usage.cached_tokens += known;
+        if !self.was_moved {
+            self.usage.cached_tokens += known;
+        }
+    }
+
+    /// It has none any more, and waits for another.
+    pub(super) fn leave_place(&mut self) {
+        (self.was_moved, self.sequence) = (true, 0);
     }
 
     /// Whether all but the latest token is held, so that one row brings the next.

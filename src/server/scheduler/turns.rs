@@ -247,6 +247,7 @@ impl<'e> Turns<'e> {
                 conversation.fail(no_room(&self.batch));
             } else {
                 self.metrics.preemptions.inc();
+                conversation.leave_place();
                 self.waiting.push_front(conversation);
             }
         }
