@@ -2,6 +2,7 @@
 //! with which variables, and whether the model is to think.
 
 use super::output::note;
+use crate::server::Dialect;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use moewe_engine::dialogue::{Dialogue, StopScanner};
@@ -52,6 +53,23 @@ impl PromptOptions {
 
     pub(crate) fn stops(&self) -> StopScanner {
         StopScanner::new(self.stop.iter().cloned())
+    }
+
+    /// The same for requests that may bring others.
+    pub(crate) fn dialect(&self, metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Dialect> {
+        let template = self.template(metadata, tokenizer)?;
+        let mut variables = Map::new();
+        if let (Some(template), Some(Think::Off)) = (&template, self.think) {
+            variables = template.without_thoughts();
+        }
+        let (template, dialogue) = match template {
+            Some(template) => {
+                variables.extend(template.variables);
+                (Some(template.template), template.dialogue)
+            }
+            None => (None, Dialogue::plain()),
+        };
+        Ok(Dialect { template, dialogue, variables, stops: self.stop.clone() })
     }
 
     /// How to speak with the model; `None` for a base model.

@@ -3,6 +3,7 @@
 use super::Command;
 use super::options::ModelOptions;
 use super::output;
+use super::prompt::PromptOptions;
 use super::sampling::SamplingOptions;
 use crate::server::{Address, Limits, Server, Settings};
 use anyhow::{Context, Result, bail};
@@ -25,6 +26,8 @@ pub(super) struct Serve {
     model: ModelOptions,
     #[command(flatten)]
     sampling: SamplingOptions,
+    #[command(flatten)]
+    prompting: PromptOptions,
     /// Address to listen on; others than this machine's own want a key
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1", help_heading = "Serving")]
     host: String,
@@ -104,9 +107,10 @@ impl Command for Serve {
         output::note(format!("listening on http://{}", server.address()));
         let options = Options { sequences: Some(self.parallel.into()), ..self.model.options()? };
         let engine = self.model.open_place(&place, options)?;
-        let sampling = self.sampling.over(Sampling::from_metadata(engine.metadata()));
-        sampling.check()?;
-        server.serve(engine, sampling, &listener.flag())
+        let recommended = Sampling::from_metadata(engine.metadata());
+        let sampling = self.sampling.for_vocabulary(recommended, engine.config().vocab_size)?;
+        let dialect = self.prompting.dialect(engine.metadata(), engine.tokenizer()?)?;
+        server.serve(engine, sampling, dialect, &listener.flag())
     }
 }
 

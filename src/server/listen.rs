@@ -2,7 +2,7 @@
 
 use super::gate::Gate;
 use super::metrics::Metrics;
-use super::model::Model;
+use super::model::{Dialect, Model};
 use super::routes::router;
 use super::scheduler::Scheduler;
 use super::{Settings, Shared};
@@ -97,12 +97,19 @@ impl Server {
     ///
     /// # Errors
     /// When the model cannot be computed, or the system has no thread.
-    pub(crate) fn serve(self, engine: Engine, sampling: Sampling, stop: &AtomicBool) -> Result<()> {
+    pub(crate) fn serve(
+        self,
+        engine: Engine,
+        sampling: Sampling,
+        dialect: Dialect,
+        stop: &AtomicBool,
+    ) -> Result<()> {
         let Self { shared, http, end, .. } = self;
         let engine = Arc::new(engine);
         let limits = shared.settings.limits;
         let (scheduler, thread) = Scheduler::start(engine.clone(), limits, shared.metrics.clone())?;
-        let model = Model::new(engine, scheduler.clone(), shared.settings.aliases.clone(), sampling)?;
+        let model =
+            Model::new(engine, scheduler.clone(), shared.settings.aliases.clone(), sampling, dialect)?;
         // Only this sets it.
         let _ = shared.model.set(Arc::new(model));
         while !stop.load(Ordering::Relaxed) && !http.is_finished() && !thread.is_finished() {

@@ -1,6 +1,8 @@
 //! What the server counts, in the text format that Prometheus reads; llama-server's names stand beside our own.
 
 use super::scheduler::Usage;
+use moewe_engine::os::memory;
+use moewe_engine::session::Engine;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -67,6 +69,10 @@ pub(crate) struct Metrics {
     steps: Family<Kind, Histogram>,
     rows: Family<Kind, Counter>,
     pub(super) connections: Gauge,
+    experts_read: Counter,
+    experts_read_bytes: Counter,
+    experts_hits: Counter,
+    resident: Gauge,
 }
 
 fn durations() -> Histogram {
@@ -113,6 +119,10 @@ impl Metrics {
             steps: Family::new_with_constructor(durations),
             rows: Family::default(),
             connections: Gauge::default(),
+            experts_read: Counter::default(),
+            experts_read_bytes: Counter::default(),
+            experts_hits: Counter::default(),
+            resident: Gauge::default(),
         };
         metrics.registered()
     }
@@ -147,6 +157,10 @@ impl Metrics {
         own.register("step_seconds", "Steps of answers and of prompts", self.steps.clone());
         own.register("step_rows", "Rows of these steps", self.rows.clone());
         own.register("open_connections", "Connections", self.connections.clone());
+        own.register("experts_read", "Experts that were read from the file", self.experts_read.clone());
+        own.register("experts_read_bytes", "Bytes of these", self.experts_read_bytes.clone());
+        own.register("experts_hits", "Experts that were in memory when wanted", self.experts_hits.clone());
+        own.register("resident_bytes", "Memory of the process", self.resident.clone());
         let build: Family<Build, Gauge> = Family::default();
         build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
         own.register("build_info", "The program", build);
@@ -220,6 +234,20 @@ impl Metrics {
 
     pub(super) fn request(&self, dialect: &'static str, status: u16) {
         self.requests.get_or_create(&Answered { dialect, status }).inc();
+    }
+
+    /// What the expert store has counted, and the process's memory.
+    pub(super) fn look_at(&self, engine: &Engine) {
+        if let Some(experts) = engine.expert_statistics() {
+            for (counter, now) in [
+                (&self.experts_read, experts.misses()),
+                (&self.experts_read_bytes, experts.bytes_read),
+                (&self.experts_hits, experts.hits()),
+            ] {
+                counter.inc_by(now.saturating_sub(counter.get()));
+            }
+        }
+        self.resident.set(memory::resident() as i64);
     }
 
     /// As text in version 0.0.4, in which a counter's family has the name of its sample.

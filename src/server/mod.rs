@@ -1,20 +1,21 @@
-//! Many conversations with one model over HTTP: `scheduler/` computes, `openai/` speaks, the files here stand between.
+//! Many conversations with one model over HTTP: `scheduler/` computes, `api/` speaks, the files here stand between.
 //!
 //! HTTP lives on one thread, the scheduler on another; a request is made of tokens before it is handed over, so that
 //! nothing but the model's own work delays a step.
 
+mod api;
 mod ask;
 mod body;
 mod gate;
 mod listen;
 mod metrics;
 mod model;
-mod openai;
 mod refusal;
 mod routes;
 mod scheduler;
 
 pub(crate) use listen::{Address, Server};
+pub(crate) use model::Dialect;
 pub(crate) use scheduler::Limits;
 
 use gate::Gate;

@@ -2,12 +2,25 @@
 
 use super::scheduler::Scheduler;
 use anyhow::Result;
+use moewe_engine::dialogue::Dialogue;
 use moewe_engine::sampler::Sampling;
 use moewe_engine::session::Engine;
-use moewe_engine::tokenizer::Tokenizer;
+use moewe_engine::tokenizer::{ChatTemplate, Tokenizer};
 use ring::digest::{SHA256, digest};
+use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::SystemTime;
+
+/// How a model is spoken with, unless a request says otherwise.
+pub(crate) struct Dialect {
+    /// `None` for a base model, which continues texts.
+    pub(crate) template: Option<ChatTemplate>,
+    pub(crate) dialogue: Dialogue,
+    /// Of the template.
+    pub(crate) variables: Map<String, Value>,
+    /// Texts that end an answer.
+    pub(crate) stops: Vec<String>,
+}
 
 /// A loaded model.
 pub(super) struct Model {
@@ -20,6 +33,7 @@ pub(super) struct Model {
     /// Seconds since 1970, of the file's latest change.
     pub(super) created: u64,
     pub(super) fingerprint: String,
+    pub(super) dialect: Dialect,
     /// Where a request says nothing else.
     pub(super) sampling: Sampling,
     /// Tokens that end an answer.
@@ -32,6 +46,7 @@ impl Model {
         scheduler: Scheduler,
         aliases: Vec<String>,
         sampling: Sampling,
+        dialect: Dialect,
     ) -> Result<Self> {
         engine.tokenizer()?;
         let gguf = engine.gguf();
@@ -42,7 +57,7 @@ impl Model {
         let file = gguf.path().map(ToOwned::to_owned).or_else(|| std::env::current_exe().ok());
         let changed = file.and_then(|path| changed(&path));
         let since = changed.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-        let facts = format!("{own} {} {:?}", gguf.file_len(), gguf.metadata());
+        let facts = format!("{own} {} {}", gguf.file_len(), gguf.tensors().len());
         let hash = digest(&SHA256, facts.as_bytes());
         let hex: String = hash.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Self {
@@ -54,6 +69,7 @@ impl Model {
             scheduler,
             name,
             sampling,
+            dialect,
         })
     }
 

@@ -86,6 +86,13 @@ impl Refusal {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", message)
     }
 
+    /// A model that was not made to chat.
+    pub(super) fn no_template() -> Self {
+        let message = "this model has no chat template: ask /v1/completions to continue a text, or start the server \
+                       with --chat-template";
+        Self::new(StatusCode::NOT_IMPLEMENTED, "not_supported_error", message)
+    }
+
     /// The queue is full; it may have room in so many seconds.
     pub(super) fn busy(seconds: u64) -> Self {
         let new = Self::unavailable("the server is busy: its queue is full");
@@ -136,8 +143,8 @@ impl IntoResponse for Refusal {
         if let Detail::RetryAfter(seconds) = self.detail {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        if self.status == StatusCode::INTERNAL_SERVER_ERROR {
-            // Clients ask again after a 500, and would hear the same.
+        if matches!(self.status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::NOT_IMPLEMENTED) {
+            // Clients ask again after these, and would hear the same.
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         response

@@ -1,7 +1,8 @@
 //! Which path is answered by what, and what every answer has.
 
+use super::Shared;
+use super::api::openai;
 use super::refusal::Refusal;
-use super::{Shared, openai};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -21,6 +22,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/models", get(openai::list))
         .route("/models", get(openai::list))
         .route("/v1/models/{*name}", get(openai::one))
+        .route("/v1/chat/completions", post(openai::chat))
+        .route("/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::complete))
         .method_not_allowed_fallback(async || Refusal::method())
         .fallback(async |request: Request| Refusal::no_route(request.uri().path()))
@@ -78,5 +81,8 @@ async fn health(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Refusa
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    if let Some(model) = shared.model.get() {
+        shared.metrics.look_at(&model.engine);
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.text())
 }

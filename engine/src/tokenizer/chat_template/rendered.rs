@@ -45,6 +45,16 @@ impl Rendered {
         let contents = rest.map(|range| range.start.saturating_sub(skipped)..range.end - skipped).collect();
         Some(Self { text: self.text[skipped..].to_owned(), contents })
     }
+
+    /// What comes before the end of the last place where `content` stands: there a model goes on in the middle of a turn.
+    /// Templates may have trimmed it. `None` where it stands nowhere.
+    pub fn until(&self, content: &str) -> Option<Self> {
+        let content = if self.text.contains(content) { content } else { content.trim() };
+        let end = self.text.rfind(content)? + content.len();
+        let within = self.contents.iter().filter(|range| range.start < end);
+        let contents = within.map(|range| range.start..range.end.min(end)).collect();
+        Some(Self { text: self.text[..end].to_owned(), contents })
+    }
 }
 
 /// A text that is continued as it stands: control tokens in it count.
@@ -58,6 +68,16 @@ impl From<String> for Rendered {
 mod tests {
     use super::*;
     use Origin::{Content, Template};
+
+    #[test]
+    fn a_turn_is_left_open() {
+        let rendered = Rendered::new("<u>a<x></u><m>b <y></m>".to_owned(), vec![4..7, 16..19]);
+        let open = rendered.until("b <y>  ").unwrap();
+        assert_eq!((open.text(), &open.contents), ("<u>a<x></u><m>b <y>", &rendered.contents));
+        let half = rendered.until("a<").unwrap();
+        assert_eq!((half.text(), &half.contents[..]), ("<u>a<", &[4..5][..]));
+        assert_eq!(rendered.until("z"), None);
+    }
 
     fn rendered(text: &str, contents: &[(usize, usize)]) -> Rendered {
         Rendered::new(text.to_owned(), contents.iter().map(|&(start, end)| start..end).collect())

@@ -1,7 +1,7 @@
 //! What an answer took, in tokens and in time.
 
-use super::super::scheduler::Usage;
-use serde_json::{Map, Value, json};
+use crate::server::scheduler::Usage;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// The sum over the answers of a request; a prompt counts once, however often it is answered.
@@ -25,9 +25,9 @@ impl Tally {
         self.reasoning += reasoning;
     }
 
-    /// `usage` and `timings`, the latter with llama-server's names.
-    pub(super) fn json(&self) -> Map<String, Value> {
-        let Usage { prompt_tokens, cached_tokens, completion_tokens, prompt, answer, .. } = self.usage;
+    /// An answer with `usage` and `timings`, the latter with llama-server's names.
+    pub(super) fn added_to(&self, mut answer: Value) -> Value {
+        let Usage { prompt_tokens, cached_tokens, completion_tokens, prompt, answer: told, .. } = self.usage;
         let computed = prompt_tokens - cached_tokens;
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
         let each = |time: Duration, count: usize| milliseconds(time) / count.max(1) as f64;
@@ -49,11 +49,14 @@ impl Tally {
                 "prompt_per_token_ms": each(prompt, computed),
                 "prompt_per_second": rate(computed, prompt),
                 "predicted_n": completion_tokens,
-                "predicted_ms": milliseconds(answer),
-                "predicted_per_token_ms": each(answer, completion_tokens),
-                "predicted_per_second": rate(completion_tokens, answer),
+                "predicted_ms": milliseconds(told),
+                "predicted_per_token_ms": each(told, completion_tokens),
+                "predicted_per_second": rate(completion_tokens, told),
             },
         });
-        both.as_object().cloned().unwrap_or_default()
+        if let (Value::Object(answer), Value::Object(both)) = (&mut answer, both) {
+            answer.extend(both);
+        }
+        answer
     }
 }

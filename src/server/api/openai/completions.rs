@@ -1,30 +1,26 @@
 //! `POST /v1/completions`: texts that are continued, with the odds of their tokens where they are wanted.
 
-use super::super::Shared;
-use super::super::ask::{Answers, Ask, Heard};
-use super::super::body::{Body, ids, within};
-use super::super::model::Model;
-use super::super::refusal::Refusal;
-use super::super::scheduler::{Event, Failure};
 use super::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
 use super::logprobs::Legacy;
-use super::stream::{Speak, stream};
+use super::stream::{Tell, tell};
 use super::usage::Tally;
 use super::{Head, finish_reason};
-use axum::Json;
+use crate::server::Shared;
+use crate::server::ask::Ask;
+use crate::server::body::{Body, ids, within};
+use crate::server::model::Model;
+use crate::server::refusal::Refusal;
+use crate::server::scheduler::Event;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use moewe_engine::dialogue::{Dialogue, Piece};
 use moewe_engine::tokenizer::Special;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
 
 const MOST_PROMPTS: usize = 128;
 const USUAL_LIMIT: u64 = 16;
-/// A client that waits for all at once hears nothing in between.
-const LONG: Duration = Duration::from_secs(3600);
 
 #[derive(Deserialize)]
 struct Completion {
@@ -74,7 +70,7 @@ pub(in crate::server) async fn complete(
         scores: echo && odds.is_some(),
         reuses: choosing.reuses(),
     };
-    let mut answers = ask.submit(&shared, &model)?;
+    let answers = ask.submit(&shared, &model)?;
     let teller = Teller {
         head: Head::new("cmpl", "text_completion", &model),
         choices: (0..prompts.len() * count).map(|_| Choice::default()).collect(),
@@ -86,8 +82,7 @@ pub(in crate::server) async fn complete(
         count,
         echo,
     };
-    answers.begun().await?;
-    if choosing.streams() { Ok(stream(answers, teller)) } else { teller.whole(answers).await }
+    tell(answers, teller, choosing.streams()).await
 }
 
 /// The prompts of a request: texts get what the model's file puts before a text, ids are taken as they are.
@@ -186,39 +181,9 @@ impl Teller {
         }
         chunk
     }
-
-    /// Waits for all of it.
-    async fn whole(mut self, mut answers: Answers) -> Result<Response, Refusal> {
-        loop {
-            match answers.next(LONG).await {
-                Heard::Silence => {}
-                Heard::Event(_, Event::Failed(failure)) => return Err(failure.into()),
-                Heard::Event(index, event) => {
-                    if let Some(text) = self.take(index, event) {
-                        self.choices[index].text.push_str(&text);
-                    }
-                }
-                Heard::End => break,
-            }
-        }
-        if self.choices.iter().any(|choice| choice.reason.is_none()) {
-            return Err(Failure::Closing.into());
-        }
-        let texts = (0..self.choices.len()).map(|index| {
-            let echo = if self.echo { self.prompts[index / self.count].text.as_str() } else { "" };
-            format!("{echo}{}", self.choices[index].text)
-        });
-        let texts: Vec<_> = texts.collect();
-        let choices: Vec<_> = texts.iter().enumerate().map(|(index, text)| self.piece(index, text)).collect();
-        let mut answer = self.head.and(json!({ "choices": choices }));
-        if let Some(answer) = answer.as_object_mut() {
-            answer.extend(self.tally.json());
-        }
-        Ok(Json(answer).into_response())
-    }
 }
 
-impl Speak for Teller {
+impl Tell for Teller {
     fn begin(&mut self) -> Vec<Value> {
         if !self.echo || self.has_odds {
             return vec![];
@@ -245,10 +210,23 @@ impl Speak for Teller {
         if self.includes_usage != Some(true) {
             return vec![];
         }
-        let mut last = self.chunk(vec![]);
-        if let Some(last) = last.as_object_mut() {
-            last.extend(self.tally.json());
+        vec![self.tally.added_to(self.chunk(vec![]))]
+    }
+
+    fn keep(&mut self, index: usize, event: Event) {
+        if let Some(text) = self.take(index, event) {
+            self.choices[index].text.push_str(&text);
         }
-        vec![last]
+    }
+
+    fn whole(&mut self) -> Option<Value> {
+        let mut choices = vec![];
+        for index in 0..self.choices.len() {
+            self.choices[index].reason?;
+            let echo = if self.echo { self.prompts[index / self.count].text.as_str() } else { "" };
+            let text = format!("{echo}{}", self.choices[index].text);
+            choices.push(self.piece(index, &text));
+        }
+        Some(self.tally.added_to(self.head.and(json!({ "choices": choices }))))
     }
 }

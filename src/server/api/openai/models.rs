@@ -1,8 +1,8 @@
 //! `GET /v1/models`: the one model that is served. Files' paths never appear.
 
-use super::super::Shared;
-use super::super::model::Model;
-use super::super::refusal::Refusal;
+use crate::server::Shared;
+use crate::server::model::Model;
+use crate::server::refusal::Refusal;
 use axum::Json;
 use axum::extract::{Path, State};
 use moewe_engine::gguf::Metadata;

@@ -1,6 +1,6 @@
 //! What the model thought of its tokens, in the two shapes that clients know.
 
-use super::super::scheduler::TokenOdds;
+use crate::server::scheduler::TokenOdds;
 use moewe_engine::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
 
@@ -71,4 +71,19 @@ impl Legacy {
             "text_offset": take(&mut self.offsets),
         })
     }
+}
+
+/// A token of a chat's answer, with the likeliest ones in its place.
+pub(super) fn of_chat(tokenizer: &Tokenizer, odds: &TokenOdds) -> Value {
+    let entry = |token: u32, logarithm: f32| {
+        let bytes = tokenizer.piece_bytes(token);
+        json!({
+            "token": String::from_utf8_lossy(bytes),
+            "logprob": number(logarithm),
+            "bytes": bytes,
+        })
+    };
+    let mut whole = entry(odds.token, odds.chosen);
+    whole["top_logprobs"] = odds.top.iter().map(|(token, logarithm)| entry(*token, *logarithm)).collect();
+    whole
 }

@@ -1,12 +1,14 @@
 //! `moewe serve` over plain HTTP: what it answers, whom it refuses, and what is left when clients go away.
 
-#[path = "support/serving.rs"]
+mod chat;
+mod load;
 mod serving;
 
 use serde_json::{Value, json};
 use serving::{Reply, Serving, command};
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -319,7 +321,8 @@ fn a_signal_lets_answers_end() {
     let request = with(greedy(TEXTS[0], 60), json!({ "ignore_eos": true, "stream": true })).to_string();
     let open = serving.send("POST", "/v1/completions", &[], &request);
     serving.until("moewe_requests_processing", |count| count == 1.0);
-    serving.signal("TERM");
+    let id = serving.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     let refused = |serving: &Serving| serving.post("/v1/completions", &greedy("A", 1)).status == 503;
     let start = Instant::now();
     while !refused(&serving) {

@@ -1,16 +1,19 @@
 //! The dialect of OpenAI's interface: what a file here reads and writes are its fields, no more.
 
+mod chat;
 mod choosing;
 mod completions;
 mod logprobs;
+mod messages;
 mod models;
 mod stream;
 mod usage;
 
-pub(super) use completions::complete;
-pub(super) use models::{list, one};
+pub(in crate::server) use chat::chat;
+pub(in crate::server) use completions::complete;
+pub(in crate::server) use models::{list, one};
 
-use super::model::Model;
+use crate::server::model::Model;
 use moewe_engine::generate::Ending;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Map, Value, json};
@@ -41,7 +44,7 @@ impl Head {
 }
 
 /// `prefix-` and 24 letters and digits that nobody can guess.
-pub(super) fn identifier(prefix: &str) -> String {
+pub(in crate::server) fn identifier(prefix: &str) -> String {
     const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut bytes = [0u8; 24];
     // Without randomness all are alike, which no client minds much.

@@ -1,0 +1,3 @@
+//! What clients speak: a dialect is a folder that maps its JSON to an [`Ask`](super::ask::Ask) and events to its JSON.
+
+pub(super) mod openai;

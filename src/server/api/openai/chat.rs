@@ -1,0 +1,268 @@
+//! `POST /v1/chat/completions`: conversations, whose answers are told apart from the thoughts before them.
+
+use super::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
+use super::messages::{Messages, variables};
+use super::stream::{Tell, tell};
+use super::usage::Tally;
+use super::{Head, finish_reason, logprobs};
+use crate::server::Shared;
+use crate::server::ask::Ask;
+use crate::server::body::{Body, within};
+use crate::server::model::Model;
+use crate::server::refusal::Refusal;
+use crate::server::scheduler::Event;
+use axum::extract::State;
+use axum::response::Response;
+use moewe_engine::dialogue::Piece;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+#[derive(Deserialize)]
+struct Chat {
+    messages: Option<Value>,
+    continue_final_message: Option<bool>,
+    max_completion_tokens: Option<u64>,
+    logprobs: Option<bool>,
+    top_logprobs: Option<u64>,
+    response_format: Option<Value>,
+    tools: Option<Value>,
+    tool_choice: Option<Value>,
+    functions: Option<Value>,
+    reasoning_effort: Option<Value>,
+    chat_template_kwargs: Option<Map<String, Value>>,
+    modalities: Option<Value>,
+    audio: Option<Value>,
+    prediction: Option<Value>,
+    web_search_options: Option<Value>,
+}
+
+impl Chat {
+    fn refuse_what_we_have_not(&self) -> Result<(), Refusal> {
+        let is_text = |value: &&Value| value["type"] != "text";
+        let calls_none = self.tool_choice.as_ref().is_some_and(|choice| choice == "none");
+        let is_other = |value: &&Value| **value != json!(["text"]);
+        for (name, value) in [
+            ("response_format", self.response_format.as_ref().filter(is_text)),
+            ("tools", self.tools.as_ref().filter(|_| !calls_none)),
+            ("functions", self.functions.as_ref()),
+            ("modalities", self.modalities.as_ref().filter(is_other)),
+            ("audio", self.audio.as_ref()),
+            ("prediction", self.prediction.as_ref()),
+            ("web_search_options", self.web_search_options.as_ref()),
+        ] {
+            refuse_unless_neutral(name, value)?;
+        }
+        Ok(())
+    }
+
+    /// How many of the likeliest tokens are told, if any.
+    fn odds(&self) -> Result<Option<usize>, Refusal> {
+        let top = within("top_logprobs", self.top_logprobs.unwrap_or(0), 0, MOST_ODDS as u64)?;
+        match self.logprobs.unwrap_or(false) {
+            false if top > 0 => Err(Refusal::field("top_logprobs", "logprobs must be true for it")),
+            wanted => Ok(wanted.then_some(top as usize)),
+        }
+    }
+}
+
+/// Answers a request.
+pub(in crate::server) async fn chat(
+    State(shared): State<Arc<Shared>>,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let model = shared.model()?.clone();
+    let (choosing, own): (Choosing, Chat) = (body.read()?, body.read()?);
+    choosing.is_for(&model, shared.settings.strict_model)?;
+    own.refuse_what_we_have_not()?;
+    let count = choosing.count(shared.settings.limits.parallel)?;
+    let (sampling, stops, odds) = (choosing.sampling(&model)?, choosing.stops()?, own.odds()?);
+    let variables = variables(&model, own.reasoning_effort.as_ref(), own.chat_template_kwargs.as_ref())?;
+    let messages = Messages::read(own.messages, own.continue_final_message.unwrap_or(true))?;
+    let writer = model.clone();
+    // Long conversations take a while, in which others want to be heard.
+    let write = move || prompt(&writer, &messages, &variables);
+    let (text, tokens) =
+        tokio::task::spawn_blocking(write).await.map_err(|error| Refusal::server(error.to_string()))??;
+    let limits = [choosing.max_tokens, own.max_completion_tokens];
+    let ask = Ask {
+        prompts: vec![tokens],
+        count,
+        sampling,
+        limit: limits.into_iter().flatten().min().map(|limit| limit as usize),
+        dialogue: model.dialect.dialogue.clone(),
+        stops: model.dialect.stops.iter().cloned().chain(stops).collect(),
+        text,
+        odds,
+        scores: false,
+        reuses: choosing.reuses(),
+    };
+    let answers = ask.submit(&shared, &model)?;
+    let streams = choosing.streams();
+    let object = if streams { "chat.completion.chunk" } else { "chat.completion" };
+    let teller = Teller {
+        head: Head::new("chatcmpl", object, &model),
+        choices: (0..count).map(|_| Choice::default()).collect(),
+        has_odds: odds.is_some(),
+        includes_usage: choosing.includes_usage(),
+        tally: Tally::default(),
+        model,
+    };
+    tell(answers, teller, streams).await
+}
+
+/// The prompt as text and as tokens.
+fn prompt(
+    model: &Model,
+    messages: &Messages,
+    variables: &Map<String, Value>,
+) -> Result<(String, Vec<u32>), Refusal> {
+    let template = model.dialect.template.as_ref().ok_or_else(Refusal::no_template)?;
+    let rendered = messages.render(template, variables)?;
+    let tokens = model.tokenizer().encode_parts(rendered.parts());
+    let tokens = tokens.map_err(|error| Refusal::field("messages", error.to_string()))?;
+    Ok((rendered.text().to_owned(), tokens))
+}
+
+/// Tells the answers, in pieces or as a whole.
+struct Teller {
+    head: Head,
+    model: Arc<Model>,
+    choices: Vec<Choice>,
+    has_odds: bool,
+    includes_usage: bool,
+    tally: Tally,
+}
+
+/// One of the answers, so far.
+#[derive(Default)]
+struct Choice {
+    answer: String,
+    reasoning: String,
+    odds: Vec<Value>, // of the tokens that the answer's next text is made of, or of all
+    thinks: bool,
+    thoughts: usize, // tokens of these
+    reason: Option<&'static str>,
+}
+
+/// What an event brings: texts, and the odds of the answer's.
+#[derive(Default)]
+struct Brought {
+    reasoning: String,
+    answer: String,
+}
+
+impl Teller {
+    fn take(&mut self, index: usize, event: Event) -> Brought {
+        let mut brought = Brought::default();
+        let Some(choice) = self.choices.get_mut(index) else { return brought };
+        let (pieces, is_token) = match event {
+            Event::Begun | Event::Scored(_) | Event::Failed(_) => return brought,
+            Event::Token { pieces, odds } => {
+                let tokenizer = self.model.tokenizer();
+                choice.odds.extend(odds.iter().map(|odds| logprobs::of_chat(tokenizer, odds)));
+                (pieces, true)
+            }
+            Event::Ended { ending, pieces, usage } => {
+                choice.reason = Some(finish_reason(ending));
+                self.tally.add(&usage, choice.thoughts, index == 0);
+                (pieces, false)
+            }
+        };
+        let newest = choice.odds.len() - usize::from(is_token && self.has_odds);
+        for piece in pieces {
+            match piece {
+                Piece::Reasoning(text) => {
+                    choice.thinks = true;
+                    brought.reasoning.push_str(&text);
+                }
+                Piece::Answer(text) => {
+                    // What stood between thoughts and answer belongs to neither.
+                    if std::mem::replace(&mut choice.thinks, false) {
+                        choice.odds.drain(..newest.min(choice.odds.len()));
+                    }
+                    brought.answer.push_str(&text);
+                }
+            }
+        }
+        if choice.thinks {
+            choice.thoughts += usize::from(is_token);
+            choice.odds.clear();
+        }
+        brought
+    }
+
+    fn odds(&mut self, index: usize) -> Value {
+        let odds = std::mem::take(&mut self.choices[index].odds);
+        if self.has_odds { json!({ "content": odds, "refusal": null }) } else { Value::Null }
+    }
+
+    fn chunk(&self, index: usize, delta: Value, odds: Value) -> Value {
+        let reason = if delta == json!({}) { self.choices[index].reason } else { None };
+        let choice = json!({ "index": index, "delta": delta, "logprobs": odds, "finish_reason": reason });
+        self.with_usage(json!({ "choices": [choice] }))
+    }
+
+    fn with_usage(&self, rest: Value) -> Value {
+        let mut chunk = self.head.and(rest);
+        if self.includes_usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+}
+
+impl Tell for Teller {
+    fn begin(&mut self) -> Vec<Value> {
+        let delta = json!({ "role": "assistant", "content": null });
+        (0..self.choices.len()).map(|index| self.chunk(index, delta.clone(), Value::Null)).collect()
+    }
+
+    fn say(&mut self, index: usize, event: Event) -> Vec<Value> {
+        let Brought { reasoning, answer } = self.take(index, event);
+        let mut chunks = vec![];
+        if !reasoning.is_empty() {
+            chunks.push(self.chunk(index, json!({ "reasoning_content": reasoning }), Value::Null));
+        }
+        if !answer.is_empty() {
+            let odds = self.odds(index);
+            chunks.push(self.chunk(index, json!({ "content": answer }), odds));
+        }
+        if self.choices.get(index).is_some_and(|choice| choice.reason.is_some()) {
+            chunks.push(self.chunk(index, json!({}), Value::Null));
+        }
+        chunks
+    }
+
+    fn end(&mut self) -> Vec<Value> {
+        if !self.includes_usage {
+            return vec![];
+        }
+        vec![self.tally.added_to(self.with_usage(json!({ "choices": [] })))]
+    }
+
+    fn keep(&mut self, index: usize, event: Event) {
+        let Brought { reasoning, answer } = self.take(index, event);
+        if let Some(choice) = self.choices.get_mut(index) {
+            choice.reasoning.push_str(&reasoning);
+            choice.answer.push_str(&answer);
+        }
+    }
+
+    fn whole(&mut self) -> Option<Value> {
+        let mut choices = vec![];
+        for index in 0..self.choices.len() {
+            let odds = self.odds(index);
+            let choice = &self.choices[index];
+            let mut message = json!({ "role": "assistant", "content": choice.answer });
+            if !choice.reasoning.is_empty() {
+                message["reasoning_content"] = choice.reasoning.as_str().into();
+            }
+            let reason = choice.reason?;
+            choices.push(json!({
+                "index": index, "message": message, "logprobs": odds, "finish_reason": reason,
+            }));
+        }
+        Some(self.tally.added_to(self.head.and(json!({ "choices": choices }))))
+    }
+}

@@ -1,0 +1,177 @@
+"""OpenAI's Python package against a server: openai_python.py http://127.0.0.1:PORT
+
+Each check asks twice, once through the package and once as plain JSON, and compares texts, usage and endings.
+"""
+
+import json
+import sys
+import urllib.request
+
+import openai
+
+BASE = sys.argv[1]
+client = openai.OpenAI(base_url=f"{BASE}/v1", api_key="none", max_retries=0)
+QUESTION = [{"role": "system", "content": "Antworte kurz."}, {"role": "user", "content": "Wer fliegt über das Meer?"}]
+GREEDY = {"temperature": 0, "max_tokens": 12}
+
+
+def raw(path, body):
+    request = urllib.request.Request(
+        f"{BASE}{path}", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+
+def check_usage(usage, plain):
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        assert getattr(usage, name) == plain["usage"][name], (usage, plain)
+    assert usage.prompt_tokens_details.cached_tokens is not None
+
+
+def chat():
+    plain = raw("/v1/chat/completions", {"messages": QUESTION, **GREEDY})
+    answer = client.chat.completions.create(model="any", messages=QUESTION, **GREEDY)
+    choice = plain["choices"][0]
+    assert answer.choices[0].message.content == choice["message"]["content"] != ""
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].finish_reason == choice["finish_reason"] == "length"
+    assert answer.model == plain["model"] and answer.system_fingerprint == plain["system_fingerprint"]
+    check_usage(answer.usage, plain)
+
+
+def chat_stream():
+    plain = raw("/v1/chat/completions", {"messages": QUESTION, **GREEDY})
+    chunks = list(
+        client.chat.completions.create(
+            model="any", messages=QUESTION, stream=True, stream_options={"include_usage": True}, **GREEDY
+        )
+    )
+    first = chunks[0].choices[0].delta
+    assert first.role == "assistant" and first.content is None
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == plain["choices"][0]["message"]["content"]
+    reasons = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
+    assert reasons[-1] == "length" and not any(reasons[:-1])
+    assert len({chunk.id for chunk in chunks}) == len({chunk.created for chunk in chunks}) == 1
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    check_usage(chunks[-1].usage, plain)
+
+
+def chat_stream_helper():
+    # The helper takes an answer that ends at its limit for an error.
+    whole = raw("/v1/chat/completions", {"messages": QUESTION, **GREEDY})["choices"][0]["message"]["content"]
+    until = {**GREEDY, "stop": whole[6:9]}
+    plain = raw("/v1/chat/completions", {"messages": QUESTION, **until})
+    with client.chat.completions.stream(model="any", messages=QUESTION, **until) as stream:
+        deltas = [event.delta for event in stream if event.type == "content.delta"]
+        final = stream.get_final_completion()
+    assert "".join(deltas) == final.choices[0].message.content == plain["choices"][0]["message"]["content"]
+
+
+def chat_choices():
+    options = {"temperature": 1.1, "seed": 5, "max_tokens": 8, "n": 3}
+    plain = raw("/v1/chat/completions", {"messages": QUESTION, **options})
+    answer = client.chat.completions.create(model="any", messages=QUESTION, **options)
+    texts = [choice.message.content for choice in answer.choices]
+    assert texts == [choice["message"]["content"] for choice in plain["choices"]] and len(set(texts)) > 1
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    check_usage(answer.usage, plain)
+
+
+def chat_logprobs():
+    answer = client.chat.completions.create(
+        model="any", messages=QUESTION, logprobs=True, top_logprobs=3, **GREEDY
+    )
+    content = answer.choices[0].logprobs.content
+    assert b"".join(bytes(token.bytes) for token in content).decode() == answer.choices[0].message.content
+    for token in content:
+        assert len(token.top_logprobs) == 3 and token.logprob == token.top_logprobs[0].logprob <= 0
+    assert answer.choices[0].logprobs.refusal is None
+
+
+def chat_stop_and_prefill():
+    whole = client.chat.completions.create(model="any", messages=QUESTION, **GREEDY).choices[0].message.content
+    stop = whole[4:7]
+    stopped = client.chat.completions.create(model="any", messages=QUESTION, stop=stop, **GREEDY)
+    assert stopped.choices[0].message.content == whole[: whole.index(stop)]
+    assert stopped.choices[0].finish_reason == "stop"
+    begun = [*QUESTION, {"role": "assistant", "content": "Die Möwe"}]
+    continued = client.chat.completions.create(model="any", messages=begun, **GREEDY)
+    plain = raw("/v1/chat/completions", {"messages": begun, **GREEDY})
+    assert continued.choices[0].message.content == plain["choices"][0]["message"]["content"]
+    assert continued.usage.prompt_tokens > stopped.usage.prompt_tokens
+
+
+def chat_parts():
+    parts = [{"role": "user", "content": [{"type": "text", "text": "Wer "}, {"type": "text", "text": "fliegt?"}]}]
+    joined = [{"role": "user", "content": "Wer fliegt?"}]
+    answers = [client.chat.completions.create(model="any", messages=it, **GREEDY) for it in (parts, joined)]
+    assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
+
+
+def completions():
+    plain = raw("/v1/completions", {"prompt": "Die Möwe", **GREEDY})
+    answer = client.completions.create(model="any", prompt="Die Möwe", **GREEDY)
+    assert answer.choices[0].text == plain["choices"][0]["text"]
+    assert answer.choices[0].finish_reason == plain["choices"][0]["finish_reason"]
+    check_usage(answer.usage, plain)
+    chunks = client.completions.create(model="any", prompt="Die Möwe", stream=True, **GREEDY)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == answer.choices[0].text
+
+
+def completions_echo():
+    answer = client.completions.create(
+        model="any", prompt=["Die Möwe", "Der Wind"], echo=True, logprobs=2, max_tokens=1, temperature=0
+    )
+    for choice, prompt in zip(answer.choices, ["Die Möwe", "Der Wind"], strict=True):
+        odds = choice.logprobs
+        assert choice.text.startswith(prompt) and "".join(odds.tokens) == choice.text
+        assert odds.token_logprobs[0] is None and odds.top_logprobs[0] is None
+        for token, chosen, top in list(zip(odds.tokens, odds.token_logprobs, odds.top_logprobs, strict=True))[1:]:
+            assert top[token] == chosen
+
+
+def models():
+    (model,) = client.models.list().data
+    assert client.models.retrieve(model.id).owned_by == "moewe" and model.created > 0
+
+
+def errors():
+    for kind, status, ask in [
+        (openai.BadRequestError, 400, lambda: client.chat.completions.create(model="any", messages=[])),
+        (
+            openai.BadRequestError,
+            400,
+            lambda: client.chat.completions.create(model="any", messages=QUESTION, temperature=-1),
+        ),
+        (openai.BadRequestError, 400, lambda: client.completions.create(model="any", prompt=[500] * 5000)),
+        (openai.NotFoundError, 404, lambda: client.models.retrieve("nobody")),
+        (openai.NotFoundError, 404, lambda: client.embeddings.create(model="any", input="a")),
+    ]:
+        try:
+            ask()
+        except kind as error:
+            assert error.status_code == status and error.body["message"], error
+        else:
+            raise AssertionError(kind)
+
+
+def cancel():
+    stream = client.chat.completions.create(
+        model="any", messages=QUESTION, stream=True, max_tokens=400, extra_body={"ignore_eos": True}
+    )
+    next(iter(stream))
+    stream.close()
+    plain = raw("/v1/chat/completions", {"messages": QUESTION, **GREEDY})
+    assert plain["choices"][0]["finish_reason"]
+
+
+checks = [
+    chat, chat_stream, chat_stream_helper, chat_choices, chat_logprobs, chat_stop_and_prefill, chat_parts,
+    completions, completions_echo, models, errors, cancel,
+]
+for check in checks:
+    check()
+print(f"openai {openai.__version__} for Python: {len(checks)} checks")
