@@ -52,7 +52,7 @@ pub(super) struct Serve {
     /// Read such keys from this file, one a line
     #[arg(long, value_name = "FILE", help_heading = "Serving")]
     api_key_file: Option<PathBuf>,
-    /// Let pages of this origin ask, such as https://app.example; may be repeated
+    /// Let pages of this origin ask, such as `https://app.example`; may be repeated
     #[arg(long, value_name = "ORIGIN", help_heading = "Serving")]
     allow_origin: Vec<String>,
     /// Go by this name as well, where a proxy or a name server calls this machine so; may be repeated

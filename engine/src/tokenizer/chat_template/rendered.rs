@@ -69,18 +69,17 @@ mod tests {
     use super::*;
     use Origin::{Content, Template};
 
-    #[test]
-    fn a_turn_is_left_open() {
-        let rendered = Rendered::new("<u>a<x></u><m>b <y></m>".to_owned(), vec![4..7, 16..19]);
-        let open = rendered.until("b <y>  ").unwrap();
-        assert_eq!((open.text(), &open.contents), ("<u>a<x></u><m>b <y>", &rendered.contents));
-        let half = rendered.until("a<").unwrap();
-        assert_eq!((half.text(), &half.contents[..]), ("<u>a<", &[4..5][..]));
-        assert_eq!(rendered.until("z"), None);
-    }
-
     fn rendered(text: &str, contents: &[(usize, usize)]) -> Rendered {
         Rendered::new(text.to_owned(), contents.iter().map(|&(start, end)| start..end).collect())
+    }
+
+    #[test]
+    fn a_turn_is_left_open() {
+        let whole = rendered("<u>a<x></u><m>b <y></m>", &[(4, 7), (16, 19)]);
+        let open = rendered("<u>a<x></u><m>b <y>", &[(4, 7), (16, 19)]);
+        assert_eq!(whole.until("b <y>  "), Some(open));
+        assert_eq!(whole.until("a<"), Some(rendered("<u>a<", &[(4, 5)])));
+        assert_eq!(whole.until("z"), None);
     }
 
     #[test]
