@@ -8,6 +8,7 @@ import sys
 import urllib.request
 
 import openai
+from prometheus_client.parser import text_string_to_metric_families
 
 BASE = sys.argv[1]
 client = openai.OpenAI(base_url=f"{BASE}/v1", api_key="none", max_retries=0)
@@ -168,9 +169,19 @@ def cancel():
     assert plain["choices"][0]["finish_reason"]
 
 
+def metrics():
+    with urllib.request.urlopen(f"{BASE}/metrics") as answer:
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
+    kinds = {name: families[name].type for name in (
+        "moewe_prompt_tokens", "llamacpp:tokens_predicted", "moewe_step_seconds", "moewe_pages", "moewe_requests")}
+    assert list(kinds.values()) == ["counter", "counter", "histogram", "gauge", "counter"], kinds
+    assert families["moewe_prompt_tokens"].samples[0].value == families["llamacpp:prompt_tokens"].samples[0].value > 0
+
+
 checks = [
     chat, chat_stream, chat_stream_helper, chat_choices, chat_logprobs, chat_stop_and_prefill, chat_parts,
-    completions, completions_echo, models, errors, cancel,
+    completions, completions_echo, models, errors, cancel, metrics,
 ]
 for check in checks:
     check()

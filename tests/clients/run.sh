@@ -10,7 +10,8 @@ mkdir -p "$folder"
 cd "$folder"
 
 if [ "$moewe" = --install ]; then
-    v/bin/python -c 'import openai' 2>/dev/null || { python3 -m venv v && v/bin/python -m pip install --quiet openai; }
+    v/bin/python -c 'import openai, prometheus_client' 2>/dev/null ||
+        { python3 -m venv v && v/bin/python -m pip install --quiet openai prometheus-client; }
     [ -d node_modules/openai ] || npm install --silent --no-fund --no-audit openai
     exit
 fi
