@@ -213,9 +213,9 @@ def s7():
         for number in range(1000):
             server.ask(prompt(4), 2)
             server.get("/health")
-            if number == 49:
+            if number == 99:  # the cache is full of what ended
                 first = server.resident(), server.files()
-        say("S7", f"resident {first[0]:.1f} MiB after 50, {server.resident():.1f} after 1000; files {first[1]}, {server.files()}")
+        say("S7", f"resident {first[0]:.1f} MiB after 100, {server.resident():.1f} after 1000; files {first[1]}, {server.files()}")
 
 
 def s10():

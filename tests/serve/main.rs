@@ -163,6 +163,17 @@ fn beginnings_are_known_and_bias_is_heeded() {
 }
 
 #[test]
+fn a_full_context_ends_an_answer() {
+    let serving = Serving::start(&[]);
+    let endless = with(greedy(vec![500; 500], 400), json!({ "ignore_eos": true }));
+    let answer = serving.post("/v1/completions", &endless).json();
+    let context = &serving.get("/v1/models").json()["data"][0]["meta"]["n_ctx"];
+    // The last token needs no position: nothing follows it.
+    let last = answer["usage"]["total_tokens"].as_u64().unwrap() - 1;
+    assert_eq!((&answer["choices"][0]["finish_reason"], &json!(last)), (&json!("length"), context));
+}
+
+#[test]
 fn wrong_fields_are_named() {
     let serving = Serving::start(&[]);
     for (fields, param, part) in [
