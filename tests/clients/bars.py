@@ -110,7 +110,7 @@ def moewe(*flags, parallel=8):
 
 def peer(parallel=8):
     command = [options.peer, "-m", options.model, "--port", "8702", "-c", str(options.context * parallel), "-t", "2",
-               "-tb", "2", "-np", str(parallel), "--no-webui"]
+               "-tb", "2", "-np", str(parallel)]
     return Server(command, 8702)
 
 
