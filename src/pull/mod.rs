@@ -16,7 +16,7 @@ mod part;
 mod plan;
 
 pub(crate) use client::Limits;
-pub(crate) use local::{Others, find};
+pub(crate) use local::{Kept, Others, find};
 pub(crate) use name::Remote;
 pub(crate) use plan::{Kind, Plan, Wants};
 
