@@ -135,11 +135,6 @@ fn a_checkpoint_is_pulled_and_converted() {
     for entry in fs::read_dir(golden).unwrap().flatten().filter(|entry| entry.path().is_file()) {
         place.hub.add(entry.file_name().to_str().unwrap(), &fs::read(entry.path()).unwrap());
     }
-    let output = place.command(&["run", "hf:owner/repo", "--prompt", "x", "--yes"]).output().unwrap();
-    place.assert_fails(
-        &output,
-        &["has a checkpoint and no GGUF file; convert it: moewe convert hf:owner/repo"],
-    );
     let convert = ["convert", "hf:owner/repo", "-o", "m.gguf", "--format", "F32", "--yes"];
     let output = place.command(&convert).output().unwrap();
     assert!(output.status.success() && place.folder.path().join("m.gguf").exists(), "{}", stderr(&output));

@@ -35,7 +35,7 @@ pub(super) fn place(name: Option<&OsStr>, wish: &Wish) -> Result<Place> {
         return level.of_remote(&remote?);
     }
     match name.map(Path::new).map(source_at).transpose()?.flatten() {
-        Some(source) => level.converted(&source),
+        Some(source) => level.converted(&source, wish.yes),
         None => level.as_it_is(models::resolve(name, wish.yes)?),
     }
 }
@@ -106,16 +106,16 @@ impl Level<'_> {
     fn of_remote(&self, remote: &Remote) -> Result<Place> {
         let wants = if self.wish.bits.is_some() { Wants::Checkpoint } else { Wants::Model };
         let name = remote.to_string();
-        let path = match pull::here(remote, wants) {
-            Some(path) => path,
+        let (path, is_agreed) = match pull::here(remote, wants) {
+            Some(path) => (path, self.wish.yes),
             // Who has converted a checkpoint may have removed it.
             None => match converted::made_from(&name, &convert::level(self.bits)) {
                 Some(path) => return Ok(self.made_before(&name, path)),
-                None => pull::fetch(remote, wants, self.wish.yes, Some(&self.told()))?,
+                None => (pull::fetch(remote, wants, self.wish.yes, Some(&self.told()))?, true),
             },
         };
         match source_at(&path)? {
-            Some(source) => self.converted(&Source { name, ..source }),
+            Some(source) => self.converted(&Source { name, ..source }, is_agreed),
             None => self.as_it_is(models::existing(&path)?),
         }
     }
@@ -140,15 +140,15 @@ impl Level<'_> {
         }
     }
 
-    /// What the checkpoint is converted to, now or before.
-    fn converted(&self, source: &Source) -> Result<Place> {
+    /// What the checkpoint is converted to, before or now, and only if that is agreed to.
+    fn converted(&self, source: &Source, is_agreed: bool) -> Result<Place> {
         let slot = Slot::of(&source.checkpoint, &convert::level(self.bits))?;
         if let Some(path) = slot.filled() {
             return Ok(self.made_before(&source.name, path));
         }
         let name = moewe_convert::model_name(&source.path).unwrap_or_default();
         let path = slot.file(&name);
-        if !self.wish.yes {
+        if !is_agreed {
             self.ask(source, &slot)?;
         }
         fs::create_dir_all(slot.folder())
