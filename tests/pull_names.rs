@@ -185,6 +185,45 @@ fn what_other_programs_have_is_listed_and_run_where_it_is() {
 }
 
 #[test]
+fn what_others_have_under_its_digest_is_copied_and_checked() {
+    for (folder, prefix) in
+        [(".ollama/models/blobs", "sha256-"), (".cache/huggingface/hub/models--other--name/blobs", "")]
+    {
+        let place = Place::new();
+        let blobs = place.folder.path().join(folder);
+        let blob = blobs.join(format!("{prefix}{}", sha256(model(3))));
+        fs::create_dir_all(&blobs).unwrap();
+        let pull = || {
+            place.hub.seen();
+            let output = place.pull(&["hf:owner/repo"]).output().unwrap();
+            place.assert_whole(&output);
+            let fetched = place.hub.seen().iter().any(|seen| seen.path.starts_with("/signed"));
+            (stderr(&output).contains("copied from"), fetched)
+        };
+        fs::write(&blob, model(3)).unwrap();
+        assert_eq!(pull(), (true, false), "{folder}");
+        let written = fs::OpenOptions::new().append(true).open(place.file()).and_then(|mut file| {
+            use std::io::Write;
+            file.write_all(b"ours only")
+        });
+        written.unwrap();
+        assert!(fs::read(&blob).unwrap() == model(3), "the other's file is another");
+        // Of the right length and name, and of other bytes.
+        fs::remove_file(place.file()).unwrap();
+        let mut other = model(3).to_vec();
+        other[1 << 20] ^= 1;
+        fs::write(&blob, &other).unwrap();
+        assert_eq!(pull(), (false, true), "{folder}");
+        assert!(fs::read(&blob).unwrap() == other);
+        // Of another length it is not even read.
+        fs::remove_file(place.file()).unwrap();
+        fs::write(&blob, b"GGUF").unwrap();
+        assert_eq!(pull(), (false, true), "{folder}");
+        assert_eq!(names(&blobs).len(), 1);
+    }
+}
+
+#[test]
 fn the_table_of_remote_models_is_computed() {
     let place = Place::with(&[]);
     let output = place.command(&["list", "--remote"]).output().unwrap();

@@ -224,7 +224,7 @@ pub(crate) fn ways(folders: &[PathBuf]) -> String {
     format!(
         "\nThree ways to get one:
   1. pull one, moewe pull hf:OWNER/REPO (moewe list --remote names some), or download a GGUF file and give its path
-  2. convert a Hugging Face checkpoint: moewe convert FOLDER -o model.gguf
+  2. run a Hugging Face checkpoint, which converts it: moewe chat FOLDER; or moewe convert FOLDER -o model.gguf
   3. put GGUF files into {folder} (or name other folders in $MOEWE_MODELS) and give their names; moewe list shows them"
     )
 }
@@ -322,6 +322,15 @@ mod tests {
             assert_eq!(resolve_in(name, &folders).unwrap(), Place::Embedded, "{name:?}");
         }
         assert!(Place::Embedded.open().is_ok());
+        let converted = [folder.path().join("converted")];
+        fs::create_dir(&converted[0]).unwrap();
+        for name in ["olmoe-q4-8bit-0.gguf", "mixtral-8bit-0.gguf", "moewe-mini-8bit-0.gguf"] {
+            fs::write(converted[0].join(name), "x").unwrap();
+        }
+        let with = |name: &str| super::resolve_in(Some(OsStr::new(name)), &folders, &converted).unwrap();
+        assert_eq!(with("mixtral"), Place::File(converted[0].join("mixtral-8bit-0.gguf")));
+        assert_eq!(with("olmoe-q4"), Place::File(first.join("olmoe-q4.gguf")));
+        assert_eq!(with("moewe-mini"), Place::Embedded);
         for (name, folders, part) in [
             (Some("olmoe"), &folders[..], "several models are called olmoe; name one of these: olmoe-q4"),
             (Some("gpt"), &folders[..], "no model is called gpt; there are olmoe-q4"),

@@ -95,6 +95,7 @@ impl Command for Pull {
             limits: self.hidden.limits(self.jobs.into()),
             token_file: self.token_file.clone(),
             stop: listener.flag(),
+            others: folders::others(),
         };
         let models = folder_of_models()?;
         let request = Request {
@@ -177,12 +178,14 @@ impl Pull {
         if !is_new {
             output::note("it is here already (known by name and size)");
         }
+        let name = if self.to.is_none() { remote.to_string() } else { path.display().to_string() };
         output::note(match kind {
-            Kind::Gguf if self.to.is_none() => format!("run it: moewe chat {remote}"),
-            Kind::Gguf => format!("run it: moewe chat {}", path.display()),
-            Kind::Checkpoint => {
-                format!("a checkpoint; convert it: moewe convert {} -o model.gguf --bits 4", path.display())
-            }
+            Kind::Gguf => format!("run it: moewe chat {name}"),
+            Kind::Checkpoint => format!(
+                "a checkpoint; run it, which converts it: moewe chat {name}; or convert it: moewe convert {} -o model.gguf \
+                 --bits 4",
+                path.display()
+            ),
         });
         output::print(path.display())
     }
@@ -268,7 +271,12 @@ pub(crate) fn fetch(remote: &Remote, wants: Wants, yes: bool, then: Option<&Conv
         bail!("{remote} is not on this machine; {how}, or say --yes");
     }
     let listener = interrupt::listen_to_all();
-    let settings = Settings { limits: Limits::default(), token_file: None, stop: listener.flag() };
+    let settings = Settings {
+        limits: Limits::default(),
+        token_file: None,
+        stop: listener.flag(),
+        others: folders::others(),
+    };
     let models = folder_of_models()?;
     let request = Request { remote, revision: None, sha256: None, wants, models: &models, to: None };
     let puller = Puller::new(&settings, remote)?;
