@@ -177,6 +177,27 @@ fn pickles_and_one_of_several_weight_files() {
     place.assert_fails(&["run", "two", "--yes", "--tokens", "1"], &["several weight files", "a.safetensors"]);
 }
 
+/// With a tokenizer, and with a GGUF file beside the weights, which is another model.
+#[test]
+fn a_chat_speaks_with_what_a_checkpoint_became() {
+    let place = Place::with(SMALL);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/moewe-mini");
+    let arguments = ["--bits", "16", "-n", "2", "-t", "1", "--temp=0", "-q"];
+    let chat = |model: &str, more: &[&str]| {
+        let mut command = moewe(place.0.path());
+        let output =
+            command::fed(command.args(["chat", model]).args(arguments).args(more), "Der alte Mann\n");
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let said = chat(source.to_str().unwrap(), &["--yes"]);
+    assert!(!said.trim().is_empty());
+    assert_eq!(chat(source.join("model.safetensors").to_str().unwrap(), &[]), said);
+    assert_eq!(place.converted().len(), 1);
+    place
+        .assert_fails(&["chat", source.join("moewe-mini.gguf").to_str().unwrap(), "--bits=16"], &["already"]);
+}
+
 #[test]
 fn nothing_is_converted_unasked() {
     let place = Place::with(SMALL);
