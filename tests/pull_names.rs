@@ -135,11 +135,6 @@ fn a_checkpoint_is_pulled_and_converted() {
     for entry in fs::read_dir(golden).unwrap().flatten().filter(|entry| entry.path().is_file()) {
         place.hub.add(entry.file_name().to_str().unwrap(), &fs::read(entry.path()).unwrap());
     }
-    let output = place.command(&["run", "hf:owner/repo", "--prompt", "x", "--yes"]).output().unwrap();
-    place.assert_fails(
-        &output,
-        &["has a checkpoint and no GGUF file; convert it: moewe convert hf:owner/repo"],
-    );
     let convert = ["convert", "hf:owner/repo", "-o", "m.gguf", "--format", "F32", "--yes"];
     let output = place.command(&convert).output().unwrap();
     assert!(output.status.success() && place.folder.path().join("m.gguf").exists(), "{}", stderr(&output));
@@ -187,6 +182,45 @@ fn what_other_programs_have_is_listed_and_run_where_it_is() {
     }
     assert!(place.hub.seen().is_empty());
     assert_eq!(names(home), [".cache", ".lmstudio", ".ollama", "tiny.gguf"]);
+}
+
+#[test]
+fn what_others_have_under_its_digest_is_copied_and_checked() {
+    for (folder, prefix) in
+        [(".ollama/models/blobs", "sha256-"), (".cache/huggingface/hub/models--other--name/blobs", "")]
+    {
+        let place = Place::new();
+        let blobs = place.folder.path().join(folder);
+        let blob = blobs.join(format!("{prefix}{}", sha256(model(3))));
+        fs::create_dir_all(&blobs).unwrap();
+        let pull = || {
+            place.hub.seen();
+            let output = place.pull(&["hf:owner/repo"]).output().unwrap();
+            place.assert_whole(&output);
+            let fetched = place.hub.seen().iter().any(|seen| seen.path.starts_with("/signed"));
+            (stderr(&output).contains("copied from"), fetched)
+        };
+        fs::write(&blob, model(3)).unwrap();
+        assert_eq!(pull(), (true, false), "{folder}");
+        let written = fs::OpenOptions::new().append(true).open(place.file()).and_then(|mut file| {
+            use std::io::Write;
+            file.write_all(b"ours only")
+        });
+        written.unwrap();
+        assert!(fs::read(&blob).unwrap() == model(3), "the other's file is another");
+        // Of the right length and name, and of other bytes.
+        fs::remove_file(place.file()).unwrap();
+        let mut other = model(3).to_vec();
+        other[1 << 20] ^= 1;
+        fs::write(&blob, &other).unwrap();
+        assert_eq!(pull(), (false, true), "{folder}");
+        assert!(fs::read(&blob).unwrap() == other);
+        // Of another length it is not even read.
+        fs::remove_file(place.file()).unwrap();
+        fs::write(&blob, b"GGUF").unwrap();
+        assert_eq!(pull(), (false, true), "{folder}");
+        assert_eq!(names(&blobs).len(), 1);
+    }
 }
 
 #[test]

@@ -40,6 +40,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use stream::{Job, Written};
 
+/// The version of the converter: another one may make another file of the same checkpoint.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// How to convert.
 #[derive(Clone, Debug)]
 pub struct Options {

@@ -116,7 +116,9 @@ impl Command for Convert {
         progress.clear();
         let report = report?;
         self.print(&out, &report)?;
-        self.note_budget(recipe, &report);
+        if !self.quiet {
+            note_budget(recipe, &report);
+        }
         Ok(())
     }
 }
@@ -125,30 +127,42 @@ impl Convert {
     fn recipe(&self) -> Result<Recipe> {
         match (self.bits, self.format.as_deref()) {
             (None, name) => Ok(Recipe::by_name(name.unwrap_or("Q8_0"))?),
-            (Some(32.0), _) => Ok(Recipe::by_name("F32")?),
-            (Some(16.0), _) => Ok(Recipe::by_name("F16")?),
-            (Some(bits), _) if bits.fract() == 0.0 => match limit_of(bits as u32) {
-                Some(limit) => Ok(Recipe::Bits(limit)),
-                None => bail!("--bits {bits}: levels are 2 to 8, 16 and 32; a fraction is a true average"),
-            },
-            (Some(bits), _) if (1.0..32.0).contains(&bits) => Ok(Recipe::Bits(bits)),
-            (Some(bits), _) => bail!("--bits {bits}: an average lies between 1 and 32"),
-        }
-    }
-
-    /// Says why a file is larger than asked for.
-    fn note_budget(&self, recipe: Recipe, report: &Report) {
-        let Recipe::Bits(limit) = recipe else { return };
-        if report.bits_per_weight > limit && !self.quiet {
-            output::note(format!(
-                "note: {limit} bits per weight are out of reach: rows that 256 does not divide, and tensors whose format is given, take more"
-            ));
+            (Some(bits), _) => of_bits(bits),
         }
     }
 
     /// What the file's name says of it.
     fn level(&self, recipe: &Recipe) -> String {
-        self.bits.map_or_else(|| recipe.to_string(), |bits| format!("{bits}bit"))
+        self.bits.map_or_else(|| recipe.to_string(), level)
+    }
+}
+
+/// What `--bits` asks for.
+pub(super) fn of_bits(bits: f64) -> Result<Recipe> {
+    match bits {
+        32.0 => Ok(Recipe::by_name("F32")?),
+        16.0 => Ok(Recipe::by_name("F16")?),
+        _ if bits.fract() == 0.0 => match limit_of(bits as u32) {
+            Some(limit) => Ok(Recipe::Bits(limit)),
+            None => bail!("--bits {bits}: levels are 2 to 8, 16 and 32; a fraction is a true average"),
+        },
+        _ if (1.0..32.0).contains(&bits) => Ok(Recipe::Bits(bits)),
+        _ => bail!("--bits {bits}: an average lies between 1 and 32"),
+    }
+}
+
+/// What the name of a file says of its bits.
+pub(super) fn level(bits: f64) -> String {
+    format!("{bits}bit")
+}
+
+/// Says why a file is larger than asked for.
+fn note_budget(recipe: Recipe, report: &Report) {
+    let Recipe::Bits(limit) = recipe else { return };
+    if report.bits_per_weight > limit {
+        output::note(format!(
+            "note: {limit} bits per weight are out of reach: rows that 256 does not divide, and tensors whose format is given, take more"
+        ));
     }
 }
 
@@ -174,18 +188,18 @@ fn default_output(src: &Path, level: &str) -> Result<PathBuf> {
 const CONTEXT: usize = 512;
 
 /// Progress on a terminal only: in bytes, and in pieces of a calibration text.
-struct Bar {
+pub(super) struct Bar {
     bytes: ProgressBar,
     text: ProgressBar,
 }
 
 impl Bar {
-    fn new(quiet: bool) -> Self {
+    pub(super) fn new(quiet: bool) -> Self {
         let bytes = bar(quiet, "{bar:30} {bytes}/{total_bytes}, {eta} left  {msg}");
         Self { bytes, text: bar(quiet, PIECES) }
     }
 
-    fn clear(&self) {
+    pub(super) fn clear(&self) {
         self.text.finish_and_clear();
         self.bytes.finish_and_clear();
     }
@@ -219,24 +233,12 @@ impl Progress for Bar {
 impl Convert {
     /// The report on stdout, what a person should look at on stderr.
     fn print(&self, out: &Path, report: &Report) -> Result<()> {
-        for odd in &report.suspicious {
-            output::note(format!(
-                "warning: {} has {} weights that are no numbers and {} beyond the format's range",
-                output::excerpt(&odd.tensor, 80),
-                odd.not_finite,
-                odd.out_of_range
-            ));
-        }
+        warn(report);
         if self.json {
             return output::json(&json!({ "path": out.display().to_string(), "report": report }));
         }
         if !self.quiet {
-            report.remarks.iter().for_each(|remark| output::note(format!("note: {remark}")));
-            note_dropped(&report.dropped);
-            note_losses(report);
-            report.paddings.iter().for_each(output::note);
-            report.substitutions.iter().for_each(output::note);
-            note_fallbacks(report);
+            note_oddities(report);
         }
         if self.dry_run {
             print_plan(report)?;
@@ -252,6 +254,36 @@ impl Convert {
             report.bits_per_weight,
             output::bytes(report.bytes)
         ))
+    }
+}
+
+/// What may make a model useless, said whatever was asked for.
+fn warn(report: &Report) {
+    for odd in &report.suspicious {
+        output::note(format!(
+            "warning: {} has {} weights that are no numbers and {} beyond the format's range",
+            output::excerpt(&odd.tensor, 80),
+            odd.not_finite,
+            odd.out_of_range
+        ));
+    }
+}
+
+fn note_oddities(report: &Report) {
+    report.remarks.iter().for_each(|remark| output::note(format!("note: {remark}")));
+    note_dropped(&report.dropped);
+    note_losses(report);
+    report.paddings.iter().for_each(output::note);
+    report.substitutions.iter().for_each(output::note);
+    note_fallbacks(report);
+}
+
+/// All that a person should know of a conversion.
+pub(super) fn note(recipe: Recipe, report: &Report, quiet: bool) {
+    warn(report);
+    if !quiet {
+        note_oddities(report);
+        note_budget(recipe, report);
     }
 }
 

@@ -1,10 +1,12 @@
-//! Where this system keeps a person's files: models in the data folder, history in the state folder.
+//! Where this system keeps a person's files: models in the data folder, history in the state folder, and what can be made
+//! again in the cache folder.
 //!
 //! The only file of the command that names operating systems. Nothing is created here.
 
 use crate::pull::Others;
+use moewe_engine::os::room;
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Folders that may hold models: those of `$MOEWE_MODELS`, in its order, then the user's data folder.
 pub(crate) fn models() -> Vec<PathBuf> {
@@ -50,11 +52,32 @@ pub(crate) fn state() -> Option<PathBuf> {
     xdg("XDG_STATE_HOME", ".local/state")
 }
 
+/// The folder of models that were converted on the way: in `$MOEWE_CACHE`, else in the user's cache folder.
+pub(crate) fn converted() -> Option<PathBuf> {
+    let named = env::var_os("MOEWE_CACHE").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
+    named.or_else(cache).map(|cache| cache.join("converted"))
+}
+
+/// The user's folder for what this program can make again.
+fn cache() -> Option<PathBuf> {
+    #[cfg(windows)]
+    return data().map(|data| data.join("cache"));
+    #[cfg(target_os = "macos")]
+    return absolute("HOME").map(|home| home.join("Library/Caches/moewe"));
+    #[cfg(not(any(windows, target_os = "macos")))]
+    xdg("XDG_CACHE_HOME", ".cache")
+}
+
 /// Source: XDG Base Directory Specification; relative paths in the variables are to be ignored.
 #[cfg(not(any(windows, target_os = "macos")))]
 fn xdg(variable: &str, fallback: &str) -> Option<PathBuf> {
     let folder = absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(fallback)));
     folder.map(|folder| folder.join("moewe"))
+}
+
+/// Bytes that are free for a folder, which need not be there yet.
+pub(crate) fn free(folder: &Path) -> Option<u64> {
+    folder.ancestors().find_map(room::available)
 }
 
 fn absolute(variable: &str) -> Option<PathBuf> {

@@ -1,8 +1,9 @@
-//! `moewe list`: the models in the model folders, those of other programs, and some that one can get. Reads headers only.
+//! `moewe list`: the models in the model folders, those converted on the way, those of other programs, and some that one
+//! can get. Reads headers only.
 
 use super::models::{self, Found, Place};
 use super::output::{self, Table};
-use super::{Command, catalogue, folders, inspect};
+use super::{Command, catalogue, converted, folders, inspect};
 use crate::embedded;
 use anyhow::Result;
 use clap::Parser;
@@ -10,7 +11,7 @@ use moewe_engine::gguf::Gguf;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// List the models in $MOEWE_MODELS and the user's data folder.
+/// List the models in $MOEWE_MODELS and the user's data folder, and those that were converted on the way.
 #[derive(Parser)]
 #[command(name = "list")]
 pub(super) struct List {
@@ -20,6 +21,12 @@ pub(super) struct List {
     /// Some MoE models that can be pulled, with what they take
     #[arg(long, conflicts_with = "all")]
     remote: bool,
+    /// Remove models that were converted on the way; no others, for these can be made again
+    #[arg(long, value_name = "NAME", num_args = 1.., conflicts_with_all = ["all", "remote", "json"])]
+    remove: Vec<String>,
+    /// Remove without asking
+    #[arg(short = 'y', long, requires = "remove")]
+    yes: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -34,12 +41,18 @@ struct Listed {
     parameters: u64,
     bytes: u64,
     path: String,
+    /// What it was converted from on the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
 }
 
 impl Command for List {
     fn run(self) -> Result<()> {
         if self.remote {
             return catalogue::print(self.json);
+        }
+        if !self.remove.is_empty() {
+            return converted::remove(&self.remove, self.yes);
         }
         let folders = folders::models();
         let mut all = Vec::new();
@@ -50,19 +63,37 @@ impl Command for List {
             let others = folders::others().all().into_iter();
             found.extend(others.map(|model| Found { name: model.name, path: model.path }));
         }
-        for found in found {
-            match Gguf::open(&found.path) {
-                Ok(gguf) => all.push(describe(found, &gguf)),
-                Err(error) => output::note(error),
-            }
-        }
+        all.extend(found.into_iter().filter_map(read));
+        let own = all.len();
+        let source = |source: Option<String>| source.or(Some("unknown".to_owned()));
+        all.extend(converted::all().into_iter().filter_map(|model| {
+            let listed = read(Found { name: model.name, path: model.path })?;
+            Some(Listed { source: source(model.source), ..listed })
+        }));
         if self.json {
             return output::json(&all);
         }
         if all.len() == 1 {
             output::note(models::ways(&folders));
         }
-        table(&all).print()
+        let (own, converted) = all.split_at(own);
+        table(own).print()?;
+        if converted.is_empty() {
+            return Ok(());
+        }
+        output::print("")?;
+        table_of_converted(converted).print()
+    }
+}
+
+/// What a file says of itself; why one cannot be read is said.
+fn read(found: Found) -> Option<Listed> {
+    match Gguf::open(&found.path) {
+        Ok(gguf) => Some(describe(found, &gguf)),
+        Err(error) => {
+            output::note(error);
+            None
+        }
     }
 }
 
@@ -74,6 +105,7 @@ fn describe(found: Found, gguf: &Gguf) -> Listed {
         parameters: inspect::model(gguf).weights,
         bytes: gguf.file_len(),
         path: found.path.display().to_string(),
+        source: None,
     }
 }
 
@@ -87,6 +119,22 @@ fn table(all: &[Listed]) -> Table {
             output::count(model.parameters),
             output::bytes(model.bytes),
             model.path.clone(),
+        ]);
+    }
+    table
+}
+
+fn table_of_converted(all: &[Listed]) -> Table {
+    let mut table =
+        Table::new(&["CONVERTED", "ARCHITECTURE", "FORMAT", "PARAMETERS", "SIZE", "FROM"], &[3, 4]);
+    for model in all {
+        table.row([
+            output::excerpt(&model.name, 120),
+            output::excerpt(&model.architecture, 20),
+            model.format.clone(),
+            output::count(model.parameters),
+            output::bytes(model.bytes),
+            output::excerpt(model.source.as_deref().unwrap_or_default(), 200),
         ]);
     }
     table

@@ -58,13 +58,17 @@ impl fmt::Display for Place {
 /// pulled after a question, or with `yes` without one.
 pub(crate) fn resolve(name: Option<&OsStr>, yes: bool) -> Result<Place> {
     if let Some(remote) = name.and_then(remote) {
-        let path = pull::obtain(&remote?, Wants::Model, yes)?;
-        return match not_a_model(&path) {
-            Some(why) => bail!("{}: {why}", path.display()),
-            None => Ok(Place::File(path)),
-        };
+        return existing(&pull::obtain(&remote?, Wants::Model, yes)?);
     }
-    resolve_in(name, &folders::models())
+    resolve_in(name, &folders::models(), folders::converted().as_slice())
+}
+
+/// The place of a model whose file is known.
+pub(crate) fn existing(path: &Path) -> Result<Place> {
+    match not_a_model(path) {
+        Some(why) => bail!("{}: {why}", path.display()),
+        None => Ok(Place::File(path.to_owned())),
+    }
 }
 
 /// What to convert: a path, or what a remote name means.
@@ -76,21 +80,22 @@ pub(crate) fn resolve_source(source: &Path, yes: bool) -> Result<PathBuf> {
 }
 
 /// The remote model that is meant, unless a file is called so.
-fn remote(name: &OsStr) -> Option<Result<Remote>> {
+pub(crate) fn remote(name: &OsStr) -> Option<Result<Remote>> {
     if Path::new(name).exists() { None } else { Remote::parse(name.to_str()?) }
 }
 
-fn resolve_in(name: Option<&OsStr>, folders: &[PathBuf]) -> Result<Place> {
+/// What was converted on the way stands behind all that a person put somewhere.
+fn resolve_in(name: Option<&OsStr>, folders: &[PathBuf], converted: &[PathBuf]) -> Result<Place> {
     let Some(name) = name else { return Ok(Place::Embedded) };
-    let all = find(folders);
-    if name.eq_ignore_ascii_case(embedded::NAME) && candidates(&all, name).is_empty() {
+    let mut all = find(folders);
+    let is_known = !candidates(&all, name).is_empty();
+    if name.eq_ignore_ascii_case(embedded::NAME) && !is_known {
         return Ok(Place::Embedded);
     }
-    let path = file_of(name, &all, folders)?;
-    if let Some(why) = not_a_model(&path) {
-        bail!("{}: {why}", path.display())
+    if !is_known {
+        all.extend(find(converted));
     }
-    Ok(Place::File(path))
+    existing(&file_of(name, &all, folders)?)
 }
 
 fn file_of(name: &OsStr, all: &[Found], folders: &[PathBuf]) -> Result<PathBuf> {
@@ -121,44 +126,67 @@ fn not_a_model(path: &Path) -> Option<String> {
     if let Some(why) = link::broken(path) {
         return Some(format!("{why}; mend the link or download the file again"));
     }
+    let (kind, folder) = (kind(path)?, folder_of(path).display());
+    Some(format!(
+        "{kind}, not a GGUF file; convert the checkpoint's folder first: moewe convert {folder} -o model.gguf"
+    ))
+}
+
+const SAFETENSORS: &str = "safetensors";
+const PICKLE: &str = "a PyTorch checkpoint";
+
+/// What a file is by its first bytes, if that is something else than a model.
+fn kind(path: &Path) -> Option<&'static str> {
     let mut start = Vec::new();
     // What cannot be read is an error where the model is opened.
     regular(path).ok()?; // a pipe would be waited for
     File::open(path).ok()?.take(9).read_to_end(&mut start).ok()?;
-    let kind = match start.as_slice() {
-        [b'G', b'G', b'U', b'F', ..] => return None,
-        [0, ..] if start.len() < 9 => return None,
+    match start.as_slice() {
+        [b'G', b'G', b'U', b'F', ..] => None,
+        [0, ..] if start.len() < 9 => None,
         // The length of a JSON header, then the header.
-        [.., 0, 0, b'{'] if start.len() == 9 => "safetensors",
-        [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => "a PyTorch checkpoint",
-        [b'{', ..] => "JSON",
-        _ => return None,
-    };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Some(format!(
-        "{kind}, not a GGUF file; convert the checkpoint's folder first: moewe convert {} -o model.gguf",
-        folder.display()
-    ))
+        [.., 0, 0, b'{'] if start.len() == 9 => Some(SAFETENSORS),
+        [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => Some(PICKLE),
+        [b'{', ..] => Some("JSON"),
+        _ => None,
+    }
+}
+
+/// Whether a file has weights of a checkpoint.
+pub(crate) fn holds_weights(path: &Path) -> bool {
+    kind(path).is_some_and(|kind| kind == SAFETENSORS || kind == PICKLE)
+}
+
+/// Where a file lies.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn models_in(folder: &Path) -> Vec<Found> {
+    let mut found = Vec::new();
+    walk(folder, 1, &mut found);
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+/// Whether a folder has models to choose from.
+pub(crate) fn holds_models(folder: &Path) -> bool {
+    !models_in(folder).is_empty()
 }
 
 /// A folder is a checkpoint, or holds models of which one is to be named.
 fn about_folder(folder: &Path) -> String {
+    let files: Vec<_> = models_in(folder).iter().map(|found| found.path.display().to_string()).collect();
+    if !files.is_empty() {
+        return format!("a folder; name a file in it: {}", files.join(", "));
+    }
     if folder.join("config.json").is_file() {
         let shown = folder.display();
         return format!(
             "a checkpoint, not a GGUF file; convert it first: moewe convert {shown} -o model.gguf"
         );
     }
-    let mut found = Vec::new();
-    walk(folder, 1, &mut found);
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    let files: Vec<_> = found.iter().map(|found| found.path.display().to_string()).collect();
-    match files.as_slice() {
-        [] => {
-            "a folder without a model; name a GGUF file, or a checkpoint's folder to moewe convert".to_owned()
-        }
-        _ => format!("a folder; name a file in it: {}", files.join(", ")),
-    }
+    "a folder without a model; name a GGUF file, or a checkpoint's folder to moewe convert".to_owned()
 }
 
 /// Those that `name` means: of that very name, else those it begins, in upper or lower case.
@@ -196,7 +224,7 @@ pub(crate) fn ways(folders: &[PathBuf]) -> String {
     format!(
         "\nThree ways to get one:
   1. pull one, moewe pull hf:OWNER/REPO (moewe list --remote names some), or download a GGUF file and give its path
-  2. convert a Hugging Face checkpoint: moewe convert FOLDER -o model.gguf
+  2. run a Hugging Face checkpoint, which converts it: moewe chat FOLDER; or moewe convert FOLDER -o model.gguf
   3. put GGUF files into {folder} (or name other folders in $MOEWE_MODELS) and give their names; moewe list shows them"
     )
 }
@@ -278,7 +306,8 @@ mod tests {
         }
         let folders = [first.clone(), second.clone(), folder.path().join("absent")];
         assert_eq!(find(&folders).len(), 4);
-        let resolve_in = |name: Option<&str>, folders: &[PathBuf]| resolve_in(name.map(OsStr::new), folders);
+        let resolve_in =
+            |name: Option<&str>, folders: &[PathBuf]| resolve_in(name.map(OsStr::new), folders, &[]);
         for (name, file) in [
             ("olmoe-q4", first.join("olmoe-q4.gguf")),
             ("OLMoE-Q4.gguf", first.join("olmoe-q4.gguf")),
@@ -293,6 +322,15 @@ mod tests {
             assert_eq!(resolve_in(name, &folders).unwrap(), Place::Embedded, "{name:?}");
         }
         assert!(Place::Embedded.open().is_ok());
+        let converted = [folder.path().join("converted")];
+        fs::create_dir(&converted[0]).unwrap();
+        for name in ["olmoe-q4-8bit-0.gguf", "mixtral-8bit-0.gguf", "moewe-mini-8bit-0.gguf"] {
+            fs::write(converted[0].join(name), "x").unwrap();
+        }
+        let with = |name: &str| super::resolve_in(Some(OsStr::new(name)), &folders, &converted).unwrap();
+        assert_eq!(with("mixtral"), Place::File(converted[0].join("mixtral-8bit-0.gguf")));
+        assert_eq!(with("olmoe-q4"), Place::File(first.join("olmoe-q4.gguf")));
+        assert_eq!(with("moewe-mini"), Place::Embedded);
         for (name, folders, part) in [
             (Some("olmoe"), &folders[..], "several models are called olmoe; name one of these: olmoe-q4"),
             (Some("gpt"), &folders[..], "no model is called gpt; there are olmoe-q4"),
@@ -332,11 +370,11 @@ mod tests {
             ("empty", ["a folder without a model", "name a GGUF file"]),
             ("absent/model.safetensors", ["no such file", "absent"]),
         ] {
-            let message = resolve_in(Some(at(name).as_os_str()), &[]).unwrap_err().to_string();
+            let message = resolve_in(Some(at(name).as_os_str()), &[], &[]).unwrap_err().to_string();
             assert!(parts.iter().all(|part| message.contains(part)), "{name}: {message}");
         }
         let model = at("models/a.gguf");
-        assert_eq!(resolve_in(Some(model.as_os_str()), &[]).unwrap(), Place::File(model));
+        assert_eq!(resolve_in(Some(model.as_os_str()), &[], &[]).unwrap(), Place::File(model));
     }
 
     #[cfg(unix)]
@@ -349,10 +387,10 @@ mod tests {
         std::os::unix::fs::symlink("/gone/blob", folder.path().join("lost.gguf")).unwrap();
         let folders = [folder.path().to_owned()];
         for name in [odd.as_os_str(), OsStr::from_bytes(b"caf\xe9"), OsStr::from_bytes(b"caf\xe9.gguf")] {
-            assert_eq!(resolve_in(Some(name), &folders).unwrap(), Place::File(odd.clone()), "{name:?}");
+            assert_eq!(resolve_in(Some(name), &folders, &[]).unwrap(), Place::File(odd.clone()), "{name:?}");
         }
         for name in [folder.path().join("lost.gguf").as_os_str(), OsStr::new("lost")] {
-            let message = resolve_in(Some(name), &folders).unwrap_err().to_string();
+            let message = resolve_in(Some(name), &folders, &[]).unwrap_err().to_string();
             assert!(message.contains("lost.gguf is a link to /gone/blob, which does not exist"), "{message}");
         }
     }

@@ -1,6 +1,7 @@
 //! Flags that several commands share: which model, and how to compute it.
 
-use super::models::{self, Place};
+use super::models::Place;
+use super::on_the_way::{self, Wish};
 use super::output;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -17,8 +18,8 @@ use std::thread;
 // What clap shows of a group is what its fields say; a doc comment here would become the command's description.
 #[derive(Args, Clone)]
 pub(crate) struct ModelOptions {
-    /// A GGUF file, the first part of a split one, a name from `moewe list`, or a remote one such as
-    /// hf:OWNER/REPO:Q4_K_M [default: the model in the program]
+    /// A GGUF file, the first part of a split one, a name from `moewe list`, a remote one such as hf:OWNER/REPO:Q4_K_M,
+    /// or a checkpoint, which is converted on the way [default: the model in the program]
     pub(crate) model: Option<OsString>,
     /// Threads, at most one per core [default: one per core]
     #[arg(short = 't', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
@@ -62,7 +63,10 @@ pub(crate) struct ModelOptions {
     /// Compute with the slow twin of the model that the fast one is tested against
     #[arg(long, hide = true)]
     pub(crate) plain: bool,
-    /// Pull a remote model that is not here, without asking
+    /// Bits of what a checkpoint is converted to, as `moewe convert` takes them [default: 8]
+    #[arg(long, value_name = "N")]
+    pub(crate) bits: Option<f64>,
+    /// Pull a remote model that is not here, and convert a checkpoint, without asking
     #[arg(long)]
     pub(crate) yes: bool,
     /// Say nothing on the way
@@ -79,9 +83,10 @@ pub(crate) enum Capacity {
 }
 
 impl ModelOptions {
-    /// Where the model is.
+    /// Where the model is; a checkpoint is converted first.
     pub(crate) fn place(&self) -> Result<Place> {
-        models::resolve(self.model.as_deref(), self.yes)
+        let wish = Wish { bits: self.bits, yes: self.yes, quiet: self.quiet };
+        on_the_way::place(self.model.as_deref(), &wish)
     }
 
     /// The flags in the engine's terms.

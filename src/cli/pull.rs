@@ -1,17 +1,18 @@
 //! `moewe pull`: its arguments and what it says. The work is the room `pull`'s.
 
+use super::consent::{self, Usual};
 use super::output::{self, Table};
 use super::progress::bar;
 use super::{Command, folders};
-use crate::pull::{self, Kind, Limits, Plan, Puller, Remote, Report, Request, Settings, Wants};
+use crate::pull::{self, Kept, Kind, Limits, Plan, Puller, Remote, Report, Request, Settings, Wants};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use indicatif::ProgressBar;
-use moewe_engine::Error;
-use moewe_engine::os::{interrupt, room};
+use moewe_convert::checkpoint::Checkpoint;
+use moewe_engine::os::interrupt;
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
-use std::io::{BufRead, IsTerminal, stderr, stdin};
+use std::io::{IsTerminal, stderr, stdin};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -94,6 +95,7 @@ impl Command for Pull {
             limits: self.hidden.limits(self.jobs.into()),
             token_file: self.token_file.clone(),
             stop: listener.flag(),
+            others: folders::others(),
         };
         let models = folder_of_models()?;
         let request = Request {
@@ -116,7 +118,7 @@ impl Command for Pull {
         }
         let is_new = !plan.is_done()?;
         if is_new && plan.is_guess && !self.yes && !self.json && stdin().is_terminal() {
-            ask(&plan)?;
+            ask(&plan, None)?;
         }
         let path = puller.carry_out(&plan, &shown)?;
         self.say_where(&remote, &path, is_new, plan.kind)
@@ -176,12 +178,14 @@ impl Pull {
         if !is_new {
             output::note("it is here already (known by name and size)");
         }
+        let name = if self.to.is_none() { remote.to_string() } else { path.display().to_string() };
         output::note(match kind {
-            Kind::Gguf if self.to.is_none() => format!("run it: moewe chat {remote}"),
-            Kind::Gguf => format!("run it: moewe chat {}", path.display()),
-            Kind::Checkpoint => {
-                format!("a checkpoint; convert it: moewe convert {} -o model.gguf --bits 4", path.display())
-            }
+            Kind::Gguf => format!("run it: moewe chat {name}"),
+            Kind::Checkpoint => format!(
+                "a checkpoint; run it, which converts it: moewe chat {name}; or convert it: moewe convert {} -o model.gguf \
+                 --bits 4",
+                path.display()
+            ),
         });
         output::print(path.display())
     }
@@ -203,12 +207,32 @@ fn folder_of_models() -> Result<PathBuf> {
 }
 
 fn free(folder: &Path) -> String {
-    let there = folder.ancestors().find_map(room::available);
+    let there = folders::free(folder);
     there.map_or(String::new(), |bytes| format!("; {} are free there", output::bytes(bytes)))
 }
 
+/// What becomes of a checkpoint that is pulled in the place of a model.
+pub(crate) struct Conversion {
+    /// The level, as it was asked for.
+    pub(crate) bits: f64,
+    /// What that takes.
+    pub(crate) bits_per_weight: f64,
+    /// Whether a person asked for these bits; then a model that is one already will not do.
+    pub(crate) is_asked_for: bool,
+}
+
+impl Conversion {
+    /// A line about its result. How wide weights are is known only when they are here; most are published in 16 bits.
+    fn told(&self, plan: &Plan) -> String {
+        let weights = plan.files.iter().filter(|item| item.name.ends_with(".safetensors"));
+        let bytes = weights.map(|item| item.size.unwrap_or(0)).fold(0, u64::saturating_add);
+        let size = output::bytes((bytes as f64 * self.bits_per_weight / 16.0) as u64);
+        format!(", and convert it to {} bits, about {size} more if its weights have 16", self.bits)
+    }
+}
+
 /// Asks whether to go on, once.
-fn ask(plan: &Plan) -> Result<()> {
+fn ask(plan: &Plan, then: Option<&Conversion>) -> Result<()> {
     let size = plan.size().map_or("of unknown size".to_owned(), output::bytes);
     let file = plan.files.first().map_or("", |item| item.name.as_str());
     let more = if plan.files.len() > 1 {
@@ -216,40 +240,62 @@ fn ask(plan: &Plan) -> Result<()> {
     } else {
         String::new()
     };
-    output::note(format!("pull {}: {file}{more}, {size}{}? [Y/n]", plan.name, free(&plan.folder)));
-    let mut answer = String::new();
-    stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
-    let is_yes = matches!(answer.trim().to_lowercase().as_str(), "" | "y" | "yes" | "j" | "ja");
-    if answer.is_empty() || !is_yes { Err(Error::Stopped.into()) } else { Ok(()) }
+    let then = then.filter(|_| plan.kind == Kind::Checkpoint).map_or(String::new(), |then| then.told(plan));
+    let free = free(&plan.folder);
+    consent::ask(&format!("pull {}: {file}{more}, {size}{then}{free}", plan.name), Usual::Yes)
 }
 
 /// The file or folder that a remote name means: what is here, else what is pulled after a question.
 pub(crate) fn obtain(remote: &Remote, wants: Wants, yes: bool) -> Result<PathBuf> {
-    if let Some(kept) = pull::find(remote, &folders::models(), &folders::others(), wants) {
-        return Ok(kept.path);
+    match pull::find(remote, &folders::models(), &folders::others(), wants) {
+        Some(kept) => Ok(kept.path),
+        None => fetch(remote, wants, yes, None),
     }
+}
+
+/// What a remote name means on this machine where a model is wanted, or a checkpoint to make one of.
+pub(crate) fn here(remote: &Remote, wants: Wants) -> Option<PathBuf> {
+    let find = |wants| pull::find(remote, &folders::models(), &folders::others(), wants);
+    // Other programs may have a part of a checkpoint only.
+    let is_whole = |kept: &Kept| kept.path.is_file() || Checkpoint::open(&kept.path).is_ok();
+    find(wants).or_else(|| find(Wants::Checkpoint)).filter(is_whole).map(|kept| kept.path)
+}
+
+/// Pulls a model, or a checkpoint to make one of, after a question that is about both.
+pub(crate) fn fetch(remote: &Remote, wants: Wants, yes: bool, then: Option<&Conversion>) -> Result<PathBuf> {
     let how = format!("get it first: moewe pull {remote}");
     if folders::is_offline() {
         bail!("{remote} is not on this machine, and $HF_HUB_OFFLINE forbids to pull it; {how}");
     }
-    let can_ask = stdin().is_terminal() && stderr().is_terminal();
-    if !yes && !can_ask {
+    if !yes && !consent::can_ask() {
         bail!("{remote} is not on this machine; {how}, or say --yes");
     }
     let listener = interrupt::listen_to_all();
-    let settings = Settings { limits: Limits::default(), token_file: None, stop: listener.flag() };
+    let settings = Settings {
+        limits: Limits::default(),
+        token_file: None,
+        stop: listener.flag(),
+        others: folders::others(),
+    };
     let models = folder_of_models()?;
     let request = Request { remote, revision: None, sha256: None, wants, models: &models, to: None };
     let puller = Puller::new(&settings, remote)?;
     let plan = puller.plan(&request)?;
-    if plan.kind == Kind::Checkpoint && wants == Wants::Model {
-        bail!(
+    match (plan.kind, then) {
+        (Kind::Checkpoint, None) if wants == Wants::Model => bail!(
             "{remote} has a checkpoint and no GGUF file; convert it: moewe convert {remote} -o model.gguf --bits 4"
-        );
+        ),
+        (Kind::Gguf, Some(then)) if then.is_asked_for => bail!(
+            "{remote} means a GGUF file, which has its bits already; leave --bits {} out, or convert it first: moewe \
+             convert {remote} -o model.gguf --bits {}",
+            then.bits,
+            then.bits
+        ),
+        _ => {}
     }
     plan.remarks.iter().for_each(output::note);
     if !yes {
-        ask(&plan)?;
+        ask(&plan, then)?;
     }
     puller.carry_out(&plan, &Shown::new(false))
 }

@@ -66,7 +66,7 @@ impl Command for Run {
             let tokenizer = tokenizer.with_context(|| format!("{place}: this file has no tokenizer"))?;
             return self.print_prompt(gguf.metadata(), &tokenizer, &text.unwrap_or_default());
         }
-        let engine = self.model.open()?;
+        let engine = self.model.open_place(&place, self.model.options()?)?;
         let prompt = self.prompt(&engine, text.as_deref())?;
         let recommended = Sampling::from_metadata(engine.metadata());
         let vocab_size = engine.config().vocab_size;

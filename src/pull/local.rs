@@ -118,6 +118,15 @@ fn blob(root: &Path, of: &Tagged) -> Option<PathBuf> {
 }
 
 impl Others {
+    /// Files that Hugging Face's tools or Ollama keep under this SHA-256. Their names say so; whoever takes the bytes checks.
+    pub(super) fn blobs(&self, sha256: &str) -> Vec<PathBuf> {
+        let repositories =
+            self.hub.iter().flat_map(|hub| names_in(hub).into_iter().map(|name| hub.join(name)));
+        let of_hub = repositories.map(|folder| folder.join("blobs").join(sha256));
+        let of_ollama = self.ollama.iter().map(|root| root.join("blobs").join(format!("sha256-{sha256}")));
+        of_hub.chain(of_ollama).filter(|path| path.is_file()).collect()
+    }
+
     /// All models that other programs have.
     pub(crate) fn all(&self) -> Vec<Elsewhere> {
         let mut all = Vec::new();
@@ -236,5 +245,8 @@ mod tests {
         let names: Vec<_> = all.iter().map(|model| model.name.as_str()).collect();
         assert_eq!(names, ["hf:o/h/sub/h-Q4_K_M.gguf", "hf:o/s/s-Q6_K.gguf", "ollama:tiny:latest"]);
         assert_eq!(all[2].path, blob);
+        write(at(&format!("hub/models--o--h/blobs/{digest}")), "GGUF");
+        assert_eq!(others.blobs(&digest), [at(&format!("hub/models--o--h/blobs/{digest}")), blob]);
+        assert!(others.blobs(&"b".repeat(64)).is_empty());
     }
 }

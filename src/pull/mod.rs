@@ -14,9 +14,10 @@ mod name;
 mod ollama;
 mod part;
 mod plan;
+mod reuse;
 
 pub(crate) use client::Limits;
-pub(crate) use local::{Others, find};
+pub(crate) use local::{Kept, Others, find};
 pub(crate) use name::Remote;
 pub(crate) use plan::{Kind, Plan, Wants};
 
@@ -51,6 +52,8 @@ pub(crate) struct Settings {
     pub(crate) token_file: Option<PathBuf>,
     /// Raised when the person asks to stop.
     pub(crate) stop: Arc<AtomicBool>,
+    /// Who may have the same files already.
+    pub(crate) others: Others,
 }
 
 /// What a name is to mean.
@@ -73,6 +76,7 @@ pub(crate) struct Request<'a> {
 pub(crate) struct Puller {
     runtime: tokio::runtime::Runtime,
     client: Client,
+    others: Others,
 }
 
 impl Puller {
@@ -85,7 +89,8 @@ impl Puller {
         let home = remote.home()?;
         let token = client::Token::find(settings.token_file.as_deref(), remote, &home)?;
         let client = Client::new(settings.limits, settings.stop.clone(), token, &home)?;
-        Ok(Self { runtime: runtime.context("cannot start the network's thread")?, client })
+        let others = settings.others.clone();
+        Ok(Self { runtime: runtime.context("cannot start the network's thread")?, client, others })
     }
 
     /// Which files a name means.
@@ -130,8 +135,10 @@ impl Puller {
                 return Ok(None);
             }
             match Part::open(&target, item)? {
-                Some(part) => {
-                    let mut part = download::download(&self.client, item, part, report).await?;
+                Some(mut part) => {
+                    if !reuse::fill(&mut part, item, &self.others, self.client.stop(), report)? {
+                        part = download::download(&self.client, item, part, report).await?;
+                    }
                     if plan.kind == Kind::Gguf {
                         part.expect_gguf()?;
                     }

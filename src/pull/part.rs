@@ -14,9 +14,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const SAVE_EVERY: u64 = 4 << 20;
+const COPY: u64 = 64 << 20; // copied between two looks at whether to stop
 const LONGEST_STATE: u64 = 1 << 20;
 const MOST_RANGES: usize = 10_000;
 
@@ -196,6 +197,34 @@ impl Part {
         if self.unsaved >= SAVE_EVERY { self.save() } else { Ok(()) }
     }
 
+    /// Takes all bytes of another file in the place of what is here, by the file system's own means where it has some: then
+    /// both share their blocks until one is changed.
+    ///
+    /// # Errors
+    /// The other cannot be read, this one not written, or the person asks to stop.
+    pub(super) fn take(&mut self, from: &mut File, stop: &AtomicBool, at: &dyn Fn(u64)) -> Result<()> {
+        self.restart()?;
+        let mut end = 0;
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return Err(moewe_engine::Error::Stopped.into());
+            }
+            let copied =
+                io::copy(&mut from.take(COPY), &mut self.file).map_err(|error| self.explain(error))?;
+            if copied == 0 {
+                break;
+            }
+            end += copied;
+            at(end);
+        }
+        // Only now: what a killed copy left is nothing to go on with.
+        if end > 0 {
+            self.note(0..end);
+        }
+        self.learn(Some(end), None);
+        self.save()
+    }
+
     fn explain(&self, error: io::Error) -> anyhow::Error {
         let is_full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge];
         if !is_full.contains(&error.kind()) {
@@ -239,7 +268,8 @@ impl Part {
     /// # Errors
     /// The file cannot be emptied.
     pub(super) fn restart(&mut self) -> Result<()> {
-        self.file.set_len(0).with_context(|| format!("{}: cannot write", self.path.display()))?;
+        let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
+        emptied.with_context(|| format!("{}: cannot write", self.path.display()))?;
         self.known.done.clear();
         self.known.etag = None;
         self.rolling = Some(Rolling::new(self.wanted.as_ref(), self.known.size));

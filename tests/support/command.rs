@@ -12,6 +12,7 @@ pub(crate) fn moewe(folder: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("MOEWE_BIN").unwrap_or_else(built));
     command.current_dir(folder).env("HOME", folder).stdin(Stdio::null());
     command.env_remove("MOEWE_MODELS").env_remove("XDG_DATA_HOME").env_remove("XDG_STATE_HOME");
+    command.env_remove("MOEWE_CACHE").env_remove("XDG_CACHE_HOME");
     command
 }
 

@@ -116,6 +116,11 @@ impl Checkpoint {
         &self.files[tensor.file].1[tensor.start..tensor.end]
     }
 
+    /// The weight files that are read, in their order.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
     /// Lets go of memory that reading has filled; what is needed again is read again.
     pub fn release(&self) {
         self.files.iter().for_each(|(_, bytes)| bytes.release());
