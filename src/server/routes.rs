@@ -19,6 +19,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/health", get(health))
         .route("/v1/health", get(health))
         .route("/metrics", get(metrics))
+        .route("/openapi.json", get(openai::document))
         .route("/v1/models", get(openai::list))
         .route("/models", get(openai::list))
         .route("/v1/models/{*name}", get(openai::one))

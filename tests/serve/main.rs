@@ -163,6 +163,30 @@ fn beginnings_are_known_and_bias_is_heeded() {
 }
 
 #[test]
+fn every_route_and_field_is_documented() {
+    let serving = Serving::start(&[]);
+    let document = serving.get("/openapi.json").json();
+    let page = include_str!("../../docs/api.md");
+    let paths = document["paths"].as_object().unwrap();
+    assert_eq!(paths.len(), 4);
+    for path in paths.keys().map(|path| path.replace("{name}", "NAME")) {
+        assert!(page.contains(&path), "docs/api.md lacks {path}");
+    }
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let mut fields: Vec<&String> = schemas
+        .values()
+        .filter_map(|schema| schema["properties"].as_object())
+        .flat_map(|fields| fields.keys())
+        .collect();
+    let parts = schemas.values().filter_map(|schema| schema["allOf"].as_array()).flatten();
+    fields.extend(parts.filter_map(|part| part["properties"].as_object()).flat_map(|fields| fields.keys()));
+    assert!(fields.len() > 40, "{fields:?}");
+    for field in fields {
+        assert!(page.contains(field.as_str()), "docs/api.md lacks {field}");
+    }
+}
+
+#[test]
 fn a_full_context_ends_an_answer() {
     let serving = Serving::start(&[]);
     let endless = with(greedy(vec![500; 500], 400), json!({ "ignore_eos": true }));

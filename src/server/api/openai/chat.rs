@@ -1,6 +1,7 @@
 //! `POST /v1/chat/completions`: conversations, whose answers are told apart from the thoughts before them.
 
 use super::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
+use super::document::ChatRequest;
 use super::messages::{Messages, variables};
 use super::stream::{Tell, tell};
 use super::usage::Tally;
@@ -17,23 +18,41 @@ use moewe_engine::dialogue::Piece;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-#[derive(Deserialize)]
-struct Chat {
+#[derive(Deserialize, ToSchema)]
+pub(super) struct Chat {
+    /// Turns with `role` and `content`.
+    #[schema(value_type = Vec<Value>)]
     messages: Option<Value>,
+    /// Whether a last turn of the assistant is continued rather than answered.
     continue_final_message: Option<bool>,
+    /// Most tokens of an answer.
     max_completion_tokens: Option<u64>,
     logprobs: Option<bool>,
+    /// How many of the likeliest tokens are told beside each token.
+    #[schema(minimum = 0, maximum = 20)]
     top_logprobs: Option<u64>,
+    /// Only `{"type":"text"}` is supported.
     response_format: Option<Value>,
+    /// Not supported, unless `tool_choice` is `none`.
     tools: Option<Value>,
     tool_choice: Option<Value>,
+    /// Not supported.
     functions: Option<Value>,
+    /// A variable of the template; `none` asks the model not to think.
+    #[schema(value_type = Option<String>)]
     reasoning_effort: Option<Value>,
+    /// Variables of the template.
+    #[schema(value_type = Option<Value>)]
     chat_template_kwargs: Option<Map<String, Value>>,
+    /// Only `["text"]` is supported.
     modalities: Option<Value>,
+    /// Not supported.
     audio: Option<Value>,
+    /// Not supported.
     prediction: Option<Value>,
+    /// Not supported.
     web_search_options: Option<Value>,
 }
 
@@ -66,7 +85,12 @@ impl Chat {
     }
 }
 
-/// Answers a request.
+/// Answers in a conversation.
+#[utoipa::path(post, path = "/v1/chat/completions", request_body = ChatRequest, responses(
+    (status = 200, description = "The answer; with `stream` as text/event-stream", body = Value),
+    (status = "4XX", description = "The request is wrong", body = Value),
+    (status = "5XX", description = "The server is busy, loading, ending, or at fault", body = Value),
+))]
 pub(in crate::server) async fn chat(
     State(shared): State<Arc<Shared>>,
     body: Body,

@@ -8,6 +8,7 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::fmt::{Formatter, Result as Written};
+use utoipa::ToSchema;
 
 const MOST_STOPS: usize = 16;
 const LONGEST_STOP: usize = 512;
@@ -15,40 +16,73 @@ const MOST_BIASES: usize = 1024;
 pub(super) const MOST_ODDS: usize = 20;
 
 /// As they stand in a body. `null` is the same as nothing.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = Choosing)]
 pub(super) struct Choosing {
+    /// Any name is served, unless the server is strict about names.
     pub(super) model: Option<String>,
+    /// Most tokens of an answer.
     pub(super) max_tokens: Option<u64>,
+    /// 0 takes the likeliest token.
+    #[schema(minimum = 0)]
     temperature: Option<f32>,
+    #[schema(exclusive_minimum = 0, maximum = 1)]
     top_p: Option<f32>,
+    /// 0 and -1 keep all.
+    #[schema(minimum = -1)]
     top_k: Option<i64>,
+    #[schema(minimum = 0, maximum = 1)]
     min_p: Option<f32>,
+    #[schema(exclusive_minimum = 0, maximum = 1)]
     typical_p: Option<f32>,
+    #[schema(exclusive_minimum = 0)]
     repeat_penalty: Option<f32>,
+    /// Another name of `repeat_penalty`.
+    #[schema(exclusive_minimum = 0)]
     repetition_penalty: Option<f32>,
+    /// How many of the latest tokens the penalties look at; -1 for all.
+    #[schema(minimum = -1)]
     repeat_last_n: Option<i64>,
+    #[schema(minimum = -2, maximum = 2)]
     presence_penalty: Option<f32>,
+    #[schema(minimum = -2, maximum = 2)]
     frequency_penalty: Option<f32>,
+    /// A negative one is the clock's.
     seed: Option<i64>,
+    /// Texts that end an answer and are no part of it.
+    #[schema(value_type = Option<Value>)]
     stop: Option<Texts>,
+    /// Answers to each prompt.
+    #[schema(minimum = 1)]
     n: Option<usize>,
-    #[serde(default)]
+    /// Whether the answer comes as server-sent events.
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
+    /// Numbers from -100 to 100 by token ids; -100 excludes.
     logit_bias: Option<Value>,
+    /// Go on where the model would end.
     ignore_eos: Option<bool>,
+    /// Whether what others have read is used, and this kept for them.
     cache_prompt: Option<bool>,
+    /// Not supported.
     mirostat: Option<Value>,
+    /// Not supported.
     dry_multiplier: Option<Value>,
+    /// Not supported.
     xtc_probability: Option<Value>,
+    /// Not supported.
     dynatemp_range: Option<Value>,
+    /// Not supported.
     lora: Option<Value>,
+    /// Not supported.
     grammar: Option<Value>,
+    /// Not supported.
     json_schema: Option<Value>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 struct StreamOptions {
+    /// `usage` and `timings` in an event before the last.
     include_usage: Option<bool>,
 }
 

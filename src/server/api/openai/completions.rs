@@ -1,6 +1,7 @@
 //! `POST /v1/completions`: texts that are continued, with the odds of their tokens where they are wanted.
 
 use super::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
+use super::document::CompletionRequest;
 use super::logprobs::Legacy;
 use super::stream::{Tell, tell};
 use super::usage::Tally;
@@ -18,16 +19,23 @@ use moewe_engine::tokenizer::Special;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 const MOST_PROMPTS: usize = 128;
 const USUAL_LIMIT: u64 = 16;
 
-#[derive(Deserialize)]
-struct Completion {
+#[derive(Deserialize, ToSchema)]
+pub(super) struct Completion {
+    /// A text, token ids, or a list of either.
     prompt: Option<Value>,
+    /// The prompt before the answer.
     echo: Option<bool>,
+    /// How many of the likeliest tokens are told beside each token.
+    #[schema(minimum = 0, maximum = 20)]
     logprobs: Option<u64>,
+    /// Not supported.
     suffix: Option<Value>,
+    /// 1, or the same as `n`.
     best_of: Option<usize>,
 }
 
@@ -37,7 +45,12 @@ struct Prompt {
     tokens: Vec<u32>,
 }
 
-/// Answers a request.
+/// Continues texts.
+#[utoipa::path(post, path = "/v1/completions", request_body = CompletionRequest, responses(
+    (status = 200, description = "The answer; with `stream` as text/event-stream", body = Value),
+    (status = "4XX", description = "The request is wrong", body = Value),
+    (status = "5XX", description = "The server is busy, loading, ending, or at fault", body = Value),
+))]
 pub(in crate::server) async fn complete(
     State(shared): State<Arc<Shared>>,
     body: Body,

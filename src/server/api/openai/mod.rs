@@ -3,6 +3,7 @@
 mod chat;
 mod choosing;
 mod completions;
+mod document;
 mod logprobs;
 mod messages;
 mod models;
@@ -11,6 +12,7 @@ mod usage;
 
 pub(in crate::server) use chat::chat;
 pub(in crate::server) use completions::complete;
+pub(in crate::server) use document::document;
 pub(in crate::server) use models::{list, one};
 
 use crate::server::model::Model;

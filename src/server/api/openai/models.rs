@@ -39,12 +39,17 @@ fn describe(model: &Model) -> Value {
 }
 
 /// All of them.
+#[utoipa::path(get, path = "/v1/models", responses((status = 200, description = "The model", body = Value)))]
 pub(in crate::server) async fn list(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Refusal> {
     let model = shared.model()?;
     Ok(Json(json!({ "object": "list", "data": [describe(model)] })))
 }
 
 /// One, by its name.
+#[utoipa::path(get, path = "/v1/models/{name}", params(("name" = String, Path, description = "Its name")), responses(
+    (status = 200, description = "The model", body = Value),
+    (status = 404, description = "There is none", body = Value),
+))]
 pub(in crate::server) async fn one(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
