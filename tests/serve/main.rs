@@ -322,7 +322,7 @@ fn who_goes_away_is_not_computed_for() {
     serving.until("moewe_requests_cancelled_total{phase=\"answering\"}", |count| count == 1.0);
     let answered = Reply::read(third);
     assert!(answered.events().last().unwrap().is_null());
-    assert_eq!(serving.metric("moewe_requests_processing"), 0.0);
+    serving.until("moewe_requests_processing", |count| count == 0.0);
     // One that does not stream goes as well.
     let quiet = serving.send("POST", "/v1/completions", &[], &endless.replace("true}", "false}"));
     serving.until("moewe_requests_processing", |count| count == 1.0);
@@ -362,25 +362,27 @@ fn a_signal_lets_answers_end() {
     serving.until("moewe_requests_processing", |count| count == 1.0);
     let id = serving.child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-    let refused = |serving: &Serving| serving.post("/v1/completions", &greedy("A", 1)).status == 503;
-    let start = Instant::now();
-    while !refused(&serving) {
-        assert!(start.elapsed() < Duration::from_secs(10));
-        thread::sleep(Duration::from_millis(20));
-    }
     let answered = Reply::read(open);
     assert!(answered.events().last().unwrap().is_null(), "it was let to its end");
     assert!(serving.child.wait().unwrap().success());
-    // A second one does not let them.
-    let mut serving = Serving::start(&["--grace", "600s"]);
-    let endless = with(greedy(TEXTS[0], 400), json!({ "ignore_eos": true, "stream": true })).to_string();
+    // New requests are refused meanwhile, and a second signal ends what is left: minutes of work.
+    let mut serving = Serving::start(&["--grace", "600s", "--parallel", "1", "--queue", "100"]);
+    let prompts = vec![[500, 501]; 100];
+    let endless =
+        with(greedy(json!(prompts), 400), json!({ "ignore_eos": true, "stream": true })).to_string();
     let open = serving.send("POST", "/v1/completions", &[], &endless);
     serving.until("moewe_requests_processing", |count| count == 1.0);
     let id = serving.child.id().to_string();
-    for _ in 0..2 {
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-        thread::sleep(Duration::from_millis(1500));
+    let signal = || assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    signal();
+    let start = Instant::now();
+    while serving.get("/health").status != 503 {
+        assert!(start.elapsed() < Duration::from_secs(10));
+        thread::sleep(Duration::from_millis(20));
     }
+    let refused = serving.post("/v1/completions", &greedy("A", 1));
+    assert_eq!((refused.status, &refused.json()["error"]["type"]), (503, &json!("unavailable_error")));
+    signal();
     let last = Reply::read(open).events().pop().unwrap();
     assert_eq!(last["error"]["type"], "unavailable_error", "{last}");
     assert!(serving.child.wait().unwrap().success());
