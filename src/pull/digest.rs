@@ -97,9 +97,14 @@ impl Rolling {
                 count => self.hash.update(&buffer[..count]),
             }
         }
-        let digits = self.hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = hex(self.hash.finish().as_ref());
         Ok(if self.is_git { Digest::Git(digits) } else { Digest::Sha256(digits) })
     }
+}
+
+/// Bytes as digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

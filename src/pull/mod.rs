@@ -17,6 +17,7 @@ mod plan;
 mod reuse;
 
 pub(crate) use client::Limits;
+pub(crate) use digest::hex;
 pub(crate) use local::{Kept, Others, find};
 pub(crate) use name::Remote;
 pub(crate) use plan::{Kind, Plan, Wants};

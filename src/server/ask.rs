@@ -63,7 +63,7 @@ impl Ask {
             }
         }
         let count = self.prompts.len() * self.count;
-        let most = settings.limits.parallel + settings.queue;
+        let most = settings.places();
         if count > most {
             return Err(Refusal::invalid(format!("{count} answers are more than the {most} that may wait")));
         }

@@ -79,7 +79,7 @@ impl Server {
         let shared = Arc::new(Shared {
             gate,
             metrics: Arc::new(Metrics::new()),
-            places: Arc::new(Semaphore::new(settings.limits.parallel + settings.queue)),
+            places: Arc::new(Semaphore::new(settings.places())),
             model: OnceLock::new(),
             is_closing: AtomicBool::new(false),
             settings,
@@ -126,7 +126,7 @@ impl Server {
         shared.is_closing.store(true, Ordering::Relaxed);
         stop.store(false, Ordering::Relaxed);
         let until = Instant::now() + shared.settings.grace;
-        let all = shared.settings.limits.parallel + shared.settings.queue;
+        let all = shared.settings.places();
         let is_busy = || shared.places.available_permits() < all && !thread.is_finished();
         while is_busy() && Instant::now() < until && !stop.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(20));

@@ -50,6 +50,13 @@ pub(crate) struct Settings {
     pub(crate) metrics_are_open: bool,
 }
 
+impl Settings {
+    /// Requests that are computed or wait.
+    fn places(&self) -> usize {
+        self.limits.parallel + self.queue
+    }
+}
+
 /// What all requests share.
 struct Shared {
     settings: Settings,

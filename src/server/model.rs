@@ -1,6 +1,8 @@
 //! The model that is served, with all that does not change from request to request.
 
 use super::scheduler::Scheduler;
+use crate::embedded;
+use crate::pull::hex;
 use anyhow::Result;
 use moewe_engine::dialogue::Dialogue;
 use moewe_engine::sampler::Sampling;
@@ -51,7 +53,7 @@ impl Model {
         engine.tokenizer()?;
         let gguf = engine.gguf();
         let stem = gguf.path().and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
-        let own = stem.unwrap_or_else(|| "moewe-mini".to_owned());
+        let own = stem.unwrap_or_else(|| embedded::NAME.to_owned());
         let name = aliases.first().cloned().unwrap_or_else(|| own.clone());
         let changed = |path: &std::path::Path| path.metadata().and_then(|data| data.modified()).ok();
         let file = gguf.path().map(ToOwned::to_owned).or_else(|| std::env::current_exe().ok());
@@ -59,11 +61,10 @@ impl Model {
         let since = changed.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
         let facts = format!("{own} {} {}", gguf.file_len(), gguf.tensors().len());
         let hash = digest(&SHA256, facts.as_bytes());
-        let hex: String = hash.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Self {
             aliases: aliases.into_iter().skip(1).chain([own]).filter(|alias| *alias != name).collect(),
             created: since.map_or(0, |since| since.as_secs()),
-            fingerprint: format!("b{}-{hex}", env!("CARGO_PKG_VERSION")),
+            fingerprint: format!("b{}-{}", env!("CARGO_PKG_VERSION"), hex(&hash.as_ref()[..4])),
             ends: (0..engine.config().vocab_size as u32).filter(|&token| engine.is_end(token)).collect(),
             engine,
             scheduler,

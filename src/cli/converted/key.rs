@@ -4,6 +4,7 @@
 //! samples: reading fifty gigabytes at each start would take longer than all the rest. Training changes all tensors, or
 //! whole kinds of them, so a page out of each tensor sees it.
 
+use crate::pull::hex;
 use anyhow::{Context, Result};
 use moewe_convert::VERSION;
 use moewe_convert::checkpoint::Checkpoint;
@@ -35,9 +36,7 @@ pub(super) fn key(checkpoint: &Checkpoint, level: &str) -> Result<String> {
         key.file(file)?;
     }
     key.tensors(checkpoint);
-    let digits = key.0.finish();
-    let digits = digits.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    Ok(digits.chars().take(DIGITS).collect())
+    Ok(hex(&key.0.finish().as_ref()[..DIGITS / 2]))
 }
 
 /// Whether `text` may be a key.

@@ -6,6 +6,7 @@ use moewe_engine::generate::{Ending, Event as Brought, Generation};
 use moewe_engine::model::{Row, Wants};
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::{Batch, Engine};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
@@ -94,7 +95,7 @@ pub(super) struct Conversation {
     usage: Usage,
     since: Instant,          // of its arrival, of its place, then of its first token
     latest: Option<Instant>, // token
-    unsent: Vec<Event>,
+    unsent: VecDeque<Event>,
     full_since: Option<Instant>,
     is_gone: bool,
     has_place: bool,
@@ -123,7 +124,7 @@ impl Conversation {
             usage: Usage { prompt_tokens: prompt.len(), ..Usage::default() },
             since: Instant::now(),
             latest: None,
-            unsent: vec![],
+            unsent: VecDeque::new(),
             full_since: None,
             is_gone: false,
             has_place: false,
@@ -312,18 +313,20 @@ impl Conversation {
     }
 
     fn send(&mut self, event: Event) {
-        self.unsent.push(event);
+        self.unsent.push_back(event);
         self.resend();
     }
 
     /// Sends what there was no room for.
     pub(super) fn resend(&mut self) {
-        while !self.unsent.is_empty() && !self.is_gone {
-            match self.events.try_send((self.index, self.unsent.remove(0))) {
+        while !self.is_gone
+            && let Some(event) = self.unsent.pop_front()
+        {
+            match self.events.try_send((self.index, event)) {
                 Ok(()) => self.full_since = None,
                 Err(TrySendError::Closed(_)) => self.is_gone = true,
                 Err(TrySendError::Full((_, event))) => {
-                    self.unsent.insert(0, event);
+                    self.unsent.push_front(event);
                     self.full_since.get_or_insert_with(Instant::now);
                     return;
                 }

@@ -96,7 +96,6 @@ impl<'e> Turns<'e> {
             Some(_) => {}
             None => self.spent = Default::default(),
         }
-        self.tell_metrics();
     }
 
     fn tell_metrics(&self) {
@@ -108,10 +107,10 @@ impl<'e> Turns<'e> {
 
     /// Takes what has come; sleeps where there is nothing to compute. `false` at the end.
     fn listen(&mut self) -> bool {
+        self.tell_metrics();
         let is_idle = self.waiting.is_empty() && self.running.is_empty();
         let can_compute = self.running.iter().any(|conversation| !conversation.is_full());
         let first = if is_idle {
-            self.tell_metrics();
             self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else if !can_compute && !self.running.is_empty() {
             self.messages.recv_timeout(RETRY)
@@ -160,7 +159,9 @@ impl<'e> Turns<'e> {
             if !conversation.begin() {
                 continue;
             }
-            if let Some(known) = self.beginning_of(conversation.tokens(), conversation.reuses(), 0) {
+            if conversation.reuses()
+                && let Some(known) = self.beginning_of(conversation.tokens(), 0)
+            {
                 self.batch.replace(sequence, known);
             }
             let wanted = (conversation.tokens().len() + PAGE).min(self.batch.engine().context_length());
@@ -182,7 +183,7 @@ impl<'e> Turns<'e> {
 
     /// The longest beginning of these tokens that anybody holds, if it has more than `held` of them; their last one is
     /// always computed.
-    fn beginning_of(&mut self, tokens: &[u32], reuses: bool, held: usize) -> Option<Sequence> {
+    fn beginning_of(&mut self, tokens: &[u32], held: usize) -> Option<Sequence> {
         let most = tokens.len() - 1;
         let exact = self.limits.exact;
         let common = |held: &[u32]| {
@@ -196,7 +197,6 @@ impl<'e> Turns<'e> {
         let (running, sequence) = of_running.max().unwrap_or_default();
         let kept = self.prefixes.longest(common).filter(|(kept, _)| *kept > running);
         match kept {
-            _ if !reuses => None,
             Some((length, prefix)) => (length > held).then(|| prefix.fork(length)),
             None => (running > held).then(|| self.batch.fork(sequence, running)),
         }
@@ -205,10 +205,12 @@ impl<'e> Turns<'e> {
     /// What others have read in the meantime need not be read again.
     fn look_again(&mut self, at: usize) {
         let conversation = &self.running[at];
-        let (sequence, reuses) = (conversation.sequence(), conversation.reuses());
+        if !conversation.reuses() {
+            return;
+        }
+        let (sequence, tokens) = (conversation.sequence(), conversation.tokens().to_vec());
         let held = self.batch.len(sequence);
-        let tokens = conversation.tokens().to_vec();
-        if let Some(known) = self.beginning_of(&tokens, reuses, held).filter(|known| known.len() > held) {
+        if let Some(known) = self.beginning_of(&tokens, held).filter(|known| known.len() > held) {
             self.running[at].find(known.len() - held);
             self.batch.replace(sequence, known);
         }

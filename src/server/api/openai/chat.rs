@@ -4,8 +4,7 @@ use super::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
 use super::document::ChatRequest;
 use super::messages::{Messages, variables};
 use super::stream::{Tell, tell};
-use super::usage::Tally;
-use super::{Head, finish_reason, logprobs};
+use super::{Frame, aside, finish_reason, logprobs};
 use crate::server::Shared;
 use crate::server::ask::Ask;
 use crate::server::body::{Body, within};
@@ -104,10 +103,7 @@ pub(in crate::server) async fn chat(
     let variables = variables(&model, own.reasoning_effort.as_ref(), own.chat_template_kwargs.as_ref())?;
     let messages = Messages::read(own.messages, own.continue_final_message.unwrap_or(true))?;
     let writer = model.clone();
-    // Long conversations take a while, in which others want to be heard.
-    let write = move || prompt(&writer, &messages, &variables);
-    let (text, tokens) =
-        tokio::task::spawn_blocking(write).await.map_err(|error| Refusal::server(error.to_string()))??;
+    let (text, tokens) = aside(move || prompt(&writer, &messages, &variables)).await?;
     let limits = [choosing.max_tokens, own.max_completion_tokens];
     let ask = Ask {
         prompts: vec![tokens],
@@ -125,11 +121,9 @@ pub(in crate::server) async fn chat(
     let streams = choosing.streams();
     let object = if streams { "chat.completion.chunk" } else { "chat.completion" };
     let teller = Teller {
-        head: Head::new("chatcmpl", object, &model),
+        frame: Frame::new("chatcmpl", object, &model, choosing.includes_usage()),
         choices: (0..count).map(|_| Choice::default()).collect(),
         has_odds: odds.is_some(),
-        includes_usage: choosing.includes_usage(),
-        tally: Tally::default(),
         model,
     };
     tell(answers, teller, streams).await
@@ -150,12 +144,10 @@ fn prompt(
 
 /// Tells the answers, in pieces or as a whole.
 struct Teller {
-    head: Head,
+    frame: Frame,
     model: Arc<Model>,
     choices: Vec<Choice>,
     has_odds: bool,
-    includes_usage: bool,
-    tally: Tally,
 }
 
 /// One of the answers, so far.
@@ -189,7 +181,7 @@ impl Teller {
             }
             Event::Ended { ending, pieces, usage } => {
                 choice.reason = Some(finish_reason(ending));
-                self.tally.add(&usage, choice.thoughts, index == 0);
+                self.frame.tally.add(&usage, choice.thoughts, index == 0);
                 (pieces, false)
             }
         };
@@ -224,15 +216,7 @@ impl Teller {
     fn chunk(&self, index: usize, delta: Value, odds: Value) -> Value {
         let reason = if delta == json!({}) { self.choices[index].reason } else { None };
         let choice = json!({ "index": index, "delta": delta, "logprobs": odds, "finish_reason": reason });
-        self.with_usage(json!({ "choices": [choice] }))
-    }
-
-    fn with_usage(&self, rest: Value) -> Value {
-        let mut chunk = self.head.and(rest);
-        if self.includes_usage {
-            chunk["usage"] = Value::Null;
-        }
-        chunk
+        self.frame.chunk(vec![choice])
     }
 }
 
@@ -259,10 +243,7 @@ impl Tell for Teller {
     }
 
     fn end(&mut self) -> Vec<Value> {
-        if !self.includes_usage {
-            return vec![];
-        }
-        vec![self.tally.added_to(self.with_usage(json!({ "choices": [] })))]
+        self.frame.last()
     }
 
     fn keep(&mut self, index: usize, event: Event) {
@@ -287,6 +268,6 @@ impl Tell for Teller {
                 "index": index, "message": message, "logprobs": odds, "finish_reason": reason,
             }));
         }
-        Some(self.tally.added_to(self.head.and(json!({ "choices": choices }))))
+        Some(self.frame.whole(choices))
     }
 }

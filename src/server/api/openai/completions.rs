@@ -4,8 +4,7 @@ use super::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
 use super::document::CompletionRequest;
 use super::logprobs::Legacy;
 use super::stream::{Tell, tell};
-use super::usage::Tally;
-use super::{Head, finish_reason};
+use super::{Frame, aside, finish_reason};
 use crate::server::Shared;
 use crate::server::ask::Ask;
 use crate::server::body::{Body, ids, within};
@@ -68,9 +67,7 @@ pub(in crate::server) async fn complete(
     let limit = choosing.max_tokens.unwrap_or(USUAL_LIMIT);
     let (sampling, stops) = (choosing.sampling(&model)?, choosing.stops()?);
     let encoder = model.clone();
-    // Long texts take a while, in which others want to be heard.
-    let encode = move || prompts(own.prompt, &encoder);
-    let prompts = tokio::task::spawn_blocking(encode).await.map_err(|e| Refusal::server(e.to_string()))??;
+    let prompts = aside(move || prompts(own.prompt, &encoder)).await?;
     let ask = Ask {
         prompts: prompts.iter().map(|prompt| prompt.tokens.clone()).collect(),
         count,
@@ -85,11 +82,9 @@ pub(in crate::server) async fn complete(
     };
     let answers = ask.submit(&shared, &model)?;
     let teller = Teller {
-        head: Head::new("cmpl", "text_completion", &model),
+        frame: Frame::new("cmpl", "text_completion", &model, choosing.includes_usage()),
         choices: (0..prompts.len() * count).map(|_| Choice::default()).collect(),
         has_odds: odds.is_some(),
-        includes_usage: choosing.streams().then_some(choosing.includes_usage()),
-        tally: Tally::default(),
         model,
         prompts,
         count,
@@ -135,15 +130,13 @@ fn text(pieces: Vec<Piece>) -> String {
 
 /// Tells the answers, in pieces or as a whole.
 struct Teller {
-    head: Head,
+    frame: Frame,
     model: Arc<Model>,
     prompts: Vec<Prompt>,
     count: usize, // of answers to each
     choices: Vec<Choice>,
     echo: bool,
     has_odds: bool,
-    includes_usage: Option<bool>, // where it streams
-    tally: Tally,
 }
 
 /// One of the answers, so far.
@@ -175,7 +168,7 @@ impl Teller {
             }
             Event::Ended { ending, pieces, usage } => {
                 choice.reason = Some(finish_reason(ending));
-                self.tally.add(&usage, 0, index.is_multiple_of(self.count));
+                self.frame.tally.add(&usage, 0, index.is_multiple_of(self.count));
                 Some(text(pieces))
             }
         }
@@ -185,14 +178,6 @@ impl Teller {
         let choice = &mut self.choices[index];
         let odds = if self.has_odds { choice.odds.take() } else { Value::Null };
         json!({ "text": text, "index": index, "logprobs": odds, "finish_reason": choice.reason })
-    }
-
-    fn chunk(&self, choices: Vec<Value>) -> Value {
-        let mut chunk = self.head.and(json!({ "choices": choices }));
-        if self.includes_usage == Some(true) {
-            chunk["usage"] = Value::Null;
-        }
-        chunk
     }
 }
 
@@ -205,7 +190,7 @@ impl Tell for Teller {
             let text = &self.prompts[index / self.count].text;
             json!({ "text": text, "index": index, "logprobs": null, "finish_reason": null })
         };
-        (0..self.choices.len()).map(|index| self.chunk(vec![echo(index)])).collect()
+        (0..self.choices.len()).map(|index| self.frame.chunk(vec![echo(index)])).collect()
     }
 
     fn say(&mut self, index: usize, event: Event) -> Vec<Value> {
@@ -216,14 +201,11 @@ impl Tell for Teller {
             text.insert_str(0, &self.prompts[index / self.count].text);
         }
         let piece = self.piece(index, &text);
-        vec![self.chunk(vec![piece])]
+        vec![self.frame.chunk(vec![piece])]
     }
 
     fn end(&mut self) -> Vec<Value> {
-        if self.includes_usage != Some(true) {
-            return vec![];
-        }
-        vec![self.tally.added_to(self.chunk(vec![]))]
+        self.frame.last()
     }
 
     fn keep(&mut self, index: usize, event: Event) {
@@ -240,6 +222,6 @@ impl Tell for Teller {
             let text = format!("{echo}{}", self.choices[index].text);
             choices.push(self.piece(index, &text));
         }
-        Some(self.tally.added_to(self.head.and(json!({ "choices": choices }))))
+        Some(self.frame.whole(choices))
     }
 }

@@ -16,16 +16,22 @@ pub(in crate::server) use document::document;
 pub(in crate::server) use models::{list, one};
 
 use crate::server::model::Model;
+use crate::server::refusal::Refusal;
 use moewe_engine::generate::Ending;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Map, Value, json};
 use std::time::SystemTime;
+use usage::Tally;
 
-/// What all parts of an answer begin with.
-struct Head(Map<String, Value>);
+/// What stands around the choices of an answer: who answers, and in the end what it took.
+struct Frame {
+    head: Map<String, Value>,
+    includes_usage: bool, // in a stream
+    tally: Tally,
+}
 
-impl Head {
-    fn new(prefix: &str, object: &str, model: &Model) -> Self {
+impl Frame {
+    fn new(prefix: &str, object: &str, model: &Model, includes_usage: bool) -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let head = json!({
             "id": identifier(prefix),
@@ -34,15 +40,42 @@ impl Head {
             "model": model.name,
             "system_fingerprint": model.fingerprint,
         });
-        Self(head.as_object().cloned().unwrap_or_default())
+        let head = head.as_object().cloned().unwrap_or_default();
+        Self { head, includes_usage, tally: Tally::default() }
     }
 
-    /// With more behind it.
-    fn and(&self, rest: Value) -> Value {
-        let mut whole = self.0.clone();
-        whole.extend(rest.as_object().cloned().unwrap_or_default());
+    fn around(&self, choices: Vec<Value>) -> Value {
+        let mut whole = self.head.clone();
+        whole.insert("choices".into(), choices.into());
         Value::Object(whole)
     }
+
+    /// An event of a stream.
+    fn chunk(&self, choices: Vec<Value>) -> Value {
+        let mut chunk = self.around(choices);
+        if self.includes_usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+
+    /// What a stream ends with.
+    fn last(&self) -> Vec<Value> {
+        let last = || self.tally.added_to(self.chunk(vec![]));
+        self.includes_usage.then(last).into_iter().collect()
+    }
+
+    /// An answer that does not stream.
+    fn whole(&self, choices: Vec<Value>) -> Value {
+        self.tally.added_to(self.around(choices))
+    }
+}
+
+/// Makes tokens of what may be long, while others are heard.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Refusal::server(error.to_string()))?
 }
 
 /// `prefix-` and 24 letters and digits that nobody can guess.
