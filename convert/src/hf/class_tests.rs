@@ -92,6 +92,13 @@ const QWENS_EXPERTS: &[Row] = &[
     ("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
 ];
 
+const MAMBA: &[Row] = &[
+    ("ssm.conv_kernel", "mamba_d_conv"),
+    ("ssm.state_size", "mamba_d_state"),
+    ("ssm.group_count", "mamba_n_groups"),
+    ("ssm.time_step_rank", "mamba_n_heads"),
+];
+
 const CASES: &[(&str, &[&[Row]])] = &[
     ("qwen3_next", &[GROUPED, ROTATION, DELTA, QWENS_EXPERTS]),
     ("qwen3_5_text", &[GROUPED, ROTATION, DELTA]),
@@ -143,6 +150,7 @@ const CASES: &[(&str, &[&[Row]])] = &[
         ],
     ),
     ("granitemoe", &[GROUPED, ROTATION, GRANITE]),
+    ("granitemoehybrid", &[ROTATION, GRANITE, MAMBA]),
     ("granitemoeshared", &[GROUPED, ROTATION, GRANITE]),
     (
         "gpt_oss",

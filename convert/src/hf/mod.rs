@@ -9,6 +9,7 @@ mod common;
 mod delta;
 mod keys;
 mod kinds;
+mod mamba;
 mod names;
 pub mod params;
 pub mod plan;
@@ -28,11 +29,14 @@ mod deepseek2;
 mod gemma3;
 mod glm4moe;
 mod gpt_oss;
+mod granitehybrid;
 mod granitemoe;
+mod lfm2moe;
 mod llama;
 mod minimax_m2;
 mod moe_124m;
 mod moe_gpt;
+mod nemotron_h;
 mod olmoe;
 mod qwen2;
 mod qwen2moe;
@@ -91,11 +95,14 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &gemma3::ARCHITECTURE,
     &glm4moe::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
+    &granitehybrid::ARCHITECTURE,
     &granitemoe::ARCHITECTURE,
+    &lfm2moe::ARCHITECTURE,
     &llama::ARCHITECTURE,
     &minimax_m2::ARCHITECTURE,
     &moe_124m::ARCHITECTURE,
     &moe_gpt::ARCHITECTURE,
+    &nemotron_h::ARCHITECTURE,
     &olmoe::ARCHITECTURE,
     &qwen2::ARCHITECTURE,
     &qwen2moe::ARCHITECTURE,
@@ -240,3 +247,6 @@ mod hybrid_tests;
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod variant_tests;

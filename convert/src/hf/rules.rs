@@ -23,6 +23,10 @@ pub(super) enum Op {
     SplitHeads(Dim, Dim, bool),
     /// Drops axes of length 1.
     Squeeze,
+    /// Adds a last axis of length 1.
+    Unsqueeze,
+    /// Elements of a vector in so many rows.
+    Fold(Dim),
     /// Rows (of a vector: elements) are so many groups, each of sections as long as `.1` lists; keeps section `.2` of
     /// each group.
     Section(Dim, &'static [Dim], usize),
