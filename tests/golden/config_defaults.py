@@ -24,6 +24,8 @@ CLASSES = {
     "kimi_k2": t.DeepseekV3Config,  # its publisher's code is a copy of that class
     "gemma3": t.Gemma3Config,
     "gemma3_text": t.Gemma3TextConfig,
+    "gemma4": t.Gemma4Config,
+    "gemma4_text": t.Gemma4TextConfig,
     "glm4_moe": t.Glm4MoeConfig,
     "glm4_moe_lite": t.Glm4MoeLiteConfig,
     "gpt_oss": t.GptOssConfig,
@@ -132,6 +134,7 @@ def written(kind):
     fields = [field for field in dataclasses.fields(kind) if field.name not in base]
     hints = typing.get_type_hints(kind, localns=dict(torch=types.SimpleNamespace(dtype=str)))
     made = kind()
+    made.allow_global_per_layer_attribute_access = True  # of Gemma 4, whose layers differ
     return dict(
         defaults={field.name: in_json(field.default) for field in fields},
         nullable=sorted(field.name for field in fields if nullable(hints.get(field.name))),

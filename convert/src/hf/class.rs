@@ -26,6 +26,7 @@ const READ_BESIDES: &[(&str, &[&str])] = &[
     ("kimi_k2", DEEPSEEK),
     ("glm4_moe", ROUTER),
     ("glm4_moe_lite", &["scoring_func", "topk_method", "first_k_dense_replace"]),
+    ("gemma4_text", &["global_head_dim", "num_global_key_value_heads", "per_layer_config"]),
     ("lfm2_moe", &["tie_embedding"]),
     (
         "nemotron_h",

@@ -342,3 +342,47 @@ fn lfm2s_experts_alone_are_those_in_stacks() {
     let message = refusal(&unbiased, &tensors);
     assert!(message.contains("unknown model.layers.1.feed_forward.expert_bias"), "{message}");
 }
+
+/// Gemma 4 as published (two numbers for layers that see everything) and as transformers 5 writes it (layer by layer).
+#[test]
+fn gemmas_wide_heads_go_by_two_spellings() {
+    let (config, tensors) = load("gemma4");
+    let written = outcome(&config, &tensors).unwrap();
+    assert!(written.remarks.is_empty(), "{:?}", written.remarks);
+    let mut published = config.clone();
+    let text = published["text_config"].as_object_mut().unwrap();
+    text.remove("per_layer_config");
+    text.insert("global_head_dim".into(), 32.into());
+    text.insert("num_global_key_value_heads".into(), 1.into());
+    assert_same(&written, &outcome(&published, &tensors).unwrap());
+    // The last layer sees everything, whatever the list says.
+    published["text_config"]["layer_types"][3] = "sliding_attention".into();
+    assert_same(&written, &outcome(&published, &tensors).unwrap());
+    // The class heeds its own keys only where keys are values.
+    published["text_config"]["attention_k_eq_v"] = false.into();
+    let message = refusal(&published, &tensors);
+    assert!(
+        message.contains("layers.1.self_attn.k_proj.weight") && message.contains("[64, 64]"),
+        "{message}"
+    );
+    let (shape, factors) = &written.weights["rope_freqs.weight"];
+    assert_eq!((shape[0], &factors[3..5]), (16, &[1.0, 1e30][..]));
+}
+
+#[test]
+fn gemma_without_experts() {
+    let (mut config, mut tensors) = load("gemma4");
+    let whole = outcome(&config, &tensors).unwrap();
+    let of_experts = [".experts.", ".router.", "layernorm_1.", "layernorm_2."];
+    tensors.retain(|tensor| !of_experts.iter().any(|part| tensor.0.contains(part)));
+    assert!(refusal(&config, &tensors).contains("router.scale"));
+    let text = config["text_config"].as_object_mut().unwrap();
+    text["enable_moe_block"] = false.into();
+    for key in ["num_experts", "top_k_experts", "moe_intermediate_size"] {
+        text[key] = Value::Null;
+    }
+    let found = outcome(&config, &tensors).unwrap();
+    assert_eq!(found.weights.len(), 89 - 4 * 8);
+    assert!(found.weights.iter().all(|(name, weights)| whole.weights[name] == *weights));
+    assert!(found.metadata.iter().all(|(key, _)| !key.contains("expert")));
+}

@@ -12,6 +12,8 @@ pub(super) enum Kind {
     Recurrent,
     /// Attends to all positions before.
     Attention,
+    /// Attends to the last few positions.
+    Window,
     /// Is a network of experts and nothing else.
     Experts,
     /// Is a dense network and nothing else.

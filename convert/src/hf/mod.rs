@@ -22,11 +22,13 @@ mod tied;
 pub mod tokenizer;
 pub mod view;
 mod vocabulary;
+mod wide;
 mod yarn;
 
 mod bailingmoe2;
 mod deepseek2;
 mod gemma3;
+mod gemma4;
 mod glm4moe;
 mod gpt_oss;
 mod granitehybrid;
@@ -63,7 +65,7 @@ pub(crate) use vocabulary::widen;
 type Computed = (&'static str, fn(&Params) -> Result<Option<Vec<f32>>>);
 
 /// The classes known here that wrap a text model; they have no numbers of their own.
-const WRAPPERS: &[&str] = &["gemma3", "kimi_k25", "qwen3_5", "qwen3_5_moe"];
+const WRAPPERS: &[&str] = &["gemma3", "gemma4", "kimi_k25", "qwen3_5", "qwen3_5_moe"];
 
 /// The Hugging Face side of an architecture.
 pub struct Architecture {
@@ -93,6 +95,7 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &bailingmoe2::ARCHITECTURE,
     &deepseek2::ARCHITECTURE,
     &gemma3::ARCHITECTURE,
+    &gemma4::ARCHITECTURE,
     &glm4moe::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
     &granitehybrid::ARCHITECTURE,

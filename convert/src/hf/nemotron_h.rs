@@ -89,7 +89,7 @@ fn by_layer(params: &Params) -> Result<Pairs> {
         let width = match kind {
             Kind::Experts => params.dim(Dim::ExpertFf)?,
             Kind::Dense => params.dim(Dim::Ff)?,
-            Kind::Recurrent | Kind::Attention => 0,
+            Kind::Recurrent | Kind::Attention | Kind::Window => 0,
         };
         Ok(width as i32)
     });

@@ -2,6 +2,7 @@
 //! ([`Dim`]) that shapes and metadata are made of. Every length is bounded here, before anything is built on it.
 
 use super::class::Class;
+use super::wide;
 use moewe_engine::{Error, Result};
 use names::names_of;
 use serde_json::{Map, Value};
@@ -64,6 +65,16 @@ pub enum Dim {
     Values,
     /// One.
     One,
+    /// Width of a head in layers that see everything, where those have heads of their own.
+    WideHead,
+    /// Key heads of such layers.
+    WideHeadsKv,
+    /// All query heads of such a layer side by side.
+    WideQ,
+    /// All key heads of such a layer side by side.
+    WideKv,
+    /// Gates and hidden units of one expert.
+    ExpertGateUp,
     /// Three times the residual stream.
     Embedding3,
     /// Queries and what gates attention's output, head by head.
@@ -322,6 +333,11 @@ impl Params {
             Dim::KvLatent => sum(Dim::KvRank, Dim::HeadRope),
             Dim::Keys => product(Dim::Heads, Dim::HeadKey),
             Dim::Values => product(Dim::Heads, Dim::HeadValue),
+            Dim::WideHead => wide::heads(self).map(|(_, head)| Some(head)),
+            Dim::WideHeadsKv => wide::heads(self).map(|(heads, _)| Some(heads)),
+            Dim::WideQ => product(Dim::Heads, Dim::WideHead),
+            Dim::WideKv => product(Dim::WideHeadsKv, Dim::WideHead),
+            Dim::ExpertGateUp => Ok(Some(2 * self.dim(Dim::ExpertFf)?)),
             Dim::One => Ok(Some(1)),
             Dim::Embedding3 => Ok(Some(3 * self.dim(Dim::Embedding)?)),
             Dim::QGated => Ok(Some(2 * self.dim(Dim::Q)?)),

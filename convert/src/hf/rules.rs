@@ -194,6 +194,12 @@ impl Rule {
         self
     }
 
+    /// Exists in layers with experts and without.
+    pub(super) fn in_all_layers(mut self) -> Self {
+        self.layers = Layers::All;
+        self
+    }
+
     /// Exists only in layers of which the function says so.
     pub(super) fn in_layers(mut self, kind: fn(&Params, u64) -> bool) -> Self {
         self.kind = Some(kind);

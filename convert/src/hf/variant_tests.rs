@@ -98,18 +98,46 @@ fn convolutions() -> Vec<Variant> {
     ]
 }
 
+/// Two kinds of heads; keys of the text model within the wrapper's.
+fn gemmas() -> Vec<Variant> {
+    let rotation =
+        |full: Value, sliding: Value| json!({ "full_attention": full, "sliding_attention": sliding });
+    let (usual, plain) =
+        (json!({ "rope_type": "proportional", "rope_theta": 1e6 }), json!({ "rope_theta": 1e4 }));
+    let by_half = json!({ "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5 });
+    vec![
+        ("gemma4", "num_kv_shared_layers", json!(2)),
+        ("gemma4", "hidden_size_per_layer_input", json!(16)),
+        ("gemma4", "use_double_wide_mlp", json!(true)),
+        ("gemma4", "attention_bias", json!(true)),
+        ("gemma4", "use_bidirectional_attention", json!("all")),
+        ("gemma4", "hidden_activation", json!("silu")),
+        ("gemma4", "sliding_window", json!(0)),
+        ("gemma4", "layer_types", json!(["sliding_attention", "conv", "conv", "conv"])),
+        ("gemma4", "per_layer_config", json!({ "1": { "head_dim": 64 } })),
+        ("gemma4", "per_layer_config", json!({ "0": { "head_dim": 64 } })),
+        ("gemma4", "per_layer_config", json!({ "1": { "sliding_window": 64 } })),
+        ("gemma4", "rope_parameters", rotation(plain.clone(), plain)),
+        ("gemma4", "rope_parameters", rotation(usual.clone(), by_half)),
+        ("gemma4", "rope_parameters", json!({ "full_attention": usual })),
+    ]
+}
+
 #[test]
 fn variants_are_refused_by_name() {
-    let cases = [deepseeks_and_their_kin(), qwens(), mambas(), convolutions()];
+    let cases = [deepseeks_and_their_kin(), qwens(), mambas(), convolutions(), gemmas()];
     for (folder, key, value) in cases.into_iter().flatten() {
         let mut checkpoint = open(folder);
-        checkpoint.config[key] = value.clone();
+        let is_within = checkpoint.config["text_config"].is_object();
+        let text = if is_within { &mut checkpoint.config["text_config"] } else { &mut checkpoint.config };
+        text[key] = value.clone();
         let message = planned(&checkpoint).err().map(|error| error.to_string()).unwrap_or_default();
         let named = match key {
             "scoring_func" | "score_function" => "scores of experts",
             "num_shared_experts" => "shared experts",
             "attn_type_list" => "linear attention",
-            "hidden_act" => "activation",
+            "hidden_act" | "hidden_activation" => "activation",
+            "rope_parameters" => "layers",
             "n_groups" => "heads of states",
             "mamba_expand" => "mamba_d_head",
             // The letters of Nemotron's last case are known, but none is an expert.
