@@ -68,16 +68,20 @@ fn kinds(params: &Params) -> Result<Vec<Kind>> {
             Error::malformed(place, "a word or letter for each layer", "none")
         });
     };
-    let broken = |expected: String| Error::malformed("config, hybrid_override_pattern", expected, pattern);
-    let kind = |letter: char| LETTERS.iter().find(|known| known.0 == letter).map(|known| known.1);
-    let kinds = pattern.chars().map(kind).collect::<Option<Vec<_>>>();
-    let kinds = kinds.ok_or_else(|| broken("letters of M, *, E and -".into()))?;
+    let broken = |expected: String, found: String| {
+        Error::malformed("config, hybrid_override_pattern", expected, found)
+    };
+    let kind = |letter: char| {
+        let known = LETTERS.iter().find(|known| known.0 == letter).map(|known| known.1);
+        known.ok_or_else(|| broken("letters of M, *, E and -".into(), format!("{letter:?}")))
+    };
+    let kinds = pattern.chars().map(kind).collect::<Result<Vec<_>>>()?;
     let layers = params.dim(Dim::Layers)?;
     if kinds.len() as u64 != layers {
-        return Err(broken(format!("a letter for each of {layers} layers")));
+        return Err(broken(format!("a letter for each of {layers} layers"), kinds.len().to_string()));
     }
     if listed.is_some_and(|listed| listed != kinds) {
-        return Err(broken("what layers_block_type says".into()));
+        return Err(broken("what layers_block_type says".into(), "another order".into()));
     }
     Ok(kinds)
 }

@@ -148,3 +148,61 @@ fn variants_are_refused_by_name() {
         assert!(message.contains(named), "{folder}: {key} {value}: {message:?}");
     }
 }
+
+/// Sizes of states, convolutions and wide heads of any size end in an error, not in memory or time.
+#[test]
+fn hostile_sizes_are_refused() {
+    let delta = ["linear_conv_kernel_dim", "linear_num_key_heads", "linear_num_value_heads"];
+    let of_delta = ["linear_key_head_dim", "linear_value_head_dim", "num_hidden_layers"];
+    let cases: [(&str, &[&str]); 8] = [
+        ("qwen3next", &delta),
+        ("qwen35moe", &delta),
+        ("qwen3next", &of_delta),
+        ("qwen35moe", &of_delta),
+        (
+            "nemotron-h-moe",
+            &["mamba_num_heads", "mamba_head_dim", "n_groups", "ssm_state_size", "moe_latent_size"],
+        ),
+        (
+            "granitehybrid",
+            &["mamba_n_heads", "mamba_d_head", "mamba_n_groups", "mamba_d_state", "mamba_expand"],
+        ),
+        ("lfm2moe", &["conv_L_cache", "num_hidden_layers"]),
+        ("gemma4", &["sliding_window", "head_dim", "num_hidden_layers", "moe_intermediate_size"]),
+    ];
+    for (folder, keys) in cases {
+        for (key, value) in keys.iter().flat_map(|key| [0, 1 << 31, u64::MAX].map(|value| (key, value))) {
+            let mut checkpoint = open(folder);
+            let text = checkpoint.config.as_object_mut().unwrap();
+            let text = text.get_mut("text_config").and_then(Value::as_object_mut);
+            match text {
+                Some(text) => text[*key] = value.into(),
+                None => checkpoint.config[*key] = value.into(),
+            }
+            let error = planned(&checkpoint).expect_err(&format!("{folder}: {key} = {value}"));
+            assert!(!error.to_string().contains('\n'));
+        }
+    }
+    // Numbers that stand elsewhere.
+    for wide in [json!({ "head_dim": u64::MAX }), json!({ "num_key_value_heads": 0 }), json!([]), json!(null)]
+    {
+        let mut checkpoint = open("gemma4");
+        let text = &mut checkpoint.config["text_config"];
+        text["per_layer_config"] = json!({ "1": wide, "3": wide });
+        assert!(planned(&checkpoint).is_err(), "{wide}");
+    }
+    for (key, value) in
+        [("global_head_dim", u64::MAX), ("global_head_dim", 0), ("num_global_key_value_heads", 0)]
+    {
+        let mut checkpoint = open("gemma4");
+        let text = checkpoint.config["text_config"].as_object_mut().unwrap();
+        text.remove("per_layer_config");
+        text.insert(key.into(), value.into());
+        assert!(planned(&checkpoint).is_err(), "{key} {value}");
+    }
+    let mut checkpoint = open("nemotron-h-moe");
+    checkpoint.config["hybrid_override_pattern"] = "M".repeat(1 << 20).into();
+    checkpoint.config.as_object_mut().unwrap().remove("num_hidden_layers");
+    let message = planned(&checkpoint).unwrap_err().to_string();
+    assert!(message.contains("at most 4096 layers") && message.len() < 200, "{message}");
+}

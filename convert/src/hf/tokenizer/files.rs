@@ -43,6 +43,7 @@ pub(super) struct Files {
 #[derive(Clone, Copy)]
 pub(super) enum Source {
     Json,
+    Gemma, // a tokenizer.json as llama.cpp reads Gemma 4's: by merges
     SentencePiece,
     Ranks,
     Words,
@@ -81,6 +82,13 @@ impl Files {
         }
     }
 
+    /// Whether the model beside these files is a Gemma 4.
+    fn is_gemma4(&self) -> bool {
+        let (outer, text) =
+            (&self.model_config["model_type"], &self.model_config["text_config"]["model_type"]);
+        [outer, text].iter().any(|kind| matches!(kind.as_str(), Some("gemma4" | "gemma4_text")))
+    }
+
     /// What to try, the best first. SentencePiece's own scores are better than those recovered from merges, so
     /// tokenizer.model goes before a tokenizer.json of that kind, which then tells only what is not in it.
     pub(super) fn sources(&self) -> Vec<Source> {
@@ -88,6 +96,7 @@ impl Files {
         let is_spm = self.model.is_some() && !is_ranks;
         let is_byte_level = self.json.as_ref().is_some_and(json::is_byte_level);
         match (&self.json, is_spm) {
+            (Some(_), _) if !is_byte_level && self.is_gemma4() => vec![Source::Gemma, Source::Json],
             (Some(_), true) if !is_byte_level => vec![Source::SentencePiece, Source::Json],
             (Some(_), _) => vec![Source::Json],
             (None, true) => vec![Source::SentencePiece],
@@ -107,9 +116,10 @@ impl Source {
         let beside = |name: &str| named(&files.folder.join(name));
         let none = || Error::request("no tokenizer files");
         match self {
-            Self::Json => {
+            Self::Json | Self::Gemma => {
                 let json = files.json.as_ref().ok_or_else(none)?;
-                json::read(json, rows).map_err(beside("tokenizer.json"))
+                let by_merges = matches!(self, Self::Gemma);
+                json::read(json, by_merges, rows).map_err(beside("tokenizer.json"))
             }
             Self::SentencePiece => {
                 let model = files.model.as_deref().ok_or_else(none)?;

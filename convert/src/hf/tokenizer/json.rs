@@ -25,8 +25,9 @@ pub(super) fn flatten(part: &Json) -> Vec<&Json> {
     }
 }
 
-/// Reads the whole file.
-pub(super) fn read(json: &Json, rows: u64) -> Result<Tokens> {
+/// Reads the whole file. SentencePiece's style becomes GGUF's `llama`, which goes by scores, or `gemma4`, which goes by
+/// merges.
+pub(super) fn read(json: &Json, by_merges: bool, rows: u64) -> Result<Tokens> {
     let model = &json["model"];
     let kind = model["type"].as_str().unwrap_or("BPE");
     let is_byte_level = is_byte_level(json);
@@ -36,9 +37,14 @@ pub(super) fn read(json: &Json, rows: u64) -> Result<Tokens> {
     }
     refuse_variants(model)?;
     let merges = merges(&model["merges"])?;
-    let mut tokens = Tokens { model: if is_byte_level { "gpt2" } else { "llama" }, ..Tokens::default() };
+    let model = match (is_byte_level, by_merges) {
+        (true, _) => "gpt2",
+        (false, true) => "gemma4",
+        (false, false) => "llama",
+    };
+    let mut tokens = Tokens { model, ..Tokens::default() };
     add_vocabulary(json, rows, &mut tokens)?;
-    if is_byte_level {
+    if is_byte_level || by_merges {
         tokens.merges = merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect();
     } else {
         scores::set(&merges, &mut tokens);
@@ -78,7 +84,7 @@ fn add_vocabulary(json: &Json, rows: u64, tokens: &mut Tokens) -> Result<()> {
             id.as_u64().ok_or_else(|| Error::malformed(format!("model.vocab[{text:?}]"), "an id", id))?;
         let kind = match text.as_str() {
             _ if Some(text.as_str()) == unknown => Kind::Unknown,
-            name if tokens.model == "llama" && byte_named(name).is_some() => Kind::Byte,
+            name if tokens.is_sentence_piece() && byte_named(name).is_some() => Kind::Byte,
             _ => Kind::Normal,
         };
         tokens.set(id, Token { text: text.clone(), score: 0.0, kind }, rows)?;

@@ -68,6 +68,11 @@ struct Tokens {
 }
 
 impl Tokens {
+    /// Whether tokens are spelled as SentencePiece does, spaces as `▁`.
+    fn is_sentence_piece(&self) -> bool {
+        matches!(self.model, "llama" | "gemma4")
+    }
+
     /// Puts a token at `id`, which must be a row of the embedding.
     fn set(&mut self, id: u64, token: Token, rows: u64) -> Result<()> {
         if id >= rows {
@@ -101,7 +106,7 @@ impl Tokens {
             _ => Kind::UserDefined,
         };
         // It is looked for before spaces are escaped.
-        let is_plain = self.model == "llama" && kind == Kind::UserDefined;
+        let is_plain = self.is_sentence_piece() && kind == Kind::UserDefined;
         let text = if is_plain { text.replace('▁', " ") } else { text.to_owned() };
         let score = known.map_or(0.0, |token| token.score);
         self.set(id, Token { text, score, kind }, rows)?;

@@ -13,7 +13,7 @@ pub(super) fn set(json: &Json, tokens: &mut Tokens) -> Result<()> {
     let steps: Vec<Vec<String>> = steps.into_iter().flatten().collect();
     let matches_later =
         json["added_tokens"].as_array().into_iter().flatten().any(|a| a["normalized"] == true);
-    if tokens.model == "llama" {
+    if tokens.is_sentence_piece() {
         set_sentence_piece(&json["pre_tokenizer"], steps, matches_later, tokens)
     } else {
         tokens.normalizer = steps.concat();

@@ -95,6 +95,12 @@ mod tests {
         let ling = split(
             r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
         );
+        let qwen35 = split(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        );
+        let nemo = split(
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        );
         let v3 = [
             split(r"\p{N}{1,3}"),
             split("[一-龥\u{3040}-ゟ゠-ヿ]+"),
@@ -109,6 +115,8 @@ mod tests {
             (sequence(&[llama3.clone(), bytes.clone()]), true, "llama-bpe"),
             (sequence(&[llama3, bytes.clone()]), false, "dbrx"),
             (sequence(&[qwen2, bytes.clone()]), false, "qwen2"),
+            (sequence(&[qwen35, bytes.clone()]), false, "qwen35"),
+            (sequence(&[nemo, bytes.clone()]), false, "tekken"),
             (sequence(&[ling, bytes]), false, "bailingmoe"),
             (sequence(&v3), false, "deepseek-v3"),
             (

@@ -54,6 +54,38 @@ fn golden_files_give_golden_ids() {
     }
 }
 
+/// Gemma 4's spaces are written `▁` and nothing goes before a text; llama.cpp has a model of its own for its merges.
+#[test]
+fn gemma_4_goes_by_merges() {
+    let mut json: Json =
+        serde_json::from_slice(&std::fs::read(golden("sentence_piece.tokenizer.json")).unwrap()).unwrap();
+    json["normalizer"] = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    json["pre_tokenizer"] = json!({"type": "Split", "pattern": {"String": " "},
+        "behavior": "MergedWithPrevious", "invert": false});
+    json["post_processor"] = Json::Null;
+    let text = json.to_string();
+    for (config, model) in [
+        (r#"{"model_type": "gemma4", "text_config": {"model_type": "gemma4_text"}}"#, "gemma4"),
+        (r#"{"model_type": "gemma3_text"}"#, "llama"),
+    ] {
+        let folder = folder(&[("tokenizer.json", text.as_bytes()), ("config.json", config.as_bytes())]);
+        let metadata = metadata(folder.path(), 650);
+        assert_eq!(metadata.require_str("tokenizer.ggml.model").unwrap(), model);
+        assert_eq!(metadata.get("tokenizer.ggml.merges").is_some(), model == "gemma4");
+        let tokenizer = Tokenizer::from_metadata(&metadata).unwrap().unwrap();
+        let mut original: tokenizers::Tokenizer = text.parse().unwrap();
+        original.set_encode_special_tokens(true);
+        for text in ["Die Möwe fliegt  weit.", "  if x:\n\t\treturn 7", "ein 🐦 am Meer"] {
+            let expected = original.encode(text, false).unwrap();
+            assert_eq!(
+                tokenizer.encode(text, Special::Plain).unwrap(),
+                expected.get_ids(),
+                "{model}: {text:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn sentence_piece_brings_its_roles() {
     let folder = folder(&[("tokenizer.model", &std::fs::read(golden("sentence_piece.model")).unwrap()[..])]);
@@ -290,6 +322,9 @@ fn vocab_and_merges_need_a_class() {
     }
     let qwen: Metadata = read("{}", r#"{"model_type": "qwen3_moe"}"#).unwrap().unwrap().into_iter().collect();
     assert_eq!(qwen.require_str("tokenizer.ggml.pre").unwrap(), "qwen2");
+    let qwen: Metadata =
+        read("{}", r#"{"model_type": "qwen3_5_moe"}"#).unwrap().unwrap().into_iter().collect();
+    assert_eq!(qwen.require_str("tokenizer.ggml.pre").unwrap(), "qwen35");
     let message = read("{}", r#"{"model_type": "mixtral"}"#).unwrap_err().to_string();
     assert!(message.contains("vocab.json") && message.contains("GPT2Tokenizer"), "{message}");
 }

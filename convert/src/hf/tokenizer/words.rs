@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 const CLASSES: &[(&[&str], &str, &[&str])] = &[
     (&["GPT2Tokenizer", "GPTNeoXTokenizer", "OLMoTokenizer", "RobertaTokenizer"], "gpt-2", &[]),
     (&["Qwen2Tokenizer"], "qwen2", &["nfc"]),
+    (&["Qwen3_5Tokenizer"], "qwen35", &["nfc"]),
 ];
 
 /// Tokenizer classes by the `model_type` of config.json, where tokenizer_config.json names none.
@@ -23,6 +24,11 @@ const MODEL_TYPES: &[(&str, &str)] = &[
     ("qwen2_moe", "Qwen2Tokenizer"),
     ("qwen3", "Qwen2Tokenizer"),
     ("qwen3_moe", "Qwen2Tokenizer"),
+    ("qwen3_next", "Qwen2Tokenizer"),
+    ("qwen3_5", "Qwen3_5Tokenizer"),
+    ("qwen3_5_moe", "Qwen3_5Tokenizer"),
+    ("qwen3_5_moe_text", "Qwen3_5Tokenizer"),
+    ("qwen3_5_text", "Qwen3_5Tokenizer"),
 ];
 
 /// The tokenizer's class, without the `Fast` of its twin; empty where nothing tells it.
