@@ -24,6 +24,16 @@ const NAMES: &[&[&str]] = &[
     &["qk_rope_head_dim"],
     &["qk_nope_head_dim"],
     &["v_head_dim"],
+    &["linear_conv_kernel_dim", "conv_kernel", "mamba_d_conv", "conv_L_cache"],
+    &["linear_num_key_heads"],
+    &["linear_num_value_heads"],
+    &["linear_key_head_dim"],
+    &["linear_value_head_dim"],
+    &["mamba_num_heads", "mamba_n_heads"],
+    &["mamba_head_dim", "mamba_d_head"],
+    &["n_groups", "mamba_n_groups"],
+    &["ssm_state_size", "mamba_d_state"],
+    &["moe_latent_size"],
 ];
 
 /// All names of the size that `name` is one of; none for what is no size.

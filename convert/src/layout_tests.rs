@@ -8,14 +8,14 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-pub(super) type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
+pub(crate) type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 
 pub(super) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
 }
 
 /// A checkpoint on disk, to be changed and written again.
-pub(super) fn load(name: &str) -> (Value, Tensors) {
+pub(crate) fn load(name: &str) -> (Value, Tensors) {
     let text = std::fs::read(golden(name).join("config.json")).unwrap();
     let checkpoint = Checkpoint::open(&golden(name)).unwrap();
     let tensors = checkpoint.tensors().iter().map(|tensor| {
@@ -59,7 +59,7 @@ pub(super) fn assert_same(a: &Gguf, b: &Gguf) {
     }
 }
 
-pub(super) fn take(tensors: &mut Tensors, name: &str) -> Vec<u8> {
+pub(crate) fn take(tensors: &mut Tensors, name: &str) -> Vec<u8> {
     let at = tensors.iter().position(|tensor| tensor.0 == name).unwrap_or_else(|| panic!("no {name}"));
     tensors.remove(at).3
 }

@@ -15,7 +15,8 @@ use std::ops::Range;
 const BLOCKS: [u64; 2] = [32, 256];
 
 /// Beginnings of names in the feed-forward half that have no hidden units.
-const OUTSIDE: &[&str] = &["ffn_norm", "ffn_pre_norm", "ffn_post_norm", "ffn_gate_inp"];
+const OUTSIDE: &[&str] =
+    &["ffn_norm", "ffn_pre_norm", "ffn_post_norm", "ffn_gate_inp", "ffn_down_exps.scale", "ffn_latent_"];
 
 /// A hidden width that was widened.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -37,7 +37,12 @@ CLASSES = {
     "qwen2": t.Qwen2Config,
     "qwen2_moe": t.Qwen2MoeConfig,
     "qwen3": t.Qwen3Config,
+    "qwen3_5": t.Qwen3_5Config,
+    "qwen3_5_moe": t.Qwen3_5MoeConfig,
+    "qwen3_5_moe_text": t.Qwen3_5MoeTextConfig,
+    "qwen3_5_text": t.Qwen3_5TextConfig,
     "qwen3_moe": t.Qwen3MoeConfig,
+    "qwen3_next": t.Qwen3NextConfig,
 }
 COMPUTED = ["num_key_value_heads", "head_dim", "rope_parameters", "layer_types", "sliding_window"]
 

@@ -26,6 +26,9 @@ const READ_BESIDES: &[(&str, &[&str])] = &[
     ("kimi_k2", DEEPSEEK),
     ("glm4_moe", ROUTER),
     ("glm4_moe_lite", &["scoring_func", "topk_method", "first_k_dense_replace"]),
+    ("qwen3_5_moe_text", DELTA),
+    ("qwen3_5_text", DELTA),
+    ("qwen3_next", DELTA),
     ("gemma3_text", &["rope_local_base_freq", "sliding_window_pattern"]),
     (
         "minimax_m2",
@@ -40,6 +43,7 @@ const READ_BESIDES: &[(&str, &[&str])] = &[
         ],
     ),
 ];
+const DELTA: &[&str] = &["full_attention_interval", "attn_output_gate"];
 const ROUTER: &[&str] = &["scoring_func", "topk_method"];
 const DEEPSEEK: &[&str] = &["scoring_func", "topk_method", "moe_layer_freq"];
 
@@ -63,11 +67,14 @@ const HARMLESS: &[&str] = &[
     "hidden_dropout",
     "initializer_range",
     "is_decoder",
+    "mamba_ssm_dtype",
     "max_window_layers",
     "model_max_length",
     "moe_shared_expert_intermediate_size",
     "mtp_loss_scaling_factor",
+    "mtp_num_hidden_layers",
     "mtp_transformer_layers",
+    "mtp_use_dedicated_embeddings",
     "name_or_path",
     "num_labels",
     "num_mtp_modules",

@@ -77,7 +77,25 @@ const GROUPS: &[Row] = &[
 ];
 const LEADING: &[Row] = &[("leading_dense_block_count", "first_k_dense_replace")];
 
+const DELTA: &[Row] = &[
+    ("attention.head_count_kv", "num_key_value_heads"),
+    ("attention.key_length", "head_dim"),
+    ("ssm.conv_kernel", "linear_conv_kernel_dim"),
+    ("ssm.state_size", "linear_key_head_dim"),
+    ("ssm.group_count", "linear_num_key_heads"),
+    ("ssm.time_step_rank", "linear_num_value_heads"),
+];
+const QWENS_EXPERTS: &[Row] = &[
+    ("expert_count", "num_experts"),
+    ("expert_used_count", "num_experts_per_tok"),
+    ("expert_feed_forward_length", "moe_intermediate_size"),
+    ("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
+];
+
 const CASES: &[(&str, &[&[Row]])] = &[
+    ("qwen3_next", &[GROUPED, ROTATION, DELTA, QWENS_EXPERTS]),
+    ("qwen3_5_text", &[GROUPED, ROTATION, DELTA]),
+    ("qwen3_5_moe_text", &[ROTATION, DELTA, QWENS_EXPERTS]),
     ("llama", &[GROUPED, ROTATION]),
     ("mistral", &[GROUPED, ROTATION, &[("attention.sliding_window", "sliding_window")]]),
     (

@@ -16,6 +16,15 @@ pub(super) const SIZES: &[Key] = &[
     Key("vocab_size", From::Dim(Dim::Vocab)),
 ];
 
+/// Sizes of an architecture whose dense layers, if it has any, are described elsewhere.
+pub(super) const BODY: &[Key] = &[
+    Key("block_count", From::Dim(Dim::Layers)),
+    Key("context_length", From::Dim(Dim::Context)),
+    Key("embedding_length", From::Dim(Dim::Embedding)),
+    Key("attention.head_count", From::Dim(Dim::Heads)),
+    Key("vocab_size", From::Dim(Dim::Vocab)),
+];
+
 /// Grouped attention with RMS norms and rotary positions.
 pub(super) const GROUPED: &[Key] = &[
     Key("attention.head_count_kv", From::Dim(Dim::HeadsKv)),

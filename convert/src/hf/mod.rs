@@ -6,7 +6,9 @@
 mod checks;
 mod class;
 mod common;
+mod delta;
 mod keys;
+mod kinds;
 mod names;
 pub mod params;
 pub mod plan;
@@ -35,7 +37,10 @@ mod olmoe;
 mod qwen2;
 mod qwen2moe;
 mod qwen3;
+mod qwen35;
+mod qwen35moe;
 mod qwen3moe;
+mod qwen3next;
 mod tachyon;
 
 use class::Class;
@@ -54,7 +59,7 @@ pub(crate) use vocabulary::widen;
 type Computed = (&'static str, fn(&Params) -> Result<Option<Vec<f32>>>);
 
 /// The classes known here that wrap a text model; they have no numbers of their own.
-const WRAPPERS: &[&str] = &["gemma3", "kimi_k25"];
+const WRAPPERS: &[&str] = &["gemma3", "kimi_k25", "qwen3_5", "qwen3_5_moe"];
 
 /// The Hugging Face side of an architecture.
 pub struct Architecture {
@@ -95,7 +100,10 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &qwen2::ARCHITECTURE,
     &qwen2moe::ARCHITECTURE,
     &qwen3::ARCHITECTURE,
+    &qwen35::ARCHITECTURE,
+    &qwen35moe::ARCHITECTURE,
     &qwen3moe::ARCHITECTURE,
+    &qwen3next::ARCHITECTURE,
     &tachyon::ARCHITECTURE,
 ];
 
@@ -226,6 +234,9 @@ fn text_of(config: &Value) -> Cow<'_, Map<String, Value>> {
     text.extend(tied.map(|tied| ("tie_word_embeddings".to_owned(), tied.clone())));
     Cow::Owned(text)
 }
+
+#[cfg(test)]
+mod hybrid_tests;
 
 #[cfg(test)]
 mod tests;

@@ -62,6 +62,48 @@ pub enum Dim {
     Keys,
     /// Latent attention: all values side by side.
     Values,
+    /// One.
+    One,
+    /// Queries and what gates attention's output, head by head.
+    QGated,
+    /// Convolution before a state: positions that it sees.
+    Taps,
+    /// Delta rule: heads of keys.
+    KeyHeads,
+    /// Delta rule: heads of values.
+    ValueHeads,
+    /// Delta rule: width of a key.
+    KeyWidth,
+    /// Delta rule: width of a value.
+    ValueWidth,
+    /// Delta rule: all keys side by side.
+    DeltaKeys,
+    /// Delta rule: all values side by side.
+    DeltaValues,
+    /// Delta rule: all values that belong to one key head.
+    ValuesPerKey,
+    /// Delta rule: queries, keys and values side by side.
+    DeltaQkv,
+    /// Delta rule: two numbers for each value head.
+    DeltaPairs,
+    /// Mamba-2: heads.
+    StateHeads,
+    /// Mamba-2: width of a head.
+    StateHead,
+    /// Mamba-2: groups that share what is written into a state and read from it.
+    StateGroups,
+    /// Mamba-2: numbers that a state keeps for each element of a head.
+    State,
+    /// Mamba-2: all heads side by side.
+    Inner,
+    /// Mamba-2: heads, and what groups write and read.
+    Channels,
+    /// Mamba-2: the gate, the channels, and a time step for each head.
+    Mixed,
+    /// Width of what routed experts see where that is not the residual stream.
+    Latent,
+    /// Width of what routed experts see.
+    ExpertIn,
 }
 
 /// One of the names under which configurations hold a length (`models/names.rs` has the others), and the most it may be.
@@ -84,6 +126,16 @@ const NAMES: &[(Dim, u64, &str)] = &[
     (Dim::HeadRope, 1 << 16, "qk_rope_head_dim"),
     (Dim::HeadPlain, 1 << 16, "qk_nope_head_dim"),
     (Dim::HeadValue, 1 << 16, "v_head_dim"),
+    (Dim::Taps, 1 << 8, "linear_conv_kernel_dim"),
+    (Dim::KeyHeads, 1 << 14, "linear_num_key_heads"),
+    (Dim::ValueHeads, 1 << 14, "linear_num_value_heads"),
+    (Dim::KeyWidth, 1 << 16, "linear_key_head_dim"),
+    (Dim::ValueWidth, 1 << 16, "linear_value_head_dim"),
+    (Dim::StateHeads, 1 << 14, "mamba_num_heads"),
+    (Dim::StateHead, 1 << 16, "mamba_head_dim"),
+    (Dim::StateGroups, 1 << 14, "n_groups"),
+    (Dim::State, 1 << 16, "ssm_state_size"),
+    (Dim::Latent, 1 << 20, "moe_latent_size"),
 ];
 
 /// A configuration.
@@ -258,6 +310,41 @@ impl Params {
             Dim::KvLatent => sum(Dim::KvRank, Dim::HeadRope),
             Dim::Keys => product(Dim::Heads, Dim::HeadKey),
             Dim::Values => product(Dim::Heads, Dim::HeadValue),
+            Dim::One => Ok(Some(1)),
+            Dim::QGated => Ok(Some(2 * self.dim(Dim::Q)?)),
+            Dim::ExpertIn => match self.maybe(Dim::Latent)? {
+                None => self.dim(Dim::Embedding).map(Some),
+                latent => Ok(latent),
+            },
+            _ => self.of_states(dim),
+        }
+    }
+
+    /// Lengths of recurrent layers that follow from others.
+    fn of_states(&self, dim: Dim) -> Result<Option<u64>> {
+        let product = |a: Dim, b: Dim| Ok(Some(self.dim(a)? * self.dim(b)?));
+        match dim {
+            Dim::DeltaKeys => product(Dim::KeyHeads, Dim::KeyWidth),
+            Dim::DeltaValues => product(Dim::ValueHeads, Dim::ValueWidth),
+            Dim::ValuesPerKey => {
+                let (of_values, of_keys) = (self.dim(Dim::ValueHeads)?, self.dim(Dim::KeyHeads)?);
+                if of_values % of_keys != 0 {
+                    let expected = format!("a number that {of_keys} key heads divide");
+                    return Err(Error::malformed("config, linear_num_value_heads", expected, of_values));
+                }
+                Ok(Some(of_values / of_keys * self.dim(Dim::ValueWidth)?))
+            }
+            Dim::DeltaQkv => Ok(Some(2 * self.dim(Dim::DeltaKeys)? + self.dim(Dim::DeltaValues)?)),
+            Dim::DeltaPairs => Ok(Some(2 * self.dim(Dim::ValueHeads)?)),
+            Dim::Inner => product(Dim::StateHeads, Dim::StateHead),
+            Dim::Channels => {
+                let shared = 2 * self.dim(Dim::StateGroups)? * self.dim(Dim::State)?;
+                Ok(Some(self.dim(Dim::Inner)? + shared))
+            }
+            Dim::Mixed => {
+                let rows = self.dim(Dim::Inner)? + self.dim(Dim::Channels)?;
+                Ok(Some(rows + self.dim(Dim::StateHeads)?))
+            }
             _ => Ok(None),
         }
     }

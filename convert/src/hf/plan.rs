@@ -3,7 +3,7 @@
 
 use super::names::Names;
 use super::params::Params;
-use super::rules::{Join, Layers, Presence, Rule, Source, fits};
+use super::rules::{Change, Join, Layers, Op, Presence, Rule, Source, fits};
 use super::view::{Elements, View};
 use super::vocabulary::MoreRows;
 use super::{Architecture, params::Dim, scales, tied};
@@ -37,7 +37,7 @@ pub struct Output<'c> {
     /// Lengths of the axes, slowest first (GGUF lists them the other way round).
     pub shape: Vec<u64>,
     contents: Contents<'c>,
-    add: f32,
+    change: Change,
     more: Option<MoreRows>,
 }
 
@@ -84,14 +84,15 @@ impl Output<'_> {
                 }
             }),
         }
-        if self.add != 0.0 {
-            out.iter_mut().for_each(|weight| *weight += self.add);
-        }
+        self.change.apply(out);
     }
 
     /// The block format in which the source holds it, where it can keep its bits.
     pub fn stored(&self) -> Option<&'static Format> {
         let Contents::Bands(bands) = &self.contents else { return None };
+        if self.change != Change::Nothing {
+            return None;
+        }
         let of = |band: &Vec<View<'_>>| if let [view] = &band[..] { view.stored() } else { None };
         let name = of(bands.first()?)?;
         bands.iter().all(|band| of(band) == Some(name)).then(|| Format::by_name(name))?
@@ -160,7 +161,7 @@ pub fn plan<'c>(
                 name: name.to_string(),
                 shape,
                 contents: Contents::Numbers(numbers),
-                add: 0.0,
+                change: Change::Nothing,
                 more: None,
             });
         }
@@ -173,7 +174,7 @@ pub fn plan<'c>(
                 Layers::Dense => !experts,
                 Layers::Experts => experts,
             };
-            if here {
+            if here && rule.kind.is_none_or(|kind| kind(params, layer)) {
                 planner.add(rule, layer)?;
             }
         }
@@ -224,7 +225,7 @@ impl<'c> Planner<'_, 'c> {
             name,
             shape,
             contents: Contents::Bands(bands),
-            add: rule.add,
+            change: rule.change,
             more: None,
         });
         Ok(())
@@ -241,7 +242,14 @@ impl<'c> Planner<'_, 'c> {
                     self.missing.push(name);
                     return Ok((vec![], vec![]));
                 };
-                views.push(self.changed(view, source, &name)?);
+                let whole = self.changed(view, &source.ops, &name)?;
+                if source.pieces.is_empty() {
+                    views.push(whole);
+                    continue;
+                }
+                for ops in &source.pieces {
+                    views.push(self.changed(whole.clone(), ops, &name)?);
+                }
             }
         }
         joined(views, join).ok_or_else(|| {
@@ -265,8 +273,8 @@ impl<'c> Planner<'_, 'c> {
         }
     }
 
-    fn changed(&self, mut view: View<'c>, source: &Source, name: &str) -> Result<View<'c>> {
-        for &op in &source.ops {
+    fn changed(&self, mut view: View<'c>, ops: &[Op], name: &str) -> Result<View<'c>> {
+        for &op in ops {
             let before = view.shape();
             view = view.apply(op, self.params)?.ok_or_else(|| {
                 Error::malformed(

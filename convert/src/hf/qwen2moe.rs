@@ -46,6 +46,18 @@ fn rules() -> Vec<Rule> {
     rules
 }
 
+/// The same where the gate of the shared expert stays a matrix of one row, as in Qwen's later files.
+pub(super) fn shared_with_row() -> impl Iterator<Item = Rule> {
+    let row = |rule: Rule| match rule.to {
+        "blk.{i}.ffn_gate_inp_shexp.weight" => {
+            let gate = "model.layers.{i}.mlp.shared_expert_gate.weight";
+            super::rules::rule(rule.to, gate, [Dim::One, Dim::Embedding]).in_expert_layers()
+        }
+        _ => rule,
+    };
+    shared().map(row)
+}
+
 fn shared() -> impl Iterator<Item = Rule> {
     use Dim::*;
     [

@@ -87,7 +87,8 @@ pub(super) fn unread(params: &Params) -> Result<Vec<String>> {
     let is_read = |name: &&String| {
         let name = name.as_str();
         let deep = params.is_latent() && name == "mscale_all_dim";
-        read.contains(&name) || deep || matches!(name, "rope_theta" | "rope_type" | "type")
+        let of_images = OF_IMAGES.contains(&name) && SEEING.iter().any(|class| params.is(class));
+        read.contains(&name) || deep || of_images || matches!(name, "rope_theta" | "rope_type" | "type")
     };
     let unread = rotation.fields.keys().filter(|name| !is_read(name));
     let mut unread: Vec<_> = unread.map(|name| format!("{name} of the rotation")).collect();
@@ -96,7 +97,11 @@ pub(super) fn unread(params: &Params) -> Result<Vec<String>> {
 }
 
 /// The classes that turn a part of each head; all others turn heads whole, whatever the configuration says.
-const PARTIAL: &[&str] = &["bailing_moe_v2", "glm4_moe", "minimax_m2"];
+const PARTIAL: &[&str] =
+    &["bailing_moe_v2", "glm4_moe", "minimax_m2", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"];
+/// Fields about the positions of images, and the classes that have them.
+const OF_IMAGES: &[&str] = &["mrope_section", "mrope_interleaved"];
+const SEEING: &[&str] = &["qwen3_5_moe_text", "qwen3_5_text"];
 
 fn turns_a_part(params: &Params) -> bool {
     PARTIAL.iter().any(|name| params.is(name))

@@ -5,7 +5,7 @@
 
 use super::params::{Dim, Params};
 
-/// A change of how the elements of a tensor are read; none of them computes with weights.
+/// A change of how the elements of a tensor are read; none of them computes with weights ([`Change`] does).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Op {
     /// Swaps the last two axes: (in, out) becomes (out, in).
@@ -23,6 +23,34 @@ pub(super) enum Op {
     SplitHeads(Dim, Dim, bool),
     /// Drops axes of length 1.
     Squeeze,
+    /// Rows (of a vector: elements) are so many groups, each of sections as long as `.1` lists; keeps section `.2` of
+    /// each group.
+    Section(Dim, &'static [Dim], usize),
+    /// Rows of value heads from (key head, its value head) to (value head, key head): llama.cpp counts key heads anew
+    /// with each value head.
+    TileRows,
+    /// The same on the last axis.
+    TileColumns,
+}
+
+/// What is computed with each weight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Change {
+    Nothing,
+    /// The model computes with the stored weight plus one (Gemma's norms); GGUF holds the sum.
+    PlusOne,
+    /// The model computes with minus the exponential of the stored weight (decay of states); GGUF holds that.
+    MinusExp,
+}
+
+impl Change {
+    pub(super) fn apply(self, weights: &mut [f32]) {
+        match self {
+            Self::Nothing => {}
+            Self::PlusOne => weights.iter_mut().for_each(|weight| *weight += 1.0),
+            Self::MinusExp => weights.iter_mut().for_each(|weight| *weight = -weight.exp()),
+        }
+    }
 }
 
 /// How several tensors become one.
@@ -40,7 +68,15 @@ pub(super) struct Source {
     pub(super) names: Vec<&'static str>,
     pub(super) join: Join,
     pub(super) ops: Vec<Op>,
+    /// Where a tensor is joined of parts of itself: what is done to it for each.
+    pub(super) pieces: Vec<Vec<Op>>,
     pub(super) when: Option<fn(&Params) -> bool>,
+}
+
+impl Source {
+    fn of(names: Vec<&'static str>, join: Join) -> Self {
+        Self { names, join, ops: vec![], pieces: vec![], when: None }
+    }
 }
 
 /// Layers that a rule speaks of.
@@ -67,19 +103,22 @@ pub(super) struct Rule {
     pub(super) sources: Vec<Source>,
     pub(super) shape: Vec<Dim>,
     pub(super) layers: Layers,
+    /// Of those layers, only such.
+    pub(super) kind: Option<fn(&Params, u64) -> bool>,
     pub(super) presence: Presence,
-    pub(super) add: f32,
+    pub(super) change: Change,
 }
 
 /// A tensor made of one tensor; `shape` is that of the result, slowest axis first.
 pub(super) fn rule(to: &'static str, from: &'static str, shape: impl Into<Vec<Dim>>) -> Rule {
     Rule {
         to,
-        sources: vec![Source { names: vec![from], join: Join::Rows, ops: vec![], when: None }],
+        sources: vec![Source::of(vec![from], Join::Rows)],
         shape: shape.into(),
         layers: Layers::All,
+        kind: None,
         presence: Presence::Required,
-        add: 0.0,
+        change: Change::Nothing,
     }
 }
 
@@ -99,7 +138,7 @@ pub(super) fn joined(
 impl Rule {
     /// Another way to make it, where the tensors of the ways before are not there.
     pub(super) fn or(mut self, from: &'static str) -> Self {
-        self.sources.push(Source { names: vec![from], join: Join::Rows, ops: vec![], when: None });
+        self.sources.push(Source::of(vec![from], Join::Rows));
         self
     }
 
@@ -107,6 +146,14 @@ impl Rule {
     pub(super) fn op(mut self, op: Op) -> Self {
         if let Some(source) = self.sources.last_mut() {
             source.ops.push(op);
+        }
+        self
+    }
+
+    /// The last source is joined of parts of itself.
+    pub(super) fn pieces(mut self, pieces: &[&[Op]]) -> Self {
+        if let Some(source) = self.sources.last_mut() {
+            source.pieces = pieces.iter().map(|ops| ops.to_vec()).collect();
         }
         self
     }
@@ -143,10 +190,21 @@ impl Rule {
         self
     }
 
-    /// The model computes with the stored weight plus one (Gemma's norms); GGUF holds the sum.
-    pub(super) fn plus_one(mut self) -> Self {
-        self.add = 1.0;
+    /// Exists only in layers of which the function says so.
+    pub(super) fn in_layers(mut self, kind: fn(&Params, u64) -> bool) -> Self {
+        self.kind = Some(kind);
         self
+    }
+
+    /// Computes with the weights.
+    pub(super) fn changed(mut self, change: Change) -> Self {
+        self.change = change;
+        self
+    }
+
+    /// [`Change::PlusOne`].
+    pub(super) fn plus_one(self) -> Self {
+        self.changed(Change::PlusOne)
     }
 }
 

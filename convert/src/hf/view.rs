@@ -1,7 +1,7 @@
 //! A tensor as it shall be, read from bytes as they lie: axes with strides, so that transposing, splitting and
 //! permuting cost nothing and any run of rows can be read on its own. Weights come out as f32.
 
-use super::params::Params;
+use super::params::{Dim, Params};
 use super::rules::Op;
 use crate::checkpoint::Dtype;
 use moewe_engine::{Error, Result};
@@ -116,7 +116,38 @@ impl<'c> View<'c> {
                 self.axes.insert(1, vec![(keep, stride)]);
             }
             Op::Squeeze => self.axes.retain(|axis| axis.iter().any(|steps| steps.0 != 1)),
+            Op::Section(groups, sections, section) => {
+                let lengths = sections.iter().map(|&dim| params.dim(dim)).collect::<Result<Vec<_>>>()?;
+                return Ok(self.section(params.dim(groups)?, &lengths, section));
+            }
+            Op::TileRows => return self.tiled(0, params),
+            Op::TileColumns => return self.tiled(last, params),
             _ => return Ok(None),
+        }
+        Ok(Some(self))
+    }
+
+    fn section(mut self, groups: u64, lengths: &[u64], section: usize) -> Option<Self> {
+        let (len, stride) = self.single(0)?;
+        let (group, keep) = (lengths.iter().sum::<u64>(), *lengths.get(section)?);
+        if groups.checked_mul(group) != Some(len) {
+            return None;
+        }
+        self.offset += lengths[..section].iter().sum::<u64>() * stride;
+        self.axes[0] = match groups {
+            1 => vec![(keep, stride)],
+            _ => vec![(groups, group * stride), (keep, stride)],
+        };
+        Some(self)
+    }
+
+    fn tiled(mut self, axis: usize, params: &Params) -> Result<Option<Self>> {
+        let (of_keys, of_values) = (params.dim(Dim::KeyHeads)?, params.dim(Dim::ValueHeads)?);
+        let fits = |steps: &Steps| steps.0.is_multiple_of(of_values) && of_values.is_multiple_of(of_keys);
+        let Some((len, stride)) = self.single(axis).filter(fits) else { return Ok(None) };
+        let (each, width) = (of_values / of_keys, len / of_values);
+        if each > 1 && of_keys > 1 {
+            self.axes[axis] = vec![(each, width * stride), (of_keys, each * width * stride), (width, stride)];
         }
         Ok(Some(self))
     }

@@ -23,7 +23,8 @@ fn read_all(view: &View) -> Vec<f32> {
 }
 
 fn changed(bytes: &[u8], shape: &[u64], ops: &[Op]) -> (Vec<u64>, Vec<f32>) {
-    let params = Params::plain(&json!({ "num_attention_heads": 2, "qk_nope_head_dim": 2 }));
+    let params = Params::plain(&json!({ "num_attention_heads": 2, "qk_nope_head_dim": 2,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 1, "linear_value_head_dim": 1 }));
     let strides = crate::checkpoint::row_major(shape).unwrap();
     let mut view = View::new(Elements::Plain(Dtype::F32, bytes), shape, &strides);
     for &op in ops {
@@ -34,6 +35,9 @@ fn changed(bytes: &[u8], shape: &[u64], ops: &[Op]) -> (Vec<u64>, Vec<f32>) {
 
 /// Shape, changes, shape and values after them.
 type Case = (&'static [u64], &'static [Op], &'static [u64], &'static [f32]);
+
+const KEY_HEAD: &[Dim] = &[Dim::KeyWidth, Dim::KeyWidth, Dim::ValuesPerKey];
+const TILED_COLUMNS: &[f32] = &[0., 1., 4., 5., 2., 3., 6., 7., 8., 9., 12., 13., 10., 11., 14., 15.];
 
 #[test]
 fn ops() {
@@ -56,6 +60,14 @@ fn ops() {
             &[0., 2., 1., 3., 6., 8., 7., 9.],
         ),
         (&[2, 1, 3], &[Op::Squeeze], &[2, 3], &[0., 1., 2., 3., 4., 5.]),
+        // Two key heads of a query, a key and two values each.
+        (&[8, 1], &[Op::Section(Dim::KeyHeads, KEY_HEAD, 1)], &[2, 1], &[1., 5.]),
+        (&[8, 1], &[Op::Section(Dim::KeyHeads, KEY_HEAD, 2)], &[4, 1], &[2., 3., 6., 7.]),
+        (&[6], &[Op::Section(Dim::One, &[Dim::Heads, Dim::ValueHeads], 1)], &[4], &[2., 3., 4., 5.]),
+        // Value heads as (key head, value head) become (value head, key head).
+        (&[4], &[Op::TileRows], &[4], &[0., 2., 1., 3.]),
+        (&[8, 1], &[Op::TileRows], &[8, 1], &[0., 1., 4., 5., 2., 3., 6., 7.]),
+        (&[2, 8], &[Op::TileColumns], &[2, 8], TILED_COLUMNS),
     ];
     for (shape, ops, expected_shape, expected) in cases {
         assert_eq!(

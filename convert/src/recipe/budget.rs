@@ -81,8 +81,8 @@ fn weight_of(question: &Question, layers: usize) -> f64 {
     let in_layer = match question.role() {
         Role::Head => return 8.0 * layers as f64,
         Role::Embedding => return 5.0 * layers as f64,
-        Role::Value => 2.7,
-        Role::AttentionOutput => 1.0,
+        Role::Value | Role::StateInput => 2.7,
+        Role::AttentionOutput | Role::StateOutput => 1.0,
         Role::Key | Role::Query => 0.6,
         Role::Down => 2.2,
         Role::Up | Role::Other => 1.0,

@@ -153,7 +153,7 @@ impl Recipe {
         measure: &Measure,
     ) -> Result<Vec<Choice>> {
         let fixed: Vec<Option<Choice>> =
-            questions.iter().map(|question| overridden(*question, overrides)).collect();
+            questions.iter().map(|q| overridden(*q, overrides).or_else(|| self.at_least(*q))).collect();
         let mut choices = match self {
             Self::Uniform(format) => {
                 questions.iter().map(|question| uniform::choose(*question, format)).collect()
@@ -170,6 +170,22 @@ impl Recipe {
             }
         }
         Ok(choices)
+    }
+
+    /// Eight bits for matrices that are small and decide what a state forgets and takes in, where it would be fewer.
+    fn at_least(&self, question: Question) -> Option<Choice> {
+        const DELICATE: [&str; 3] = ["ssm_alpha.weight", "ssm_beta.weight", "ssm_ba.weight"];
+        let eight = by_name("Q8_0");
+        let is_coarse = match self {
+            Self::Uniform(format) => format.bits_per_weight() < eight.bits_per_weight(),
+            Self::Mix(mix) => by_name(mix.base).bits_per_weight() < eight.bits_per_weight(),
+            Self::Bits(_) => true,
+        };
+        let is_delicate = DELICATE.iter().any(|end| question.name.ends_with(end)) && is_quantizable(question);
+        let choice = (is_coarse && is_delicate).then(|| nearest(question, eight))?;
+        // Mixes and budgets choose tensor by tensor anyway; one format for all is a wish.
+        let why = matches!(self, Self::Uniform(_)).then_some("it decides what a state forgets and takes in");
+        Some(Choice { because: choice.because.or(why), ..choice })
     }
 
     /// `general.file_type`: llama.cpp's number (enum llama_ftype) of the mix, or of the commonest format.
@@ -268,11 +284,21 @@ fn nearest(question: Question, aim: &'static Format) -> Choice {
     Choice { format: format.unwrap_or(by_name("F16")), because }
 }
 
-/// Matrices are; what is small, added or decisive is not: norms, biases, routers, positions, sinks.
+/// Matrices are; what is small, added or decisive is not: norms, biases, routers, positions, sinks, what states decay by
+/// and the short convolutions before them.
 pub(crate) fn is_quantizable(question: Question) -> bool {
     let Question { name, shape, .. } = question;
-    let small =
-        ["_norm.weight", ".bias", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "attn_sinks.weight"];
+    let small = [
+        "_norm.weight",
+        ".bias",
+        "ffn_gate_inp.weight",
+        "ffn_gate_inp_shexp.weight",
+        "attn_sinks.weight",
+        "ssm_a",
+        "ssm_d",
+        "ssm_conv1d.weight",
+        "shortconv.conv.weight",
+    ];
     let is_matrix = shape.len() >= 2 && shape.iter().rev().skip(1).any(|&len| len > 1);
     is_matrix && name != "position_embd.weight" && !small.iter().any(|ending| name.ends_with(ending))
 }
@@ -292,5 +318,63 @@ fn file_type(format: &Format) -> Option<u32> {
         "F16" => Some(1),
         "BF16" => Some(32),
         name => MIXES.iter().find(|mix| mix.base == name).map(|mix| mix.file_type),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one format for all, the mixes and a budget make of a tensor; a bit more is a quarter of the error.
+    fn formats(name: &str, shape: &[u64]) -> Vec<&'static str> {
+        let question =
+            Question { name, shape, stored: None, is_original: false, is_head: false, matters: None };
+        let names = ["F16", "Q8_0", "Q4_0", "Q4_K_M", "IQ2_XXS", "Q8_0"];
+        let recipes = names.iter().enumerate().map(|(i, name)| match i {
+            0..3 => Recipe::Uniform(by_name(name)),
+            _ => Recipe::by_name(name).unwrap(),
+        });
+        let facts = Facts { block_count: 4, expert_count: 8, group: 2, has_importance: true };
+        let choose = |recipe: Recipe| {
+            let error = |_, format: &'static Format| 0.25f64.powf(format.bits_per_weight());
+            recipe.choose(&[question], &facts, &[], &error).unwrap()[0].format.name
+        };
+        recipes.chain([Recipe::Bits(2.9)]).map(choose).collect()
+    }
+
+    #[test]
+    fn what_states_live_by_keeps_its_bits() {
+        // Neither short convolutions nor vectors, lying or standing, are quantized, whatever is asked for.
+        for (name, shape) in [
+            ("blk.0.ssm_a", &[8u64, 1][..]),
+            ("blk.0.ssm_a", &[8]),
+            ("blk.0.ssm_d", &[8, 1]),
+            ("blk.0.ssm_dt.bias", &[8]),
+            ("blk.0.ssm_conv1d.weight", &[256, 32]),
+            ("blk.0.ssm_conv1d.bias", &[256]),
+            ("blk.0.shortconv.conv.weight", &[256, 32]),
+            ("blk.0.ssm_norm.weight", &[2, 256]),
+            ("blk.0.ffn_gate_inp.weight", &[8, 256]),
+            ("blk.0.ffn_gate_inp.scale", &[256]),
+            ("blk.0.ffn_gate_inp_shexp.weight", &[1, 256]),
+            ("blk.0.ffn_down_exps.scale", &[8]),
+            ("blk.0.layer_output_scale.weight", &[1]),
+            ("token_embd_norm.weight", &[256]),
+            ("rope_freqs.weight", &[16]),
+        ] {
+            assert_eq!(formats(name, shape), ["F32"; 7], "{name} {shape:?}");
+        }
+        // Small matrices that decide about states have eight bits at least.
+        for name in ["blk.0.ssm_alpha.weight", "blk.0.ssm_beta.weight", "blk.0.ssm_ba.weight"] {
+            let found = formats(name, &[32, 256]);
+            assert_eq!(found, ["F16", "Q8_0", "Q8_0", "Q8_0", "Q8_0", "Q8_0", "Q8_0"], "{name}");
+            assert_eq!(formats(name, &[32, 48])[2..4], ["F16", "F16"], "{name}");
+        }
+        // The large ones are quantized as those of attention.
+        for name in ["ssm_in", "ssm_out", "attn_gate", "shortconv.in_proj", "shortconv.out_proj"] {
+            let found = formats(&format!("blk.0.{name}.weight"), &[256, 256]);
+            assert_eq!(found[..6], ["F16", "Q8_0", "Q4_0", "Q4_K", "IQ2_XXS", "Q8_0"], "{name}");
+            assert!(by_name(found[6]).bits_per_weight() < 3.0, "{name} {}", found[6]);
+        }
     }
 }

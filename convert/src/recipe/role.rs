@@ -15,6 +15,11 @@ pub enum Role {
     Value,
     /// `attn_output`.
     AttentionOutput,
+    /// What layers with a state mix of their input: `ssm_in`, `shortconv.in_proj`, and `attn_gate`, which weighs the
+    /// result. llama.cpp's mixes have no rule for either of the two roles.
+    StateInput,
+    /// What such layers yield: `ssm_out`, `shortconv.out_proj`.
+    StateOutput,
     /// `ffn_gate…` and `ffn_up…`.
     Up,
     /// `ffn_down…`.
@@ -34,6 +39,8 @@ pub fn role_of(name: &str, is_head: bool) -> Role {
         () if starts(&["attn_qkv", "attn_v", "attn_kv"]) => Role::Value,
         () if starts(&["attn_k"]) => Role::Key,
         () if starts(&["attn_q"]) => Role::Query,
+        () if starts(&["ssm_in.", "shortconv.in_proj.", "attn_gate."]) => Role::StateInput,
+        () if starts(&["ssm_out.", "shortconv.out_proj."]) => Role::StateOutput,
         () if starts(&["ffn_gate", "ffn_up"]) => Role::Up,
         () if starts(&["ffn_down"]) => Role::Down,
         () => Role::Other,
@@ -60,6 +67,12 @@ mod tests {
             ("blk.3.attn_output.weight", Role::AttentionOutput),
             ("blk.3.ffn_gate_up_exps.weight", Role::Up),
             ("blk.3.ffn_down_shexp.weight", Role::Down),
+            ("blk.3.ssm_in.weight", Role::StateInput),
+            ("blk.3.attn_gate.weight", Role::StateInput),
+            ("blk.3.shortconv.in_proj.weight", Role::StateInput),
+            ("blk.3.ssm_out.weight", Role::StateOutput),
+            ("blk.3.shortconv.out_proj.weight", Role::StateOutput),
+            ("blk.3.ssm_alpha.weight", Role::Other),
             ("position_embd.weight", Role::Other),
         ] {
             assert_eq!(role_of(name, false), role, "{name}");

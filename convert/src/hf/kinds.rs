@@ -1,0 +1,42 @@
+//! Layers of several kinds: what a configuration's list says of each.
+//! Tables ask it layer by layer, so a list that cannot be understood must be refused before, with the metadata.
+
+use super::params::{Dim, Params};
+use moewe_engine::{Error, Result};
+
+/// What a layer does, as far as tensors differ.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Kind {
+    /// Mixes positions through a state.
+    Recurrent,
+    /// Attends to all positions before.
+    Attention,
+}
+
+/// Words of configurations, and what they mean.
+pub(super) type Words = &'static [(&'static str, Kind)];
+
+/// The list under a key, one word a layer.
+pub(super) fn listed(params: &Params, key: &str, words: Words) -> Result<Option<Vec<Kind>>> {
+    let Some((_, list)) = params.get(&[key]) else { return Ok(None) };
+    let layers = params.dim(Dim::Layers)?;
+    let broken =
+        |expected: String, found: String| Error::malformed(format!("config, {key}"), expected, found);
+    let list = list.as_array().ok_or_else(|| broken("a list".into(), list.to_string()))?;
+    if list.len() as u64 != layers {
+        return Err(broken(format!("as many as there are layers, {layers}"), list.len().to_string()));
+    }
+    let kind = |word: &serde_json::Value| {
+        let known = words.iter().find(|known| word == known.0).map(|known| known.1);
+        known.ok_or_else(|| {
+            let all: Vec<&str> = words.iter().map(|known| known.0).collect();
+            broken(format!("{} for each layer", all.join(" or ")), word.to_string())
+        })
+    };
+    list.iter().map(kind).collect::<Result<Vec<_>>>().map(Some)
+}
+
+/// Whether a layer is of a kind.
+pub(super) fn is(kinds: Result<Vec<Kind>>, layer: u64, wanted: Kind) -> bool {
+    kinds.is_ok_and(|kinds| kinds.get(layer as usize) == Some(&wanted))
+}
