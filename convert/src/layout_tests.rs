@@ -16,7 +16,7 @@ pub(super) fn golden(name: &str) -> PathBuf {
 
 /// A checkpoint on disk, to be changed and written again.
 pub(crate) fn load(name: &str) -> (Value, Tensors) {
-    let text = std::fs::read(golden(name).join("config.json")).unwrap();
+    let config = crate::json::read(&golden(name).join("config.json")).unwrap();
     let checkpoint = Checkpoint::open(&golden(name)).unwrap();
     let tensors = checkpoint.tensors().iter().map(|tensor| {
         let shape = tensor.shape.iter().map(|&n| n as usize).collect();
@@ -29,7 +29,7 @@ pub(crate) fn load(name: &str) -> (Value, Tensors) {
         };
         (tensor.name.clone(), dtype, shape, checkpoint.elements(tensor).to_vec())
     });
-    (serde_json::from_slice(&text).unwrap(), tensors.collect())
+    (config, tensors.collect())
 }
 
 /// Writes the checkpoint and converts it.

@@ -10,6 +10,7 @@ down from their code.
 import dataclasses
 import json
 import logging
+import math
 import types
 import typing
 
@@ -23,16 +24,21 @@ CLASSES = {
     "kimi_k2": t.DeepseekV3Config,  # its publisher's code is a copy of that class
     "gemma3": t.Gemma3Config,
     "gemma3_text": t.Gemma3TextConfig,
+    "gemma4": t.Gemma4Config,
+    "gemma4_text": t.Gemma4TextConfig,
     "glm4_moe": t.Glm4MoeConfig,
     "glm4_moe_lite": t.Glm4MoeLiteConfig,
     "gpt_oss": t.GptOssConfig,
     "granitemoe": t.GraniteMoeConfig,
+    "granitemoehybrid": t.GraniteMoeHybridConfig,
     "granitemoeshared": t.GraniteMoeSharedConfig,
     "kimi_k25": t.Kimi_K25Config,
+    "lfm2_moe": t.Lfm2MoeConfig,
     "llama": t.LlamaConfig,
     "minimax_m2": t.MiniMaxM2Config,
     "mistral": t.MistralConfig,
     "mixtral": t.MixtralConfig,
+    "nemotron_h": t.NemotronHConfig,
     "olmoe": t.OlmoeConfig,
     "qwen2": t.Qwen2Config,
     "qwen2_moe": t.Qwen2MoeConfig,
@@ -116,13 +122,21 @@ def nullable(hint):
     return hint is type(None) or any(map(nullable, typing.get_args(hint)))
 
 
+def in_json(value):
+    """JSON has no infinity; transformers writes it as a text, too."""
+    if isinstance(value, (list, tuple)):
+        return [in_json(item) for item in value]
+    return "Infinity" if value == math.inf else value
+
+
 def written(kind):
     base = {field.name for field in dataclasses.fields(t.PreTrainedConfig)}
     fields = [field for field in dataclasses.fields(kind) if field.name not in base]
     hints = typing.get_type_hints(kind, localns=dict(torch=types.SimpleNamespace(dtype=str)))
     made = kind()
+    made.allow_global_per_layer_attribute_access = True  # of Gemma 4, whose layers differ
     return dict(
-        defaults={field.name: field.default for field in fields},
+        defaults={field.name: in_json(field.default) for field in fields},
         nullable=sorted(field.name for field in fields if nullable(hints.get(field.name))),
         aliases=dict(kind.attribute_map),
         computed={name: getattr(made, name) for name in COMPUTED if hasattr(made, name)},

@@ -11,7 +11,11 @@ pub(super) fn possible(params: &Params) -> Result<()> {
         let expected = format!("a number of key-value heads that divides {heads}");
         return Err(Error::malformed("config, num_key_value_heads", expected, of_keys));
     }
-    if params.maybe(Dim::Experts)?.is_none() {
+    let has_experts = match params.maybe(Dim::Experts)? {
+        None => false,
+        Some(experts) => experts > 0 || !params.is("granitemoehybrid"), // which may do without
+    };
+    if !has_experts {
         return Ok(());
     }
     let (experts, used) = (params.dim(Dim::Experts)?, params.dim(Dim::ExpertsUsed)?);

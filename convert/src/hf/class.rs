@@ -26,6 +26,18 @@ const READ_BESIDES: &[(&str, &[&str])] = &[
     ("kimi_k2", DEEPSEEK),
     ("glm4_moe", ROUTER),
     ("glm4_moe_lite", &["scoring_func", "topk_method", "first_k_dense_replace"]),
+    ("gemma4_text", &["global_head_dim", "num_global_key_value_heads", "per_layer_config"]),
+    ("lfm2_moe", &["tie_embedding"]),
+    (
+        "nemotron_h",
+        &[
+            "hybrid_override_pattern",
+            "num_hidden_layers",
+            "mamba_n_groups",
+            "mamba_d_conv",
+            "mamba_conv_bias",
+        ],
+    ),
     ("qwen3_5_moe_text", DELTA),
     ("qwen3_5_text", DELTA),
     ("qwen3_next", DELTA),

@@ -6,6 +6,14 @@ use super::keys::{From, Key};
 use super::params::{Dim, Params};
 use super::rules::{Op, Rule, rule};
 
+/// On scores, the embedding, what layers add, and under the logits.
+pub(super) const MULTIPLIERS: &[Key] = &[
+    Key("attention.scale", From::Float(&["attention_multiplier"])),
+    Key("embedding_scale", From::Float(&["embedding_multiplier"])),
+    Key("residual_scale", From::Float(&["residual_multiplier"])),
+    Key("logit_scale", From::Float(&["logits_scaling"])),
+];
+
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     name: "granitemoe",
     gguf: "granitemoe",
@@ -15,11 +23,8 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
         SIZES,
         GROUPED,
         EXPERTS,
+        MULTIPLIERS,
         &[
-            Key("attention.scale", From::Float(&["attention_multiplier"])),
-            Key("embedding_scale", From::Float(&["embedding_multiplier"])),
-            Key("residual_scale", From::Float(&["residual_multiplier"])),
-            Key("logit_scale", From::Float(&["logits_scaling"])),
             Key("expert_shared_feed_forward_length", From::MaybeDim(Dim::SharedFf)),
             Key("", From::Computed(common::silu_only)),
         ],

@@ -201,3 +201,188 @@ fn states_of_the_delta_rule_are_as_llama_cpp_computes_them() {
         assert_eq!((first("blk.0.ssm_norm.weight"), first("blk.0.attn_norm.weight")), (0.25, norm));
     }
 }
+
+/// Renames what a checkpoint's names begin with.
+fn renamed(mut tensors: Tensors, from: &str, to: &str) -> Tensors {
+    tensors.iter_mut().for_each(|tensor| tensor.0 = tensor.0.replace(from, to));
+    tensors
+}
+
+/// Nemotron as its publisher has it and as transformers 5 saves it, layers as letters and as a list in either spelling.
+#[test]
+fn nemotron_in_every_layout() {
+    let (config, tensors) = load("nemotron-h-moe");
+    let published = outcome(&config, &tensors).unwrap();
+    assert!(published.remarks.is_empty(), "{:?}", published.remarks);
+    let mut fused = renamed(tensors.clone(), "backbone.", "model.");
+    for layer in [1, 4] {
+        for part in ["up_proj", "down_proj"] {
+            let name = format!("model.layers.{layer}.mixer.experts.");
+            fuse(&mut fused, 8, [&name, ".#.weight"], &[part], &format!("{name}{part}"));
+        }
+    }
+    for key in ["layers_block_type", "layer_types"] {
+        for (state, attention) in [("mamba", "attention"), ("linear_attention", "full_attention")] {
+            let mut saved = config.clone();
+            let keys = saved.as_object_mut().unwrap();
+            keys.retain(|key, _| key != "hybrid_override_pattern" && key != "num_hidden_layers");
+            keys.insert(key.into(), json!([state, "moe", state, attention, "moe"]));
+            keys["time_step_limit"] = json!([0.0, { "__float__": "Infinity" }]);
+            assert_same(&published, &outcome(&saved, &fused).unwrap());
+        }
+    }
+}
+
+/// A dense layer, and experts that see a shorter vector.
+#[test]
+fn nemotron_with_a_dense_layer_and_a_latent() {
+    let (mut config, mut tensors) = load("nemotron-h-moe");
+    tensors.retain(|tensor| {
+        !tensor.0.contains("layers.4.mixer.") && !tensor.0.contains("layers.1.mixer.experts.")
+    });
+    let mut add = |name: &str, shape: [usize; 2]| {
+        tensors.push((
+            format!("backbone.layers.{name}.weight"),
+            Dtype::BF16,
+            shape.to_vec(),
+            vec![0; 2 * shape[0] * shape[1]],
+        ));
+    };
+    for expert in 0..8 {
+        add(&format!("1.mixer.experts.{expert}.up_proj"), [32, 16]);
+        add(&format!("1.mixer.experts.{expert}.down_proj"), [16, 32]);
+    }
+    add("1.mixer.fc1_latent_proj", [16, 64]);
+    add("1.mixer.fc2_latent_proj", [64, 16]);
+    add("4.mixer.up_proj", [40, 64]);
+    add("4.mixer.down_proj", [64, 40]);
+    config["hybrid_override_pattern"] = "MEM*-".into();
+    config["intermediate_size"] = 40.into();
+    config["moe_latent_size"] = 16.into();
+    let found = outcome(&config, &tensors).unwrap();
+    let shape = |name: &str| found.weights[name].0.clone();
+    assert_eq!(shape("blk.1.ffn_up_exps.weight"), [8, 32, 16]);
+    assert_eq!(shape("blk.1.ffn_down_exps.weight"), [8, 16, 32]);
+    assert_eq!(
+        (shape("blk.1.ffn_latent_down.weight"), shape("blk.1.ffn_latent_up.weight")),
+        (vec![16, 64], vec![64, 16])
+    );
+    assert_eq!((shape("blk.4.ffn_up.weight"), shape("blk.4.ffn_down.weight")), (vec![40, 64], vec![64, 40]));
+    assert_eq!(found.metadata.u64("nemotron_h_moe.moe_latent_size").unwrap(), Some(16));
+    let widths = found.metadata.require_array("nemotron_h_moe.feed_forward_length").unwrap();
+    assert_eq!(widths.as_i32s().unwrap()[..], [0, 32, 0, 0, 40]);
+    // Predictions of further tokens have a place of their own.
+    tensors.push(("mtp.layers.0.eh_proj.weight".into(), Dtype::BF16, vec![2], vec![0; 4]));
+    assert_eq!(outcome(&config, &tensors).unwrap().dropped, ["mtp.layers.0.eh_proj.weight"]);
+}
+
+#[test]
+fn granites_layers_and_experts_go_by_two_names() {
+    let (config, tensors) = load("granitehybrid");
+    let published = outcome(&config, &tensors).unwrap();
+    assert!(published.remarks.is_empty(), "{:?}", published.remarks);
+    let mut saved = config.clone();
+    saved["layer_types"] = json!(["linear_attention", "full_attention", "linear_attention"]);
+    saved["mamba_d_head"] = "auto".into();
+    let mut new = renamed(tensors.clone(), "block_sparse_moe.router.layer.", "block_sparse_moe.router.");
+    new = renamed(new, "block_sparse_moe.input_linear.weight", "block_sparse_moe.experts.gate_up_proj");
+    new = renamed(new, "block_sparse_moe.output_linear.weight", "block_sparse_moe.experts.down_proj");
+    assert_same(&published, &outcome(&saved, &new).unwrap());
+    // Its smallest models have the shared network alone, and some know positions.
+    let mut dense = config.clone();
+    dense["num_local_experts"] = 0.into();
+    dense["num_experts_per_tok"] = 0.into();
+    dense["position_embedding_type"] = "rope".into();
+    let mut fewer = tensors.clone();
+    fewer.retain(|tensor| !tensor.0.contains("block_sparse_moe"));
+    let found = outcome(&dense, &fewer).unwrap();
+    for part in ["gate", "up", "down"] {
+        let (own, shared) = (format!("blk.1.ffn_{part}.weight"), format!("blk.1.ffn_{part}_shexp.weight"));
+        assert_eq!(found.weights[&own], published.weights[&shared], "{part}");
+        assert!(!found.weights.contains_key(&shared));
+    }
+    let of = |outcome: &Outcome, key: &str| outcome.metadata.get(&format!("granitehybrid.{key}")).cloned();
+    assert_eq!(of(&found, "feed_forward_length"), Some(48u32.into()));
+    assert_eq!(of(&found, "expert_count"), None);
+    assert_eq!(of(&found, "context_length"), Some(256u32.into()));
+    assert_eq!(of(&found, "rope.scaling.finetuned"), Some(true.into()));
+    assert_eq!(of(&published, "rope.scaling.finetuned"), Some(false.into()));
+    assert!(refusal(&dense, &tensors).contains("unknown model.layers.0.block_sparse_moe"));
+}
+
+/// What states are left with of each step, number by number; columns in GGUF.
+#[test]
+fn decays_of_mamba_are_as_llama_cpp_computes_them() {
+    let (config, mut tensors) = load("granitehybrid");
+    let logs: Vec<u8> = (1..=8).flat_map(|i| (i as f32).ln().to_le_bytes()).collect();
+    take(&mut tensors, "model.layers.0.mamba.A_log");
+    tensors.push(("model.layers.0.mamba.A_log".into(), Dtype::F32, vec![8], logs));
+    let found = outcome(&config, &tensors).unwrap();
+    let (shape, decays) = &found.weights["blk.0.ssm_a"];
+    assert_eq!(*shape, [8, 1]);
+    assert!(decays.iter().zip(1..).all(|(found, i)| (found + i as f32).abs() < 1e-5), "{decays:?}");
+    assert_eq!(found.weights["blk.0.ssm_d"].0, [8, 1]);
+}
+
+#[test]
+fn lfm2s_experts_alone_are_those_in_stacks() {
+    let (config, tensors) = load("lfm2moe");
+    let alone = outcome(&config, &tensors).unwrap();
+    assert!(alone.remarks.is_empty(), "{:?}", alone.remarks);
+    let mut fused = tensors.clone();
+    for layer in 1..4 {
+        let name = format!("model.layers.{layer}.feed_forward.experts.");
+        let from = [&*name, ".#.weight"];
+        fuse(&mut fused, 8, from, &["w1", "w3"], &format!("{name}gate_up_proj"));
+        fuse(&mut fused, 8, from, &["w2"], &format!("{name}down_proj"));
+    }
+    assert_same(&alone, &outcome(&config, &fused).unwrap());
+    let mut unbiased = config.clone();
+    unbiased["use_expert_bias"] = false.into();
+    let message = refusal(&unbiased, &tensors);
+    assert!(message.contains("unknown model.layers.1.feed_forward.expert_bias"), "{message}");
+}
+
+/// Gemma 4 as published (two numbers for layers that see everything) and as transformers 5 writes it (layer by layer).
+#[test]
+fn gemmas_wide_heads_go_by_two_spellings() {
+    let (config, tensors) = load("gemma4");
+    let written = outcome(&config, &tensors).unwrap();
+    assert!(written.remarks.is_empty(), "{:?}", written.remarks);
+    let mut published = config.clone();
+    let text = published["text_config"].as_object_mut().unwrap();
+    text.remove("per_layer_config");
+    text.insert("global_head_dim".into(), 32.into());
+    text.insert("num_global_key_value_heads".into(), 1.into());
+    assert_same(&written, &outcome(&published, &tensors).unwrap());
+    // The last layer sees everything, whatever the list says.
+    published["text_config"]["layer_types"][3] = "sliding_attention".into();
+    assert_same(&written, &outcome(&published, &tensors).unwrap());
+    // The class heeds its own keys only where keys are values.
+    published["text_config"]["attention_k_eq_v"] = false.into();
+    let message = refusal(&published, &tensors);
+    assert!(
+        message.contains("layers.1.self_attn.k_proj.weight") && message.contains("[64, 64]"),
+        "{message}"
+    );
+    let (shape, factors) = &written.weights["rope_freqs.weight"];
+    assert_eq!((shape[0], &factors[3..5]), (16, &[1.0, 1e30][..]));
+}
+
+#[test]
+fn gemma_without_experts() {
+    let (mut config, mut tensors) = load("gemma4");
+    let whole = outcome(&config, &tensors).unwrap();
+    let of_experts = [".experts.", ".router.", "layernorm_1.", "layernorm_2."];
+    tensors.retain(|tensor| !of_experts.iter().any(|part| tensor.0.contains(part)));
+    assert!(refusal(&config, &tensors).contains("router.scale"));
+    let text = config["text_config"].as_object_mut().unwrap();
+    text["enable_moe_block"] = false.into();
+    for key in ["num_experts", "top_k_experts", "moe_intermediate_size"] {
+        text[key] = Value::Null;
+    }
+    let found = outcome(&config, &tensors).unwrap();
+    assert_eq!(found.weights.len(), 89 - 4 * 8);
+    assert!(found.weights.iter().all(|(name, weights)| whole.weights[name] == *weights));
+    assert!(found.metadata.iter().all(|(key, _)| !key.contains("expert")));
+}

@@ -1,7 +1,8 @@
-//! Layers of several kinds: what a configuration's list says of each.
+//! Layers of several kinds: what a configuration's list says of each, and the arrays of metadata that follow from it.
 //! Tables ask it layer by layer, so a list that cannot be understood must be refused before, with the metadata.
 
 use super::params::{Dim, Params};
+use moewe_engine::gguf::Value;
 use moewe_engine::{Error, Result};
 
 /// What a layer does, as far as tensors differ.
@@ -11,6 +12,12 @@ pub(super) enum Kind {
     Recurrent,
     /// Attends to all positions before.
     Attention,
+    /// Attends to the last few positions.
+    Window,
+    /// Is a network of experts and nothing else.
+    Experts,
+    /// Is a dense network and nothing else.
+    Dense,
 }
 
 /// Words of configurations, and what they mean.
@@ -34,6 +41,12 @@ pub(super) fn listed(params: &Params, key: &str, words: Words) -> Result<Option<
         })
     };
     list.iter().map(kind).collect::<Result<Vec<_>>>().map(Some)
+}
+
+/// A number where a layer is of a kind, 0 elsewhere.
+pub(super) fn number_where(kinds: &[Kind], wanted: Kind, number: u64) -> Value {
+    let number = i32::try_from(number).unwrap_or(i32::MAX); // lengths are bounded far below
+    Value::from(kinds.iter().map(|&kind| if kind == wanted { number } else { 0 }).collect::<Vec<i32>>())
 }
 
 /// Whether a layer is of a kind.

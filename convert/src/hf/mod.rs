@@ -9,6 +9,7 @@ mod common;
 mod delta;
 mod keys;
 mod kinds;
+mod mamba;
 mod names;
 pub mod params;
 pub mod plan;
@@ -21,18 +22,23 @@ mod tied;
 pub mod tokenizer;
 pub mod view;
 mod vocabulary;
+mod wide;
 mod yarn;
 
 mod bailingmoe2;
 mod deepseek2;
 mod gemma3;
+mod gemma4;
 mod glm4moe;
 mod gpt_oss;
+mod granitehybrid;
 mod granitemoe;
+mod lfm2moe;
 mod llama;
 mod minimax_m2;
 mod moe_124m;
 mod moe_gpt;
+mod nemotron_h;
 mod olmoe;
 mod qwen2;
 mod qwen2moe;
@@ -59,7 +65,7 @@ pub(crate) use vocabulary::widen;
 type Computed = (&'static str, fn(&Params) -> Result<Option<Vec<f32>>>);
 
 /// The classes known here that wrap a text model; they have no numbers of their own.
-const WRAPPERS: &[&str] = &["gemma3", "kimi_k25", "qwen3_5", "qwen3_5_moe"];
+const WRAPPERS: &[&str] = &["gemma3", "gemma4", "kimi_k25", "qwen3_5", "qwen3_5_moe"];
 
 /// The Hugging Face side of an architecture.
 pub struct Architecture {
@@ -89,13 +95,17 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &bailingmoe2::ARCHITECTURE,
     &deepseek2::ARCHITECTURE,
     &gemma3::ARCHITECTURE,
+    &gemma4::ARCHITECTURE,
     &glm4moe::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
+    &granitehybrid::ARCHITECTURE,
     &granitemoe::ARCHITECTURE,
+    &lfm2moe::ARCHITECTURE,
     &llama::ARCHITECTURE,
     &minimax_m2::ARCHITECTURE,
     &moe_124m::ARCHITECTURE,
     &moe_gpt::ARCHITECTURE,
+    &nemotron_h::ARCHITECTURE,
     &olmoe::ARCHITECTURE,
     &qwen2::ARCHITECTURE,
     &qwen2moe::ARCHITECTURE,
@@ -240,3 +250,6 @@ mod hybrid_tests;
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod variant_tests;

@@ -6,8 +6,8 @@ use moewe_engine::{Error, Result};
 
 /// What the tables' names of a decoder begin with.
 const USUAL: &str = "model.";
-/// The tensor that tells how a checkpoint's names begin.
-const ANCHOR: &str = "embed_tokens.weight";
+/// The tensors that tell how a checkpoint's names begin; the second is Nemotron's.
+const ANCHORS: [&str; 2] = ["embed_tokens.weight", "embeddings.weight"];
 
 /// A checkpoint's way of naming.
 #[derive(Debug)]
@@ -29,13 +29,17 @@ impl<'c> Names<'c> {
                 "merge it into its base first (PEFT: merge_and_unload, then save_pretrained)",
             ));
         }
-        let usual = format!("{USUAL}{ANCHOR}");
-        let mut others = tensors.iter().filter_map(|tensor| {
-            let prefix = tensor.name.strip_suffix(ANCHOR)?;
-            (prefix.is_empty() || prefix.ends_with('.')).then_some(prefix)
-        });
-        let prefix = match (checkpoint.get(&usual), others.next(), others.next()) {
-            (None, Some(prefix), None) => Some(prefix.to_owned()),
+        let prefixes = |anchor: &'static str| {
+            tensors.iter().filter_map(move |tensor| {
+                let prefix = tensor.name.strip_suffix(anchor)?;
+                (prefix.is_empty() || prefix.ends_with('.')).then_some(prefix)
+            })
+        };
+        let anchor = ANCHORS.into_iter().find(|anchor| prefixes(anchor).next().is_some());
+        let is_usual = anchor.is_none_or(|anchor| checkpoint.get(&format!("{USUAL}{anchor}")).is_some());
+        let mut others = anchor.into_iter().flat_map(prefixes);
+        let prefix = match (is_usual, others.next(), others.next()) {
+            (false, Some(prefix), None) => Some(prefix.to_owned()),
             _ => None,
         };
         Ok(Self { checkpoint, prefix })
@@ -69,8 +73,8 @@ impl<'c> Names<'c> {
 
     /// What to say about names that begin in a way of their own.
     pub(super) fn remark(&self) -> Option<String> {
-        const TOWERS: [&str; 2] = ["language_model.model.", "model.language_model."];
-        let prefix = self.prefix.as_ref().filter(|prefix| !TOWERS.contains(&prefix.as_str()))?;
+        const KNOWN: [&str; 3] = ["language_model.model.", "model.language_model.", "backbone."];
+        let prefix = self.prefix.as_ref().filter(|prefix| !KNOWN.contains(&prefix.as_str()))?;
         Some(format!("names of tensors begin with {prefix:?} where \"{USUAL}\" is usual"))
     }
 }

@@ -2,6 +2,7 @@
 //! ([`Dim`]) that shapes and metadata are made of. Every length is bounded here, before anything is built on it.
 
 use super::class::Class;
+use super::wide;
 use moewe_engine::{Error, Result};
 use names::names_of;
 use serde_json::{Map, Value};
@@ -64,6 +65,18 @@ pub enum Dim {
     Values,
     /// One.
     One,
+    /// Width of a head in layers that see everything, where those have heads of their own.
+    WideHead,
+    /// Key heads of such layers.
+    WideHeadsKv,
+    /// All query heads of such a layer side by side.
+    WideQ,
+    /// All key heads of such a layer side by side.
+    WideKv,
+    /// Gates and hidden units of one expert.
+    ExpertGateUp,
+    /// Three times the residual stream.
+    Embedding3,
     /// Queries and what gates attention's output, head by head.
     QGated,
     /// Convolution before a state: positions that it sees.
@@ -96,6 +109,8 @@ pub enum Dim {
     State,
     /// Mamba-2: all heads side by side.
     Inner,
+    /// Mamba-2: heads of one group side by side.
+    GroupWidth,
     /// Mamba-2: heads, and what groups write and read.
     Channels,
     /// Mamba-2: the gate, the channels, and a time step for each head.
@@ -251,6 +266,10 @@ impl Params {
 
     /// A length, where the configuration says or implies it.
     pub fn maybe(&self, dim: Dim) -> Result<Option<u64>> {
+        if dim == Dim::StateHead && self.raw("mamba_d_head").is_some_and(|width| width == "auto") {
+            let inner = self.uint(&["mamba_expand"])?.unwrap_or(2).saturating_mul(self.dim(Dim::Embedding)?);
+            return Ok(Some(inner / self.dim(Dim::StateHeads)?).filter(|&width| width <= 1 << 16));
+        }
         if let Some((_, most, name)) = NAMES.iter().find(|row| row.0 == dim)
             && let Some(length) = self.uint(names_of(name))?
         {
@@ -280,6 +299,7 @@ impl Params {
         let sum = |a: Dim, b: Dim| Ok(Some(self.dim(a)? + self.dim(b)?));
         match dim {
             Dim::HeadsKv => self.maybe(Dim::Heads),
+            Dim::Layers => self.listed_layers(),
             Dim::Head => {
                 let (width, heads) = (self.dim(Dim::Embedding)?, self.dim(Dim::Heads)?);
                 if width % heads != 0 {
@@ -299,9 +319,12 @@ impl Params {
             Dim::ExpertFf => self.maybe(Dim::Ff),
             Dim::SharedFf => {
                 let Some(count) = self.maybe(Dim::ExpertsShared)? else { return Ok(None) };
-                let each = match self.uint(&["d_shared_ff"])? {
+                let each = match self.uint(&["d_shared_ff", "moe_shared_expert_intermediate_size"])? {
                     Some(each) if each <= 1 << 24 => each,
-                    Some(each) => return Err(Error::malformed("config, d_shared_ff", "at most 2^24", each)),
+                    Some(each) => {
+                        let place = "config, width of a shared expert";
+                        return Err(Error::malformed(place, "at most 2^24", each));
+                    }
                     None => self.dim(Dim::ExpertFf)?,
                 };
                 Ok(Some(count * each))
@@ -310,7 +333,13 @@ impl Params {
             Dim::KvLatent => sum(Dim::KvRank, Dim::HeadRope),
             Dim::Keys => product(Dim::Heads, Dim::HeadKey),
             Dim::Values => product(Dim::Heads, Dim::HeadValue),
+            Dim::WideHead => wide::heads(self).map(|(_, head)| Some(head)),
+            Dim::WideHeadsKv => wide::heads(self).map(|(heads, _)| Some(heads)),
+            Dim::WideQ => product(Dim::Heads, Dim::WideHead),
+            Dim::WideKv => product(Dim::WideHeadsKv, Dim::WideHead),
+            Dim::ExpertGateUp => Ok(Some(2 * self.dim(Dim::ExpertFf)?)),
             Dim::One => Ok(Some(1)),
+            Dim::Embedding3 => Ok(Some(3 * self.dim(Dim::Embedding)?)),
             Dim::QGated => Ok(Some(2 * self.dim(Dim::Q)?)),
             Dim::ExpertIn => match self.maybe(Dim::Latent)? {
                 None => self.dim(Dim::Embedding).map(Some),
@@ -318,6 +347,20 @@ impl Params {
             },
             _ => self.of_states(dim),
         }
+    }
+
+    /// Nemotron's configurations list their layers and need not count them.
+    fn listed_layers(&self) -> Result<Option<u64>> {
+        let count = |(_, list): (String, &Value)| match list {
+            Value::Array(list) => Some(list.len() as u64),
+            Value::String(letters) => Some(letters.chars().count() as u64),
+            _ => None,
+        };
+        let count = self.get(&["layers_block_type", "hybrid_override_pattern"]).and_then(count);
+        if let Some(layers) = count.filter(|&layers| layers > 1 << 12) {
+            return Err(Error::malformed("config, layers_block_type", "at most 4096 layers", layers));
+        }
+        Ok(count)
     }
 
     /// Lengths of recurrent layers that follow from others.
@@ -337,6 +380,18 @@ impl Params {
             Dim::DeltaQkv => Ok(Some(2 * self.dim(Dim::DeltaKeys)? + self.dim(Dim::DeltaValues)?)),
             Dim::DeltaPairs => Ok(Some(2 * self.dim(Dim::ValueHeads)?)),
             Dim::Inner => product(Dim::StateHeads, Dim::StateHead),
+            Dim::GroupWidth => {
+                let (heads, groups) = (self.dim(Dim::StateHeads)?, self.dim(Dim::StateGroups)?);
+                if heads % groups != 0 {
+                    let place = "config, heads of states";
+                    return Err(Error::malformed(
+                        place,
+                        format!("a number that {groups} groups divide"),
+                        heads,
+                    ));
+                }
+                Ok(Some(heads / groups * self.dim(Dim::StateHead)?))
+            }
             Dim::Channels => {
                 let shared = 2 * self.dim(Dim::StateGroups)? * self.dim(Dim::State)?;
                 Ok(Some(self.dim(Dim::Inner)? + shared))

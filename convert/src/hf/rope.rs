@@ -15,6 +15,7 @@ const THETA: f64 = 10_000.0;
 const FIELDS: &[(&str, &[&str])] = &[
     ("default", &["partial_rotary_factor"]),
     ("linear", &["factor", "partial_rotary_factor"]),
+    (PROPORTION, &["partial_rotary_factor"]),
     (
         "llama3",
         &[
@@ -64,6 +65,29 @@ pub(super) fn keys(params: &Params) -> Result<Pairs> {
     Ok(pairs)
 }
 
+/// The keys of Gemma 4, whose two kinds of layers have heads of two widths.
+pub(super) fn proportional_keys(params: &Params) -> Result<Pairs> {
+    let rotation = Rotation::of(params)?;
+    let (wide, usual) = (params.dim(Dim::WideHead)?, rotated(params)?);
+    let local = rotation.local.unwrap_or(THETA);
+    Ok(vec![
+        ("rope.freq_base", Value::from(rotation.theta()? as f32)),
+        ("rope.freq_base_swa", Value::from(local as f32)),
+        ("rope.dimension_count", Value::from(wide as u32)),
+        ("rope.dimension_count_swa", Value::from(usual as u32)),
+    ])
+}
+
+/// Divisors of its frequencies: pairs beyond the share that turns are divided until they stand still. llama.cpp pairs
+/// the halves of a whole head, so leaving them out would turn others.
+pub(super) fn proportional_factors(params: &Params) -> Result<Option<Vec<f32>>> {
+    let (rotation, wide) = (Rotation::of(params)?, params.dim(Dim::WideHead)?);
+    let turning = (wide as f64 * rotation.part(params)? / 2.0) as usize;
+    let mut factors = vec![1.0; turning];
+    factors.resize((wide / 2) as usize, 1e30);
+    Ok(Some(factors))
+}
+
 /// Whether the architecture's files may hold a divisor per frequency, the tensor `rope_freqs`.
 pub(super) fn has_factors(params: &Params) -> bool {
     ["llama", "mistral", "mixtral"].iter().any(|name| params.is(name))
@@ -99,6 +123,9 @@ pub(super) fn unread(params: &Params) -> Result<Vec<String>> {
 /// The classes that turn a part of each head; all others turn heads whole, whatever the configuration says.
 const PARTIAL: &[&str] =
     &["bailing_moe_v2", "glm4_moe", "minimax_m2", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"];
+/// The class whose layers that see everything turn a share of their pairs, and what it calls that.
+const PROPORTIONAL: &str = "gemma4_text";
+const PROPORTION: &str = "proportional";
 /// Fields about the positions of images, and the classes that have them.
 const OF_IMAGES: &[&str] = &["mrope_section", "mrope_interleaved"];
 const SEEING: &[&str] = &["qwen3_5_moe_text", "qwen3_5_text"];
@@ -133,6 +160,7 @@ impl Rotation {
     pub(super) fn of(params: &Params) -> Result<Self> {
         let by_class = params.class().and_then(|class| class.rotation());
         let rotation = match by_class {
+            Some(defaults) if params.is(PROPORTIONAL) => Self::proportional(params, defaults)?,
             Some(defaults) if defaults.contains_key("full_attention") => {
                 Self::by_layer_type(params, defaults)?
             }
@@ -189,18 +217,39 @@ impl Rotation {
         Ok(Self { fields, local: Some(sliding.theta()?) })
     }
 
+    /// Gemma 4, which knows no older spelling.
+    fn proportional(params: &Params, defaults: &Map<String, Json>) -> Result<Self> {
+        let given = object(params, "rope_parameters")?.unwrap_or(defaults);
+        let of = |kind: &str| {
+            let fields = given.get(kind).and_then(Json::as_object);
+            let place = format!("config, rope_parameters, {kind}");
+            fields.ok_or_else(|| Error::malformed(place, "the rotation of such layers", "none"))
+        };
+        let sliding = Self { fields: of("sliding_attention")?.clone(), local: None };
+        let turns_whole = sliding.number("partial_rotary_factor")?.is_none_or(|part| part == 1.0);
+        params.refuse(sliding.kind()? != "default" || !turns_whole, "scaled rotation in sliding layers")?;
+        let full = Self { fields: of("full_attention")?.clone(), local: Some(sliding.theta()?) };
+        let factor = full.number("factor")?.unwrap_or(1.0);
+        let is_known = full.kind()? == PROPORTION && factor == 1.0;
+        let what = format!("a {:?} rotation by {factor} in layers that see everything", full.kind()?);
+        params.refuse(!is_known, &what)?;
+        Ok(full)
+    }
+
     fn check(&self, params: &Params) -> Result<()> {
         let kind = self.kind()?;
-        if !FIELDS.iter().any(|row| row.0 == kind) {
+        let is_known = FIELDS.iter().any(|row| row.0 == kind);
+        if !is_known || (kind == PROPORTION && !params.is(PROPORTIONAL)) {
             let hint = "supported are default, linear, llama3 and yarn";
             return Err(Error::unsupported(format!("config: rotary scaling {kind:?}"), hint));
         }
         let part = self.part(params)?;
-        if turns_a_part(params) && !(part > 0.0 && part <= 1.0) {
+        let may_be_partial = turns_a_part(params) || params.is(PROPORTIONAL);
+        if may_be_partial && !(part > 0.0 && part <= 1.0) {
             return Err(wrong("partial_rotary_factor", "above 0, at most 1", &part.into()));
         }
         // Most classes turn whole heads without scaling, whatever stands there.
-        let is_unclear = kind != "default" && part != 1.0 && !turns_a_part(params);
+        let is_unclear = kind != "default" && part != 1.0 && !may_be_partial;
         params.refuse(is_unclear, "partial_rotary_factor with a scaled rotation")?;
         params.refuse(params.is_latent() && part != 1.0, "partial_rotary_factor in latent attention")?;
         self.theta().map(drop)

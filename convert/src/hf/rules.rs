@@ -23,6 +23,10 @@ pub(super) enum Op {
     SplitHeads(Dim, Dim, bool),
     /// Drops axes of length 1.
     Squeeze,
+    /// Adds a last axis of length 1.
+    Unsqueeze,
+    /// Elements of a vector in so many rows.
+    Fold(Dim),
     /// Rows (of a vector: elements) are so many groups, each of sections as long as `.1` lists; keeps section `.2` of
     /// each group.
     Section(Dim, &'static [Dim], usize),
@@ -187,6 +191,12 @@ impl Rule {
     /// Exists only in layers without experts.
     pub(super) fn in_dense_layers(mut self) -> Self {
         self.layers = Layers::Dense;
+        self
+    }
+
+    /// Exists in layers with experts and without.
+    pub(super) fn in_all_layers(mut self) -> Self {
+        self.layers = Layers::All;
         self
     }
 

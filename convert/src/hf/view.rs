@@ -116,6 +116,14 @@ impl<'c> View<'c> {
                 self.axes.insert(1, vec![(keep, stride)]);
             }
             Op::Squeeze => self.axes.retain(|axis| axis.iter().any(|steps| steps.0 != 1)),
+            Op::Unsqueeze => self.axes.push(vec![(1, 1)]),
+            Op::Fold(rows) if self.axes.len() == 1 => {
+                let rows = params.dim(rows)?;
+                let Some((len, stride)) = self.single(0).filter(|steps| steps.0 % rows == 0) else {
+                    return Ok(None);
+                };
+                self.axes = vec![vec![(rows, len / rows * stride)], vec![(len / rows, stride)]];
+            }
             Op::Section(groups, sections, section) => {
                 let lengths = sections.iter().map(|&dim| params.dim(dim)).collect::<Result<Vec<_>>>()?;
                 return Ok(self.section(params.dim(groups)?, &lengths, section));

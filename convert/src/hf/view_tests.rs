@@ -60,6 +60,8 @@ fn ops() {
             &[0., 2., 1., 3., 6., 8., 7., 9.],
         ),
         (&[2, 1, 3], &[Op::Squeeze], &[2, 3], &[0., 1., 2., 3., 4., 5.]),
+        (&[3], &[Op::Unsqueeze], &[3, 1], &[0., 1., 2.]),
+        (&[6], &[Op::Fold(Dim::Heads)], &[2, 3], &[0., 1., 2., 3., 4., 5.]),
         // Two key heads of a query, a key and two values each.
         (&[8, 1], &[Op::Section(Dim::KeyHeads, KEY_HEAD, 1)], &[2, 1], &[1., 5.]),
         (&[8, 1], &[Op::Section(Dim::KeyHeads, KEY_HEAD, 2)], &[4, 1], &[2., 3., 6., 7.]),
