@@ -136,8 +136,8 @@ fn slots_keep_to_their_budget_and_what_is_counted_adds_up() {
         assert!(resident <= plan.slots() && (plan.bytes() <= budget || share == 0), "{plan:?}");
         let rows: u64 = counted.layers.iter().flat_map(|layer| &layer.uses).sum();
         let routed = engine.config().layers.iter().map(|layer| match &layer.ffn {
-            ffn::Shape::Experts(experts) => experts.expert_used_count as u64,
-            ffn::Shape::Dense(_) => 0,
+            Some(ffn::Shape::Experts(experts)) => experts.expert_used_count as u64,
+            Some(ffn::Shape::Dense(_)) | None => 0,
         });
         assert_eq!(rows, 2 * 52 * routed.sum::<u64>());
         let missed: u64 = counted.layers.iter().map(|layer| layer.misses * layer.expert_bytes).sum();

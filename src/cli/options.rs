@@ -130,7 +130,8 @@ impl ModelOptions {
     /// Loads the model at a place that is known already.
     pub(crate) fn open_place(&self, place: &Place, options: Options) -> Result<Engine> {
         let engine = Engine::from_gguf(place.open()?, options).map_err(|e| e.in_file(place.to_string()))?;
-        let is_dense = engine.config().layers.iter().all(|layer| matches!(layer.ffn, ffn::Shape::Dense(_)));
+        let layers = &engine.config().layers;
+        let is_dense = !layers.iter().any(|layer| matches!(layer.ffn, Some(ffn::Shape::Experts(_))));
         if is_dense && (self.experts_used.is_some() || self.expert_threshold > 0.0) {
             let flag = if self.experts_used.is_some() { "--experts-used" } else { "--expert-threshold" };
             bail!("{place}: this model has no experts, so {flag} has nothing to change");
@@ -241,8 +242,12 @@ pub(crate) fn describe_memory(plan: &MemoryPlan) -> Vec<String> {
         ),
         false => format!("{} for {slots} of {all} experts", output::bytes(plan.experts.bytes())),
     };
+    let states = match plan.states {
+        0 => String::new(),
+        bytes => format!("{} recurrent states, ", output::bytes(bytes)),
+    };
     let mut lines = vec![format!(
-        "memory: {} dense weights, {} cache of {} positions, {} buffers and program, {experts}{}",
+        "memory: {} dense weights, {} cache of {} positions, {states}{} buffers and program, {experts}{}",
         output::bytes(plan.dense),
         output::bytes(plan.cache),
         plan.context_length,

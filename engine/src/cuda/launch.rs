@@ -466,6 +466,7 @@ fn kind_of(activation: Activation) -> i32 {
         Activation::GeluTanh => 2,
         Activation::Relu => 3,
         Activation::SwigluOai => 4,
+        Activation::ReluSquared => unreachable!("models with it are refused"),
     }
 }
 

@@ -18,6 +18,7 @@ mod floats;
 mod layout;
 mod panels;
 mod portable;
+mod recurrence;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ pub use experts::{
     Dispatch, ExpertKernel, ExpertMatrices, Hidden, Share, SlotCodes, down, hidden, quantize_slots,
 };
 pub use layout::Layout;
+pub use recurrence::{Convolution, STATE_COLUMNS, Scan, Taken, convolve, scan};
 
 use crate::quant::{Block, Float, Format, Grain, Visit, visit};
 use crate::simd::Isa;

@@ -7,7 +7,7 @@ use super::Architecture;
 use super::config::{Config, Norm};
 use super::ffn::{self, Ffn};
 use super::mixer::Mixer;
-use super::weights::{Layer, Linear, Matrix, NormWeights, Weights};
+use super::weights::{Layer, Linear, Matrix, NormWeights, Sublayer, Weights};
 use crate::cuda::Vector;
 use crate::error::{Error, Result};
 use crate::experts::{ExpertLayer, ExpertStore};
@@ -29,7 +29,7 @@ pub(super) fn bind(gguf: &Gguf, architecture: &Architecture, config: &Config) ->
         Some(output) => output,
         None => Linear { name: "output".into(), matrix: token_embedding.clone(), bias: None },
     };
-    let output_norm = binder.norm("output_norm", config.output_norm, width)?;
+    let output_norm = binder.norm(architecture.output_norm, config.output_norm, width)?;
     binder.ignore("rope_freqs.weight");
     let mut layers = Vec::with_capacity(config.layers.len());
     let mut experts = Vec::with_capacity(config.layers.len());
@@ -94,16 +94,16 @@ impl Binder<'_> {
         })
     }
 
-    fn vector(&self, name: &str, len: usize) -> Result<Vector> {
+    fn vector(&self, name: &str, shape: &[usize]) -> Result<Vector> {
         let tensor = self.require(name)?;
-        let bytes = self.checked(tensor, &[len])?;
-        let mut values = vec![0f32; len];
+        let bytes = self.checked(tensor, shape)?;
+        let mut values = vec![0f32; shape.iter().product()];
         (tensor.format.dequantize)(&bytes, &mut values);
         Ok(values.into())
     }
 
     fn optional_vector(&self, name: &str, len: usize) -> Result<Option<Vector>> {
-        self.gguf.tensor(name).map(|_| self.vector(name, len)).transpose()
+        self.gguf.tensor(name).map(|_| self.vector(name, &[len])).transpose()
     }
 
     fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<Linear> {
@@ -120,7 +120,7 @@ impl Binder<'_> {
     }
 
     fn norm(&self, name: &str, kind: Norm, width: usize) -> Result<NormWeights> {
-        let weight = self.vector(&format!("{name}.weight"), width)?;
+        let weight = self.vector(&format!("{name}.weight"), &[width])?;
         let bias = self.optional_vector(&format!("{name}.bias"), width)?;
         Ok(NormWeights { kind, weight, bias })
     }
@@ -173,21 +173,28 @@ impl LayerBinder<'_> {
         let description = &self.config.layers[self.i];
         let norm = |name: &str| self.norm(name, self.width());
         let post = |name: &str| if self.architecture.post_norms { norm(name).map(Some) } else { Ok(None) };
+        let mixer = |shape| {
+            let (norm, kind) = (norm("attn_norm")?, Mixer::bind(shape, self)?);
+            Ok::<_, Error>(Sublayer { norm, kind, post_norm: post("post_attention_norm")? })
+        };
+        let ffn = |shape| {
+            // Layers of one half have one norm, whatever it stands before.
+            let name = if description.mixer.is_some() { self.architecture.ffn_norm } else { "attn_norm" };
+            let (norm, kind) = (norm(name)?, Ffn::bind(shape, self)?);
+            Ok::<_, Error>(Sublayer { norm, kind, post_norm: post("post_ffw_norm")? })
+        };
         Ok(Layer {
-            mixer_norm: norm("attn_norm")?,
-            mixer: Mixer::bind(&description.mixer, self)?,
-            mixer_post_norm: post("post_attention_norm")?,
-            ffn_norm: norm(self.architecture.ffn_norm)?,
-            ffn: Ffn::bind(&description.ffn, self)?,
-            ffn_post_norm: post("post_ffw_norm")?,
+            mixer: description.mixer.as_ref().map(mixer).transpose()?,
+            ffn: description.ffn.as_ref().map(ffn).transpose()?,
+            output_scale: self.optional_vector("layer_output_scale.weight", 1)?.map(|scale| scale[0]),
         })
     }
 
     /// The routed experts' matrices, where the layer has any.
     fn experts(&self) -> Result<Option<ExpertLayer>> {
         match &self.config.layers[self.i].ffn {
-            ffn::Shape::Experts(shape) => ffn::experts::bind_stacks(shape, self).map(Some),
-            ffn::Shape::Dense(_) => Ok(None),
+            Some(ffn::Shape::Experts(shape)) => ffn::experts::bind_stacks(shape, self).map(Some),
+            Some(ffn::Shape::Dense(_)) | None => Ok(None),
         }
     }
 
@@ -231,9 +238,19 @@ impl LayerBinder<'_> {
         Ok(Some(values.into()))
     }
 
+    /// Numbers of this shape, the fastest axis first.
+    pub(super) fn vector(&self, name: &str, shape: &[usize]) -> Result<Vector> {
+        self.binder.vector(&self.name(name), shape)
+    }
+
+    /// The kind of the layer's norms.
+    pub(super) fn norm_kind(&self) -> Norm {
+        self.config.layers[self.i].norm
+    }
+
     /// A norm of the layer's kind.
     pub(super) fn norm(&self, name: &str, width: usize) -> Result<NormWeights> {
-        self.norm_of(self.config.layers[self.i].norm, name, width)
+        self.norm_of(self.norm_kind(), name, width)
     }
 
     pub(super) fn norm_of(&self, kind: Norm, name: &str, width: usize) -> Result<NormWeights> {

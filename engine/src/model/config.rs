@@ -14,6 +14,7 @@ pub(super) mod limit {
     pub(in crate::model) const EXPERTS: usize = 1 << 16;
     pub(in crate::model) const EXPERTS_USED: usize = 1 << 10;
     pub(in crate::model) const CONTEXT: usize = 1 << 28;
+    pub(in crate::model) const TAPS: usize = 1 << 6;
 }
 
 /// A model's hyper-parameters.
@@ -35,6 +36,8 @@ pub struct Config {
     pub residual_scale: f32,
     /// Factor on logits.
     pub logit_scale: f32,
+    /// Logits become `cap * tanh(logit / cap)`.
+    pub logit_cap: Option<f32>,
     /// The norm before the head.
     pub output_norm: Norm,
     /// The distinct rotations; layers name one by index.
@@ -48,10 +51,10 @@ pub struct Config {
 pub struct Layer {
     /// Norms before mixer and FFN.
     pub norm: Norm,
-    /// What mixes positions.
-    pub mixer: mixer::Shape,
-    /// The second half.
-    pub ffn: ffn::Shape,
+    /// What mixes positions, where anything does.
+    pub mixer: Option<mixer::Shape>,
+    /// The second half, where there is one.
+    pub ffn: Option<ffn::Shape>,
 }
 
 /// A normalisation.
@@ -110,6 +113,7 @@ pub(super) fn read(gguf: &Gguf, architecture: &'static Architecture) -> Result<C
             .float("logit_scale")?
             .filter(|scale| *scale != 0.0)
             .map_or(1.0, |scale| 1.0 / scale),
+        logit_cap: (architecture.logit_cap)(&keys)?,
         output_norm: norm,
         ropes: (architecture.ropes)(&keys, architecture)?,
         layers: Vec::with_capacity(layers),
@@ -178,7 +182,7 @@ fn check_vocabulary(keys: &Keys<'_>, rows: usize) -> Result<()> {
 /// Where keys speak of experts there are some.
 fn check_experts(keys: &Keys<'_>, config: &Config) -> Result<()> {
     let stated = keys.number("expert_count", limit::EXPERTS)?.unwrap_or(0);
-    let has_some = config.layers.iter().any(|layer| matches!(layer.ffn, ffn::Shape::Experts(_)));
+    let has_some = config.layers.iter().any(|layer| matches!(layer.ffn, Some(ffn::Shape::Experts(_))));
     if stated > 0 && !has_some {
         return Err(keys.wrong("expert_count", "tensors `blk.N.ffn_gate_inp.weight`", "none of that name"));
     }
@@ -191,11 +195,10 @@ pub(super) fn slides(layer: usize, pattern: usize) -> bool {
 }
 
 fn read_norm(keys: &Keys<'_>, architecture: &Architecture) -> Result<Norm> {
-    let name = if architecture.layer_norm {
-        "attention.layer_norm_epsilon"
-    } else {
-        "attention.layer_norm_rms_epsilon"
-    };
+    let (other, rms) = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon");
+    // Nemotron's files have the other's key for an RMS norm.
+    let is_named = !architecture.layer_norm && keys.value(rms).is_some();
+    let name = if is_named { rms } else { other };
     let epsilon = keys.float(name)?.unwrap_or(1e-5);
     if !(0.0..1.0).contains(&epsilon) {
         return Err(keys.wrong(name, "between 0 and 1", epsilon));

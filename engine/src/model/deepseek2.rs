@@ -36,7 +36,7 @@ fn ropes(keys: &Keys<'_>, architecture: &Architecture) -> Result<Vec<Rope>> {
     Ok(vec![rope])
 }
 
-fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<mixer::Shape> {
+fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Option<mixer::Shape>> {
     if keys.gguf.tensor(&format!("blk.{layer}.attn_kv_b.weight")).is_some() {
         let what = "the old layout of latent attention (tensor `attn_kv_b`) is not read";
         return Err(Error::unsupported(what, "convert the original checkpoint again"));
@@ -45,7 +45,7 @@ fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<m
     let log_multiplier = keys.float("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
     let factor = keys.float("rope.scaling.factor")?.filter(|factor| *factor > 1.0).unwrap_or(1.0);
     let stretch = 1.0 + log_multiplier * factor.ln();
-    Ok(mixer::Shape::Latent(latent::Shape {
+    Ok(Some(mixer::Shape::Latent(latent::Shape {
         head_count: grouped::Shape::read(keys, architecture, layer)?.head_count,
         q_lora_rank: keys.number("attention.q_lora_rank", WIDTH)?.filter(|rank| *rank > 0),
         kv_lora_rank: keys.require("attention.kv_lora_rank", WIDTH)?,
@@ -54,5 +54,5 @@ fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<m
         value_length: keys.require("attention.value_length_mla", WIDTH)?,
         scale: stretch * stretch / (key_length as f32).sqrt(),
         rope: 0,
-    }))
+    })))
 }

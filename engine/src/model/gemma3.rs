@@ -21,7 +21,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
 const LAYERS_OF_27B: usize = 62;
 
 /// Positions that a sliding layer looks back, itself included.
-fn window(keys: &Keys<'_>) -> Result<Option<usize>> {
+pub(super) fn window(keys: &Keys<'_>) -> Result<Option<usize>> {
     Ok(keys.number("attention.sliding_window", 1 << 28)?.filter(|window| *window > 0))
 }
 
@@ -35,7 +35,7 @@ fn ropes(keys: &Keys<'_>, architecture: &Architecture) -> Result<Vec<Rope>> {
     Ok(ropes)
 }
 
-fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<mixer::Shape> {
+fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Option<mixer::Shape>> {
     let mut shape = grouped::Shape::read(keys, architecture, layer)?;
     let pattern = keys.number("attention.sliding_window_pattern", 1 << 12)?.unwrap_or(6);
     if let Some(window) = window(keys)?.filter(|_| slides(layer, pattern)) {
@@ -45,5 +45,5 @@ fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<m
         let width = keys.require("embedding_length", usize::MAX)?;
         shape.scale = 1.0 / ((width / shape.head_count) as f32).sqrt();
     }
-    Ok(mixer::Shape::Grouped(shape))
+    Ok(Some(mixer::Shape::Grouped(shape)))
 }

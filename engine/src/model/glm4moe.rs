@@ -14,9 +14,9 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     ..Architecture::LLAMA
 };
 
-fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<mixer::Shape> {
+fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Option<mixer::Shape>> {
     let mut shape = grouped::Shape::read(keys, architecture, layer)?;
     let norm = keys.gguf.tensor(&format!("blk.{layer}.attn_q_norm.weight"));
     shape.qk_norm = norm.map(|_| QkNorm::Head);
-    Ok(mixer::Shape::Grouped(shape))
+    Ok(Some(mixer::Shape::Grouped(shape)))
 }

@@ -17,10 +17,10 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     ..Architecture::LLAMA
 };
 
-fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<mixer::Shape> {
+fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Option<mixer::Shape>> {
     let mut shape = grouped::Shape::read(keys, architecture, layer)?;
     let window = keys.number("attention.sliding_window", 1 << 28)?.filter(|window| *window > 0);
     let pattern = keys.number("attention.sliding_window_pattern", 1 << 12)?.unwrap_or(2);
     shape.window = window.filter(|_| slides(layer, pattern));
-    Ok(mixer::Shape::Grouped(shape))
+    Ok(Some(mixer::Shape::Grouped(shape)))
 }

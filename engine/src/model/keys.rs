@@ -73,12 +73,26 @@ impl<'a> Keys<'a> {
         let numbers = array.as_u64s().ok_or_else(|| {
             Error::malformed(format!("key `{key}`"), "a number or an array of numbers", array.element_name())
         })?;
+        bounded(&key, self.of_layer(&key, &numbers, layer)?, limit).map(Some)
+    }
+
+    /// True or false of a layer, where the file has an array of that.
+    pub fn flag_per_layer(&self, name: &str, layer: usize) -> Result<Option<bool>> {
+        let key = self.reading(name);
+        let Some(value) = self.metadata().get(&key) else { return Ok(None) };
+        let flags = value.as_array().and_then(|array| array.as_bools()).ok_or_else(|| {
+            Error::malformed(format!("key `{key}`"), "an array of true and false", value.describe())
+        })?;
+        self.of_layer(&key, flags, layer).map(Some)
+    }
+
+    fn of_layer<T: Copy>(&self, key: &str, values: &[T], layer: usize) -> Result<T> {
         let layers = self.require("block_count", usize::MAX)?;
-        match numbers.get(layer) {
-            Some(&value) if numbers.len() == layers => bounded(&key, value, limit).map(Some),
+        match values.get(layer) {
+            Some(&value) if values.len() == layers => Ok(value),
             _ => {
                 let place = format!("key `{key}`");
-                Err(Error::malformed(place, format!("a value for each of {layers} layers"), numbers.len()))
+                Err(Error::malformed(place, format!("a value for each of {layers} layers"), values.len()))
             }
         }
     }

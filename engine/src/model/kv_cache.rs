@@ -3,6 +3,10 @@
 //! A page has all layers' keys and values; within it each head's positions lie together, in the cache's block format
 //! (F16, Q8_0 or F32). Pages are claimed from the pool when positions are first written, so a long context costs nothing
 //! until it is used, and sequences with the same beginning share them: who writes to a shared page copies it first.
+//!
+//! States are one array for all layers and count for as many pages as they are large. Nobody can take a position out of one
+//! again, so [`KvCache::mark`] has it kept as it is there: a snapshot, to which [`State::rewind`] and [`State::fork`] go
+//! back. Snapshots are a convenience: they give way where pages run out.
 
 use super::backend::State;
 use super::config::Config;
@@ -38,11 +42,12 @@ pub(super) struct Pages {
     pub(super) value_length: usize,
 }
 
-/// Where a layer's keys and values begin in a page.
-#[derive(Clone, Copy)]
+/// Where a layer's keys and values begin in a page, or its state among all.
+#[derive(Clone, Copy, Default)]
 struct Place {
     keys: usize,
     values: usize,
+    state: usize,
 }
 
 /// What all caches of a model have in common.
@@ -50,6 +55,23 @@ struct Shape {
     format: &'static Format,
     layers: Vec<(Memory, Place)>,
     page_bytes: usize,
+    state_len: usize, // numbers of all recurrent layers
+}
+
+/// Snapshots of one sequence, besides its state: the beginnings and ends of the last two turns' prompts.
+pub const SNAPSHOTS: usize = 4;
+
+/// The states of all recurrent layers at one position.
+struct States {
+    values: Vec<f32>,
+    _claims: Vec<Claim>,
+}
+
+/// What the states were after so many positions.
+#[derive(Clone)]
+struct Snapshot {
+    len: usize,
+    states: Arc<States>,
 }
 
 /// One conversation's cache.
@@ -57,8 +79,10 @@ pub struct KvCache {
     shape: Arc<Shape>,
     pool: Arc<Pool>,
     pages: Vec<Arc<Vec<u8>>>,
-    claims: Vec<Arc<Claim>>, // of the pages
-    states: Vec<Vec<f32>>,   // of the layers
+    claims: Vec<Arc<Claim>>,     // of the pages
+    states: Option<Arc<States>>, // where any layer has some and any position is held
+    snapshots: Vec<Snapshot>,    // rising
+    marks: Vec<usize>,           // beyond `len`, rising
     len: usize,
 }
 
@@ -68,9 +92,12 @@ impl KvCache {
     /// # Errors
     /// When a head's width is no multiple of the format's block.
     pub fn new(config: &Config, format: &'static Format, pool: &Arc<Pool>) -> Result<Self> {
-        let shape = Shape::new(config, format)?;
-        let states = shape.layers.iter().map(|(memory, _)| memory.state()).collect();
-        Ok(Self { shape: Arc::new(shape), pool: pool.clone(), pages: vec![], claims: vec![], states, len: 0 })
+        Ok(Self::empty(Arc::new(Shape::new(config, format)?), pool.clone()))
+    }
+
+    fn empty(shape: Arc<Shape>, pool: Arc<Pool>) -> Self {
+        let (pages, claims, snapshots, marks) = Default::default();
+        Self { shape, pool, pages, claims, states: None, snapshots, marks, len: 0 }
     }
 
     /// Bytes of a page of every layer, [`PAGE`] positions.
@@ -79,6 +106,14 @@ impl KvCache {
     /// As [`KvCache::new`].
     pub fn page_bytes(config: &Config, format: &'static Format) -> Result<usize> {
         Shape::new(config, format).map(|shape| shape.page_bytes)
+    }
+
+    /// Pages for which the recurrent state of a sequence counts, and so does each of its snapshots; and their bytes.
+    ///
+    /// # Errors
+    /// As [`KvCache::new`].
+    pub fn state_size(config: &Config, format: &'static Format) -> Result<(usize, usize)> {
+        Shape::new(config, format).map(|shape| (shape.state_pages(), shape.state_len * size_of::<f32>()))
     }
 
     /// The format of keys and values.
@@ -99,9 +134,28 @@ impl KvCache {
         }
     }
 
-    /// The recurrent state of a layer; empty where it keeps pages.
+    /// The recurrent state of a layer; empty where it keeps pages. The sequence has been extended.
     pub(super) fn state(&mut self, layer: usize) -> &mut [f32] {
-        &mut self.states[layer]
+        let Some(states) = &mut self.states else { return &mut [] };
+        let states = Arc::get_mut(states).expect("what is written to is not shared");
+        &mut states.values[self.shape.state(layer)]
+    }
+
+    /// How many of `count` positions from `position` on are before the next one at whose end states are kept.
+    pub(super) fn until_kept(&self, position: usize, count: usize) -> usize {
+        let ends = self.snapshots.iter().map(|snapshot| snapshot.len);
+        ends.filter(|end| (position + 1..=position + count).contains(end))
+            .min()
+            .map_or(count, |end| end - position)
+    }
+
+    /// Keeps a part of a layer's state, which now stands at `position`, where that was marked.
+    pub(super) fn keep(&mut self, layer: usize, part: Range<usize>, position: usize) {
+        let Some(kept) = self.snapshots.iter_mut().find(|snapshot| snapshot.len == position) else { return };
+        let (Some(kept), Some(states)) = (Arc::get_mut(&mut kept.states), &self.states) else { return };
+        let start = self.shape.state(layer).start;
+        let part = start + part.start..start + part.end;
+        kept.values[part.clone()].copy_from_slice(&states.values[part]);
     }
 
     /// Pages of a layer's keys, `(head, position in page, key_length)` each.
@@ -117,17 +171,71 @@ impl KvCache {
     }
 
     fn is_recurrent(&self) -> bool {
-        self.states.iter().any(|state| !state.is_empty())
+        self.shape.state_len > 0
+    }
+
+    /// A page, for which a snapshot is given up where there is no other.
+    fn claim(&mut self) -> Result<Claim> {
+        loop {
+            match self.pool.claim() {
+                Err(_) if !self.snapshots.is_empty() => drop(self.snapshots.remove(0)),
+                claimed => return claimed,
+            }
+        }
     }
 
     /// A page of its own for the positions that come next, with what was there of those before.
     fn own_last_page(&mut self) -> Result<()> {
         let (number, held) = (self.len / PAGE, self.len % PAGE);
         if held > 0 && Arc::get_mut(&mut self.pages[number]).is_none() {
-            self.claims[number] = Arc::new(self.pool.claim()?);
+            self.claims[number] = Arc::new(self.claim()?);
             self.pages[number] = Arc::new(self.pages[number].to_vec());
         }
         Ok(())
+    }
+
+    /// Whether the states have to be copied, or made, before they can change.
+    fn has_to_own_states(&self) -> bool {
+        self.is_recurrent() && self.states.as_ref().is_none_or(|states| Arc::strong_count(states) > 1)
+    }
+
+    /// States of its own, as they were.
+    fn own_states(&mut self) -> Result<()> {
+        if !self.has_to_own_states() {
+            return Ok(());
+        }
+        let claims = (0..self.shape.state_pages()).map(|_| self.claim()).collect::<Result<_>>()?;
+        let values = match &self.states {
+            Some(states) => states.values.clone(),
+            None => vec![0.0; self.shape.state_len],
+        };
+        self.states = Some(Arc::new(States { values, _claims: claims }));
+        Ok(())
+    }
+
+    /// Room for a snapshot at a mark that is passed now, if there are pages for it that nobody has.
+    fn make_snapshot(&mut self, len: usize) {
+        let claims = (0..self.shape.state_pages()).map(|_| self.pool.claim()).collect::<Result<_>>();
+        if let Ok(claims) = claims {
+            let states = Arc::new(States { values: vec![0.0; self.shape.state_len], _claims: claims });
+            self.add(Snapshot { len, states });
+        }
+    }
+
+    fn add(&mut self, snapshot: Snapshot) {
+        if self.snapshots.len() == SNAPSHOTS {
+            self.snapshots.remove(0);
+        }
+        self.snapshots.push(snapshot);
+    }
+
+    /// The latest of the known states that are not behind `len` positions: after how many.
+    fn nearest(&self, len: usize) -> (usize, Option<&Arc<States>>) {
+        if len >= self.len {
+            return (self.len, self.states.as_ref());
+        }
+        let before = self.snapshots.iter().rev().find(|snapshot| snapshot.len <= len);
+        before.map_or((0, None), |snapshot| (snapshot.len, Some(&snapshot.states)))
     }
 }
 
@@ -138,21 +246,52 @@ impl State for KvCache {
 
     fn rewind(&mut self, len: usize) -> usize {
         if len < self.len {
-            self.len = if self.is_recurrent() { 0 } else { len };
-            self.states.iter_mut().for_each(|state| state.fill(0.0));
+            self.marks.clear();
+            self.len = if self.is_recurrent() {
+                let (reached, states) = self.nearest(len);
+                self.states = states.cloned();
+                reached
+            } else {
+                len
+            };
+            self.snapshots.retain(|snapshot| snapshot.len <= len);
             let pages = self.len.div_ceil(PAGE);
             self.pages.truncate(pages);
             self.claims.truncate(pages);
+            self.mark(len);
         }
         self.len
     }
 
+    fn mark(&mut self, len: usize) {
+        if !self.is_recurrent() || len == 0 || self.snapshots.iter().any(|snapshot| snapshot.len == len) {
+            return;
+        }
+        if let (true, Some(states)) = (len == self.len, &self.states) {
+            let states = states.clone();
+            self.add(Snapshot { len, states });
+        } else if len > self.len && !self.marks.contains(&len) {
+            self.marks.push(len);
+            self.marks.sort_unstable();
+        }
+    }
+
+    fn reach(&self, len: usize) -> usize {
+        if self.is_recurrent() { self.nearest(len).0 } else { len.min(self.len) }
+    }
+
     fn extend_to(&mut self, len: usize) -> Result<()> {
         if len > self.len {
+            self.own_states()?;
             self.own_last_page()?;
             while self.pages.len() < len.div_ceil(PAGE) {
-                self.claims.push(Arc::new(self.pool.claim()?));
+                let claim = self.claim()?;
+                self.claims.push(Arc::new(claim));
                 self.pages.push(Arc::new(vec![0; self.shape.page_bytes]));
+            }
+            while self.marks.first().is_some_and(|mark| *mark <= len) {
+                let passed = self.marks.remove(0);
+                self.make_snapshot(passed);
             }
             self.len = len;
         }
@@ -163,29 +302,30 @@ impl State for KvCache {
         let has_to_copy = len > self.len
             && !self.len.is_multiple_of(PAGE)
             && self.pages.last().is_some_and(|page| Arc::strong_count(page) > 1);
-        len.div_ceil(PAGE).saturating_sub(self.pages.len()) + usize::from(has_to_copy)
+        let pages = len.div_ceil(PAGE).saturating_sub(self.pages.len()) + usize::from(has_to_copy);
+        if len <= self.len || !self.is_recurrent() {
+            return pages;
+        }
+        let own = self.snapshots.iter().filter(|snapshot| Arc::strong_count(&snapshot.states) == 1).count();
+        let states = self.shape.state_pages();
+        (pages + usize::from(self.has_to_own_states()) * states).saturating_sub(own * states)
     }
 
     fn fork(&self, len: usize) -> Self {
-        let has_all = len == self.len;
-        let len = if self.is_recurrent() && !has_all { 0 } else { len.min(self.len) };
-        let states = match len {
-            0 => self.states.iter().map(|state| vec![0.0; state.len()]).collect(),
-            _ => self.states.clone(),
-        };
-        let pages = len.div_ceil(PAGE);
-        let (shape, pool) = (self.shape.clone(), self.pool.clone());
-        let (pages, claims) = (self.pages[..pages].to_vec(), self.claims[..pages].to_vec());
-        Self { shape, pool, pages, claims, states, len }
-    }
-}
-
-impl Memory {
-    fn state(&self) -> Vec<f32> {
-        match *self {
-            Self::Pages(_) => vec![],
-            Self::State(len) => vec![0.0; len],
+        let mut fork = Self::empty(self.shape.clone(), self.pool.clone());
+        fork.len = self.reach(len);
+        if self.is_recurrent() {
+            fork.states = self.nearest(len).1.cloned();
+            fork.snapshots =
+                self.snapshots.iter().filter(|snapshot| snapshot.len <= fork.len).cloned().collect();
         }
+        let pages = fork.len.div_ceil(PAGE);
+        (fork.pages, fork.claims) = (self.pages[..pages].to_vec(), self.claims[..pages].to_vec());
+        let end = len.min(self.len);
+        if fork.len < end {
+            fork.mark(end);
+        }
+        fork
     }
 }
 
@@ -197,18 +337,33 @@ impl Shape {
             page_bytes += (PAGE * heads * format.row_bytes(width)).next_multiple_of(ALIGNMENT);
             start
         };
-        let mut layers = vec![];
+        let (mut layers, mut state_len) = (vec![], 0);
         for layer in &config.layers {
-            let memory = layer.mixer.memory();
-            let mut place = Place { keys: 0, values: 0 };
-            if let Memory::Pages(pages) = memory {
-                check_widths(&pages, format)?;
-                place.keys = room(pages.key_length, pages.heads);
-                place.values = room(pages.value_length, pages.heads);
+            let memory = layer.mixer.as_ref().map_or(Memory::State(0), |mixer| mixer.memory());
+            let mut place = Place { state: state_len, ..Place::default() };
+            match memory {
+                Memory::Pages(pages) => {
+                    check_widths(&pages, format)?;
+                    place.keys = room(pages.key_length, pages.heads);
+                    place.values = room(pages.value_length, pages.heads);
+                }
+                Memory::State(len) => state_len += len,
             }
             layers.push((memory, place));
         }
-        Ok(Self { format, layers, page_bytes })
+        Ok(Self { format, layers, page_bytes, state_len })
+    }
+
+    /// Where a layer's state is among those of all.
+    fn state(&self, layer: usize) -> Range<usize> {
+        let (memory, Place { state, .. }) = self.layers[layer];
+        let len = if let Memory::State(len) = memory { len } else { 0 };
+        state..state + len
+    }
+
+    /// Pages for which states count; a model without any attention has pages of no bytes.
+    fn state_pages(&self) -> usize {
+        (self.state_len * size_of::<f32>()).div_ceil(self.page_bytes.max(ALIGNMENT))
     }
 }
 

@@ -25,29 +25,36 @@ mod workspace;
 mod bailingmoe2;
 mod deepseek2;
 mod gemma3;
+mod gemma4;
 mod glm4moe;
 mod gpt_oss;
+mod granitehybrid;
 mod granitemoe;
+mod lfm2moe;
 mod llama;
 mod minimax_m2;
 mod moe_124m;
 mod moe_gpt;
+mod nemotron_h_moe;
 mod olmoe;
 mod qwen2;
 mod qwen2moe;
 mod qwen3;
+mod qwen35;
+mod qwen35moe;
 mod qwen3moe;
+mod qwen3next;
 
 pub use backend::{Backend, Cpu, Cuda, CudaState, HostBuffer, Plain, Setup, State};
 pub use config::{Config, Layer, Norm, QkNorm};
 pub use keys::Keys;
-pub use kv_cache::{KvCache, PAGE};
+pub use kv_cache::{KvCache, PAGE, SNAPSHOTS};
 pub use moe::Routing;
 pub use observe::{Nothing, Observe, Site};
 pub use pool::Pool;
-pub use step::{Best, Row, Wants};
+pub use step::{Best, ConvStep, Factor, KeyHeads, Row, ScanStep, Update, Wants};
 pub use transformer::forward;
-pub use weights::{Linear, Matrix, Weights};
+pub use weights::{Linear, Matrix, Sublayer, Weights};
 pub use workspace::{Workspace, scratch_bytes};
 
 use crate::error::{Error, Result};
@@ -76,16 +83,20 @@ pub struct Architecture {
     pub post_norms: bool,
     /// Tensor name of the norm before the FFN.
     pub ffn_norm: &'static str,
+    /// Tensor name of the norm before the head.
+    pub output_norm: &'static str,
     /// YaRN rounds its corner dimensions to whole pairs.
     pub yarn_whole_pairs: bool,
     /// The distinct rotations; layers name one by index.
     pub ropes: fn(&Keys<'_>, &Architecture) -> Result<Vec<Rope>>,
     /// What mixes positions in a layer.
-    pub mixer: fn(&Keys<'_>, &Architecture, usize) -> Result<mixer::Shape>,
+    pub mixer: fn(&Keys<'_>, &Architecture, usize) -> Result<Option<mixer::Shape>>,
     /// The second half of a layer.
-    pub ffn: fn(&Keys<'_>, &Architecture, usize) -> Result<ffn::Shape>,
+    pub ffn: fn(&Keys<'_>, &Architecture, usize) -> Result<Option<ffn::Shape>>,
     /// Factor on token embeddings.
     pub embedding_scale: fn(&Keys<'_>) -> Result<f32>,
+    /// The bound of logits.
+    pub logit_cap: fn(&Keys<'_>) -> Result<Option<f32>>,
 }
 
 impl Architecture {
@@ -100,11 +111,13 @@ impl Architecture {
         normalise: true,
         post_norms: false,
         ffn_norm: "ffn_norm",
+        output_norm: "output_norm",
         yarn_whole_pairs: true,
         ropes: rope_scaling::of_heads,
         mixer: mixer::grouped::read,
         ffn: ffn::read,
         embedding_scale: |keys| Ok(keys.float("embedding_scale")?.unwrap_or(1.0)),
+        logit_cap: |_| Ok(None),
     };
 }
 
@@ -116,8 +129,15 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &qwen2moe::ARCHITECTURE,
     &qwen3::ARCHITECTURE,
     &qwen3moe::ARCHITECTURE,
+    &qwen3next::ARCHITECTURE,
+    &qwen35::ARCHITECTURE,
+    &qwen35moe::ARCHITECTURE,
     &gemma3::ARCHITECTURE,
+    &gemma4::ARCHITECTURE,
     &granitemoe::ARCHITECTURE,
+    &granitehybrid::ARCHITECTURE,
+    &nemotron_h_moe::ARCHITECTURE,
+    &lfm2moe::ARCHITECTURE,
     &deepseek2::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
     &bailingmoe2::ARCHITECTURE,
@@ -125,8 +145,6 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &minimax_m2::ARCHITECTURE,
     &moe_gpt::ARCHITECTURE,
     &moe_124m::ARCHITECTURE,
-    #[cfg(test)]
-    &mixer::toy::ARCHITECTURE,
 ];
 
 /// A described and bound model.
@@ -171,7 +189,7 @@ impl Model {
             )));
         }
         for layer in &mut self.weights.layers {
-            let Ffn::Experts(experts) = &mut layer.ffn else { continue };
+            let Some(Sublayer { kind: Ffn::Experts(experts), .. }) = &mut layer.ffn else { continue };
             let experts = experts.shape_mut();
             let used = used.unwrap_or(experts.expert_used_count);
             if !(1..=experts.expert_count).contains(&used) {
@@ -198,7 +216,7 @@ impl Model {
     pub fn bytes_per_token(&self) -> u64 {
         let mut bytes = self.weights.dense_bytes();
         for (i, layer) in self.weights.layers.iter().enumerate() {
-            if let Ffn::Experts(experts) = &layer.ffn {
+            if let Some(Ffn::Experts(experts)) = layer.ffn() {
                 let experts = experts.shape();
                 let all = self.weights.experts.layer_bytes(i);
                 bytes += all / experts.expert_count as u64 * experts.expert_used_count as u64;

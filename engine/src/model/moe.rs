@@ -6,6 +6,15 @@ use super::ffn::experts::{Gating, Groups, Shape};
 use crate::kernels::Dispatch;
 use crate::ops::{Choice, exp, softmax, top_k};
 
+/// What a layer's router has beside its matrix.
+#[derive(Clone, Copy, Default)]
+pub struct Weighing<'a> {
+    /// Added to scores for the choice only, `(expert_count)`.
+    pub choice_bias: Option<&'a [f32]>,
+    /// Factor on each expert's weight, `(expert_count)`.
+    pub expert_scale: Option<&'a [f32]>,
+}
+
 /// The routing of one batch through one layer. Buffers are kept between layers.
 #[derive(Clone, Debug, Default)]
 pub struct Routing {
@@ -69,7 +78,7 @@ impl Routing {
     }
 
     /// Chooses experts from router logits `(rows, expert_count)`.
-    pub fn route(&mut self, logits: &[f32], experts: &Shape, choice_bias: Option<&[f32]>, drop: bool) {
+    pub fn route(&mut self, logits: &[f32], experts: &Shape, by: Weighing<'_>, drop: bool) {
         self.used = experts.expert_used_count;
         let rows = logits.len() / experts.expert_count;
         self.choices.clear();
@@ -77,7 +86,7 @@ impl Routing {
         for (logits, choices) in
             logits.chunks_exact(experts.expert_count).zip(self.choices.chunks_exact_mut(self.used))
         {
-            choose(logits, experts, choice_bias, &mut self.scores, choices);
+            choose(logits, experts, by, &mut self.scores, choices);
         }
         self.dropped.clear();
         self.dropped.resize(rows * self.used, false);
@@ -124,13 +133,7 @@ impl Routing {
     }
 }
 
-fn choose(
-    logits: &[f32],
-    experts: &Shape,
-    choice_bias: Option<&[f32]>,
-    scores: &mut Vec<f32>,
-    choices: &mut [Choice],
-) {
+fn choose(logits: &[f32], experts: &Shape, by: Weighing<'_>, scores: &mut Vec<f32>, choices: &mut [Choice]) {
     scores.clear();
     scores.extend_from_slice(logits);
     match experts.gating {
@@ -139,12 +142,12 @@ fn choose(
         Gating::SoftmaxChosen => {}
     }
     let unbiased = scores.len();
-    if choice_bias.is_none() && experts.groups.is_none() {
+    if by.choice_bias.is_none() && experts.groups.is_none() {
         top_k(scores, choices);
     } else {
         scores.extend_from_within(..);
         let choosing = &mut scores[unbiased..];
-        let bias = choice_bias.unwrap_or_default();
+        let bias = by.choice_bias.unwrap_or_default();
         choosing.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
         if let Some(groups) = experts.groups {
             leave_best(groups, choosing);
@@ -162,6 +165,9 @@ fn choose(
         choices.iter_mut().for_each(|choice| choice.score /= sum);
     }
     choices.iter_mut().for_each(|choice| choice.score *= experts.scale);
+    if let Some(scale) = by.expert_scale {
+        choices.iter_mut().for_each(|choice| choice.score *= scale[choice.index as usize]);
+    }
 }
 
 /// Keeps the scores of the best groups only (DeepSeek-V3, section 2.1.2); of equal groups the first counts.
@@ -201,7 +207,7 @@ pub(super) fn capacity_of(used: usize, factor: f32, rows: usize, expert_count: u
 mod tests {
     use super::*;
     use crate::kernels::Pick;
-    use crate::model::ffn::experts::Capacity;
+    use crate::model::ffn::experts::{Capacity, Inner};
     use crate::ops::Activation;
 
     fn experts(expert_count: usize, used: usize, gating: Gating) -> Shape {
@@ -215,6 +221,7 @@ mod tests {
             normalise: true,
             scale: 1.0,
             shared: None,
+            inner: Inner::Same,
             capacity: Some(Capacity { factor: 1.25 }),
             threshold: 0.0,
         }
@@ -245,8 +252,8 @@ mod tests {
     fn softmax_then_normalise_equals_softmax_of_the_chosen() {
         let logits = [0.3, -1.0, 2.0, 1.5];
         let (mut a, mut b) = (Routing::default(), Routing::default());
-        a.route(&logits, &experts(4, 2, Gating::Softmax), None, false);
-        b.route(&logits, &experts(4, 2, Gating::SoftmaxChosen), None, false);
+        a.route(&logits, &experts(4, 2, Gating::Softmax), Weighing::default(), false);
+        b.route(&logits, &experts(4, 2, Gating::SoftmaxChosen), Weighing::default(), false);
         for (a, b) in a.choices(0).iter().zip(b.choices(0)) {
             assert!(a.index == b.index && (a.score - b.score).abs() < 1e-6);
         }
@@ -258,7 +265,7 @@ mod tests {
         // Four rows, two experts, one of two: capacity max(floor(1 * 1.25 * 4 / 2), 2) = 2.
         let logits = [1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0];
         let mut routing = Routing::default();
-        routing.route(&logits, &experts(2, 1, Gating::SoftmaxChosen), None, true);
+        routing.route(&logits, &experts(2, 1, Gating::SoftmaxChosen), Weighing::default(), true);
         let dropped: Vec<bool> = (0..4).map(|row| routing.is_dropped(row, 0)).collect();
         assert_eq!(dropped, [false, false, true, false]);
         assert_eq!(routing.dispatch().picks(0).iter().map(|pick| pick.input).collect::<Vec<_>>(), [0, 1]);
@@ -271,8 +278,18 @@ mod tests {
         let mut routing = Routing::default();
         let mut sigmoid = experts(3, 1, Gating::Sigmoid);
         sigmoid.normalise = false;
-        routing.route(&[2.0, 0.0, 1.0], &sigmoid, Some(&[0.0, 5.0, 0.0]), false);
+        let by = Weighing { choice_bias: Some(&[0.0, 5.0, 0.0]), expert_scale: None };
+        routing.route(&[2.0, 0.0, 1.0], &sigmoid, by, false);
         assert_eq!(routing.choices(0)[0], Choice { index: 1, score: 0.5 });
+    }
+
+    #[test]
+    fn experts_have_factors_that_nothing_divides() {
+        let by = Weighing { choice_bias: None, expert_scale: Some(&[1.0, 3.0, 5.0]) };
+        let mut routing = Routing::default();
+        routing.route(&[0.0, 0.0, -90.0], &experts(3, 2, Gating::Softmax), by, false);
+        let scores: Vec<_> = routing.choices(0).iter().map(|choice| choice.score).collect();
+        assert_eq!(scores, [0.5, 1.5]);
     }
 
     #[test]
@@ -285,7 +302,7 @@ mod tests {
             let mut sigmoid = experts(8, 2, Gating::Sigmoid);
             sigmoid.groups = Some(Groups { count: 4, used, counted });
             let mut routing = Routing::default();
-            routing.route(&logits, &sigmoid, None, false);
+            routing.route(&logits, &sigmoid, Weighing::default(), false);
             let chosen: Vec<u32> = routing.choices(0).iter().map(|choice| choice.index).collect();
             assert_eq!(chosen, expected, "{counted} counted, {used} used");
         }
@@ -296,7 +313,7 @@ mod tests {
         let mut routing = Routing::default();
         let softmax = Shape { threshold: 0.2, ..experts(4, 3, Gating::SoftmaxChosen) };
         let logits = [0.7f32.ln(), 0.25f32.ln(), 0.05f32.ln(), -50.0, 0.0, 0.0, 0.0, -50.0];
-        routing.route(&logits, &softmax, None, false);
+        routing.route(&logits, &softmax, Weighing::default(), false);
         let dropped: Vec<bool> = (0..6).map(|i| routing.is_dropped(i / 3, i % 3)).collect();
         assert_eq!(dropped, [false, false, true, false, false, false]);
         let kept: Vec<f32> = routing.choices(0)[..2].iter().map(|choice| choice.score).collect();

@@ -13,7 +13,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
 };
 
 /// The converter says what is so in every model.
-fn ffn(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<ffn::Shape> {
+fn ffn(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Option<ffn::Shape>> {
     match keys.text("feed_forward_activation")? {
         None | Some("swiglu") => ffn::read(keys, architecture, layer),
         Some(other) => Err(keys.wrong("feed_forward_activation", "swiglu", other)),

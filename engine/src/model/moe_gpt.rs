@@ -16,7 +16,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     ..Architecture::LLAMA
 };
 
-fn ffn(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<ffn::Shape> {
+fn ffn(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Option<ffn::Shape>> {
     let name = "feed_forward_activation";
     let activation = match keys.text(name)?.unwrap_or("gelu_erf") {
         "gelu_erf" => Activation::GeluErf,
@@ -28,10 +28,9 @@ fn ffn(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<ffn
     if factor <= 0.0 {
         return Err(keys.wrong("expert_capacity_factor", "above 0", factor));
     }
-    Ok(match ffn::read(keys, architecture, layer)? {
+    let capacity = Some(Capacity { factor });
+    Ok(ffn::read(keys, architecture, layer)?.map(|shape| match shape {
         ffn::Shape::Dense(shape) => ffn::Shape::Dense(dense::Shape { activation, ..shape }),
-        ffn::Shape::Experts(shape) => {
-            ffn::Shape::Experts(experts::Shape { activation, capacity: Some(Capacity { factor }), ..shape })
-        }
-    })
+        ffn::Shape::Experts(shape) => ffn::Shape::Experts(experts::Shape { activation, capacity, ..shape }),
+    }))
 }

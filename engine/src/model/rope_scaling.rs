@@ -46,8 +46,7 @@ pub(super) fn read(
 /// An architecture's [`ropes`](Architecture::ropes): one for all heads, or none where positions are learned.
 pub(super) fn of_heads(keys: &Keys<'_>, architecture: &Architecture) -> Result<Vec<Rope>> {
     let Some(style) = architecture.rope else { return Ok(vec![]) };
-    let head = grouped::Shape::read(keys, architecture, 0)?;
-    Ok(vec![read(keys, architecture, style, head.key_length)?])
+    Ok(vec![read(keys, architecture, style, grouped::read_key_length(keys)?)?])
 }
 
 /// How many times as far positions are to reach; `rope.scale_linear` is the name of 2023, 0 says "not at all".

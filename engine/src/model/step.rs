@@ -1,6 +1,8 @@
 //! What one step of a batch is made of: its rows, columns that belong together, and a layer's attention.
 
 use crate::cuda::Vector;
+use crate::kernels::STATE_COLUMNS;
+use crate::ops::{Activation, exp};
 
 /// One token of one conversation in a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,6 +81,11 @@ impl Span {
         Self::pieces(at, 1, width)
     }
 
+    /// The column behind pieces without gaps.
+    pub(super) fn end(self) -> usize {
+        self.at + self.count * self.width
+    }
+
     /// All pieces as one.
     pub(super) fn as_one(self) -> Self {
         Self::one(self.at, self.count * self.width)
@@ -105,4 +112,132 @@ pub struct AttentionStep<'a> {
     pub window: Option<usize>,
     /// One logit per query head.
     pub sinks: Option<&'a Vector>,
+}
+
+/// What a factor is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Factor {
+    /// The number itself.
+    Itself,
+    /// Its sigmoid.
+    Sigmoid,
+    /// `x * sigmoid(x)`.
+    Silu,
+}
+
+impl Factor {
+    /// The factor.
+    #[inline(always)]
+    pub fn of(self, x: f32) -> f32 {
+        match self {
+            Self::Itself => x,
+            Self::Sigmoid => 1.0 / (1.0 + exp(-x)),
+            Self::Silu => Activation::Silu.apply(x),
+        }
+    }
+}
+
+/// One layer's convolution over a batch: `y[t] = f(bias + sum over j of weights[j] * x[t - taps + 1 + j])` per channel, the
+/// state holding the last `taps - 1` inputs, the oldest first, zeros before the beginning.
+pub struct ConvStep<'a> {
+    /// Which layer of the states.
+    pub layer: usize,
+    /// The batch.
+    pub rows: &'a [Row],
+    /// Column of the first channel.
+    pub at: usize,
+    /// Channels.
+    pub channels: usize,
+    /// `(taps, channels)`.
+    pub weights: &'a Vector,
+    /// `(channels)`.
+    pub bias: Option<&'a Vector>,
+    /// What `f` is.
+    pub activation: Option<Activation>,
+}
+
+impl ConvStep<'_> {
+    /// Inputs that a sum takes.
+    pub fn taps(&self) -> usize {
+        self.weights.len() / self.channels
+    }
+
+    /// Numbers of the state.
+    pub fn state_len(&self) -> usize {
+        (self.taps() - 1) * self.channels
+    }
+}
+
+/// How a recurrence's state takes a value in.
+#[derive(Clone, Copy)]
+pub enum Update<'a> {
+    /// What the state does not say already, as far as the strength goes: `d = sigmoid(x) * (v - S'k)` (gated delta net,
+    /// Yang et al. 2024).
+    Delta {
+        /// Column of the first head's `x`.
+        strengths: usize,
+    },
+    /// All of it, for as long as the step lasts: `d = step * v`; the output gets `skip * v` besides (Mamba-2, Dao & Gu
+    /// 2024).
+    Whole {
+        /// One factor per head.
+        skip: &'a Vector,
+    },
+}
+
+/// Which key and query head a value head goes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyHeads {
+    /// Neighbours share one.
+    Neighbours,
+    /// Every so manieth has the same: Qwen 3.5's files have value heads in this order.
+    Turns,
+}
+
+/// One layer's recurrence over a batch. Each value head has a state `S` of `(key, value)` numbers and, per row, a step
+/// `softplus(x + step_bias)`:
+/// `S = exp(rate * step) * S + k d'`, and the output is `S'q`, with `d` as [`Update`] says.
+pub struct ScanStep<'a> {
+    /// Which layer of the states.
+    pub layer: usize,
+    /// The batch.
+    pub rows: &'a [Row],
+    /// Numbers of the layer's state before those of this.
+    pub state_at: usize,
+    /// Queries in `x`.
+    pub queries: Span,
+    /// Keys in `x`, as many and as wide.
+    pub keys: Span,
+    /// Values in `x`, their heads a multiple of the keys'.
+    pub values: Span,
+    /// Which go together.
+    pub key_heads: KeyHeads,
+    /// Column of the first head's step.
+    pub steps: usize,
+    /// One per value head.
+    pub step_bias: &'a Vector,
+    /// One per value head, below 0.
+    pub rate: &'a Vector,
+    /// How values come in.
+    pub update: Update<'a>,
+}
+
+impl ScanStep<'_> {
+    /// The key head of a value head.
+    pub fn key_head(&self, head: usize) -> usize {
+        match self.key_heads {
+            KeyHeads::Neighbours => head / (self.values.count / self.keys.count),
+            KeyHeads::Turns => head % self.keys.count,
+        }
+    }
+
+    /// Numbers of a head's state: values stand in whole groups of [`STATE_COLUMNS`], one group after the other.
+    pub fn head_len(&self) -> usize {
+        scan_state_len(1, self.keys.width, self.values.width)
+    }
+}
+
+/// Numbers of a recurrence's state.
+pub(super) fn scan_state_len(heads: usize, key_length: usize, value_length: usize) -> usize {
+    heads * key_length * value_length.next_multiple_of(STATE_COLUMNS)
 }

@@ -8,7 +8,7 @@ use super::backend::Backend;
 use super::kinds::{Half, Pass};
 use super::observe::Observe;
 use super::step::Row;
-use super::weights::NormWeights;
+use super::weights::{NormWeights, Sublayer};
 use super::workspace::Workspace;
 use crate::error::Result;
 
@@ -43,16 +43,23 @@ pub fn forward<B: Backend, O: Observe>(
             pass.observe.hidden(i, &backend.host(&ws.x), config.embedding_length);
         }
         let next = weights.layers.get(i + 1);
-        backend.norm(&layer.mixer_norm, &ws.x, &mut ws.normed);
-        let Workspace { x, normed, added, mixer, angles, .. } = &mut *ws;
-        let mut half = Half { layer: i, next, angles, x, normed, added };
-        layer.mixer.step(&mut pass, &mut half, mixer)?;
-        add(&pass, model, layer.mixer_post_norm.as_ref(), ws);
-        backend.norm(&layer.ffn_norm, &ws.x, &mut ws.normed);
-        let Workspace { x, normed, added, ffn, angles, .. } = &mut *ws;
-        let mut half = Half { layer: i, next, angles, x, normed, added };
-        layer.ffn.step(&mut pass, &mut half, ffn)?;
-        add(&pass, model, layer.ffn_post_norm.as_ref(), ws);
+        if let Some(Sublayer { norm, kind, post_norm }) = &layer.mixer {
+            backend.norm(norm, &ws.x, &mut ws.normed);
+            let Workspace { x, normed, added, mixer, angles, .. } = &mut *ws;
+            let mut half = Half { layer: i, next, angles, x, normed, added };
+            kind.step(&mut pass, &mut half, mixer)?;
+            add(&pass, model, post_norm.as_ref(), ws);
+        }
+        if let Some(Sublayer { norm, kind, post_norm }) = &layer.ffn {
+            backend.norm(norm, &ws.x, &mut ws.normed);
+            let Workspace { x, normed, added, ffn, angles, .. } = &mut *ws;
+            let mut half = Half { layer: i, next, angles, x, normed, added };
+            kind.step(&mut pass, &mut half, ffn)?;
+            add(&pass, model, post_norm.as_ref(), ws);
+        }
+        if let Some(scale) = layer.output_scale {
+            backend.scale(&mut ws.x, scale);
+        }
     }
     head(&mut pass, model, ws);
     backend.find_best(rows, &ws.logits, &mut ws.best);
@@ -91,5 +98,8 @@ fn head<B: Backend, O: Observe>(pass: &mut Pass<'_, B, O>, model: &Model, ws: &m
     pass.linear(&weights.output, &mut ws.normed, &mut ws.logits, 0);
     if config.logit_scale != 1.0 {
         pass.backend.scale(&mut ws.logits, config.logit_scale);
+    }
+    if let Some(cap) = config.logit_cap {
+        pass.backend.cap(&mut ws.logits, cap);
     }
 }

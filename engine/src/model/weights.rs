@@ -91,10 +91,10 @@ impl Weights {
 
     /// All matrices that every token passes, in the order of their use.
     pub(super) fn dense(&self) -> impl Iterator<Item = &Matrix> {
-        let layers = self
-            .layers
-            .iter()
-            .flat_map(|layer| layer.mixer.matrices().into_iter().chain(layer.ffn.matrices()));
+        let layers = self.layers.iter().flat_map(|layer| {
+            let mixer = layer.mixer().map(Mixer::matrices).unwrap_or_default();
+            mixer.into_iter().chain(layer.ffn().map(Ffn::matrices).unwrap_or_default())
+        });
         layers.chain([&self.output.matrix])
     }
 
@@ -104,18 +104,32 @@ impl Weights {
     }
 }
 
-/// One layer, its routed experts aside.
+/// One layer, its routed experts aside. Some models' layers have one half only.
 pub struct Layer {
-    /// Before the mixer.
-    pub mixer_norm: NormWeights,
     /// What mixes positions.
-    pub mixer: Mixer,
-    /// On the mixer's output.
-    pub mixer_post_norm: Option<NormWeights>,
-    /// Before the FFN.
-    pub ffn_norm: NormWeights,
+    pub mixer: Option<Sublayer<Mixer>>,
     /// The second half.
-    pub ffn: Ffn,
-    /// On the FFN's output.
-    pub ffn_post_norm: Option<NormWeights>,
+    pub ffn: Option<Sublayer<Ffn>>,
+    /// Factor on the residual stream behind both.
+    pub output_scale: Option<f32>,
+}
+
+impl Layer {
+    pub(super) fn mixer(&self) -> Option<&Mixer> {
+        self.mixer.as_ref().map(|mixer| &mixer.kind)
+    }
+
+    pub(super) fn ffn(&self) -> Option<&Ffn> {
+        self.ffn.as_ref().map(|ffn| &ffn.kind)
+    }
+}
+
+/// A half of a layer with the norms around it.
+pub struct Sublayer<K> {
+    /// On its input.
+    pub norm: NormWeights,
+    /// What it computes.
+    pub kind: K,
+    /// On its output.
+    pub post_norm: Option<NormWeights>,
 }

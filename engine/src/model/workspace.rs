@@ -5,6 +5,7 @@ use super::backend::Backend;
 use super::config::Config;
 use super::ffn::{self, Ffn};
 use super::mixer::{self, Mixer};
+use super::weights::Layer;
 
 /// Scratch of a forward, allocated once and grown to the largest batch seen.
 pub struct Workspace<B: Backend> {
@@ -58,7 +59,7 @@ impl<B: Backend> Workspace<B> {
 pub fn scratch_bytes(model: &Model, rows: usize, with_logits: usize) -> u64 {
     let (config, layers) = (&model.config, model.weights.layers.iter());
     let row = 3 * config.embedding_length
-        + Mixer::scratch_columns(layers.clone().map(|layer| &layer.mixer))
-        + Ffn::scratch_columns(layers.map(|layer| &layer.ffn));
+        + Mixer::scratch_columns(layers.clone().filter_map(Layer::mixer))
+        + Ffn::scratch_columns(layers.filter_map(Layer::ffn));
     (rows * row * (4 + 1 + 1) + with_logits * config.vocab_size * 4) as u64
 }

@@ -14,6 +14,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(0, x)`.
     Relu,
+    /// `max(0, x)^2`.
+    ReluSquared,
     /// gpt-oss: `g * sigmoid(1.702 g) * (u + 1)` with `g <= 7` and `-7 <= u <= 7`.
     SwigluOai,
 }
@@ -31,6 +33,7 @@ impl Activation {
                 0.5 * x * (2.0 - 2.0 / (exp(2.0 * inner) + 1.0))
             }
             Self::Relu => x.max(0.0),
+            Self::ReluSquared => x.max(0.0) * x.max(0.0),
             Self::SwigluOai => {
                 let x = x.min(7.0);
                 x / (1.0 + exp(-1.702 * x))
@@ -92,6 +95,8 @@ mod tests {
             (GeluErf, -2.7, -0.009_360_8),
             (GeluTanh, 1.0, 0.841_192),
             (Relu, -1.0, 0.0),
+            (ReluSquared, -1.0, 0.0),
+            (ReluSquared, 3.0, 9.0),
             (SwigluOai, 9.0, 6.999_953),
         ] {
             let found: f32 = activation.apply(x);

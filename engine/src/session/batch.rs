@@ -39,8 +39,16 @@ impl Sequence {
         self.len() == 0
     }
 
+    /// How many positions a [`Sequence::fork`] of `len` would hold.
+    pub fn reach(&self, len: usize) -> usize {
+        match &self.0 {
+            AnyState::Host(state) => state.reach(len),
+            AnyState::Cuda(state) => state.reach(len),
+        }
+    }
+
     /// A sequence that begins with the first `len` positions of this one, or with fewer: a recurrent state is known at its
-    /// end only, and a card shares whole pages.
+    /// end and where it was marked, and a card shares whole pages. It is marked where it should have begun.
     #[must_use]
     pub fn fork(&self, len: usize) -> Self {
         Self(match &self.0 {
@@ -140,10 +148,21 @@ impl<'e> Batch<'e> {
         self.len(sequence) == 0
     }
 
-    /// Forgets a sequence's positions from `len` on and tells how many are left: fewer, where a recurrent state cannot go
-    /// back so far.
+    /// Forgets a sequence's positions from `len` on and tells how many are left: fewer, where a recurrent state was not
+    /// marked there. It is marked now for when it comes there again.
     pub fn rewind(&mut self, sequence: usize, len: usize) -> usize {
         with!(&mut self.work, |loaded| loaded.states[sequence].rewind(len))
+    }
+
+    /// Has a sequence's recurrent state kept as it is after `len` positions, now or when it comes there: a later
+    /// [`Batch::rewind`] or [`Batch::fork`] can begin there. A few are kept, the latest, as far as there are pages.
+    pub fn mark(&mut self, sequence: usize, len: usize) {
+        with!(&mut self.work, |loaded| loaded.states[sequence].mark(len));
+    }
+
+    /// How many positions a [`Batch::fork`] of `len` would hold.
+    pub fn reach(&self, sequence: usize, len: usize) -> usize {
+        with!(&self.work, |loaded| loaded.states[sequence].reach(len))
     }
 
     /// A sequence that begins with the first `len` positions of one of these; see [`Sequence::fork`].

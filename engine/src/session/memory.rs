@@ -7,7 +7,7 @@ use super::Options;
 use crate::error::{Error, Result};
 use crate::experts;
 use crate::kernels::Layout;
-use crate::model::{KvCache, Model, PAGE, Pool, scratch_bytes};
+use crate::model::{KvCache, Model, PAGE, Pool, SNAPSHOTS, scratch_bytes};
 use crate::os::memory;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -91,6 +91,8 @@ pub struct MemoryPlan {
     pub dense: u64,
     /// The cache of all positions.
     pub cache: u64,
+    /// Recurrent states, with those that are kept from earlier.
+    pub states: u64,
     /// Scratch of a step.
     pub buffers: u64,
     /// Slots of experts.
@@ -175,7 +177,9 @@ impl MemoryPlan {
         let with_logits = logit_rows(options);
         let buffers = scratch_bytes(model, options.batch, with_logits) + experts::READ_BUFFER_BYTES;
         let all_experts = model.weights.experts.plan(layout, None);
-        let fixed = program + dense + buffers + UNCOUNTED;
+        let states =
+            state_count(options) as u64 * KvCache::state_size(&model.config, options.cache)?.1 as u64;
+        let fixed = program + dense + buffers + states + UNCOUNTED;
         let left = limit.map(|limit| limit.saturating_sub(fixed));
         let per_position = KvCache::page_bytes(&model.config, options.cache)?.div_ceil(PAGE) as u64;
         let machine = free.map(|free| free + program);
@@ -203,6 +207,7 @@ impl MemoryPlan {
             program,
             dense,
             cache,
+            states,
             buffers,
             experts,
             context_length,
@@ -212,18 +217,29 @@ impl MemoryPlan {
     }
 
     /// The pages that sequences may have: those that were planned for, where it was said how many share them.
-    pub(super) fn pool(&self, options: &Options) -> Arc<Pool> {
-        match options.sequences {
+    ///
+    /// # Errors
+    /// When the cache's format does not fit the model.
+    pub(super) fn pool(&self, model: &Model, options: &Options) -> Result<Arc<Pool>> {
+        let (state_pages, _) = KvCache::state_size(&model.config, options.cache)?;
+        Ok(match options.sequences {
             None => Pool::new(usize::MAX / 2),
             // Each ends within a page.
-            Some(sequences) => Pool::new(self.positions.div_ceil(PAGE) + sequences),
-        }
+            Some(sequences) => {
+                Pool::new(self.positions.div_ceil(PAGE) + sequences + state_count(options) * state_pages)
+            }
+        })
     }
 
     /// What all of it takes once a conversation fills its context.
     pub fn total(&self) -> u64 {
-        self.program + self.dense + self.cache + self.buffers + self.experts.bytes() + UNCOUNTED
+        self.program + self.dense + self.cache + self.states + self.buffers + self.experts.bytes() + UNCOUNTED
     }
+}
+
+/// Recurrent states of all sequences: the present one of each and, where there are many, on average one from earlier.
+fn state_count(options: &Options) -> usize {
+    options.sequences.map_or(1, |sequences| 2 * sequences) + SNAPSHOTS
 }
 
 fn logit_rows(options: &Options) -> usize {

@@ -120,7 +120,7 @@ impl Engine {
                 AnyBackend::Cpu(Cpu::new(isa, threads))
             }
         };
-        let (pool, load_time) = (memory.pool(&options), start.elapsed());
+        let (pool, load_time) = (memory.pool(&model, &options)?, start.elapsed());
         Ok(Self { gguf, model, tokenizer, ends, backend, options, memory, pool, load_time })
     }
 
@@ -237,6 +237,7 @@ impl Engine {
             engine: self,
             batch: self.batch(1)?,
             tokens: vec![],
+            rests: false,
             stop: Arc::default(),
             rows: vec![],
         })
@@ -282,6 +283,7 @@ pub struct Session<'a> {
     engine: &'a Engine,
     batch: Batch<'a>,
     tokens: Vec<u32>,
+    rests: bool, // whether what follows the last token was asked
     stop: Arc<AtomicBool>,
     rows: Vec<Row>,
 }
@@ -317,7 +319,7 @@ impl<'a> Session<'a> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Forgets the tokens from `len` on and tells how many are left: none, where a recurrent state cannot go back.
+    /// Forgets the tokens from `len` on and tells how many are left: fewer, where a recurrent state cannot go back so far.
     pub fn rewind(&mut self, len: usize) -> usize {
         let kept = self.batch.rewind(0, len);
         self.tokens.truncate(kept);
@@ -344,8 +346,21 @@ impl<'a> Session<'a> {
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let common = common.min(tokens.len() - 1);
         let kept = self.rewind(common);
+        self.mark_turn(kept, tokens.len(), last);
         self.extend_for(&tokens[kept..], last)?;
         Ok(tokens.len() - kept)
+    }
+
+    /// Marks where recurrent states are worth keeping: where a turn begins, and before the last token of a prompt, which is
+    /// always computed. Prompts may come in pieces, of which the last alone wants anything.
+    fn mark_turn(&mut self, kept: usize, len: usize, last: Wants) {
+        let is_answer = self.rests && len == kept + 1;
+        if self.rests && !is_answer {
+            self.batch.mark(0, kept);
+        }
+        if last.logits() && !is_answer {
+            self.batch.mark(0, len - 1);
+        }
     }
 
     /// Appends tokens; logits of the last are then in [`Session::logits`].
@@ -444,6 +459,7 @@ impl<'a> Session<'a> {
             return Err(error);
         }
         self.tokens.extend_from_slice(tokens);
+        self.rests = self.rows.last().is_some_and(|row| row.wants.logits());
         Ok(())
     }
 

@@ -28,12 +28,20 @@ impl Prefixes {
         self.0.push(Prefix { tokens, sequence });
     }
 
-    /// The sequence that has most in common by this count, and how much; it counts as used.
-    pub(super) fn longest(&mut self, common: impl Fn(&[u32]) -> usize) -> Option<(usize, &Sequence)> {
-        let lengths = self.0.iter().map(|prefix| common(&prefix.tokens));
-        let (length, at) = lengths.zip(0..).max().filter(|(length, _)| *length > 0)?;
+    /// The sequence that can begin the most of what is in common by this count, how much it can, and how much is in
+    /// common; it counts as used.
+    pub(super) fn longest(
+        &mut self,
+        common: impl Fn(&[u32]) -> usize,
+        usable: impl Fn(usize) -> usize,
+    ) -> Option<(usize, usize, &Sequence)> {
+        let lengths = self.0.iter().map(|prefix| {
+            let common = common(&prefix.tokens);
+            (usable(prefix.sequence.reach(common)), common)
+        });
+        let ((length, common), at) = lengths.zip(0..).max().filter(|((length, _), _)| *length > 0)?;
         self.0[at..].rotate_left(1);
-        self.0.last().map(|prefix| (length, &prefix.sequence))
+        self.0.last().map(|prefix| (length, common, &prefix.sequence))
     }
 
     /// Forgets what was not used for the longest time; `false` where there is nothing left.

@@ -164,6 +164,7 @@ impl<'e> Turns<'e> {
             {
                 self.batch.replace(sequence, known);
             }
+            self.mark(sequence, conversation.tokens().len());
             let wanted = (conversation.tokens().len() + PAGE).min(self.batch.engine().context_length());
             if self.make_room(self.batch.pages_for(sequence, wanted)) {
                 self.free.pop();
@@ -190,16 +191,24 @@ impl<'e> Turns<'e> {
             let same = held.iter().zip(&tokens[..most]).take_while(|(held, own)| held == own).count();
             if exact { same / PAGE * PAGE } else { same }
         };
+        // A recurrent state may be known somewhere before the end of what is in common.
+        let usable = |reached: usize| if exact && !reached.is_multiple_of(PAGE) { 0 } else { reached };
         let of_running = self.running.iter().filter(|other| other.reuses()).map(|other| {
-            let shared = &other.tokens()[..self.worth_sharing(other)];
-            (common(shared), other.sequence())
+            let common = common(&other.tokens()[..self.worth_sharing(other)]);
+            (usable(self.batch.reach(other.sequence(), common)), common, other.sequence())
         });
-        let (running, sequence) = of_running.max().unwrap_or_default();
-        let kept = self.prefixes.longest(common).filter(|(kept, _)| *kept > running);
+        let (running, of_running, sequence) = of_running.max().unwrap_or_default();
+        let kept = self.prefixes.longest(common, usable).filter(|(kept, ..)| *kept > running);
         match kept {
-            Some((length, prefix)) => (length > held).then(|| prefix.fork(length)),
-            None => (running > held).then(|| self.batch.fork(sequence, running)),
+            Some((length, common, prefix)) => (length > held).then(|| prefix.fork(common)),
+            None => (running > held).then(|| self.batch.fork(sequence, of_running)),
         }
+    }
+
+    /// Has a recurrent state kept before the last token of a prompt, which is always computed.
+    fn mark(&mut self, sequence: usize, prompt: usize) {
+        let end = prompt - 1;
+        self.batch.mark(sequence, if self.limits.exact { end / PAGE * PAGE } else { end });
     }
 
     /// What others have read in the meantime need not be read again.
@@ -213,6 +222,7 @@ impl<'e> Turns<'e> {
         if let Some(known) = self.beginning_of(&tokens, held).filter(|known| known.len() > held) {
             self.running[at].find(known.len() - held);
             self.batch.replace(sequence, known);
+            self.mark(sequence, tokens.len());
         }
     }
 
@@ -412,7 +422,7 @@ impl<'e> Turns<'e> {
         let held = self.worth_sharing(&conversation);
         if conversation.reuses() && held > 0 {
             let kept = self.batch.fork(sequence, held);
-            // Of a recurrent state only the end is known.
+            // A recurrent state is not known everywhere.
             let held = kept.len();
             self.prefixes.keep(conversation.tokens()[..held].to_vec(), kept);
         }

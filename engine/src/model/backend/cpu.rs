@@ -1,26 +1,26 @@
 //! The fast backend: quantized kernels on the worker team.
 
 use super::super::config::Config;
-use super::super::ffn::experts::Shape;
+use super::super::ffn::experts::{Router, Shape};
 use super::super::kv_cache::{KvCache, PAGE};
 use super::super::moe::Routing;
 use super::super::observe::{Observe, Site};
 use super::super::pool::Pool;
-use super::super::step::{AttentionStep, Best, Row, Span};
+use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span, Update};
 use super::super::weights::{Linear, Matrix, NormWeights};
+use super::along;
 use super::host::{self, HostBuffer, Scratch, Step, host_steps};
 use super::{Backend, ExpertStep};
-use crate::cuda::Vector;
 use crate::error::Result;
 use crate::experts::{ExpertLayer, ExpertStore, Group, Part, Turn};
 use crate::kernels::{
-    self, AttentionTask, ExpertKernel, Hidden, Job, Kernel, MatrixRef, Output, Queries, RowBlock, Share,
-    attention, matmul, select, select_attention,
+    self, AttentionTask, Convolution, ExpertKernel, Hidden, Job, Kernel, MatrixRef, Output, Queries,
+    RowBlock, Scan, Share, Taken, attention, convolve, matmul, scan, select, select_attention,
 };
 use crate::ops::{Activation, Rope};
 use crate::quant::{FORMATS, Format};
 use crate::simd::Isa;
-use crate::threads::Team;
+use crate::threads::{SharedSlice, Team};
 use std::borrow::Cow;
 use std::sync::{Arc, MutexGuard};
 
@@ -165,6 +165,52 @@ impl Backend for Cpu {
             }
         });
         self.blocks.give(blocks);
+    }
+
+    fn convolve(&self, step: &ConvStep<'_>, x: &mut HostBuffer, states: &mut [KvCache]) {
+        let width = x.width();
+        let x = Output::new(x.values_mut(), width, step.at);
+        let ConvStep { layer, channels, activation, .. } = *step;
+        let (weights, bias) = (&**step.weights, step.bias.map(|bias| &**bias));
+        along::along(step.rows, states, (layer, 0..step.state_len()), |state, rows| {
+            let (row, rows, state) = (rows.start, rows.len(), SharedSlice::new(state));
+            let job = Convolution { x, row, rows, weights, bias, activation, state, channels };
+            convolve(&self.team, self.isa, &job);
+        });
+    }
+
+    fn scan(&self, step: &ScanStep<'_>, x: &HostBuffer, states: &mut [KvCache], out: &mut HostBuffer) {
+        let mut factors = self.scratch.take();
+        along::scan_factors(&self.team, step, x, &mut factors);
+        let (heads, value_length, head_len) = (step.values.count, step.values.width, step.head_len());
+        out.resize(x.rows(), heads * value_length);
+        let output = Output::new(out.values_mut(), heads * value_length, 0);
+        let part = step.state_at..step.state_at + heads * head_len;
+        along::along(step.rows, states, (step.layer, part), |state, rows| {
+            let state = SharedSlice::new(state);
+            scan(&self.team, self.isa, (heads, value_length), |head| Scan {
+                x: x.values(),
+                width: x.width(),
+                row: rows.start,
+                rows: rows.len(),
+                query: step.queries.at + step.key_head(head) * step.queries.stride,
+                key: step.keys.at + step.key_head(head) * step.keys.stride,
+                key_length: step.keys.width,
+                value: step.values.at + head * step.values.stride,
+                value_length,
+                factors: factors.values(),
+                factors_width: 2 * heads,
+                factors_at: 2 * head,
+                taken: match step.update {
+                    Update::Delta { .. } => Taken::Difference,
+                    Update::Whole { skip } => Taken::Whole(skip[head]),
+                },
+                state,
+                state_at: head * head_len,
+                output: Output { at: head * value_length, ..output },
+            });
+        });
+        self.scratch.give(factors);
     }
 
     fn ask<'s>(&self, store: &'s ExpertStore, layer: usize, routing: &Routing) -> Result<Turn<'s>> {

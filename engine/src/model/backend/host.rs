@@ -1,14 +1,13 @@
 //! Rows in host memory and the row maths that both host backends share.
 
 use super::super::config::Norm;
-use super::super::ffn::experts::Shape;
+use super::super::ffn::experts::{Router, Shape};
 use super::super::kv_cache::KvCache;
-use super::super::moe::Routing;
-use super::super::step::{AttentionStep, Row, Span};
+use super::super::moe::{Routing, Weighing};
+use super::super::step::{AttentionStep, Factor, Row, Span};
 use super::super::weights::{Matrix, NormWeights};
-use crate::cuda::Vector;
 use crate::kernels::{Inputs, Kernel, Pick, Quantized, Share, SlotCodes, grow, quantize_slots};
-use crate::ops::{Activation, Rope, layer_norm, rms_norm, rotate};
+use crate::ops::{Activation, Rope, exp, layer_norm, rms_norm, rotate};
 use crate::quant::Grain;
 use crate::simd::Isa;
 use crate::threads::Team;
@@ -241,16 +240,33 @@ pub(super) fn store(step: &AttentionStep<'_>, qkv: &HostBuffer, states: &mut [Kv
     }
 }
 
-pub(super) fn recur(
-    layer: usize,
-    rows: &[Row],
-    x: &mut HostBuffer,
-    states: &mut [KvCache],
-    step: &dyn Fn(&mut [f32], &mut [f32]),
+pub(super) fn multiply_span(
+    team: &Team,
+    factor: Factor,
+    (x, from): (&HostBuffer, Span),
+    (out, to): (&mut HostBuffer, Span),
 ) {
-    for (i, row) in rows.iter().enumerate() {
-        step(states[row.sequence].state(layer), x.row_mut(i));
-    }
+    each_row(team, out, |row, values| {
+        for (i, piece) in pieces(values, to).enumerate() {
+            let by = &x.row(row)[from.at + i * from.stride..][..from.width];
+            piece.iter_mut().zip(by).for_each(|(value, by)| *value *= factor.of(*by));
+        }
+    });
+}
+
+pub(super) fn copy_within(team: &Team, x: &mut HostBuffer, from: Span, to: Span) {
+    each_row(team, x, |_, row| {
+        for i in 0..from.count {
+            let start = from.at + i * from.stride;
+            row.copy_within(start..start + from.width, to.at + i * to.stride);
+        }
+    });
+}
+
+pub(super) fn cap(team: &Team, x: &mut HostBuffer, cap: f32) {
+    // tanh(y) = 1 - 2 / (e^(2y) + 1)
+    let capped = |x: f32| cap * (1.0 - 2.0 / (exp(2.0 * x / cap) + 1.0));
+    each_row(team, x, |_, row| row.iter_mut().for_each(|value| *value = capped(*value)));
 }
 
 pub(super) fn activate(
@@ -264,12 +280,13 @@ pub(super) fn activate(
 
 pub(super) fn route(
     experts: &Shape,
-    choice_bias: Option<&Vector>,
+    router: &Router,
     drop: bool,
     logits: &HostBuffer,
     routing: &mut Routing,
 ) {
-    routing.route(logits.values(), experts, choice_bias.map(|bias| &**bias), drop);
+    let (choice_bias, expert_scale) = (router.choice_bias.as_deref(), router.expert_scale.as_deref());
+    routing.route(logits.values(), experts, Weighing { choice_bias, expert_scale }, drop);
 }
 
 pub(super) fn add(team: &Team, x: &mut HostBuffer, added: &HostBuffer, scale: f32) {
@@ -388,15 +405,14 @@ macro_rules! host_steps {
         fn store(&self, step: &AttentionStep<'_>, qkv: &HostBuffer, states: &mut [KvCache]) {
             host::store(step, qkv, states);
         }
-        fn recur(
-            &self,
-            layer: usize,
-            rows: &[Row],
-            x: &mut HostBuffer,
-            states: &mut [KvCache],
-            step: &dyn Fn(&mut [f32], &mut [f32]),
-        ) {
-            host::recur(layer, rows, x, states, step);
+        fn multiply_span(&self, factor: Factor, x: &HostBuffer, from: Span, out: &mut HostBuffer, to: Span) {
+            host::multiply_span(&self.team, factor, (x, from), (out, to));
+        }
+        fn copy_within(&self, x: &mut HostBuffer, from: Span, to: Span) {
+            host::copy_within(&self.team, x, from, to);
+        }
+        fn cap(&self, x: &mut HostBuffer, cap: f32) {
+            host::cap(&self.team, x, cap);
         }
         fn activate(&self, activation: Activation, gate: Option<&HostBuffer>, up: &mut HostBuffer) {
             host::activate((&self.team, self.isa()), activation, gate, up);
@@ -404,12 +420,12 @@ macro_rules! host_steps {
         fn route(
             &self,
             experts: &Shape,
-            choice_bias: Option<&Vector>,
+            router: &Router,
             drop: bool,
             logits: &HostBuffer,
             routing: &mut Routing,
         ) {
-            host::route(experts, choice_bias, drop, logits, routing);
+            host::route(experts, router, drop, logits, routing);
         }
         fn weigh_by_sigmoid(&self, gate: &Linear, x: &mut HostBuffer, out: &mut HostBuffer) {
             let mut weights = self.scratch.take();

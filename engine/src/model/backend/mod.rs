@@ -3,6 +3,7 @@
 //! `cpu` is the fast one, `plain` its slow twin in simple loops over dequantized weights; both keep their rows in
 //! host memory and share the row maths of `host.rs`.
 
+mod along;
 mod cpu;
 mod cuda;
 mod host;
@@ -14,13 +15,12 @@ pub use host::HostBuffer;
 pub use plain::Plain;
 
 use super::config::Config;
-use super::ffn::experts::{Hidden, Shape};
+use super::ffn::experts::{Hidden, Router, Shape};
 use super::moe::Routing;
 use super::observe::Observe;
 use super::pool::Pool;
-use super::step::{AttentionStep, Best, Row, Span};
+use super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span};
 use super::weights::{Linear, Matrix, NormWeights};
-use crate::cuda::Vector;
 use crate::error::Result;
 use crate::experts::ExpertStore;
 use crate::ops::{Activation, Rope};
@@ -41,13 +41,17 @@ pub trait State: Sized {
     /// # Errors
     /// When a device has no room.
     fn extend_to(&mut self, len: usize) -> Result<()>;
-    /// Forgets the positions from `len` on and tells how many are left: a recurrent state cannot go back but to its
-    /// beginning, and what is missing has to be computed again.
+    /// Forgets the positions from `len` on and tells how many are left: a recurrent state goes back to the latest place
+    /// where it was kept, and what is missing has to be computed again. It will be kept at `len` when it comes there.
     fn rewind(&mut self, len: usize) -> usize;
+    /// Has a recurrent state kept as it is after `len` positions, now or when they are held, as far as there is room.
+    fn mark(&mut self, _len: usize) {}
+    /// How many positions a [`State::fork`] of `len` would hold.
+    fn reach(&self, len: usize) -> usize;
     /// Pages that have to be claimed before positions up to `len` are held.
     fn pages_for(&self, len: usize) -> usize;
     /// A sequence that begins with the first `len` positions of this one, or with fewer: a recurrent state is known at its
-    /// end only, and a device shares whole pages.
+    /// end and where it was kept, and a device shares whole pages.
     fn fork(&self, len: usize) -> Self;
 }
 
@@ -141,22 +145,21 @@ pub trait Backend {
         states: &[Self::State],
         out: &mut Self::Buffer,
     );
-    /// A recurrence: `step` changes a sequence's state of a layer and a row of `x`, row after row of each sequence.
-    fn recur(
-        &self,
-        layer: usize,
-        rows: &[Row],
-        x: &mut Self::Buffer,
-        states: &mut [Self::State],
-        step: &dyn Fn(&mut [f32], &mut [f32]),
-    );
+    /// A causal convolution along each sequence, channel by channel, in place in `x`.
+    fn convolve(&self, step: &ConvStep<'_>, x: &mut Self::Buffer, states: &mut [Self::State]);
+    /// A linear recurrence with a matrix as state, row after row of each sequence.
+    fn scan(&self, step: &ScanStep<'_>, x: &Self::Buffer, states: &mut [Self::State], out: &mut Self::Buffer);
+    /// Multiplies pieces by what `factor` makes of pieces of the same size.
+    fn multiply_span(&self, factor: Factor, x: &Self::Buffer, from: Span, out: &mut Self::Buffer, to: Span);
+    /// Copies pieces within each row to others that do not overlap them.
+    fn copy_within(&self, x: &mut Self::Buffer, from: Span, to: Span);
     /// The activation between up and down, in place in `up`.
     fn activate(&self, activation: Activation, gate: Option<&Self::Buffer>, up: &mut Self::Buffer);
     /// Chooses experts from router logits.
     fn route(
         &self,
         experts: &Shape,
-        choice_bias: Option<&Vector>,
+        router: &Router,
         drop: bool,
         logits: &Self::Buffer,
         routing: &mut Self::Routing,
@@ -189,6 +192,8 @@ pub trait Backend {
     fn select(&self, rows: &[Row], x: &Self::Buffer, out: &mut Self::Buffer);
     /// `x *= factor`.
     fn scale(&self, x: &mut Self::Buffer, factor: f32);
+    /// `x = cap * tanh(x / cap)`.
+    fn cap(&self, x: &mut Self::Buffer, cap: f32);
 }
 
 /// One layer's routed experts over a batch.

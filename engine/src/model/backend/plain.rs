@@ -1,19 +1,19 @@
 //! The slow twin: weights dequantized to f32 out of the file's own bytes, sums in f64, simple loops, one thread.
 
 use super::super::config::Config;
-use super::super::ffn::experts::Shape;
+use super::super::ffn::experts::{Router, Shape};
 use super::super::kv_cache::{KvCache, PAGE};
 use super::super::moe::Routing;
 use super::super::observe::Observe;
 use super::super::pool::Pool;
-use super::super::step::{AttentionStep, Best, Row, Span};
+use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span, Update};
 use super::super::weights::{Linear, Matrix, NormWeights};
+use super::along;
 use super::host::{self, HostBuffer, Scratch, Step, host_steps};
 use super::{Backend, ExpertStep};
-use crate::cuda::Vector;
 use crate::error::Result;
 use crate::experts::{ExpertStore, Stack};
-use crate::kernels::{CachedPages, MatrixRef};
+use crate::kernels::{CachedPages, MatrixRef, STATE_COLUMNS};
 use crate::ops::{Activation, Rope};
 use crate::quant::Format;
 use crate::simd::Isa;
@@ -102,6 +102,34 @@ fn attend(
     out.into_iter().map(|value| value as f32).collect()
 }
 
+/// One row of one head of a recurrence.
+fn scan_head(
+    step: &ScanStep<'_>,
+    head: usize,
+    [decay, strength]: [f32; 2],
+    (x, state, out): (&[f32], &mut [f32], &mut [f32]),
+) {
+    let place = |span: Span, number: usize| &x[span.at + number * span.stride..][..span.width];
+    let (query, key) = (place(step.queries, step.key_head(head)), place(step.keys, step.key_head(head)));
+    let at = |i: usize, column: usize| {
+        (column / STATE_COLUMNS * key.len() + i) * STATE_COLUMNS + column % STATE_COLUMNS
+    };
+    for (column, (value, out)) in place(step.values, head).iter().zip(out).enumerate() {
+        (0..key.len()).for_each(|i| state[at(i, column)] *= decay);
+        let said: f64 = key.iter().enumerate().map(|(i, key)| (state[at(i, column)] * key) as f64).sum();
+        let taken = match step.update {
+            Update::Delta { .. } => strength * (value - said as f32),
+            Update::Whole { .. } => strength * value,
+        };
+        key.iter().enumerate().for_each(|(i, key)| state[at(i, column)] += key * taken);
+        let sum: f64 = query.iter().enumerate().map(|(i, query)| (state[at(i, column)] * query) as f64).sum();
+        *out = match step.update {
+            Update::Delta { .. } => sum as f32,
+            Update::Whole { skip } => sum as f32 + skip[head] * value,
+        };
+    }
+}
+
 impl Backend for Plain {
     type Turn<'s> = ();
 
@@ -139,6 +167,45 @@ impl Backend for Plain {
                 out.row_mut(i)[head * step.value_length..][..step.value_length].copy_from_slice(&value);
             }
         }
+    }
+
+    fn convolve(&self, step: &ConvStep<'_>, x: &mut HostBuffer, states: &mut [KvCache]) {
+        let (taps, channels) = (step.taps(), step.channels);
+        along::along(step.rows, states, (step.layer, 0..step.state_len()), |state, rows| {
+            for row in rows {
+                for channel in 0..channels {
+                    let place = &mut x.row_mut(row)[step.at + channel];
+                    let past = (0..taps - 1).map(|tap| state[tap * channels + channel]);
+                    let inputs: Vec<f32> = past.chain([*place]).collect();
+                    let weights = (0..taps).map(|tap| step.weights[tap * channels + channel]);
+                    let products = inputs.iter().zip(weights).map(|(input, weight)| (input * weight) as f64);
+                    let sum = products.sum::<f64>() as f32 + step.bias.map_or(0.0, |bias| bias[channel]);
+                    *place = step.activation.map_or(sum, |activation| activation.apply(sum));
+                    for (tap, input) in inputs[1..].iter().enumerate() {
+                        state[tap * channels + channel] = *input;
+                    }
+                }
+            }
+        });
+    }
+
+    fn scan(&self, step: &ScanStep<'_>, x: &HostBuffer, states: &mut [KvCache], out: &mut HostBuffer) {
+        let mut factors = self.scratch.take();
+        along::scan_factors(&self.team, step, x, &mut factors);
+        let (heads, head_len) = (step.values.count, step.head_len());
+        out.resize(x.rows(), heads * step.values.width);
+        let part = step.state_at..step.state_at + heads * head_len;
+        along::along(step.rows, states, (step.layer, part), |state, rows| {
+            for row in rows {
+                for head in 0..heads {
+                    let factors = [0, 1].map(|i| factors.row(row)[2 * head + i]);
+                    let out = &mut out.row_mut(row)[head * step.values.width..][..step.values.width];
+                    let state = &mut state[head * head_len..][..head_len];
+                    scan_head(step, head, factors, (x.row(row), state, out));
+                }
+            }
+        });
+        self.scratch.give(factors);
     }
 
     fn ask(&self, _: &ExpertStore, _: usize, _: &Routing) -> Result<()> {

@@ -1,18 +1,24 @@
 //! Some of many FFNs: the router chooses, the store brings what is missing, a shared FFN is computed meanwhile.
 
+mod router;
+mod stacks;
+
+pub use router::Router;
+pub(in crate::model) use stacks::bind_stacks;
+
 use super::super::backend::{Backend, ExpertStep};
 use super::super::bind::LayerBinder;
 use super::super::config::limit;
 use super::super::kinds::{Half, Kind, Pass};
 use super::super::observe::Observe;
-use super::super::weights::{Layer, Linear, Matrix};
+use super::super::step::Span;
+use super::super::weights::{Layer, Linear, Matrix, Sublayer};
 use super::super::{Architecture, Keys};
 use super::Ffn;
 use super::dense::{self, Dense};
-use crate::cuda::Vector;
 use crate::error::{Error, Result};
-use crate::experts::{ExpertLayer, Stack};
 use crate::ops::Activation;
+use router::Ways;
 
 /// Sizes of a Mixture-of-Experts layer.
 #[derive(Clone, Debug)]
@@ -35,6 +41,8 @@ pub struct Shape {
     pub scale: f32,
     /// An FFN that every token passes besides.
     pub shared: Option<Shared>,
+    /// What the routed experts read and where their sum goes.
+    pub inner: Inner,
     /// The original's token dropping, where the model was made with it.
     pub capacity: Option<Capacity>,
     /// Chosen experts with a smaller share of their row's weight are left out; 0 in every model, a person's wish.
@@ -64,6 +72,18 @@ pub struct Groups {
     pub counted: usize,
 }
 
+/// What the routed experts read and where their sum goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inner {
+    /// The half's input; to what the shared FFN yields.
+    Same,
+    /// The residual stream, through norms of their own for the router and for them; the sum and what the FFN beside them
+    /// yields are normed before they meet (Gemma 4).
+    Normed,
+    /// The half's input in a space of this width, and back (Nemotron 3 Super).
+    Latent(usize),
+}
+
 /// The always active experts, as one FFN.
 #[derive(Clone, Copy, Debug)]
 pub struct Shared {
@@ -81,7 +101,12 @@ pub struct Capacity {
 }
 
 impl Shape {
-    pub(super) fn read(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Self> {
+    /// What an expert reads and yields.
+    fn width(&self, layer: &LayerBinder<'_>) -> usize {
+        if let Inner::Latent(width) = self.inner { width } else { layer.width() }
+    }
+
+    pub(in crate::model) fn read(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Self> {
         let expert_count = keys.require("expert_count", limit::EXPERTS)?;
         let expert_used_count = keys.require("expert_used_count", limit::EXPERTS_USED)?;
         if expert_used_count > expert_count {
@@ -104,6 +129,10 @@ impl Shape {
             normalise: keys.flag("expert_weights_norm")?.unwrap_or(architecture.normalise),
             scale: keys.float("expert_weights_scale")?.filter(|scale| *scale != 0.0).unwrap_or(1.0),
             shared: read_shared(keys, layer, length)?,
+            inner: match keys.number("moe_latent_size", limit::WIDTH)? {
+                None | Some(0) => Inner::Same,
+                Some(width) => Inner::Latent(width),
+            },
             capacity: None,
             threshold: 0.0,
         })
@@ -164,14 +193,16 @@ fn read_shared(keys: &Keys<'_>, layer: usize, expert_length: usize) -> Result<Op
 /// An expert layer with what of it is always needed; the experts' matrices are in the store.
 pub struct Experts {
     shape: Shape,
-    router: Linear,                          // (expert_count, embedding_length)
-    choice_bias: Option<Vector>,             // added to scores for the choice only
+    router: Router,
+    ways: Ways,
     shared: Option<(Dense, Option<Linear>)>, // the always active FFN, and the row of its sigmoid gate
 }
 
 /// Rows between the steps.
 pub struct Scratch<B: Backend> {
     logits: B::Buffer,         // (rows, expert_count)
+    input: B::Buffer,          // of the experts, where it is not the half's (rows, width)
+    sum: B::Buffer,            // theirs, where it does not go to the half's output at once (rows, width)
     shared: dense::Scratch<B>, // of the always active FFN
     hidden: Hidden<B::Buffer>,
     routing: B::Routing,
@@ -195,12 +226,14 @@ impl Kind for Experts {
     fn bind(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Self> {
         let shared = |shared: Shared| {
             let inner = dense::Shape { length: shared.length, activation: shape.activation };
-            let ffn = Dense::bind_as("_shexp", &inner, layer)?;
+            // Gemma 4 has names of its own for experts' norms and none for the FFN beside them.
+            let suffix = if shape.inner == Inner::Normed { "" } else { "_shexp" };
+            let ffn = Dense::bind_as(suffix, &inner, layer)?;
             Ok::<_, Error>((ffn, layer.optional_linear("ffn_gate_inp_shexp", 1, layer.width())?))
         };
         Ok(Self {
-            router: layer.linear("ffn_gate_inp", shape.expert_count, layer.width())?,
-            choice_bias: layer.optional_vector("exp_probs_b.bias", shape.expert_count)?,
+            router: Router::bind(shape, layer)?,
+            ways: Ways::bind(shape, layer)?,
             shared: shape.shared.map(shared).transpose()?,
             shape: shape.clone(),
         })
@@ -210,6 +243,8 @@ impl Kind for Experts {
         let buffer = || backend.buffer(0);
         Scratch {
             logits: buffer(),
+            input: buffer(),
+            sum: buffer(),
             shared: Dense::scratch(backend),
             hidden: Hidden { gate: buffer(), up: buffer(), out: buffer() },
             routing: backend.routing(),
@@ -220,12 +255,21 @@ impl Kind for Experts {
     fn scratch_columns(&self) -> usize {
         let Shape { expert_count, expert_used_count, length, .. } = self.shape;
         let shared = self.shared.as_ref().map_or(0, |(ffn, _)| ffn.scratch_columns());
-        expert_count + shared + expert_used_count * (2 * length + self.router.matrix.cols)
+        let (inner, width) = match self.shape.inner {
+            Inner::Same => (0, self.router.linear.matrix.cols),
+            Inner::Normed => (2 * self.router.linear.matrix.cols, self.router.linear.matrix.cols),
+            Inner::Latent(width) => (width + self.router.linear.matrix.cols.max(width), width),
+        };
+        expert_count + shared + inner + expert_used_count * (2 * length + width)
     }
 
     fn matrices(&self) -> Vec<&Matrix> {
-        let shared = self.shared.iter().flat_map(|(ffn, _)| ffn.matrices());
-        std::iter::once(&self.router.matrix).chain(shared).collect()
+        let mut matrices = vec![&self.router.linear.matrix];
+        matrices.extend(self.shared.iter().flat_map(|(ffn, _)| ffn.matrices()));
+        if let Ways::Latent { down, up } = &self.ways {
+            matrices.extend([&down.matrix, &up.matrix]);
+        }
+        matrices
     }
 
     fn step<B: Backend, O: Observe>(
@@ -234,11 +278,9 @@ impl Kind for Experts {
         half: &mut Half<'_, B::Buffer>,
         scratch: &mut Scratch<B>,
     ) -> Result<()> {
-        let Scratch { logits, shared, hidden, routing, ahead } = scratch;
-        pass.resize(logits, self.shape.expert_count);
-        pass.linear(&self.router, half.normed, logits, 0);
-        let bias = self.choice_bias.as_ref();
-        pass.backend.route(&self.shape, bias, pass.drop_tokens, logits, routing);
+        let Scratch { logits, input, sum, shared, hidden, routing, ahead } = scratch;
+        self.router.logits(pass, half, input, logits);
+        pass.backend.route(&self.shape, &self.router, pass.drop_tokens, logits, routing);
         if O::ACTIVE {
             pass.observe.routed(half.layer, &pass.backend.host_routing(routing));
         }
@@ -246,17 +288,14 @@ impl Kind for Experts {
         let turn = pass.backend.ask(store, half.layer, routing)?;
         look_ahead(pass, half, logits, ahead);
         self.shared(pass, half, shared)?;
-        let step = ExpertStep {
-            store,
-            layer: half.layer,
-            experts: &self.shape,
-            routing,
-            ahead,
-            normed: half.normed,
-            hidden,
-            added: half.added,
-        };
-        pass.backend.collect(turn, step, pass.observe)
+        let is_same = self.lead_in(pass, half, input, sum);
+        let (normed, added) =
+            if is_same { (&mut *half.normed, &mut *half.added) } else { (input, &mut *sum) };
+        let (layer, experts) = (half.layer, &self.shape);
+        let step = ExpertStep { store, layer, experts, routing, ahead, normed, hidden, added };
+        pass.backend.collect(turn, step, pass.observe)?;
+        self.lead_out(pass, half, sum);
+        Ok(())
     }
 }
 
@@ -269,6 +308,47 @@ impl Experts {
     /// The sizes, to be changed as a person wishes.
     pub(in crate::model) fn shape_mut(&mut self) -> &mut Shape {
         &mut self.shape
+    }
+
+    /// The routed experts' input, and room for their sum; `true` where both are the half's own.
+    fn lead_in<B: Backend, O: Observe>(
+        &self,
+        pass: &mut Pass<'_, B, O>,
+        half: &mut Half<'_, B::Buffer>,
+        input: &mut B::Buffer,
+        sum: &mut B::Buffer,
+    ) -> bool {
+        match &self.ways {
+            Ways::Same => return true,
+            Ways::Normed { input: norm, .. } => {
+                pass.backend.norm(norm, half.x, input);
+                pass.resize(sum, norm.weight.len());
+            }
+            Ways::Latent { down, .. } => {
+                pass.resize(input, down.matrix.rows);
+                pass.linear(down, half.normed, input, 0);
+                pass.resize(sum, down.matrix.rows);
+            }
+        }
+        pass.backend.clear(sum, pass.rows.len());
+        false
+    }
+
+    /// Adds the routed experts' sum to the half's output.
+    fn lead_out<B: Backend, O: Observe>(
+        &self,
+        pass: &mut Pass<'_, B, O>,
+        half: &mut Half<'_, B::Buffer>,
+        sum: &mut B::Buffer,
+    ) {
+        match &self.ways {
+            Ways::Same => return,
+            Ways::Normed { sum: norm, .. } => pass.backend.norm(norm, sum, half.normed),
+            Ways::Latent { up, .. } => {
+                pass.linear(up, sum, half.normed, 0);
+            }
+        }
+        pass.backend.add(half.added, half.normed, 1.0);
     }
 
     /// What every token gets besides its experts; zeros without a shared FFN.
@@ -286,6 +366,9 @@ impl Experts {
         if let Some(gate) = gate {
             pass.backend.weigh_by_sigmoid(gate, half.normed, half.added);
         }
+        if let Ways::Normed { shared: norm, .. } = &self.ways {
+            pass.backend.norm_span(norm, half.added, Span::one(0, norm.weight.len()));
+        }
         Ok(())
     }
 }
@@ -298,63 +381,13 @@ fn look_ahead<B: Backend, O: Observe>(
     ahead: &mut B::Routing,
 ) {
     pass.backend.forget(ahead);
-    let Some(Layer { ffn: Ffn::Experts(next), ffn_norm, .. }) = half.next else { return };
+    let Some(Layer { ffn: Some(Sublayer { norm, kind: Ffn::Experts(next), .. }), .. }) = half.next else {
+        return;
+    };
     if pass.experts.look_ahead(half.layer + 1, pass.rows.len()) > 0 {
-        pass.backend.norm(ffn_norm, half.x, half.added);
+        pass.backend.norm(next.router.norm.as_ref().unwrap_or(norm), half.x, half.added);
         pass.resize(logits, next.shape.expert_count);
-        pass.backend.linear(&next.router, half.added, logits, 0);
-        pass.backend.route(&next.shape, next.choice_bias.as_ref(), false, logits, ahead);
+        pass.backend.linear(&next.router.linear, half.added, logits, 0);
+        pass.backend.route(&next.shape, &next.router, false, logits, ahead);
     }
-}
-
-/// The experts' matrices, for the store.
-pub(in crate::model) fn bind_stacks(shape: &Shape, layer: &LayerBinder<'_>) -> Result<ExpertLayer> {
-    let (length, width) = (shape.length, layer.width());
-    let (gate, up) = match joined_gate_up(shape, layer)? {
-        Some((gate, up)) => (Some(gate), up),
-        None => (optional_stack("gate", shape, length, layer)?, stack("up", shape, (length, width), layer)?),
-    };
-    Ok(ExpertLayer { gate, up, down: stack("down", shape, (width, length), layer)? })
-}
-
-/// `ffn_gate_up_exps` holds each expert's gate rows, then its up rows.
-fn joined_gate_up(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Option<(Stack, Stack)>> {
-    const NAME: &str = "ffn_gate_up_exps.weight";
-    if !layer.has(NAME) {
-        return Ok(None);
-    }
-    let (rows, cols) = (shape.length, layer.width());
-    let joined = layer.slices(NAME, shape.expert_count, 2 * rows, cols)?;
-    let half = |second: usize| {
-        let part = |matrix: &Matrix| {
-            let len = matrix.bytes.len() / 2;
-            matrix.bytes.slice(second * len..(second + 1) * len)
-        };
-        let experts = joined.iter().map(part).collect();
-        Stack { format: joined[0].format, rows, cols, experts, bias: None }
-    };
-    Ok(Some((half(0), half(1))))
-}
-
-fn optional_stack(part: &str, shape: &Shape, rows: usize, layer: &LayerBinder<'_>) -> Result<Option<Stack>> {
-    let present = layer.has(&format!("ffn_{part}_exps.weight")) || layer.has(&format!("ffn_{part}.0.weight"));
-    present.then(|| stack(part, shape, (rows, layer.width()), layer)).transpose()
-}
-
-/// One stack from a 3-D tensor, or from one tensor per expert as files before April 2024 have them.
-fn stack(part: &str, shape: &Shape, (rows, cols): (usize, usize), layer: &LayerBinder<'_>) -> Result<Stack> {
-    let (joined, count) = (format!("ffn_{part}_exps"), shape.expert_count);
-    let slices = if layer.has(&format!("ffn_{part}.0.weight")) {
-        let single = |e: usize| layer.matrix(&format!("ffn_{part}.{e}.weight"), rows, cols);
-        (0..count).map(single).collect::<Result<Vec<_>>>()?
-    } else {
-        layer.slices(&format!("{joined}.weight"), count, rows, cols)?
-    };
-    let format = slices[0].format;
-    if let Some(other) = slices.iter().find(|slice| slice.format != format) {
-        let place = format!("experts of `{}`", layer.name(&joined));
-        return Err(Error::malformed(place, format!("one format, {format}"), other.format));
-    }
-    let bias = layer.optional_table(&format!("{joined}.bias"), count, rows)?;
-    Ok(Stack { format, rows, cols, experts: slices.into_iter().map(|slice| slice.bytes).collect(), bias })
 }

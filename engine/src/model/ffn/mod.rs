@@ -23,10 +23,14 @@ kinds! {
 }
 
 /// An architecture's [`ffn`](Architecture::ffn): a layer has experts where its tensors say so.
-pub(in crate::model) fn read(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Shape> {
+pub(in crate::model) fn read(
+    keys: &Keys<'_>,
+    architecture: &Architecture,
+    layer: usize,
+) -> Result<Option<Shape>> {
     if keys.gguf.tensor(&format!("blk.{layer}.ffn_gate_inp.weight")).is_some() {
-        experts::Shape::read(keys, architecture, layer).map(Shape::Experts)
+        experts::Shape::read(keys, architecture, layer).map(|shape| Some(Shape::Experts(shape)))
     } else {
-        dense::Shape::read(keys, architecture, layer).map(Shape::Dense)
+        dense::Shape::read(keys, architecture, layer).map(|shape| Some(Shape::Dense(shape)))
     }
 }

@@ -7,7 +7,7 @@ use super::super::keys::Keys;
 use super::super::kinds::{Half, Kind, Pass};
 use super::super::kv_cache::{Memory, Pages};
 use super::super::observe::Observe;
-use super::super::step::{AttentionStep, Span};
+use super::super::step::{AttentionStep, Factor, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use super::super::{Architecture, mixer};
 use crate::cuda::Vector;
@@ -30,8 +30,23 @@ pub struct Shape {
     pub qk_norm: Option<QkNorm>,
     /// How many positions back a position sees, itself included; `None` for all.
     pub window: Option<usize>,
-    /// Index into [`Config::ropes`](super::super::Config::ropes); `None` for learned positions.
+    /// Index into [`Config::ropes`](super::super::Config::ropes); `None` for learned positions, and for none.
     pub rope: Option<usize>,
+    /// Whether `attn_q` has a gate behind each query, whose sigmoid weighs the head's result.
+    pub gated: bool,
+    /// Where values come from.
+    pub values: Values,
+}
+
+/// Where values come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// A matrix of their own.
+    Own,
+    /// The same, each normed without weights (Gemma 4).
+    Normed,
+    /// The keys before their norm and rotation, each normed without weights (Gemma 4).
+    Keys,
 }
 
 impl Shape {
@@ -51,7 +66,7 @@ impl Shape {
             let expected = format!("a divisor of {head_count}");
             return Err(keys.wrong("attention.head_count_kv", expected, head_count_kv));
         }
-        let key_length = read_key_length(keys, head_count)?;
+        let key_length = read_key_length(keys)?;
         let value_length = keys.number("attention.value_length", limit::WIDTH)?.unwrap_or(key_length);
         if key_length == 0 || value_length == 0 {
             return Err(keys.wrong("attention.key_length", "at least 1", 0));
@@ -66,15 +81,24 @@ impl Shape {
             qk_norm: architecture.qk_norm,
             window: None,
             rope: architecture.rope.map(|_| 0),
+            gated: false,
+            values: Values::Own,
         })
     }
 
     fn queries(&self) -> Span {
-        Span::pieces(0, self.head_count, self.key_length)
+        let stride = if self.gated { 2 * self.key_length } else { self.key_length };
+        Span { at: 0, count: self.head_count, width: self.key_length, stride }
+    }
+
+    /// What weighs results, each behind its query.
+    fn gates(&self) -> Span {
+        Span { at: self.key_length, ..self.queries() }
     }
 
     fn keys(&self) -> Span {
-        Span::pieces(self.head_count * self.key_length, self.head_count_kv, self.key_length)
+        let queries = self.queries();
+        Span::pieces(queries.count * queries.stride, self.head_count_kv, self.key_length)
     }
 
     fn values(&self) -> Span {
@@ -93,9 +117,19 @@ impl Shape {
     }
 }
 
-fn read_key_length(keys: &Keys<'_>, head_count: usize) -> Result<usize> {
+/// Width of a key, which all layers share where the file does not say it.
+pub(in crate::model) fn read_key_length(keys: &Keys<'_>) -> Result<usize> {
     if let Some(length) = keys.number("attention.key_length", limit::WIDTH)? {
         return Ok(length);
+    }
+    let layers = keys.require("block_count", limit::LAYERS)?;
+    let mut head_count = 0;
+    for layer in 0..layers {
+        let heads = keys.per_layer("attention.head_count", layer, limit::HEADS)?.unwrap_or(0);
+        head_count = head_count.max(heads);
+    }
+    if head_count == 0 {
+        return Err(keys.wrong("attention.head_count", "at least 1", 0));
     }
     let width = keys.require("embedding_length", limit::WIDTH)?;
     if width.is_multiple_of(head_count) {
@@ -110,8 +144,8 @@ pub(in crate::model) fn read(
     keys: &Keys<'_>,
     architecture: &Architecture,
     layer: usize,
-) -> Result<mixer::Shape> {
-    Shape::read(keys, architecture, layer).map(mixer::Shape::Grouped)
+) -> Result<Option<mixer::Shape>> {
+    Shape::read(keys, architecture, layer).map(|shape| Some(mixer::Shape::Grouped(shape)))
 }
 
 /// Grouped attention with its tensors.
@@ -120,6 +154,7 @@ pub struct Grouped {
     qkv: Vec<(Linear, usize)>, // q, k, v, or all three in one, with the column of the joined row where each starts
     q_norm: Option<NormWeights>,
     k_norm: Option<NormWeights>,
+    v_norm: Option<NormWeights>,
     sinks: Option<Vector>, // one logit per query head
     output: Linear,        // back to the residual stream
 }
@@ -138,11 +173,21 @@ impl Kind for Grouped {
         let (keys, values, width) = (shape.keys(), shape.values(), layer.width());
         let qkv = match layer.optional_linear("attn_qkv", shape.joined(), width)? {
             Some(joined) => vec![(joined, 0)],
-            None => vec![
-                (layer.linear("attn_q", keys.at, width)?, 0),
-                (layer.linear("attn_k", values.at - keys.at, width)?, keys.at),
-                (layer.linear("attn_v", shape.joined() - values.at, width)?, values.at),
-            ],
+            None => {
+                let mut qkv = vec![
+                    (layer.linear("attn_q", keys.at, width)?, 0),
+                    (layer.linear("attn_k", values.at - keys.at, width)?, keys.at),
+                ];
+                if shape.values != Values::Keys {
+                    qkv.push((layer.linear("attn_v", shape.joined() - values.at, width)?, values.at));
+                }
+                qkv
+            }
+        };
+        let ones = || NormWeights {
+            kind: layer.norm_kind(),
+            weight: vec![1.0; shape.value_length].into(),
+            bias: None,
         };
         let norm = |name: &str, row: usize| match shape.qk_norm {
             None => Ok(None),
@@ -153,6 +198,7 @@ impl Kind for Grouped {
             qkv,
             q_norm: norm("attn_q_norm", keys.at)?,
             k_norm: norm("attn_k_norm", values.at - keys.at)?,
+            v_norm: (shape.values != Values::Own).then(ones),
             sinks: layer.optional_vector("attn_sinks.weight", shape.head_count)?,
             output: layer.linear("attn_output", width, shape.attended())?,
             shape: shape.clone(),
@@ -191,10 +237,14 @@ impl Kind for Grouped {
         for (linear, at) in &self.qkv {
             pass.linear(linear, half.normed, joined, *at);
         }
-        let (queries, keys) = (self.shape.queries(), self.shape.keys());
-        for (norm, span) in [(&self.q_norm, queries), (&self.k_norm, keys)] {
+        let [queries, keys, values] = [self.shape.queries(), self.shape.keys(), self.shape.values()];
+        if self.shape.values == Values::Keys {
+            pass.backend.copy_within(joined, keys, values);
+        }
+        for (norm, span) in [(&self.q_norm, queries), (&self.k_norm, keys), (&self.v_norm, values)] {
             if let Some(norm) = norm {
-                let span = if self.shape.qk_norm == Some(QkNorm::Row) { span.as_one() } else { span };
+                let is_row = self.shape.qk_norm == Some(QkNorm::Row);
+                let span = if is_row { span.as_one() } else { span };
                 pass.backend.norm_span(norm, joined, span);
             }
         }
@@ -208,7 +258,7 @@ impl Kind for Grouped {
             rows: pass.rows,
             queries,
             keys,
-            values: self.shape.values(),
+            values,
             value_length: self.shape.value_length,
             scale: self.shape.scale,
             window: self.shape.window,
@@ -216,6 +266,10 @@ impl Kind for Grouped {
         };
         pass.backend.store(&step, joined, pass.states);
         pass.backend.attention(&step, joined, pass.states, attended);
+        if self.shape.gated {
+            let results = Span::pieces(0, self.shape.head_count, self.shape.value_length);
+            pass.backend.multiply_span(Factor::Sigmoid, joined, self.shape.gates(), attended, results);
+        }
         pass.linear(&self.output, attended, half.added, 0);
         Ok(())
     }

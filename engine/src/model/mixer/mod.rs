@@ -1,9 +1,11 @@
 //! What mixes positions, the first half of a layer: a room for each kind and its line in the table below.
 
+mod convolution;
+pub mod delta_net;
 pub mod grouped;
 pub mod latent;
-#[cfg(test)]
-pub(in crate::model) mod toy;
+pub mod mamba2;
+pub mod short_conv;
 
 use super::backend::Backend;
 use super::bind::LayerBinder;
@@ -20,8 +22,11 @@ kinds! {
         Grouped: grouped,
         /// Keys and values come from one small latent row.
         Latent: latent,
-        /// For tests.
-        #[cfg(test)]
-        Toy: toy,
+        /// A recurrence that corrects itself.
+        DeltaNet: delta_net,
+        /// A recurrence that decays.
+        Mamba2: mamba2,
+        /// Neighbouring positions alone.
+        ShortConv: short_conv,
     }
 }

@@ -39,7 +39,7 @@ impl State {
     ) -> Result<Self> {
         kv_cache::KvCache::page_bytes(config, format)?; // which checks the widths
         let shapes: Vec<_> =
-            config.layers.iter().filter_map(|layer| layer.mixer.memory().into_pages()).collect();
+            config.layers.iter().filter_map(|layer| layer.mixer.as_ref()?.memory().into_pages()).collect();
         Ok(Self {
             device: device.clone(),
             format,
@@ -118,9 +118,13 @@ impl super::super::State for State {
         self.len
     }
 
+    fn reach(&self, len: usize) -> usize {
+        len.min(self.len) / PAGE * PAGE
+    }
+
     /// Whole pages are shared.
     fn fork(&self, len: usize) -> Self {
-        let pages = len.min(self.len) / PAGE;
+        let pages = self.reach(len) / PAGE;
         let mut fork = Self {
             device: self.device.clone(),
             format: self.format,

@@ -5,22 +5,23 @@
 
 mod experts;
 mod graphs;
+mod lacking;
 mod memory;
 
+use super::super::Model;
 use super::super::config::{Config, Norm};
-use super::super::ffn::experts::{Gating, Shape};
+use super::super::ffn::experts::{Gating, Router, Shape};
 use super::super::moe::{Routing, capacity_of};
 use super::super::observe::Observe;
 use super::super::pool::Pool;
-use super::super::step::{AttentionStep, Best, Row, Span};
+use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span};
 use super::super::weights::{Linear, Matrix, NormWeights};
-use super::super::{Model, mixer};
 use super::{Backend, ExpertStep};
 use crate::cuda::{
     AttentionBy, Device, Kernels, MOST_ROWS, MatrixAt, Memory, NormAt, Pieces, RouteBy, Rows, StepAt, Vector,
     lock, tokens_of,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::experts::{ExpertStore, Plan};
 use crate::kernels::{Dispatch, Layout};
 use crate::ops::{Activation, Rope, RopeStyle};
@@ -64,24 +65,6 @@ impl From<Span> for Pieces {
 }
 
 impl Cuda {
-    /// Whether a model has only what there are kernels for.
-    ///
-    /// # Errors
-    /// Names what there are none for.
-    pub fn supports(model: &Model) -> Result<()> {
-        for layer in &model.config.layers {
-            match &layer.mixer {
-                mixer::Shape::Grouped(_) | mixer::Shape::Latent(_) => {}
-                #[allow(unreachable_patterns, reason = "kinds to come, and those of tests")]
-                _ => {
-                    let what = format!("{}: a mixer without kernels for cards", model.config.architecture);
-                    return Err(Error::unsupported(what, "compute with --device cpu"));
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Brings a model's weights onto a card.
     ///
     /// # Errors
@@ -124,6 +107,11 @@ impl Cuda {
     /// The card.
     pub fn device(&self) -> &Device {
         self.kernels.device()
+    }
+
+    /// What [`Cuda::supports`] refuses has come all the same.
+    fn lacks(&self, what: &str) {
+        self.kernels.fail(lacking::without_kernels(what));
     }
 
     fn places(&self) -> Places {
@@ -359,8 +347,20 @@ impl Backend for Cuda {
         self.kernels.attention(queries, by, self.step_at(), out);
     }
 
-    fn recur(&self, _: usize, _: &[Row], _: &mut Rows, _: &mut [State], _: &dyn Fn(&mut [f32], &mut [f32])) {
-        self.kernels.fail(Error::unsupported("a recurrence without a kernel", "compute with --device cpu"));
+    fn convolve(&self, _: &ConvStep<'_>, _: &mut Rows, _: &mut [State]) {
+        self.lacks("a convolution");
+    }
+
+    fn scan(&self, _: &ScanStep<'_>, _: &Rows, _: &mut [State], _: &mut Rows) {
+        self.lacks("a recurrence");
+    }
+
+    fn multiply_span(&self, _: Factor, _: &Rows, _: Span, _: &mut Rows, _: Span) {
+        self.lacks("a gate");
+    }
+
+    fn copy_within(&self, _: &mut Rows, _: Span, _: Span) {
+        self.lacks("values out of keys");
     }
 
     fn activate(&self, activation: Activation, gate: Option<&Rows>, up: &mut Rows) {
@@ -370,7 +370,7 @@ impl Backend for Cuda {
     fn route(
         &self,
         experts: &Shape,
-        choice_bias: Option<&Vector>,
+        router: &Router,
         drop: bool,
         logits: &Rows,
         routing: &mut DeviceRouting,
@@ -393,7 +393,7 @@ impl Backend for Cuda {
             scale: experts.scale,
             threshold: if capacity.is_some() { 0.0 } else { threshold },
         };
-        self.kernels.route(logits, self.vector(choice_bias), by, routing.at());
+        self.kernels.route(logits, self.vector(router.choice_bias.as_ref()), by, routing.at());
         if let Some(capacity) = capacity {
             let most = capacity_of(expert_used_count, capacity.factor, rows, expert_count);
             self.kernels.route_capacity(routing.at(), expert_count, most, threshold);
@@ -464,6 +464,10 @@ impl Backend for Cuda {
 
     fn scale(&self, x: &mut Rows, factor: f32) {
         self.kernels.scale(x, factor);
+    }
+
+    fn cap(&self, _: &mut Rows, _: f32) {
+        self.lacks("a bound of logits");
     }
 }
 

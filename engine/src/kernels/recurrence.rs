@@ -1,0 +1,299 @@
+//! What carries a state along a sequence: causal convolutions and linear recurrences.
+//!
+//! Rows come one after the other, so that a prompt has the same bits in whatever pieces it is computed. What is parallel
+//! are channels and columns of a state: a task keeps its part in the first-level cache for all rows.
+
+#[cfg(test)]
+mod tests;
+
+use super::Output;
+use crate::ops::Activation;
+use crate::simd::{Isa, LANES, Lanes, Work};
+use crate::threads::{SharedSlice, Team};
+use std::ops::Range;
+
+/// Channels of a task.
+const CHANNELS: usize = 256;
+
+/// Columns of a state that lie together, and belong to one task.
+pub const STATE_COLUMNS: usize = 2 * LANES;
+
+/// Running sums over the rows of a state.
+const SUMS: usize = 4;
+
+/// One sequence's rows of a convolution.
+#[derive(Clone, Copy)]
+pub struct Convolution<'a> {
+    /// Where the channels are, and stay.
+    pub x: Output<'a>,
+    /// First row.
+    pub row: usize,
+    /// Rows.
+    pub rows: usize,
+    /// `(taps, channels)`.
+    pub weights: &'a [f32],
+    /// `(channels)`.
+    pub bias: Option<&'a [f32]>,
+    /// On the sums.
+    pub activation: Option<Activation>,
+    /// The last `taps - 1` inputs, the oldest first: `(taps - 1, channels)`.
+    pub state: SharedSlice<'a, f32>,
+    /// How many there are.
+    pub channels: usize,
+}
+
+/// Computes a convolution in place.
+///
+/// # Panics
+/// When shapes do not fit.
+pub fn convolve(team: &Team, isa: Isa, job: &Convolution<'_>) {
+    assert!(job.weights.len() >= job.channels && job.weights.len().is_multiple_of(job.channels));
+    assert_eq!(job.state.len(), job.weights.len() - job.channels);
+    team.run(job.channels.div_ceil(CHANNELS), |task| {
+        let channels = task * CHANNELS..job.channels.min((task + 1) * CHANNELS);
+        isa.run(Channels { job, channels });
+    });
+}
+
+/// Some channels, which are this task's own.
+struct Channels<'a> {
+    job: &'a Convolution<'a>,
+    channels: Range<usize>,
+}
+
+impl Work for Channels<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { job, channels } = self;
+        for row in job.row..job.row + job.rows {
+            // SAFETY: no other task has these channels.
+            let x = unsafe { job.x.slice(row as u32, channels.clone()) };
+            for start in (0..x.len()).step_by(LANES) {
+                let width = LANES.min(x.len() - start);
+                let first = channels.start + start;
+                // SAFETY: as above.
+                let sums = unsafe { convolved::<L>(job, first, &x[start..start + width]) };
+                x[start..start + width].copy_from_slice(&sums[..width]);
+            }
+        }
+    }
+}
+
+/// The next of up to sixteen channels, whose inputs move on by one.
+///
+/// # Safety
+/// No other task may have these channels.
+#[inline(always)]
+unsafe fn convolved<L: Lanes>(job: &Convolution<'_>, first: usize, x: &[f32]) -> [f32; LANES] {
+    let history = job.weights.len() / job.channels - 1;
+    let weights = |tap: usize| part(&job.weights[tap * job.channels + first..][..x.len()]);
+    let bias = job.bias.map_or([0.0; LANES], |bias| part(&bias[first..first + x.len()]));
+    let mut sums = L::load(&bias);
+    for tap in 0..history {
+        // SAFETY: passed on to the caller.
+        let past = unsafe { job.state.slice(tap * job.channels + first, x.len()) };
+        sums = L::load(&part(past)).multiply_add(L::load(&weights(tap)), sums);
+        let next: &[f32] = if tap + 1 < history {
+            // SAFETY: as above; this is another row of the state.
+            unsafe { job.state.slice((tap + 1) * job.channels + first, x.len()) }
+        } else {
+            x
+        };
+        past.copy_from_slice(next);
+    }
+    sums = L::load(&part(x)).multiply_add(L::load(&weights(history)), sums);
+    let mut sum = sums.store();
+    if let Some(activation) = job.activation {
+        for value in &mut sum {
+            *value = activation.apply(*value);
+        }
+    }
+    sum
+}
+
+/// Up to sixteen numbers, zeros behind them.
+#[inline(always)]
+fn part(values: &[f32]) -> [f32; LANES] {
+    if let Ok(all) = values.try_into() {
+        return all;
+    }
+    let mut padded = [0.0; LANES];
+    padded[..values.len()].copy_from_slice(values);
+    padded
+}
+
+/// How a state takes a value in.
+#[derive(Clone, Copy)]
+pub enum Taken {
+    /// `d = strength * (v - S'k)`.
+    Difference,
+    /// `d = strength * v`; the output gets so many `v` besides.
+    Whole(f32),
+}
+
+/// One sequence's rows of one head of a recurrence, as `ScanStep` of the model describes it.
+#[derive(Clone, Copy)]
+pub struct Scan<'a> {
+    /// Rows of queries, keys and values.
+    pub x: &'a [f32],
+    /// Columns of a row.
+    pub width: usize,
+    /// First row.
+    pub row: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Column of the head's query.
+    pub query: usize,
+    /// Column of its key.
+    pub key: usize,
+    /// Columns of both.
+    pub key_length: usize,
+    /// Column of its value.
+    pub value: usize,
+    /// Columns of a value.
+    pub value_length: usize,
+    /// Per row the decay of the state and the strength of what comes in.
+    pub factors: &'a [f32],
+    /// Numbers of a row of `factors`.
+    pub factors_width: usize,
+    /// The place of the decay in it; the strength follows.
+    pub factors_at: usize,
+    /// How values come in.
+    pub taken: Taken,
+    /// `(column group, key_length, STATE_COLUMNS)`.
+    pub state: SharedSlice<'a, f32>,
+    /// Where the head's begins.
+    pub state_at: usize,
+    /// Where the head's results go.
+    pub output: Output<'a>,
+}
+
+/// Computes all heads of a recurrence: `head` describes one of `heads`, which all have values of this length.
+pub fn scan<'a>(
+    team: &Team,
+    isa: Isa,
+    (heads, value_length): (usize, usize),
+    head: impl Fn(usize) -> Scan<'a> + Sync,
+) {
+    let groups = value_length.div_ceil(STATE_COLUMNS);
+    team.run(heads * groups, |task| isa.run(Group { scan: head(task / groups), group: task % groups }));
+}
+
+/// A head's columns that lie together, which are this task's own.
+struct Group<'a> {
+    scan: Scan<'a>,
+    group: usize,
+}
+
+impl Work for Group<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { scan, group } = self;
+        let len = scan.key_length * STATE_COLUMNS;
+        let first = group * STATE_COLUMNS;
+        let columns = first..scan.value_length.min(first + STATE_COLUMNS);
+        // SAFETY: no other task has this group of this head's columns.
+        let state = unsafe { scan.state.slice(scan.state_at + group * len, len) };
+        let state = state.as_chunks_mut::<STATE_COLUMNS>().0;
+        for row in scan.row..scan.row + scan.rows {
+            let x = &scan.x[row * scan.width..][..scan.width];
+            let (query, key) = (&x[scan.query..][..scan.key_length], &x[scan.key..][..scan.key_length]);
+            let value = columns_of::<L>(&x[scan.value..][columns.clone()]);
+            let [decay, strength] = std::array::from_fn(|i| {
+                L::splat(scan.factors[row * scan.factors_width + scan.factors_at + i])
+            });
+            let taken = match scan.taken {
+                Taken::Whole(_) => value.map(|value| value * strength),
+                Taken::Difference => {
+                    let known = said::<L>(state, key);
+                    std::array::from_fn(|i| (value[i] - known[i] * decay) * strength)
+                }
+            };
+            let mut out = step::<L>(state, decay, taken, (key, query));
+            if let Taken::Whole(skip) = scan.taken {
+                out = std::array::from_fn(|i| value[i].multiply_add(L::splat(skip), out[i]));
+            }
+            let mut results = [0.0; STATE_COLUMNS];
+            for (results, out) in results.as_chunks_mut::<LANES>().0.iter_mut().zip(out) {
+                *results = out.store();
+            }
+            // SAFETY: as above.
+            let place = unsafe { scan.output.slice(row as u32, columns.clone()) };
+            place.copy_from_slice(&results[..columns.len()]);
+        }
+    }
+}
+
+type Pair<L> = [L; STATE_COLUMNS / LANES];
+
+#[inline(always)]
+fn columns_of<L: Lanes>(values: &[f32]) -> Pair<L> {
+    let mut padded = [0.0; STATE_COLUMNS];
+    padded[..values.len()].copy_from_slice(values);
+    lanes(&padded)
+}
+
+#[inline(always)]
+fn lanes<L: Lanes>(row: &[f32; STATE_COLUMNS]) -> Pair<L> {
+    let (first, second) = row.split_at(LANES);
+    [part(first), part(second)].map(|half| L::load(&half))
+}
+
+#[inline(always)]
+fn joined<L: Lanes>(sums: [Pair<L>; SUMS]) -> Pair<L> {
+    std::array::from_fn(|i| (sums[0][i] + sums[1][i]) + (sums[2][i] + sums[3][i]))
+}
+
+/// What the state has under a key: `S'k`.
+#[inline(always)]
+fn said<L: Lanes>(state: &[[f32; STATE_COLUMNS]], key: &[f32]) -> Pair<L> {
+    let mut sums = [[L::splat(0.0); 2]; SUMS];
+    let (rows, rest) = state.as_chunks::<SUMS>();
+    let (keys, last) = key.as_chunks::<SUMS>();
+    for (rows, keys) in rows.iter().zip(keys) {
+        for i in 0..SUMS {
+            let (row, key) = (lanes::<L>(&rows[i]), L::splat(keys[i]));
+            sums[i] = [row[0].multiply_add(key, sums[i][0]), row[1].multiply_add(key, sums[i][1])];
+        }
+    }
+    for (row, key) in rest.iter().zip(last) {
+        let (row, key) = (lanes::<L>(row), L::splat(*key));
+        sums[0] = [row[0].multiply_add(key, sums[0][0]), row[1].multiply_add(key, sums[0][1])];
+    }
+    joined(sums)
+}
+
+/// `S = decay * S + k taken'`, and `S'q` of the new one.
+#[inline(always)]
+fn step<L: Lanes>(
+    state: &mut [[f32; STATE_COLUMNS]],
+    decay: L,
+    taken: Pair<L>,
+    (key, query): (&[f32], &[f32]),
+) -> Pair<L> {
+    let mut sums = [[L::splat(0.0); 2]; SUMS];
+    let (rows, rest) = state.as_chunks_mut::<SUMS>();
+    let ((keys, last_keys), (queries, last_queries)) = (key.as_chunks::<SUMS>(), query.as_chunks::<SUMS>());
+    let one = |row: &mut [f32; STATE_COLUMNS], key: f32, query: f32, sum: &mut Pair<L>| {
+        let (old, key, query) = (lanes::<L>(row), L::splat(key), L::splat(query));
+        let (halves, _) = row.as_chunks_mut::<LANES>();
+        for i in 0..2 {
+            let new = taken[i].multiply_add(key, old[i] * decay);
+            halves[i] = new.store();
+            sum[i] = new.multiply_add(query, sum[i]);
+        }
+    };
+    for ((rows, keys), queries) in rows.iter_mut().zip(keys).zip(queries) {
+        for i in 0..SUMS {
+            one(&mut rows[i], keys[i], queries[i], &mut sums[i]);
+        }
+    }
+    for ((row, key), query) in rest.iter_mut().zip(last_keys).zip(last_queries) {
+        one(row, *key, *query, &mut sums[0]);
+    }
+    joined(sums)
+}

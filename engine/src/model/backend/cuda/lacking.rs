@@ -1,0 +1,48 @@
+//! What of a model there are no kernels for, by name.
+
+use super::super::super::config::Layer;
+use super::super::super::ffn::experts::Inner;
+use super::super::super::mixer::grouped::Values;
+use super::super::super::{Model, ffn, mixer};
+use super::Cuda;
+use crate::error::{Error, Result};
+use crate::ops::Activation;
+
+impl Cuda {
+    /// Whether a model has only what there are kernels for.
+    ///
+    /// # Errors
+    /// Names what there are none for.
+    pub fn supports(model: &Model) -> Result<()> {
+        let config = &model.config;
+        let lacking =
+            config.layers.iter().find_map(lacking).or(config.logit_cap.map(|_| "a bound of logits"));
+        match lacking {
+            None => Ok(()),
+            Some(what) => Err(without_kernels(format!("{}: {what}", config.architecture))),
+        }
+    }
+}
+
+pub(super) fn without_kernels(what: impl std::fmt::Display) -> Error {
+    Error::unsupported(format!("{what} without kernels for cards"), "compute with --device cpu")
+}
+
+/// What of a layer there are no kernels for.
+fn lacking(layer: &Layer) -> Option<&'static str> {
+    match &layer.mixer {
+        Some(mixer::Shape::Latent(_)) => {}
+        Some(mixer::Shape::Grouped(shape)) if shape.gated => return Some("gated attention"),
+        Some(mixer::Shape::Grouped(shape)) if shape.values == Values::Own => {}
+        Some(mixer::Shape::Grouped(_)) => return Some("normed values"),
+        Some(_) => return Some("a mixer"),
+        None => return Some("a layer of one half"),
+    }
+    let activation = match &layer.ffn {
+        Some(ffn::Shape::Dense(shape)) => shape.activation,
+        Some(ffn::Shape::Experts(shape)) if shape.inner == Inner::Same => shape.activation,
+        Some(ffn::Shape::Experts(_)) => return Some("experts with an input of their own"),
+        None => return Some("a layer of one half"),
+    };
+    (activation == Activation::ReluSquared).then_some("squares of ReLU")
+}

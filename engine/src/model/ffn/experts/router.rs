@@ -1,0 +1,82 @@
+//! What chooses and weighs experts, and how their input comes out of a half of a layer and their sum into it.
+
+use super::super::super::backend::Backend;
+use super::super::super::bind::LayerBinder;
+use super::super::super::kinds::{Half, Pass};
+use super::super::super::observe::Observe;
+use super::super::super::weights::{Linear, NormWeights};
+use super::{Inner, Shape};
+use crate::cuda::Vector;
+use crate::error::Result;
+
+/// What chooses and weighs experts.
+pub struct Router {
+    /// On the residual stream, where it does not read the half's input.
+    pub(super) norm: Option<NormWeights>,
+    pub(super) linear: Linear, // (expert_count, embedding_length)
+    /// Added to scores for the choice only, `(expert_count)`.
+    pub choice_bias: Option<Vector>,
+    /// Factor on each expert's weight, `(expert_count)`.
+    pub expert_scale: Option<Vector>,
+}
+
+impl Router {
+    pub(super) fn bind(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Self> {
+        let (experts, width) = (shape.expert_count, layer.width());
+        let norm = || {
+            let scale = layer.vector("ffn_gate_inp.scale", &[width])?;
+            let weight: Vec<f32> = scale.iter().map(|scale| scale / (width as f32).sqrt()).collect();
+            Ok(NormWeights { kind: layer.norm_kind(), weight: weight.into(), bias: None })
+        };
+        Ok(Self {
+            norm: (shape.inner == Inner::Normed).then(norm).transpose()?,
+            linear: layer.linear("ffn_gate_inp", experts, width)?,
+            choice_bias: layer.optional_vector("exp_probs_b.bias", experts)?,
+            expert_scale: layer.optional_vector("ffn_down_exps.scale", experts)?,
+        })
+    }
+
+    /// Scores of the batch's rows.
+    pub(super) fn logits<B: Backend, O: Observe>(
+        &self,
+        pass: &mut Pass<'_, B, O>,
+        half: &mut Half<'_, B::Buffer>,
+        input: &mut B::Buffer,
+        logits: &mut B::Buffer,
+    ) {
+        pass.resize(logits, self.linear.matrix.rows);
+        let input = match &self.norm {
+            None => &mut *half.normed,
+            Some(norm) => {
+                pass.backend.norm(norm, half.x, input);
+                input
+            }
+        };
+        pass.linear(&self.linear, input, logits, 0);
+    }
+}
+
+/// How the routed experts' input comes out of the half, and their sum into it.
+pub(super) enum Ways {
+    Same,
+    Normed { input: NormWeights, sum: NormWeights, shared: NormWeights },
+    Latent { down: Linear, up: Linear },
+}
+
+impl Ways {
+    pub(super) fn bind(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Self> {
+        let width = layer.width();
+        Ok(match shape.inner {
+            Inner::Same => Self::Same,
+            Inner::Normed => Self::Normed {
+                input: layer.norm("pre_ffw_norm_2", width)?,
+                sum: layer.norm("post_ffw_norm_2", width)?,
+                shared: layer.norm("post_ffw_norm_1", width)?,
+            },
+            Inner::Latent(latent) => Self::Latent {
+                down: layer.linear("ffn_latent_down", latent, width)?,
+                up: layer.linear("ffn_latent_up", width, latent)?,
+            },
+        })
+    }
+}
