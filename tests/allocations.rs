@@ -13,23 +13,29 @@ use std::alloc::System;
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const FIXTURES: [&str; 17] = [
+const FIXTURES: [&str; 23] = [
     "bailingmoe2",
     "deepseek2",
     "deepseek3",
     "gemma3-linear",
+    "gemma4",
     "german-moe-bias",
     "glm4moe",
     "gpt-oss",
+    "granitehybrid",
     "granitemoe",
+    "lfm2moe",
     "llama-dense",
     "minimax-m2",
     "mixtral",
     "moe-124m-top2",
+    "nemotron-h-moe",
     "olmoe",
     "qwen2moe",
     "qwen2-tied",
+    "qwen35moe",
     "qwen3moe-mixed",
+    "qwen3next",
     "tachyon-shared1",
 ];
 

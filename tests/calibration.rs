@@ -142,7 +142,17 @@ fn tokenizer_of_bytes() -> String {
 /// Families with routers, mixers and sources of their own: calibrated, measured, and weighed by what was measured.
 #[test]
 fn families_are_calibrated_and_measured() {
-    for name in ["deepseek3", "kimi-k2-int4", "glm4moe", "minimax-m2", "bailingmoe2"] {
+    for name in [
+        "deepseek3",
+        "kimi-k2-int4",
+        "glm4moe",
+        "minimax-m2",
+        "bailingmoe2",
+        "qwen35moe",
+        "gemma4",
+        "nemotron-h-moe",
+        "lfm2moe",
+    ] {
         let folder = tempfile::tempdir().unwrap();
         little_text(folder.path());
         let source = folder.path().join("source");

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 
 /// Largest difference from the reference, relative to its largest logit.
 const REFERENCE_TOLERANCE: f32 = 2e-5;
-/// Largest difference between prefill and token by token, likewise.
-const DECODE_TOLERANCE: f32 = 1e-5;
+/// Largest difference between prefill and token by token, likewise: as much, since a delta net divides small sums by
+/// themselves at a head's first tokens.
+const DECODE_TOLERANCE: f32 = 2e-5;
 
 struct Quiet;
 impl Progress for Quiet {}
@@ -70,15 +71,16 @@ fn converted(folder: &Path, target: &Path) -> PathBuf {
     out
 }
 
-fn options(capacity: CapacityMode) -> Options {
-    Options { capacity, cache: cache_format("f32").unwrap(), context: Some(64), ..Options::default() }
+fn options(case: &Case) -> Options {
+    let (capacity, context) = (capacity_of(case), Some(case.tokens.len()));
+    Options { capacity, cache: cache_format("f32").unwrap(), context, ..Options::default() }
 }
 
 /// Every way to compute on this machine, by name.
-fn machines(capacity: CapacityMode) -> Vec<(String, Options)> {
-    let mut all = vec![("plain".to_owned(), Options { plain: true, ..options(capacity) })];
+fn machines(case: &Case) -> Vec<(String, Options)> {
+    let mut all = vec![("plain".to_owned(), Options { plain: true, ..options(case) })];
     for isa in Isa::available() {
-        all.push((isa.name().to_owned(), Options { isa: Some(isa), threads: Some(1), ..options(capacity) }));
+        all.push((isa.name().to_owned(), Options { isa: Some(isa), threads: Some(1), ..options(case) }));
     }
     all
 }
@@ -144,7 +146,7 @@ fn every_fixture_computes_its_reference_logits() {
     for folder in fixtures() {
         let file = converted(&folder, target.path());
         for case in cases(&folder) {
-            for (machine, options) in machines(capacity_of(&case)) {
+            for (machine, options) in machines(&case) {
                 let engine = Engine::open(&file, options).unwrap();
                 let found = prefill(&engine, &case.tokens);
                 let error = difference(&found, &case.logits);
@@ -172,7 +174,7 @@ fn token_by_token_equals_prefill_and_threads_change_nothing() {
     for folder in fixtures() {
         let file = converted(&folder, target.path());
         for case in cases(&folder).iter().filter(|case| capacity_of(case) == CapacityMode::Dropless) {
-            for (machine, options) in machines(CapacityMode::Dropless) {
+            for (machine, options) in machines(case) {
                 let engine = Engine::open(&file, options.clone()).unwrap();
                 let whole = prefill(&engine, &case.tokens);
                 let error = difference(&token_by_token(&engine, &case.tokens), &whole);

@@ -53,6 +53,12 @@ const FIXTURES: &[(&str, bool)] = &[
     ("minimax-m2", true),
     ("bailingmoe2", true),
     ("gpt-oss", true),
+    ("qwen35moe", true),
+    ("qwen3next", true),
+    ("gemma4", false), // its GELU is a table of F16
+    ("nemotron-h-moe", true),
+    ("granitehybrid", true),
+    ("lfm2moe", true),
     ("tachyon-shared1", true),
     ("moewe-mini", true),
 ];

@@ -5,6 +5,7 @@
 
 use super::output::{self, Table};
 use anyhow::Result;
+use moewe_engine::model::SNAPSHOTS;
 use serde_json::json;
 
 /// When the table was written.
@@ -20,6 +21,18 @@ enum Attention {
     Heads(u64, u64, u64),
     /// Heads; widths of the latent row, of its rotated part, of a key and of a value.
     Latent(u64, [u64; 4]),
+    /// Where layers differ: parameters of all mixers, numbers of a position in all caches, numbers of all states.
+    Mixed(u64, u64, u64),
+}
+
+/// Parameters of attention: the width of the model, columns of queries (gates included), of keys, of values, of results.
+const fn attention(width: u64, columns: [u64; 4]) -> u64 {
+    width * (columns[0] + columns[1] + columns[2] + columns[3])
+}
+
+/// Parameters of a mixer with a state: the width of the model, columns of its input, of its result.
+const fn recurrence(width: u64, columns: u64, inner: u64) -> u64 {
+    width * (columns + inner)
 }
 
 struct Shape {
@@ -35,6 +48,8 @@ struct Shape {
     experts: [u64; 3],
     /// The width of what all tokens pass beside their experts.
     shared: u64,
+    /// Matrices of an expert: with a gate three.
+    matrices: u64,
     /// Layers without experts, and their width.
     dense: [u64; 2],
     /// Billions of parameters that the makers name.
@@ -42,69 +57,95 @@ struct Shape {
     bits: f64,
 }
 
-use Attention::{Heads, Latent};
+use Attention::{Heads, Latent, Mixed};
 
 /// Source: config.json and model card of each.
 #[rustfmt::skip]
 static MODELS: &[Shape] = &[
     Shape { name: "hf:bartowski/granite-3.1-3b-a800m-instruct-GGUF", architecture: "granitemoe", layers: 32, width: 1536,
-        vocabulary: 49_155, is_tied: true, attention: Heads(24, 8, 64), experts: [40, 8, 512], shared: 0, dense: [0, 0],
+        vocabulary: 49_155, is_tied: true, attention: Heads(24, 8, 64), experts: [40, 8, 512], shared: 0, matrices: 3, dense: [0, 0],
         published: 3.3, bits: BITS },
     Shape { name: "hf:allenai/OLMoE-1B-7B-0125-Instruct-GGUF", architecture: "olmoe", layers: 16, width: 2048,
-        vocabulary: 50_304, is_tied: false, attention: Heads(16, 16, 128), experts: [64, 8, 1024], shared: 0, dense: [0, 0],
+        vocabulary: 50_304, is_tied: false, attention: Heads(16, 16, 128), experts: [64, 8, 1024], shared: 0, matrices: 3, dense: [0, 0],
         published: 6.9, bits: BITS },
+    Shape { name: "hf:ibm-granite/granite-4.0-h-tiny-GGUF", architecture: "granitehybrid", layers: 40, width: 1536,
+        vocabulary: 100_352, is_tied: true, attention: Mixed(4 * attention(1536, [1536, 512, 512, 1536]) + 36 * recurrence(1536, 6448, 3072), 4 * 1024, 36 * 3072 * 128),
+        experts: [64, 6, 512], shared: 1024, matrices: 3, dense: [0, 0], published: 6.9, bits: BITS },
+    Shape { name: "hf:LiquidAI/LFM2-8B-A1B-GGUF", architecture: "lfm2moe", layers: 24, width: 2048,
+        vocabulary: 65_536, is_tied: true, attention: Mixed(6 * attention(2048, [2048, 512, 512, 2048]) + 18 * recurrence(2048, 6144, 2048), 6 * 1024, 18 * 2 * 2048),
+        experts: [32, 4, 1792], shared: 0, matrices: 3, dense: [2, 7168], published: 8.3, bits: BITS },
     Shape { name: "hf:Qwen/Qwen1.5-MoE-A2.7B-Chat", architecture: "qwen2moe", layers: 24, width: 2048,
-        vocabulary: 151_936, is_tied: false, attention: Heads(16, 16, 128), experts: [60, 4, 1408], shared: 5632, dense: [0, 0],
+        vocabulary: 151_936, is_tied: false, attention: Heads(16, 16, 128), experts: [60, 4, 1408], shared: 5632, matrices: 3, dense: [0, 0],
         published: 14.3, bits: BITS },
     Shape { name: "hf:deepseek-ai/DeepSeek-V2-Lite-Chat", architecture: "deepseek2", layers: 27, width: 2048,
-        vocabulary: 102_400, is_tied: false, attention: Latent(16, [512, 64, 128, 128]), experts: [64, 6, 1408], shared: 2816,
+        vocabulary: 102_400, is_tied: false, attention: Latent(16, [512, 64, 128, 128]), experts: [64, 6, 1408], shared: 2816, matrices: 3,
         dense: [1, 10_944], published: 15.7, bits: BITS },
     Shape { name: "hf:moonshotai/Moonlight-16B-A3B-Instruct", architecture: "deepseek2", layers: 27, width: 2048,
-        vocabulary: 163_840, is_tied: false, attention: Latent(16, [512, 64, 128, 128]), experts: [64, 6, 1408], shared: 2816,
+        vocabulary: 163_840, is_tied: false, attention: Latent(16, [512, 64, 128, 128]), experts: [64, 6, 1408], shared: 2816, matrices: 3,
         dense: [1, 11_264], published: 16.0, bits: BITS },
     Shape { name: "hf:inclusionAI/Ling-mini-2.0", architecture: "bailingmoe2", layers: 20, width: 2048,
-        vocabulary: 157_184, is_tied: false, attention: Heads(16, 4, 128), experts: [256, 8, 512], shared: 512,
+        vocabulary: 157_184, is_tied: false, attention: Heads(16, 4, 128), experts: [256, 8, 512], shared: 512, matrices: 3,
         dense: [1, 5120], published: 16.3, bits: BITS },
     Shape { name: "hf:ggml-org/gpt-oss-20b-GGUF", architecture: "gpt-oss", layers: 24, width: 2880,
-        vocabulary: 201_088, is_tied: false, attention: Heads(64, 8, 64), experts: [32, 4, 2880], shared: 0, dense: [0, 0],
+        vocabulary: 201_088, is_tied: false, attention: Heads(64, 8, 64), experts: [32, 4, 2880], shared: 0, matrices: 3, dense: [0, 0],
         published: 20.9, bits: MXFP4 },
+    Shape { name: "hf:google/gemma-4-26B-A4B-it", architecture: "gemma4", layers: 30, width: 2816,
+        vocabulary: 262_144, is_tied: true, attention: Mixed(25 * attention(2816, [4096, 2048, 2048, 4096]) + 5 * attention(2816, [8192, 1024, 0, 8192]), 25 * 4096 + 5 * 2048, 0),
+        experts: [128, 8, 704], shared: 2112, matrices: 3, dense: [0, 0], published: 25.2, bits: BITS },
     Shape { name: "hf:Qwen/Qwen3-30B-A3B-GGUF", architecture: "qwen3moe", layers: 48, width: 2048,
-        vocabulary: 151_936, is_tied: false, attention: Heads(32, 4, 128), experts: [128, 8, 768], shared: 0, dense: [0, 0],
+        vocabulary: 151_936, is_tied: false, attention: Heads(32, 4, 128), experts: [128, 8, 768], shared: 0, matrices: 3, dense: [0, 0],
         published: 30.5, bits: BITS },
+    Shape { name: "hf:nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", architecture: "nemotron_h_moe", layers: 52, width: 2688,
+        vocabulary: 131_072, is_tied: false, attention: Mixed(6 * attention(2688, [4096, 256, 256, 4096]) + 23 * recurrence(2688, 10_304, 4096), 6 * 512, 23 * 4096 * 128),
+        experts: [128, 6, 1856], shared: 3712, matrices: 2, dense: [29, 0], published: 31.6, bits: BITS },
+    Shape { name: "hf:ibm-granite/granite-4.0-h-small-GGUF", architecture: "granitehybrid", layers: 40, width: 4096,
+        vocabulary: 100_352, is_tied: true, attention: Mixed(4 * attention(4096, [4096, 1024, 1024, 4096]) + 36 * recurrence(4096, 16_768, 8192), 4 * 2048, 36 * 8192 * 128),
+        experts: [72, 10, 768], shared: 1536, matrices: 3, dense: [0, 0], published: 32.2, bits: BITS },
+    Shape { name: "hf:Qwen/Qwen3.6-35B-A3B", architecture: "qwen35moe", layers: 40, width: 2048,
+        vocabulary: 248_320, is_tied: false, attention: Mixed(10 * attention(2048, [8192, 512, 512, 4096]) + 30 * recurrence(2048, 12_352, 4096), 10 * 1024, 30 * 4096 * 128),
+        experts: [256, 8, 512], shared: 512, matrices: 3, dense: [0, 0], published: 34.7, bits: BITS },
     Shape { name: "hf:mistralai/Mixtral-8x7B-Instruct-v0.1", architecture: "llama", layers: 32, width: 4096,
-        vocabulary: 32_000, is_tied: false, attention: Heads(32, 8, 128), experts: [8, 2, 14_336], shared: 0, dense: [0, 0],
+        vocabulary: 32_000, is_tied: false, attention: Heads(32, 8, 128), experts: [8, 2, 14_336], shared: 0, matrices: 3, dense: [0, 0],
         published: 46.7, bits: BITS },
+    Shape { name: "hf:Qwen/Qwen3-Coder-Next-GGUF", architecture: "qwen3next", layers: 48, width: 2048,
+        vocabulary: 151_936, is_tied: false, attention: Mixed(12 * attention(2048, [8192, 512, 512, 4096]) + 36 * recurrence(2048, 12_352, 4096), 12 * 1024, 36 * 4096 * 128),
+        experts: [512, 10, 512], shared: 512, matrices: 3, dense: [0, 0], published: 79.7, bits: BITS },
     Shape { name: "hf:zai-org/GLM-4.5-Air", architecture: "glm4moe", layers: 46, width: 4096,
-        vocabulary: 151_552, is_tied: false, attention: Heads(96, 8, 128), experts: [128, 8, 1408], shared: 1408,
+        vocabulary: 151_552, is_tied: false, attention: Heads(96, 8, 128), experts: [128, 8, 1408], shared: 1408, matrices: 3,
         dense: [1, 10_944], published: 106.0, bits: BITS },
     Shape { name: "hf:ggml-org/gpt-oss-120b-GGUF", architecture: "gpt-oss", layers: 36, width: 2880,
-        vocabulary: 201_088, is_tied: false, attention: Heads(64, 8, 64), experts: [128, 4, 2880], shared: 0, dense: [0, 0],
+        vocabulary: 201_088, is_tied: false, attention: Heads(64, 8, 64), experts: [128, 4, 2880], shared: 0, matrices: 3, dense: [0, 0],
         published: 116.8, bits: MXFP4 },
+    Shape { name: "hf:Qwen/Qwen3.5-122B-A10B", architecture: "qwen35moe", layers: 48, width: 3072,
+        vocabulary: 248_320, is_tied: false, attention: Mixed(12 * attention(3072, [16_384, 512, 512, 8192]) + 36 * recurrence(3072, 20_608, 8192), 12 * 1024, 36 * 8192 * 128),
+        experts: [256, 8, 1024], shared: 1024, matrices: 3, dense: [0, 0], published: 122.0, bits: BITS },
 ];
 
 impl Shape {
+    /// Parameters of what mixes positions, in all layers.
     fn attention(&self) -> u64 {
-        self.width
-            * match self.attention {
-                Heads(heads, shared, head) => head * (2 * heads + 2 * shared),
-                Latent(heads, [rank, turned, key, value]) => {
-                    let rows = heads * (key + turned) + rank + turned + heads * value;
-                    rows + rank * heads * (key + value) / self.width
-                }
+        let columns = match self.attention {
+            Heads(heads, shared, head) => head * (2 * heads + 2 * shared),
+            Latent(heads, [rank, turned, key, value]) => {
+                let rows = heads * (key + turned) + rank + turned + heads * value;
+                rows + rank * heads * (key + value) / self.width
             }
+            Mixed(parameters, ..) => return parameters,
+        };
+        self.layers * self.width * columns
     }
 
     /// Parameters that every token passes.
     fn dense(&self) -> u64 {
         let head = self.vocabulary * self.width * if self.is_tied { 1 } else { 2 };
         let [dense, dense_width] = self.dense;
-        let sparse = (self.layers - dense) * self.width * (3 * self.shared + self.experts[0]);
-        head + self.layers * self.attention() + dense * 3 * self.width * dense_width + sparse
+        let sparse = (self.layers - dense) * self.width * (self.matrices * self.shared + self.experts[0]);
+        head + self.attention() + dense * 3 * self.width * dense_width + sparse
     }
 
     /// Parameters of `count` experts in each layer that has some.
     fn of_experts(&self, count: u64) -> u64 {
-        (self.layers - self.dense[0]) * count * 3 * self.width * self.experts[2]
+        (self.layers - self.dense[0]) * count * self.matrices * self.width * self.experts[2]
     }
 
     fn parameters(&self) -> u64 {
@@ -122,13 +163,14 @@ impl Shape {
         ((self.dense() as f64 * dense + experts) / 8.0) as u64
     }
 
-    /// Bytes of a cache in F16.
+    /// Bytes of a cache in F16, and of the states of a conversation in F32 with those that are kept from earlier.
     fn cache(&self) -> u64 {
-        let row = match self.attention {
-            Heads(_, shared, head) => 2 * shared * head,
-            Latent(_, [rank, turned, ..]) => rank + turned,
+        let (row, state) = match self.attention {
+            Heads(_, shared, head) => (2 * shared * head * self.layers, 0),
+            Latent(_, [rank, turned, ..]) => ((rank + turned) * self.layers, 0),
+            Mixed(_, row, state) => (row, state),
         };
-        2 * row * self.layers * POSITIONS
+        2 * row * POSITIONS + 4 * state * (1 + SNAPSHOTS as u64)
     }
 
     fn memory(&self) -> u64 {

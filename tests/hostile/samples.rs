@@ -161,14 +161,20 @@ pub(crate) fn golden_models() -> Vec<Vec<u8>> {
     let names = [
         "deepseek2",
         "deepseek3",
+        "gemma4",
         "german-moe-gelu",
         "glm4moe",
         "gpt-oss",
+        "granitehybrid",
         "granitemoe",
+        "lfm2moe",
         "minimax-m2",
         "moe-124m-top2",
+        "nemotron-h-moe",
         "olmoe",
         "qwen2moe",
+        "qwen35moe",
+        "qwen3next",
         "tachyon-shared1",
     ];
     let convert = |name| {
