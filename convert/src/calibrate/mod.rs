@@ -239,7 +239,8 @@ impl Calibration {
         if layer.is_some_and(|layer| !self.layers.contains(&layer)) || name == "output" && !self.head {
             self.measure(layer, heard)?;
         }
-        let reader = moments::reader_of(name);
+        // Experts' gate and up in one tensor read what they would read apart.
+        let reader = moments::reader_of(&name.replace(".ffn_gate_up_exps", ".ffn_up_exps"));
         for expert in 0..subject.experts {
             let key = (reader.clone(), (subject.experts > 1).then_some(expert as u32));
             let (factors, rows) = match self.known.get(&key) {

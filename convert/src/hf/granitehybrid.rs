@@ -6,7 +6,7 @@ use super::common::{self, IGNORED};
 use super::granitemoe::MULTIPLIERS;
 use super::keys::{From, Key, Pairs};
 use super::kinds::{self, Kind, Words};
-use super::mamba::{self, CONTEXT, STATES};
+use super::mamba::{self, CONTEXT};
 use super::params::{Dim, Params};
 use super::rules::{Op, Rule, rule};
 use super::{Architecture, rope};
@@ -30,8 +30,11 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("vocab_size", From::Dim(Dim::Vocab)),
         ],
         MULTIPLIERS,
-        STATES,
-        &[Key("feed_forward_length", From::Computed(networks)), Key("", From::Computed(supported))],
+        &[
+            Key("ssm.*", From::Computed(states)),
+            Key("feed_forward_length", From::Computed(networks)),
+            Key("", From::Computed(supported)),
+        ],
     ],
     rules,
     computed: &[],
@@ -77,6 +80,21 @@ fn heads(params: &Params) -> Result<Pairs> {
     Ok(vec![("attention.head_count_kv", of_keys)])
 }
 
+/// Models of this class may attend in every layer (Micro, 350M): then nothing has a state.
+fn states(params: &Params) -> Result<Pairs> {
+    if !kinds(params)?.contains(&Kind::Recurrent) {
+        return Ok(vec![]);
+    }
+    mamba::supported(params)?;
+    let (width, inner) = (params.dim(Dim::Embedding)?, params.dim(Dim::Inner)?);
+    let expand = params.uint(&["mamba_expand"])?.unwrap_or(2);
+    if expand.checked_mul(width) != Some(inner) {
+        let expected = format!("heads of states as wide as {expand} times {width}");
+        return Err(Error::malformed("config, mamba_n_heads and mamba_d_head", expected, inner));
+    }
+    mamba::states(params)
+}
+
 fn networks(params: &Params) -> Result<Pairs> {
     let length = |dim| params.dim(dim).map(|length| Value::from(length as u32));
     if !has_experts(params) {
@@ -92,16 +110,9 @@ fn networks(params: &Params) -> Result<Pairs> {
 
 fn supported(params: &Params) -> Result<Pairs> {
     common::silu_only(params)?;
-    mamba::supported(params)?;
     params.refuse(params.flag(&["attention_bias"], false)?, "attention_bias")?;
     let (width, heads, head) = (params.dim(Dim::Embedding)?, params.dim(Dim::Heads)?, params.dim(Dim::Head)?);
     params.refuse(heads * head != width, &format!("head_dim {head} with {heads} heads in {width}"))?;
-    let expand = params.uint(&["mamba_expand"])?.unwrap_or(2);
-    let inner = params.dim(Dim::Inner)?;
-    if expand.checked_mul(width) != Some(inner) {
-        let expected = format!("heads of states as wide as {expand} times {width}");
-        return Err(Error::malformed("config, mamba_n_heads and mamba_d_head", expected, inner));
-    }
     Ok(vec![])
 }
 

@@ -308,6 +308,14 @@ fn granites_layers_and_experts_go_by_two_names() {
     assert_eq!(of(&found, "rope.scaling.finetuned"), Some(true.into()));
     assert_eq!(of(&published, "rope.scaling.finetuned"), Some(false.into()));
     assert!(refusal(&dense, &tensors).contains("unknown model.layers.0.block_sparse_moe"));
+    // Where every layer attends there are no states to describe.
+    dense["layer_types"] = json!(["attention"]);
+    dense["num_hidden_layers"] = 1.into();
+    let of_second =
+        |tensor: &(String, _, _, _)| tensor.0.contains("layers.1.") || !tensor.0.contains("layers.");
+    let only: Tensors = fewer.into_iter().filter(of_second).collect();
+    let found = outcome(&dense, &renamed(only, "layers.1.", "layers.0.")).unwrap();
+    assert!(found.metadata.iter().all(|(key, _)| !key.contains(".ssm.")) && found.weights.len() == 11);
 }
 
 /// What states are left with of each step, number by number; columns in GGUF.

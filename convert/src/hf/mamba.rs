@@ -1,18 +1,22 @@
 //! Mamba-2, which Nemotron and Granite mix with attention: its numbers, its tensors, and what of it is not computed.
 
-use super::keys::{From, Key};
+use super::keys::Pairs;
 use super::params::{Dim, Params};
 use super::rules::{Change, Op, Rule, rule};
 use moewe_engine::Result;
+use moewe_engine::gguf::Value;
 
 /// The numbers of states.
-pub(super) const STATES: &[Key] = &[
-    Key("ssm.conv_kernel", From::Dim(Dim::Taps)),
-    Key("ssm.state_size", From::Dim(Dim::State)),
-    Key("ssm.group_count", From::Dim(Dim::StateGroups)),
-    Key("ssm.inner_size", From::Dim(Dim::Inner)),
-    Key("ssm.time_step_rank", From::Dim(Dim::StateHeads)),
-];
+pub(super) fn states(params: &Params) -> Result<Pairs> {
+    let numbers = [
+        ("ssm.conv_kernel", Dim::Taps),
+        ("ssm.state_size", Dim::State),
+        ("ssm.group_count", Dim::StateGroups),
+        ("ssm.inner_size", Dim::Inner),
+        ("ssm.time_step_rank", Dim::StateHeads),
+    ];
+    numbers.into_iter().map(|(key, dim)| Ok((key, Value::from(params.dim(dim)? as u32)))).collect()
+}
 
 /// The length of context that llama.cpp writes for models whose attention knows no positions.
 pub(super) const CONTEXT: u32 = 1 << 20;

@@ -4,7 +4,7 @@
 use super::common::{EXPERTS, IGNORED};
 use super::keys::{From, Key, Pairs};
 use super::kinds::{self, Kind, Words};
-use super::mamba::{self, CONTEXT, STATES};
+use super::mamba::{self, CONTEXT};
 use super::params::{Dim, Params};
 use super::rules::{Op, Rule, rule};
 use super::{Architecture, common, router};
@@ -29,8 +29,8 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("rope.scaling.finetuned", From::Bool(false)),
             Key("vocab_size", From::Dim(Dim::Vocab)),
             Key("feed_forward_length", From::Computed(by_layer)),
+            Key("ssm.*", From::Computed(mamba::states)),
         ],
-        STATES,
         EXPERTS,
         router::WEIGHTS,
         &[
