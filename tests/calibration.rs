@@ -3,6 +3,8 @@
 
 #[path = "support/command.rs"]
 mod command;
+#[path = "support/bytes.rs"]
+mod bytes;
 
 use command::{names, stderr, stdout};
 use moewe_convert::{Options, Recipe, Text, convert};
@@ -122,23 +124,6 @@ fn what_does_not_fit_is_said_on_the_command_line() {
     assert!(stderr(&pattern).contains("--tensor ffn_donw: no tensor"), "{}", stderr(&pattern));
 }
 
-/// A tokenizer of the 256 bytes in GPT-2's alphabet.
-fn tokenizer_of_bytes() -> String {
-    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let others = (0..=255u8).filter(|byte| !printable(byte)).collect::<Vec<_>>();
-    let letter = |byte: u8| match others.iter().position(|&other| other == byte) {
-        Some(place) => char::from_u32(256 + place as u32).unwrap(),
-        None => char::from(byte),
-    };
-    let vocab: serde_json::Map<_, _> =
-        (0..=255u8).map(|byte| (letter(byte).to_string(), byte.into())).collect();
-    let by_bytes = serde_json::json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-        "use_regex": true });
-    serde_json::json!({ "version": "1.0", "added_tokens": [], "pre_tokenizer": by_bytes, "decoder": by_bytes,
-        "model": { "type": "BPE", "vocab": vocab, "merges": [] } })
-    .to_string()
-}
-
 /// Families with routers, mixers and sources of their own: calibrated, measured, and weighed by what was measured.
 #[test]
 fn families_are_calibrated_and_measured() {
@@ -155,12 +140,7 @@ fn families_are_calibrated_and_measured() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         little_text(folder.path());
-        let source = folder.path().join("source");
-        std::fs::create_dir(&source).unwrap();
-        for file in ["config.json", "model.safetensors"] {
-            std::fs::copy(root("tests/golden").join(name).join(file), source.join(file)).unwrap();
-        }
-        std::fs::write(source.join("tokenizer.json"), tokenizer_of_bytes()).unwrap();
+        bytes::speaking(name, &folder.path().join("source"));
         let run = |arguments: &[&str]| {
             let output = moewe(folder.path(), arguments);
             assert!(output.status.success(), "{name}: {arguments:?}\n{}", stderr(&output));

@@ -39,7 +39,7 @@ impl Prefixes {
             let common = common(&prefix.tokens);
             (usable(prefix.sequence.reach(common)), common)
         });
-        let ((length, common), at) = lengths.zip(0..).max().filter(|((length, _), _)| *length > 0)?;
+        let ((length, common), at) = lengths.zip(0..).max().filter(|((_, common), _)| *common > 0)?;
         self.0[at..].rotate_left(1);
         self.0.last().map(|prefix| (length, common, &prefix.sequence))
     }

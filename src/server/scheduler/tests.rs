@@ -1,12 +1,16 @@
 //! Requests against a thread that computes for all of them: texts do not depend on company, beginnings are found, nobody
 //! waits for ever, nothing is left behind.
 
+#[path = "../../../tests/support/bytes.rs"]
+mod bytes;
+
 use super::*;
 use crate::embedded;
 use moewe_engine::dialogue::{Piece, Reader};
 use moewe_engine::generate::{Answer, Ending};
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::Options;
+use moewe_engine::simd::Isa;
 use moewe_engine::tokenizer::Special;
 use std::time::Instant;
 use tokio::sync::Semaphore;
@@ -271,4 +275,49 @@ fn odds_of_a_prompt_are_those_of_a_session() {
             Ok(())
         })
         .unwrap();
+}
+
+/// A model with layers that carry a state, in Q8_0.
+fn recurrent(parallel: usize) -> (tempfile::TempDir, Arc<Engine>) {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, file) = (folder.path().join("source"), folder.path().join("m.gguf"));
+    bytes::speaking("qwen35moe", &source);
+    let format = moewe_engine::quant::Format::by_name("Q8_0").unwrap();
+    moewe_convert::convert(&source, &file, &moewe_convert::Options::new(format), &()).unwrap();
+    // On AMX prompts of other lengths have other bits.
+    let isa = Isa::available().filter(|isa| *isa < Isa::Amx).last();
+    let options = Options {
+        threads: Some(1),
+        context: Some(256),
+        sequences: Some(parallel),
+        isa,
+        ..Options::default()
+    };
+    let engine = Arc::new(Engine::open(file, options).unwrap());
+    (folder, engine)
+}
+
+/// States are kept at the ends of prompts and answers, and where conversations parted.
+#[test]
+fn beginnings_with_a_state_are_known_where_somebody_was() {
+    let (_folder, engine) = recurrent(2);
+    let (_other, other) = recurrent(1);
+    let running = Running::parallel(&engine, 2);
+    let ask = |seed, prompt: &[u32]| {
+        let (text, _, usage) = answer(running.ask(seed, prompt, 6));
+        assert_eq!(text, alone(&other, seed, prompt, 6));
+        (text, usage)
+    };
+    let tokens = |seed: u32, count: u32| (0..count).map(|i| (i * i + seed * 7) % 200 + 3).collect::<Vec<_>>();
+    let common = tokens(1, 40);
+    let with = |seed| [&common[..], &tokens(seed, 20)].concat();
+    let (first, second, third) = (with(5), with(6), with(7));
+    assert_eq!(ask(1, &first).1.cached_tokens, 0);
+    assert_eq!(ask(1, &first).1.cached_tokens, 59, "all but the prompt's last token");
+    assert_eq!(ask(2, &second).1.cached_tokens, 0, "nobody had stopped there");
+    assert_eq!(ask(3, &third).1.cached_tokens, 40, "where two parted");
+    let all: Vec<_> = (8..12).map(|seed| running.ask(seed.into(), &with(seed), 9)).collect();
+    for (events, seed) in all.into_iter().zip(8..) {
+        assert_eq!(answer(events).0, alone(&other, seed.into(), &with(seed), 9), "in company");
+    }
 }

@@ -4,7 +4,7 @@ use super::conversation::{Conversation, Failure};
 use super::prefixes::Prefixes;
 use super::{Limits, Message, Metrics};
 use moewe_engine::model::{PAGE, Row};
-use moewe_engine::session::{Batch, Engine, Sequence};
+use moewe_engine::session::{Batch, Engine};
 use moewe_engine::{Error, Result};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -159,10 +159,8 @@ impl<'e> Turns<'e> {
             if !conversation.begin() {
                 continue;
             }
-            if conversation.reuses()
-                && let Some(known) = self.beginning_of(conversation.tokens(), 0)
-            {
-                self.batch.replace(sequence, known);
+            if conversation.reuses() {
+                self.begin_with_known(sequence, conversation.tokens());
             }
             self.mark(sequence, conversation.tokens().len());
             let wanted = (conversation.tokens().len() + PAGE).min(self.batch.engine().context_length());
@@ -182,10 +180,10 @@ impl<'e> Turns<'e> {
         }
     }
 
-    /// The longest beginning of these tokens that anybody holds, if it has more than `held` of them; their last one is
-    /// always computed.
-    fn beginning_of(&mut self, tokens: &[u32], held: usize) -> Option<Sequence> {
-        let most = tokens.len() - 1;
+    /// Lets a sequence begin with the longest beginning of these tokens that anybody holds, if that has more of them than
+    /// itself; says how many more. Their last one is always computed.
+    fn begin_with_known(&mut self, sequence: usize, tokens: &[u32]) -> usize {
+        let (most, held) = (tokens.len() - 1, self.batch.len(sequence));
         let exact = self.limits.exact;
         let common = |held: &[u32]| {
             let same = held.iter().zip(&tokens[..most]).take_while(|(held, own)| held == own).count();
@@ -197,12 +195,20 @@ impl<'e> Turns<'e> {
             let common = common(&other.tokens()[..self.worth_sharing(other)]);
             (usable(self.batch.reach(other.sequence(), common)), common, other.sequence())
         });
-        let (running, of_running, sequence) = of_running.max().unwrap_or_default();
-        let kept = self.prefixes.longest(common, usable).filter(|(kept, ..)| *kept > running);
-        match kept {
-            Some((length, common, prefix)) => (length > held).then(|| prefix.fork(common)),
-            None => (running > held).then(|| self.batch.fork(sequence, of_running)),
+        let (running, parted, other) = of_running.max().unwrap_or_default();
+        let kept = self.prefixes.longest(common, usable);
+        let kept = kept.filter(|(kept, common, _)| (*kept, *common) > (running, parted));
+        let (length, parted, known) = match kept {
+            Some((length, parted, prefix)) => (length, parted, (length > held).then(|| prefix.fork(parted))),
+            None => (running, parted, (running > held).then(|| self.batch.fork(other, parted))),
+        };
+        if let Some(known) = known {
+            self.batch.replace(sequence, known);
+        } else if parted > held {
+            // Where two conversations parted a third one may begin.
+            self.batch.mark(sequence, parted);
         }
+        length.saturating_sub(held)
     }
 
     /// Has a recurrent state kept before the last token of a prompt, which is always computed.
@@ -218,10 +224,9 @@ impl<'e> Turns<'e> {
             return;
         }
         let (sequence, tokens) = (conversation.sequence(), conversation.tokens().to_vec());
-        let held = self.batch.len(sequence);
-        if let Some(known) = self.beginning_of(&tokens, held).filter(|known| known.len() > held) {
-            self.running[at].find(known.len() - held);
-            self.batch.replace(sequence, known);
+        let more = self.begin_with_known(sequence, &tokens);
+        if more > 0 {
+            self.running[at].find(more);
             self.mark(sequence, tokens.len());
         }
     }

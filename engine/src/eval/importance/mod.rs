@@ -135,7 +135,12 @@ struct Sums {
 
 impl Observe for Sums {
     fn matmul_input(&mut self, site: Site<'_>, rows: &[f32], width: usize) {
-        let name = format!("{}.weight", site.tensor);
+        let mut name = format!("{}.weight", site.tensor);
+        // Where one tensor holds gate and up, both read the same: it counts once.
+        let joined = name.replace(".ffn_up_exps.", ".ffn_gate_up_exps.");
+        if self.experts.contains_key(&joined) {
+            name = joined;
+        }
         let (expert, experts) = match site.expert {
             Some(expert) => (expert as usize, self.experts.get(&name).copied().unwrap_or(0)),
             None => (0, 1),
