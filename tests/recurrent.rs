@@ -13,6 +13,8 @@ use moewe_engine::model::{Row, Wants};
 use moewe_engine::quant::Format;
 use moewe_engine::session::{Engine, MemoryLimit, Options, Session};
 use moewe_engine::simd::Isa;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
 use std::path::{Path, PathBuf};
 
 /// Every kind of state, and windows with keys as values.
@@ -157,4 +159,52 @@ fn states_count_as_memory() {
         let (_, _, small) = of(Some(MemoryLimit::Experts(0)), None);
         assert!(small == all, "{name}: experts read for every token");
     }
+}
+
+/// Nemotron 3 Super's experts work in a space of their own; one that is twice as long and comes back a quarter changes
+/// nothing, as the experts square what they read.
+#[test]
+fn experts_in_a_latent_space() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    let plain = golden().join("nemotron-h-moe");
+    let config = std::fs::read_to_string(plain.join("config.json")).unwrap();
+    let latent = config.replace("\"moe_latent_size\": null", "\"moe_latent_size\": 64");
+    assert_ne!(latent, config);
+    std::fs::write(source.join("config.json"), latent).unwrap();
+    let bytes = std::fs::read(plain.join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let diagonal = |upper: u8, lower: u8| {
+        let element = |i: usize| if i % 65 == 0 { [lower, upper] } else { [0, 0] };
+        (0..64 * 64).flat_map(element).collect::<Vec<u8>>()
+    };
+    let (two, quarter) = (diagonal(0x40, 0), diagonal(0x3e, 0x80));
+    let mut all: Vec<(String, TensorView<'_>)> =
+        tensors.iter().map(|(name, view)| (name.to_owned(), view)).collect();
+    for layer in [1, 4] {
+        for (part, bytes) in [("fc1", &two), ("fc2", &quarter)] {
+            let name = format!("backbone.layers.{layer}.mixer.{part}_latent_proj.weight");
+            all.push((name, TensorView::new(Dtype::BF16, vec![64, 64], bytes).unwrap()));
+        }
+    }
+    safetensors::serialize_to_file(all, None, &source.join("model.safetensors")).unwrap();
+    let of = |source: &Path, name: &str, memory| {
+        let out = folder.path().join(name);
+        if !out.exists() {
+            convert(source, &out, &ConvertOptions::new(Format::by_name("F32").unwrap()), &()).unwrap();
+        }
+        let engine = Engine::open(out, Options { memory, ..options("f32") }).unwrap();
+        rest(&mut engine.session().unwrap(), &tokens(40, 2))
+    };
+    let latent = of(&source, "latent.gguf", None);
+    let expected = of(&plain, "plain.gguf", None);
+    let largest = expected.iter().flatten().fold(0f32, |largest, logit| largest.max(logit.abs()));
+    for (found, expected) in latent.iter().flatten().zip(expected.iter().flatten()) {
+        assert!((found - expected).abs() < 2e-6 * largest, "{found} {expected}");
+    }
+    assert!(
+        latent == of(&source, "latent.gguf", Some(MemoryLimit::Experts(0))),
+        "experts read for every token"
+    );
 }
