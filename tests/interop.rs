@@ -55,7 +55,7 @@ const FIXTURES: &[(&str, bool)] = &[
     ("gpt-oss", true),
     ("qwen35moe", true),
     ("qwen3next", true),
-    ("gemma4", false), // its GELU is a table of F16
+    ("gemma4", true),
     ("nemotron-h-moe", true),
     ("granitehybrid", true),
     ("lfm2moe", true),
