@@ -31,7 +31,7 @@ pub use experts::{
     Dispatch, ExpertKernel, ExpertMatrices, Hidden, Share, SlotCodes, down, hidden, quantize_slots,
 };
 pub use layout::Layout;
-pub use recurrence::{Convolution, STATE_COLUMNS, Scan, Taken, convolve, scan};
+pub use recurrence::{Convolution, STATE_COLUMNS, Scan, ScanHead, Taken, convolve, scan};
 
 use crate::quant::{Block, Float, Format, Grain, Visit, visit};
 use crate::simd::Isa;

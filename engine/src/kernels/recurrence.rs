@@ -133,7 +133,7 @@ pub enum Taken {
     Whole(f32),
 }
 
-/// One sequence's rows of one head of a recurrence, as `ScanStep` of the model describes it.
+/// One sequence's rows of a recurrence, as `ScanStep` of the model describes it.
 #[derive(Clone, Copy)]
 pub struct Scan<'a> {
     /// Rows of queries, keys and values.
@@ -144,46 +144,52 @@ pub struct Scan<'a> {
     pub row: usize,
     /// Rows.
     pub rows: usize,
-    /// Column of the head's query.
-    pub query: usize,
-    /// Column of its key.
-    pub key: usize,
-    /// Columns of both.
+    /// Value heads.
+    pub heads: usize,
+    /// Columns of a query and of a key.
     pub key_length: usize,
-    /// Column of its value.
-    pub value: usize,
     /// Columns of a value.
     pub value_length: usize,
-    /// Per row the decay of the state and the strength of what comes in.
+    /// Per row and head the decay of the state and the strength of what comes in.
     pub factors: &'a [f32],
-    /// Numbers of a row of `factors`.
-    pub factors_width: usize,
-    /// The place of the decay in it; the strength follows.
-    pub factors_at: usize,
-    /// How values come in.
-    pub taken: Taken,
-    /// `(column group, key_length, STATE_COLUMNS)`.
+    /// `(heads, column group, key_length, STATE_COLUMNS)`.
     pub state: SharedSlice<'a, f32>,
-    /// Where the head's begins.
-    pub state_at: usize,
-    /// Where the head's results go.
+    /// Where the results of all heads go.
     pub output: Output<'a>,
 }
 
-/// Computes all heads of a recurrence: `head` describes one of `heads`, which all have values of this length.
-pub fn scan<'a>(
-    team: &Team,
-    isa: Isa,
-    (heads, value_length): (usize, usize),
-    head: impl Fn(usize) -> Scan<'a> + Sync,
-) {
-    let groups = value_length.div_ceil(STATE_COLUMNS);
-    team.run(heads * groups, |task| isa.run(Group { scan: head(task / groups), group: task % groups }));
+/// What one head reads.
+#[derive(Clone, Copy)]
+pub struct ScanHead {
+    /// Column of its query.
+    pub query: usize,
+    /// Column of its key.
+    pub key: usize,
+    /// Column of its value.
+    pub value: usize,
+    /// How values come in.
+    pub taken: Taken,
+}
+
+/// Computes all heads of a recurrence.
+///
+/// # Panics
+/// When the state is not that of so many heads, or rows are narrower than their results.
+pub fn scan(team: &Team, isa: Isa, job: &Scan<'_>, head: impl Fn(usize) -> ScanHead + Sync) {
+    let groups = job.value_length.div_ceil(STATE_COLUMNS);
+    assert_eq!(job.state.len(), job.heads * groups * job.key_length * STATE_COLUMNS);
+    assert!(job.output.stride >= job.heads * job.value_length);
+    team.run(job.heads * groups, |task| {
+        let (number, group) = (task / groups, task % groups);
+        isa.run(Group { job, number, head: head(number), group });
+    });
 }
 
 /// A head's columns that lie together, which are this task's own.
 struct Group<'a> {
-    scan: Scan<'a>,
+    job: &'a Scan<'a>,
+    number: usize,
+    head: ScanHead,
     group: usize,
 }
 
@@ -192,21 +198,21 @@ impl Work for Group<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let Self { scan, group } = self;
-        let len = scan.key_length * STATE_COLUMNS;
+        let Self { job, number, head, group } = self;
+        let (len, groups) = (job.key_length * STATE_COLUMNS, job.value_length.div_ceil(STATE_COLUMNS));
         let first = group * STATE_COLUMNS;
-        let columns = first..scan.value_length.min(first + STATE_COLUMNS);
+        let columns = first..job.value_length.min(first + STATE_COLUMNS);
+        let results = number * job.value_length + columns.start..number * job.value_length + columns.end;
         // SAFETY: no other task has this group of this head's columns.
-        let state = unsafe { scan.state.slice(scan.state_at + group * len, len) };
+        let state = unsafe { job.state.slice((number * groups + group) * len, len) };
         let state = state.as_chunks_mut::<STATE_COLUMNS>().0;
-        for row in scan.row..scan.row + scan.rows {
-            let x = &scan.x[row * scan.width..][..scan.width];
-            let (query, key) = (&x[scan.query..][..scan.key_length], &x[scan.key..][..scan.key_length]);
-            let value = columns_of::<L>(&x[scan.value..][columns.clone()]);
-            let [decay, strength] = std::array::from_fn(|i| {
-                L::splat(scan.factors[row * scan.factors_width + scan.factors_at + i])
-            });
-            let taken = match scan.taken {
+        for row in job.row..job.row + job.rows {
+            let x = &job.x[row * job.width..][..job.width];
+            let (query, key) = (&x[head.query..][..job.key_length], &x[head.key..][..job.key_length]);
+            let value = columns_of::<L>(&x[head.value..][columns.clone()]);
+            let factors = &job.factors[(row * job.heads + number) * 2..][..2];
+            let (decay, strength) = (L::splat(factors[0]), L::splat(factors[1]));
+            let taken = match head.taken {
                 Taken::Whole(_) => value.map(|value| value * strength),
                 Taken::Difference => {
                     let known = said::<L>(state, key);
@@ -214,16 +220,16 @@ impl Work for Group<'_> {
                 }
             };
             let mut out = step::<L>(state, decay, taken, (key, query));
-            if let Taken::Whole(skip) = scan.taken {
+            if let Taken::Whole(skip) = head.taken {
                 out = std::array::from_fn(|i| value[i].multiply_add(L::splat(skip), out[i]));
             }
-            let mut results = [0.0; STATE_COLUMNS];
-            for (results, out) in results.as_chunks_mut::<LANES>().0.iter_mut().zip(out) {
-                *results = out.store();
+            let mut all = [0.0; STATE_COLUMNS];
+            for (place, out) in all.as_chunks_mut::<LANES>().0.iter_mut().zip(out) {
+                *place = out.store();
             }
             // SAFETY: as above.
-            let place = unsafe { scan.output.slice(row as u32, columns.clone()) };
-            place.copy_from_slice(&results[..columns.len()]);
+            let place = unsafe { job.output.slice(row as u32, results.clone()) };
+            place.copy_from_slice(&all[..columns.len()]);
         }
     }
 }

@@ -119,24 +119,23 @@ fn recurrences_in_any_pieces() {
                 let (team, mut out) = (Team::new(threads), vec![0.0; ROWS * 2 * v]);
                 let mut state = vec![0.0; 2 * head_len];
                 cut(piece, |row, rows| {
-                    let (state, output) = (SharedSlice::new(&mut state), Output::new(&mut out, 2 * v, 0));
-                    scan(&team, isa, (2, v), |head| Scan {
+                    let job = Scan {
                         x: &x,
                         width,
                         row,
                         rows,
-                        query: 0,
-                        key: k,
+                        heads: 2,
                         key_length: k,
-                        value: 2 * k + head * v,
                         value_length: v,
                         factors: &factors,
-                        factors_width: 4,
-                        factors_at: 2 * head,
+                        state: SharedSlice::new(&mut state),
+                        output: Output::new(&mut out, 2 * v, 0),
+                    };
+                    scan(&team, isa, &job, |head| ScanHead {
+                        query: 0,
+                        key: k,
+                        value: 2 * k + head * v,
                         taken,
-                        state,
-                        state_at: head * head_len,
-                        output: Output { at: head * v, ..output },
                     });
                 });
                 assert_close(&out, &expected);

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::experts::{ExpertLayer, ExpertStore, Group, Part, Turn};
 use crate::kernels::{
     self, AttentionTask, Convolution, ExpertKernel, Hidden, Job, Kernel, MatrixRef, Output, Queries,
-    RowBlock, Scan, Share, Taken, attention, convolve, matmul, scan, select, select_attention,
+    RowBlock, Scan, ScanHead, Share, Taken, attention, convolve, matmul, scan, select, select_attention,
 };
 use crate::ops::{Activation, Rope};
 use crate::quant::{FORMATS, Format};
@@ -182,32 +182,31 @@ impl Backend for Cpu {
     fn scan(&self, step: &ScanStep<'_>, x: &HostBuffer, states: &mut [KvCache], out: &mut HostBuffer) {
         let mut factors = self.scratch.take();
         along::scan_factors(&self.team, step, x, &mut factors);
-        let (heads, value_length, head_len) = (step.values.count, step.values.width, step.head_len());
+        let (heads, value_length) = (step.values.count, step.values.width);
         out.resize(x.rows(), heads * value_length);
         let output = Output::new(out.values_mut(), heads * value_length, 0);
-        let part = step.state_at..step.state_at + heads * head_len;
+        let part = step.state_at..step.state_at + heads * step.head_len();
         along::along(step.rows, states, (step.layer, part), |state, rows| {
-            let state = SharedSlice::new(state);
-            scan(&self.team, self.isa, (heads, value_length), |head| Scan {
+            let job = Scan {
                 x: x.values(),
                 width: x.width(),
                 row: rows.start,
                 rows: rows.len(),
-                query: step.queries.at + step.key_head(head) * step.queries.stride,
-                key: step.keys.at + step.key_head(head) * step.keys.stride,
+                heads,
                 key_length: step.keys.width,
-                value: step.values.at + head * step.values.stride,
                 value_length,
                 factors: factors.values(),
-                factors_width: 2 * heads,
-                factors_at: 2 * head,
+                state: SharedSlice::new(state),
+                output,
+            };
+            scan(&self.team, self.isa, &job, |head| ScanHead {
+                query: step.queries.at + step.key_head(head) * step.queries.stride,
+                key: step.keys.at + step.key_head(head) * step.keys.stride,
+                value: step.values.at + head * step.values.stride,
                 taken: match step.update {
                     Update::Delta { .. } => Taken::Difference,
                     Update::Whole { skip } => Taken::Whole(skip[head]),
                 },
-                state,
-                state_at: head * head_len,
-                output: Output { at: head * value_length, ..output },
             });
         });
         self.scratch.give(factors);
