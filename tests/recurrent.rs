@@ -176,7 +176,7 @@ fn experts_in_a_latent_space() {
     let bytes = std::fs::read(plain.join("model.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let diagonal = |upper: u8, lower: u8| {
-        let element = |i: usize| if i % 65 == 0 { [lower, upper] } else { [0, 0] };
+        let element = |i: usize| if i.is_multiple_of(65) { [lower, upper] } else { [0, 0] };
         (0..64 * 64).flat_map(element).collect::<Vec<u8>>()
     };
     let (two, quarter) = (diagonal(0x40, 0), diagonal(0x3e, 0x80));
