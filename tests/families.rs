@@ -2,7 +2,9 @@
 //! `perplexity.rs` holds the model that ships.
 //!
 //! The reference checkpoints are too narrow for blocks of 256: their tensors are drawn anew here, four times as wide, with
-//! the spread that they had. Nothing in them is trained, so only divergence means something.
+//! the spread that they had. Nothing in them is trained, so only divergence means something. `--nocapture` prints it.
+
+#![allow(clippy::print_stdout, reason = "the figures are for `--nocapture`")]
 
 #[path = "support/fixtures.rs"]
 #[allow(dead_code, reason = "nothing is rewritten here")]
