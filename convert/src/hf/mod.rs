@@ -21,7 +21,6 @@ pub mod templates;
 mod tied;
 pub mod tokenizer;
 pub mod view;
-mod vocabulary;
 mod wide;
 mod yarn;
 
@@ -59,7 +58,6 @@ pub(crate) use scales::refuse_packed;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::sync::LazyLock;
-pub(crate) use vocabulary::widen;
 
 /// A tensor that no checkpoint holds, computed from the configuration; `None` where the model does without.
 type Computed = (&'static str, fn(&Params) -> Result<Option<Vec<f32>>>);
