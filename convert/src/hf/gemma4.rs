@@ -2,12 +2,13 @@
 //! own, whose keys may be their values; experts, if any, beside a dense network, both with norms of their own. Layers
 //! that share keys and embeddings per layer (E2B, E4B) are not computed.
 
+use super::architecture::Architecture;
 use super::common::{self, IGNORED, SIZES};
 use super::keys::{From, Key, Pairs};
 use super::kinds::{self, Kind};
 use super::params::{Dim, Params};
 use super::rules::{Rule, rule};
-use super::{Architecture, rope, wide};
+use super::{rope, wide};
 use moewe_engine::Result;
 use moewe_engine::gguf::Value;
 

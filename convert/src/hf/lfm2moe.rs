@@ -1,12 +1,13 @@
 //! LFM2 with experts: GGUF `lfm2moe`. A short convolution between two gates in most layers, attention in the others,
 //! leading dense layers, experts chosen by sigmoid with a bias and always normalised. The final norm is the embedding's.
 
+use super::architecture::Architecture;
 use super::common::{self, EXPERTS, IGNORED, SIZES};
 use super::keys::{From, Key, Pairs};
 use super::kinds::{self, Kind, Words};
 use super::params::{Dim, Params};
 use super::rules::{Op, Rule, rule};
-use super::{Architecture, rope, router};
+use super::{rope, router};
 use moewe_engine::{Error, Result};
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {

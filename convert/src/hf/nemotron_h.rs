@@ -1,13 +1,14 @@
 //! Nemotron 3 with experts: GGUF `nemotron_h_moe`. Each layer is one half only: Mamba-2, attention without positions, a
 //! network of experts without gates, or a dense one. With `moe_latent_size` (Super) routed experts see a shorter vector.
 
+use super::architecture::Architecture;
 use super::common::{EXPERTS, IGNORED};
 use super::keys::{From, Key, Pairs};
 use super::kinds::{self, Kind, Words};
 use super::mamba::{self, CONTEXT};
 use super::params::{Dim, Params};
 use super::rules::{Op, Rule, rule};
-use super::{Architecture, common, router};
+use super::{common, router};
 use moewe_engine::gguf::Value;
 use moewe_engine::{Error, Result};
 

@@ -1,11 +1,12 @@
 //! Which bytes of a checkpoint make which tensors of the GGUF file. Every tensor of the checkpoint is used, knowingly
 //! left out, or named in an error; every shape is checked against the configuration.
 
+use super::architecture::Architecture;
 use super::names::Names;
 use super::params::Params;
 use super::rules::{Change, Join, Layers, Op, Presence, Rule, Source, fits};
 use super::view::{Elements, View};
-use super::{Architecture, params::Dim, scales, tied};
+use super::{params::Dim, scales, tied};
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
 use moewe_engine::quant::Format;
 use moewe_engine::{Error, Result};
