@@ -51,8 +51,9 @@ const WORDS: Words = &[
 ];
 
 fn kinds(params: &Params) -> Result<Vec<Kind>> {
-    let all = || Ok(vec![Kind::Recurrent; params.dim(Dim::Layers)? as usize]);
-    kinds::listed(params, "layer_types", WORDS)?.map_or_else(all, Ok)
+    let layers = params.dim(Dim::Layers)?;
+    let listed = kinds::listed(params, layers, "layer_types", WORDS)?;
+    Ok(listed.unwrap_or_else(|| vec![Kind::Recurrent; layers as usize]))
 }
 
 fn recurs(params: &Params, layer: u64) -> bool {

@@ -39,7 +39,7 @@ const WORDS: Words = &[("conv", Kind::Recurrent), ("full_attention", Kind::Atten
 
 fn kinds(params: &Params) -> Result<Vec<Kind>> {
     let missing = || Error::malformed("config, layer_types", "conv or full_attention for each layer", "none");
-    kinds::listed(params, "layer_types", WORDS)?.ok_or_else(missing)
+    kinds::listed(params, params.dim(Dim::Layers)?, "layer_types", WORDS)?.ok_or_else(missing)
 }
 
 fn convolves(params: &Params, layer: u64) -> bool {

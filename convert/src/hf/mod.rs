@@ -7,6 +7,7 @@ mod architecture;
 mod checks;
 mod class;
 mod common;
+pub mod config;
 mod delta;
 mod keys;
 mod kinds;
