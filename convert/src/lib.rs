@@ -46,7 +46,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 ///
 /// # Errors
 /// Whatever is wrong with the source, by name; an `out` that exists without `force`, is no regular file, is part of the
-/// source or is being written by another process; [`Error::Stopped`].
+/// source or is being written by another process; [`moewe_engine::Error::Stopped`].
 pub fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn Progress) -> Result<Report> {
     if options.dry_run && options.calibrate.is_none() {
         return Ok(written(src, None, options, progress)?.0);

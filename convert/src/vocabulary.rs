@@ -74,3 +74,53 @@ impl Rows for MoreRows<'_> {
         self.source.copy(known, old)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Subject;
+
+    /// Rows of 32 times their own number.
+    struct Numbers(&'static Format);
+
+    impl Rows for Numbers {
+        fn read(&self, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
+            rows.zip(out.chunks_exact_mut(32)).for_each(|(row, out)| out.fill(row as f32));
+            Ok(())
+        }
+        fn copy(&self, rows: Range<u64>, out: &mut [u8]) -> Result<()> {
+            let mut weights = vec![0.0; 32 * (rows.end - rows.start) as usize];
+            self.read(rows, &mut weights)?;
+            (self.0.quantize.unwrap())(&weights, None, out);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn new_rows_are_the_mean_as_floats_and_as_blocks() {
+        let format = Format::by_name("Q8_0").unwrap();
+        let subject = Subject {
+            name: "output.weight".into(),
+            shape: vec![5, 32],
+            stored: Some(format),
+            is_original: true,
+            padding: 0,
+        };
+        let mut tensors = [Tensor { subject, contents: Arc::new(Numbers(format)) }];
+        widen(&mut tensors, 8).unwrap();
+        let [Tensor { subject, contents }] = &tensors;
+        assert_eq!((&subject.shape[..], subject.stored), (&[8, 32][..], Some(format)));
+        let expected = [0.0, 1.0, 2.0, 3.0, 4.0, 2.0, 2.0, 2.0];
+        for rows in [0..8, 0..3, 3..7, 5..6, 6..8] {
+            let count = (rows.end - rows.start) as usize;
+            let (mut floats, mut blocks) = (vec![0.0; 32 * count], vec![0; format.row_bytes(32) * count]);
+            contents.read(rows.clone(), &mut floats).unwrap();
+            let firsts: Vec<f32> = floats.iter().step_by(32).copied().collect();
+            assert_eq!(firsts, expected[rows.start as usize..rows.end as usize], "{rows:?}");
+            contents.copy(rows.clone(), &mut blocks).unwrap();
+            let mut back = vec![0.0; floats.len()];
+            (format.dequantize)(&blocks, &mut back);
+            assert!(floats.iter().zip(back).all(|(a, b)| (a - b).abs() < 0.01), "{rows:?}");
+        }
+    }
+}

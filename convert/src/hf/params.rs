@@ -1,5 +1,5 @@
-//! The configuration of a Hugging Face model: lookups under the many names that one number has, and the lengths
-//! ([`Dim`]) that shapes and metadata are made of. Every length is bounded here, before anything is built on it.
+//! The lengths ([`Dim`]) that shapes and metadata are made of, as a configuration says or implies them. Every length is
+//! bounded here, before anything is built on it.
 
 use super::class::Class;
 use super::config::{Config, names_of};
