@@ -4,6 +4,7 @@
 use super::*;
 use crate::checkpoint::Checkpoint;
 use moewe_engine::gguf::Gguf;
+use moewe_engine::quant::Format;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use std::path::PathBuf;

@@ -4,6 +4,7 @@
 use super::layout_tests::{Tensors, assert_same, convert_as, golden, load, take, weights};
 use super::*;
 use moewe_engine::gguf::Gguf;
+use moewe_engine::quant::Format;
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 

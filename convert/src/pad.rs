@@ -4,12 +4,12 @@
 //! knows, and its column of down is zero as well: the function stays the same. Which width pays is decided in
 //! `settle.rs`; here stand what can be widened, and the zeros. An embedding's width cannot: norms average over it.
 
-use crate::calibrate::Subject;
-use crate::stream::Rows;
+use crate::report::Padding;
+use crate::tensor::{Rows, Subject, Tensor};
+use moewe_engine::Result;
 use moewe_engine::gguf::Metadata;
-use moewe_engine::quant::Format;
-use serde::Serialize;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Block lengths that a width may be widened to.
 const BLOCKS: [u64; 2] = [32, 256];
@@ -17,23 +17,6 @@ const BLOCKS: [u64; 2] = [32, 256];
 /// Beginnings of names in the feed-forward half that have no hidden units.
 const OUTSIDE: &[&str] =
     &["ffn_norm", "ffn_pre_norm", "ffn_post_norm", "ffn_gate_inp", "ffn_down_exps.scale", "ffn_latent_"];
-
-/// A hidden width that was widened.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Padding {
-    /// The key that holds it, e.g. `llama.feed_forward_length`.
-    pub key: String,
-    /// Hidden units of the source.
-    pub from: u64,
-    /// Hidden units in the file, those beyond `from` zero.
-    pub to: u64,
-}
-
-impl std::fmt::Display for Padding {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {} padded to {} with zeros", self.key, self.from, self.to)
-    }
-}
 
 /// Where the hidden units of a tensor are.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,8 +59,8 @@ impl Width {
 
 /// The widths of a file that can be widened: those where every tensor with hidden units is known and fits its key, and
 /// the key is one number for all layers.
-pub(crate) fn widths<R: Rows>(metadata: &Metadata, tensors: &[R]) -> Vec<Width> {
-    let hidden: Option<Vec<_>> = tensors.iter().map(|tensor| network(tensor.name())).collect();
+pub(crate) fn widths(metadata: &Metadata, tensors: &[Tensor]) -> Vec<Width> {
+    let hidden: Option<Vec<_>> = tensors.iter().map(|tensor| network(&tensor.subject.name)).collect();
     let Some(hidden) = hidden else { return vec![] };
     let mut keys: Vec<String> = vec![];
     let key_of = |network: &Network| key(metadata, *network);
@@ -88,9 +71,9 @@ pub(crate) fn widths<R: Rows>(metadata: &Metadata, tensors: &[R]) -> Vec<Width> 
     }
     let width = |key: String| {
         let units = metadata.u64(&key).ok().flatten().filter(|&units| units > 0)?;
-        let part = |(tensor, found): (&R, &Option<(Network, Matrix)>)| match found {
+        let part = |(tensor, found): (&Tensor, &Option<(Network, Matrix)>)| match found {
             Some((network, matrix)) if key_of(network).as_ref() == Some(&key) => {
-                part(tensor.shape(), units, *network, *matrix).map(Some)
+                part(&tensor.subject.shape, units, *network, *matrix).map(Some)
             }
             _ => Some(None),
         };
@@ -174,13 +157,6 @@ fn part(shape: &[u64], units: u64, network: Network, matrix: Matrix) -> Option<P
     (whole && (times == 1 || network == Network::Shared)).then_some(Part { axis, times, joined })
 }
 
-/// A tensor, perhaps with more hidden units than its source.
-pub(crate) struct Padded<'r, R> {
-    source: &'r R,
-    shape: Vec<u64>,
-    zeros: Option<Zeros>,
-}
-
 /// The hidden units of a tensor before and after.
 #[derive(Clone, Copy)]
 struct Zeros {
@@ -190,60 +166,47 @@ struct Zeros {
 }
 
 /// All tensors of a file, with these widths changed.
-pub(crate) fn padded<'r, R: Rows>(tensors: &'r [R], widened: &[(&Width, u64)]) -> Vec<Padded<'r, R>> {
-    let of = |(i, source): (usize, &'r R)| {
-        let mut shape = source.shape().to_vec();
-        let zeros = widened.iter().find_map(|(width, to)| {
-            let Part { axis, times, joined } = width.parts[i]?;
-            let place = shape.len() - if axis == Axis::Columns { 1 } else { 2 };
-            shape[place] = to * times * joined;
-            Some(Zeros { axis, from: width.units * times, to: to * times })
-        });
-        Padded { source, shape, zeros }
+pub(crate) fn padded<'s>(tensors: &[Tensor<'s>], widened: &[(&Width, u64)]) -> Vec<Tensor<'s>> {
+    let zeros = |i: usize| {
+        widened.iter().find_map(|(width, to)| {
+            let part = width.parts[i]?;
+            Some((part, *to, Zeros { axis: part.axis, from: width.units * part.times, to: to * part.times }))
+        })
+    };
+    let of = |(i, tensor): (usize, &Tensor<'s>)| {
+        let Some((Part { axis, times, joined }, to, zeros)) = zeros(i) else { return tensor.clone() };
+        let mut subject = tensor.subject.clone();
+        let place = subject.shape.len() - if axis == Axis::Columns { 1 } else { 2 };
+        subject.shape[place] = to * times * joined;
+        subject.padding += subject.columns() - tensor.subject.columns();
+        let contents = Padded { source: tensor.contents.clone(), subject: subject.clone(), zeros };
+        Tensor { subject, contents: Arc::new(contents) }
     };
     tensors.iter().enumerate().map(of).collect()
 }
 
-impl<R: Rows> Rows for Padded<'_, R> {
-    fn name(&self) -> &str {
-        self.source.name()
-    }
-    fn shape(&self) -> &[u64] {
-        &self.shape
-    }
-    fn stored(&self) -> Option<&'static Format> {
-        self.source.stored()
-    }
-    fn is_original(&self) -> bool {
-        self.source.is_original()
+/// The rows of a tensor that has more hidden units than its source.
+struct Padded<'s> {
+    source: Arc<dyn Rows + 's>,
+    subject: Subject,
+    zeros: Zeros,
+}
+
+impl Rows for Padded<'_> {
+    fn read(&self, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
+        let zero = vec![0f32; self.subject.columns() as usize];
+        self.zeros.widen(rows, out, &zero, |rows, out| self.source.read(rows, out))
     }
 
-    fn read(&self, rows: Range<u64>, out: &mut [f32]) {
-        match self.zeros {
-            None => self.source.read(rows, out),
-            Some(zeros) => {
-                let zero = vec![0f32; self.columns() as usize];
-                zeros.widen(rows, out, &zero, |rows, out| self.source.read(rows, out));
-            }
-        }
-    }
-
-    fn copy(&self, rows: Range<u64>, out: &mut [u8]) {
-        let Some((zeros, format)) = self.zeros.zip(self.stored()) else { return self.source.copy(rows, out) };
-        let columns = self.columns() as usize;
+    fn copy(&self, rows: Range<u64>, out: &mut [u8]) -> Result<()> {
+        let Some(format) = self.subject.stored else { return self.source.copy(rows, out) };
+        let columns = self.subject.columns() as usize;
         let mut zero = vec![0u8; format.row_bytes(columns)];
         // All bytes zero are a block of zeros in every format; one that can be written has its own idea of it.
         if let Some(quantize) = format.quantize {
             quantize(&vec![0f32; columns], None, &mut zero);
         }
-        zeros.widen(rows, out, &zero, |rows, out| self.source.copy(rows, out));
-    }
-}
-
-impl<R: Rows> Padded<'_, R> {
-    /// The tensor as calibration sees it, which knows its inputs without zeros.
-    pub(crate) fn subject(&self, head: &str) -> Subject<'_> {
-        Subject { padded_columns: self.columns() as usize, ..Subject::of(self.source, head) }
+        self.zeros.widen(rows, out, &zero, |rows, out| self.source.copy(rows, out))
     }
 }
 
@@ -254,8 +217,8 @@ impl Zeros {
         rows: Range<u64>,
         out: &mut [T],
         zero: &[T],
-        read: impl Fn(Range<u64>, &mut [T]),
-    ) {
+        read: impl Fn(Range<u64>, &mut [T]) -> Result<()>,
+    ) -> Result<()> {
         match self.axis {
             Axis::Columns => self.widen_columns(rows, out, zero, read),
             Axis::Rows => self.widen_rows(rows, out, zero, read),
@@ -267,15 +230,16 @@ impl Zeros {
         rows: Range<u64>,
         out: &mut [T],
         zero: &[T],
-        read: impl Fn(Range<u64>, &mut [T]),
-    ) {
+        read: impl Fn(Range<u64>, &mut [T]) -> Result<()>,
+    ) -> Result<()> {
         let narrow = (zero.len() as u64 * self.from / self.to) as usize;
         let mut source = zero[..narrow].repeat((rows.end - rows.start) as usize);
-        read(rows, &mut source);
+        read(rows, &mut source)?;
         for (wide, narrow) in out.chunks_exact_mut(zero.len()).zip(source.chunks_exact(narrow)) {
             wide[..narrow.len()].copy_from_slice(narrow);
             wide[narrow.len()..].copy_from_slice(&zero[narrow.len()..]);
         }
+        Ok(())
     }
 
     /// Each matrix of `from` rows is followed by rows of zeros.
@@ -284,8 +248,8 @@ impl Zeros {
         rows: Range<u64>,
         out: &mut [T],
         zero: &[T],
-        read: impl Fn(Range<u64>, &mut [T]),
-    ) {
+        read: impl Fn(Range<u64>, &mut [T]) -> Result<()>,
+    ) -> Result<()> {
         let mut row = rows.start;
         let mut out = out;
         while row < rows.end {
@@ -295,11 +259,12 @@ impl Zeros {
             let (piece, rest) = out.split_at_mut(count as usize * zero.len());
             if inside < self.from {
                 let start = matrix * self.from + inside;
-                read(start..start + count, piece);
+                read(start..start + count, piece)?;
             } else {
                 piece.chunks_exact_mut(zero.len()).for_each(|row| row.copy_from_slice(zero));
             }
             (out, row) = (rest, row + count);
         }
+        Ok(())
     }
 }

@@ -2,10 +2,14 @@
 //! fit, numbers that are none, targets that another conversion writes.
 
 use super::*;
+use moewe_engine::eval::Importance;
 use moewe_engine::eval::importance::Entry;
 use moewe_engine::gguf::Gguf;
+use moewe_engine::quant::Format;
 use moewe_engine::session::{self, Engine};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 const TENSOR: &str = "blk.1.ffn_up_exps.weight";
 

@@ -1,6 +1,5 @@
 //! What a conversion did: for the person at the terminal, for `--json`, and in part for the file itself.
 
-use crate::pad::Padding;
 use serde::Serialize;
 
 /// Told about a conversion while it runs; all of it is optional.
@@ -49,6 +48,23 @@ pub struct Report {
     pub dropped: Vec<String>,
     /// What is odd about the source and was decided: files that were not read, keys that nothing knows. A line each.
     pub remarks: Vec<String>,
+}
+
+/// A hidden width that was widened.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Padding {
+    /// The key that holds it, e.g. `llama.feed_forward_length`.
+    pub key: String,
+    /// Hidden units of the source.
+    pub from: u64,
+    /// Hidden units in the file, those beyond `from` zero.
+    pub to: u64,
+}
+
+impl std::fmt::Display for Padding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} padded to {} with zeros", self.key, self.from, self.to)
+    }
 }
 
 /// A tensor and what it is written in.

@@ -1,19 +1,18 @@
 //! Tensor after tensor from any source into a GGUF file: a few million weights at a time, in parallel over rows, so
 //! that memory does not grow with the model.
 
-use crate::Options;
-use crate::calibrate::{Guidance, Guide, fit};
-use crate::hf::plan::Output;
-use crate::pad::{Padded, Padding};
+use crate::calibrate::{Guidance, Guide, Inputs, fit};
+use crate::options::Options;
 use crate::recipe::{Choice, Question, check_patterns};
-use crate::report::{Planned, Progress, Report, Substitution, Suspicious};
-use crate::settle::{Settled, WEIGHTS, head_of, question, settle};
+use crate::report::{Padding, Planned, Progress, Report, Substitution, Suspicious};
+use crate::settle::{Settled, WEIGHTS, settle};
+use crate::source::Source;
+use crate::tensor::{Tensor, head_of};
 use moewe_engine::gguf::{Destination, FileWriter, Metadata, Writer};
 use moewe_engine::quant::{Format, QuantizeRow};
 use moewe_engine::simd::LANES;
 use moewe_engine::{Error, Result};
 use rayon::prelude::*;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Weights in memory at a time: 16 MiB of f32.
@@ -23,68 +22,11 @@ const RELEASE: u64 = 64;
 /// Weights per task of a worker.
 const TASK: u64 = 128 << 10;
 
-/// A tensor whose rows can be read in any order.
-pub(crate) trait Rows: Sync {
-    /// GGUF's name.
-    fn name(&self) -> &str;
-    /// Lengths of the axes, slowest first.
-    fn shape(&self) -> &[u64];
-    /// Writes rows as f32.
-    fn read(&self, rows: Range<u64>, out: &mut [f32]);
-    /// The format whose bytes [`Self::copy`] yields.
-    fn stored(&self) -> Option<&'static Format>;
-    /// Whether [`Self::stored`] is how the model was trained or published: other formats of more bits hold no more. Of
-    /// files, only MXFP4 says so by itself.
-    fn is_original(&self) -> bool {
-        self.stored().is_some_and(|stored| stored.name == "MXFP4")
-    }
-    /// Writes rows as they are stored.
-    fn copy(&self, rows: Range<u64>, out: &mut [u8]);
-
-    /// Weights of a row, at least 1.
-    fn columns(&self) -> u64 {
-        self.shape().last().map_or(1, |&columns| columns.max(1))
-    }
-    /// Rows, those of all experts together.
-    fn rows(&self) -> u64 {
-        self.shape().iter().rev().skip(1).product()
-    }
-    /// Rows of one expert's matrix, at least 1; a tensor without experts is one matrix.
-    fn rows_per_expert(&self) -> u64 {
-        self.shape().iter().rev().nth(1).map_or(1, |&rows| rows.max(1))
-    }
-    /// All weights.
-    fn weights(&self) -> u64 {
-        self.shape().iter().product()
-    }
-}
-
-impl Rows for Output<'_> {
-    fn name(&self) -> &str {
-        &self.name
-    }
-    fn shape(&self) -> &[u64] {
-        &self.shape
-    }
-    fn read(&self, rows: Range<u64>, out: &mut [f32]) {
-        Output::read(self, rows, out);
-    }
-    fn stored(&self) -> Option<&'static Format> {
-        Output::stored(self)
-    }
-    fn is_original(&self) -> bool {
-        self.stored().is_some()
-    }
-    fn copy(&self, rows: Range<u64>, out: &mut [u8]) {
-        Output::copy(self, rows, out);
-    }
-}
-
-/// How the file is to be written, who watches, and how the source lets go of memory.
+/// What is to be written, how, and who watches.
 pub(crate) struct Job<'a> {
+    pub(crate) source: &'a dyn Source,
     pub(crate) options: &'a Options,
     pub(crate) progress: &'a dyn Progress,
-    pub(crate) release: &'a (dyn Fn() + Sync),
 }
 
 /// What was done, and the file that has no name yet; none after a dry run.
@@ -92,30 +34,26 @@ pub(crate) type Written = (Report, Option<Destination>);
 
 /// Whether the options are about these tensors: what can be known before work that takes hours. Names the tensors that
 /// have no importance.
-pub(crate) fn check<R: Rows>(tensors: &[R], options: &Options) -> Result<Vec<String>> {
+pub(crate) fn check(tensors: &[Tensor], options: &Options) -> Result<Vec<String>> {
     let (head, nothing) = (head_of(tensors), Guide::default());
-    let questions: Vec<Question> = tensors.iter().map(|tensor| question(tensor, head, &nothing)).collect();
+    let questions: Vec<Question> =
+        tensors.iter().map(|tensor| nothing.question(&tensor.subject, head)).collect();
     check_patterns(&questions, &options.overrides)?;
     fit::check(tensors, head, options)
 }
 
 impl Job<'_> {
     /// Writes the file and tells what was done.
-    pub(crate) fn write<R: Rows>(
-        &self,
-        mut metadata: Metadata,
-        tensors: &[R],
-        mut guide: Guide,
-        out: Option<Destination>,
-    ) -> Result<Written> {
-        let unweighed = check(tensors, self.options)?;
-        let settled = settle(&metadata, tensors, self.options, &guide)?;
+    pub(crate) fn write(&self, mut guide: Guide, out: Option<Destination>) -> Result<Written> {
+        let unweighed = check(self.source.tensors(), self.options)?;
+        let settled = settle(self.source, self.options, &guide)?;
         let Settled { tensors, choices, .. } = &settled;
-        let mut report = Report { unweighed, ..self.plan(&metadata, &settled)? };
+        let mut report = Report { unweighed, ..self.plan(&settled)? };
+        let mut metadata = self.source.metadata().clone();
         note(&mut metadata, &report, self.options.recipe.file_type(&formats(tensors, choices)));
         let entries = tensors.iter().zip(choices).map(|(tensor, choice)| {
-            let shape: Vec<u64> = tensor.shape().iter().rev().copied().collect();
-            (tensor.name(), choice.format, shape)
+            let shape: Vec<u64> = tensor.subject.shape.iter().rev().copied().collect();
+            (tensor.subject.name.as_str(), choice.format, shape)
         });
         let writer = Writer::new(metadata, entries.collect())?;
         report.bytes = writer.file_len();
@@ -123,11 +61,11 @@ impl Job<'_> {
         self.progress.begin(report.bytes);
         let mut file = writer.into(out)?;
         for (i, (tensor, choice)) in tensors.iter().zip(choices).enumerate() {
-            let mut guidance = match tensor.stored() == Some(choice.format) {
+            let mut guidance = match tensor.subject.is_in(choice.format) {
                 true => Guidance::default(),
                 false => {
-                    let subject = tensor.subject(settled.head);
-                    guide.guidance(&subject, choice.format, &mut self.options.heard(self.progress))?
+                    let inputs = Inputs::of(&tensor.subject, settled.head);
+                    guide.guidance(&inputs, choice.format, &mut self.options.heard(self.progress))?
                 }
             };
             report.fallbacks.append(&mut guidance.fallbacks);
@@ -138,39 +76,43 @@ impl Job<'_> {
                 return Err(self.not_finite(found, &tensors[i + 1..]));
             }
             report.suspicious.extend(found);
-            (self.release)();
+            self.source.release();
         }
         Ok((report, Some(file.into_inner()?)))
     }
 
     /// The error of a source with numbers that are none: nothing more is written, but the other tensors are looked at,
     /// since who asks for the reason wants to know all of it.
-    fn not_finite<R: Rows>(&self, first: Option<Suspicious>, others: &[R]) -> Error {
+    fn not_finite(&self, first: Option<Suspicious>, others: &[Tensor]) -> Error {
         let mut found: Vec<Suspicious> = first.into_iter().collect();
         for tensor in others {
-            if self.options.stop.load(Ordering::Relaxed) {
+            if self.options.is_stopped() {
                 return Error::Stopped;
             }
-            self.progress.tensor(tensor.name());
-            found.extend(count(tensor).suspicious(tensor.name()).filter(|found| found.not_finite > 0));
-            (self.release)();
+            let name = &tensor.subject.name;
+            self.progress.tensor(name);
+            match count(tensor) {
+                Ok(counts) => found.extend(counts.suspicious(name).filter(|found| found.not_finite > 0)),
+                Err(error) => return error,
+            }
+            self.source.release();
         }
         let named = found.iter().map(|found| format!("{} ({})", found.tensor, found.not_finite));
         let what = format!("weights that are NaN or infinite: {}", fit::listed(&named.collect::<Vec<_>>()));
         Error::unsupported(what, "the source is damaged, or its training diverged; --allow-nan converts it")
     }
 
-    fn plan<R: Rows>(&self, metadata: &Metadata, settled: &Settled<R>) -> Result<Report> {
+    fn plan(&self, settled: &Settled) -> Result<Report> {
         let Settled { tensors, choices, paddings, weights, .. } = settled;
-        let planned = |(tensor, choice): (&Padded<R>, &Choice)| Planned {
-            tensor: tensor.name().to_owned(),
+        let planned = |(tensor, choice): (&Tensor, &Choice)| Planned {
+            tensor: tensor.subject.name.clone(),
             format: choice.format.name,
-            bytes: choice.format.bytes_for(tensor.weights()).unwrap_or(0),
+            bytes: choice.format.bytes_for(tensor.subject.weights()).unwrap_or(0),
         };
         let plan: Vec<Planned> = tensors.iter().zip(choices).map(planned).collect();
         let bits = plan.iter().map(|planned| planned.bytes * 8).sum::<u64>();
         Ok(Report {
-            architecture: metadata.str("general.architecture")?.unwrap_or_default().to_owned(),
+            architecture: self.source.metadata().str("general.architecture")?.unwrap_or_default().to_owned(),
             tensors: tensors.len(),
             weights: *weights,
             bits_per_weight: bits as f64 / (*weights).max(1) as f64,
@@ -206,14 +148,14 @@ fn note(metadata: &mut Metadata, report: &Report, file_type: Option<u32>) {
     }
 }
 
-fn formats<R: Rows>(tensors: &[R], choices: &[Choice]) -> Vec<(u64, &'static Format)> {
-    tensors.iter().zip(choices).map(|(tensor, choice)| (tensor.weights(), choice.format)).collect()
+fn formats(tensors: &[Tensor], choices: &[Choice]) -> Vec<(u64, &'static Format)> {
+    tensors.iter().zip(choices).map(|(tensor, choice)| (tensor.subject.weights(), choice.format)).collect()
 }
 
-fn substitutions<R: Rows>(tensors: &[R], choices: &[Choice], wanted: &str) -> Vec<Substitution> {
-    let named = |(tensor, choice): (&R, &Choice)| {
+fn substitutions(tensors: &[Tensor], choices: &[Choice], wanted: &str) -> Vec<Substitution> {
+    let named = |(tensor, choice): (&Tensor, &Choice)| {
         Some(Substitution {
-            tensor: tensor.name().to_owned(),
+            tensor: tensor.subject.name.clone(),
             wanted: wanted.to_owned(),
             used: choice.format.name.to_owned(),
             because: choice.because?.to_owned(),
@@ -223,8 +165,8 @@ fn substitutions<R: Rows>(tensors: &[R], choices: &[Choice], wanted: &str) -> Ve
 }
 
 /// One tensor on its way.
-struct Passage<'a, R> {
-    tensor: &'a R,
+struct Passage<'a> {
+    tensor: &'a Tensor<'a>,
     format: &'static Format,
     guidance: Guidance,
     job: &'a Job<'a>,
@@ -264,72 +206,72 @@ impl Counts {
 }
 
 /// What a tensor holds that is no number.
-fn count<R: Rows>(tensor: &R) -> Counts {
-    let (counts, step) = (Counts::default(), (TASK / tensor.columns()).max(1));
-    (0..tensor.rows().div_ceil(step)).into_par_iter().for_each(|task| {
-        let rows = task * step..((task + 1) * step).min(tensor.rows());
-        counts.add(&weights_of(tensor, rows), f32::MAX);
-    });
-    counts
+fn count(tensor: &Tensor) -> Result<Counts> {
+    let (counts, rows) = (Counts::default(), tensor.subject.rows());
+    let step = (TASK / tensor.subject.columns()).max(1);
+    (0..rows.div_ceil(step)).into_par_iter().try_for_each(|task| {
+        counts.add(&tensor.read(task * step..((task + 1) * step).min(rows))?, f32::MAX);
+        Ok(())
+    })?;
+    Ok(counts)
 }
 
-fn weights_of<R: Rows>(tensor: &R, rows: Range<u64>) -> Vec<f32> {
-    let mut weights = vec![0f32; ((rows.end - rows.start) * tensor.columns()) as usize];
-    tensor.read(rows, &mut weights);
-    weights
-}
-
-impl<R: Rows> Passage<'_, R> {
+impl Passage<'_> {
     fn run(&self, file: &mut FileWriter) -> Result<Option<Suspicious>> {
-        let (columns, rows) = (self.tensor.columns(), self.tensor.rows());
+        let subject = &self.tensor.subject;
+        let (columns, rows) = (subject.columns(), subject.rows());
         let counts = Counts::default();
-        self.job.progress.tensor(self.tensor.name());
-        file.begin(self.tensor.name())?;
+        self.job.progress.tensor(&subject.name);
+        file.begin(&subject.name)?;
         let step = (CHUNK / columns).max(1);
         let row_bytes = self.row_bytes()?;
         let mut buffers = [(); 2].map(|()| vec![0u8; step.min(rows) as usize * row_bytes]);
         let (mut done, mut start) = (0, 0);
         while start < rows {
-            if self.job.options.stop.load(Ordering::Relaxed) {
+            if self.job.options.is_stopped() {
                 return Err(Error::Stopped);
             }
             let end = (start + step).min(rows);
             let [ready, next] = &mut buffers;
             let next = &mut next[..(end - start) as usize * row_bytes];
             // What is ready goes to the disk meanwhile.
-            let (written, ()) =
+            let (written, converted) =
                 rayon::join(|| file.append(&ready[..done]), || self.convert(start, next, row_bytes, &counts));
             written?;
+            converted?;
             done = next.len();
             buffers.swap(0, 1);
             self.job.progress.advance(done as u64);
             if (start / step) % RELEASE == RELEASE - 1 {
-                (self.job.release)();
+                self.job.source.release();
             }
             start = end;
         }
         file.append(&buffers[0][..done])?;
         file.end()?;
-        Ok(counts.suspicious(self.tensor.name()))
+        Ok(counts.suspicious(&subject.name))
     }
 
     fn row_bytes(&self) -> Result<usize> {
-        let columns = self.tensor.columns();
+        let columns = self.tensor.subject.columns();
         let bytes = self.format.bytes_for(columns).and_then(|bytes| usize::try_from(bytes).ok());
         let expected = || format!("rows that blocks of {} divide", self.format.block_len);
-        bytes.ok_or_else(|| Error::malformed(format!("tensor {}", self.tensor.name()), expected(), columns))
+        bytes.ok_or_else(|| {
+            Error::malformed(format!("tensor {}", self.tensor.subject.name), expected(), columns)
+        })
     }
 
     /// Rows from `first` on into `bytes`, which holds whole rows.
-    fn convert(&self, first: u64, bytes: &mut [u8], row_bytes: usize, counts: &Counts) {
-        let rows_per_task = (TASK / self.tensor.columns()).max(1).next_multiple_of(LANES as u64);
+    fn convert(&self, first: u64, bytes: &mut [u8], row_bytes: usize, counts: &Counts) -> Result<()> {
+        let Tensor { subject, contents } = self.tensor;
+        let rows_per_task = (TASK / subject.columns()).max(1).next_multiple_of(LANES as u64);
         let tasks = bytes.par_chunks_mut(rows_per_task as usize * row_bytes).enumerate();
-        tasks.for_each(|(task, bytes)| {
+        tasks.try_for_each(|(task, bytes)| {
             let start = first + task as u64 * rows_per_task;
             let rows = start..start + (bytes.len() / row_bytes) as u64;
-            let weights = weights_of(self.tensor, rows.clone());
+            let weights = self.tensor.read(rows.clone())?;
             match self.format.quantize {
-                Some(quantize) if self.tensor.stored() != Some(self.format) => {
+                Some(quantize) if !subject.is_in(self.format) => {
                     // Scales of blocks are F16 too; weights that large are no weights.
                     let reaches_far = matches!(self.format.name, "F32" | "BF16");
                     counts.add(&weights, if reaches_far { f32::MAX } else { 65504.0 });
@@ -337,18 +279,20 @@ impl<R: Rows> Passage<'_, R> {
                 }
                 _ => {
                     counts.add(&weights, f32::MAX);
-                    self.tensor.copy(rows, bytes);
-                    if self.tensor.is_original() {
+                    contents.copy(rows, bytes)?;
+                    if subject.is_original {
                         counts.add_changed(&weights, bytes, self.format);
                     }
                 }
             }
-        });
+            Ok(())
+        })
     }
 
     /// Quantizes rows from `first` on, with what is known of the inputs of each expert's.
     fn guided(&self, first: u64, weights: &[f32], bytes: &mut [u8], quantize: QuantizeRow) {
-        let (columns, rows_per_expert) = (self.tensor.columns(), self.tensor.rows_per_expert());
+        let (columns, rows_per_expert) =
+            (self.tensor.subject.columns(), self.tensor.subject.rows_per_expert());
         let row_bytes = bytes.len() * columns as usize / weights.len();
         let (mut weights, mut bytes, mut row) = (weights, bytes, first);
         while !weights.is_empty() {

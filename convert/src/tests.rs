@@ -1,9 +1,13 @@
 //! Whole conversions: what is in the file afterwards, what happens when it must not be written, and requantizing.
 
 use super::*;
+use crate::checkpoint::Checkpoint;
+use moewe_engine::Error;
 use moewe_engine::gguf::Gguf;
+use moewe_engine::quant::Format;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)

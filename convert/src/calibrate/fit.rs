@@ -1,10 +1,10 @@
 //! Whether an importance file belongs to the model that is converted. Names and lengths tell: a file of another model
 //! would weigh nothing, or weigh wrongly, and nobody would see it in the result.
 
-use super::Subject;
-use crate::Options;
-use crate::recipe::{Question, Recipe, Role, is_quantizable};
-use crate::stream::Rows;
+use super::{guide::Guide, inputs::Inputs};
+use crate::options::Options;
+use crate::recipe::{Recipe, Role, is_quantizable};
+use crate::tensor::Tensor;
 use moewe_engine::eval::Importance;
 use moewe_engine::quant::Kind;
 use moewe_engine::{Error, Result};
@@ -17,7 +17,7 @@ const ABSORBED: [&str; 3] = ["attn_k_b.weight", "attn_v_b.weight", "attn_kv_b.we
 const NAMED: usize = 4;
 
 /// Tensors that are rounded without importance although a file was given, which is an error unless it may be partial.
-pub(crate) fn check<R: Rows>(tensors: &[R], head: &str, options: &Options) -> Result<Vec<String>> {
+pub(crate) fn check(tensors: &[Tensor], head: &str, options: &Options) -> Result<Vec<String>> {
     let Some(importance) = &options.importance else { return Ok(vec![]) };
     let file = importance.file.as_ref().map_or("the importance".into(), |file| file.display().to_string());
     let refuse = |what: String| Err(Error::request(format!("{file}: {what}")));
@@ -27,7 +27,7 @@ pub(crate) fn check<R: Rows>(tensors: &[R], head: &str, options: &Options) -> Re
     }
     let missing = missing(importance, tensors, head, options);
     if options.allow_partial {
-        let fits = |tensor: &R| is_known(importance, Subject::of(tensor, head).observed());
+        let fits = |tensor: &Tensor| is_known(importance, Inputs::of(&tensor.subject, head).observed());
         return if tensors.iter().any(fits) {
             Ok(missing)
         } else {
@@ -49,13 +49,13 @@ pub(crate) fn check<R: Rows>(tensors: &[R], head: &str, options: &Options) -> Re
 }
 
 /// Tensors of the model whose entries have another length.
-fn wrong_lengths<R: Rows>(importance: &Importance, tensors: &[R], head: &str) -> Vec<String> {
-    let wrong = |tensor: &R| {
-        let subject = Subject::of(tensor, head);
+fn wrong_lengths(importance: &Importance, tensors: &[Tensor], head: &str) -> Vec<String> {
+    let wrong = |tensor: &Tensor| {
+        let inputs = Inputs::of(&tensor.subject, head);
         let (found, expected) =
-            (importance.entries.get(subject.observed())?.sums.len(), subject.experts * subject.columns);
-        (found != expected && !is_absorbed(subject.name))
-            .then(|| format!("{} with {found} columns, not {expected}", subject.observed()))
+            (importance.entries.get(inputs.observed())?.sums.len(), inputs.experts * inputs.columns);
+        (found != expected && !is_absorbed(inputs.name))
+            .then(|| format!("{} with {found} columns, not {expected}", inputs.observed()))
     };
     tensors.iter().filter_map(wrong).collect()
 }
@@ -65,8 +65,10 @@ fn is_absorbed(name: &str) -> bool {
 }
 
 /// Entries for tensors that the model does not have.
-fn strange<R: Rows>(importance: &Importance, tensors: &[R], head: &str) -> Vec<String> {
-    let known = tensors.iter().flat_map(|tensor| [tensor.name(), Subject::of(tensor, head).observed()]);
+fn strange(importance: &Importance, tensors: &[Tensor], head: &str) -> Vec<String> {
+    let known = tensors
+        .iter()
+        .flat_map(|tensor| [tensor.subject.name.as_str(), Inputs::of(&tensor.subject, head).observed()]);
     let known: HashSet<&str> = known.collect();
     let strange = |name: &&String| !known.contains(name.as_str()) && !is_absorbed(name);
     importance.entries.keys().filter(strange).cloned().collect()
@@ -74,21 +76,20 @@ fn strange<R: Rows>(importance: &Importance, tensors: &[R], head: &str) -> Vec<S
 
 /// Tensors that are rounded and have no importance. llama.cpp measures neither the embedding, which is no factor of a
 /// product, nor the head, unless it is asked to.
-fn missing<R: Rows>(importance: &Importance, tensors: &[R], head: &str, options: &Options) -> Vec<String> {
+fn missing(importance: &Importance, tensors: &[Tensor], head: &str, options: &Options) -> Vec<String> {
     if matches!(options.recipe, Recipe::Uniform(format) if format.kind == Kind::Float) {
         return vec![];
     }
-    let is_missing = |tensor: &&R| {
-        let (name, is_original) = (tensor.name(), tensor.is_original());
-        let (shape, stored) = (tensor.shape(), tensor.stored());
-        let question = Question { name, shape, stored, is_original, is_head: name == head, matters: None };
+    let nothing = Guide::default();
+    let is_missing = |tensor: &&Tensor| {
+        let question = nothing.question(&tensor.subject, head);
         is_quantizable(question)
-            && !is_original
-            && !is_absorbed(name)
+            && !question.is_original
+            && !is_absorbed(question.name)
             && !matches!(question.role(), Role::Embedding | Role::Head)
-            && !is_known(importance, name)
+            && !is_known(importance, question.name)
     };
-    tensors.iter().filter(is_missing).map(|tensor| tensor.name().to_owned()).collect()
+    tensors.iter().filter(is_missing).map(|tensor| tensor.subject.name.clone()).collect()
 }
 
 /// Whether anything was measured of a tensor: sums of zeros weigh nothing.

@@ -1,6 +1,9 @@
 //! Opening real checkpoints of both kinds, and thousands of damaged ones: every one ends in Ok or Err.
 
+use super::contents::Found;
+use super::memory::Bytes;
 use super::*;
+use std::path::PathBuf;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)

@@ -1,6 +1,7 @@
 //! Opens the weight files of a checkpoint and the configuration beside them.
 
-use super::{Checkpoint, folder, memory::Bytes, safetensors, torch};
+use super::contents::Checkpoint;
+use super::{folder, memory::Bytes, safetensors, torch};
 use crate::json;
 use moewe_engine::gguf::mistaken;
 use moewe_engine::{Error, Result};

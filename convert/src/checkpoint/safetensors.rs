@@ -1,7 +1,8 @@
 //! Safetensors files: the header is read by the `safetensors` crate, which insists that tensors cover the data
 //! without gap or overlap. Only element types and shapes are translated here.
 
-use super::{Checkpoint, Dtype, Found, memory::Bytes, row_major};
+use super::contents::{Checkpoint, Dtype, Found, row_major};
+use super::memory::Bytes;
 use moewe_engine::{Error, Result};
 use std::path::Path;
 

@@ -1,8 +1,9 @@
 //! PyTorch files: a zip whose `data.pkl` describes tensors as views (offset, shape, strides) of storages, which lie
 //! uncompressed beside it. Finds the state dict and, where a trainer stored one, the configuration.
 
+use super::contents::{Checkpoint, Dtype, Found, MAX_AXES};
+use super::memory::Bytes;
 use super::pickle::{Id, Node, Pickle};
-use super::{Checkpoint, Dtype, Found, memory::Bytes};
 use moewe_engine::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -133,7 +134,7 @@ fn tensor(pickle: &Pickle, name: &str, args: &[Id], archive: &Archive, file: usi
         return Err(broken("storage, offset, shape and strides", "fewer"));
     };
     let sizes = |id: Id| -> Option<Vec<u64>> {
-        pickle.items(id)?.iter().take(super::MAX_AXES + 1).map(|&item| pickle.size(item)).collect()
+        pickle.items(id)?.iter().take(MAX_AXES + 1).map(|&item| pickle.size(item)).collect()
     };
     let (dtype, range) = storage_of(pickle, storage, archive).map_err(|e| rename(e, name))?;
     let (shape, strides) =

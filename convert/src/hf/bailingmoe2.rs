@@ -1,12 +1,13 @@
 //! Ling and Ring 2.0: GGUF `bailingmoe2`. Queries, keys and values in one matrix, a norm per head, part of each head
 //! turned, the router of DeepSeek V3. Weights are normalised whatever `norm_topk_prob` says.
 
-use super::Architecture;
+use super::architecture::Architecture;
 use super::common::{self, EXPERTS, GROUPED, IGNORED, SIZES};
 use super::keys::{From, Key, Pairs};
 use super::params::{Dim, Params};
+use super::rotation::rotated;
+use super::router;
 use super::rules::{Rule, rule};
-use super::{rope, router};
 use moewe_engine::{Error, Result};
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
@@ -59,7 +60,7 @@ fn supported(params: &Params) -> Result<Pairs> {
     let normalised = params.dim(Dim::ExpertsUsed)? > 1;
     let stated = params.flag(&["norm_topk_prob"], normalised)?;
     params.refuse(stated != normalised, &format!("norm_topk_prob {stated}"))?;
-    let (stated, turned) = (params.uint(&["rotary_dim"])?, rope::rotated(params)?);
+    let (stated, turned) = (params.uint(&["rotary_dim"])?, rotated(params)?);
     if let Some(stated) = stated.filter(|&stated| stated != turned) {
         let expected = format!("{turned}, as partial_rotary_factor says");
         return Err(Error::malformed("config, rotary_dim", expected, stated));

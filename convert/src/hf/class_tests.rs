@@ -1,7 +1,8 @@
 //! What an empty config.json means, against what transformers' classes say themselves.
 
+use super::super::architecture::WRAPPERS;
 use super::super::params::{Dim, Params};
-use super::super::{ARCHITECTURES, Architecture, WRAPPERS};
+use super::super::{ARCHITECTURES, Architecture};
 use super::*;
 use moewe_engine::gguf::Metadata;
 use serde_json::json;

@@ -3,11 +3,12 @@
 //! position holds (one latent head), with the real head sizes under `*_mla`. Rotated parts are pairs of neighbours on
 //! both sides: nothing is permuted. Kimi's tower for images is left out.
 
+use super::architecture::Architecture;
 use super::common::{self, EXPERTS, IGNORED, SIZES};
 use super::keys::{From, Key, Pairs};
 use super::params::{Dim, Params};
 use super::rules::{Op, Rule, rule};
-use super::{Architecture, rope, router};
+use super::{rope, router};
 use moewe_engine::gguf::Value;
 use moewe_engine::{Error, Result};
 

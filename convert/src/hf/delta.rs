@@ -33,14 +33,15 @@ fn interval(params: &Params) -> Result<u64> {
 }
 
 fn kinds(params: &Params) -> Result<Vec<Kind>> {
-    if let Some(kinds) = kinds::listed(params, "layer_types", WORDS)? {
+    let layers = params.dim(Dim::Layers)?;
+    if let Some(kinds) = kinds::listed(params, layers, "layer_types", WORDS)? {
         return Ok(kinds);
     }
     let interval = interval(params)?;
     let kind = |layer: u64| {
         if (layer + 1).is_multiple_of(interval) { Kind::Attention } else { Kind::Recurrent }
     };
-    Ok((0..params.dim(Dim::Layers)?).map(kind).collect())
+    Ok((0..layers).map(kind).collect())
 }
 
 fn recurs(params: &Params, layer: u64) -> bool {

@@ -1,6 +1,6 @@
 //! Gemma 3, the text model: GGUF `gemma3`. Norms hold weight minus one; the vision tower is left out.
 
-use super::Architecture;
+use super::architecture::Architecture;
 use super::common::{self, GROUPED, IGNORED, SIZES};
 use super::keys::{From, Key, Pairs};
 use super::params::{Dim, Params};

@@ -2,12 +2,13 @@
 //! own, whose keys may be their values; experts, if any, beside a dense network, both with norms of their own. Layers
 //! that share keys and embeddings per layer (E2B, E4B) are not computed.
 
+use super::architecture::Architecture;
 use super::common::{self, IGNORED, SIZES};
 use super::keys::{From, Key, Pairs};
 use super::kinds::{self, Kind};
 use super::params::{Dim, Params};
 use super::rules::{Rule, rule};
-use super::{Architecture, rope, wide};
+use super::{rope, wide};
 use moewe_engine::Result;
 use moewe_engine::gguf::Value;
 
@@ -55,12 +56,16 @@ fn has_experts(params: &Params) -> bool {
     params.flag(&["enable_moe_block"], false).unwrap_or(false)
 }
 
+fn kinds_of(params: &Params) -> Result<Vec<Kind>> {
+    wide::kinds(params, params.dim(Dim::Layers)?)
+}
+
 fn sees_everything(params: &Params, layer: u64) -> bool {
-    kinds::is(wide::kinds(params), layer, Kind::Attention)
+    kinds::is(kinds_of(params), layer, Kind::Attention)
 }
 
 fn has_window(params: &Params, layer: u64) -> bool {
-    kinds::is(wide::kinds(params), layer, Kind::Window)
+    kinds::is(kinds_of(params), layer, Kind::Window)
 }
 
 /// Layers that see everything take their keys for values.
@@ -73,7 +78,7 @@ fn heads(params: &Params) -> Result<Pairs> {
     let count = |kind: Kind| if kind == Kind::Window { usual as i32 } else { wide as i32 };
     let heads: Value = match usual == wide {
         true => (usual as u32).into(),
-        false => wide::kinds(params)?.into_iter().map(count).collect::<Vec<i32>>().into(),
+        false => kinds_of(params)?.into_iter().map(count).collect::<Vec<i32>>().into(),
     };
     params.refuse(
         params.dim(Dim::Heads)? % wide != 0,
@@ -85,7 +90,7 @@ fn heads(params: &Params) -> Result<Pairs> {
 fn window(params: &Params) -> Result<Pairs> {
     let window = params.uint(&["sliding_window"])?.unwrap_or(0);
     params.refuse(!(1..1 << 30).contains(&window), &format!("sliding_window {window}"))?;
-    let windows: Vec<bool> = wide::kinds(params)?.into_iter().map(|kind| kind == Kind::Window).collect();
+    let windows: Vec<bool> = kinds_of(params)?.into_iter().map(|kind| kind == Kind::Window).collect();
     Ok(vec![
         ("attention.sliding_window", (window as u32).into()),
         ("attention.sliding_window_pattern", windows.into()),

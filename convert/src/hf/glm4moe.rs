@@ -1,11 +1,12 @@
 //! GLM-4.5, 4.6, 4.7 and those built on them: GGUF `glm4moe`. Biased queries, keys and values, half of each head turned,
 //! a norm per head where the configuration wants one, the router of DeepSeek V3.
 
+use super::architecture::Architecture;
 use super::common::{self, EXPERTS, GROUPED, IGNORED, SIZES};
 use super::keys::{From, Key};
 use super::params::{Dim, Params};
+use super::router;
 use super::rules::{Rule, rule};
-use super::{Architecture, router};
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     name: "glm4moe",

@@ -2,7 +2,7 @@
 //! Experts come as bfloat16 in (in, out) order with gate and up rows alternating, or as MXFP4 blocks in (out, in) order,
 //! which keep their bits.
 
-use super::Architecture;
+use super::architecture::Architecture;
 use super::common::{self, EXPERTS, GROUPED, IGNORED, SIZES};
 use super::keys::{From, Key, Pairs};
 use super::params::{Dim, Params};

@@ -2,14 +2,15 @@
 //! network; with no experts at all (Micro, 1B) that network is the dense one. Attention knows positions only where
 //! `position_embedding_type` says "rope".
 
+use super::architecture::Architecture;
 use super::common::{self, IGNORED};
 use super::granitemoe::MULTIPLIERS;
 use super::keys::{From, Key, Pairs};
 use super::kinds::{self, Kind, Words};
 use super::mamba::{self, CONTEXT};
 use super::params::{Dim, Params};
+use super::rope;
 use super::rules::{Op, Rule, rule};
-use super::{Architecture, rope};
 use moewe_engine::gguf::Value;
 use moewe_engine::{Error, Result};
 
@@ -50,8 +51,9 @@ const WORDS: Words = &[
 ];
 
 fn kinds(params: &Params) -> Result<Vec<Kind>> {
-    let all = || Ok(vec![Kind::Recurrent; params.dim(Dim::Layers)? as usize]);
-    kinds::listed(params, "layer_types", WORDS)?.map_or_else(all, Ok)
+    let layers = params.dim(Dim::Layers)?;
+    let listed = kinds::listed(params, layers, "layer_types", WORDS)?;
+    Ok(listed.unwrap_or_else(|| vec![Kind::Recurrent; layers as usize]))
 }
 
 fn recurs(params: &Params, layer: u64) -> bool {

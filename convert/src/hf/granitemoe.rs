@@ -1,6 +1,6 @@
 //! Granite MoE, also with a shared expert: GGUF `granitemoe`. Four multipliers; gate and up of all experts in one tensor.
 
-use super::Architecture;
+use super::architecture::Architecture;
 use super::common::{self, EXPERTS, GROUPED, IGNORED, SIZES};
 use super::keys::{From, Key};
 use super::params::{Dim, Params};

@@ -4,6 +4,7 @@
 use super::*;
 use crate::checkpoint::Checkpoint;
 use crate::layout_tests::{Tensors, load, take};
+use moewe_engine::gguf::Metadata;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 use std::collections::BTreeMap;

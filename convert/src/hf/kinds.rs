@@ -1,7 +1,7 @@
 //! Layers of several kinds: what a configuration's list says of each, and the arrays of metadata that follow from it.
 //! Tables ask it layer by layer, so a list that cannot be understood must be refused before, with the metadata.
 
-use super::params::{Dim, Params};
+use super::config::Config;
 use moewe_engine::gguf::Value;
 use moewe_engine::{Error, Result};
 
@@ -24,9 +24,8 @@ pub(super) enum Kind {
 pub(super) type Words = &'static [(&'static str, Kind)];
 
 /// The list under a key, one word a layer.
-pub(super) fn listed(params: &Params, key: &str, words: Words) -> Result<Option<Vec<Kind>>> {
-    let Some((_, list)) = params.get(&[key]) else { return Ok(None) };
-    let layers = params.dim(Dim::Layers)?;
+pub(super) fn listed(config: &Config, layers: u64, key: &str, words: Words) -> Result<Option<Vec<Kind>>> {
+    let Some((_, list)) = config.get(&[key]) else { return Ok(None) };
     let broken =
         |expected: String, found: String| Error::malformed(format!("config, {key}"), expected, found);
     let list = list.as_array().ok_or_else(|| broken("a list".into(), list.to_string()))?;

@@ -1,12 +1,13 @@
 //! LFM2 with experts: GGUF `lfm2moe`. A short convolution between two gates in most layers, attention in the others,
 //! leading dense layers, experts chosen by sigmoid with a bias and always normalised. The final norm is the embedding's.
 
+use super::architecture::Architecture;
 use super::common::{self, EXPERTS, IGNORED, SIZES};
 use super::keys::{From, Key, Pairs};
 use super::kinds::{self, Kind, Words};
 use super::params::{Dim, Params};
 use super::rules::{Op, Rule, rule};
-use super::{Architecture, rope, router};
+use super::{rope, router};
 use moewe_engine::{Error, Result};
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
@@ -38,7 +39,7 @@ const WORDS: Words = &[("conv", Kind::Recurrent), ("full_attention", Kind::Atten
 
 fn kinds(params: &Params) -> Result<Vec<Kind>> {
     let missing = || Error::malformed("config, layer_types", "conv or full_attention for each layer", "none");
-    kinds::listed(params, "layer_types", WORDS)?.ok_or_else(missing)
+    kinds::listed(params, params.dim(Dim::Layers)?, "layer_types", WORDS)?.ok_or_else(missing)
 }
 
 fn convolves(params: &Params, layer: u64) -> bool {

@@ -1,11 +1,12 @@
 //! Llama, Mistral and Mixtral: GGUF `llama`. Experts in the layout of 2023 (`block_sparse_moe`) and in the fused one
 //! that transformers 5 writes. q and k rows are permuted, because llama.cpp turns neighbouring pairs here.
 
+use super::architecture::Architecture;
 use super::common::{self, GROUPED, IGNORED, SIZES};
 use super::keys::{From, Key, Pairs};
 use super::params::{Dim, Params};
+use super::rope;
 use super::rules::{Op, Rule, rule};
-use super::{Architecture, rope};
 use moewe_engine::Result;
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {

@@ -1,7 +1,7 @@
 //! MiniMax M2: GGUF `minimax-m2`. One norm over all query heads and one over all key heads, half of each head turned,
 //! experts in every layer, weighed by sigmoid and always normalised, so that no key says it.
 
-use super::Architecture;
+use super::architecture::Architecture;
 use super::common::{self, EXPERTS, GROUPED, IGNORED, SIZES};
 use super::keys::{From, Key, Pairs};
 use super::params::{Dim, Params};

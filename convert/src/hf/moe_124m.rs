@@ -5,7 +5,7 @@
 //! attention.head_count_kv attention.layer_norm_epsilon`, `expert_count expert_used_count expert_gating_func` (3: softmax
 //! over the chosen) `expert_weights_norm` (false), `feed_forward_activation` (swiglu).
 
-use super::Architecture;
+use super::architecture::Architecture;
 use super::common::SIZES;
 use super::keys::{From, Key};
 use super::params::Dim;

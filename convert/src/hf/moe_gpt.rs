@@ -5,7 +5,7 @@
 //! `rope.freq_base rope.dimension_count`, `expert_capacity_factor`, `expert_layer_frequency` (layers 0, n, 2n … have
 //! experts).
 
-use super::Architecture;
+use super::architecture::Architecture;
 use super::common::{EXPERTS, SIZES};
 use super::keys::{From, Key, Pairs};
 use super::params::{Dim, Params};

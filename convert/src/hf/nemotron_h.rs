@@ -1,13 +1,14 @@
 //! Nemotron 3 with experts: GGUF `nemotron_h_moe`. Each layer is one half only: Mamba-2, attention without positions, a
 //! network of experts without gates, or a dense one. With `moe_latent_size` (Super) routed experts see a shorter vector.
 
+use super::architecture::Architecture;
 use super::common::{EXPERTS, IGNORED};
 use super::keys::{From, Key, Pairs};
 use super::kinds::{self, Kind, Words};
 use super::mamba::{self, CONTEXT};
 use super::params::{Dim, Params};
 use super::rules::{Op, Rule, rule};
-use super::{Architecture, common, router};
+use super::{common, router};
 use moewe_engine::gguf::Value;
 use moewe_engine::{Error, Result};
 
@@ -61,7 +62,8 @@ const LETTERS: &[(char, Kind)] =
 
 /// What layers are, by the list of transformers 5 or the letters of the files; where both stand they must agree.
 fn kinds(params: &Params) -> Result<Vec<Kind>> {
-    let listed = kinds::listed(params, "layers_block_type", WORDS)?;
+    let layers = params.dim(Dim::Layers)?;
+    let listed = kinds::listed(params, layers, "layers_block_type", WORDS)?;
     let Some(pattern) = params.text(&["hybrid_override_pattern"])? else {
         return listed.ok_or_else(|| {
             let place = "config, hybrid_override_pattern or layers_block_type";
@@ -76,7 +78,6 @@ fn kinds(params: &Params) -> Result<Vec<Kind>> {
         known.ok_or_else(|| broken("letters of M, *, E and -".into(), format!("{letter:?}")))
     };
     let kinds = pattern.chars().map(kind).collect::<Result<Vec<_>>>()?;
-    let layers = params.dim(Dim::Layers)?;
     if kinds.len() as u64 != layers {
         return Err(broken(format!("a letter for each of {layers} layers"), kinds.len().to_string()));
     }

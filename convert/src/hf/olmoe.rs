@@ -1,10 +1,11 @@
 //! OLMoE: GGUF `olmoe`. One norm over all query heads and one over all key heads.
 
+use super::architecture::Architecture;
 use super::common::{self, EXPERTS, GROUPED, IGNORED, SIZES};
 use super::keys::{From, Key, Pairs};
 use super::params::{Dim, Params};
+use super::qwen2moe;
 use super::rules::{Rule, rule};
-use super::{Architecture, qwen2moe};
 use moewe_engine::Result;
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {

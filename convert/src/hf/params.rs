@@ -1,14 +1,12 @@
-//! The configuration of a Hugging Face model: lookups under the many names that one number has, and the lengths
-//! ([`Dim`]) that shapes and metadata are made of. Every length is bounded here, before anything is built on it.
+//! The lengths ([`Dim`]) that shapes and metadata are made of, as a configuration says or implies them. Every length is
+//! bounded here, before anything is built on it.
 
 use super::class::Class;
+use super::config::{Config, names_of};
 use super::wide;
 use moewe_engine::{Error, Result};
-use names::names_of;
 use serde_json::{Map, Value};
-
-#[path = "../../../models/names.rs"]
-mod names;
+use std::ops::Deref;
 
 /// Lengths that tensors and metadata are described in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,107 +151,43 @@ const NAMES: &[(Dim, u64, &str)] = &[
     (Dim::Latent, 1 << 20, "moe_latent_size"),
 ];
 
-/// A configuration.
+/// A configuration, and the lengths that it says or implies.
 #[derive(Clone, Debug)]
-pub struct Params {
-    json: Value,
-    class: Option<Class>,
+pub struct Params(Config);
+
+impl Deref for Params {
+    type Target = Config;
+    fn deref(&self) -> &Config {
+        &self.0
+    }
 }
 
 impl Params {
     /// Takes a configuration as it stands.
     #[cfg(test)]
     pub(super) fn plain(config: &Value) -> Self {
-        Self { json: config.clone(), class: None }
+        Self(Config::plain(config))
     }
 
-    /// Takes a configuration as its class understands it: keys that the class does not know are not there, those left
-    /// out have the class's values.
+    /// Takes a configuration as its class understands it.
     pub(super) fn new(config: &Map<String, Value>, class: Option<Class>) -> Result<Self> {
-        let Some(known) = class else { return Ok(Self { json: Value::Object(config.clone()), class }) };
-        let alike = |key: &str| names_of(key).to_vec();
-        Ok(Self { json: Value::Object(known.fill(config, alike)?), class })
-    }
-
-    /// Whether the class is that of a `model_type`.
-    pub(super) fn is(&self, model_type: &str) -> bool {
-        self.class.is_some_and(|class| class.name == model_type)
-    }
-
-    /// Whether attention is latent: keys and values of all heads come from one short vector.
-    pub(super) fn is_latent(&self) -> bool {
-        self.get(names_of("kv_lora_rank")).is_some()
-    }
-
-    /// The configuration class.
-    pub(super) fn class(&self) -> Option<Class> {
-        self.class
+        Config::new(config, class).map(Self)
     }
 
     /// The same configuration with another head.
     pub(super) fn with_tied(mut self, tied: bool) -> Self {
-        self.json["tie_word_embeddings"] = tied.into();
+        self.0.json["tie_word_embeddings"] = tied.into();
         self
     }
 
     /// The same configuration with a larger vocabulary.
     pub(crate) fn with_vocabulary(mut self, rows: u64) -> Self {
         for name in names_of("vocab_size") {
-            if let Some(size) = self.json.get_mut(*name) {
+            if let Some(size) = self.0.json.get_mut(*name) {
                 *size = rows.into();
             }
         }
         self
-    }
-
-    /// The value of a key, null included.
-    pub(super) fn raw(&self, key: &str) -> Option<&Value> {
-        self.json.get(key)
-    }
-
-    /// The first of `names` that the configuration has (null counts as absent). A dot descends.
-    pub fn get(&self, names: &[&str]) -> Option<(String, &Value)> {
-        names.iter().find_map(|name| {
-            let value = name.split('.').try_fold(&self.json, |value, part| value.get(part))?;
-            (!value.is_null()).then(|| (name.to_string(), value))
-        })
-    }
-
-    fn typed<T>(
-        &self,
-        names: &[&str],
-        expected: &str,
-        read: impl Fn(&Value) -> Option<T>,
-    ) -> Result<Option<T>> {
-        let Some((name, value)) = self.get(names) else { return Ok(None) };
-        let read = read(value).ok_or_else(|| Error::malformed(format!("config, {name}"), expected, value))?;
-        Ok(Some(read))
-    }
-
-    /// An unsigned integer.
-    pub fn uint(&self, names: &[&str]) -> Result<Option<u64>> {
-        self.typed(names, "a whole number", |value| {
-            // 8.0 is a whole number too: some tools write all numbers as floats.
-            value.as_u64().or_else(|| {
-                value.as_f64().filter(|f| f.fract() == 0.0 && *f >= 0.0 && *f < 1e15).map(|f| f as u64)
-            })
-        })
-    }
-
-    /// A finite number.
-    pub fn float(&self, names: &[&str]) -> Result<Option<f32>> {
-        self.typed(names, "a number", |value| value.as_f64().map(|f| f as f32).filter(|f| f.is_finite()))
-    }
-
-    /// A flag.
-    pub fn flag(&self, names: &[&str], default: bool) -> Result<bool> {
-        Ok(self.typed(names, "true or false", Value::as_bool)?.unwrap_or(default))
-    }
-
-    /// A text.
-    pub fn text(&self, names: &[&str]) -> Result<Option<&str>> {
-        let Some((name, value)) = self.get(names) else { return Ok(None) };
-        value.as_str().map(Some).ok_or_else(|| Error::malformed(format!("config, {name}"), "a text", value))
     }
 
     /// A length that must be known.
@@ -333,8 +267,8 @@ impl Params {
             Dim::KvLatent => sum(Dim::KvRank, Dim::HeadRope),
             Dim::Keys => product(Dim::Heads, Dim::HeadKey),
             Dim::Values => product(Dim::Heads, Dim::HeadValue),
-            Dim::WideHead => wide::heads(self).map(|(_, head)| Some(head)),
-            Dim::WideHeadsKv => wide::heads(self).map(|(heads, _)| Some(heads)),
+            Dim::WideHead => self.wide_heads().map(|(_, head)| Some(head)),
+            Dim::WideHeadsKv => self.wide_heads().map(|(heads, _)| Some(heads)),
             Dim::WideQ => product(Dim::Heads, Dim::WideHead),
             Dim::WideKv => product(Dim::WideHeadsKv, Dim::WideHead),
             Dim::ExpertGateUp => Ok(Some(2 * self.dim(Dim::ExpertFf)?)),
@@ -347,6 +281,11 @@ impl Params {
             },
             _ => self.of_states(dim),
         }
+    }
+
+    fn wide_heads(&self) -> Result<(u64, u64)> {
+        let usual = (self.dim(Dim::HeadsKv)?, self.dim(Dim::Head)?);
+        wide::heads(self, self.dim(Dim::Layers)?, usual)
     }
 
     /// Nemotron's configurations list their layers and need not count them.
@@ -401,15 +340,6 @@ impl Params {
                 Ok(Some(rows + self.dim(Dim::StateHeads)?))
             }
             _ => Ok(None),
-        }
-    }
-
-    /// Refuses a model that asks for more than conversion carries over.
-    pub fn refuse(&self, condition: bool, what: &str) -> Result<()> {
-        if condition {
-            Err(Error::unsupported(format!("config: {what}"), "convert a model without it"))
-        } else {
-            Ok(())
         }
     }
 }

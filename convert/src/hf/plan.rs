@@ -1,12 +1,12 @@
 //! Which bytes of a checkpoint make which tensors of the GGUF file. Every tensor of the checkpoint is used, knowingly
 //! left out, or named in an error; every shape is checked against the configuration.
 
+use super::architecture::Architecture;
 use super::names::Names;
 use super::params::Params;
 use super::rules::{Change, Join, Layers, Op, Presence, Rule, Source, fits};
 use super::view::{Elements, View};
-use super::vocabulary::MoreRows;
-use super::{Architecture, params::Dim, scales, tied};
+use super::{params::Dim, scales, tied};
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
 use moewe_engine::quant::Format;
 use moewe_engine::{Error, Result};
@@ -38,7 +38,6 @@ pub struct Output<'c> {
     pub shape: Vec<u64>,
     contents: Contents<'c>,
     change: Change,
-    more: Option<MoreRows>,
 }
 
 #[derive(Debug)]
@@ -60,20 +59,9 @@ impl Output<'_> {
         self.shape.iter().rev().skip(1).product()
     }
 
-    /// Gives it `rows` rows, those that are new from `more`.
-    pub(super) fn add_rows(&mut self, rows: u64, more: MoreRows) {
-        self.shape[0] = rows;
-        self.more = Some(more);
-    }
-
     /// Writes rows as f32; `out` holds exactly them.
     pub fn read(&self, rows: Range<u64>, out: &mut [f32]) {
         let pitch = self.columns() as usize;
-        if let Some(more) = &self.more {
-            let known = more.from.clamp(rows.start, rows.end) - rows.start;
-            let added = out[known as usize * pitch..].chunks_exact_mut(pitch);
-            added.for_each(|row| row.copy_from_slice(&more.mean));
-        }
         match &self.contents {
             Contents::Numbers(numbers) => out.copy_from_slice(numbers),
             Contents::Bands(bands) => self.each_band(bands, rows, |band, rows, at| {
@@ -162,7 +150,6 @@ pub fn plan<'c>(
                 shape,
                 contents: Contents::Numbers(numbers),
                 change: Change::Nothing,
-                more: None,
             });
         }
     }
@@ -221,13 +208,7 @@ impl<'c> Planner<'_, 'c> {
             let place = format!("tensor {from}, as {name}");
             return Err(Error::malformed(place, format!("{expected:?} ({dims:?})"), format!("{shape:?}")));
         }
-        self.outputs.push(Output {
-            name,
-            shape,
-            contents: Contents::Bands(bands),
-            change: rule.change,
-            more: None,
-        });
+        self.outputs.push(Output { name, shape, contents: Contents::Bands(bands), change: rule.change });
         Ok(())
     }
 

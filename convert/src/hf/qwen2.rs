@@ -1,6 +1,6 @@
 //! Qwen 2 and 2.5, dense: GGUF `qwen2`. Llama's layout with biases on q, k and v.
 
-use super::Architecture;
+use super::architecture::Architecture;
 use super::common::{self, GROUPED, IGNORED, SIZES};
 use super::keys::{From, Key};
 use super::rules::Rule;

@@ -1,7 +1,7 @@
 //! Qwen 1.5 and 2 MoE: GGUF `qwen2moe`. One shared expert behind a sigmoid gate. Where the weights of the chosen are
 //! normalised (merges do that), `expert_weights_norm` says so; stock llama.cpp does not read it and computes without.
 
-use super::Architecture;
+use super::architecture::Architecture;
 use super::common::{self, EXPERTS, GROUPED, IGNORED, SIZES};
 use super::keys::{From, Key, Pairs};
 use super::params::{Dim, Params};

@@ -1,6 +1,6 @@
 //! Qwen 3, dense: GGUF `qwen3`. A norm over each head of queries and keys.
 
-use super::Architecture;
+use super::architecture::Architecture;
 use super::common::{self, GROUPED, IGNORED, SIZES};
 use super::keys::{From, Key};
 use super::rules::Rule;

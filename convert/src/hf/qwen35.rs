@@ -1,10 +1,11 @@
 //! Qwen3.5 and later without experts: GGUF `qwen35`. As `qwen35moe`, with a dense network in each layer.
 
+use super::architecture::Architecture;
 use super::common::{self, GROUPED, IGNORED, SIZES};
 use super::delta::{self, OTHERS, STATES};
 use super::keys::{From, Key};
+use super::qwen35moe;
 use super::rules::Rule;
-use super::{Architecture, qwen35moe};
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     name: "qwen35",

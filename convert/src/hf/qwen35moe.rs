@@ -1,12 +1,13 @@
 //! Qwen3.5 and 3.6 with experts: GGUF `qwen35moe`. The layers of Qwen3-Next, value heads in llama.cpp's order; the text
 //! model stands beside one for images, which is left out, as are layers that predict further tokens.
 
+use super::architecture::Architecture;
 use super::common::{self, BODY, EXPERTS, GROUPED, IGNORED};
 use super::delta::{self, OTHERS, STATES};
 use super::keys::{From, Key, Pairs};
 use super::params::{Dim, Params};
+use super::qwen2moe;
 use super::rules::Rule;
-use super::{Architecture, qwen2moe};
 use moewe_engine::{Error, Result};
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {

@@ -1,6 +1,6 @@
 //! Qwen 3 MoE: GGUF `qwen3moe`. `expert_weights_norm` is always written; stock llama.cpp takes it for true.
 
-use super::Architecture;
+use super::architecture::Architecture;
 use super::common::{self, EXPERTS, GROUPED, IGNORED, SIZES};
 use super::keys::{From, Key};
 use super::params::Dim;

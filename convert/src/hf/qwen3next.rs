@@ -1,12 +1,13 @@
 //! Qwen3-Next and Qwen3-Coder-Next: GGUF `qwen3next`. Three layers of the gated delta rule to one of gated attention,
 //! many experts and a gated shared one. `in_proj_qkvz` is grouped by key heads and is taken apart, `in_proj_ba` stays.
 
+use super::architecture::Architecture;
 use super::common::{self, EXPERTS, GROUPED, IGNORED, SIZES};
 use super::delta::{self, OTHERS, STATES};
 use super::keys::{From, Key};
 use super::params::Dim;
+use super::qwen2moe;
 use super::rules::Rule;
-use super::{Architecture, qwen2moe};
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     name: "qwen3next",

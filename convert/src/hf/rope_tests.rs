@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::hf::class::Class;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 fn params(kind: &'static str, config: Json) -> Result<Params> {
     let mut all = json!({ "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4 });

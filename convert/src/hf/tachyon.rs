@@ -1,11 +1,12 @@
 //! Tachyon (Acceleron series): GGUF `bailingmoe2`, which computes the same, so that stock llama.cpp runs the file.
 //! That architecture wants q, k and v in one tensor, a head of its own, and one shared expert: several are joined.
 
+use super::architecture::Architecture;
+use super::bailingmoe2;
 use super::common::{EXPERTS, GROUPED, SIZES};
 use super::keys::{From, Key};
 use super::params::Dim;
 use super::rules::{Join, Rule, joined, rule};
-use super::{Architecture, bailingmoe2};
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     name: "tachyon",

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::checkpoint::Checkpoint;
-use moewe_engine::gguf::Value as Gguf;
+use moewe_engine::gguf::{Metadata, Value as Gguf};
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -1,8 +1,8 @@
 //! Gemma 4's layers that see everything and have heads of their own: how many key heads, and how wide. Published files
 //! name two numbers (`global_head_dim`, `num_global_key_value_heads`), transformers 5 writes them per layer.
 
+use super::config::Config;
 use super::kinds::{self, Kind, Words};
-use super::params::{Dim, Params};
 use moewe_engine::{Error, Result};
 use serde_json::{Map, Value};
 
@@ -11,10 +11,9 @@ const WIDTH: u64 = 512;
 const WORDS: Words = &[("sliding_attention", Kind::Window), ("full_attention", Kind::Attention)];
 
 /// What layers see: as listed, or five windows to one layer that sees everything; the last always does.
-pub(super) fn kinds(params: &Params) -> Result<Vec<Kind>> {
-    let layers = params.dim(Dim::Layers)?;
+pub(super) fn kinds(config: &Config, layers: u64) -> Result<Vec<Kind>> {
     let by_rule = |layer: u64| if (layer + 1).is_multiple_of(6) { Kind::Attention } else { Kind::Window };
-    let listed = kinds::listed(params, "layer_types", WORDS)?;
+    let listed = kinds::listed(config, layers, "layer_types", WORDS)?;
     let mut kinds = listed.unwrap_or_else(|| (0..layers).map(by_rule).collect());
     if let Some(last) = kinds.last_mut() {
         *last = Kind::Attention;
@@ -22,26 +21,25 @@ pub(super) fn kinds(params: &Params) -> Result<Vec<Kind>> {
     Ok(kinds)
 }
 
-/// Key heads and width of a head in layers that see everything.
-pub(super) fn heads(params: &Params) -> Result<(u64, u64)> {
-    let usual = (params.dim(Dim::HeadsKv)?, params.dim(Dim::Head)?);
+/// Key heads and width of a head in layers that see everything, where other layers have `usual` ones.
+pub(super) fn heads(config: &Config, layers: u64, usual: (u64, u64)) -> Result<(u64, u64)> {
     let bounded = |(heads, width): (u64, u64)| {
         let fits = (1..=1 << 14).contains(&heads) && (1..=1 << 16).contains(&width);
         let place = "config, heads of layers that see everything";
         let found = || format!("{heads} of {width}");
         if fits { Ok((heads, width)) } else { Err(Error::malformed(place, "possible numbers", found())) }
     };
-    let Some((_, listed)) = params.get(&["per_layer_config"]) else {
-        let heads = params.uint(&["num_global_key_value_heads"])?;
-        let is_shared = params.flag(&["attention_k_eq_v"], false)?; // else the class takes no other number
-        let width = params.uint(&["global_head_dim"])?.unwrap_or(WIDTH);
+    let Some((_, listed)) = config.get(&["per_layer_config"]) else {
+        let heads = config.uint(&["num_global_key_value_heads"])?;
+        let is_shared = config.flag(&["attention_k_eq_v"], false)?; // else the class takes no other number
+        let width = config.uint(&["global_head_dim"])?.unwrap_or(WIDTH);
         return bounded((heads.filter(|_| is_shared).unwrap_or(usual.0), width));
     };
     let broken =
         |expected: &str, found: String| Error::malformed("config, per_layer_config", expected, found);
     let listed = listed.as_object().ok_or_else(|| broken("an object", listed.to_string()))?;
     let mut found = None;
-    for (layer, kind) in kinds(params)?.into_iter().enumerate() {
+    for (layer, kind) in kinds(config, layers)?.into_iter().enumerate() {
         let own = of_layer(listed, layer, usual).ok_or_else(|| {
             broken("head_dim and num_key_value_heads for each layer", format!("another thing for {layer}"))
         })?;

@@ -3,7 +3,7 @@
 
 use super::keys::Pairs;
 use super::params::Params;
-use super::rope::{Rotation, has_factors, rotated};
+use super::rotation::{Rotation, has_factors, rotated};
 use moewe_engine::Result;
 use moewe_engine::gguf::Value;
 

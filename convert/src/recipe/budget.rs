@@ -5,8 +5,8 @@
 //! small under the sum of all bits: small matrices (keys, values, shared experts) get many bits, stacks of experts few.
 //! The minimum is found by a price per bit (a Lagrange multiplier), what is left is spent on the best next step.
 
+use super::question::{Choice, Measure, Question, by_name, fits, is_quantizable, plain};
 use super::role::{Role, layer_of};
-use super::{Choice, Measure, Question, by_name, fits, is_quantizable, plain};
 use moewe_engine::quant::Format;
 use rayon::prelude::*;
 

@@ -4,8 +4,8 @@
 //! llama_tensor_get_type_impl. Its oddities (experts counted as the literal 8) are kept. With `--calibrate` importance is
 //! measured before formats are chosen, so rules ask for it as they do with a file of it.
 
+use super::question::{Choice, Facts, Question, by_name, fits, is_quantizable, nearest, plain};
 use super::role::{Role, layer_of};
-use super::{Choice, Facts, Question, by_name, is_quantizable, nearest, plain};
 
 /// A named mix.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ impl Mix {
     }
 
     fn head(&self, question: Question) -> &'static str {
-        if !super::fits(question, by_name(self.base)) {
+        if !fits(question, by_name(self.base)) {
             return "Q8_0";
         }
         match self.name {

@@ -28,7 +28,7 @@ pub enum Role {
     Other,
 }
 
-/// The role of a tensor, `is_head` as in [`super::Question`].
+/// The role of a tensor, which may make the logits.
 pub fn role_of(name: &str, is_head: bool) -> Role {
     let own = name.splitn(3, '.').nth(2).filter(|_| name.starts_with("blk.")).unwrap_or(name);
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| own.starts_with(prefix));

@@ -1,6 +1,6 @@
 //! One format for all matrices, as far as their rows allow it.
 
-use super::{Choice, Question, by_name, is_quantizable, nearest, plain};
+use super::question::{Choice, Question, by_name, is_quantizable, nearest, plain};
 use moewe_engine::quant::{Format, Kind};
 
 /// The format of one tensor when `wanted` is asked for.

@@ -1,6 +1,7 @@
 //! The files that tokenizers lie in, and which of them counts.
 
-use super::{Tokens, json, sentence_piece, tiktoken, words};
+use super::tokens::Tokens;
+use super::{json, sentence_piece, tiktoken, words};
 use moewe_engine::{Error, Result};
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};

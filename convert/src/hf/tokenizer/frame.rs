@@ -1,16 +1,9 @@
 //! What a tokenizer.json puts around a text: one token before it, one behind it.
 
-use super::Tokens;
-use super::json::flatten;
+use super::parts::flatten;
+use super::tokens::{Frame, Tokens};
 use moewe_engine::{Error, Result};
 use serde_json::Value as Json;
-
-/// The tokens around a text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Frame {
-    pub(super) before: Option<u32>,
-    pub(super) behind: Option<u32>,
-}
 
 /// Sets whether texts begin with a token and end with one, and which.
 ///

@@ -1,6 +1,8 @@
 //! tokenizer.json of Hugging Face `tokenizers`: BPE over bytes, and BPE in SentencePiece's style.
 
-use super::{Kind, Token, Tokens, frame, pipeline, scores};
+use super::parts::flatten;
+use super::tokens::{Kind, Token, Tokens};
+use super::{frame, pipeline, scores};
 use moewe_engine::tokenizer::bytes::byte_named;
 use moewe_engine::{Error, Result};
 use serde_json::Value as Json;
@@ -13,16 +15,6 @@ pub(super) fn is_byte_level(json: &Json) -> bool {
 /// Whether `part`, or one of the parts of a sequence, is of `kind`.
 fn has_type(part: &Json, kind: &str) -> bool {
     flatten(part).iter().any(|part| part["type"] == kind)
-}
-
-/// The parts of a pipeline, sequences opened.
-pub(super) fn flatten(part: &Json) -> Vec<&Json> {
-    let lists = ["pretokenizers", "normalizers", "decoders", "processors"];
-    match lists.iter().find_map(|list| part[*list].as_array()) {
-        Some(parts) => parts.iter().flat_map(flatten).collect(),
-        None if part.is_object() => vec![part],
-        None => vec![],
-    }
 }
 
 /// Reads the whole file. SentencePiece's style becomes GGUF's `llama`, which goes by scores, or `gemma4`, which goes by

@@ -1,8 +1,9 @@
 //! What a tokenizer.json does to text before its model sees it: normalizer, pre-tokenizer and flags of added tokens,
 //! in the engine's terms. A part that the engine cannot follow is refused by name.
 
-use super::json::flatten;
-use super::{Tokens, pre};
+use super::parts::flatten;
+use super::pre;
+use super::tokens::Tokens;
 use moewe_engine::tokenizer::SpacePrefix;
 use moewe_engine::{Error, Result};
 use serde_json::Value as Json;

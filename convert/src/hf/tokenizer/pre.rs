@@ -1,6 +1,6 @@
 //! Finds the name under which GGUF knows a pre-tokenizer, by comparing what it does with the engine's table.
 
-use super::json::flatten;
+use super::parts::flatten;
 use moewe_engine::tokenizer::pretokenizer::{Alphabet, PRE_TOKENIZERS};
 use moewe_engine::{Error, Result};
 use serde_json::Value as Json;

@@ -1,8 +1,8 @@
 //! Which tokens begin and end texts and answers: tokenizer_config.json, special_tokens_map.json, added_tokens.json,
 //! config.json and generation_config.json.
 
-use super::Tokens;
 use super::files::Files;
+use super::tokens::Tokens;
 use moewe_engine::{Error, Result};
 use serde_json::Value as Json;
 

@@ -1,7 +1,7 @@
 //! Merges as scores: SentencePiece joins by the score of the result, Hugging Face by the rank of the pair. The two agree
 //! where every way to make a token of two others is a merge, and these merges stand together; else the runtime needs them.
 
-use super::Tokens;
+use super::tokens::Tokens;
 use std::collections::{HashMap, HashSet};
 
 /// Gives every token the score that its merges stand for, and keeps the merges where scores cannot tell their order.
@@ -37,7 +37,7 @@ fn all_ways_are_merges(merges: &[(&str, &str)], ranks: &HashMap<String, usize>, 
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Kind, Token};
+    use super::super::tokens::{Kind, Token};
     use super::*;
 
     fn tokens(texts: &[&str]) -> Tokens {

@@ -1,6 +1,6 @@
 //! tokenizer.model: SentencePiece's `ModelProto` (sentencepiece_model.proto), as much of it as BPE needs.
 
-use super::{Kind, Token, Tokens};
+use super::tokens::{Kind, Token, Tokens};
 use moewe_engine::tokenizer::SpacePrefix;
 use moewe_engine::{Error, Result};
 use serde_json::Value as Json;

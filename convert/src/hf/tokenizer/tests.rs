@@ -2,7 +2,7 @@
 
 use super::*;
 use moewe_engine::tokenizer::Special;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use std::path::PathBuf;
 use tempfile::TempDir;
 

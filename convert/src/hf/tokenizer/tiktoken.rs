@@ -1,7 +1,7 @@
 //! tiktoken ranks: one line per token, base64 of its bytes and its rank. The merges that GGUF wants are recovered:
 //! the two parts that merging with lower ranks alone leaves of a token are the pair that makes it.
 
-use super::{Kind, Token, Tokens};
+use super::tokens::{Kind, Token, Tokens};
 use moewe_engine::tokenizer::bytes::CHARACTERS;
 use moewe_engine::{Error, Result};
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! vocab.json and merges.txt: byte-level BPE as slow tokenizers save it. The files do not say how text is split; the
 //! tokenizer's class does.
 
-use super::{Kind, Token, Tokens};
+use super::tokens::{Kind, Token, Tokens};
 use moewe_engine::{Error, Result};
 use serde_json::Value as Json;
 
