@@ -243,14 +243,14 @@ impl LayerBinder<'_> {
         self.binder.vector(&self.name(name), shape)
     }
 
-    /// The kind of the layer's norms.
-    pub(super) fn norm_kind(&self) -> Norm {
-        self.config.layers[self.i].norm
+    /// A norm of the layer's kind with weights that are no tensor of their own.
+    pub(super) fn norm_with(&self, weight: Vec<f32>) -> NormWeights {
+        NormWeights { kind: self.config.layers[self.i].norm, weight: weight.into(), bias: None }
     }
 
     /// A norm of the layer's kind.
     pub(super) fn norm(&self, name: &str, width: usize) -> Result<NormWeights> {
-        self.norm_of(self.norm_kind(), name, width)
+        self.norm_of(self.config.layers[self.i].norm, name, width)
     }
 
     pub(super) fn norm_of(&self, kind: Norm, name: &str, width: usize) -> Result<NormWeights> {

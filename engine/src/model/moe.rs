@@ -4,7 +4,7 @@
 
 use super::ffn::experts::{Gating, Groups, Shape};
 use crate::kernels::Dispatch;
-use crate::ops::{Choice, exp, softmax, top_k};
+use crate::ops::{Choice, exp, sigmoid, softmax, top_k};
 
 /// What a layer's router has beside its matrix.
 #[derive(Clone, Copy, Default)]
@@ -138,7 +138,7 @@ fn choose(logits: &[f32], experts: &Shape, by: Weighing<'_>, scores: &mut Vec<f3
     scores.extend_from_slice(logits);
     match experts.gating {
         Gating::Softmax => softmax(scores),
-        Gating::Sigmoid => scores.iter_mut().for_each(|score| *score = 1.0 / (1.0 + exp(-*score))),
+        Gating::Sigmoid => scores.iter_mut().for_each(|score| *score = sigmoid(*score)),
         Gating::SoftmaxChosen => {}
     }
     let unbiased = scores.len();

@@ -2,7 +2,7 @@
 
 use crate::cuda::Vector;
 use crate::kernels::STATE_COLUMNS;
-use crate::ops::{Activation, exp};
+use crate::ops::{Activation, sigmoid};
 
 /// One token of one conversation in a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -131,7 +131,7 @@ impl Factor {
     pub fn of(self, x: f32) -> f32 {
         match self {
             Self::Itself => x,
-            Self::Sigmoid => 1.0 / (1.0 + exp(-x)),
+            Self::Sigmoid => sigmoid(x),
             Self::Silu => Activation::Silu.apply(x),
         }
     }

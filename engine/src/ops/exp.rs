@@ -30,7 +30,13 @@ pub fn exp(x: f32) -> f32 {
     if x > 88.72 { f32::INFINITY } else { value }
 }
 
-/// The same of sixteen numbers that are 0 or less, in half of the instructions; what would be subnormal may be 0.
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// [`exp`] of sixteen numbers that are 0 or less, in half of the instructions; what would be subnormal may be 0.
 #[inline(always)]
 pub fn exp_of_negatives<L: Lanes>(x: L) -> L {
     // Far above the least that whole numbers and their powers are exact for, and nothing by then. NaN stays NaN.

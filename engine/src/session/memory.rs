@@ -103,6 +103,7 @@ pub struct MemoryPlan {
     pub positions: usize,
     /// What takes how much of a card, where one computes.
     pub card: Option<CardPlan>,
+    state_pages: usize, // for which the states count
 }
 
 /// What takes how much of a card's memory, in bytes.
@@ -177,8 +178,9 @@ impl MemoryPlan {
         let with_logits = logit_rows(options);
         let buffers = scratch_bytes(model, options.batch, with_logits) + experts::READ_BUFFER_BYTES;
         let all_experts = model.weights.experts.plan(layout, None);
-        let states =
-            state_count(options) as u64 * KvCache::state_size(&model.config, options.cache)?.1 as u64;
+        let (state_pages, state_bytes) = KvCache::state_size(&model.config, options.cache)?;
+        let state_count = state_count(options);
+        let states = (state_count * state_bytes) as u64;
         let fixed = program + dense + buffers + states + UNCOUNTED;
         let left = limit.map(|limit| limit.saturating_sub(fixed));
         let per_position = KvCache::page_bytes(&model.config, options.cache)?.div_ceil(PAGE) as u64;
@@ -213,22 +215,17 @@ impl MemoryPlan {
             context_length,
             positions,
             card: None,
+            state_pages: state_count * state_pages,
         })
     }
 
     /// The pages that sequences may have: those that were planned for, where it was said how many share them.
-    ///
-    /// # Errors
-    /// When the cache's format does not fit the model.
-    pub(super) fn pool(&self, model: &Model, options: &Options) -> Result<Arc<Pool>> {
-        let (state_pages, _) = KvCache::state_size(&model.config, options.cache)?;
-        Ok(match options.sequences {
+    pub(super) fn pool(&self, options: &Options) -> Arc<Pool> {
+        match options.sequences {
             None => Pool::new(usize::MAX / 2),
             // Each ends within a page.
-            Some(sequences) => {
-                Pool::new(self.positions.div_ceil(PAGE) + sequences + state_count(options) * state_pages)
-            }
-        })
+            Some(sequences) => Pool::new(self.positions.div_ceil(PAGE) + sequences + self.state_pages),
+        }
     }
 
     /// What all of it takes once a conversation fills its context.

@@ -120,7 +120,7 @@ impl Engine {
                 AnyBackend::Cpu(Cpu::new(isa, threads))
             }
         };
-        let (pool, load_time) = (memory.pool(&model, &options)?, start.elapsed());
+        let (pool, load_time) = (memory.pool(&options), start.elapsed());
         Ok(Self { gguf, model, tokenizer, ends, backend, options, memory, pool, load_time })
     }
 

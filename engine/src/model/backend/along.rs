@@ -1,9 +1,9 @@
 //! What both host backends share of steps that carry a state along a sequence.
 
 use super::super::kv_cache::KvCache;
-use super::super::step::{Factor, Row, ScanStep, Update};
+use super::super::step::{Row, ScanStep, Update};
 use super::host::{HostBuffer, each_row};
-use crate::ops::exp;
+use crate::ops::{exp, sigmoid};
 use crate::threads::Team;
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ pub(super) fn scan_factors(team: &Team, step: &ScanStep<'_>, x: &HostBuffer, out
         for (head, factors) in factors.as_chunks_mut::<2>().0.iter_mut().enumerate() {
             let length = softplus(row[step.steps + head] + step.step_bias[head]);
             let strength = match step.update {
-                Update::Delta { strengths } => Factor::Sigmoid.of(row[strengths + head]),
+                Update::Delta { strengths } => sigmoid(row[strengths + head]),
                 Update::Whole { .. } => length,
             };
             *factors = [exp(step.rate[head] * length), strength];

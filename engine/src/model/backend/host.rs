@@ -432,7 +432,7 @@ macro_rules! host_steps {
             weights.resize(x.rows(), 1);
             self.linear(gate, x, &mut weights, 0);
             host::each_row(&self.team, out, |row, values| {
-                let weight = 1.0 / (1.0 + crate::ops::exp(-weights.row(row)[0]));
+                let weight = crate::ops::sigmoid(weights.row(row)[0]);
                 values.iter_mut().for_each(|value| *value *= weight);
             });
             self.scratch.give(weights);

@@ -3,7 +3,7 @@
 
 use super::super::backend::Backend;
 use super::super::bind::LayerBinder;
-use super::super::config::{Norm, limit};
+use super::super::config::Norm;
 use super::super::keys::Keys;
 use super::super::kinds::{Half, Kind, Pass};
 use super::super::kv_cache::Memory;
@@ -12,6 +12,7 @@ use super::super::observe::Observe;
 use super::super::step::{ConvStep, Factor, KeyHeads, ScanStep, Span, Update, scan_state_len};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use super::convolution::Convolution;
+use super::sizes::Sizes;
 use crate::cuda::Vector;
 use crate::error::Result;
 use crate::ops::Activation;
@@ -39,22 +40,13 @@ pub struct Shape {
 impl Shape {
     /// What the keys say of all layers of this kind.
     pub(in crate::model) fn read(keys: &Keys<'_>, key_heads: KeyHeads) -> Result<mixer::Shape> {
-        let key_count = keys.require("ssm.group_count", limit::HEADS)?;
-        let value_count = keys.require("ssm.time_step_rank", limit::HEADS)?;
-        if value_count % key_count != 0 {
-            let expected = format!("a multiple of {key_count}");
-            return Err(keys.wrong("ssm.time_step_rank", expected, value_count));
-        }
-        let inner = keys.require("ssm.inner_size", limit::WIDTH)?;
-        if inner % value_count != 0 {
-            return Err(keys.wrong("ssm.inner_size", format!("a multiple of {value_count}"), inner));
-        }
+        let Sizes { heads, head_length, groups, state_length, taps } = Sizes::read(keys)?;
         Ok(mixer::Shape::DeltaNet(Self {
-            key_count,
-            value_count,
-            key_length: keys.require("ssm.state_size", limit::WIDTH)?,
-            value_length: inner / value_count,
-            taps: keys.require("ssm.conv_kernel", limit::TAPS)?,
+            key_count: groups,
+            value_count: heads,
+            key_length: state_length,
+            value_length: head_length,
+            taps,
             key_heads,
         }))
     }

@@ -184,11 +184,6 @@ impl Kind for Grouped {
                 qkv
             }
         };
-        let ones = || NormWeights {
-            kind: layer.norm_kind(),
-            weight: vec![1.0; shape.value_length].into(),
-            bias: None,
-        };
         let norm = |name: &str, row: usize| match shape.qk_norm {
             None => Ok(None),
             Some(QkNorm::Head) => layer.norm(name, shape.key_length).map(Some),
@@ -198,7 +193,7 @@ impl Kind for Grouped {
             qkv,
             q_norm: norm("attn_q_norm", keys.at)?,
             k_norm: norm("attn_k_norm", values.at - keys.at)?,
-            v_norm: (shape.values != Values::Own).then(ones),
+            v_norm: (shape.values != Values::Own).then(|| layer.norm_with(vec![1.0; shape.value_length])),
             sinks: layer.optional_vector("attn_sinks.weight", shape.head_count)?,
             output: layer.linear("attn_output", width, shape.attended())?,
             shape: shape.clone(),

@@ -3,7 +3,6 @@
 
 use super::super::backend::Backend;
 use super::super::bind::LayerBinder;
-use super::super::config::limit;
 use super::super::keys::Keys;
 use super::super::kinds::{Half, Kind, Pass};
 use super::super::kv_cache::Memory;
@@ -12,6 +11,7 @@ use super::super::observe::Observe;
 use super::super::step::{Factor, KeyHeads, ScanStep, Span, Update, scan_state_len};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use super::convolution::Convolution;
+use super::sizes::Sizes;
 use crate::cuda::Vector;
 use crate::error::Result;
 use crate::ops::Activation;
@@ -34,21 +34,13 @@ pub struct Shape {
 impl Shape {
     /// What the keys say of all layers of this kind.
     pub(in crate::model) fn read(keys: &Keys<'_>) -> Result<mixer::Shape> {
-        let head_count = keys.require("ssm.time_step_rank", limit::HEADS)?;
-        let group_count = keys.require("ssm.group_count", limit::HEADS)?;
-        if head_count % group_count != 0 {
-            return Err(keys.wrong("ssm.group_count", format!("a divisor of {head_count}"), group_count));
-        }
-        let inner = keys.require("ssm.inner_size", limit::WIDTH)?;
-        if inner % head_count != 0 {
-            return Err(keys.wrong("ssm.inner_size", format!("a multiple of {head_count}"), inner));
-        }
+        let Sizes { heads, head_length, groups, state_length, taps } = Sizes::read(keys)?;
         Ok(mixer::Shape::Mamba2(Self {
-            head_count,
-            head_length: inner / head_count,
-            group_count,
-            state_length: keys.require("ssm.state_size", limit::WIDTH)?,
-            taps: keys.require("ssm.conv_kernel", limit::TAPS)?,
+            head_count: heads,
+            head_length,
+            group_count: groups,
+            state_length,
+            taps,
         }))
     }
 
@@ -117,18 +109,13 @@ impl Kind for Mamba2 {
         let (width, heads) = (layer.width(), shape.head_count);
         let group = shape.inner() / shape.group_count;
         let norms = layer.vector("ssm_norm.weight", &[group, shape.group_count])?;
-        let norm = |weight: &[f32]| NormWeights {
-            kind: layer.norm_kind(),
-            weight: weight.to_vec().into(),
-            bias: None,
-        };
         Ok(Self {
             input: layer.linear("ssm_in", shape.joined(), width)?,
             conv: Convolution::bind("ssm_conv1d", (shape.taps, shape.channels()), layer)?,
             step_bias: layer.vector("ssm_dt.bias", &[heads])?,
             rate: layer.vector("ssm_a", &[1, heads])?,
             skip: layer.vector("ssm_d", &[1, heads])?,
-            norms: norms.chunks_exact(group).map(norm).collect(),
+            norms: norms.chunks_exact(group).map(|weight| layer.norm_with(weight.to_vec())).collect(),
             output: layer.linear("ssm_out", width, shape.inner())?,
             shape: shape.clone(),
         })

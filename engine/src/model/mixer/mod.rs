@@ -6,6 +6,7 @@ pub mod grouped;
 pub mod latent;
 pub mod mamba2;
 pub mod short_conv;
+mod sizes;
 
 use super::backend::Backend;
 use super::bind::LayerBinder;

@@ -25,8 +25,7 @@ impl Router {
         let (experts, width) = (shape.expert_count, layer.width());
         let norm = || {
             let scale = layer.vector("ffn_gate_inp.scale", &[width])?;
-            let weight: Vec<f32> = scale.iter().map(|scale| scale / (width as f32).sqrt()).collect();
-            Ok(NormWeights { kind: layer.norm_kind(), weight: weight.into(), bias: None })
+            Ok(layer.norm_with(scale.iter().map(|scale| scale / (width as f32).sqrt()).collect()))
         };
         Ok(Self {
             norm: (shape.inner == Inner::Normed).then(norm).transpose()?,
