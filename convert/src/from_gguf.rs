@@ -2,7 +2,7 @@
 //! file become one file.
 
 use crate::general;
-use crate::report::Report;
+use crate::report::{Planned, Report};
 use crate::source::Source;
 use crate::tensor::{Rows, Subject, Tensor};
 use moewe_engine::Result;
@@ -33,6 +33,7 @@ impl FromGguf {
                 name: tensor.name.clone(),
                 shape: tensor.shape.iter().rev().copied().collect(),
                 stored: Some(format),
+                float: (format.kind == Kind::Float).then_some(format),
                 is_original: format.name == "MXFP4", // the one that says so by itself
                 padding: 0,
             };
@@ -66,12 +67,18 @@ impl Source for FromGguf {
 
     /// Block formats that are rounded once more, or written out as the floats that they stand for.
     fn tell(&self, report: &mut Report) {
-        let pairs = self.tensors.iter().filter_map(|tensor| tensor.subject.stored).zip(&report.plan);
-        let again = pairs.filter(|(stored, planned)| stored.name != planned.format);
-        let names = again.map(|(stored, _)| stored).filter(|stored| stored.kind != Kind::Float);
-        let names: BTreeSet<&str> = names.map(|stored| stored.name).collect();
-        report.requantized = names.into_iter().map(str::to_owned).collect();
+        report.requantized = requantized(&self.tensors, &report.plan);
     }
+}
+
+/// The block formats of tensors that are planned in others.
+pub(crate) fn requantized(tensors: &[Tensor], plan: &[Planned]) -> Vec<String> {
+    let pairs =
+        tensors.iter().zip(plan).filter_map(|(tensor, planned)| Some((tensor.subject.stored?, planned)));
+    let again = pairs.filter(|(stored, planned)| stored.name != planned.format);
+    let names = again.map(|(stored, _)| stored).filter(|stored| stored.kind != Kind::Float);
+    let names: BTreeSet<&str> = names.map(|stored| stored.name).collect();
+    names.into_iter().map(str::to_owned).collect()
 }
 
 /// The rows of a tensor in the file.

@@ -2,7 +2,7 @@
 //! forward that calibration observes.
 //!
 //! [`convert`] is the door. A `Source` (`from_checkpoint.rs`, `from_gguf.rs`) gives metadata and tensors on their way;
-//! `pad.rs` widens these, `recipe/` chooses formats, `settle.rs` decides between both, `stream.rs` writes.
+//! `merge/` makes one of several, `pad.rs` widens these, `recipe/` chooses formats, `settle.rs` decides between both, `stream.rs` writes.
 
 mod calibrate;
 mod calibrated;
@@ -12,6 +12,7 @@ mod from_gguf;
 mod general;
 pub mod hf;
 mod json;
+pub mod merge;
 mod open;
 mod options;
 mod pad;

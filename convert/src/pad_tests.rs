@@ -64,7 +64,14 @@ fn fake(name: &str, shape: &[u64]) -> Tensor<'static> {
 
 fn stored(name: &str, shape: &[u64], stored: Option<&'static Format>) -> Tensor<'static> {
     let is_original = stored.is_some_and(|format| format.name == "MXFP4");
-    let subject = Subject { name: name.to_owned(), shape: shape.to_vec(), stored, is_original, padding: 0 };
+    let subject = Subject {
+        name: name.to_owned(),
+        shape: shape.to_vec(),
+        stored,
+        float: None,
+        is_original,
+        padding: 0,
+    };
     Tensor { contents: Arc::new(Random { columns: subject.columns(), stored }), subject }
 }
 

@@ -3,8 +3,9 @@
 
 use crate::report::Report;
 use crate::tensor::Tensor;
-use moewe_engine::Result;
-use moewe_engine::gguf::Metadata;
+use moewe_engine::gguf::{Gguf, Metadata};
+use moewe_engine::model::Model;
+use moewe_engine::{Error, Result};
 use std::path::Path;
 
 /// A model that can become a GGUF file.
@@ -28,4 +29,16 @@ pub(crate) trait Source: Sync {
     fn accept(&self, _file: &Path) -> Result<()> {
         Ok(())
     }
+}
+
+/// Whether the runtime takes a file: what a source made up may be what nothing runs.
+///
+/// # Errors
+/// It does not; the message says why.
+pub(crate) fn accept(file: &Path) -> Result<()> {
+    let gguf = Gguf::open(file)?;
+    Model::bind(&gguf).map(drop).map_err(|error| {
+        let what = format!("this configuration makes a file that cannot run: {error}");
+        Error::unsupported(what, "mend config.json")
+    })
 }

@@ -214,6 +214,16 @@ impl<'c> View<'c> {
         self.offset + locate(self.axes.iter().rev().skip(1).flat_map(|axis| axis.iter().rev()), row)
     }
 
+    /// The floats that they are stored as, by GGUF's name.
+    pub fn float(&self) -> Option<&'static str> {
+        match self.elements {
+            Elements::Plain(Dtype::F32, _) => Some("F32"),
+            Elements::Plain(Dtype::F16, _) => Some("F16"),
+            Elements::Plain(Dtype::Bf16, _) => Some("BF16"),
+            _ => None,
+        }
+    }
+
     /// The block format that rows are made of as they are stored, so that bits only have to move.
     pub fn stored(&self) -> Option<&'static str> {
         let name = match self.elements {
