@@ -2,12 +2,14 @@
 //!
 //! The references come from mergekit and transformers, those of `routers/` from numpy (`tests/golden/merge/README.md`).
 
-use moewe_convert::merge::{Asked, Merged, Mixture, Places, Wishes, merge};
+#[path = "support/merging.rs"]
+mod merging;
+
+use merging::{difference, f32_options, golden, logits, of_file, parsed, relative, tensors};
+use moewe_convert::merge::{Asked, Merged, Mixture, Wishes, merge};
 use moewe_convert::{Options, Pad, Recipe, convert};
 use moewe_engine::gguf::{Gguf, Metadata};
 use moewe_engine::quant::Format;
-use moewe_engine::session::{Engine, Options as EngineOptions, cache_format};
-use moewe_engine::simd::Isa;
 use ring::digest::{SHA256, digest};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -20,69 +22,13 @@ const GATES: f32 = 1e-5;
 /// Of logits, relative to the largest.
 const LOGITS: f32 = 2e-5;
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/merge")
-}
-
-/// Paths of a file are relative to its folder.
-struct Beside(PathBuf);
-
-impl Places for Beside {
-    fn model(&self, name: &str) -> moewe_engine::Result<PathBuf> {
-        Ok(self.0.join(name))
-    }
-
-    fn text(&self, path: PathBuf) -> PathBuf {
-        self.0.join(path)
-    }
-}
-
-fn parsed(words: &str, folder: &Path) -> moewe_engine::Result<Mixture> {
-    Mixture::from_yaml(words, &Beside(folder.to_owned()))
-}
-
 fn mixture(folder: &str, file: &str) -> Mixture {
     let folder = golden().join(folder);
     parsed(&std::fs::read_to_string(folder.join(file)).unwrap(), &folder).unwrap()
 }
 
-fn f32_options() -> Options {
-    Options { pad: Pad::Never, ..Options::with(Recipe::by_name("F32").unwrap()) }
-}
-
 fn merged(mixture: &Mixture, out: &Path) -> Merged {
     merge(mixture, out, &Asked::default(), &f32_options(), &()).unwrap()
-}
-
-/// Tensors of a safetensors file as floats, with their shapes.
-fn tensors(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
-    let bytes = std::fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let floats = |(name, view): (String, safetensors::tensor::TensorView)| {
-        let (pairs, quads) = (view.data().as_chunks::<2>().0, view.data().as_chunks::<4>().0);
-        let values = match view.dtype() {
-            safetensors::Dtype::BF16 => {
-                pairs.iter().map(|&b| half::bf16::from_le_bytes(b).to_f32()).collect()
-            }
-            safetensors::Dtype::F32 => quads.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            _ => quads.iter().map(|&b| i32::from_le_bytes(b) as f32).collect(),
-        };
-        (name, (view.shape().to_vec(), values))
-    };
-    file.tensors().into_iter().map(floats).collect()
-}
-
-/// A tensor of a GGUF file in F32.
-fn of_file(gguf: &Gguf, name: &str) -> Vec<f32> {
-    let tensor = gguf.tensor(name).unwrap_or_else(|| panic!("no {name}"));
-    let mut values = vec![0.0; tensor.elements() as usize];
-    (tensor.format.dequantize)(&gguf.bytes(tensor), &mut values);
-    values
-}
-
-fn difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 /// The cases that mergekit made, and the rows of their gates that compare: of experts whose prompts are read alike.
@@ -222,29 +168,9 @@ fn gates_and_logits_are_mergekits() {
         // With mergekit's gates, since a choice between two that are nearly equal is not ours to make.
         let tokens: Vec<u32> = expected["tokens"].1.iter().map(|&token| token as u32).collect();
         let found = logits(gguf, &tokens);
-        let wanted = &expected["logits"].1;
-        let most = wanted.iter().fold(0f32, |most, value| most.max(value.abs()));
-        let found = difference(&found, wanted) / most;
+        let found = relative(&found, &expected["logits"].1);
         assert!(found <= LOGITS, "{case}: {found:e}");
     }
-}
-
-/// Logits of all tokens, one row after the other.
-fn logits(gguf: Gguf, tokens: &[u32]) -> Vec<f32> {
-    let isa = Isa::available().filter(|isa| *isa != Isa::Amx).last();
-    let cache = cache_format("f32").unwrap();
-    let options =
-        EngineOptions { isa, cache, all_logits: true, context: Some(64), ..EngineOptions::default() };
-    let engine = Engine::from_gguf(gguf, options).unwrap();
-    let mut session = engine.session().unwrap();
-    let mut all = Vec::new();
-    session
-        .extend_with_logits(tokens, |_, logits| {
-            all.extend_from_slice(logits);
-            Ok(())
-        })
-        .unwrap();
-    all
 }
 
 #[test]
@@ -446,8 +372,7 @@ fn experts_that_are_the_base_compute_what_it_does() {
     convert(&base.path, &alone, &f32_options(), &()).unwrap();
     let tokens: Vec<u32> = (5..60).collect();
     let [mixture, dense] = [&out, &alone].map(|path| logits(Gguf::open(path).unwrap(), &tokens));
-    let most = dense.iter().fold(0f32, |most, value| most.max(value.abs()));
-    assert!(difference(&mixture, &dense) / most < 1e-5);
+    assert!(relative(&mixture, &dense) < 1e-5);
     // Its streams are the base's, so what the check saw is what the mixture does with the same tokens.
     assert!(done.loads.unwrap().tokens > 0);
 }

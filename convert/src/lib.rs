@@ -8,6 +8,7 @@ mod calibrate;
 mod calibrated;
 pub mod checkpoint;
 mod from_checkpoint;
+mod from_config;
 mod from_gguf;
 mod general;
 pub mod hf;

@@ -17,7 +17,7 @@ use moewe_engine::gguf::Metadata;
 use moewe_engine::quant::Format;
 use moewe_engine::{Error, Result};
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Padding must be better by so much.
 const GAIN: f64 = 0.98;
@@ -44,6 +44,7 @@ pub(crate) fn settle<'s>(source: &'s dyn Source, options: &Options, guide: &Guid
         guide,
         head,
         facts: Facts::of(metadata, guide.has_importance()),
+        alike: alike(tensors, guide.has_importance()),
         tensors,
         weights: weights_without_padding(metadata, count(tensors)),
         errors: Mutex::default(),
@@ -78,12 +79,23 @@ fn count(tensors: &[Tensor]) -> u64 {
     tensors.iter().map(|tensor| tensor.subject.weights()).sum()
 }
 
+/// Of each tensor the first whose rows are the very same, so that an error measured on one holds for all.
+fn alike(tensors: &[Tensor], has_importance: bool) -> Vec<usize> {
+    let mut first = HashMap::new();
+    let places = tensors.iter().enumerate().map(|(i, tensor)| match has_importance {
+        true => i, // which weighs the same errors otherwise
+        false => *first.entry(Arc::as_ptr(&tensor.contents).cast::<()>()).or_insert(i),
+    });
+    places.collect()
+}
+
 struct Settler<'a, 's> {
     options: &'a Options,
     guide: &'a Guide,
     head: &'static str,
     facts: Facts,
     tensors: &'s [Tensor<'s>],
+    alike: Vec<usize>, // the first tensor with the same contents
     weights: u64,
     errors: Mutex<HashMap<(usize, u64, &'static str), f64>>, // of a tensor with rows so long, in a format
     failure: Mutex<Option<Error>>,                           // of reading, since measuring has no way to tell
@@ -146,7 +158,7 @@ impl<'s> Settler<'_, 's> {
     /// The relative error of a format on a tensor, measured once; anything once the conversion is to stop.
     fn error(&self, tensors: &[Tensor], i: usize, format: &'static Format) -> f64 {
         let subject = &tensors[i].subject;
-        let key = (i, subject.columns(), format.name);
+        let key = (self.alike[i], subject.columns(), format.name);
         if let Some(error) = self.errors.lock().ok().and_then(|errors| errors.get(&key).copied()) {
             return error;
         }

@@ -87,6 +87,25 @@ impl Conversion {
         }
     }
 
+    /// Whether formats were asked for.
+    pub(super) fn has_level(&self) -> bool {
+        self.bits.is_some() || self.format.is_some()
+    }
+
+    /// A flag that was given and is about the formats of GGUF files.
+    pub(super) fn of_files(&self) -> Option<&'static str> {
+        let given = [
+            ("--bits", self.bits.is_some()),
+            ("--format", self.format.is_some()),
+            ("--tensor", !self.tensors.is_empty()),
+            ("--pad", !matches!(self.pad, When::Auto)),
+            ("--importance", self.importance.is_some()),
+            ("--calibrate", self.calibrate.is_some()),
+            ("--force", self.force),
+        ];
+        given.into_iter().find_map(|(flag, is_given)| is_given.then_some(flag))
+    }
+
     /// What the file's name says of it.
     pub(super) fn level(&self, recipe: &Recipe) -> String {
         self.bits.map_or_else(|| recipe.to_string(), level)

@@ -162,22 +162,51 @@ pub fn plan<'c>(
         }
     }
     for layer in 0..layers {
-        let experts = (architecture.expert_layer)(params, layer);
-        for rule in rules.iter().filter(|rule| rule.to.contains("{i}")) {
-            let here = match rule.layers {
-                Layers::All => true,
-                Layers::Dense => !experts,
-                Layers::Experts => experts,
-            };
-            if here && rule.kind.is_none_or(|kind| kind(params, layer)) {
-                planner.add(rule, layer)?;
-            }
+        for rule in rules.iter().filter(|rule| applies(rule, architecture, params, layer)) {
+            planner.add(rule, layer)?;
         }
         if planner.missing.len() > SHOWN {
             break; // a wrong configuration would list thousands
         }
     }
     planner.finish(architecture)
+}
+
+/// Whether a rule makes a tensor of this layer.
+fn applies(rule: &Rule, architecture: &Architecture, params: &Params, layer: u64) -> bool {
+    let experts = (architecture.expert_layer)(params, layer);
+    let here = match rule.layers {
+        Layers::All => true,
+        Layers::Dense => !experts,
+        Layers::Experts => experts,
+    };
+    rule.to.contains("{i}") && here && rule.kind.is_none_or(|kind| kind(params, layer))
+}
+
+/// Names and shapes of the tensors that a whole checkpoint of this configuration makes.
+///
+/// # Errors
+/// The configuration lacks a length.
+pub(crate) fn shapes(architecture: &Architecture, params: &Params) -> Result<Vec<(String, Vec<u64>)>> {
+    let rules = (architecture.rules)();
+    let there = |rule: &&Rule| match rule.presence {
+        Presence::When(when) => when(params),
+        Presence::Required => true,
+    };
+    let shape = |rule: &Rule, layer: u64| {
+        let lengths = rule.shape.iter().map(|&dim| params.dim(dim)).collect::<Result<Vec<_>>>()?;
+        Ok((expand(rule.to, layer, 0), lengths))
+    };
+    let outside = rules.iter().filter(|rule| !rule.to.contains("{i}")).filter(there);
+    let mut all = outside.map(|rule| shape(rule, 0)).collect::<Result<Vec<_>>>()?;
+    for (name, compute) in architecture.computed {
+        all.extend(compute(params)?.map(|numbers| (name.to_string(), vec![numbers.len() as u64])));
+    }
+    for layer in 0..params.dim(Dim::Layers)? {
+        let own = rules.iter().filter(|rule| applies(rule, architecture, params, layer)).filter(there);
+        own.map(|rule| shape(rule, layer)).try_for_each(|found| found.map(|found| all.push(found)))?;
+    }
+    Ok(all)
 }
 
 struct Planner<'p, 'c> {

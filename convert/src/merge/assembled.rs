@@ -4,7 +4,7 @@
 use super::family::{Family, Turn};
 use super::gates::Gates;
 use super::member::{Member, Members};
-use super::mixture::{Expert, Mixture};
+use super::mixture::{Expert, Mixture, Origin};
 use super::rows::{Changed, Mean, Numbers, Ordered, OrderedVector, Stack, Widened};
 use crate::from_gguf::requantized;
 use crate::recipe::{by_name, layer_of};
@@ -13,8 +13,8 @@ use crate::source::{Source, accept};
 use crate::tensor::{Rows, Subject, Tensor};
 use moewe_engine::Result;
 use moewe_engine::gguf::Metadata;
-use moewe_engine::quant::Format;
-use std::collections::HashSet;
+use moewe_engine::quant::{Format, Kind};
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,6 +27,8 @@ pub(super) struct Assembled<'m> {
     tensors: Vec<Tensor<'m>>,
     members: &'m Members<'m>,
     notes: Vec<String>,
+    /// Block formats of sources that cannot stay: of stacks of several, of what changes on its way.
+    lost: BTreeSet<&'static str>,
 }
 
 impl<'m> Assembled<'m> {
@@ -53,7 +55,9 @@ impl<'m> Assembled<'m> {
             shared: hidden(&mixture.shared)?,
         };
         let metadata = family.metadata(mixture, base, builder.hidden, builder.shared)?;
-        Ok(Self { metadata, tensors: builder.tensors()?, members, notes })
+        let tensors = builder.tensors()?;
+        let lost = lost(mixture, members, &tensors);
+        Ok(Self { metadata, tensors, members, notes, lost })
     }
 }
 
@@ -81,12 +85,32 @@ impl Source for Assembled<'_> {
         report.dropped.dedup();
         report.remarks.sort();
         report.remarks.extend(self.notes.clone());
-        report.requantized = requantized(&self.tensors, &report.plan);
+        let mut again: BTreeSet<String> = self.lost.iter().map(|&name| name.to_owned()).collect();
+        again.extend(requantized(&self.tensors, &report.plan));
+        report.requantized = again.into_iter().collect();
     }
 
     fn accept(&self, file: &Path) -> Result<()> {
         accept(file)
     }
+}
+
+/// The block formats that sources have where the mixture has rows of its own making.
+fn lost(mixture: &Mixture, members: &Members, tensors: &[Tensor]) -> BTreeSet<&'static str> {
+    let mut names = BTreeSet::new();
+    for tensor in tensors.iter().filter(|tensor| tensor.subject.stored.is_none()) {
+        let own = &tensor.subject.name;
+        let name = own.replace("_exps.", ".").replace("_shexp.", ".");
+        let experts = if own.contains("_shexp.") { &mixture.shared } else { &mixture.experts };
+        let sources: Vec<&Origin> = match name == *own {
+            true => mixture.base.iter().map(|(origin, _)| origin).collect(),
+            false => experts.iter().map(|expert| &expert.source).collect(),
+        };
+        let stored = |origin: &Origin| members.get(origin).find(&name)?.subject.stored;
+        let blocks = sources.into_iter().filter_map(stored).filter(|stored| stored.kind != Kind::Float);
+        names.extend(blocks.map(|stored| stored.name));
+    }
+    names
 }
 
 struct Builder<'b, 'm> {
@@ -115,6 +139,8 @@ impl<'m> Builder<'_, 'm> {
                         tensors.extend(self.experts(layer)?);
                     }
                 }
+                // They belong to the networks in whose place the experts stand.
+                "ffn_gate.bias" | "ffn_up.bias" | "ffn_down.bias" => {}
                 _ if part.starts_with("attn_") => {
                     tensors.push(self.attention(tensor, part)?);
                     if part == "attn_output.weight" && self.family.biases {

@@ -1,5 +1,6 @@
 //! How sources may differ from the base: what would break the mixture is an error, what changes its meaning a note.
 
+use super::assembled::PARTS;
 use super::family::{Family, dense_only};
 use super::member::{Member, Members};
 use super::mixture::{Expert, Mixture};
@@ -22,6 +23,8 @@ pub(super) fn check(
 ) -> Result<Vec<String>> {
     let base = members.get(&mixture.base[0].0);
     let mut notes = Vec::new();
+    whole(base)?;
+    heads_divide(base)?;
     for (origin, _) in &mixture.base[1..] {
         same_shapes(base, members.get(origin))?;
     }
@@ -34,9 +37,14 @@ pub(super) fn check(
             notes.extend(differences(base, member)?);
         }
     }
+    notes.extend(fillings(mixture, members)?);
     notes.extend(unused(mixture));
+    let window = base.number("attention.sliding_window")?.filter(|&window| window > 0);
+    notes.extend(window.map(|window| {
+        format!("{} looks back through a window of {window} tokens, and so does the mixture", base.name)
+    }));
     if family.gguf == "qwen2moe" {
-        if base.number("attention.sliding_window")?.is_some_and(|window| window > 0) {
+        if window.is_some() {
             return Err(Error::unsupported(
                 format!(
                     "{} looks back through a window, which mixtures with a shared expert do not",
@@ -51,6 +59,20 @@ pub(super) fn check(
         );
     }
     Ok(notes)
+}
+
+/// Experts that are shorter than the longest.
+fn fillings(mixture: &Mixture, members: &Members) -> Result<Vec<String>> {
+    let hidden = |expert: &Expert| members.get(&expert.source).length("feed_forward_length");
+    let lengths = mixture.experts.iter().map(hidden).collect::<Result<Vec<_>>>()?;
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let short = mixture.named().zip(lengths).filter(|(_, length)| *length < longest);
+    let note = |((place, _), length): ((String, _), u64)| {
+        format!(
+            "{place} has {length} units in its feed-forward networks, the longest expert {longest}: zeros fill it up, which changes nothing that it computes"
+        )
+    };
+    Ok(short.map(note).collect())
 }
 
 /// Prompts and texts that the mode makes nothing of.
@@ -100,8 +122,8 @@ fn expert_fits(place: &str, base: &Member, member: &Member) -> Result<()> {
             ));
         }
     }
-    let biased =
-        ["gate", "up", "down"].iter().find(|part| member.find(&format!("blk.0.ffn_{part}.bias")).is_some());
+    whole(member)?;
+    let biased = PARTS.iter().find(|part| member.find(&format!("blk.0.ffn_{part}.bias")).is_some());
     match biased {
         Some(part) => Err(Error::unsupported(
             format!("{place} has biases in its feed-forward networks (ffn_{part}.bias), which no expert has"),
@@ -111,15 +133,93 @@ fn expert_fits(place: &str, base: &Member, member: &Member) -> Result<()> {
     }
 }
 
+/// Whether all layers have the matrices of a feed-forward network in the lengths that the metadata say: a file may say
+/// anything, and all that follows builds on it.
+fn whole(member: &Member) -> Result<()> {
+    let [layers, width, hidden] =
+        ["block_count", "embedding_length", "feed_forward_length"].map(|key| member.length(key));
+    let (layers, width, hidden) = (layers?, width?, hidden?);
+    for layer in 0..layers {
+        for part in PARTS {
+            let tensor = member.tensor(&format!("blk.{layer}.ffn_{part}.weight"))?;
+            let expected = if part == "down" { [width, hidden] } else { [hidden, width] };
+            if tensor.subject.shape != expected {
+                let place = format!("{} of {}", tensor.subject.name, member.name);
+                return Err(Error::malformed(
+                    place,
+                    format!("{expected:?}"),
+                    format!("{:?}", tensor.subject.shape),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Heads are as many equal parts of the rows, each of pairs.
+fn heads_divide(base: &Member) -> Result<()> {
+    for (key, part) in [("attention.head_count", "q"), ("attention.head_count_kv", "k")] {
+        let heads = base.length(key)?;
+        for layer in 0..base.length("block_count")? {
+            let rows = base.tensor(&format!("blk.{layer}.attn_{part}.weight"))?.subject.rows();
+            if heads == 0 || rows == 0 || rows % (2 * heads) != 0 {
+                let place = format!("blk.{layer}.attn_{part}.weight of {}", base.name);
+                return Err(Error::malformed(place, format!("rows for {heads} heads"), rows));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether another file can be the base's, to compute gates with.
+///
+/// # Errors
+/// It is of another architecture, width or depth.
+pub(super) fn same_base(base: &Member, other: &Member) -> Result<()> {
+    let hint = "name a file of the base with --gates-from";
+    let (ours, theirs) = (base.architecture()?, other.architecture()?);
+    if ours != theirs {
+        let what = format!("{} is not the base: it is of the architecture {theirs}, not {ours}", other.name);
+        return Err(Error::unsupported(what, hint));
+    }
+    for key in ["embedding_length", "block_count"] {
+        let [ours, theirs] = [base, other].map(|member| member.length(key));
+        let (ours, theirs) = (ours?, theirs?);
+        if ours != theirs {
+            let what = format!("{} is not the base: its {key} is {theirs}, not {ours}", other.name);
+            return Err(Error::unsupported(what, hint));
+        }
+    }
+    whole(other)
+}
+
 /// Models whose attention is mixed have the same tensors.
 fn same_shapes(base: &Member, other: &Member) -> Result<()> {
-    for tensor in base.source.tensors().iter().filter(|tensor| tensor.subject.name.contains(".attn_")) {
+    let of_attention = |member: &Member| -> Vec<String> {
+        let names = member.source.tensors().iter().map(|tensor| tensor.subject.name.clone());
+        names.filter(|name| name.contains(".attn_") && !name.ends_with("norm.weight")).collect()
+    };
+    let (ours, theirs) = (base.architecture()?, other.architecture()?);
+    if ours != theirs {
+        return Err(Error::unsupported(
+            format!("base_model: {} is of the architecture {theirs}, {} of {ours}", other.name, base.name),
+            "only attention of one family has a mean",
+        ));
+    }
+    if let Some(name) = of_attention(other).into_iter().find(|name| base.find(name).is_none()) {
+        return Err(Error::unsupported(
+            format!("base_model: {} has {name}, {} has not", other.name, base.name),
+            "only attention of the same tensors has a mean",
+        ));
+    }
+    for name in of_attention(base) {
+        let tensor = base.tensor(&name)?;
         let (name, shape) = (&tensor.subject.name, &tensor.subject.shape);
         let found = other.tensor(name)?;
         if found.subject.shape != *shape {
             return Err(Error::unsupported(
                 format!(
-                    "{name} is {:?} in {} and {shape:?} in {}",
+                    "base_model: {name} is {:?} in {} and {shape:?} in {}",
                     found.subject.shape, other.name, base.name
                 ),
                 "only attention of one shape has a mean",
@@ -143,7 +243,10 @@ fn differences(base: &Member, member: &Member) -> Result<Vec<String>> {
     let (ours, theirs) = (of(base.metadata()), of(member.metadata()));
     let missing = ours.iter().filter(|(key, _)| !theirs.iter().any(|(other, _)| other == key));
     let other = theirs.iter().filter(|pair| !ours.contains(pair)).chain(missing);
-    let differing: Vec<&str> = other.map(|(key, _)| key.as_str()).collect();
+    let mut differing: Vec<&str> = other.map(|(key, _)| key.as_str()).collect();
+    if frequencies(base)? != frequencies(member)? {
+        differing.push("rope scaling");
+    }
     let mut notes = Vec::new();
     if !differing.is_empty() {
         notes.push(format!(
@@ -154,6 +257,12 @@ fn differences(base: &Member, member: &Member) -> Result<Vec<String>> {
     }
     notes.extend(vocabulary(base, member));
     Ok(notes)
+}
+
+/// Divisors of the rotation's frequencies, where keys do not say them (Llama 3's scaling).
+fn frequencies(member: &Member) -> Result<Option<Vec<f32>>> {
+    let tensor = member.find("rope_freqs.weight");
+    tensor.map(|tensor| tensor.read(0..tensor.subject.rows())).transpose()
 }
 
 /// Tokens that only an expert has.
@@ -171,6 +280,10 @@ fn vocabulary(base: &Member, member: &Member) -> Option<String> {
     let shown = own.iter().take(SHOWN).map(|token| format!("{token:?}")).collect::<Vec<_>>().join(", ");
     Some(match own.len() {
         0 => format!("{} has another vocabulary than the base, whose counts", member.name),
+        1 => format!(
+            "{} has 1 token that the base lacks ({shown}): it means nothing to the mixture",
+            member.name
+        ),
         count => format!(
             "{} has {count} tokens that the base lacks, such as {shown}: they mean nothing to the mixture",
             member.name

@@ -3,8 +3,11 @@
 
 use super::member::Member;
 use super::mixture::{GateMode, Mixture, short};
+use crate::hf::Architecture;
 use moewe_engine::gguf::Metadata;
 use moewe_engine::{Error, Result};
+use serde_json::Value;
+use std::path::Path;
 
 /// How the rows of queries and keys stand to those of the base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,16 +151,10 @@ static FAMILIES: &[Family] = &[
 ///
 /// # Errors
 /// There is none; the message names what there is.
-pub(super) fn family(mixture: &Mixture, base: &Member) -> Result<&'static Family> {
+pub(super) fn family(mixture: &Mixture, base: &Member) -> Result<(&'static Family, String)> {
     let dense = base.architecture()?;
     dense_only(base)?;
     let wanted = mixture.architecture.as_deref().map(str::to_ascii_lowercase);
-    if let Some(wanted) = &wanted {
-        let known = ["mixtral", "qwen", "qwen3", "deepseek"];
-        if wanted.is_empty() || !known.iter().any(|known| known.starts_with(wanted.as_str())) {
-            return Err(Error::request(format!("architecture: {wanted:?}; there are {}", known.join(", "))));
-        }
-    }
     let shared = mixture.shared.first();
     let is_gated = shared.is_none_or(|shared| !shared.positive.is_empty() || is_without_prompts(mixture));
     if !is_gated || wanted.as_deref().is_some_and(|wanted| "deepseek".starts_with(wanted)) {
@@ -171,19 +168,40 @@ pub(super) fn family(mixture: &Mixture, base: &Member) -> Result<&'static Family
             && family.shared == shared.is_some()
             && wanted.as_deref().is_none_or(|wanted| family.name.starts_with(wanted))
     };
-    FAMILIES.iter().find(fits).ok_or_else(|| {
-        let shared = if shared.is_some() { "a shared expert" } else { "no shared expert" };
-        let as_what = wanted.map_or(String::new(), |wanted| format!(" as {wanted}"));
-        Error::unsupported(
-            format!("a {dense} base with {shared} makes no mixture that is known here{as_what}"),
-            "llama and mistral models become mixtral, with a shared expert qwen; qwen2 becomes qwen, qwen3 becomes qwen3 without a shared expert",
-        )
-    })
+    let shared = if shared.is_some() { "a shared expert" } else { "no shared expert" };
+    if let Some(family) = FAMILIES.iter().find(fits) {
+        let asked = mixture.architecture.as_ref().map(|asked| format!(", as architecture: {asked} asks"));
+        let because = format!("{dense} models with {shared}{}", asked.unwrap_or_default());
+        return Ok((family, because));
+    }
+    let as_what = wanted.map_or(String::new(), |wanted| format!(" as {wanted}"));
+    Err(Error::unsupported(
+        format!("a {dense} base with {shared} makes no mixture that is known here{as_what}"),
+        "llama and mistral models become mixtral, with a shared expert qwen; qwen2 becomes qwen, qwen3 becomes qwen3 without a shared expert",
+    ))
 }
 
 /// Modes in which a shared expert's gate comes from no prompts.
 fn is_without_prompts(mixture: &Mixture) -> bool {
     matches!(mixture.gate_mode, GateMode::Random | GateMode::UniformRandom | GateMode::Text)
+}
+
+/// What dense models can become.
+const KNOWN: &str = "llama, mistral, qwen2 and qwen3 models can be merged";
+
+/// Refuses a checkpoint of a class that is not converted at all, by its name.
+pub(super) fn known(name: &str, config: &Value) -> Result<()> {
+    match Architecture::of(config) {
+        Ok(_) => return Ok(()),
+        Err(Error::Unsupported { .. }) => {}
+        Err(broken) => return Err(broken.in_file(Path::new(name))),
+    }
+    let class = config["architectures"][0].as_str().or(config["model_type"].as_str());
+    let what = match class {
+        Some(class) => format!("{name} is a {class}, of which no experts are made"),
+        None => format!("{name} has a config.json that names no class of models"),
+    };
+    Err(Error::unsupported(what, KNOWN))
 }
 
 /// Refuses models that are no dense ones of the table.
@@ -198,7 +216,7 @@ pub(super) fn dense_only(member: &Member) -> Result<()> {
     if !FAMILIES.iter().any(|family| family.dense == architecture) {
         return Err(Error::unsupported(
             format!("{} is of the architecture {architecture}, of which no experts are made", member.name),
-            "llama, mistral, qwen2 and qwen3 models can be merged",
+            KNOWN,
         ));
     }
     Ok(())

@@ -11,15 +11,18 @@ use crate::recipe::{by_name, layer_of};
 use crate::report::{Planned, Progress, Report};
 use crate::source::Source;
 use crate::tensor::Tensor;
+use moewe_engine::os::room::report_file_limit;
 use moewe_engine::quant::Format;
 use moewe_engine::{Error, Result};
 use rayon::prelude::*;
-use safetensors::{Dtype, View};
+use safetensors::{Dtype, SafeTensorError, View};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Mutex;
+use tempfile::TempDir;
 
 /// Bytes of a weight file before the next begins.
 const SHARD: u64 = 5_000_000_000;
@@ -50,14 +53,39 @@ pub(super) struct Writing<'w> {
     pub(super) failure: Mutex<Option<Error>>,
 }
 
+/// Where files are until the folder has its name, and what that will be.
+#[derive(Clone, Copy)]
+struct Target<'t> {
+    whole: &'t Path,
+    out: &'t Path,
+}
+
+impl Target<'_> {
+    fn put(self, name: &str, bytes: &[u8]) -> Result<()> {
+        fs::write(self.whole.join(name), bytes).map_err(|e| Error::io(self.out.join(name), "write", e))
+    }
+}
+
+/// A folder beside `out` that nobody looks at, gone when it is let go of.
+///
+/// # Errors
+/// There is no place for one.
+pub(super) fn hidden(out: &Path) -> Result<TempDir> {
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    report_file_limit();
+    let hidden = tempfile::Builder::new().prefix(".moewe-merge-").tempdir_in(parent);
+    hidden.map_err(|e| Error::io(parent, "make a folder in", e))
+}
+
 /// Whether a folder can hold this mixture at all.
 ///
 /// # Errors
 /// No class of transformers computes it.
 pub(super) fn check(family: &Family, base: &Member) -> Result<&'static Folder> {
-    let biased = base.find("blk.0.attn_q.bias").is_some() || base.find("blk.0.attn_output.bias").is_some();
+    let [queries, output] =
+        ["q", "output"].map(|part| base.find(&format!("blk.0.attn_{part}.bias")).is_some());
     match family.folder {
-        Some(folder) if family.biases || !biased => Ok(folder),
+        Some(folder) if !output && (family.biases || !queries) => Ok(folder),
         _ => Err(Error::unsupported(
             format!("no class of transformers computes experts of {} with biases in attention", base.name),
             "write a GGUF file (-o NAME.gguf), which has a place for them",
@@ -66,26 +94,22 @@ pub(super) fn check(family: &Family, base: &Member) -> Result<&'static Folder> {
 }
 
 impl Writing<'_> {
-    /// Writes the folder `out`, which appears when it is complete; a dry run writes nothing.
-    pub(super) fn write(&self, out: &Path) -> Result<Report> {
+    /// Writes the folder `out`, which appears from `hidden` when it is complete; a dry run has neither.
+    pub(super) fn write(&self, out: &Path, hidden: Option<TempDir>) -> Result<Report> {
         let folder = check(self.family, self.base)?;
         let format = self.format()?;
         let pieces = self.pieces(folder, format)?;
         let report = self.report(&pieces, format)?;
-        if self.options.dry_run {
-            return Ok(report);
-        }
+        let Some(hidden) = hidden else { return Ok(report) };
         self.progress.begin(report.bytes);
-        let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let hidden = tempfile::Builder::new().prefix(".moewe-merge-").tempdir_in(parent);
-        let hidden = hidden.map_err(|e| Error::io(parent, "make a folder in", e))?;
         // One with everyone's rights in the one with ours.
         let whole = hidden.path().join("merge");
         fs::create_dir(&whole).map_err(|e| Error::io(&whole, "create", e))?;
-        self.write_weights(&whole, &pieces)?;
+        let target = Target { whole: &whole, out };
+        self.write_weights(target, &pieces)?;
         let config = serde_json::to_string_pretty(&self.config(folder, format)?).unwrap_or_default();
-        put(&whole.join("config.json"), config.as_bytes())?;
-        put(&whole.join("merge.yaml"), self.mixture.told().as_bytes())?;
+        target.put("config.json", config.as_bytes())?;
+        target.put("merge.yaml", self.mixture.told().as_bytes())?;
         for name in COMPANIONS {
             let from = self.checkpoint.folder.join(name);
             if from.is_file() {
@@ -197,7 +221,7 @@ impl Writing<'_> {
     }
 
     /// Weight files of a few gigabytes each, with their index where there are several.
-    fn write_weights(&self, folder: &Path, pieces: &[Piece]) -> Result<()> {
+    fn write_weights(&self, target: Target, pieces: &[Piece]) -> Result<()> {
         let mut shards: Vec<(u64, Vec<&Piece>)> = vec![(0, vec![])];
         for piece in pieces {
             let bytes = piece.bytes() as u64;
@@ -216,20 +240,22 @@ impl Writing<'_> {
                 _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
             };
             own.iter().for_each(|piece| drop(places.insert(piece.name.clone(), name.as_str().into())));
-            let path = folder.join(&name);
             let data = own.iter().map(|piece| (piece.name.as_str(), *piece));
             let about = Some([("format".to_owned(), "pt".to_owned())].into());
-            let written = safetensors::serialize_to_file(data, about, &path);
+            let written = safetensors::serialize_to_file(data, about, &target.whole.join(&name));
             if let Some(failure) = self.failure.lock().ok().and_then(|mut failure| failure.take()) {
                 return Err(failure);
             }
-            written.map_err(|error| Error::io(&path, "write", std::io::Error::other(error.to_string())))?;
+            written.map_err(|error| match error {
+                SafeTensorError::IoError(error) => Error::io(target.out.join(&name), "write", error),
+                error => Error::io(target.out.join(&name), "write", io::Error::other(error.to_string())),
+            })?;
         }
         if count > 1 {
             let total: u64 = shards.iter().map(|(size, _)| size).sum();
             let index = json!({ "metadata": { "total_size": total }, "weight_map": places });
             let text = serde_json::to_string_pretty(&index).unwrap_or_default();
-            put(&folder.join("model.safetensors.index.json"), text.as_bytes())?;
+            target.put("model.safetensors.index.json", text.as_bytes())?;
         }
         Ok(())
     }
@@ -250,7 +276,6 @@ impl Writing<'_> {
         granted("num_key_value_heads", base.length("attention.head_count_kv")?.into());
         granted("head_dim", base.length("attention.key_length")?.into());
         granted("max_position_embeddings", base.length("context_length")?.into());
-        granted("tie_word_embeddings", base.find("output.weight").is_none().into());
         let architecture = base.architecture()?;
         let float = |key: &str| base.metadata().f32(&format!("{architecture}.{key}"));
         if let Some(epsilon) = float("attention.layer_norm_rms_epsilon")? {
@@ -258,6 +283,13 @@ impl Writing<'_> {
         }
         if let (Some(theta), false) = (float("rope.freq_base")?, config.contains_key("rope_parameters")) {
             config.entry("rope_theta").or_insert(short_decimal(theta));
+        }
+        // As the tensors have it: a head that differs from the embedding stays, whatever the base's file says.
+        config.insert("tie_word_embeddings".into(), base.find("output.weight").is_none().into());
+        if folder.model_type == "mixtral" {
+            // Mistral takes a window for granted, Llama reads none.
+            let window = base.number("attention.sliding_window")?.filter(|&window| window > 0);
+            config.insert("sliding_window".into(), json!(window));
         }
         let source = self.source.metadata();
         let own = |key: &str| source.u64(&format!("{}.{key}", self.family.gguf));
@@ -382,10 +414,6 @@ fn other(part: &str) -> Option<String> {
 fn no_place(name: &str) -> Error {
     let what = format!("{name} has no place in a folder of transformers");
     Error::unsupported(what, "write a GGUF file (-o NAME.gguf)")
-}
-
-fn put(path: &Path, bytes: &[u8]) -> Result<()> {
-    fs::write(path, bytes).map_err(|e| Error::io(path, "write", e))
 }
 
 /// Gives the folder its name, unless that is taken.

@@ -114,7 +114,10 @@ struct File {
 }
 
 #[derive(Deserialize, Serialize)]
-#[serde(untagged, expecting = "expected the name of a model, or a list of {source: NAME, weight: NUMBER}")]
+#[serde(
+    untagged,
+    expecting = "base_model: expected the name of a model, or a list of {source: NAME, weight: NUMBER}"
+)]
 enum Base {
     One(String),
     Mean(Vec<Part>),
@@ -160,7 +163,7 @@ impl Mixture {
     /// # Errors
     /// No YAML, keys that nothing knows, values that cannot be, models that are not there.
     pub fn from_yaml(words: &str, places: &dyn Places) -> Result<Self> {
-        let file: File = yaml_serde::from_str(words).map_err(|error| Error::request(error.to_string()))?;
+        let file = file_of(words)?;
         let dtype = file.dtype.as_deref().map(dtype).transpose()?;
         let origin = |name: String| Ok(Origin { path: places.model(&name)?, name });
         let base = match file.base_model {
@@ -216,6 +219,7 @@ impl Mixture {
             return refuse(format!("shared_experts: {found} models; there is one shared expert or none"));
         }
         self.check_base()?;
+        self.check_architecture()?;
         for (place, expert) in self.named() {
             for (key, value) in
                 [("noise_scale", expert.noise_scale), ("residual_scale", expert.residual_scale)]
@@ -236,6 +240,16 @@ impl Mixture {
         match total.is_finite() && total.abs() > 1e-6 {
             true => Ok(()),
             false => refuse("base_model: the weights add up to nothing that a mean can be made of"),
+        }
+    }
+
+    fn check_architecture(&self) -> Result<()> {
+        let known = ["mixtral", "qwen", "qwen3", "deepseek"];
+        let Some(wanted) = &self.architecture else { return Ok(()) };
+        let plain = wanted.to_ascii_lowercase();
+        match !plain.is_empty() && known.iter().any(|known| known.starts_with(&plain)) {
+            true => Ok(()),
+            false => refuse(format!("architecture: {wanted:?}; there are {}", known.join(", "))),
         }
     }
 
@@ -295,13 +309,19 @@ impl Mixture {
             },
             experts_per_token: Some(self.experts_per_token as i64),
             gate_mode: Some(self.gate_mode),
-            dtype: self.dtype.map(|format| format.name.to_lowercase()),
+            dtype: self.dtype.map(|format| name_of(format).to_owned()),
             experts: self.experts.iter().map(expert).collect(),
             shared_experts: (!self.shared.is_empty()).then(|| self.shared.iter().map(expert).collect()),
             architecture: self.architecture.clone(),
             seed: (self.seed != 0).then_some(self.seed),
         };
         yaml_serde::to_string(&file).unwrap_or_default()
+    }
+
+    /// All models, one as often as it is named.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
+        let bases = self.base.iter().map(|(origin, _)| origin);
+        bases.chain(self.named().map(|(_, expert)| &expert.source))
     }
 
     /// All experts, with what to call them in messages.
@@ -311,6 +331,25 @@ impl Mixture {
         let shared = self.shared.iter();
         routed.chain(shared.map(|expert| (format!("the shared expert ({})", expert.source.name), expert)))
     }
+}
+
+/// Reads the file. Merge keys (`<<`) are resolved as mergekit's reader does; errors lose their line with that.
+fn file_of(words: &str) -> Result<File> {
+    let read = match words.contains("<<:") {
+        false => yaml_serde::from_str(words),
+        true => yaml_serde::from_str(words).and_then(|mut value: yaml_serde::Value| {
+            value.apply_merge()?;
+            yaml_serde::from_value(value)
+        }),
+    };
+    read.map_err(|error| {
+        let said = error.to_string();
+        // A prompt such as 42 or yes.
+        let is_text =
+            said.contains("expected a string") && !said.contains("sequence") && !said.contains("map");
+        let hint = if is_text { "; text that YAML takes for something else stands in quotes" } else { "" };
+        Error::request(format!("{said}{hint}"))
+    })
 }
 
 /// The last part of a path.
@@ -323,13 +362,20 @@ fn refuse<T>(why: impl Into<String>) -> Result<T> {
     Err(Error::request(why.into()))
 }
 
+/// Floats, as mergekit calls them first.
+const DTYPES: [(&str, [&str; 2]); 3] =
+    [("F32", ["float32", "f32"]), ("F16", ["float16", "f16"]), ("BF16", ["bfloat16", "bf16"])];
+
 /// The floats that a file calls so.
 fn dtype(name: &str) -> Result<&'static Format> {
-    let known = match name.to_ascii_lowercase().trim_start_matches("torch.") {
-        "float32" | "f32" => "F32",
-        "float16" | "f16" => "F16",
-        "bfloat16" | "bf16" => "BF16",
-        _ => return refuse(format!("dtype: {name:?}; there are float32, float16 and bfloat16")),
-    };
-    Ok(crate::recipe::by_name(known))
+    let plain = name.to_ascii_lowercase();
+    let plain = plain.trim_start_matches("torch.");
+    match DTYPES.iter().find(|(_, names)| names.contains(&plain)) {
+        Some((known, _)) => Ok(crate::recipe::by_name(known)),
+        None => refuse(format!("dtype: {name:?}; there are float32, float16 and bfloat16")),
+    }
+}
+
+fn name_of(format: &Format) -> &'static str {
+    DTYPES.iter().find(|(known, _)| *known == format.name).map_or("float32", |(_, names)| names[0])
 }

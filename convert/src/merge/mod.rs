@@ -2,8 +2,10 @@
 //! straight as GGUF in bounded memory.
 //!
 //! `mixture.rs` is what is wanted, `member.rs` what it is made of, `family.rs` what it becomes; `gates/` makes the
-//! routers, `assembled.rs` is the result as a source of conversions, `folder.rs` writes it for transformers.
+//! routers, `assembled.rs` is the result as a source of conversions, `folder.rs` writes it for transformers, `account.rs`
+//! says what all of it takes.
 
+mod account;
 mod assembled;
 mod checks;
 mod family;
@@ -11,10 +13,13 @@ mod folder;
 mod gates;
 mod member;
 mod mixture;
+mod preset;
 mod rows;
 
+pub use account::{Ingredient, Reading};
 pub use gates::{Load, Loads, Wishes};
 pub use mixture::{Expert, GateMode, Mixture, Origin, Places};
+pub use preset::preset;
 
 use crate::calibrate::Guide;
 use crate::calibrated;
@@ -25,7 +30,7 @@ use crate::report::{Progress, Report};
 use crate::source::Source;
 use assembled::Assembled;
 use family::Family;
-use gates::Gates;
+use gates::{Gates, Material};
 use member::{Files, Member, Members};
 use moewe_engine::gguf::{Destination, Existing};
 use moewe_engine::{Error, Result};
@@ -50,8 +55,16 @@ pub struct Merged {
     pub report: Report,
     /// What mergekit calls the family.
     pub family: String,
+    /// Why it is this one.
+    pub because: String,
+    /// What it is made of.
+    pub sources: Vec<Ingredient>,
+    /// What its gates are made of.
+    pub gates: Reading,
     /// Weights that one token uses.
     pub active: u64,
+    /// Bytes of memory that the merge takes beyond the mapped files of its sources, calibration not counted.
+    pub memory: u64,
     /// Where the routers look; none in a dry run, and without prompts and texts.
     pub loads: Option<Loads>,
 }
@@ -71,11 +84,17 @@ pub fn merge(
     mixture.check()?;
     let files = Files::open(mixture)?;
     files.paths().try_for_each(|path| refuse_source(path, out))?;
+    for origin in mixture.origins() {
+        if let Opened::Checkpoint(checkpoint) = &files.get(&origin.path).files {
+            family::known(&origin.name, &checkpoint.config)?;
+        }
+    }
     let members = Members::of(&files, mixture, options)?;
     let base = members.get(&mixture.base[0].0);
-    let family = family::family(mixture, base)?;
+    let (family, because) = family::family(mixture, base)?;
     let notes = checks::check(mixture, family, &members, asked.upcycle)?;
-    let merge = Merge { mixture, files: &files, members: &members, base, family, asked, options, progress };
+    let (files, members) = (&files, &members);
+    let merge = Merge { mixture, files, members, base, family, because, asked, options, progress };
     match out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) {
         true => merge.file(out, notes),
         false => merge.folder(out, notes),
@@ -89,6 +108,7 @@ struct Merge<'m> {
     members: &'m Members<'m>,
     base: &'m Member<'m>,
     family: &'static Family,
+    because: String,
     asked: &'m Asked,
     options: &'m Options,
     progress: &'m dyn Progress,
@@ -101,7 +121,7 @@ impl<'m> Merge<'m> {
         // Begun before the gates, which take long.
         let writes = !self.options.dry_run || self.options.calibrate.is_some();
         let destination = if writes { Some(Destination::create(out, existing)?) } else { None };
-        let (source, loads) = self.source(notes)?;
+        let (source, made) = self.source(notes)?;
         let written = match (&self.options.calibrate, destination) {
             (Some(text), Some(destination)) => {
                 calibrated::write_source(&source, text, destination, self.options, self.progress)
@@ -113,11 +133,10 @@ impl<'m> Merge<'m> {
         };
         let (report, destination) = written?;
         destination.filter(|_| !self.options.dry_run).map_or(Ok(()), Destination::publish)?;
-        Ok(self.merged(report, &source, loads))
+        self.merged(report, &source, made, 0)
     }
 
     fn folder(&self, out: &Path, notes: Vec<String>) -> Result<Merged> {
-        folder::free(out)?;
         folder::check(self.family, self.base)?;
         let opened: &OpenedModel = self.files.get(&self.mixture.base[0].0.path);
         let Opened::Checkpoint(checkpoint) = &opened.files else {
@@ -126,7 +145,15 @@ impl<'m> Merge<'m> {
                 "name the base's folder, or write a GGUF file (-o NAME.gguf)",
             ));
         };
-        let (source, loads) = self.source(notes)?;
+        // Made before the gates, which take long.
+        let hidden = match self.options.dry_run {
+            true => None,
+            false => {
+                folder::free(out)?;
+                Some(folder::hidden(out)?)
+            }
+        };
+        let (source, made) = self.source(notes)?;
         let writing = folder::Writing {
             mixture: self.mixture,
             family: self.family,
@@ -137,47 +164,62 @@ impl<'m> Merge<'m> {
             progress: self.progress,
             failure: Mutex::default(),
         };
-        let report = writing.write(out)?;
-        Ok(self.merged(report, &source, loads))
+        let report = writing.write(out, hidden)?;
+        let largest = report.plan.iter().map(|planned| planned.bytes).max().unwrap_or(0);
+        self.merged(report, &source, made, largest)
     }
 
-    /// The mixture with its gates; a dry run has none.
-    fn source(&self, notes: Vec<String>) -> Result<(Assembled<'m>, Option<Loads>)> {
-        let Gates { layers, loads } = match self.options.dry_run {
-            true => gates::none(self.mixture, self.base)?,
-            false => self.gates()?,
-        };
+    /// The mixture with its gates; those of a dry run are zeros.
+    fn source(&self, notes: Vec<String>) -> Result<(Assembled<'m>, Made)> {
+        let (Gates { layers, loads }, mut made) = self.gates()?;
+        made.loads = loads;
         let gates = Gates { layers, loads: None };
-        let source = Assembled::new(self.mixture, self.family, self.members, &gates, notes)?;
-        Ok((source, loads))
+        Ok((Assembled::new(self.mixture, self.family, self.members, &gates, notes)?, made))
     }
 
-    fn gates(&self) -> Result<Gates> {
-        let mut heard = self.options.heard(self.progress);
-        let Some(path) = &self.asked.gates_from else {
-            return gates::compute(self.mixture, self.base, &self.asked.gates, &mut heard);
-        };
+    fn gates(&self) -> Result<(Gates, Made)> {
+        let Some(path) = &self.asked.gates_from else { return self.gates_with(self.base) };
         let opened = OpenedModel::new(path)?;
         let name = path.display().to_string();
         let other = Member::new(&Origin { name, path: path.clone() }, &opened, self.options)?;
-        for key in ["embedding_length", "block_count"] {
-            let [ours, theirs] = [self.base, &other].map(|member| member.length(key));
-            let (ours, theirs) = (ours?, theirs?);
-            if ours != theirs {
-                let what = format!("{} is not the base: its {key} is {theirs}, not {ours}", other.name);
-                return Err(Error::unsupported(what, "name a file of the base with --gates-from"));
-            }
-        }
-        gates::compute(self.mixture, &other, &self.asked.gates, &mut heard)
+        checks::same_base(self.base, &other)?;
+        self.gates_with(&other)
     }
 
-    fn merged(&self, report: Report, source: &Assembled, loads: Option<Loads>) -> Merged {
-        let (experts, used) = (self.mixture.experts.len() as u64, self.mixture.experts_per_token as u64);
-        let weights = |tensor: &crate::tensor::Tensor| match tensor.subject.experts() > 1 {
-            true => tensor.subject.weights() / experts * used,
-            false => tensor.subject.weights(),
+    /// Gates computed with a file of the base.
+    fn gates_with(&self, base: &Member) -> Result<(Gates, Made)> {
+        let (mixture, wishes) = (self.mixture, &self.asked.gates);
+        let material = Material::of(mixture, base, wishes)?;
+        let reading = account::reading(mixture, &material);
+        let memory = account::gates_memory(mixture, base, reading.tokens)?;
+        let gates = match self.options.dry_run {
+            true => gates::none(mixture, base)?,
+            false => {
+                let mut heard = self.options.heard(self.progress);
+                gates::compute(mixture, &material, base, wishes, &mut heard)?
+            }
         };
-        let active = source.tensors().iter().map(weights).sum();
-        Merged { report, family: self.family.name.to_owned(), active, loads }
+        Ok((gates, Made { reading, memory, loads: None }))
     }
+
+    fn merged(&self, report: Report, source: &Assembled, made: Made, piece: u64) -> Result<Merged> {
+        let (experts, used) = (self.mixture.experts.len() as u64, self.mixture.experts_per_token as u64);
+        Ok(Merged {
+            report,
+            family: self.family.name.to_owned(),
+            because: self.because.clone(),
+            sources: account::ingredients(self.mixture, self.members)?,
+            gates: made.reading,
+            active: account::active(experts, used, source.tensors()),
+            memory: account::memory(made.memory, piece),
+            loads: made.loads,
+        })
+    }
+}
+
+/// How gates came about.
+struct Made {
+    reading: Reading,
+    memory: u64,
+    loads: Option<Loads>,
 }

@@ -26,8 +26,8 @@ pub(super) enum Purpose {
 
 /// A sequence of tokens.
 #[derive(Debug)]
-pub(super) struct Passage {
-    pub(super) tokens: Vec<u32>,
+pub(in crate::merge) struct Passage {
+    pub(in crate::merge) tokens: Vec<u32>,
     /// Whose it is; the shared expert comes after all others.
     pub(super) owner: usize,
     pub(super) purpose: Purpose,
@@ -46,13 +46,16 @@ impl Passage {
 
 /// All passages, in the order of their rows.
 #[derive(Debug)]
-pub(super) struct Material {
-    pub(super) passages: Vec<Passage>,
+pub(in crate::merge) struct Material {
+    pub(in crate::merge) passages: Vec<Passage>,
 }
 
 impl Material {
     /// What a mixture gives to compute with; nothing where it names neither prompts nor texts.
-    pub(super) fn of(mixture: &Mixture, base: &Member, wishes: &Wishes) -> Result<Self> {
+    ///
+    /// # Errors
+    /// No tokenizer, prompts without tokens, texts that are too short.
+    pub(in crate::merge) fn of(mixture: &Mixture, base: &Member, wishes: &Wishes) -> Result<Self> {
         let mut material = Self { passages: vec![] };
         let has_texts = mixture.experts.iter().all(|expert| !expert.texts.is_empty());
         let wants_prompts = mixture.gate_mode.wants_prompts() || !has_texts;
@@ -60,7 +63,13 @@ impl Material {
         if !any {
             return Ok(material);
         }
-        let tokenizer = base.tokenizer()?;
+        let tokenizer = match base.tokenizer() {
+            // Only the check of loads would read it.
+            Err(_) if !mixture.gate_mode.wants_prompts() && mixture.gate_mode != GateMode::Text => {
+                return Ok(material);
+            }
+            tokenizer => tokenizer?,
+        };
         if wants_prompts {
             for (owner, expert) in mixture.experts.iter().chain(&mixture.shared).enumerate() {
                 material.add_prompts(&tokenizer, owner, &expert.positive, Purpose::Positive)?;

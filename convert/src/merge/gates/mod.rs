@@ -7,12 +7,13 @@ mod material;
 mod walk;
 
 pub use loads::{Load, Loads};
+pub(super) use material::Material;
 
 use super::member::Member;
 use super::mixture::{GateMode, Mixture};
 use least_squares::Fit;
 use loads::Count;
-use material::{Material, Passage, Purpose};
+use material::{Passage, Purpose};
 use moewe_engine::sampler::Random;
 use moewe_engine::{Error, Result};
 use walk::{Seen, embedded, walk};
@@ -78,16 +79,15 @@ pub(super) fn none(mixture: &Mixture, base: &Member) -> Result<Gates> {
 /// Makes the gates of all layers and looks where they send what they were made for.
 ///
 /// # Errors
-/// Prompts without tokens, texts that are too short, a base that cannot be computed; `heard` says no.
+/// A base that cannot be computed; `heard` says no.
 pub(super) fn compute(
     mixture: &Mixture,
+    material: &Material,
     base: &Member,
     wishes: &Wishes,
     heard: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Gates> {
-    let material = Material::of(mixture, base, wishes)?;
-    let maker =
-        Maker { mixture, material: &material, wishes, width: base.length("embedding_length")? as usize };
+    let maker = Maker { mixture, material, wishes, width: base.length("embedding_length")? as usize };
     let layers = base.length("block_count")? as usize;
     let fixed = maker.fixed(base, layers)?;
     if material.passages.is_empty() {

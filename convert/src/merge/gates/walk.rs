@@ -6,12 +6,12 @@
 use crate::merge::member::Member;
 use crate::recipe::{by_name, layer_of};
 use crate::tensor::Tensor;
-use moewe_engine::Result;
 use moewe_engine::gguf::{Bytes, Gguf, Metadata, Source, Writer};
 use moewe_engine::model::{Observe, Row, Site, Wants};
 use moewe_engine::quant::Format;
 use moewe_engine::session::{Engine, Options};
 use moewe_engine::simd::Isa;
+use moewe_engine::{Error, Result};
 use rayon::prelude::*;
 
 /// Rows that are computed together.
@@ -54,6 +54,10 @@ pub(super) fn embedded(base: &Member, sequences: &[Vec<u32>]) -> Result<Vec<f32>
     let table = base.tensor("token_embd.weight")?;
     let mut rows = Vec::new();
     for &token in sequences.iter().flatten() {
+        if u64::from(token) >= table.subject.rows() {
+            let expected = format!("tokens below {}, the rows of its embedding", table.subject.rows());
+            return Err(Error::malformed(format!("tokenizer of {}", base.name), expected, token));
+        }
         rows.extend(table.read(u64::from(token)..u64::from(token) + 1)?);
     }
     Ok(rows)
@@ -133,7 +137,7 @@ fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
             (false, Some(quantize)) => quantize(&tensor.read(rows)?, None, out),
             _ => tensor.contents.copy(rows, out)?,
         }
-        Ok::<_, moewe_engine::Error>(())
+        Ok::<_, Error>(())
     })?;
     Ok(bytes)
 }
