@@ -156,7 +156,7 @@ mod tests {
         );
         assert_eq!(
             undone.marked.iter().map(|range| (range.start, range.end)).collect::<Vec<_>>(),
-            [(1, 8), (9, 9)]
+            [(1, 8), (8, 8)]
         );
     }
 }
