@@ -205,9 +205,14 @@ impl Prefixes<'_> {
         }
         // Some prompts begin a thought that an answer on record has not: they agree up to there.
         let before = self.first(message, false)?;
-        let agreed = agreed(with, asking.text());
-        let begins = with.starts_with(before.text()) && agreed > before.text().len();
-        Ok(begins.then_some(agreed..with.len()))
+        let mut agreed = agreed(with, asking.text());
+        if !with.starts_with(before.text()) || agreed <= before.text().len() {
+            return Ok(None);
+        }
+        // Not within a tag, though: `<think>` and `<tool_call>` agree in two letters.
+        let tag = with[..agreed].rfind(['\n', '>', ']']).map(|at| at + 1);
+        agreed = tag.filter(|tag| *tag > before.text().len()).unwrap_or(agreed);
+        Ok(Some(agreed..with.len()))
     }
 
     /// What `with`, the text of the first message alone, has from where another answer would be another text.
@@ -272,17 +277,22 @@ fn contents(rendered: &Rendered) -> Vec<Range<usize>> {
     places.filter(|(_, origin)| *origin == Origin::Content).map(|(place, _)| place).collect()
 }
 
-/// The stretch up to and with its first end token, else its last control token, else all of it.
+/// The stretch up to and with its first end token, else its last control token. Where it has neither, what follows it may
+/// be an end token: some models stop with the token that begins the next turn.
 fn up_to_end(bytes: Range<usize>, encoded: &Encoded, vocabulary: &Vocabulary) -> Range<usize> {
-    let within = |place: &Range<usize>| place.start >= bytes.start && place.end <= bytes.end;
-    let tokens = encoded.tokens.iter().zip(&encoded.places).filter(|(_, place)| within(place));
     let mut last = None;
-    for (&token, place) in tokens {
-        if vocabulary.is_end(token) {
-            return bytes.start..place.end;
+    for (&token, place) in encoded.tokens.iter().zip(&encoded.places) {
+        if place.start >= bytes.end {
+            let follows = Some(place.end).filter(|_| vocabulary.is_end(token));
+            return bytes.start..last.or(follows).unwrap_or(bytes.end);
         }
-        if vocabulary.is_control(token) {
-            last = Some(place.end);
+        if place.start >= bytes.start && place.end <= bytes.end {
+            if vocabulary.is_end(token) {
+                return bytes.start..place.end;
+            }
+            if vocabulary.is_control(token) {
+                last = Some(place.end);
+            }
         }
     }
     bytes.start..last.unwrap_or(bytes.end)

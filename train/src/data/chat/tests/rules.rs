@@ -36,6 +36,16 @@ fn what_follows_the_end_token_is_not_trained() {
     assert_eq!(trained(&folder.masked(512, &[&line]).unwrap()[0]), ["A<|im_end|>"]);
 }
 
+/// GLM stops with the token that begins the next turn; generation_config.json says so.
+#[test]
+fn the_next_turn_may_end_an_answer() {
+    let folder = Folder::new(Some(&CHATML.replace("<|im_end|>", "")));
+    folder.write("generation_config.json", &[r#"{"eos_token_id": [2, 3]}"#]);
+    let masked = folder.masked(512, &[&chat(&[USER, &answer("A"), USER, &answer("B")])]).unwrap();
+    assert_eq!(trained(&masked[0]), ["A\n<|im_start|>", "B\n"]);
+    assert_eq!(masked[0].notes, [Note::Endless]);
+}
+
 /// The model would never stop.
 #[test]
 fn answers_without_an_end_are_refused_where_a_message_follows() {
@@ -83,6 +93,9 @@ fn a_prompt_may_begin_what_the_answer_has_not() {
     let masked =
         folder.masked(512, &[&chat(&[USER, &answer("A"), USER, &answer("<think>\nt</think>B")])]).unwrap();
     assert_eq!(trained(&masked[0]), ["A<|im_end|>", "t</think>B<|im_end|>"]);
+    // What begins with the same letters is not cut within a tag.
+    let masked = folder.masked(512, &[&chat(&[USER, &answer("<tool>x")])]).unwrap();
+    assert_eq!(trained(&masked[0]), ["<tool>x<|im_end|>"]);
     let other = "{% for m in messages %}{{ loop.index - messages | length }}{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}A{% endif %}";
     assert_eq!(
         Folder::new(Some(other)).refused(&[&chat(&[USER, &answer("A")])]),
