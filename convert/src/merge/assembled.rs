@@ -9,11 +9,11 @@ use super::rows::{Changed, Mean, Numbers, Ordered, OrderedVector, Stack, Widened
 use crate::from_gguf::requantized;
 use crate::recipe::{by_name, layer_of};
 use crate::report::Report;
-use crate::source::{Source, accept};
+use crate::source::{Change, Source, accept, change_all};
 use crate::tensor::{Rows, Subject, Tensor};
 use moewe_engine::Result;
 use moewe_engine::gguf::Metadata;
-use moewe_engine::quant::Format;
+use moewe_engine::quant::{Format, Kind};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,6 +64,10 @@ impl Source for Assembled<'_> {
 
     fn tensors(&self) -> &[Tensor<'_>] {
         &self.tensors
+    }
+
+    fn change(&mut self, change: &mut dyn Change) -> Result<()> {
+        change_all(&mut self.tensors, change)
     }
 
     fn release(&self) {
@@ -218,7 +222,8 @@ impl<'m> Builder<'_, 'm> {
             let number = PARTS.iter().position(|known| *known == part).unwrap_or(0) as u64;
             let place = (layer as u64) << 24 | (e as u64 & 0xffff) << 4 | number;
             let seed = self.mixture.seed.wrapping_add(place.wrapping_mul(0xD134_2543_DE82_EF95));
-            let float = tensor.subject.float.unwrap_or_else(|| by_name("F32"));
+            let float = tensor.subject.float.filter(|float| float.kind == Kind::Float);
+            let float = float.unwrap_or_else(|| by_name("F32"));
             let noise = noise.map(|factor| (factor, seed));
             let inner = tensor.contents;
             tensor.contents = Arc::new(Changed { inner, float, noise, scale });

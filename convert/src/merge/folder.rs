@@ -11,7 +11,7 @@ use crate::recipe::{by_name, layer_of};
 use crate::report::{Planned, Progress, Report};
 use crate::source::Source;
 use crate::tensor::Tensor;
-use moewe_engine::quant::Format;
+use moewe_engine::quant::{Format, Kind};
 use moewe_engine::{Error, Result};
 use rayon::prelude::*;
 use safetensors::{Dtype, View};
@@ -98,6 +98,7 @@ impl Writing<'_> {
 
     fn format(&self) -> Result<&'static Format> {
         let own = self.base.tensor("token_embd.weight")?.subject.float;
+        let own = own.filter(|float| float.kind == Kind::Float);
         Ok(self.mixture.dtype.or(own).unwrap_or_else(|| by_name("F32")))
     }
 

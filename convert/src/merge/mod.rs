@@ -159,7 +159,8 @@ impl<'m> Merge<'m> {
         };
         let opened = OpenedModel::new(path)?;
         let name = path.display().to_string();
-        let other = Member::new(&Origin { name, path: path.clone() }, &opened, self.options)?;
+        let other =
+            Member::new(&Origin { name, path: path.clone(), adapters: vec![] }, &opened, self.options)?;
         for key in ["embedding_length", "block_count"] {
             let [ours, theirs] = [self.base, &other].map(|member| member.length(key));
             let (ours, theirs) = (ours?, theirs?);

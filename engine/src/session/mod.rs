@@ -82,7 +82,10 @@ impl Engine {
         // A large vocabulary takes longer than all tensors: it gets a thread of its own.
         let (model, tokenizer) = thread::scope(|scope| {
             let tokenizer = scope.spawn(|| load_tokenizer(gguf.metadata()));
-            (Model::bind(&gguf), tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            (
+                Model::bind_with(&gguf, &options.adapters),
+                tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            )
         });
         let (mut model, tokenizer) = (model?, tokenizer?);
         if let Some(tokenizer) = &tokenizer
