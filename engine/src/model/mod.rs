@@ -173,6 +173,10 @@ impl Model {
     /// As [`Model::bind`]; adapters of another architecture, or for matrices that it lacks.
     pub fn bind_with(gguf: &Gguf, adapters: &[Adapter]) -> Result<Self> {
         let name = gguf.metadata().require_str("general.architecture")?;
+        if gguf.metadata().str("general.type")? == Some("adapter") {
+            let hint = "give its base as the model, and it with --lora";
+            return Err(Error::unsupported("an adapter, not a model", hint));
+        }
         let architecture = ARCHITECTURES.iter().find(|known| known.name == name).ok_or_else(|| {
             let known: Vec<_> = ARCHITECTURES.iter().map(|known| known.name).collect();
             Error::unsupported(
