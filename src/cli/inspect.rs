@@ -120,7 +120,9 @@ fn print_adapter(gguf: &Gguf) -> Result<()> {
     let (least, most) = (ranks().min().unwrap_or(0), ranks().max().unwrap_or(0));
     let rank = if least == most { most.to_string() } else { format!("{least} to {most}") };
     let matrices: usize = adapter.pairs.values().map(|pair| pair.experts).sum();
-    output::print(format!("an adapter (LoRA) of rank {rank} on {matrices} matrices; add it to its base with --lora"))
+    output::print(format!(
+        "an adapter (LoRA) of rank {rank} on {matrices} matrices; add it to its base with --lora"
+    ))
 }
 
 fn print_report(gguf: &Gguf) -> Result<()> {

@@ -35,6 +35,23 @@ pub(crate) struct Low {
     pub(crate) scale: f64,
 }
 
+impl Low {
+    /// Both together, on a matrix of so many outputs: their ranks add up.
+    fn and(mut self, other: &Self, outputs: usize) -> Self {
+        let rows = (0..outputs).flat_map(|row| {
+            let own = &self.b[row * self.rank..(row + 1) * self.rank];
+            let others = &other.b[row * other.rank..(row + 1) * other.rank];
+            let scaled = |values: &[f32], scale: f64| {
+                values.iter().map(move |&value| (f64::from(value) * scale) as f32).collect::<Vec<f32>>()
+            };
+            [scaled(own, self.scale), scaled(others, other.scale)].concat()
+        });
+        let b = rows.collect();
+        self.a.extend_from_slice(&other.a);
+        Self { rank: self.rank + other.rank, b, scale: 1.0, ..self }
+    }
+}
+
 /// What becomes of one tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Change {

@@ -64,8 +64,9 @@ impl<'p> Placed<'p> {
 
     /// Where a parameter stands. The head and the embedding are one where the base has one for both.
     fn places(&self, parameter: &str) -> Result<Vec<Place>> {
-        let end =
-            |name: &str| vec![Place { tensor: name.to_owned(), expert: None, paired: None, part: None }];
+        let end = |name: &str| {
+            vec![Place { tensor: name.to_owned(), expert: None, paired: None, part: None, joined: None }]
+        };
         let is_tied = !self.base.tensors().iter().any(|tensor| tensor.subject.name == "output.weight");
         let is_end = matches!(parameter, "lm_head.weight" | "model.embed_tokens.weight");
         if is_end && is_tied {
@@ -122,14 +123,20 @@ impl<'p> Placed<'p> {
             })
         };
         let kept = rows_of(pair);
-        let expected = (1, rows, subject.columns() as usize);
+        let within = match place.joined {
+            Some(which) => self.joined(which, rows)?,
+            None => 0..rows,
+        };
+        let expected = (1, within.len(), subject.columns() as usize);
         if (1, kept.len(), pair.inputs) != expected {
             return Err(other_lengths(&place.tensor, expected, (1, kept.len(), pair.inputs)));
         }
-        let order = self.order(place, rows)?;
+        let order = self.order(place, within.len())?;
         let row = |i: usize| &pair.b[(kept.start + order[i]) * pair.rank..][..pair.rank];
-        let low =
-            Low { rank: pair.rank, a: pair.a.clone(), b: (0..rows).flat_map(row).copied().collect(), scale };
+        let mut b = vec![0.0; within.start * pair.rank];
+        b.extend((0..within.len()).flat_map(row));
+        b.resize(rows * pair.rank, 0.0);
+        let low = Low { rank: pair.rank, a: pair.a.clone(), b, scale };
         let expert = place.expert.unwrap_or(0);
         let has_all = place.expert.is_none() && experts > 1;
         if has_all || expert >= experts.max(1) || (magnitude.is_some() && experts > 1) {
@@ -138,7 +145,10 @@ impl<'p> Placed<'p> {
         }
         let change = self.changes.entry(place.tensor.clone()).or_default();
         change.lows.resize(experts.max(1), None);
-        change.lows[expert] = Some(low);
+        change.lows[expert] = Some(match change.lows[expert].take() {
+            Some(other) => other.and(&low, rows),
+            None => low,
+        });
         if let Some(magnitude) = magnitude {
             if magnitude.values.len() != rows {
                 let found = magnitude.values.len();
@@ -147,6 +157,22 @@ impl<'p> Placed<'p> {
             change.magnitude = Some(order.iter().map(|&i| magnitude.values[i]).collect());
         }
         Ok(())
+    }
+
+    /// The rows of queries, keys or values among those of all three.
+    fn joined(&self, which: usize, rows: usize) -> Result<std::ops::Range<usize>> {
+        let number = |key: &str| {
+            let key = format!("{}.{key}", self.architecture);
+            self.base.metadata().require_u64(&key).map(|number| number as usize)
+        };
+        let (heads, shared) = (number("attention.head_count")?, number("attention.head_count_kv")?);
+        let (key, value) = (number("attention.key_length")?, number("attention.value_length")?);
+        let lengths = [heads * key, shared * key, shared * value];
+        let start = lengths[..which].iter().sum::<usize>();
+        match lengths.iter().sum::<usize>() == rows {
+            true => Ok(start..start + lengths[which]),
+            false => Err(Error::malformed("attn_qkv", format!("{lengths:?} rows"), rows)),
+        }
     }
 
     /// Which row of the checkpoint's stands in which of the file.

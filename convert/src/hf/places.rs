@@ -3,7 +3,7 @@
 
 use super::ARCHITECTURES;
 use super::params::Dim;
-use super::rules::Op;
+use super::rules::{Join, Op};
 use moewe_engine::{Error, Result};
 
 /// A place of a matrix.
@@ -17,6 +17,8 @@ pub(crate) struct Place {
     pub(crate) paired: Option<&'static str>,
     /// Part `.0` of `.1` of its rows.
     pub(crate) part: Option<(usize, usize)>,
+    /// Which of queries, keys and values it is, where these stand below each other in one tensor.
+    pub(crate) joined: Option<usize>,
 }
 
 /// All places of a parameter, such as `model.layers.3.self_attn.q_proj.weight`, in files of an architecture.
@@ -27,17 +29,23 @@ pub(crate) fn places(gguf: &str, parameter: &str) -> Result<Vec<Place>> {
     let mut found: Vec<Place> = Vec::new();
     for architecture in ARCHITECTURES.iter().filter(|known| known.gguf == gguf) {
         for rule in (architecture.rules)() {
-            let sources = rule.sources.iter().filter(|source| source.names.len() == 1);
-            let hits = sources.filter_map(|source| Some((source, numbers(source.names[0], parameter)?)));
-            for (source, (layer, expert)) in hits {
+            let names = rule
+                .sources
+                .iter()
+                .flat_map(|source| source.names.iter().enumerate().map(move |(i, name)| (source, i, *name)));
+            let hits = names.filter_map(|(source, i, name)| Some((source, i, numbers(name, parameter)?)));
+            for (source, i, (layer, expert)) in hits {
                 let place = Place {
                     tensor: rule.to.replace("{i}", &layer.to_string()),
                     expert,
                     paired: None,
                     part: None,
+                    joined: (source.names.len() > 1).then_some(i),
                 };
+                let is_joined = source.names.len() > 1;
+                let is_qkv = source.names.len() == 3 && source.join == Join::Rows && source.ops.is_empty();
                 let place = match &source.ops[..] {
-                    _ if !source.pieces.is_empty() => None,
+                    _ if !source.pieces.is_empty() || is_joined && !is_qkv => None,
                     [] | [Op::Squeeze] => Some(place),
                     [Op::PairHalves(Dim::Heads)] => {
                         Some(Place { paired: Some("attention.head_count"), ..place })
@@ -75,6 +83,8 @@ fn numbers(pattern: &str, name: &str) -> Option<(usize, Option<usize>)> {
         match pattern.get(start..start + 3)? {
             "{i}" => layer = number,
             "{e}" => expert = Some(number),
+            // Several shared experts are one network in the file: only a single one is a matrix of it.
+            "{s}" if number == 0 => {}
             _ => return None,
         }
         (pattern, name) = (&pattern[start + 3..], &rest[digits..]);
@@ -108,6 +118,8 @@ mod tests {
             parts,
             [("blk.0.ffn_gate_exps.weight", Some((0, 2))), ("blk.0.ffn_up_exps.weight", Some((1, 2)))]
         );
+        let key = one("bailingmoe2", "layers.2.attn.k_proj.weight");
+        assert_eq!((key.tensor.as_str(), key.joined), ("blk.2.attn_qkv.weight", Some(1)));
         assert!(places("llama", "model.layers.0.nothing.weight").unwrap().is_empty());
         let error = places("deepseek2", "model.layers.0.self_attn.kv_b_proj.weight").unwrap_err().to_string();
         assert!(error.contains("kv_b_proj") && error.contains("merge_and_unload"), "{error}");
