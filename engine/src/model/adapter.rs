@@ -23,6 +23,8 @@ pub struct Adapter {
     pub architecture: String,
     /// Factor of all of it.
     pub scale: f32,
+    /// The words around the turns of conversations that it was trained on.
+    pub chat_template: Option<String>,
     /// Names of tensors that nothing is made of.
     pub skipped: Vec<String>,
     /// By the base's tensor names.
@@ -102,6 +104,7 @@ impl Adapter {
             name,
             architecture: metadata.require_str("general.architecture")?.to_owned(),
             scale,
+            chat_template: metadata.str("tokenizer.chat_template")?.map(str::to_owned),
             skipped: vec![],
             pairs: BTreeMap::new(),
         };
