@@ -175,3 +175,52 @@ fn the_command_writes_shows_adds_and_merges_adapters() {
         assert!(!output.status.success() && text.contains(reason), "{arguments:?}: {text}");
     }
 }
+
+/// Bytes that a disk, a download or a stranger changed: one of them, a few, or where the file ends.
+fn damaged(bytes: &[u8], seed: usize) -> Vec<u8> {
+    let mut state = (seed as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut next = |bound: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % bound
+    };
+    let mut changed = bytes.to_vec();
+    // Most of what can go wrong stands at the beginning.
+    let header = bytes.len().min(4096);
+    match seed % 4 {
+        0 => changed.truncate(next(bytes.len())),
+        1 => changed[next(header)] ^= 1 << next(8),
+        2 => (0..4).for_each(|_| changed[next(header)] = next(256) as u8),
+        _ => changed[next(header)] = [0, 1, 127, 128, 255][next(5)],
+    }
+    changed
+}
+
+#[test]
+fn damaged_files_are_errors_or_adapters() {
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = golden("mixtral-old-names");
+    let base = converted(&golden("mixtral"), folder.path(), "base.gguf", &options("F32", vec![]));
+    let of_llama_cpp = fs::read(adapter.join("adapter.gguf")).unwrap();
+    let weights = fs::read(adapter.join("adapter_model.safetensors")).unwrap();
+    let config = fs::read(adapter.join("adapter_config.json")).unwrap();
+    let place = folder.path().join("damaged");
+    fs::create_dir(&place).unwrap();
+    let mut refused = [0; 2];
+    for seed in 0..120 {
+        let file = folder.path().join("damaged.gguf");
+        fs::write(&file, damaged(&of_llama_cpp, seed)).unwrap();
+        let opened = Adapter::open(&file, 1.0).and_then(|lora| {
+            Engine::open(&base, EngineOptions { adapters: vec![lora], ..exact() }).map(drop)
+        });
+        refused[0] += usize::from(opened.is_err());
+        let (weights, config) = match seed % 5 {
+            0 => (weights.clone(), damaged(&config, seed)),
+            _ => (damaged(&weights, seed), config.clone()),
+        };
+        fs::write(place.join("adapter_model.safetensors"), weights).unwrap();
+        fs::write(place.join("adapter_config.json"), config).unwrap();
+        let written = write(&place, &base, &folder.path().join("out.gguf"), f32s(), Existing::Replace);
+        refused[1] += usize::from(written.is_err());
+    }
+    assert!(refused.iter().all(|&count| count > 60), "{refused:?}");
+}
