@@ -91,12 +91,45 @@ fn a_prompt_may_begin_what_the_answer_has_not() {
     );
 }
 
+/// Many templates ask for the first message, which is not there yet where the assistant begins.
+#[test]
+fn a_conversation_may_begin_with_an_answer() {
+    let strict = "{% if messages[0]['role'] == 'system' %}S{% endif %}".to_owned() + CHATML;
+    for template in [CHATML, &strict] {
+        let folder = Folder::new(Some(template));
+        for begin in ["Gut", "xyz", "x", " x "] {
+            let masked = folder.masked(512, &[&chat(&[&answer(begin), USER, &answer("B")])]).unwrap();
+            assert_eq!(trained(&masked[0]), [format!("{begin}<|im_end|>"), "B<|im_end|>".to_owned()]);
+            assert_eq!(masked[0].notes, []);
+        }
+    }
+}
+
 #[test]
 fn blocks_and_answers_have_to_match_where_one_is_left_out() {
     let joined = "{% generation %}{% for m in messages if m.role == 'assistant' %}{{ m.content }}</s>{% endfor %}{% endgeneration %}";
     let folder = Folder::new(Some(joined));
     let masked = folder.masked(512, &[&chat(&[&answer("A"), &answer("B")])]).unwrap();
     assert_eq!(trained(&masked[0]), ["A</s>B</s>"]);
+    // A block with nothing in it is one all the same.
+    let bare = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}</s>{% endif %}{% endfor %}";
+    let ending =
+        [answer(""), r#"{"role": "assistant", "content": "A", "weight": 0}"#.to_owned(), answer("B</s>")];
+    let ending: Vec<&str> = ending.iter().map(String::as_str).collect();
+    let masked = Folder::new(Some(bare)).masked(512, &[&chat(&ending)]).unwrap();
+    assert_eq!((trained(&masked[0]), &*masked[0].text), (vec!["B</s>"], "</s>A</s>B</s></s>"));
+    // Of an answer in two parts only the last has to end.
+    let parts = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}:{% generation %}!END{% endgeneration %}{% endfor %}";
+    let masked =
+        Folder::new(Some(&parts.replace("END", "</s>"))).masked(512, &[&chat(&[&answer("AB")])]).unwrap();
+    assert_eq!((trained(&masked[0]), &*masked[0].notes), (vec!["AB", "!</s>"], &[][..]));
+    let folded = Folder::new(Some(&parts.replace("END", "")));
+    assert_eq!(folded.masked(512, &[&chat(&[&answer("AB")])]).unwrap()[0].notes, [Note::Endless]);
+    let error = folded.refused(&[&chat(&[&answer("AB"), USER])]);
+    assert!(
+        error.contains(r#"messages[0]: the trained part of this answer ends in "!", which is no end token"#),
+        "{error}"
+    );
     let untrained = r#"{"role": "assistant", "content": "A", "weight": 0}"#;
     assert_eq!(
         folder.refused(&[&chat(&[untrained, &answer("B")])]),
@@ -156,7 +189,7 @@ fn what_is_left_out_is_counted() {
     assert_eq!(rows.train.iter().map(|row| row.segments.len()).sum::<usize>(), 3);
     assert_eq!(
         folder.refused(&lines[1..3]),
-        "no example has a token to train on (2 examples; 2 left out: no message is to be trained); --show-mask 3 shows how they are read"
+        "no example has a token to train on (2 examples; 2 left out: nothing in it is to be trained); --show-mask 3 shows how they are read"
     );
 }
 
@@ -248,7 +281,7 @@ fn examples_are_shown() {
     let data = path.display();
     let expected = format!(
         "{data}, line 1, chat: 36 tokens, 8 of them trained\n<s><|im_start|>user\na\\u{{1b}}[31m\\u{{202e}}\tb<|im_end|>\n\
-         <|im_start|>assistant\n⟦🐦\nja<|im_end|>⟧\n\n\n{data}, line 2, chat: left out: no message is to be trained\n\n\
+         <|im_start|>assistant\n⟦🐦\nja<|im_end|>⟧\n\n\n{data}, line 2, chat: left out: nothing in it is to be trained\n\n\
          ⟦trained⟧, only read: 2 examples, 1 left out; 36 tokens, 8 of them trained\n"
     );
     assert_eq!(shown, expected);
