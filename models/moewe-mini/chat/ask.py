@@ -22,7 +22,7 @@ def main():
         said = subprocess.run([moewe, "chat", "--json", "-q", "--seed", "1", "-n", "120", *flags], input=question + "\n",
                               capture_output=True, text=True, check=True).stdout
         answer = json.loads(said.splitlines()[0])
-        text, is_end = answer["text"], answer["ending"] not in ("limit", "context")
+        text, is_end = answer["text"], answer["ending"] not in ("limit", "context full", "stopped")
         ended += is_end; repeated += repeats(text)
         print(f"| {question} | {' '.join(text.split())} | {'yes' if is_end else 'no'} | {'yes' if repeats(text) else 'no'} |")
     print(f"\n{ended} of {len(questions)} answers end by themselves, {repeated} repeat themselves.")
