@@ -2,7 +2,6 @@
 //! that knowledge. What is no GGUF file goes the plain way into one first, beside its target and for the time being.
 
 use crate::calibrate::{Calibration, Guide, sensitivity};
-use crate::checkpoint::{Checkpoint, Dtype};
 use crate::from_gguf::FromGguf;
 use crate::open::{Files, Opened};
 use crate::options::{Options, Text};
@@ -11,11 +10,12 @@ use crate::recipe::{Recipe, by_name};
 use crate::report::{Progress, Report};
 use crate::source::Source;
 use crate::stream::{Written, check};
+use crate::tensor::Tensor;
 use moewe_engine::Result;
 use moewe_engine::eval::{Importance, chunks_of};
 use moewe_engine::gguf::{Destination, Hidden};
 use moewe_engine::os::memory;
-use moewe_engine::quant::Format;
+use moewe_engine::quant::{Format, Kind};
 use moewe_engine::session::{self, Engine, MemoryLimit};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +33,31 @@ pub(crate) fn write(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Written> {
-    let base = Base::of(opened, &out, options)?;
+    let base = match &opened.files {
+        Files::Gguf(_) if options.adapters.is_empty() => Base::Own(opened.path),
+        _ => Base::made(&*opened.source(options)?, &out, options)?,
+    };
+    write_over(base, text, out, options, progress)
+}
+
+/// The same of any source.
+pub(crate) fn write_source(
+    source: &dyn Source,
+    text: &Text,
+    out: Destination,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Written> {
+    write_over(Base::made(source, &out, options)?, text, out, options, progress)
+}
+
+fn write_over(
+    base: Base,
+    text: &Text,
+    out: Destination,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Written> {
     let bytes = memory::available().map_or(BYTES, |bytes| bytes / 4);
     let memory = Some(MemoryLimit::Share(SHARE));
     let engine_options =
@@ -55,53 +79,47 @@ pub(crate) fn write(
     }
     guide.calibration = Some(Calibration::new(engine, chunks, bytes));
     // Opened anew: what is written is let go of, while the engine computes with all of it.
-    let (report, out) = plain::write(&Opened::new(base.path())?, guide, Some(out), options, progress)?;
-    Ok((Report { dropped: base.dropped(), ..report }, out))
+    let (mut report, out) = plain::write(&Opened::new(base.path())?, guide, Some(out), options, progress)?;
+    base.tell(&mut report);
+    Ok((report, out))
 }
 
 /// The file that is computed with.
 enum Base {
     Own(PathBuf),
-    /// With the tensors of the source that are not in it.
-    Made(Hidden, Vec<String>),
+    /// With the tensors of the source that are not in it, and what is odd about the source.
+    Made(Hidden, Vec<String>, Vec<String>),
 }
 
 impl Base {
-    fn of(opened: Opened, out: &Destination, options: &Options) -> Result<Self> {
-        let format = match &opened.files {
-            Files::Gguf(_) => return Ok(Self::Own(opened.path)),
-            Files::Checkpoint(checkpoint) => faithful(checkpoint),
-        };
+    fn made(source: &dyn Source, out: &Destination, options: &Options) -> Result<Self> {
         let (allow_nan, stop) = (options.allow_nan, options.stop.clone());
-        let plain = Options { allow_nan, stop, ..Options::with(Recipe::Uniform(format)) };
-        let (report, made) = plain::write(&opened, Guide::default(), Some(out.scratch()?), &plain, &())?;
+        let plain = Options { allow_nan, stop, ..Options::with(Recipe::Uniform(faithful(source.tensors()))) };
+        let (report, made) =
+            plain::write_source(source, Guide::default(), Some(out.scratch()?), &plain, &())?;
         let Some(made) = made else { unreachable!("this is no dry run") };
-        Ok(Self::Made(made.keep_hidden()?, report.dropped))
+        Ok(Self::Made(made.keep_hidden()?, report.dropped, report.remarks))
     }
 
     fn path(&self) -> &Path {
         match self {
             Self::Own(path) => path,
-            Self::Made(made, _) => made.path(),
+            Self::Made(made, ..) => made.path(),
         }
     }
 
-    fn dropped(&self) -> Vec<String> {
-        match self {
-            Self::Own(_) => vec![],
-            Self::Made(_, dropped) => dropped.clone(),
+    /// Adds what only the source could tell.
+    fn tell(self, report: &mut Report) {
+        if let Self::Made(_, dropped, remarks) = self {
+            (report.dropped, report.remarks) = (dropped, remarks);
         }
     }
 }
 
 /// A format that holds all weights as they are, or as good as.
-fn faithful(checkpoint: &Checkpoint) -> &'static Format {
-    let of = |dtype: Dtype| match dtype {
-        Dtype::F32 | Dtype::F64 => "F32",
-        Dtype::F16 => "F16",
-        _ => "BF16",
-    };
-    let mut names = checkpoint.tensors().iter().map(|tensor| of(tensor.dtype));
-    let first = names.next().unwrap_or("F32");
-    by_name(if names.all(|name| name == first) { first } else { "F32" })
+fn faithful(tensors: &[Tensor]) -> &'static Format {
+    let matrices = tensors.iter().map(|tensor| &tensor.subject).filter(|subject| subject.shape.len() > 1);
+    let mut floats = matrices.map(|subject| subject.float.filter(|float| float.kind == Kind::Float));
+    let first = floats.next().flatten().unwrap_or_else(|| by_name("F32"));
+    if floats.all(|float| float == Some(first)) { first } else { by_name("F32") }
 }

@@ -6,12 +6,11 @@ use crate::hf::params::{Dim, Params};
 use crate::hf::plan::{Output, Plan, plan};
 use crate::hf::{Architecture, refuse_packed, templates, tokenizer};
 use crate::report::Report;
-use crate::source::Source;
+use crate::source::{self, Change, Source, change_all};
 use crate::tensor::{Rows, Subject, Tensor};
 use crate::{general, vocabulary};
-use moewe_engine::gguf::{Gguf, Metadata};
-use moewe_engine::model::Model;
-use moewe_engine::{Error, Result};
+use moewe_engine::Result;
+use moewe_engine::gguf::Metadata;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -73,6 +72,7 @@ fn tensor(output: Output<'_>) -> Tensor<'_> {
         name: output.name.clone(),
         shape: output.shape.clone(),
         stored,
+        float: output.float(),
         is_original: stored.is_some(),
         padding: 0,
     };
@@ -100,6 +100,10 @@ impl Source for FromCheckpoint<'_> {
         &self.tensors
     }
 
+    fn change(&mut self, change: &mut dyn Change) -> Result<()> {
+        change_all(&mut self.tensors, change)
+    }
+
     fn release(&self) {
         self.checkpoint.release();
     }
@@ -111,12 +115,6 @@ impl Source for FromCheckpoint<'_> {
 
     /// The runtime has to take what was written: no file appears that cannot be opened.
     fn accept(&self, file: &Path) -> Result<()> {
-        let gguf = Gguf::open(file)?;
-        Model::bind(&gguf).map(drop).map_err(|error| {
-            Error::unsupported(
-                format!("this configuration makes a file that cannot run: {error}"),
-                "mend config.json",
-            )
-        })
+        source::accept(file)
     }
 }

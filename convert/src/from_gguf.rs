@@ -2,8 +2,8 @@
 //! file become one file.
 
 use crate::general;
-use crate::report::Report;
-use crate::source::Source;
+use crate::report::{Planned, Report};
+use crate::source::{Change, Source, change_all};
 use crate::tensor::{Rows, Subject, Tensor};
 use moewe_engine::Result;
 use moewe_engine::gguf::{Bytes, Gguf, Metadata};
@@ -33,6 +33,7 @@ impl FromGguf {
                 name: tensor.name.clone(),
                 shape: tensor.shape.iter().rev().copied().collect(),
                 stored: Some(format),
+                float: (format.kind == Kind::Float).then_some(format),
                 is_original: format.name == "MXFP4", // the one that says so by itself
                 padding: 0,
             };
@@ -53,6 +54,10 @@ impl Source for FromGguf {
         &self.tensors
     }
 
+    fn change(&mut self, change: &mut dyn Change) -> Result<()> {
+        change_all(&mut self.tensors, change)
+    }
+
     fn release(&self) {
         let mappings = self.bytes.iter().filter_map(Bytes::file_position);
         let mut last = std::ptr::null();
@@ -66,12 +71,21 @@ impl Source for FromGguf {
 
     /// Block formats that are rounded once more, or written out as the floats that they stand for.
     fn tell(&self, report: &mut Report) {
-        let pairs = self.tensors.iter().filter_map(|tensor| tensor.subject.stored).zip(&report.plan);
-        let again = pairs.filter(|(stored, planned)| stored.name != planned.format);
-        let names = again.map(|(stored, _)| stored).filter(|stored| stored.kind != Kind::Float);
-        let names: BTreeSet<&str> = names.map(|stored| stored.name).collect();
-        report.requantized = names.into_iter().map(str::to_owned).collect();
+        report.requantized = requantized(&self.tensors, &report.plan);
     }
+}
+
+/// The block formats of tensors that are planned in others, or that are not what the file has.
+pub(crate) fn requantized(tensors: &[Tensor], plan: &[Planned]) -> Vec<String> {
+    let of = |tensor: &Tensor| match (tensor.subject.stored, tensor.subject.float) {
+        (Some(stored), _) => Some((stored, false)),
+        (None, changed) => changed.map(|format| (format, true)),
+    };
+    let pairs = tensors.iter().zip(plan).filter_map(|(tensor, planned)| Some((of(tensor)?, planned)));
+    let again = pairs.filter(|((stored, is_changed), planned)| *is_changed || stored.name != planned.format);
+    let names = again.map(|((stored, _), _)| stored).filter(|stored| stored.kind != Kind::Float);
+    let names: BTreeSet<&str> = names.map(|stored| stored.name).collect();
+    names.into_iter().map(str::to_owned).collect()
 }
 
 /// The rows of a tensor in the file.

@@ -2,8 +2,9 @@
 //! forward that calibration observes.
 //!
 //! [`convert`] is the door. A `Source` (`from_checkpoint.rs`, `from_gguf.rs`) gives metadata and tensors on their way;
-//! `pad.rs` widens these, `recipe/` chooses formats, `settle.rs` decides between both, `stream.rs` writes.
+//! `merge/` makes one of several, `pad.rs` widens these, `recipe/` chooses formats, `settle.rs` decides between both, `stream.rs` writes.
 
+pub mod adapter;
 mod calibrate;
 mod calibrated;
 pub mod checkpoint;
@@ -12,6 +13,7 @@ mod from_gguf;
 mod general;
 pub mod hf;
 mod json;
+pub mod merge;
 mod open;
 mod options;
 mod pad;

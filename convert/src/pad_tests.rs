@@ -6,7 +6,7 @@ use crate::pad::{padded, widths};
 use crate::recipe::{Choice, Recipe};
 use crate::report::{Padding, Report};
 use crate::settle::{Settled, WEIGHTS, settle};
-use crate::source::Source;
+use crate::source::{Change, Source, change_all};
 use crate::tensor::{Rows, Subject, Tensor};
 use moewe_engine::gguf::Metadata;
 use moewe_engine::quant::Format;
@@ -26,6 +26,9 @@ impl Source for Fake {
     }
     fn tensors(&self) -> &[Tensor<'_>] {
         &self.tensors
+    }
+    fn change(&mut self, change: &mut dyn Change) -> Result<()> {
+        change_all(&mut self.tensors, change)
     }
     fn release(&self) {}
     fn tell(&self, _report: &mut Report) {}
@@ -64,7 +67,14 @@ fn fake(name: &str, shape: &[u64]) -> Tensor<'static> {
 
 fn stored(name: &str, shape: &[u64], stored: Option<&'static Format>) -> Tensor<'static> {
     let is_original = stored.is_some_and(|format| format.name == "MXFP4");
-    let subject = Subject { name: name.to_owned(), shape: shape.to_vec(), stored, is_original, padding: 0 };
+    let subject = Subject {
+        name: name.to_owned(),
+        shape: shape.to_vec(),
+        stored,
+        float: None,
+        is_original,
+        padding: 0,
+    };
     Tensor { contents: Arc::new(Random { columns: subject.columns(), stored }), subject }
 }
 

@@ -4,6 +4,7 @@ use crate::calibrate::Guide;
 use crate::open::Opened;
 use crate::options::Options;
 use crate::report::Progress;
+use crate::source::Source;
 use crate::stream::{Job, Written};
 use moewe_engine::Result;
 use moewe_engine::gguf::Destination;
@@ -17,11 +18,18 @@ pub(crate) fn write(
     progress: &dyn Progress,
 ) -> Result<Written> {
     let source = opened.source(options)?;
-    let job = Job { source: &*source, options, progress };
-    written(&job, guide, out).map_err(|error| error.in_file(&opened.path))
+    write_source(&*source, guide, out, options, progress).map_err(|error| error.in_file(&opened.path))
 }
 
-fn written(job: &Job, guide: Guide, out: Option<Destination>) -> Result<Written> {
+/// The same of any source.
+pub(crate) fn write_source(
+    source: &dyn Source,
+    guide: Guide,
+    out: Option<Destination>,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Written> {
+    let job = Job { source, options, progress };
     let (mut report, mut out) = job.write(guide, out)?;
     if let Some(out) = &mut out
         && let Some(file) = out.unfinished()?

@@ -49,7 +49,7 @@ pub(crate) fn settle<'s>(source: &'s dyn Source, options: &Options, guide: &Guid
         errors: Mutex::default(),
         failure: Mutex::default(),
     };
-    let is_mix = matches!(options.recipe, Recipe::Mix(_));
+    let is_mix = matches!(options.recipe, Recipe::Mix(_) | Recipe::Keep);
     let widths = match options.pad {
         Pad::Never => vec![],
         Pad::Auto if is_mix => vec![],

@@ -3,8 +3,9 @@
 
 use crate::report::Report;
 use crate::tensor::Tensor;
-use moewe_engine::Result;
-use moewe_engine::gguf::Metadata;
+use moewe_engine::gguf::{Gguf, Metadata};
+use moewe_engine::model::Model;
+use moewe_engine::{Error, Result};
 use std::path::Path;
 
 /// A model that can become a GGUF file.
@@ -14,6 +15,12 @@ pub(crate) trait Source: Sync {
 
     /// Its tensors, in the order of the file.
     fn tensors(&self) -> &[Tensor<'_>];
+
+    /// Puts something in front of its tensors.
+    ///
+    /// # Errors
+    /// That of `change`.
+    fn change(&mut self, change: &mut dyn Change) -> Result<()>;
 
     /// Lets go of memory that reading has filled; what is needed again is read again.
     fn release(&self);
@@ -28,4 +35,33 @@ pub(crate) trait Source: Sync {
     fn accept(&self, _file: &Path) -> Result<()> {
         Ok(())
     }
+}
+
+/// Puts rows of its own in front of a tensor's, or leaves it.
+pub(crate) trait Change {
+    /// The tensor as it is from now on.
+    ///
+    /// # Errors
+    /// It cannot be changed so.
+    fn change<'t>(&mut self, tensor: Tensor<'t>) -> Result<Tensor<'t>>;
+}
+
+/// Changes each tensor of a list.
+pub(crate) fn change_all(tensors: &mut [Tensor<'_>], change: &mut dyn Change) -> Result<()> {
+    for tensor in tensors {
+        *tensor = change.change(tensor.clone())?;
+    }
+    Ok(())
+}
+
+/// Whether the runtime takes a file: what a source made up may be what nothing runs.
+///
+/// # Errors
+/// It does not; the message says why.
+pub(crate) fn accept(file: &Path) -> Result<()> {
+    let gguf = Gguf::open(file)?;
+    Model::bind(&gguf).map(drop).map_err(|error| {
+        let what = format!("this configuration makes a file that cannot run: {error}");
+        Error::unsupported(what, "mend config.json")
+    })
 }

@@ -103,6 +103,7 @@ mod tests {
             name: "output.weight".into(),
             shape: vec![5, 32],
             stored: Some(format),
+            float: None,
             is_original: true,
             padding: 0,
         };

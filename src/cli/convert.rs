@@ -1,20 +1,17 @@
 //! `moewe convert`: a checkpoint becomes a GGUF file. The work is the crate moewe-convert's.
 
-use super::output::{self, Table};
-use super::progress::{PIECES, bar};
-use super::{Command, models, text::read};
+use super::conversion::{self, Bar, Conversion};
+use super::options::scaled;
+use super::{Command, models, output};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use indicatif::ProgressBar;
-use moewe_convert::recipe::limit_of;
-use moewe_convert::{Options, Override, Pad, Progress, Recipe, Report, Text};
-use moewe_engine::eval::Importance;
+use moewe_convert::Options;
+use moewe_convert::adapter::{Named, write};
+use moewe_engine::gguf::Existing;
 use moewe_engine::os::interrupt;
 use moewe_engine::quant::Format;
-use regex::Regex;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Convert a Hugging Face folder, a PyTorch checkpoint or another GGUF file to GGUF.
 #[derive(Parser)]
@@ -26,154 +23,78 @@ pub(super) struct Convert {
     /// The file to write [default: the source's name and the format, in this folder]
     #[arg(short = 'o', long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Level from 2 to 8, 16 or 32; a fraction such as 4.25 is the true average of bits per weight
-    #[arg(long, value_name = "N", conflicts_with = "format")]
-    bits: Option<f64>,
-    /// A mix of llama.cpp such as Q4_K_M, or a format such as BF16 [default: Q8_0]
-    #[arg(long, value_name = "NAME")]
-    format: Option<String>,
-    /// Another format for the tensors whose names fit; may be given more than once
-    #[arg(long = "tensor", value_name = "REGEX=FORMAT")]
-    tensors: Vec<String>,
-    /// Zeros that widen experts and other feed-forward networks to whole blocks: auto pads where it pays
-    #[arg(long, value_name = "WHEN", default_value = "auto", value_enum)]
-    pad: When,
-    /// Weigh errors by the importance in this file, see `moewe importance`
-    #[arg(long, value_name = "FILE", visible_alias = "imatrix")]
-    importance: Option<PathBuf>,
-    /// Take importance that lacks some tensors, or has some that this model lacks
-    #[arg(long, requires = "importance")]
-    allow_partial: bool,
-    /// Make up for errors, as the inputs that this text gives each matrix allow; takes as long as reading the text
-    #[arg(long, value_name = "TEXT")]
-    calibrate: Option<PathBuf>,
-    /// Convert weights that are NaN or infinite
-    #[arg(long)]
-    allow_nan: bool,
-    /// Make rows for tokens beyond the embedding, as fine-tunes forget to; they are the mean of all others
-    #[arg(long)]
-    add_vocabulary_rows: bool,
-    /// Print what would be written, and write nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Replace an existing file
-    #[arg(long)]
-    force: bool,
-    /// Print what was written as JSON
-    #[arg(long)]
-    json: bool,
     /// Pull a remote checkpoint that is not here, without asking
     #[arg(long)]
     yes: bool,
-    /// Say nothing on the way
-    #[arg(short = 'q', long)]
-    quiet: bool,
-}
-
-/// When to pad, in the command's words.
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum When {
-    Auto,
-    Always,
-    Never,
-}
-
-impl From<When> for Pad {
-    fn from(when: When) -> Self {
-        match when {
-            When::Auto => Self::Auto,
-            When::Always => Self::Always,
-            When::Never => Self::Never,
-        }
-    }
+    /// An adapter (LoRA) to merge into the source, by a factor if one is given: a folder that peft wrote or a GGUF file
+    #[arg(long, value_name = "ADAPTER[:SCALE]")]
+    lora: Vec<String>,
+    /// The source is an adapter for this model: write it as a GGUF file for --lora, in F32 unless --format says F16 or BF16
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["lora", "bits"])]
+    base: Option<PathBuf>,
+    #[command(flatten)]
+    how: Conversion,
 }
 
 impl Command for Convert {
     fn run(self) -> Result<()> {
-        let recipe = self.recipe()?;
+        let how = &self.how;
+        if let Some(base) = &self.base {
+            return self.adapter(base);
+        }
+        let recipe = how.recipe()?;
         let src = models::resolve_source(&self.src, self.yes)?;
-        let out = self.output.clone().map_or_else(|| default_output(&src, &self.level(&recipe)), Ok)?;
+        let out = self.output.clone().map_or_else(|| default_output(&src, &how.level(&recipe)), Ok)?;
         let listener = interrupt::listen_to_all();
-        let overrides = self.tensors.iter().map(|text| over(text)).collect::<Result<_>>()?;
-        let importance = self.importance.as_ref().map(Importance::open).transpose()?.map(Arc::new);
-        let text = |path: &PathBuf| Ok::<_, anyhow::Error>(Text { text: read(path)?, context: CONTEXT });
-        let calibrate = self.calibrate.as_ref().map(text).transpose()?;
-        let options = Options {
-            overrides,
-            pad: self.pad.into(),
-            importance,
-            allow_partial: self.allow_partial,
-            calibrate,
-            allow_nan: self.allow_nan,
-            add_vocabulary_rows: self.add_vocabulary_rows,
-            dry_run: self.dry_run,
-            force: self.force,
-            stop: listener.flag(),
-            ..Options::with(recipe)
-        };
-        let progress = Bar::new(self.quiet);
+        let adapters = self.lora.iter().map(|text| adapter(text)).collect::<Result<_>>()?;
+        let options = Options { adapters, ..how.options(recipe, &listener)? };
+        let progress = Bar::new(how.quiet);
         let report = moewe_convert::convert(&src, &out, &options, &progress);
         progress.clear();
         let report = report?;
-        self.print(&out, &report)?;
-        if !self.quiet {
-            note_budget(recipe, &report);
+        if how.json {
+            conversion::warn(&report);
+            return output::json(&json!({ "path": out.display().to_string(), "report": report }));
+        }
+        how.print(&out, &report)?;
+        if !how.quiet {
+            conversion::note_budget(recipe, &report);
         }
         Ok(())
     }
 }
 
 impl Convert {
-    fn recipe(&self) -> Result<Recipe> {
-        match (self.bits, self.format.as_deref()) {
-            (None, name) => Ok(Recipe::by_name(name.unwrap_or("Q8_0"))?),
-            (Some(bits), _) => of_bits(bits),
+    /// The source as an adapter's file.
+    fn adapter(&self, base: &Path) -> Result<()> {
+        let how = &self.how;
+        let name = how.format.as_deref().unwrap_or("F32");
+        let format =
+            Format::by_name(name).with_context(|| format!("--format {name}: no format is called so"))?;
+        let base = models::resolve_source(base, self.yes)?;
+        let out = self.output.clone().map_or_else(|| default_output(&self.src, format.name), Ok)?;
+        let existing = if how.force { Existing::Replace } else { Existing::Keep };
+        let written = write(&self.src, &base, &out, format, existing)?;
+        if how.json {
+            return output::json(&json!({ "path": out.display().to_string(), "adapter": written }));
         }
-    }
-
-    /// What the file's name says of it.
-    fn level(&self, recipe: &Recipe) -> String {
-        self.bits.map_or_else(|| recipe.to_string(), level)
-    }
-}
-
-/// What `--bits` asks for.
-pub(super) fn of_bits(bits: f64) -> Result<Recipe> {
-    match bits {
-        32.0 => Ok(Recipe::by_name("F32")?),
-        16.0 => Ok(Recipe::by_name("F16")?),
-        _ if bits.fract() == 0.0 => match limit_of(bits as u32) {
-            Some(limit) => Ok(Recipe::Bits(limit)),
-            None => bail!("--bits {bits}: levels are 2 to 8, 16 and 32; a fraction is a true average"),
-        },
-        _ if (1.0..32.0).contains(&bits) => Ok(Recipe::Bits(bits)),
-        _ => bail!("--bits {bits}: an average lies between 1 and 32"),
+        written.notes.iter().for_each(|line| output::note(format!("note: {line}")));
+        output::print(format!(
+            "{}: an adapter for {}, {} matrices, {} parameters, {}",
+            out.display(),
+            written.architecture,
+            written.matrices,
+            output::count(written.weights),
+            output::bytes(written.bytes)
+        ))
     }
 }
 
-/// What the name of a file says of its bits.
-pub(super) fn level(bits: f64) -> String {
-    format!("{bits}bit")
-}
-
-/// Says why a file is larger than asked for.
-fn note_budget(recipe: Recipe, report: &Report) {
-    let Recipe::Bits(limit) = recipe else { return };
-    if report.bits_per_weight > limit {
-        output::note(format!(
-            "note: {limit} bits per weight are out of reach: rows that 256 does not divide, and tensors whose format is given, take more"
-        ));
-    }
-}
-
-fn over(text: &str) -> Result<Override> {
-    let Some((pattern, name)) = text.rsplit_once('=') else {
-        bail!("--tensor {text}: expected a pattern, = and a format, such as ffn_down=Q6_K");
-    };
-    let pattern = Regex::new(pattern).with_context(|| format!("--tensor {text}"))?;
-    match Format::by_name(name) {
-        Some(format) if format.quantize.is_some() => Ok(Override { pattern, format }),
-        _ => bail!("--tensor {text}: {name} is no format that is written"),
+fn adapter(text: &str) -> Result<Named> {
+    let (path, scale) = scaled(text);
+    match scale.is_finite() {
+        true => Ok(Named { path: PathBuf::from(path), scale: f64::from(scale) }),
+        false => bail!("--lora {text}: the factor is no number"),
     }
 }
 
@@ -182,196 +103,4 @@ fn default_output(src: &Path, level: &str) -> Result<PathBuf> {
     src.canonicalize().with_context(|| format!("{}: cannot open", src.display()))?;
     let stem = moewe_convert::model_name(src).unwrap_or_else(|| "model".into());
     Ok(PathBuf::from(format!("{stem}-{level}.gguf")))
-}
-
-/// Tokens of a calibration text that are computed together.
-const CONTEXT: usize = 512;
-
-/// Progress on a terminal only: in bytes, and in pieces of a calibration text.
-pub(super) struct Bar {
-    bytes: ProgressBar,
-    text: ProgressBar,
-}
-
-impl Bar {
-    pub(super) fn new(quiet: bool) -> Self {
-        let bytes = bar(quiet, "{bar:30} {bytes}/{total_bytes}, {eta} left  {msg}");
-        Self { bytes, text: bar(quiet, PIECES) }
-    }
-
-    pub(super) fn clear(&self) {
-        self.text.finish_and_clear();
-        self.bytes.finish_and_clear();
-    }
-}
-
-impl Progress for Bar {
-    fn begin(&self, bytes: u64) {
-        self.bytes.set_length(bytes);
-    }
-
-    fn read(&self, done: usize, all: usize) {
-        if done == 1 {
-            self.text.reset();
-        }
-        self.text.set_length(all as u64);
-        self.text.set_position(done as u64);
-        if done == all {
-            self.text.finish_and_clear();
-        }
-    }
-
-    fn tensor(&self, name: &str) {
-        self.bytes.set_message(output::excerpt(name, 40));
-    }
-
-    fn advance(&self, bytes: u64) {
-        self.bytes.inc(bytes);
-    }
-}
-
-impl Convert {
-    /// The report on stdout, what a person should look at on stderr.
-    fn print(&self, out: &Path, report: &Report) -> Result<()> {
-        warn(report);
-        if self.json {
-            return output::json(&json!({ "path": out.display().to_string(), "report": report }));
-        }
-        if !self.quiet {
-            note_oddities(report);
-        }
-        if self.dry_run {
-            print_plan(report)?;
-        }
-        // Zeros take bits, but are no weights.
-        let per = if report.paddings.is_empty() { "" } else { " of the source" };
-        output::print(format!(
-            "{}: {}, {} tensors, {} parameters, {:.3} bits per weight{per}, {}",
-            out.display(),
-            report.architecture,
-            report.tensors,
-            output::count(report.weights),
-            report.bits_per_weight,
-            output::bytes(report.bytes)
-        ))
-    }
-}
-
-/// What may make a model useless, said whatever was asked for.
-fn warn(report: &Report) {
-    for odd in &report.suspicious {
-        output::note(format!(
-            "warning: {} has {} weights that are no numbers and {} beyond the format's range",
-            output::excerpt(&odd.tensor, 80),
-            odd.not_finite,
-            odd.out_of_range
-        ));
-    }
-}
-
-fn note_oddities(report: &Report) {
-    report.remarks.iter().for_each(|remark| output::note(format!("note: {remark}")));
-    note_dropped(&report.dropped);
-    note_losses(report);
-    report.paddings.iter().for_each(output::note);
-    report.substitutions.iter().for_each(output::note);
-    note_fallbacks(report);
-}
-
-/// All that a person should know of a conversion.
-pub(super) fn note(recipe: Recipe, report: &Report, quiet: bool) {
-    warn(report);
-    if !quiet {
-        note_oddities(report);
-        note_budget(recipe, report);
-    }
-}
-
-/// What the weights lose that others would keep.
-fn note_losses(report: &Report) {
-    if !report.requantized.is_empty() {
-        output::note(format!(
-            "note: the source is quantized already ({}), and its errors stay; an unquantized one gives a better file",
-            report.requantized.join(", ")
-        ));
-    }
-    without_importance(&report.unweighed).into_iter().for_each(output::note);
-}
-
-/// A line about tensors that have none.
-fn without_importance(names: &[String]) -> Option<String> {
-    let name = output::excerpt(names.first()?, 80);
-    Some(match names.len() {
-        1 => format!("note: {name} has no importance and is rounded without"),
-        count => {
-            format!("note: {count} tensors have no importance and are rounded without, such as {name}")
-        }
-    })
-}
-
-/// Tensors of the source that are not in the file, those alike but for their numbers as one.
-fn note_dropped(names: &[String]) {
-    let mut patterns: Vec<(String, usize)> = Vec::new();
-    for name in names {
-        let parts = name.split('.').map(|part| if is_number(part) { "*" } else { part });
-        let pattern = parts.collect::<Vec<_>>().join(".");
-        match patterns.iter_mut().find(|(known, _)| *known == pattern) {
-            Some((_, count)) => *count += 1,
-            None => patterns.push((pattern, 1)),
-        }
-    }
-    let line = |(pattern, count): &(String, usize)| {
-        let name = output::excerpt(pattern, 60);
-        if *count > 1 { format!("{name} ({count})") } else { name }
-    };
-    let shown: Vec<_> = patterns.iter().take(8).map(line).collect();
-    let more: usize = patterns.iter().skip(8).map(|(_, count)| count).sum();
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    if !names.is_empty() {
-        output::note(format!("left out: {}{more}", shown.join(", ")));
-    }
-}
-
-fn is_number(part: &str) -> bool {
-    !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// Experts that calibration did not reach, a line per tensor.
-fn note_fallbacks(report: &Report) {
-    for few in report.fallbacks.chunk_by(|a, b| a.tensor == b.tensor) {
-        let experts = few.iter().take(16).map(|few| format!("{} ({})", few.expert, few.rows));
-        let more = if few.len() > 16 { format!(" and {} more", few.len() - 16) } else { String::new() };
-        output::note(format!(
-            "{}: too few tokens for experts (tokens): {}{more}; importance only",
-            few[0].tensor,
-            experts.collect::<Vec<_>>().join(", ")
-        ));
-    }
-}
-
-fn print_plan(report: &Report) -> Result<()> {
-    let mut table = Table::new(&["TENSOR", "FORMAT", "SIZE"], &[2]);
-    for planned in &report.plan {
-        let name = output::excerpt(&planned.tensor, 60);
-        table.row([name, planned.format.to_owned(), output::bytes(planned.bytes)]);
-    }
-    table.print()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_tensor_is_named_and_of_several_the_first() {
-        let said = |names: &[&str]| {
-            without_importance(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())
-        };
-        assert_eq!(said(&[]), None);
-        assert_eq!(said(&["a.weight"]).unwrap(), "note: a.weight has no importance and is rounded without");
-        assert_eq!(
-            said(&["a.weight", "b.weight"]).unwrap(),
-            "note: 2 tensors have no importance and are rounded without, such as a.weight"
-        );
-    }
 }

@@ -9,6 +9,7 @@ mod chat;
 mod compare;
 mod completions;
 mod consent;
+mod conversion;
 mod convert;
 mod converted;
 mod experts;
@@ -19,6 +20,7 @@ mod inspect;
 mod list;
 mod logits;
 mod man;
+mod merge;
 mod models;
 mod on_the_way;
 mod options;
@@ -67,6 +69,7 @@ static COMMANDS: &[Entry] = &[
     entry::<list::List>(),
     entry::<pull::Pull>(),
     entry::<convert::Convert>(),
+    entry::<merge::Merge>(),
     entry::<train::Train>(),
     entry::<inspect::Inspect>(),
     entry::<tokenize::Tokenize>(),

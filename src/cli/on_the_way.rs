@@ -3,7 +3,7 @@
 //! What a checkpoint is, and what its conversion reads, the converter says; where the result lies is `converted.rs`.
 
 use super::consent::{self, Usual};
-use super::convert::{self, Bar};
+use super::conversion::{self, Bar};
 use super::converted::{self, Slot};
 use super::models::{self, Place};
 use super::pull::{self, Conversion};
@@ -30,7 +30,7 @@ pub(super) struct Wish {
 /// The place of the model called `name`, or of what a checkpoint of that name is converted to.
 pub(super) fn place(name: Option<&OsStr>, wish: &Wish) -> Result<Place> {
     let bits = wish.bits.unwrap_or(BITS);
-    let level = Level { bits, recipe: convert::of_bits(bits)?, wish };
+    let level = Level { bits, recipe: conversion::of_bits(bits)?, wish };
     if let Some(remote) = name.and_then(models::remote) {
         return level.of_remote(&remote?);
     }
@@ -109,7 +109,7 @@ impl Level<'_> {
         let (path, is_agreed) = match pull::here(remote, wants) {
             Some(path) => (path, self.wish.yes),
             // Who has converted a checkpoint may have removed it.
-            None => match converted::made_from(&name, &convert::level(self.bits)) {
+            None => match converted::made_from(&name, &conversion::level(self.bits)) {
                 Some(path) => return Ok(self.made_before(&name, path)),
                 None => (pull::fetch(remote, wants, self.wish.yes, Some(&self.told()))?, true),
             },
@@ -142,7 +142,7 @@ impl Level<'_> {
 
     /// What the checkpoint is converted to, before or now, and only if that is agreed to.
     fn converted(&self, source: &Source, is_agreed: bool) -> Result<Place> {
-        let slot = Slot::of(&source.checkpoint, &convert::level(self.bits))?;
+        let slot = Slot::of(&source.checkpoint, &conversion::level(self.bits))?;
         if let Some(path) = slot.filled() {
             return Ok(self.made_before(&source.name, path));
         }
@@ -205,7 +205,7 @@ impl Level<'_> {
         let report = moewe_convert::convert(&source.path, path, &options, &progress);
         progress.clear();
         match report {
-            Ok(report) => convert::note(self.recipe, &report, self.wish.quiet),
+            Ok(report) => conversion::note(self.recipe, &report, self.wish.quiet),
             // Another process may have been faster; then its file is as good.
             Err(_) if path.is_file() => {}
             Err(error) => return Err(error.into()),

@@ -45,6 +45,7 @@ impl Guide {
             name: &subject.name,
             shape: &subject.shape,
             stored: subject.stored,
+            kept: subject.stored.or(subject.float),
             is_original: subject.is_original,
             is_head: subject.name == head,
             matters: self.sensitivities.get(&subject.name).copied(),

@@ -86,6 +86,14 @@ impl Output<'_> {
         bands.iter().all(|band| of(band) == Some(name)).then(|| Format::by_name(name))?
     }
 
+    /// The floats that the source holds all of it in; none for blocks and for what is computed.
+    pub fn float(&self) -> Option<&'static Format> {
+        let Contents::Bands(bands) = &self.contents else { return None };
+        let mut all = bands.iter().flatten().map(View::float);
+        let first = all.next()??;
+        all.all(|name| name == Some(first)).then(|| Format::by_name(first))?
+    }
+
     /// Writes rows as blocks of the format that [`Self::stored`] yields; `out` holds exactly them.
     pub fn copy(&self, rows: Range<u64>, out: &mut [u8]) {
         let (Contents::Bands(bands), Some(format)) = (&self.contents, self.stored()) else { return };

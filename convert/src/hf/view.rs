@@ -63,7 +63,7 @@ pub struct View<'c> {
 
 impl<'c> View<'c> {
     /// A tensor as its shape and strides say; the caller has checked that they stay inside.
-    pub(super) fn new(elements: Elements<'c>, shape: &[u64], strides: &[u64]) -> Self {
+    pub(crate) fn new(elements: Elements<'c>, shape: &[u64], strides: &[u64]) -> Self {
         let axes = shape.iter().zip(strides).map(|(&len, &stride)| vec![(len, stride)]).collect();
         Self { elements, offset: 0, axes }
     }
@@ -214,6 +214,16 @@ impl<'c> View<'c> {
         self.offset + locate(self.axes.iter().rev().skip(1).flat_map(|axis| axis.iter().rev()), row)
     }
 
+    /// The floats that they are stored as, by GGUF's name.
+    pub fn float(&self) -> Option<&'static str> {
+        match self.elements {
+            Elements::Plain(Dtype::F32, _) => Some("F32"),
+            Elements::Plain(Dtype::F16, _) => Some("F16"),
+            Elements::Plain(Dtype::Bf16, _) => Some("BF16"),
+            _ => None,
+        }
+    }
+
     /// The block format that rows are made of as they are stored, so that bits only have to move.
     pub fn stored(&self) -> Option<&'static str> {
         let name = match self.elements {
@@ -283,7 +293,7 @@ fn locate<'s>(runs: impl Iterator<Item = &'s Steps>, mut index: u64) -> u64 {
 
 impl<'c> Elements<'c> {
     /// Elements of a type that holds weights.
-    pub(super) fn plain(dtype: Dtype, bytes: &'c [u8], name: &str) -> Result<Self> {
+    pub(crate) fn plain(dtype: Dtype, bytes: &'c [u8], name: &str) -> Result<Self> {
         if dtype.is_float() {
             return Ok(Self::Plain(dtype, bytes));
         }

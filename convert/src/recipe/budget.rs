@@ -186,6 +186,7 @@ mod tests {
             name,
             shape,
             stored: None,
+            kept: None,
             is_original: false,
             is_head,
             matters: None,

@@ -316,6 +316,7 @@ mod tests {
             name,
             shape: &[512, 256],
             stored: None,
+            kept: None,
             is_original: false,
             is_head: name == "output.weight",
             matters: None,

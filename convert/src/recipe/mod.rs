@@ -2,6 +2,7 @@
 //! all (`uniform`), the named mixes of llama.cpp (`mixes`), or the best that a budget of bits allows (`budget`).
 
 mod budget;
+mod keep;
 mod mixes;
 mod question;
 mod role;
@@ -29,6 +30,8 @@ pub enum Recipe {
     Mix(&'static Mix),
     /// At most so many bits per weight, all tensors together.
     Bits(f64),
+    /// Blocks or floats, as the source has them.
+    Keep,
 }
 
 /// Tensors that are to have a certain format, by a pattern in their names.
@@ -55,6 +58,9 @@ impl Recipe {
     /// # Errors
     /// There is neither, or only readers of it.
     pub fn by_name(name: &str) -> Result<Self> {
+        if name.eq_ignore_ascii_case("keep") {
+            return Ok(Self::Keep);
+        }
         if let Some(mix) = MIXES.iter().find(|mix| mix.is_called(name)) {
             return Ok(Self::Mix(mix));
         }
@@ -63,8 +69,11 @@ impl Recipe {
             Some(format) => Err(not_written(format)),
             None => {
                 let mixes: Vec<&str> = MIXES.iter().map(|mix| mix.name).collect();
-                let message =
-                    format!("no format is called {name}; there are {}, {}", mixes.join(", "), written());
+                let message = format!(
+                    "no format is called {name}; there are keep, {}, {}",
+                    mixes.join(", "),
+                    written()
+                );
                 Err(Error::request(message))
             }
         }
@@ -89,6 +98,7 @@ impl Recipe {
             }
             Self::Mix(mix) => mix.choose(questions, facts),
             Self::Bits(bits) => budget::choose(questions, *bits, &fixed, measure),
+            Self::Keep => keep::choose(questions, &fixed)?,
         };
         for (choice, fixed) in choices.iter_mut().zip(fixed) {
             *choice = fixed.unwrap_or(*choice);
@@ -109,6 +119,7 @@ impl Recipe {
             Self::Uniform(format) => format.bits_per_weight() < eight.bits_per_weight(),
             Self::Mix(mix) => by_name(mix.base).bits_per_weight() < eight.bits_per_weight(),
             Self::Bits(_) => true,
+            Self::Keep => false,
         };
         let is_delicate = DELICATE.iter().any(|end| question.name.ends_with(end)) && is_quantizable(question);
         let choice = (is_coarse && is_delicate).then(|| nearest(question, eight))?;
@@ -122,7 +133,7 @@ impl Recipe {
         match self {
             Self::Mix(mix) => Some(mix.file_type),
             Self::Uniform(format) => file_type(format),
-            Self::Bits(_) => {
+            Self::Bits(_) | Self::Keep => {
                 let weights = |format: &Format| -> u64 {
                     choices.iter().filter(|(_, other)| *other == format).map(|(weights, _)| weights).sum()
                 };
@@ -142,6 +153,7 @@ impl std::fmt::Display for Recipe {
             Self::Uniform(format) => f.write_str(format.name),
             Self::Mix(mix) => f.write_str(mix.name),
             Self::Bits(bits) => write!(f, "{bits} bits"),
+            Self::Keep => f.write_str("keep"),
         }
     }
 }
@@ -206,8 +218,15 @@ mod tests {
 
     /// What one format for all, the mixes and a budget make of a tensor; a bit more is a quarter of the error.
     fn formats(name: &str, shape: &[u64]) -> Vec<&'static str> {
-        let question =
-            Question { name, shape, stored: None, is_original: false, is_head: false, matters: None };
+        let question = Question {
+            name,
+            shape,
+            stored: None,
+            kept: None,
+            is_original: false,
+            is_head: false,
+            matters: None,
+        };
         let names = ["F16", "Q8_0", "Q4_0", "Q4_K_M", "IQ2_XXS", "Q8_0"];
         let recipes = names.iter().enumerate().map(|(i, name)| match i {
             0..3 => Recipe::Uniform(by_name(name)),

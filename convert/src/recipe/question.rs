@@ -13,7 +13,9 @@ pub struct Question<'a> {
     pub shape: &'a [u64],
     /// The block format that the source has it in, where its bytes could be kept.
     pub stored: Option<&'static Format>,
-    /// Whether that is how the model was trained or published.
+    /// That, or the floats in which the source has it: the format that says just as much.
+    pub kept: Option<&'static Format>,
+    /// Whether [`Self::stored`] is how the model was trained or published.
     pub is_original: bool,
     /// Whether this matrix makes the logits: `output.weight`, or the embedding where there is none.
     pub is_head: bool,

@@ -56,7 +56,15 @@ mod tests {
             ("token_embd.weight", &[320, 64], true, "BF16", "BF16"),
         ];
         for &(name, shape, is_head, wanted, expected) in cases {
-            let question = Question { name, shape, stored: None, is_original: false, is_head, matters: None };
+            let question = Question {
+                name,
+                shape,
+                stored: None,
+                kept: None,
+                is_original: false,
+                is_head,
+                matters: None,
+            };
             let choice = choose(question, by_name(wanted));
             assert_eq!(choice.format.name, expected, "{name} {shape:?} {wanted}");
         }
@@ -80,6 +88,7 @@ mod tests {
                 name: "blk.0.ffn_up_exps.weight",
                 shape: &[4, 256, 256],
                 stored: Format::by_name(stored),
+                kept: Format::by_name(stored),
                 is_original,
                 is_head: false,
                 matters: None,

@@ -33,11 +33,16 @@ pub struct Sum {
     pub columns: usize,
     /// One matrix `(n, n)` per span of `n` columns, of which only the lower triangle is filled.
     pub spans: Vec<Vec<f32>>,
+    span: usize, // columns of one, but for the last
 }
 
 /// How columns are cut: into spans of `SPAN`, and what remains.
 pub fn spans_of(columns: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    (0..columns).step_by(SPAN).map(move |start| start..columns.min(start + SPAN))
+    spans(columns, SPAN)
+}
+
+fn spans(columns: usize, span: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    (0..columns).step_by(span.max(1)).map(move |start| start..columns.min(start + span))
 }
 
 /// Bytes that the sums of a matrix with so many columns take.
@@ -102,12 +107,18 @@ impl Observe for Moments {
 impl Sum {
     fn new(columns: usize) -> Self {
         let spans = spans_of(columns).map(|span| vec![0.0; span.len() * span.len()]).collect();
-        Self { rows: 0, columns, spans }
+        Self { rows: 0, columns, spans, span: SPAN }
     }
 
-    fn add(&mut self, rows: &[f32]) {
+    /// Sums in one span, however many columns there are.
+    pub fn whole(columns: usize) -> Self {
+        Self { rows: 0, columns, spans: vec![vec![0.0; columns * columns]], span: columns }
+    }
+
+    /// Adds rows of inputs.
+    pub fn add(&mut self, rows: &[f32]) {
         self.rows += rows.len() / self.columns;
-        for (span, sums) in spans_of(self.columns).zip(&mut self.spans) {
+        for (span, sums) in spans(self.columns, self.span).zip(&mut self.spans) {
             let inputs: Vec<&[f32]> = rows.chunks_exact(self.columns).map(|row| &row[span.clone()]).collect();
             let bands = sums.par_chunks_mut(span.len() * BAND).enumerate();
             bands.for_each(|(i, sums)| Isa::detect().run(Band { first: i * BAND, inputs: &inputs, sums }));

@@ -25,7 +25,7 @@ pub trait Observe {
     /// Which experts the rows of a batch chose, with weights.
     fn routed(&mut self, _layer: usize, _routing: &Routing) {}
 
-    /// The residual stream `(rows, embedding_length)` before a layer.
+    /// The residual stream `(rows, embedding_length)` before a layer, and behind the last one.
     fn hidden(&mut self, _layer: usize, _rows: &[f32], _width: usize) {}
 }
 

@@ -61,6 +61,9 @@ pub fn forward<B: Backend, O: Observe>(
             backend.scale(&mut ws.x, scale);
         }
     }
+    if O::ACTIVE {
+        pass.observe.hidden(weights.layers.len(), &backend.host(&ws.x), config.embedding_length);
+    }
     head(&mut pass, model, ws);
     backend.find_best(rows, &ws.logits, &mut ws.best);
     backend.finish(&mut ws.logits, &mut ws.best)

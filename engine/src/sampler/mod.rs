@@ -20,8 +20,8 @@ mod typical;
 use crate::model::{Best, Wants};
 use crate::ops::exp;
 use crate::{Error, Result};
-use random::Random;
 
+pub use random::Random;
 pub use sampling::Sampling;
 
 /// One link of the chain.
