@@ -261,6 +261,7 @@ fn models_have_names_and_paths_beside_the_file() {
     assert!(told.contains("source_model: beside.gguf") && !told.contains('/'), "{told}");
     let base = gguf.metadata().str("general.base_model.0.name").unwrap();
     assert_eq!(base, Some("llama-base"));
+    assert_eq!(gguf.metadata().str("general.name").unwrap(), Some("out"));
     std::fs::write(place.path("deep/m.yaml"), words.replace("beside.gguf", "nothing")).unwrap();
     let output = run(&["deep/m.yaml", "-o", "x.gguf"]);
     assert!(output.status.code() == Some(1) && stderr(&output).contains("nothing"), "{}", stderr(&output));

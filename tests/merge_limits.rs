@@ -107,6 +107,22 @@ fn a_full_disk_leaves_nothing() {
     assert_eq!(place.left(), [""; 0]);
 }
 
+/// Sends a signal to a merge once there is something of it.
+fn stopped(place: &Place, out: &str, more: &[&str], signal: &str) -> Output {
+    let before = place.left().len();
+    let mut command = moewe(place.path());
+    command.args(["merge", "merge.yaml", "-o", out]).args(more);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while place.left().len() == before {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before there was anything");
+        assert!(start.elapsed() < Duration::from_secs(300));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    child.wait_with_output().unwrap()
+}
+
 #[test]
 fn a_signal_leaves_nothing() {
     let place = Place::new(LARGE);
@@ -115,20 +131,28 @@ fn a_signal_leaves_nothing() {
         ("to/out", &[], "-TERM", 143),
         ("to/out", &[], "-INT", 130),
     ] {
-        let mut command = moewe(place.path());
-        command.args(["merge", "merge.yaml", "-o", out]).args(more);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let start = Instant::now();
-        while place.left().is_empty() {
-            assert!(child.try_wait().unwrap().is_none(), "it ended before there was anything");
-            assert!(start.elapsed() < Duration::from_secs(300));
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
-        let output = child.wait_with_output().unwrap();
+        let output = stopped(&place, out, more, signal);
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(status), "{out} {signal}: {said}");
         assert!(said.contains("stopped"), "{out} {signal}: {said}");
         assert_eq!(place.left(), [""; 0], "{out} {signal}");
+    }
+}
+
+#[test]
+fn what_a_killed_merge_left_is_cleared_by_the_next() {
+    let place = Place::new(SMALL);
+    for out in ["to/out", "to/out.gguf"] {
+        let killed = stopped(&place, out, &[], "-KILL");
+        assert_eq!(killed.status.code(), None, "{}", stderr(&killed));
+        assert_eq!(place.left().len(), 1);
+        // A folder of that name that no merge made stays.
+        std::fs::create_dir_all(place.path().join("to/.moewe-merge-mine")).unwrap();
+        let next = place.limited("true", &[out]);
+        assert!(next.status.success(), "{}", stderr(&next));
+        let name = out.strip_prefix("to/").unwrap();
+        assert_eq!(place.left(), [".moewe-merge-mine", name]);
+        std::fs::remove_dir_all(place.path().join("to")).unwrap();
+        std::fs::create_dir(place.path().join("to")).unwrap();
     }
 }

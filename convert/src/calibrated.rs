@@ -15,7 +15,7 @@ use moewe_engine::Result;
 use moewe_engine::eval::{Importance, chunks_of};
 use moewe_engine::gguf::{Destination, Hidden};
 use moewe_engine::os::memory;
-use moewe_engine::quant::Format;
+use moewe_engine::quant::{Format, Kind};
 use moewe_engine::session::{self, Engine, MemoryLimit};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,8 +34,8 @@ pub(crate) fn write(
     progress: &dyn Progress,
 ) -> Result<Written> {
     let base = match &opened.files {
-        Files::Gguf(_) => Base::Own(opened.path),
-        Files::Checkpoint(_) => Base::made(&*opened.source(options)?, &out, options)?,
+        Files::Gguf(_) if options.adapters.is_empty() => Base::Own(opened.path),
+        _ => Base::made(&*opened.source(options)?, &out, options)?,
     };
     write_over(base, text, out, options, progress)
 }
@@ -119,7 +119,7 @@ impl Base {
 /// A format that holds all weights as they are, or as good as.
 fn faithful(tensors: &[Tensor]) -> &'static Format {
     let matrices = tensors.iter().map(|tensor| &tensor.subject).filter(|subject| subject.shape.len() > 1);
-    let mut floats = matrices.map(|subject| subject.float);
+    let mut floats = matrices.map(|subject| subject.float.filter(|float| float.kind == Kind::Float));
     let first = floats.next().flatten().unwrap_or_else(|| by_name("F32"));
     if floats.all(|float| float == Some(first)) { first } else { by_name("F32") }
 }

@@ -6,7 +6,7 @@ use crate::hf::params::{Dim, Params};
 use crate::hf::plan::{Output, Plan, plan};
 use crate::hf::{Architecture, refuse_packed, templates, tokenizer};
 use crate::report::Report;
-use crate::source::{self, Source};
+use crate::source::{self, Change, Source, change_all};
 use crate::tensor::{Rows, Subject, Tensor};
 use crate::{general, vocabulary};
 use moewe_engine::Result;
@@ -98,6 +98,10 @@ impl Source for FromCheckpoint<'_> {
 
     fn tensors(&self) -> &[Tensor<'_>] {
         &self.tensors
+    }
+
+    fn change(&mut self, change: &mut dyn Change) -> Result<()> {
+        change_all(&mut self.tensors, change)
     }
 
     fn release(&self) {

@@ -4,7 +4,7 @@
 use crate::hf::Architecture;
 use crate::hf::plan::shapes;
 use crate::report::Report;
-use crate::source::Source;
+use crate::source::{Change, Source, change_all};
 use crate::tensor::{Rows, Subject, Tensor};
 use moewe_engine::Result;
 use moewe_engine::gguf::Metadata;
@@ -46,6 +46,10 @@ impl Source for FromConfig {
 
     fn tensors(&self) -> &[Tensor<'_>] {
         &self.tensors
+    }
+
+    fn change(&mut self, change: &mut dyn Change) -> Result<()> {
+        change_all(&mut self.tensors, change)
     }
 
     fn release(&self) {}

@@ -3,7 +3,7 @@
 
 use crate::general;
 use crate::report::{Planned, Report};
-use crate::source::Source;
+use crate::source::{Change, Source, change_all};
 use crate::tensor::{Rows, Subject, Tensor};
 use moewe_engine::Result;
 use moewe_engine::gguf::{Bytes, Gguf, Metadata};
@@ -54,6 +54,10 @@ impl Source for FromGguf {
         &self.tensors
     }
 
+    fn change(&mut self, change: &mut dyn Change) -> Result<()> {
+        change_all(&mut self.tensors, change)
+    }
+
     fn release(&self) {
         let mappings = self.bytes.iter().filter_map(Bytes::file_position);
         let mut last = std::ptr::null();
@@ -71,12 +75,15 @@ impl Source for FromGguf {
     }
 }
 
-/// The block formats of tensors that are planned in others.
+/// The block formats of tensors that are planned in others, or that are not what the file has.
 pub(crate) fn requantized(tensors: &[Tensor], plan: &[Planned]) -> Vec<String> {
-    let pairs =
-        tensors.iter().zip(plan).filter_map(|(tensor, planned)| Some((tensor.subject.stored?, planned)));
-    let again = pairs.filter(|(stored, planned)| stored.name != planned.format);
-    let names = again.map(|(stored, _)| stored).filter(|stored| stored.kind != Kind::Float);
+    let of = |tensor: &Tensor| match (tensor.subject.stored, tensor.subject.float) {
+        (Some(stored), _) => Some((stored, false)),
+        (None, changed) => changed.map(|format| (format, true)),
+    };
+    let pairs = tensors.iter().zip(plan).filter_map(|(tensor, planned)| Some((of(tensor)?, planned)));
+    let again = pairs.filter(|((stored, is_changed), planned)| *is_changed || stored.name != planned.format);
+    let names = again.map(|((stored, _), _)| stored).filter(|stored| stored.kind != Kind::Float);
     let names: BTreeSet<&str> = names.map(|stored| stored.name).collect();
     names.into_iter().map(str::to_owned).collect()
 }

@@ -4,6 +4,7 @@
 //! [`convert`] is the door. A `Source` (`from_checkpoint.rs`, `from_gguf.rs`) gives metadata and tensors on their way;
 //! `merge/` makes one of several, `pad.rs` widens these, `recipe/` chooses formats, `settle.rs` decides between both, `stream.rs` writes.
 
+pub mod adapter;
 mod calibrate;
 mod calibrated;
 pub mod checkpoint;

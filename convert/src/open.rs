@@ -1,5 +1,6 @@
 //! Finds out what a path holds, and opens it.
 
+use crate::adapter::Merged;
 use crate::checkpoint::Checkpoint;
 use crate::from_checkpoint::FromCheckpoint;
 use crate::from_gguf::FromGguf;
@@ -34,11 +35,15 @@ impl Opened {
 
     /// The model as it is converted.
     pub(crate) fn source(&self, options: &Options) -> Result<Box<dyn Source + '_>> {
-        Ok(match &self.files {
+        let source: Box<dyn Source + '_> = match &self.files {
             Files::Gguf(gguf) => Box::new(FromGguf::new(gguf)),
             Files::Checkpoint(checkpoint) => {
                 Box::new(FromCheckpoint::new(checkpoint, &self.path, options.add_vocabulary_rows)?)
             }
+        };
+        Ok(match options.adapters.is_empty() {
+            true => source,
+            false => Box::new(Merged::new(source, &options.adapters)?),
         })
     }
 }

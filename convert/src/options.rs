@@ -1,5 +1,6 @@
 //! What a person may ask of a conversion.
 
+use crate::adapter::Named;
 use crate::recipe::{Override, Recipe};
 use crate::report::Progress;
 use moewe_engine::eval::Importance;
@@ -26,6 +27,8 @@ pub struct Options {
     pub allow_nan: bool,
     /// Whether tokens beyond the embedding get rows, the mean of all others.
     pub add_vocabulary_rows: bool,
+    /// Adapters to merge into the source.
+    pub adapters: Vec<Named>,
     /// Only plan: the report says what would be written.
     pub dry_run: bool,
     /// Whether an existing file may be replaced.
@@ -51,6 +54,7 @@ impl Options {
             calibrate: None,
             allow_nan: false,
             add_vocabulary_rows: false,
+            adapters: vec![],
             dry_run: false,
             force: false,
             stop: Arc::default(),

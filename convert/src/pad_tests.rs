@@ -6,7 +6,7 @@ use crate::pad::{padded, widths};
 use crate::recipe::{Choice, Recipe};
 use crate::report::{Padding, Report};
 use crate::settle::{Settled, WEIGHTS, settle};
-use crate::source::Source;
+use crate::source::{Change, Source, change_all};
 use crate::tensor::{Rows, Subject, Tensor};
 use moewe_engine::gguf::Metadata;
 use moewe_engine::quant::Format;
@@ -26,6 +26,9 @@ impl Source for Fake {
     }
     fn tensors(&self) -> &[Tensor<'_>] {
         &self.tensors
+    }
+    fn change(&mut self, change: &mut dyn Change) -> Result<()> {
+        change_all(&mut self.tensors, change)
     }
     fn release(&self) {}
     fn tell(&self, _report: &mut Report) {}

@@ -16,6 +16,12 @@ pub(crate) trait Source: Sync {
     /// Its tensors, in the order of the file.
     fn tensors(&self) -> &[Tensor<'_>];
 
+    /// Puts something in front of its tensors.
+    ///
+    /// # Errors
+    /// That of `change`.
+    fn change(&mut self, change: &mut dyn Change) -> Result<()>;
+
     /// Lets go of memory that reading has filled; what is needed again is read again.
     fn release(&self);
 
@@ -29,6 +35,23 @@ pub(crate) trait Source: Sync {
     fn accept(&self, _file: &Path) -> Result<()> {
         Ok(())
     }
+}
+
+/// Puts rows of its own in front of a tensor's, or leaves it.
+pub(crate) trait Change {
+    /// The tensor as it is from now on.
+    ///
+    /// # Errors
+    /// It cannot be changed so.
+    fn change<'t>(&mut self, tensor: Tensor<'t>) -> Result<Tensor<'t>>;
+}
+
+/// Changes each tensor of a list.
+pub(crate) fn change_all(tensors: &mut [Tensor<'_>], change: &mut dyn Change) -> Result<()> {
+    for tensor in tensors {
+        *tensor = change.change(tensor.clone())?;
+    }
+    Ok(())
 }
 
 /// Whether the runtime takes a file: what a source made up may be what nothing runs.

@@ -15,7 +15,8 @@ pub(crate) struct Subject {
     pub(crate) shape: Vec<u64>,
     /// The format whose bytes [`Rows::copy`] yields.
     pub(crate) stored: Option<&'static Format>,
-    /// The floats that it is read from; none for blocks, and for what is computed.
+    /// The floats that it is read from, or the blocks that an adapter was added to; none for blocks as they are, and for
+    /// what is computed.
     pub(crate) float: Option<&'static Format>,
     /// Whether [`Self::stored`] is how the model was trained or published: other formats of more bits hold no more.
     pub(crate) is_original: bool,

@@ -24,7 +24,7 @@ pub(super) struct Conversion {
     pub(super) bits: Option<f64>,
     /// A mix of llama.cpp such as Q4_K_M, a format such as BF16, or keep: as the source has it [default: Q8_0]
     #[arg(long, value_name = "NAME")]
-    format: Option<String>,
+    pub(super) format: Option<String>,
     /// Another format for the tensors whose names fit; may be given more than once
     #[arg(long = "tensor", value_name = "REGEX=FORMAT")]
     tensors: Vec<String>,

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use moewe_convert::weights_without_padding;
 use moewe_engine::gguf::{Array, Gguf, TensorInfo, Value};
+use moewe_engine::model::{Adapter, Pair};
 use moewe_engine::quant::FORMATS;
 use serde_json::json;
 use std::ffi::OsString;
@@ -112,10 +113,25 @@ fn report(gguf: &Gguf) -> serde_json::Value {
     })
 }
 
+/// What an adapter's file is, in a line.
+fn print_adapter(gguf: &Gguf) -> Result<()> {
+    let adapter = Adapter::read(gguf, String::new(), 1.0)?;
+    let ranks = || adapter.pairs.values().map(Pair::rank);
+    let (least, most) = (ranks().min().unwrap_or(0), ranks().max().unwrap_or(0));
+    let rank = if least == most { most.to_string() } else { format!("{least} to {most}") };
+    let matrices: usize = adapter.pairs.values().map(|pair| pair.experts).sum();
+    output::print(format!(
+        "an adapter (LoRA) of rank {rank} on {matrices} matrices; add it to its base with --lora"
+    ))
+}
+
 fn print_report(gguf: &Gguf) -> Result<()> {
     let (total, model) = (total(gguf), model(gguf));
     let path = gguf.path().unwrap_or(std::path::Path::new("")).display();
     output::print(format!("{path}: GGUF version {}, {}", gguf.version(), output::bytes(gguf.file_len())))?;
+    if gguf.metadata().str("general.type")? == Some("adapter") {
+        print_adapter(gguf)?;
+    }
     output::print(format!(
         "{} with {} parameters at {:.3} bits per weight",
         output::excerpt(&architecture(gguf), 40),

@@ -161,7 +161,7 @@ impl Merge {
     /// What the flags say: gates from texts where all experts have some, else such as training begins well with.
     fn without_file(&self) -> Result<Mixture> {
         let places = Beside(Path::new("").to_owned());
-        let origin = |name: &str| Ok::<_, Error>(Origin { name: name.to_owned(), path: places.model(name)? });
+        let origin = |name: &str| Origin::of(name, &places);
         let expert = |text: &String| {
             let (name, texts) = match text.rsplit_once('=') {
                 Some((name, texts)) if !Path::new(text).exists() => (name, texts),

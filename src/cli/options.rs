@@ -6,12 +6,13 @@ use super::output;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use moewe_engine::gguf::Gguf;
-use moewe_engine::model::ffn;
+use moewe_engine::model::{Adapter, ffn};
 use moewe_engine::session::{
     CapacityMode, CardPlan, DeviceChoice, Engine, MemoryLimit, MemoryPlan, Options, cache_format,
 };
 use moewe_engine::simd::Isa;
 use std::ffi::OsString;
+use std::path::Path;
 use std::sync::Once;
 use std::thread;
 
@@ -56,6 +57,9 @@ pub(crate) struct ModelOptions {
     /// Leave out experts below this share of their token's weight, for instance 0.1; this changes what the model says
     #[arg(long, value_name = "P", default_value_t = 0.0, hide_default_value = true)]
     pub(crate) expert_threshold: f32,
+    /// An adapter (LoRA) in GGUF to add to the model, by a factor if one is given; as often as there are adapters
+    #[arg(long, value_name = "FILE[:SCALE]")]
+    pub(crate) lora: Vec<String>,
     /// Where experts do not all fit: how many per token to read before their layer's turn, on a guess, while the disk
     /// has nothing else to do; slower where the disk is the limit
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = within::<0, 1024>)]
@@ -109,6 +113,7 @@ impl ModelOptions {
             },
             experts_used: self.experts_used,
             expert_threshold: self.expert_threshold,
+            adapters: self.lora.iter().map(|text| adapter(text)).collect::<Result<_>>()?,
             look_ahead: self.look_ahead,
         })
     }
@@ -286,4 +291,23 @@ pub(crate) fn describe(gguf: &Gguf) -> String {
         main_format(gguf),
         output::bytes(gguf.file_len())
     )
+}
+/// An adapter's path and factor: what stands behind the last `:`, if that is a number and the whole is no file.
+pub(crate) fn scaled(text: &str) -> (&str, f32) {
+    let split = text.rsplit_once(':').filter(|_| !Path::new(text).exists());
+    let parsed = split.and_then(|(path, scale)| Some((path, scale.parse().ok()?)));
+    parsed.unwrap_or((text, 1.0))
+}
+
+fn adapter(text: &str) -> Result<Adapter> {
+    let (path, scale) = scaled(text);
+    if !scale.is_finite() {
+        bail!("--lora {text}: the factor is no number");
+    }
+    if Path::new(path).is_dir() {
+        bail!(
+            "--lora {path}: a folder; make it a file first: moewe convert {path} --base MODEL -o adapter.gguf"
+        );
+    }
+    Ok(Adapter::open(path, scale)?)
 }

@@ -18,7 +18,7 @@ const RESERVED: [&str; 4] = ["messages", "add_generation_prompt", "bos_token", "
 // No doc comment: see options.rs.
 #[derive(Args, Clone, Default)]
 pub(crate) struct PromptOptions {
-    /// Chat template in the place of the file's: a Jinja file, or chatml, llama3, mistral, gemma, deepseek or harmony
+    /// Chat template in the place of the file's: a Jinja file, or chatml, llama3, mistral, gemma, deepseek, harmony or alpaca
     #[arg(long, value_name = "FILE|NAME")]
     chat_template: Option<PathBuf>,
     /// Set a variable of the chat template, as in enable_thinking=false; may be repeated

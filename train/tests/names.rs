@@ -13,13 +13,16 @@ use std::path::Path;
 use support::process::trainer;
 use support::{cases, config, cross_entropy, difference, golden, model, numbers, tensors, write_rows};
 
-const FIXTURES: [&str; 6] = [
+const FIXTURES: [&str; 9] = [
     "german-moe-gelu",
     "german-moe-swiglu",
     "german-moe-bias",
     "tachyon-shared1",
     "moe-124m-top2",
     "mixtral",
+    "llama-dense",
+    "qwen3moe",
+    "olmoe",
 ];
 /// Largest difference from the reference, relative to its largest logit.
 const TOLERANCE: f32 = 2e-5;

@@ -1,4 +1,4 @@
-//! One training step of the originals, as their PyTorch code computes it: losses, every gradient, six optimizer steps.
+//! One training step of the originals, as their PyTorch code or transformers computes it: losses, every gradient, six optimizer steps.
 //!
 //! The data and their origin: `tests/golden/train-step`.
 
@@ -154,6 +154,24 @@ fn a_step_of_german_moe_agrees() {
     }
     gradients_agree(&fixture);
     six_steps_agree(fixture);
+}
+
+/// What transformers computes; dense models have no load balance.
+#[test]
+fn a_step_of_each_of_transformers_models_agrees() {
+    for name in ["llama", "mistral", "qwen3", "qwen3_moe", "olmoe", "mixtral"] {
+        let fixture = Fixture::open(name);
+        let losses = fixture.step();
+        for (part, own) in [
+            ("loss", losses.loss),
+            ("cross_entropy", losses.cross_entropy),
+            ("load_balance", losses.load_balance),
+        ] {
+            close(&format!("{name}: {part}"), own, fixture.scalar(&format!("step0.{part}")), 2e-6);
+        }
+        gradients_agree(&fixture);
+        six_steps_agree(fixture);
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod support;
 
+use candle_core::Tensor;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use support::process::{Call, column, events_of, trainer};
@@ -96,6 +97,45 @@ fn a_checkpoint_of_the_same_architecture_goes_on_from_its_loss() {
     work.mixtral(&from, "second", "--learning-rate 0.001 --max-steps 2").succeed();
     assert_eq!(events_of(&work.path("second"), "start").last().unwrap()["step"], 1);
     assert_eq!(column(&work.path("second"), "step"), [1.0, 2.0]);
+}
+
+/// Newer releases, and what merges checkpoints, write the experts of a layer as one tensor.
+#[test]
+fn experts_in_one_tensor_are_those_one_by_one() {
+    let cases = [
+        ("mixtral", "block_sparse_moe", ["w1", "w3", "w2"]),
+        ("qwen3moe", "mlp", ["gate_proj", "up_proj", "down_proj"]),
+    ];
+    for (name, block, [gate, up, down]) in cases {
+        let work = Work::new();
+        let mut all = tensors(&golden(name).join("model.safetensors"));
+        for layer in 0..2 {
+            let prefix = format!("model.layers.{layer}.{block}");
+            let mut take =
+                |e: usize, part: &str| all.remove(&format!("{prefix}.experts.{e}.{part}.weight")).unwrap();
+            let (mut first, mut second) = (vec![], vec![]);
+            for e in 0..4 {
+                first.push(Tensor::cat(&[take(e, gate), take(e, up)], 0).unwrap());
+                second.push(take(e, down));
+            }
+            let router = all.remove(&format!("{prefix}.gate.weight")).unwrap();
+            for (own, tensor) in [
+                ("gate.weight", router),
+                ("experts.gate_up_proj", Tensor::stack(&first, 0).unwrap()),
+                ("experts.down_proj", Tensor::stack(&second, 0).unwrap()),
+            ] {
+                all.insert(format!("model.layers.{layer}.mlp.{own}"), tensor);
+            }
+        }
+        std::fs::create_dir(work.path("fused")).unwrap();
+        candle_core::safetensors::save(&all, work.path("fused/model.safetensors")).unwrap();
+        std::fs::copy(golden(name).join("config.json"), work.path("fused/config.json")).unwrap();
+        let loss = |from: &Path, out: &str| {
+            work.call(from, out, "--max-steps 1 --learning-rate 1e-30").succeed();
+            column(&work.path(out), "cross_entropy")[0]
+        };
+        assert_eq!(loss(&work.path("fused"), "one"), loss(&golden(name), "each"), "{name}");
+    }
 }
 
 #[test]

@@ -24,6 +24,14 @@ impl Checkpoint {
     pub fn open(path: &Path) -> Result<Self> {
         open::open(path)
     }
+
+    /// Opens one weight file without a configuration.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub(crate) fn weights(path: &Path) -> Result<Self> {
+        open::weights(path)
+    }
 }
 
 #[cfg(test)]

@@ -35,6 +35,13 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
+/// One weight file alone.
+pub(super) fn weights(path: &Path) -> Result<Checkpoint> {
+    let mut checkpoint = Checkpoint::new(path.parent().unwrap_or(Path::new("")).to_owned());
+    add_file(&mut checkpoint, path)?;
+    Ok(checkpoint)
+}
+
 /// Reads one weight file, whatever its name says it is.
 fn add_file(checkpoint: &mut Checkpoint, path: &Path) -> Result<()> {
     if std::fs::metadata(path).is_ok_and(|found| found.len() == 0)

@@ -14,6 +14,7 @@ mod kinds;
 mod mamba;
 mod names;
 pub mod params;
+pub(crate) mod places;
 pub mod plan;
 mod rope;
 mod rotation;

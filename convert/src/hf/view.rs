@@ -63,7 +63,7 @@ pub struct View<'c> {
 
 impl<'c> View<'c> {
     /// A tensor as its shape and strides say; the caller has checked that they stay inside.
-    pub(super) fn new(elements: Elements<'c>, shape: &[u64], strides: &[u64]) -> Self {
+    pub(crate) fn new(elements: Elements<'c>, shape: &[u64], strides: &[u64]) -> Self {
         let axes = shape.iter().zip(strides).map(|(&len, &stride)| vec![(len, stride)]).collect();
         Self { elements, offset: 0, axes }
     }
@@ -293,7 +293,7 @@ fn locate<'s>(runs: impl Iterator<Item = &'s Steps>, mut index: u64) -> u64 {
 
 impl<'c> Elements<'c> {
     /// Elements of a type that holds weights.
-    pub(super) fn plain(dtype: Dtype, bytes: &'c [u8], name: &str) -> Result<Self> {
+    pub(crate) fn plain(dtype: Dtype, bytes: &'c [u8], name: &str) -> Result<Self> {
         if dtype.is_float() {
             return Ok(Self::Plain(dtype, bytes));
         }

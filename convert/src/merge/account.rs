@@ -2,10 +2,11 @@
 
 use super::gates::Material;
 use super::member::{Member, Members};
-use super::mixture::{GateMode, Mixture};
+use super::mixture::{GateMode, Mixture, Origin};
 use crate::recipe::{by_name, layer_of};
 use crate::tensor::Tensor;
 use moewe_engine::Result;
+use moewe_engine::quant::Kind;
 use serde::Serialize;
 use std::collections::HashMap;
 
@@ -46,7 +47,7 @@ pub struct Reading {
 /// All models of a mixture, the base first.
 pub(super) fn ingredients(mixture: &Mixture, members: &Members) -> Result<Vec<Ingredient>> {
     let mut all: Vec<Ingredient> = Vec::new();
-    let mut places = HashMap::new();
+    let mut known: Vec<&Origin> = Vec::new();
     let base = match mixture.base.len() {
         1 => "base".to_owned(),
         count => format!("base (one of {count})"),
@@ -56,14 +57,12 @@ pub(super) fn ingredients(mixture: &Mixture, members: &Members) -> Result<Vec<In
     let routed = routed.map(|(e, expert)| (&expert.source, format!("expert {e}")));
     let shared = mixture.shared.iter().map(|expert| (&expert.source, "shared expert".to_owned()));
     for (origin, part) in bases.chain(routed).chain(shared) {
-        let place = match places.get(&origin.path) {
-            Some(&place) => place,
-            None => {
-                all.push(ingredient(members.get(origin))?);
-                places.insert(&origin.path, all.len() - 1);
-                all.len() - 1
-            }
-        };
+        let same = |known: &&Origin| (&known.path, &known.adapters) == (&origin.path, &origin.adapters);
+        let place = known.iter().position(same).unwrap_or(all.len());
+        if place == all.len() {
+            all.push(ingredient(members.get(origin))?);
+            known.push(origin);
+        }
         all[place].parts.push(part);
     }
     Ok(all)
@@ -146,7 +145,8 @@ fn layer_bytes(member: &Member) -> u64 {
     let mut layers: HashMap<usize, u64> = HashMap::new();
     for tensor in member.source.tensors() {
         if let Some(layer) = layer_of(&tensor.subject.name) {
-            let format = tensor.subject.stored.or(tensor.subject.float).unwrap_or_else(|| by_name("F32"));
+            let float = tensor.subject.float.filter(|float| float.kind == Kind::Float);
+            let format = tensor.subject.stored.or(float).unwrap_or_else(|| by_name("F32"));
             let bytes = format.bytes_for(tensor.subject.weights()).unwrap_or(0);
             *layers.entry(layer).or_default() += bytes;
         }

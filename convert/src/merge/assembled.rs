@@ -9,7 +9,7 @@ use super::rows::{Changed, Mean, Numbers, Ordered, OrderedVector, Stack, Widened
 use crate::from_gguf::requantized;
 use crate::recipe::{by_name, layer_of};
 use crate::report::Report;
-use crate::source::{Source, accept};
+use crate::source::{Change, Source, accept, change_all};
 use crate::tensor::{Rows, Subject, Tensor};
 use moewe_engine::Result;
 use moewe_engine::gguf::Metadata;
@@ -59,6 +59,18 @@ impl<'m> Assembled<'m> {
         let lost = lost(mixture, members, &tensors);
         Ok(Self { metadata, tensors, members, notes, lost })
     }
+
+    /// The name of what is written, which is not that of the base.
+    pub(super) fn name(&mut self, out: &Path) {
+        let name = if out.extension().is_some_and(|ending| ending == "gguf") {
+            out.file_stem()
+        } else {
+            out.file_name()
+        };
+        if let Some(name) = name {
+            self.metadata.set("general.name", name.to_string_lossy().into_owned());
+        }
+    }
 }
 
 impl Source for Assembled<'_> {
@@ -68,6 +80,10 @@ impl Source for Assembled<'_> {
 
     fn tensors(&self) -> &[Tensor<'_>] {
         &self.tensors
+    }
+
+    fn change(&mut self, change: &mut dyn Change) -> Result<()> {
+        change_all(&mut self.tensors, change)
     }
 
     fn release(&self) {
@@ -244,7 +260,8 @@ impl<'m> Builder<'_, 'm> {
             let number = PARTS.iter().position(|known| *known == part).unwrap_or(0) as u64;
             let place = (layer as u64) << 24 | (e as u64 & 0xffff) << 4 | number;
             let seed = self.mixture.seed.wrapping_add(place.wrapping_mul(0xD134_2543_DE82_EF95));
-            let float = tensor.subject.float.unwrap_or_else(|| by_name("F32"));
+            let float = tensor.subject.float.filter(|float| float.kind == Kind::Float);
+            let float = float.unwrap_or_else(|| by_name("F32"));
             let noise = noise.map(|factor| (factor, seed));
             let inner = tensor.contents;
             tensor.contents = Arc::new(Changed { inner, float, noise, scale });

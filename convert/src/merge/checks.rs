@@ -92,8 +92,10 @@ fn unused(mixture: &Mixture) -> Option<String> {
 /// Experts that are all the same gain nothing, unless they are to be trained apart.
 fn one_for_all(mixture: &Mixture, upcycle: bool) -> Result<()> {
     let first = &mixture.experts[0];
-    let same =
-        |expert: &Expert| expert.source.path == first.source.path && expert.noise_scale.unwrap_or(0.0) == 0.0;
+    let same = |expert: &Expert| {
+        (&expert.source.path, &expert.source.adapters) == (&first.source.path, &first.source.adapters)
+            && expert.noise_scale.unwrap_or(0.0) == 0.0
+    };
     if upcycle || mixture.experts.len() == 1 || !mixture.experts.iter().all(same) {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 
 use super::assembled::{PARTS, turned};
 use super::family::{Family, Folder, Turn};
+use super::hidden::Hidden;
 use super::member::Member;
 use super::mixture::Mixture;
 use crate::checkpoint::Checkpoint;
@@ -11,8 +12,7 @@ use crate::recipe::{by_name, layer_of};
 use crate::report::{Planned, Progress, Report};
 use crate::source::Source;
 use crate::tensor::Tensor;
-use moewe_engine::os::room::report_file_limit;
-use moewe_engine::quant::Format;
+use moewe_engine::quant::{Format, Kind};
 use moewe_engine::{Error, Result};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensorError, View};
@@ -20,9 +20,7 @@ use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::sync::Mutex;
-use tempfile::TempDir;
 
 /// Bytes of a weight file before the next begins.
 const SHARD: u64 = 5_000_000_000;
@@ -53,30 +51,6 @@ pub(super) struct Writing<'w> {
     pub(super) failure: Mutex<Option<Error>>,
 }
 
-/// Where files are until the folder has its name, and what that will be.
-#[derive(Clone, Copy)]
-struct Target<'t> {
-    whole: &'t Path,
-    out: &'t Path,
-}
-
-impl Target<'_> {
-    fn put(self, name: &str, bytes: &[u8]) -> Result<()> {
-        fs::write(self.whole.join(name), bytes).map_err(|e| Error::io(self.out.join(name), "write", e))
-    }
-}
-
-/// A folder beside `out` that nobody looks at, gone when it is let go of.
-///
-/// # Errors
-/// There is no place for one.
-pub(super) fn hidden(out: &Path) -> Result<TempDir> {
-    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    report_file_limit();
-    let hidden = tempfile::Builder::new().prefix(".moewe-merge-").tempdir_in(parent);
-    hidden.map_err(|e| Error::io(parent, "make a folder in", e))
-}
-
 /// Whether a folder can hold this mixture at all.
 ///
 /// # Errors
@@ -95,33 +69,30 @@ pub(super) fn check(family: &Family, base: &Member) -> Result<&'static Folder> {
 
 impl Writing<'_> {
     /// Writes the folder `out`, which appears from `hidden` when it is complete; a dry run has neither.
-    pub(super) fn write(&self, out: &Path, hidden: Option<TempDir>) -> Result<Report> {
+    pub(super) fn write(&self, hidden: Option<Hidden>) -> Result<Report> {
         let folder = check(self.family, self.base)?;
         let format = self.format()?;
         let pieces = self.pieces(folder, format)?;
         let report = self.report(&pieces, format)?;
         let Some(hidden) = hidden else { return Ok(report) };
         self.progress.begin(report.bytes);
-        // One with everyone's rights in the one with ours.
-        let whole = hidden.path().join("merge");
-        fs::create_dir(&whole).map_err(|e| Error::io(&whole, "create", e))?;
-        let target = Target { whole: &whole, out };
-        self.write_weights(target, &pieces)?;
+        self.write_weights(&hidden, &pieces)?;
         let config = serde_json::to_string_pretty(&self.config(folder, format)?).unwrap_or_default();
-        target.put("config.json", config.as_bytes())?;
-        target.put("merge.yaml", self.mixture.told().as_bytes())?;
+        hidden.put("config.json", config.as_bytes())?;
+        hidden.put("merge.yaml", self.mixture.told().as_bytes())?;
         for name in COMPANIONS {
             let from = self.checkpoint.folder.join(name);
             if from.is_file() {
-                fs::copy(&from, whole.join(name)).map_err(|e| Error::io(&from, "copy", e))?;
+                fs::copy(&from, hidden.path(name)).map_err(|e| Error::io(&from, "copy", e))?;
             }
         }
-        publish(&whole, out)?;
+        hidden.publish()?;
         Ok(report)
     }
 
     fn format(&self) -> Result<&'static Format> {
         let own = self.base.tensor("token_embd.weight")?.subject.float;
+        let own = own.filter(|float| float.kind == Kind::Float);
         Ok(self.mixture.dtype.or(own).unwrap_or_else(|| by_name("F32")))
     }
 
@@ -221,7 +192,7 @@ impl Writing<'_> {
     }
 
     /// Weight files of a few gigabytes each, with their index where there are several.
-    fn write_weights(&self, target: Target, pieces: &[Piece]) -> Result<()> {
+    fn write_weights(&self, hidden: &Hidden, pieces: &[Piece]) -> Result<()> {
         let mut shards: Vec<(u64, Vec<&Piece>)> = vec![(0, vec![])];
         for piece in pieces {
             let bytes = piece.bytes() as u64;
@@ -242,20 +213,20 @@ impl Writing<'_> {
             own.iter().for_each(|piece| drop(places.insert(piece.name.clone(), name.as_str().into())));
             let data = own.iter().map(|piece| (piece.name.as_str(), *piece));
             let about = Some([("format".to_owned(), "pt".to_owned())].into());
-            let written = safetensors::serialize_to_file(data, about, &target.whole.join(&name));
+            let written = safetensors::serialize_to_file(data, about, &hidden.path(&name));
             if let Some(failure) = self.failure.lock().ok().and_then(|mut failure| failure.take()) {
                 return Err(failure);
             }
             written.map_err(|error| match error {
-                SafeTensorError::IoError(error) => Error::io(target.out.join(&name), "write", error),
-                error => Error::io(target.out.join(&name), "write", io::Error::other(error.to_string())),
+                SafeTensorError::IoError(error) => Error::io(hidden.out.join(&name), "write", error),
+                error => Error::io(hidden.out.join(&name), "write", io::Error::other(error.to_string())),
             })?;
         }
         if count > 1 {
             let total: u64 = shards.iter().map(|(size, _)| size).sum();
             let index = json!({ "metadata": { "total_size": total }, "weight_map": places });
             let text = serde_json::to_string_pretty(&index).unwrap_or_default();
-            target.put("model.safetensors.index.json", text.as_bytes())?;
+            hidden.put("model.safetensors.index.json", text.as_bytes())?;
         }
         Ok(())
     }
@@ -414,23 +385,4 @@ fn other(part: &str) -> Option<String> {
 fn no_place(name: &str) -> Error {
     let what = format!("{name} has no place in a folder of transformers");
     Error::unsupported(what, "write a GGUF file (-o NAME.gguf)")
-}
-
-/// Gives the folder its name, unless that is taken.
-fn publish(folder: &Path, out: &Path) -> Result<()> {
-    free(out)?;
-    fs::rename(folder, out).map_err(|e| Error::io(out, "rename the folder to", e))
-}
-
-/// Whether nothing is called so.
-///
-/// # Errors
-/// Something is; only an empty folder may be replaced.
-pub(super) fn free(out: &Path) -> Result<()> {
-    let is_empty = |out: &Path| fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
-    match fs::symlink_metadata(out) {
-        Err(_) => Ok(()),
-        Ok(about) if about.is_dir() && is_empty(out) => Ok(()),
-        Ok(_) => Err(Error::request(format!("{} exists; name another folder", out.display()))),
-    }
 }

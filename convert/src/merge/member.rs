@@ -42,34 +42,42 @@ pub(super) struct Member<'o> {
     places: HashMap<String, usize>,
 }
 
-/// All members, by their places.
-pub(super) struct Members<'o>(HashMap<PathBuf, Member<'o>>);
+/// All members; a model with an adapter is another one than without.
+pub(super) struct Members<'o>(Vec<(Origin, Member<'o>)>);
 
 impl<'o> Members<'o> {
     pub(super) fn of(files: &'o Files, mixture: &Mixture, options: &Options) -> Result<Self> {
-        let mut members = HashMap::new();
+        let mut members = Self(vec![]);
         let bases = mixture.base.iter().map(|(origin, _)| origin);
         for origin in bases.chain(mixture.named().map(|(_, expert)| &expert.source)) {
-            if !members.contains_key(&origin.path) {
+            if members.find(origin).is_none() {
                 let member = Member::new(origin, files.get(&origin.path), options);
-                members.insert(origin.path.clone(), member.map_err(|e| e.in_file(&origin.path))?);
+                members.0.push((origin.clone(), member.map_err(|e| e.in_file(&origin.path))?));
             }
         }
-        Ok(Self(members))
+        Ok(members)
     }
 
+    fn find(&self, origin: &Origin) -> Option<&Member<'o>> {
+        let same = |known: &Origin| (&known.path, &known.adapters) == (&origin.path, &origin.adapters);
+        self.0.iter().find(|(known, _)| same(known)).map(|(_, member)| member)
+    }
+
+    /// # Panics
+    /// When the mixture does not name it.
     pub(super) fn get(&self, origin: &Origin) -> &Member<'o> {
-        &self.0[&origin.path]
+        self.find(origin).expect("a source of the mixture")
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Member<'o>> {
-        self.0.values()
+        self.0.iter().map(|(_, member)| member)
     }
 }
 
 impl<'o> Member<'o> {
     pub(super) fn new(origin: &Origin, opened: &'o Opened, options: &Options) -> Result<Self> {
-        let source = opened.source(options)?;
+        let options = Options { adapters: origin.adapters.clone(), ..options.clone() };
+        let source = opened.source(&options)?;
         let names = source.tensors().iter().enumerate();
         let places = names.map(|(i, tensor)| (tensor.subject.name.clone(), i)).collect();
         Ok(Self { name: origin.name.clone(), places, source })

@@ -1,5 +1,6 @@
 //! What a person wants to merge: the keys of mergekit's MoE files and our own, and what can be refused from them alone.
 
+use crate::adapter::Named;
 use moewe_engine::quant::Format;
 use moewe_engine::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,25 @@ pub struct Origin {
     pub name: String,
     /// Where it is.
     pub path: PathBuf,
+    /// What is added to it.
+    pub adapters: Vec<Named>,
+}
+
+impl Origin {
+    /// What `SOURCE` or `SOURCE+ADAPTER` means, as mergekit writes it; further adapters may follow.
+    ///
+    /// # Errors
+    /// There is no such model, or no such adapter.
+    pub fn of(name: &str, places: &dyn Places) -> Result<Self> {
+        let whole = places.model(name);
+        let parts = name.rsplit_once('+').filter(|_| whole.is_err());
+        let Some((source, adapter)) = parts else {
+            return Ok(Self { name: name.to_owned(), path: whole?, adapters: vec![] });
+        };
+        let mut origin = Self::of(source, places)?;
+        origin.adapters.push(Named { path: places.model(adapter)?, scale: 1.0 });
+        Ok(Self { name: name.to_owned(), ..origin })
+    }
 }
 
 /// An expert.
@@ -165,7 +185,7 @@ impl Mixture {
     pub fn from_yaml(words: &str, places: &dyn Places) -> Result<Self> {
         let file = file_of(words)?;
         let dtype = file.dtype.as_deref().map(dtype).transpose()?;
-        let origin = |name: String| Ok(Origin { path: places.model(&name)?, name });
+        let origin = |name: String| Origin::of(&name, places);
         let base = match file.base_model {
             Base::One(name) => vec![(origin(name)?, 1.0)],
             Base::Mean(parts) => parts

@@ -11,6 +11,7 @@ mod checks;
 mod family;
 mod folder;
 mod gates;
+mod hidden;
 mod member;
 mod mixture;
 mod preset;
@@ -31,6 +32,7 @@ use crate::source::Source;
 use assembled::Assembled;
 use family::Family;
 use gates::{Gates, Material};
+use hidden::Hidden;
 use member::{Files, Member, Members};
 use moewe_engine::gguf::{Destination, Existing};
 use moewe_engine::{Error, Result};
@@ -121,7 +123,7 @@ impl<'m> Merge<'m> {
         // Begun before the gates, which take long.
         let writes = !self.options.dry_run || self.options.calibrate.is_some();
         let destination = if writes { Some(Destination::create(out, existing)?) } else { None };
-        let (source, made) = self.source(notes)?;
+        let (source, made) = self.source(out, notes)?;
         let written = match (&self.options.calibrate, destination) {
             (Some(text), Some(destination)) => {
                 calibrated::write_source(&source, text, destination, self.options, self.progress)
@@ -146,14 +148,8 @@ impl<'m> Merge<'m> {
             ));
         };
         // Made before the gates, which take long.
-        let hidden = match self.options.dry_run {
-            true => None,
-            false => {
-                folder::free(out)?;
-                Some(folder::hidden(out)?)
-            }
-        };
-        let (source, made) = self.source(notes)?;
+        let hidden = if self.options.dry_run { None } else { Some(Hidden::create(out)?) };
+        let (source, made) = self.source(out, notes)?;
         let writing = folder::Writing {
             mixture: self.mixture,
             family: self.family,
@@ -164,24 +160,27 @@ impl<'m> Merge<'m> {
             progress: self.progress,
             failure: Mutex::default(),
         };
-        let report = writing.write(out, hidden)?;
+        let report = writing.write(hidden)?;
         let largest = report.plan.iter().map(|planned| planned.bytes).max().unwrap_or(0);
         self.merged(report, &source, made, largest)
     }
 
     /// The mixture with its gates; those of a dry run are zeros.
-    fn source(&self, notes: Vec<String>) -> Result<(Assembled<'m>, Made)> {
+    fn source(&self, out: &Path, notes: Vec<String>) -> Result<(Assembled<'m>, Made)> {
         let (Gates { layers, loads }, mut made) = self.gates()?;
         made.loads = loads;
         let gates = Gates { layers, loads: None };
-        Ok((Assembled::new(self.mixture, self.family, self.members, &gates, notes)?, made))
+        let mut source = Assembled::new(self.mixture, self.family, self.members, &gates, notes)?;
+        source.name(out);
+        Ok((source, made))
     }
 
     fn gates(&self) -> Result<(Gates, Made)> {
         let Some(path) = &self.asked.gates_from else { return self.gates_with(self.base) };
         let opened = OpenedModel::new(path)?;
         let name = path.display().to_string();
-        let other = Member::new(&Origin { name, path: path.clone() }, &opened, self.options)?;
+        let origin = Origin { name, path: path.clone(), adapters: vec![] };
+        let other = Member::new(&origin, &opened, self.options)?;
         checks::same_base(self.base, &other)?;
         self.gates_with(&other)
     }

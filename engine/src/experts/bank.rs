@@ -16,7 +16,7 @@ use super::slots::{Slot, SlotShape, Which};
 use super::statistics::{LayerStatistics, Statistics};
 use super::{ExpertLayer, Layers, Stack, count_of};
 use crate::error::{Error, Result};
-use crate::kernels::{Dispatch, ExpertMatrices, Layout, MatrixRef};
+use crate::kernels::{Dispatch, ExpertMatrices, Layout, LowRank, MatrixRef};
 use crate::os::pages::Pages;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
@@ -487,5 +487,9 @@ impl ExpertMatrices for Part<'_> {
 
     fn bias(&self, expert: u32) -> Option<&[f32]> {
         self.stack.bias(expert)
+    }
+
+    fn low_rank(&self, expert: u32) -> Option<&LowRank> {
+        self.stack.low_rank(expert)
     }
 }

@@ -24,7 +24,7 @@ pub use trace::{Trace, TracedLayer};
 use crate::cuda::Vector;
 use crate::error::Result;
 use crate::gguf::Bytes;
-use crate::kernels::{Dispatch, Layout, MatrixRef};
+use crate::kernels::{Dispatch, Layout, LowRank, MatrixRef};
 use crate::quant::Format;
 use bank::Bank;
 use queue::Queue;
@@ -42,6 +42,8 @@ pub struct Stack {
     pub experts: Vec<Bytes>,
     /// `(expert_count, rows)`.
     pub bias: Option<Vector>,
+    /// What adapters add, one per expert; empty without any.
+    pub low_ranks: Vec<LowRank>,
 }
 
 impl Stack {
@@ -54,6 +56,11 @@ impl Stack {
     /// One expert's bias.
     pub fn bias(&self, expert: u32) -> Option<&[f32]> {
         self.bias.as_ref().map(|bias| &bias[expert as usize * self.rows..][..self.rows])
+    }
+
+    /// What adapters add to one expert's matrix.
+    pub fn low_rank(&self, expert: u32) -> Option<&LowRank> {
+        self.low_ranks.get(expert as usize)
     }
 
     fn row_bytes(&self) -> usize {

@@ -7,6 +7,7 @@ use super::bytes::Bytes;
 use super::cursor::Cursor;
 use super::metadata::Metadata;
 use super::tensor::TensorInfo;
+use super::value::Value;
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, MIN_ALIGNMENT, mistaken, quoted, split};
 use crate::error::{Error, Result};
 use crate::quant::Format;
@@ -119,6 +120,13 @@ impl Gguf {
         changed.tensors[old] = TensorInfo { part: changed.parts.len(), ..tensor };
         changed.parts.push(Bytes::from(bytes));
         Ok(changed)
+    }
+
+    /// The same model with another value of a key.
+    #[must_use]
+    pub fn with_metadata(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.metadata.set(key, value);
+        self
     }
 
     /// The file it was opened from, the first one of a split model.

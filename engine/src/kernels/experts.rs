@@ -3,7 +3,7 @@
 //! Each (row, choice) of a batch has a slot; results of gate, up and down go to slots, which makes them disjoint
 //! between experts however the router chose.
 
-use super::{Inputs, Job, Kernel, MatrixRef, Output, Pick, Quantized, rows_per_task};
+use super::{Inputs, Job, Kernel, LowRank, MatrixRef, Output, Pick, Quantized, rows_per_task};
 use crate::ops::Activation;
 use crate::threads::{SharedSlice, Team};
 use std::ops::Range;
@@ -92,6 +92,10 @@ pub trait ExpertMatrices: Sync {
     fn matrix(&self, expert: u32) -> MatrixRef<'_>;
     /// One expert's bias.
     fn bias(&self, expert: u32) -> Option<&[f32]>;
+    /// What adapters add to one expert's matrix.
+    fn low_rank(&self, _expert: u32) -> Option<&LowRank> {
+        None
+    }
 }
 
 /// Matrices with the kernel of their format.
@@ -116,11 +120,19 @@ impl<M: ExpertMatrices> ExpertKernel<'_, M> {
         let job = Job { matrix: self.matrices.matrix(expert), inputs, picks, output };
         // SAFETY: the caller's promise.
         unsafe { self.kernel.rows(&job, range.clone()) };
-        let Some(bias) = self.matrices.bias(expert) else { return };
+        let (bias, low_rank) = (self.matrices.bias(expert), self.matrices.low_rank(expert));
+        if bias.is_none() && low_rank.is_none() {
+            return;
+        }
         for pick in picks {
             // SAFETY: the caller's promise.
             let values = unsafe { output.slice(pick.output, range.clone()) };
-            values.iter_mut().zip(&bias[range.clone()]).for_each(|(value, bias)| *value += bias);
+            if let Some(low_rank) = low_rank {
+                low_rank.add(self.kernel.isa, inputs.row(pick.input), range.clone(), values);
+            }
+            if let Some(bias) = bias {
+                values.iter_mut().zip(&bias[range.clone()]).for_each(|(value, bias)| *value += bias);
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ mod blocks;
 mod experts;
 mod floats;
 mod layout;
+mod low_rank;
 mod panels;
 mod portable;
 mod recurrence;
@@ -31,6 +32,7 @@ pub use experts::{
     Dispatch, ExpertKernel, ExpertMatrices, Hidden, Share, SlotCodes, down, hidden, quantize_slots,
 };
 pub use layout::Layout;
+pub use low_rank::LowRank;
 pub use recurrence::{Convolution, STATE_COLUMNS, Scan, ScanHead, Taken, convolve, scan};
 
 use crate::quant::{Block, Float, Format, Grain, Visit, visit};

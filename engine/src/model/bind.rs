@@ -4,6 +4,7 @@
 //! that is not used means that another function would be computed.
 
 use super::Architecture;
+use super::adapter::Adapters;
 use super::config::{Config, Norm};
 use super::ffn::{self, Ffn};
 use super::mixer::Mixer;
@@ -12,13 +13,19 @@ use crate::cuda::Vector;
 use crate::error::{Error, Result};
 use crate::experts::{ExpertLayer, ExpertStore};
 use crate::gguf::{Bytes, Gguf, TensorInfo};
+use crate::kernels::LowRank;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::OnceLock;
 
 /// Finds all tensors of `config`.
-pub(super) fn bind(gguf: &Gguf, architecture: &Architecture, config: &Config) -> Result<Weights> {
-    let binder = Binder { gguf, used: RefCell::default() };
+pub(super) fn bind(
+    gguf: &Gguf,
+    architecture: &Architecture,
+    config: &Config,
+    adapters: &Adapters<'_>,
+) -> Result<Weights> {
+    let binder = Binder { gguf, adapters, used: RefCell::default() };
     let width = config.embedding_length;
     let token_embedding = binder.matrix("token_embd.weight", config.vocab_size, width)?;
     let position_embedding = match config.learned_positions {
@@ -27,7 +34,7 @@ pub(super) fn bind(gguf: &Gguf, architecture: &Architecture, config: &Config) ->
     };
     let output = match binder.optional_linear("output", config.vocab_size, width)? {
         Some(output) => output,
-        None => Linear { name: "output".into(), matrix: token_embedding.clone(), bias: None },
+        None => Linear { name: "output".into(), matrix: token_embedding.clone(), bias: None, low_rank: None },
     };
     let output_norm = binder.norm(architecture.output_norm, config.output_norm, width)?;
     binder.ignore("rope_freqs.weight");
@@ -39,12 +46,15 @@ pub(super) fn bind(gguf: &Gguf, architecture: &Architecture, config: &Config) ->
         experts.push(layer.experts()?);
     }
     binder.refuse_surplus(config.layers.len())?;
+    adapters.refuse_surplus()?;
     let experts = ExpertStore::new(experts);
-    Ok(Weights { token_embedding, position_embedding, layers, output_norm, output, experts })
+    let is_adapted = adapters.is_any();
+    Ok(Weights { token_embedding, position_embedding, layers, output_norm, output, experts, is_adapted })
 }
 
 struct Binder<'a> {
     gguf: &'a Gguf,
+    adapters: &'a Adapters<'a>,
     used: RefCell<HashSet<String>>,
 }
 
@@ -111,6 +121,7 @@ impl Binder<'_> {
             name: name.to_owned(),
             matrix: self.matrix(&format!("{name}.weight"), rows, cols)?,
             bias: self.optional_vector(&format!("{name}.bias"), rows)?,
+            low_rank: self.adapters.of(&format!("{name}.weight"), (rows, cols, 1))?.pop().map(Box::new),
         })
     }
 
@@ -260,5 +271,16 @@ impl LayerBinder<'_> {
     /// One matrix per head or expert out of a 3-D tensor.
     pub(super) fn slices(&self, name: &str, count: usize, rows: usize, cols: usize) -> Result<Vec<Matrix>> {
         self.binder.slices(&self.name(name), count, rows, cols)
+    }
+
+    /// What adapters add to each expert's matrix of a stack; nothing without any.
+    pub(super) fn low_ranks(
+        &self,
+        name: &str,
+        count: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Vec<LowRank>> {
+        self.binder.adapters.of(&self.name(&format!("{name}.weight")), (rows, cols, count))
     }
 }

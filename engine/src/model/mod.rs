@@ -3,6 +3,7 @@
 //! An architecture is one file of data plus one line in [`ARCHITECTURES`]; no other file names one. A new
 //! behaviour is a field of [`Config`] with an enum, never a question about the architecture's name.
 
+mod adapter;
 mod backend;
 mod bind;
 mod config;
@@ -45,6 +46,7 @@ mod qwen35moe;
 mod qwen3moe;
 mod qwen3next;
 
+pub use adapter::{Adapter, Pair};
 pub use backend::{Backend, Cpu, Cuda, CudaState, HostBuffer, Plain, Setup, State};
 pub use config::{Config, Layer, Norm, QkNorm};
 pub use keys::Keys;
@@ -162,7 +164,19 @@ impl Model {
     /// When the architecture is unknown, a key is missing or out of bounds, or a tensor is missing, surplus or
     /// of another shape than the keys say.
     pub fn bind(gguf: &Gguf) -> Result<Self> {
+        Self::bind_with(gguf, &[])
+    }
+
+    /// The same with adapters beside its matrices.
+    ///
+    /// # Errors
+    /// As [`Model::bind`]; adapters of another architecture, or for matrices that it lacks.
+    pub fn bind_with(gguf: &Gguf, adapters: &[Adapter]) -> Result<Self> {
         let name = gguf.metadata().require_str("general.architecture")?;
+        if gguf.metadata().str("general.type")? == Some("adapter") {
+            let hint = "give its base as the model, and it with --lora";
+            return Err(Error::unsupported("an adapter, not a model", hint));
+        }
         let architecture = ARCHITECTURES.iter().find(|known| known.name == name).ok_or_else(|| {
             let known: Vec<_> = ARCHITECTURES.iter().map(|known| known.name).collect();
             Error::unsupported(
@@ -171,7 +185,8 @@ impl Model {
             )
         })?;
         let config = config::read(gguf, architecture)?;
-        let weights = bind::bind(gguf, architecture, &config)?;
+        let adapters = adapter::Adapters::new(adapters, name)?;
+        let weights = bind::bind(gguf, architecture, &config, &adapters)?;
         Ok(Self { config, weights })
     }
 }

@@ -6,7 +6,7 @@ use super::mixer::Mixer;
 use crate::cuda::{Memory, Vector};
 use crate::experts::ExpertStore;
 use crate::gguf::Bytes;
-use crate::kernels::{Layout, MatrixRef};
+use crate::kernels::{Layout, LowRank, MatrixRef};
 use crate::quant::Format;
 use std::sync::{Arc, OnceLock};
 
@@ -52,6 +52,8 @@ pub struct Linear {
     pub matrix: Matrix,
     /// One per output.
     pub bias: Option<Vector>,
+    /// What adapters add.
+    pub low_rank: Option<Box<LowRank>>,
 }
 
 /// Weights of a norm.
@@ -79,6 +81,8 @@ pub struct Weights {
     pub output: Linear,
     /// Routed experts of all layers.
     pub experts: ExpertStore,
+    /// Whether adapters stand beside any of it.
+    pub is_adapted: bool,
 }
 
 impl Weights {

@@ -79,10 +79,19 @@ impl Engine {
             let batch = options.batch;
             return Err(Error::request(format!("a batch has 1 to {MOST_ROWS} rows, not {batch}")));
         }
+        // An adapter that was trained on conversations brings the words between their turns.
+        let template = options.adapters.iter().rev().filter(|adapter| adapter.scale != 0.0);
+        let gguf = match template.filter_map(|adapter| adapter.chat_template.as_deref()).next() {
+            Some(template) => gguf.with_metadata("tokenizer.chat_template", template),
+            None => gguf,
+        };
         // A large vocabulary takes longer than all tensors: it gets a thread of its own.
         let (model, tokenizer) = thread::scope(|scope| {
             let tokenizer = scope.spawn(|| load_tokenizer(gguf.metadata()));
-            (Model::bind(&gguf), tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            (
+                Model::bind_with(&gguf, &options.adapters),
+                tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            )
         });
         let (mut model, tokenizer) = (model?, tokenizer?);
         if let Some(tokenizer) = &tokenizer

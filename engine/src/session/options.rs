@@ -2,6 +2,7 @@
 
 use super::MemoryLimit;
 use crate::error::{Error, Result};
+use crate::model::Adapter;
 use crate::quant::Format;
 use crate::simd::Isa;
 use std::str::FromStr;
@@ -78,6 +79,8 @@ pub struct Options {
     pub experts_used: Option<usize>,
     /// Experts below this share of their token's weight are left out; more than 0 changes the output.
     pub expert_threshold: f32,
+    /// Added to the model's matrices.
+    pub adapters: Vec<Adapter>,
     /// Experts per token to read before their layer's turn, on a guess, where they do not all fit.
     pub look_ahead: usize,
 }
@@ -107,6 +110,7 @@ impl Default for Options {
             capacity: CapacityMode::Dropless,
             experts_used: None,
             expert_threshold: 0.0,
+            adapters: vec![],
             look_ahead: 0,
         }
     }

@@ -7,11 +7,12 @@
 
 mod built_in;
 mod date;
+mod generation;
 mod message;
 mod rendered;
 
 use super::Tokenizer;
-use super::stand_ins::StandIns;
+use super::stand_ins::{StandIns, Undone, guards};
 use crate::gguf::Metadata;
 use crate::os::clock;
 use crate::{Error, Result};
@@ -23,6 +24,7 @@ use regex::Regex;
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::sync::LazyLock;
 
 pub use built_in::{BUILT_IN, built_in};
@@ -105,7 +107,7 @@ impl ChatTemplate {
         }
         let source = source.replace("\r\n", "\n"); // as Jinja2 reads files
         let mut environment = environment();
-        let compiled = environment.add_template_owned(NAME, without_generation_blocks(&source));
+        let compiled = environment.add_template_owned(NAME, generation::with_marks(&source));
         compiled
             .map_err(|error| Error::malformed(format!("key `{KEY}`"), "a Jinja template", explain(&error)))?;
         let (bos, eos) = (bos.to_owned(), eos.to_owned());
@@ -115,6 +117,18 @@ impl ChatTemplate {
     /// The template's own words.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// The template for a vocabulary with these control tokens, none of which a message can then write.
+    #[must_use]
+    pub fn guarding<'t>(mut self, control_tokens: impl Iterator<Item = &'t str>) -> Self {
+        self.guards = guards(control_tokens);
+        self
+    }
+
+    /// Whether it says itself, with `generation` blocks, what a model is to be trained on.
+    pub fn has_generation_blocks(&self) -> bool {
+        generation::are_in(&self.source)
     }
 
     /// Whether it asks for a variable, such as `enable_thinking`.
@@ -141,6 +155,34 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         variables: &Map<String, Json>,
     ) -> Result<Rendered> {
+        let (masked, stand_ins) = self.masked(messages, variables, (add_generation_prompt, false))?;
+        let Undone { text, contents, .. } = stand_ins.undo(&masked);
+        Ok(Rendered::new(text, contents))
+    }
+
+    /// The text of the whole conversation, and which of it stands in `generation` blocks, empty ones among them: the bytes
+    /// to train on.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render_with`].
+    pub fn render_for_training(
+        &self,
+        messages: &[Message],
+        variables: &Map<String, Json>,
+    ) -> Result<(Rendered, Vec<Range<usize>>)> {
+        let (masked, stand_ins) = self.masked(messages, variables, (false, true))?;
+        let Undone { text, contents, marked } = stand_ins.undo(&masked);
+        Ok((Rendered::new(text, contents), marked))
+    }
+
+    /// What the template writes of messages with stand-ins in them; the flags are whether an answer is to begin at the
+    /// end, and whether `generation` blocks are marked.
+    fn masked(
+        &self,
+        messages: &[Message],
+        variables: &Map<String, Json>,
+        (add_generation_prompt, is_marked): (bool, bool),
+    ) -> Result<(String, StandIns)> {
         let refused = |error: minijinja::Error| Error::request(format!("chat template: {}", explain(&error)));
         let turns: Vec<Map<String, Json>> =
             messages.iter().map(|message| self.with_aliases(message)).collect();
@@ -156,6 +198,9 @@ impl ChatTemplate {
         values.insert("add_generation_prompt".to_owned(), Json::Bool(add_generation_prompt));
         values.insert("bos_token".to_owned(), Json::from(&*self.bos));
         values.insert("eos_token".to_owned(), Json::from(&*self.eos));
+        if is_marked {
+            values.extend(generation::variables(stand_ins.marks()?));
+        }
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(STEPS + STEPS_PER_MESSAGE * messages.len() as u64));
         let mut text = Bounded(Vec::new());
@@ -163,8 +208,7 @@ impl ChatTemplate {
         template.render_captured_to(Value::from(Serde(&values)), &mut text).map_err(refused)?;
         let masked = String::from_utf8(text.0)
             .map_err(|_| Error::request("chat template: wrote text that is not UTF-8"))?;
-        let (text, contents) = stand_ins.undo(&masked);
-        Ok(Rendered::new(text, contents))
+        Ok((masked, stand_ins))
     }
 
     /// The turn with what was thought under the key that this template reads it from.
@@ -283,18 +327,6 @@ fn environment() -> Environment<'static> {
     // Jinja2 cannot iterate over none, and templates ask before they take the length of `tools`.
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment
-}
-
-/// `{% generation %}` marks the answers for training; here its content counts like any other.
-fn without_generation_blocks(source: &str) -> String {
-    static TAG: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").ok());
-    let Some(tag) = &*TAG else { return source.to_owned() };
-    let replace = |found: &regex::Captures| {
-        let body = if found.get(2).is_some() { "endif" } else { "if true" };
-        format!("{{%{} {body} {}%}}", &found[1], &found[3])
-    };
-    tag.replace_all(source, replace).into_owned()
 }
 
 /// The template's own words where it has some, else what went wrong and in which line.

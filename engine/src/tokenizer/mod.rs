@@ -198,7 +198,7 @@ impl Tokenizer {
                     match fragment {
                         Fragment::Token(id) => tokens.push(id),
                         Fragment::Text(text) => {
-                            let (text, _) = stand_ins.undo(text);
+                            let text = stand_ins.undo(text).text;
                             self.encode_normalized(&text, Special::Plain, is_first, tokens)?;
                         }
                     }
@@ -207,7 +207,7 @@ impl Tokenizer {
                 })
             });
         }
-        let (text, _) = stand_ins.undo(masked);
+        let text = stand_ins.undo(masked).text;
         self.special.split(&text, Special::Plain, |fragment| {
             match fragment {
                 Fragment::Token(id) => tokens.push(id),

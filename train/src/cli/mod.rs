@@ -5,6 +5,7 @@
 mod bench;
 mod defaults;
 mod export;
+mod finetune;
 mod run;
 mod shards;
 mod spellings;
@@ -40,6 +41,7 @@ const fn entry<C: Command>() -> Entry {
 static COMMANDS: &[Entry] = &[
     entry::<tokenizer::TrainTokenizer>(),
     entry::<shards::Shards>(),
+    entry::<finetune::Finetune>(),
     entry::<export::Export>(),
     entry::<bench::Bench>(),
 ];

@@ -153,7 +153,8 @@ fn boundary(text: &str, size: usize) -> Option<usize> {
         .map(|at| at + 1)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+/// A file of a tokenizer, whose length is bounded.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     let length = path.metadata().map_err(|error| Error::io(path, "open", error))?.len();
     if length > LARGEST_FILE {
         let found = format!("{length} bytes");

@@ -1,10 +1,11 @@
 //! From text to batches of token ids: corpora, tokenizers, shards, and the endless stream that training reads.
 //!
 //! Documents come from files ([`corpus`]), become ids ([`encoder`]), are cut into rows and written as `.npy` arrays
-//! ([`prepare`]); [`mixture`] makes one stream of many such folders and [`loader`] reads it ahead. Nothing here
-//! knows models or tensors.
+//! ([`prepare`]); [`mixture`] makes one stream of many such folders and [`loader`] reads it ahead. Conversations, for
+//! fine-tuning, become rows in memory ([`chat`]). Nothing here knows models or tensors.
 
 mod batches;
+pub mod chat;
 pub mod corpus;
 pub mod encoder;
 mod holdout;

@@ -3,7 +3,7 @@
 use super::config::Config;
 use super::keys::Keys;
 use super::parameters::{Piece, Role};
-use super::{mixtral, moe_124m, moe_gpt, tachyon};
+use super::{llama, mistral, mixtral, moe_124m, moe_gpt, olmoe, qwen3, qwen3_moe, tachyon};
 use crate::Result;
 use serde_json::Value;
 
@@ -20,12 +20,23 @@ pub struct Architecture {
     pub(super) read: fn(&Keys) -> Result<Config>,
     /// The tensors of its dense twin, `(out, in)` each, that an expert of this role is made of, one below the other.
     pub dense_twin: fn(Role, usize) -> Option<Vec<String>>,
+    /// The one tensor that newer releases have for this role, whose weights it may come from.
+    pub fused: fn(Role, usize, &[usize]) -> Option<Piece>,
     pub(super) pieces: fn(&Config, Role, usize, &[usize]) -> Vec<Piece>,
 }
 
 /// All of them.
-pub static ARCHITECTURES: &[&Architecture] =
-    &[&moe_gpt::ARCHITECTURE, &tachyon::ARCHITECTURE, &moe_124m::ARCHITECTURE, &mixtral::ARCHITECTURE];
+pub static ARCHITECTURES: &[&Architecture] = &[
+    &moe_gpt::ARCHITECTURE,
+    &tachyon::ARCHITECTURE,
+    &moe_124m::ARCHITECTURE,
+    &mixtral::ARCHITECTURE,
+    &llama::ARCHITECTURE,
+    &mistral::ARCHITECTURE,
+    &qwen3::ARCHITECTURE,
+    &qwen3_moe::ARCHITECTURE,
+    &olmoe::ARCHITECTURE,
+];
 
 impl Config {
     /// The model that a config.json describes.

@@ -29,8 +29,8 @@ pub struct Config {
     pub norm: NormKind,
     /// Added to the mean square in every norm.
     pub norm_epsilon: f64,
-    /// Whether queries and keys are normed per head before they are rotated.
-    pub head_norm: bool,
+    /// Norms of queries and keys before they are rotated.
+    pub head_norm: Option<HeadNorms>,
     /// How positions enter.
     pub position: Position,
     /// Whether attention and feed-forward networks have biases, as far as their architecture knows any.
@@ -41,8 +41,8 @@ pub struct Config {
     pub activation: Activation,
     /// Hidden numbers of a dense network.
     pub feed_forward_length: usize,
-    /// A layer has experts where its index divided by this leaves nothing.
-    pub expert_every: usize,
+    /// Which layers have experts.
+    pub routed: Vec<bool>,
     /// The experts of a layer.
     pub experts: Experts,
     /// Share of numbers dropped while training: embeddings, attention, outputs.
@@ -68,10 +68,51 @@ pub struct Experts {
     pub capacity: Option<f64>,
     /// Whether training adds learned noise to the router's scores.
     pub noise: bool,
+    /// Whether the weights of a token's experts add up to 1.
+    pub normalised: bool,
+    /// What the load-balance loss counts together.
+    pub balance: Balance,
     /// Factor of the load-balance loss.
     pub load_balance: f64,
     /// Factor of the router's z-loss.
     pub router_z: f64,
+}
+
+/// What the load-balance loss counts together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// Each layer by itself, with shares of all choices; the layers' losses are added up. Even is 1 a layer.
+    PerLayer,
+    /// The tokens of all layers, with choices per token, as transformers has it. Even is the number of used experts.
+    AllLayers,
+}
+
+impl Experts {
+    /// Of a model without any.
+    pub(super) fn none() -> Self {
+        Self {
+            count: 0,
+            used: 0,
+            length: 0,
+            shared_length: 0,
+            shared_count: 0,
+            capacity: None,
+            noise: false,
+            normalised: true,
+            balance: Balance::PerLayer,
+            load_balance: 0.0,
+            router_z: 0.0,
+        }
+    }
+}
+
+/// What a norm of queries or keys covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadNorms {
+    /// Each head by itself, with the same weights.
+    Each,
+    /// All heads of a token together.
+    All,
 }
 
 /// Where biases stand.
@@ -111,7 +152,7 @@ pub enum Initialisation {
 impl Config {
     /// Whether layer `index` has experts.
     pub fn has_experts(&self, index: usize) -> bool {
-        index.is_multiple_of(self.expert_every)
+        self.routed.get(index).copied().unwrap_or_default()
     }
 
     /// How many layers have experts.

@@ -214,6 +214,33 @@ impl Keys {
         }
     }
 
+    /// Whether `key` is not there at all; null is a value.
+    pub(super) fn is_missing(&self, key: &str) -> bool {
+        !self.source.contains_key(key)
+    }
+
+    /// A list of texts; none where the key is missing.
+    ///
+    /// # Errors
+    /// Something else stands there.
+    pub(super) fn texts(&self, key: &str) -> Result<Vec<String>> {
+        self.list(key, "a list of texts", |value| value.as_str().map(str::to_owned))
+    }
+
+    /// A list of whole numbers; none where the key is missing.
+    ///
+    /// # Errors
+    /// Something else stands there.
+    pub(super) fn wholes(&self, key: &str) -> Result<Vec<usize>> {
+        self.list(key, "a list of whole numbers", |value| Some(value.as_u64()? as usize))
+    }
+
+    fn list<T>(&self, key: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Vec<T>> {
+        let Some((name, value)) = self.get(key)? else { return Ok(vec![]) };
+        let all = value.as_array().and_then(|all| all.iter().map(read).collect());
+        all.ok_or_else(|| self.wrong(name, expected, value))
+    }
+
     /// `whole / parts`, which must be even for the rotation of pairs.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //! stream, which stays in the precision of sums.
 
 use super::parameters::Role;
-use super::router::Routing;
+use super::router::{Routing, Spread};
 use super::transformer::{Model, Parameter, Pass};
 use crate::Result;
 use crate::ops::{Attended, Attention, Dropout, HeadNorm, Heads, linear, wide};
@@ -28,6 +28,8 @@ pub(super) struct LayerContext<'a> {
     pub(super) layer: usize,
     pub(super) batch: usize,  // B
     pub(super) length: usize, // T
+    /// What the load balance counts together, known after all layers; without, each layer by itself.
+    pub(super) spread: Option<&'a Spread>,
 }
 
 /// What the backward of a layer needs.
@@ -107,7 +109,7 @@ impl<'a> LayerContext<'a> {
 
     fn heads(&self) -> Heads<'a> {
         let config = &self.model.config;
-        let norm = config.head_norm.then(|| HeadNorm {
+        let norm = config.head_norm.map(|_| HeadNorm {
             epsilon: config.norm_epsilon,
             query: &self.get(Role::QueryNorm).master,
             key: &self.get(Role::KeyNorm).master,
@@ -120,6 +122,7 @@ impl<'a> LayerContext<'a> {
             size: config.head_length,
             norm,
             rotation: self.model.rotation(),
+            positions: None,
         }
     }
 
@@ -287,7 +290,7 @@ impl<'a> LayerContext<'a> {
             let both = raw.iter().zip(normal);
             scores.iter_mut().zip(both).for_each(|(score, (&raw, normal))| *score += softplus(raw) * normal);
         }
-        Ok((Routing::new(&self.model.config.experts, &scores, self.pass.average())?, noise))
+        Ok((Routing::new(&self.model.config.experts, &scores, None, self.pass.average())?, noise))
     }
 
     /// The gradient of the router's input.
@@ -300,7 +303,8 @@ impl<'a> LayerContext<'a> {
     ) -> Result<Tensor> {
         let experts = &self.model.config.experts;
         let scale = self.pass.scale;
-        let d_scores = routing.backward(slopes, scale * experts.load_balance, scale * experts.router_z);
+        let factors = (scale * experts.load_balance, scale * experts.router_z);
+        let d_scores = routing.backward(slopes, factors, self.spread);
         let router = self.get(Role::Router);
         let mut dx = self.scores_backward(&d_scores, router, normed)?;
         if let (Some(noise), Some(weight)) = (noise, self.find(Role::RouterNoise)) {

@@ -3,14 +3,20 @@
 
 mod architectures;
 mod config;
+mod family;
 mod keys;
 mod layer;
+mod llama;
+mod mistral;
 mod mixtral;
 mod moe_124m;
 mod moe_gpt;
 mod names;
+mod olmoe;
 mod parameters;
 mod presets;
+mod qwen3;
+mod qwen3_moe;
 mod router;
 mod tachyon;
 #[cfg(test)]
@@ -18,7 +24,7 @@ mod tests;
 mod transformer;
 
 pub use architectures::{ARCHITECTURES, Architecture};
-pub use config::{Biases, Config, Experts, Initialisation, Position};
+pub use config::{Balance, Biases, Config, Experts, HeadNorms, Initialisation, Position};
 pub use keys::Keys;
 use names::{GatedNames, qkv_pieces};
 pub use parameters::{Piece, Role, Spec};

@@ -2,7 +2,7 @@
 //! that its description promises stand under keys of our own.
 
 use super::Architecture;
-use super::config::{Biases, Config, Experts, Initialisation, Position};
+use super::config::{Balance, Biases, Config, Experts, Initialisation, Position};
 use super::keys::Keys;
 use super::parameters::{Piece, Role};
 use crate::Result;
@@ -16,6 +16,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     context_key: "context_len",
     read,
     pieces,
+    fused: |_, _, _| None,
     dense_twin: |_, _| None,
 };
 
@@ -26,25 +27,26 @@ fn read(keys: &Keys) -> Result<Config> {
     keys.always("num_key_value_heads", heads)?;
     keys.always("tie_word_embeddings", false)?;
     keys.unused("capacity_factor");
+    let layers = keys.count("n_layers")?;
     Ok(Config {
         architecture: &ARCHITECTURE,
         source: Value::Null,
         vocabulary: keys.count("vocab_size")?,
         context_length: keys.count("context_len")?,
         embedding_length: embedding,
-        block_count: keys.count("n_layers")?,
+        block_count: layers,
         head_count: heads,
         head_count_kv: heads,
         head_length: head,
         norm: NormKind::Layer,
         norm_epsilon: 1e-5,
-        head_norm: false,
+        head_norm: None,
         position: Position::Learned,
         bias: Biases { dense: false, experts: true },
         tied: false,
         activation: Activation::Swiglu,
         feed_forward_length: 0,
-        expert_every: 1,
+        routed: vec![true; layers],
         experts: Experts {
             count: keys.count("n_experts")?,
             used: keys.count_or("top_k", 2)?,
@@ -53,6 +55,8 @@ fn read(keys: &Keys) -> Result<Config> {
             shared_count: 0,
             capacity: None,
             noise: false,
+            normalised: true,
+            balance: Balance::PerLayer,
             load_balance: keys.number_or("balance_loss_coef", 0.01)?,
             router_z: keys.number_or("z_loss_coef", 0.001)?,
         },

@@ -1,6 +1,6 @@
 //! German MoE GPT: layer norms, rotation of neighbouring pairs, dense and expert layers in turn, expert capacity.
 
-use super::config::{Biases, Config, Experts, Initialisation, Position};
+use super::config::{Balance, Biases, Config, Experts, Initialisation, Position};
 use super::keys::Keys;
 use super::parameters::{Piece, Role};
 use super::{Architecture, GatedNames};
@@ -15,6 +15,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     context_key: "n_positions",
     read,
     pieces,
+    fused: |_, _, _| None,
     dense_twin,
 };
 
@@ -37,25 +38,26 @@ fn read(keys: &Keys) -> Result<Config> {
         let message = "swiglu needs moe_layer_frequency 1 (dense layers have no gate) and no biases";
         return Err(Error::request(message));
     }
+    let layers = keys.count("n_layer")?;
     Ok(Config {
         architecture: &ARCHITECTURE,
         source: Value::Null,
         vocabulary: keys.count("vocab_size")?,
         context_length: keys.count("n_positions")?,
         embedding_length: embedding,
-        block_count: keys.count("n_layer")?,
+        block_count: layers,
         head_count: heads,
         head_count_kv: heads,
         head_length: head,
         norm: NormKind::Layer,
         norm_epsilon: keys.number_or("layer_norm_epsilon", 1e-5)?,
-        head_norm: false,
+        head_norm: None,
         position: Position::Rotary { style: RotationStyle::Interleaved, theta: keys.rope_theta(10_000.0)? },
         bias: Biases { dense: bias, experts: bias },
         tied: true,
         activation,
         feed_forward_length: 4 * embedding,
-        expert_every: every,
+        routed: (0..layers).map(|layer| layer.is_multiple_of(every)).collect(),
         experts: Experts {
             count: keys.count("n_experts")?,
             used: keys.count("n_experts_active")?,
@@ -64,6 +66,8 @@ fn read(keys: &Keys) -> Result<Config> {
             shared_count: 0,
             capacity: Some(keys.number_or("capacity_factor", 1.25)?).filter(|&factor| factor > 0.0),
             noise: keys.flag_or("use_noisy_gating", true)?,
+            normalised: true,
+            balance: Balance::PerLayer,
             load_balance: keys.number_or("aux_loss_alpha", 0.01)?,
             router_z: keys.number_or("router_z_loss_alpha", 0.001)?,
         },

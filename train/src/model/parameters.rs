@@ -3,7 +3,7 @@
 //! Inside, matrices that are multiplied together lie together (queries, keys and values; gates and ups of all experts,
 //! each as (out, in)); outside they have the names and shapes of the architecture's own code.
 
-use super::config::{Config, Initialisation};
+use super::config::{Config, HeadNorms, Initialisation};
 use crate::random::Random;
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -24,9 +24,9 @@ pub enum Role {
     Qkv,
     /// `((H + 2K) * D)`.
     QkvBias,
-    /// `(D)`.
+    /// `(D)`, or `(H * D)` over all heads.
     QueryNorm,
-    /// `(D)`.
+    /// `(D)`, or `(K * D)` over all heads.
     KeyNorm,
     /// `(d, H * D)`.
     AttentionOutput,
@@ -184,8 +184,9 @@ fn layer_shapes(config: &Config, layer: usize, add: &mut impl FnMut(Role, usize,
     add_if(has_norm_bias, Role::AttentionNormBias, &[d]);
     add_if(true, Role::Qkv, &[qkv, d]);
     add_if(config.bias.dense, Role::QkvBias, &[qkv]);
-    add_if(config.head_norm, Role::QueryNorm, &[head]);
-    add_if(config.head_norm, Role::KeyNorm, &[head]);
+    let normed = |heads: usize| if config.head_norm == Some(HeadNorms::All) { heads * head } else { head };
+    add_if(config.head_norm.is_some(), Role::QueryNorm, &[normed(config.head_count)]);
+    add_if(config.head_norm.is_some(), Role::KeyNorm, &[normed(config.head_count_kv)]);
     add_if(true, Role::AttentionOutput, &[d, config.head_count * head]);
     add_if(config.bias.dense, Role::AttentionOutputBias, &[d]);
     add_if(true, Role::FfnNorm, &[d]);

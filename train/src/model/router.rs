@@ -4,7 +4,7 @@
 //! Sources: top-k gating with noise, Shazeer et al. 2017; load balance and capacity, Fedus et al. 2021; z-loss, Zoph et
 //! al. 2022.
 
-use super::config::Experts;
+use super::config::{Balance, Experts};
 use super::transformer::Average;
 use crate::ops::{Dispatch, Groups};
 use rayon::prelude::*;
@@ -43,21 +43,72 @@ pub(super) struct Routing {
     pub(super) dispatch: Dispatch,
     pub(super) groups: Groups,
     pub(super) weights: Vec<f64>, // (slots)
-    pub(super) load_balance: f64, // unscaled
     pub(super) router_z: f64,     // unscaled
     pub(super) load: ExpertLoad,
+    pub(super) spread: Spread,
+    real: Vec<bool>,         // (N), whether a row is a token at all; empty: all of them
+    normalised: bool,        // whether a token's shares add up to 1
     chosen: Vec<u32>,        // (N, k), best first
-    shares: Vec<f64>,        // (N, k), softmax over the chosen
+    shares: Vec<f64>,        // (N, k), softmax over the chosen, or over all
     slots: Vec<u32>,         // (N, k), or DROPPED
     probabilities: Vec<f64>, // (N, E), softmax over all
     log_sums: Vec<f64>,      // (N)
-    fractions: Vec<f64>,     // (E), of all choices, without dropped ones
+}
+
+/// What the load-balance loss knows of the tokens of one layer, or of several together.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Spread {
+    fractions: Vec<f64>, // (E): choices per token, or shares of all choices; without dropped ones
+    probabilities: Vec<f64>, // (E), sums over the tokens
+    tokens: f64,         // a mean over ranks
+}
+
+impl Spread {
+    /// Of one layer by itself: `counts (E)` of `choices`, and probabilities `(E)` summed over its `tokens`.
+    fn of_layer(
+        counts: &[u64],
+        (probabilities, tokens): (Vec<f64>, usize),
+        choices: usize,
+        average: &Average<'_>,
+    ) -> crate::Result<Self> {
+        let mut fractions: Vec<f64> = counts.iter().map(|&n| n as f64 / choices.max(1) as f64).collect();
+        average(&mut fractions)?;
+        Ok(Self { fractions, probabilities, tokens: tokens as f64 })
+    }
+
+    /// Of all of `layers`, of which none has been averaged.
+    pub(super) fn together(layers: &[Self], average: &Average<'_>) -> crate::Result<Self> {
+        let count = layers.first().map_or(0, |layer| layer.fractions.len());
+        let (mut numbers, mut probabilities) = (vec![0.0; 1 + count], vec![0.0; count]);
+        for Self { fractions, probabilities: own, tokens } in layers {
+            numbers[0] += tokens;
+            numbers[1..].iter_mut().zip(fractions).for_each(|(sum, share)| *sum += share * tokens);
+            probabilities.iter_mut().zip(own).for_each(|(sum, p)| *sum += p);
+        }
+        average(&mut numbers)?;
+        let tokens = numbers[0];
+        let fractions = numbers[1..].iter().map(|count| count / tokens.max(1.0)).collect();
+        Ok(Self { fractions, probabilities, tokens })
+    }
+
+    /// The unscaled loss.
+    pub(super) fn loss(&self) -> f64 {
+        let products =
+            self.fractions.iter().zip(&self.probabilities).map(|(f, p)| f * p / self.tokens.max(1.0));
+        products.sum::<f64>() * self.fractions.len() as f64
+    }
 }
 
 impl Routing {
-    /// Routes by `scores (N, E)`. The fractions in the load-balance loss are averaged over ranks by `average`, so that
-    /// several ranks have the loss of one with all their tokens.
-    pub(super) fn new(experts: &Experts, scores: &[f64], average: &Average<'_>) -> crate::Result<Self> {
+    /// Routes by `scores (N, E)`; rows that are not `real` go nowhere and count nowhere. The fractions in the
+    /// load-balance loss are averaged over ranks by `average`, so that several ranks have the loss of one with all their
+    /// tokens.
+    pub(super) fn new(
+        experts: &Experts,
+        scores: &[f64],
+        real: Option<&[bool]>,
+        average: &Average<'_>,
+    ) -> crate::Result<Self> {
         let (count, used) = (experts.count, experts.used);
         let rows = scores.len() / count;
         let (mut chosen, mut shares) = (vec![0; rows * used], vec![0.0; rows * used]);
@@ -67,30 +118,41 @@ impl Routing {
         all.into_par_iter().for_each(|((chosen, shares), (row, log_sum))| {
             top(row, chosen, shares);
             *log_sum = softmax(row);
-            softmax(shares);
+            match experts.normalised {
+                true => drop(softmax(shares)),
+                false => shares.iter_mut().zip(&*chosen).for_each(|(share, &e)| *share = row[e as usize]),
+            }
         });
         let capacity = experts.capacity.map_or(usize::MAX, |factor| capacity(factor, used, rows, count));
-        let (slots, counts, dropped) = assign(&chosen, used, count, capacity);
-        let mut fractions: Vec<f64> = counts.iter().map(|&n| n as f64 / (rows * used) as f64).collect();
-        average(&mut fractions)?;
-        let mean = |e: usize| (0..rows).map(|n| probabilities[n * count + e]).sum::<f64>() / rows as f64;
-        let load_balance = (0..count).map(|e| mean(e) * fractions[e]).sum::<f64>() * count as f64;
-        let router_z = log_sums.iter().map(|z| z * z).sum::<f64>() / rows as f64;
-        let entropy = probabilities.iter().map(|&p| if p > 0.0 { -p * p.ln() } else { 0.0 }).sum::<f64>();
-        let load = ExpertLoad { layer: 0, counts, dropped, entropy: entropy / rows as f64 };
+        let real = real.map(<[bool]>::to_vec).unwrap_or_default();
+        let is_real = |n: usize| real.is_empty() || real[n];
+        let (slots, counts, dropped) = assign(&chosen, used, count, (capacity, &is_real));
+        let tokens = (0..rows).filter(|&n| is_real(n)).count();
+        let sum = |value: &dyn Fn(usize) -> f64| (0..rows).filter(|&n| is_real(n)).map(value).sum::<f64>();
+        let sums: Vec<f64> = (0..count).map(|e| sum(&|n| probabilities[n * count + e])).collect();
+        let router_z = sum(&|n| log_sums[n] * log_sums[n]) / tokens.max(1) as f64;
+        let surprise = |p: &f64| if *p > 0.0 { -p * p.ln() } else { 0.0 };
+        let entropy = sum(&|n| probabilities[n * count..][..count].iter().map(surprise).sum());
+        // Where layers are counted together, they are averaged together, too.
+        let spread = match experts.balance {
+            Balance::PerLayer => Spread::of_layer(&counts, (sums, tokens), tokens * used, average)?,
+            Balance::AllLayers => Spread::of_layer(&counts, (sums, tokens), tokens, &|_| Ok(()))?,
+        };
+        let load = ExpertLoad { layer: 0, counts, dropped, entropy: entropy / tokens.max(1) as f64 };
         let mut routing = Self {
             dispatch: Dispatch::default(),
             groups: Groups(starts(&load.counts)),
             weights: vec![],
-            load_balance,
             router_z,
             load,
+            spread,
+            real,
+            normalised: experts.normalised,
             chosen,
             shares,
             slots,
             probabilities,
             log_sums,
-            fractions,
         };
         routing.fill_slots(rows, used);
         Ok(routing)
@@ -109,17 +171,28 @@ impl Routing {
         self.dispatch = Dispatch::new(held, rows);
     }
 
-    /// Gradients of the scores `(N, E)`, given those of the slots' weights and the factors of the two losses.
-    pub(super) fn backward(&self, slopes: &[f64], load_balance: f64, router_z: f64) -> Vec<f64> {
-        let count = self.fractions.len();
+    /// Gradients of the scores `(N, E)`, given those of the slots' weights, the factors of the two losses, and what the
+    /// load balance counts together where that is more than this layer.
+    pub(super) fn backward(
+        &self,
+        slopes: &[f64],
+        (load_balance, router_z): (f64, f64),
+        together: Option<&Spread>,
+    ) -> Vec<f64> {
+        let spread = together.unwrap_or(&self.spread);
+        let count = spread.fractions.len();
         let rows = self.log_sums.len();
         let used = self.chosen.len() / rows.max(1);
-        let (balance, z) = (load_balance * count as f64 / rows as f64, 2.0 * router_z / rows as f64);
+        let balance = load_balance * count as f64 / spread.tokens.max(1.0);
+        let z = 2.0 * router_z / self.spread.tokens.max(1.0);
         let mut out = vec![0.0; rows * count];
         out.par_chunks_mut(count).enumerate().for_each(|(n, out)| {
+            if !self.real.is_empty() && !self.real[n] {
+                return;
+            }
             let probabilities = &self.probabilities[n * count..][..count];
-            let level: f64 = probabilities.iter().zip(&self.fractions).map(|(p, f)| p * f).sum();
-            for ((out, &p), &f) in out.iter_mut().zip(probabilities).zip(&self.fractions) {
+            let level: f64 = probabilities.iter().zip(&spread.fractions).map(|(p, f)| p * f).sum();
+            for ((out, &p), &f) in out.iter_mut().zip(probabilities).zip(&spread.fractions) {
                 *out = p * (balance * (f - level) + z * self.log_sums[n]);
             }
             let own = n * used..(n + 1) * used;
@@ -129,7 +202,11 @@ impl Routing {
             };
             let level: f64 = own.clone().map(|i| self.shares[i] * slope(i)).sum();
             for i in own {
-                out[self.chosen[i] as usize] += self.shares[i] * (slope(i) - level);
+                let own = if self.normalised { slope(i) - level } else { slope(i) };
+                out[self.chosen[i] as usize] += self.shares[i] * own;
+            }
+            if !self.normalised {
+                out.iter_mut().zip(probabilities).for_each(|(out, p)| *out -= p * level);
             }
         });
         out
@@ -164,12 +241,17 @@ fn softmax(row: &mut [f64]) -> f64 {
     largest + total.ln()
 }
 
-/// The rank of every choice within its expert, first choices of all tokens before second ones; tokens per expert; and
-/// how many choices came too late.
-fn assign(chosen: &[u32], used: usize, count: usize, capacity: usize) -> (Vec<u32>, Vec<u64>, u64) {
+/// The rank of every choice of a real row within its expert, first choices of all tokens before second ones; tokens per
+/// expert; and how many choices came too late.
+fn assign(
+    chosen: &[u32],
+    used: usize,
+    count: usize,
+    (capacity, is_real): (usize, &dyn Fn(usize) -> bool),
+) -> (Vec<u32>, Vec<u64>, u64) {
     let (mut ranks, mut counts, mut dropped) = (vec![DROPPED; chosen.len()], vec![0u64; count], 0);
     for choice in 0..used {
-        for i in (choice..chosen.len()).step_by(used) {
+        for i in (choice..chosen.len()).step_by(used).filter(|i| is_real(i / used)) {
             let taken = &mut counts[chosen[i] as usize];
             if (*taken as usize) < capacity {
                 ranks[i] = *taken as u32;
@@ -209,7 +291,7 @@ mod tests {
     #[test]
     fn first_choices_of_later_tokens_go_before_second_choices() {
         // Three tokens, all with expert 0 among their choices; the slots of expert 0 are two.
-        let (ranks, counts, dropped) = assign(&[1, 0, 0, 1, 0, 1], 2, 2, 2);
+        let (ranks, counts, dropped) = assign(&[1, 0, 0, 1, 0, 1], 2, 2, (2, &|_| true));
         assert_eq!(ranks, [0, DROPPED, 0, 1, 1, DROPPED]);
         assert_eq!((counts, dropped), (vec![2, 2], 2));
     }

@@ -1,6 +1,6 @@
 //! Tachyon, the Acceleron series: RMS norms, norms of queries and keys, grouped heads, shared experts.
 
-use super::config::{Biases, Config, Experts, Initialisation, Position};
+use super::config::{Balance, Biases, Config, Experts, HeadNorms, Initialisation, Position};
 use super::keys::Keys;
 use super::parameters::{Piece, Role};
 use super::{Architecture, GatedNames, qkv_pieces};
@@ -15,6 +15,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     context_key: "max_seq_len",
     read,
     pieces,
+    fused: |_, _, _| None,
     dense_twin: |_, _| None,
 };
 
@@ -26,25 +27,26 @@ fn read(keys: &Keys) -> Result<Config> {
     let shared_count = keys.whole("n_shared_experts")?;
     let shared = if shared_count > 0 { keys.count("d_shared_ff")? } else { 0 };
     keys.unused("d_shared_ff"); // where no expert is shared
+    let layers = keys.count("n_layers")?;
     Ok(Config {
         architecture: &ARCHITECTURE,
         source: Value::Null,
         vocabulary: keys.count("vocab_size")?,
         context_length: keys.count("max_seq_len")?,
         embedding_length: embedding,
-        block_count: keys.count("n_layers")?,
+        block_count: layers,
         head_count: heads,
         head_count_kv: keys.count("n_kv_heads")?,
         head_length: head,
         norm: NormKind::Rms,
         norm_epsilon: keys.number_or("rms_norm_eps", 1e-6)?,
-        head_norm: true,
+        head_norm: Some(HeadNorms::Each),
         position: Position::Rotary { style: RotationStyle::Halves, theta: keys.rope_theta(10_000.0)? },
         bias: Biases { dense: false, experts: false },
         tied: true,
         activation: Activation::Swiglu,
         feed_forward_length: 0,
-        expert_every: 1,
+        routed: vec![true; layers],
         experts: Experts {
             count: keys.count("n_routed_experts")?,
             used: keys.count("top_k_experts")?,
@@ -53,6 +55,8 @@ fn read(keys: &Keys) -> Result<Config> {
             shared_count,
             capacity: None,
             noise: false,
+            normalised: true,
+            balance: Balance::PerLayer,
             load_balance: keys.number_or("balance_loss_coef", 0.01)?,
             router_z: keys.number_or("z_loss_coef", 0.001)?,
         },

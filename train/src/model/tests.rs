@@ -26,7 +26,29 @@ fn configs() -> Vec<(&'static str, Config)> {
     let mixtral = json!({"model_type": "mixtral", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 12,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4,
         "num_experts_per_tok": 2, "max_position_embeddings": 16, "router_z_loss_coef": 0.01});
+    let llama = |model_type: &str| {
+        json!({"model_type": model_type, "vocab_size": 40, "hidden_size": 16, "intermediate_size": 12,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 16})
+    };
+    let mut qwen = llama("qwen3");
+    qwen["head_dim"] = 6.into();
+    let mut qwen_moe = llama("qwen3_moe");
+    for (key, value) in
+        [("num_experts", 4), ("num_experts_per_tok", 2), ("moe_intermediate_size", 6), ("head_dim", 6)]
+    {
+        qwen_moe[key] = value.into();
+    }
+    (qwen_moe["norm_topk_prob"], qwen_moe["num_hidden_layers"]) = (true.into(), 3.into());
+    (qwen_moe["mlp_only_layers"], qwen_moe["router_aux_loss_coef"]) = (json!([1]), 0.2.into());
+    let mut olmoe = llama("olmoe");
+    (olmoe["num_experts"], olmoe["num_experts_per_tok"]) = (4.into(), 2.into());
+    (olmoe["router_aux_loss_coef"], olmoe["router_z_loss_coef"]) = (0.1.into(), 0.02.into());
     [
+        ("llama", llama("llama")),
+        ("mistral", llama("mistral")),
+        ("qwen3", qwen),
+        ("qwen3_moe", qwen_moe),
+        ("olmoe", olmoe),
         ("german", german),
         ("german swiglu", gated),
         ("tachyon", tachyon),

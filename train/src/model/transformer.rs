@@ -1,9 +1,9 @@
 //! A model with its parameters, and the way of a batch through it and back.
 
-use super::config::{Config, Position};
+use super::config::{Balance, Config, Position};
 use super::layer::{LayerContext, Saved};
 use super::parameters::{Role, Spec, specs};
-use super::router::ExpertLoad;
+use super::router::{ExpertLoad, Spread};
 use crate::ops::{CrossEntropy, Dropout, Gradient, IGNORED, Norm, NormGradients, Rotation, wide};
 use crate::random::Random;
 use crate::{Error, Result};
@@ -65,7 +65,7 @@ pub struct Losses {
     pub loss: f64,
     /// Mean over the predicted tokens, in nats.
     pub cross_entropy: f64,
-    /// Summed over layers, without its factor.
+    /// Summed over layers, or of all layers together, without its factor.
     pub load_balance: f64,
     /// Summed over layers, without its factor.
     pub router_z: f64,
@@ -211,7 +211,7 @@ impl Model {
     /// # Errors
     /// A token beyond the vocabulary, rows beyond the context, or a device that fails.
     pub fn evaluate(&self, batch: Batch, pass: &Pass) -> Result<Losses> {
-        let (x, mut losses) = self.hidden(batch, pass, |_, _| {})?;
+        let (x, mut losses, _) = self.hidden(batch, pass, |_, _| {})?;
         let (targets, count) = self.targets(batch);
         let head = CrossEntropy { weight: &self.head().compute, targets: &targets };
         let total = head.forward(&self.output_norm().forward(&x)?.to_dtype(self.dtype)?)?;
@@ -225,7 +225,7 @@ impl Model {
     /// As for [`Model::evaluate`].
     pub fn logits(&self, batch: Batch) -> Result<Tensor> {
         let length = self.check(batch)?;
-        let (x, _) = self.hidden(batch, &Pass::evaluation(), |_, _| {})?;
+        let (x, ..) = self.hidden(batch, &Pass::evaluation(), |_, _| {})?;
         let last: Vec<u32> = (0..batch.rows).map(|row| (row * length + length - 1) as u32).collect();
         let x = x.index_select(&Tensor::new(last, x.device())?, 0)?;
         let x = self.output_norm().forward(&x)?.to_dtype(self.dtype)?;
@@ -239,7 +239,7 @@ impl Model {
     pub fn forward_backward(&self, batch: Batch, pass: &Pass) -> Result<Losses> {
         let segment = pass.segment.max(1);
         let (mut kept, mut boundaries) = (vec![], vec![]);
-        let (x, mut losses) = self.hidden(batch, pass, |layer, (x, saved)| {
+        let (x, mut losses, spread) = self.hidden(batch, pass, |layer, (x, saved)| {
             if layer % segment == 0 {
                 boundaries.push(x.clone());
             }
@@ -262,7 +262,8 @@ impl Model {
                     self.recompute(batch, pass, x, layer + 1 - segment_length(layer, segment)..layer + 1)?;
             }
             let saved = kept.pop().unwrap_or_else(|| unreachable!("one per layer"));
-            dx = self.context(batch, pass, layer)?.backward(saved, dx)?;
+            let spread = spread.as_ref();
+            dx = LayerContext { spread, ..self.context(batch, pass, layer)? }.backward(saved, dx)?;
         }
         self.embedding_backward(batch, pass, &dx)?;
         Ok(losses)
@@ -284,32 +285,40 @@ impl Model {
         Ok(kept)
     }
 
-    /// The residual stream after the last layer; `keep` is given each layer with its input and what it saved.
+    /// The residual stream after the last layer, and what the load balance counts together; `keep` is given each layer with its input and what it saved.
     fn hidden(
         &self,
         batch: Batch,
         pass: &Pass,
         mut keep: impl FnMut(usize, (&Tensor, Saved)),
-    ) -> Result<(Tensor, Losses)> {
+    ) -> Result<(Tensor, Losses, Option<Spread>)> {
         self.check(batch)?;
         let mut x = self.embed(batch, pass)?;
-        let mut losses = Losses::default();
+        let (mut losses, mut spreads) = (Losses::default(), vec![]);
         for layer in 0..self.config.block_count {
             let (next, saved) = self.context(batch, pass, layer)?.forward(x.clone())?;
             if let Some(routing) = saved.routing() {
-                losses.load_balance += routing.load_balance;
+                losses.load_balance += routing.spread.loss();
+                spreads.push(routing.spread.clone());
                 losses.router_z += routing.router_z;
                 losses.experts.push(ExpertLoad { layer, ..routing.load.clone() });
             }
             keep(layer, (&x, saved));
             x = next;
         }
-        Ok((x, losses))
+        let together = match self.config.experts.balance {
+            Balance::PerLayer => None,
+            Balance::AllLayers => Some(Spread::together(&spreads, pass.average())?),
+        };
+        if let Some(together) = &together {
+            losses.load_balance = together.loss();
+        }
+        Ok((x, losses, together))
     }
 
     fn context<'a>(&'a self, batch: Batch, pass: &'a Pass, layer: usize) -> Result<LayerContext<'a>> {
         let length = batch.tokens.len() / batch.rows;
-        Ok(LayerContext { model: self, pass, layer, batch: batch.rows, length })
+        Ok(LayerContext { model: self, pass, layer, batch: batch.rows, length, spread: None })
     }
 
     fn embed(&self, batch: Batch, pass: &Pass) -> Result<Tensor> {

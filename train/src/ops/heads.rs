@@ -51,14 +51,14 @@ impl Rotation {
     }
 }
 
-/// RMS norms over each head before the rotation.
+/// RMS norms before the rotation: over each head, or over all heads of a token where the weights are that long.
 #[derive(Clone, Copy)]
 pub struct HeadNorm<'a> {
     /// Added to the mean square.
     pub epsilon: f64,
-    /// `(D)`, of all query heads.
+    /// `(D)` for every query head, or `(H * D)`.
     pub query: &'a Tensor,
-    /// `(D)`, of all key heads.
+    /// `(D)` for every key head, or `(K * D)`.
     pub key: &'a Tensor,
 }
 
@@ -79,6 +79,8 @@ pub struct Heads<'a> {
     pub norm: Option<HeadNorm<'a>>,
     /// Rotation of queries and keys.
     pub rotation: Option<&'a Rotation>,
+    /// The position of each row `(N)`; without, that in its sequence.
+    pub positions: Option<&'a [u32]>,
 }
 
 /// One of queries, keys and values: its place in a row and what happens to it.
@@ -128,9 +130,10 @@ impl<'a> Heads<'a> {
         let steps = weights.steps();
         let mut out = vec![T::from_f64(0.0); self.batch * part.count * length * size];
         out.par_chunks_mut(length * size).enumerate().for_each(|(i, out)| {
-            let (sequence, head) = (i / part.count, part.first + i % part.count);
-            let start = sequence * length * width + head * size;
-            vectorized(Forward { steps, from: &from[start..], width, size, out });
+            let (sequence, head) = (i / part.count, i % part.count);
+            let start = sequence * length * width + part.first * size;
+            let positions = self.positions.map(|all| &all[sequence * length..]);
+            vectorized(Forward { steps, from: &from[start..], width, head, size, positions, out });
         });
         Ok(Tensor::from_vec(out, (self.batch, part.count, length, size), rows.device())?)
     }
@@ -143,19 +146,21 @@ impl<'a> Heads<'a> {
     }
 
     fn split_part_plain(&self, rows: &Tensor, part: &Part) -> Result<Tensor> {
-        let heads = self.heads_of(rows, part)?;
-        let heads = match part.norm {
-            Some((epsilon, weight)) => rms(epsilon, weight).forward_plain(&heads)?,
-            None => heads,
+        let columns = self.columns_of(rows, part)?;
+        let columns = match part.norm {
+            Some((epsilon, weight)) => {
+                rms(epsilon, weight).forward_plain(&columns.reshape(((), weight.elem_count()))?)?
+            }
+            None => columns,
         };
-        Ok(rotate_plain(&heads, part.rotation, 1.0)?.to_dtype(rows.dtype())?.contiguous()?)
+        let heads = columns.reshape((self.batch, self.length, part.count, self.size))?.transpose(1, 2)?;
+        let heads = self.rotate_plain(&heads.contiguous()?, part.rotation, 1.0)?;
+        Ok(heads.to_dtype(rows.dtype())?.contiguous()?)
     }
 
-    /// A part's heads `(B, count, T, D)` in the precision of sums.
-    fn heads_of(&self, rows: &Tensor, part: &Part) -> Result<Tensor> {
-        let columns = rows.narrow(1, part.first * self.size, part.count * self.size)?;
-        let heads = columns.reshape((self.batch, self.length, part.count, self.size))?.transpose(1, 2)?;
-        Ok(wide(&heads)?.contiguous()?)
+    /// A part's columns `(N, count * D)` in the precision of sums.
+    fn columns_of(&self, rows: &Tensor, part: &Part) -> Result<Tensor> {
+        Ok(wide(&rows.narrow(1, part.first * self.size, part.count * self.size)?)?.contiguous()?)
     }
 
     /// The gradient of `rows`, which [`Heads::split`] took, given those of its three results. The gradients of the
@@ -198,7 +203,7 @@ impl<'a> Heads<'a> {
         let tasks = out.par_chunks_mut(task).zip(rows.par_chunks(task)).enumerate();
         let sums: Vec<Vec<T>> = tasks
             .map(|(i, (out, rows))| {
-                let mut sums = vec![T::from_f64(0.0); self.size];
+                let mut sums = vec![T::from_f64(0.0); steps.norm.map_or(0, |(_, weight)| weight.len())];
                 vectorized(Backward {
                     heads: self,
                     part,
@@ -223,15 +228,14 @@ impl<'a> Heads<'a> {
     ) -> Result<Tensor> {
         let mut columns = vec![];
         for ((part, dy), gradient) in self.parts().iter().zip(heads).zip(norms) {
-            let mut dy = rotate_plain(&wide(dy)?, part.rotation, -1.0)?;
+            let mut dy = self.merge_plain(&self.rotate_plain(&wide(dy)?, part.rotation, -1.0)?)?;
             if let (Some((epsilon, weight)), Some(gradient)) = (part.norm, gradient) {
-                let shape = dy.shape().clone();
-                let x = self.heads_of(rows, part)?.reshape(((), self.size))?;
+                let (shape, normed) = (dy.shape().clone(), ((), weight.elem_count()));
+                let (x, rows) = (self.columns_of(rows, part)?.reshape(normed)?, dy.reshape(normed)?);
                 let gradients = NormGradients { weight: gradient, bias: None };
-                let dy_rows = dy.contiguous()?.reshape(((), self.size))?;
-                dy = rms(epsilon, weight).backward_plain(&x, &dy_rows, None, gradients)?.reshape(shape)?;
+                dy = rms(epsilon, weight).backward_plain(&x, &rows, None, gradients)?.reshape(shape)?;
             }
-            columns.push(self.merge_plain(&dy)?);
+            columns.push(dy);
         }
         Ok(Tensor::cat(&columns, 1)?.to_dtype(rows.dtype())?)
     }
@@ -265,6 +269,33 @@ impl<'a> Heads<'a> {
         Ok(heads.transpose(1, 2)?.contiguous()?.reshape((self.batch * self.length, ()))?)
     }
 
+    fn rotate_plain(&self, heads: &Tensor, rotation: Option<&Rotation>, direction: f64) -> Result<Tensor> {
+        let Some(rotation) = rotation else { return Ok(heads.clone()) };
+        let (batch, count, length, size) = heads.dims4()?;
+        let half = size / 2;
+        let table = |table: &Tensor| -> Result<Tensor> {
+            let rows = match self.positions {
+                Some(positions) => {
+                    let rows = table.index_select(&Tensor::new(positions, table.device())?, 0)?;
+                    rows.reshape((batch, 1, length, half))?
+                }
+                None => table.narrow(0, 0, length)?,
+            };
+            Ok(rows.to_dtype(heads.dtype())?)
+        };
+        let (cos, sin) = (table(&rotation.cos)?, (table(&rotation.sin)? * direction)?);
+        let (pairs, axis) = match rotation.style {
+            RotationStyle::Halves => (heads.reshape((batch, count, length, 2, half))?, 3),
+            RotationStyle::Interleaved => (heads.reshape((batch, count, length, half, 2))?, 4),
+        };
+        let side = |i| pairs.narrow(axis, i, 1)?.squeeze(axis);
+        let (a, b) = (side(0)?, side(1)?);
+        let left = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let right = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;
+        Ok(Tensor::stack(&[left, right], if axis == 3 { D::Minus2 } else { D::Minus1 })?
+            .reshape(heads.shape())?)
+    }
+
     /// Rows `(N, H * D)` as heads `(B, H, T, D)`: the gradient of [`Heads::merge`].
     ///
     /// # Errors
@@ -285,7 +316,7 @@ type Tables<'a, T> = Option<(RotationStyle, &'a [T], &'a [T])>;
 /// What happens to each head of a part: norm, then rotation.
 #[derive(Clone, Copy)]
 struct Steps<'a, T> {
-    norm: Option<(f64, &'a [T])>, // epsilon and weight (D)
+    norm: Option<(f64, &'a [T])>, // epsilon and weight (D), or (count * D)
     tables: Tables<'a, T>,        // cos and sin (context, D/2)
 }
 
@@ -310,13 +341,15 @@ impl<'a, T: Real> Weights<'a, T> {
     }
 }
 
-/// All positions of one head, whose numbers lie `width` apart in `from`.
+/// All rows of one head of a part, whose rows begin `width` apart in `from`.
 struct Forward<'a, T> {
     steps: Steps<'a, T>,
     from: &'a [T],
     width: usize,
+    head: usize, // of the part
     size: usize,
-    out: &'a mut [T], // (T, D)
+    positions: Option<&'a [u32]>, // of these rows
+    out: &'a mut [T],             // (T, D)
 }
 
 impl<T: Real> Loops for Forward<'_, T> {
@@ -325,17 +358,22 @@ impl<T: Real> Loops for Forward<'_, T> {
     #[inline(always)]
     fn call(self) {
         for (t, out) in self.out.chunks_exact_mut(self.size).enumerate() {
-            let x = &self.from[t * self.width..][..self.size];
+            let (row, first) = (&self.from[t * self.width..], self.head * self.size);
+            let x = &row[first..][..self.size];
             match self.steps.norm {
                 Some((epsilon, weight)) => {
-                    let (_, scale) = statistics(NormKind::Rms, epsilon, x);
+                    let is_own = weight.len() == self.size;
+                    let (normed, weight) =
+                        if is_own { (x, weight) } else { (&row[..weight.len()], &weight[first..]) };
+                    let (_, scale) = statistics(NormKind::Rms, epsilon, normed);
                     for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
                         *out = x * scale * weight;
                     }
                 }
                 None => out.copy_from_slice(x),
             }
-            rotate(out, self.steps.tables, t, T::from_f64(1.0));
+            let position = self.positions.map_or(t, |positions| positions[t] as usize);
+            rotate(out, self.steps.tables, position, T::from_f64(1.0));
         }
     }
 }
@@ -359,16 +397,21 @@ impl<T: Real> Loops for Backward<'_, T> {
     fn call(self) {
         let (size, width, length) = (self.heads.size, self.heads.width(), self.heads.length);
         for (i, (out, x)) in self.out.chunks_exact_mut(width).zip(self.rows.chunks_exact(width)).enumerate() {
-            let (sequence, t) = ((self.first + i) / length, (self.first + i) % length);
+            let row = self.first + i;
+            let (sequence, t) = (row / length, row % length);
+            let position = self.heads.positions.map_or(t, |positions| positions[row] as usize);
+            let part = self.part.first * size..(self.part.first + self.part.count) * size;
             for head in 0..self.part.count {
-                let place = (self.part.first + head) * size;
+                let place = part.start + head * size;
                 let from = ((sequence * self.part.count + head) * length + t) * size;
                 let out = &mut out[place..place + size];
                 out.copy_from_slice(&self.dy[from..from + size]);
-                rotate(out, self.steps.tables, t, T::from_f64(-1.0));
-                if let Some((epsilon, weight)) = self.steps.norm {
-                    row_backward(NormKind::Rms, epsilon, &x[place..place + size], weight, out, self.sums);
-                }
+                rotate(out, self.steps.tables, position, T::from_f64(-1.0));
+            }
+            let Some((epsilon, weight)) = self.steps.norm else { continue };
+            let normed = x[part.clone()].chunks_exact(weight.len());
+            for (x, out) in normed.zip(out[part].chunks_exact_mut(weight.len())) {
+                row_backward(NormKind::Rms, epsilon, x, weight, out, self.sums);
             }
         }
     }
@@ -397,22 +440,4 @@ fn rotate<T: Real>(head: &mut [T], tables: Tables<T>, t: usize, direction: T) {
             }
         }
     }
-}
-
-fn rotate_plain(heads: &Tensor, rotation: Option<&Rotation>, direction: f64) -> Result<Tensor> {
-    let Some(rotation) = rotation else { return Ok(heads.clone()) };
-    let (batch, count, length, size) = heads.dims4()?;
-    let half = size / 2;
-    let table = |table: &Tensor| table.narrow(0, 0, length)?.to_dtype(heads.dtype());
-    let (cos, sin) = (table(&rotation.cos)?, (table(&rotation.sin)? * direction)?);
-    let (pairs, axis) = match rotation.style {
-        RotationStyle::Halves => (heads.reshape((batch, count, length, 2, half))?, 3),
-        RotationStyle::Interleaved => (heads.reshape((batch, count, length, half, 2))?, 4),
-    };
-    let side = |i| pairs.narrow(axis, i, 1)?.squeeze(axis);
-    let (a, b) = (side(0)?, side(1)?);
-    let left = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-    let right = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;
-    Ok(Tensor::stack(&[left, right], if axis == 3 { D::Minus2 } else { D::Minus1 })?
-        .reshape(heads.shape())?)
 }

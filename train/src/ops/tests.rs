@@ -42,17 +42,30 @@ fn norms() {
 #[test]
 fn heads() {
     let rows = random(1, (2 * 7, 8 * 6));
-    let (query, key) = (random(2, 6), random(3, 6));
-    for style in [RotationStyle::Halves, RotationStyle::Interleaved] {
+    let positions: Vec<u32> = (0..2 * 7).map(|i| (i % 5) as u32).collect();
+    let cases = [(6, 6, None), (4 * 6, 2 * 6, None), (6, 6, Some(&positions[..]))];
+    for (style, (query, key, positions)) in
+        cases.into_iter().flat_map(|case| [(RotationStyle::Halves, case), (RotationStyle::Interleaved, case)])
+    {
+        let (query, key) = (random(2, query), random(3, key));
         let rotation = Rotation::new(style, 100.0, (16, 6), DType::F64, &Device::Cpu).unwrap();
         let norm = Some(HeadNorm { epsilon: 1e-6, query: &query, key: &key });
-        let heads =
-            Heads { batch: 2, length: 7, count: 4, count_kv: 2, size: 6, norm, rotation: Some(&rotation) };
+        let heads = Heads {
+            batch: 2,
+            length: 7,
+            count: 4,
+            count_kv: 2,
+            size: 6,
+            norm,
+            rotation: Some(&rotation),
+            positions,
+        };
         let fast = heads.split(&rows).unwrap();
         fast.iter().zip(heads.split_plain(&rows).unwrap()).for_each(|(a, b)| assert_close("split", a, &b));
         let d = [random(4, (2, 4, 7, 6)), random(5, (2, 2, 7, 6)), random(6, (2, 2, 7, 6))];
         let d = [&d[0], &d[1], &d[2]];
-        let sums: Vec<Gradient> = (0..4).map(|_| gradient(6)).collect();
+        let widths = [&query, &key, &query, &key].map(Tensor::elem_count);
+        let sums = widths.map(gradient);
         let fast = heads.join(&rows, d, Some((&sums[0], &sums[1]))).unwrap();
         let plain = heads.join_plain(&rows, d, [Some(&sums[2]), Some(&sums[3]), None]).unwrap();
         assert_close("join", &fast, &plain);

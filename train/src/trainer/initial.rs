@@ -26,6 +26,11 @@ pub(super) fn model(run: &Run, config: Config, dtype: DType, device: &Device) ->
         if spec.pieces.iter().all(|piece| tensors.contains_key(&piece.name)) {
             return values(spec, |piece: &Piece| Ok(tensors[&piece.name].clone())).map_err(named);
         }
+        let fused = (config.architecture.fused)(spec.role, spec.layer, &spec.shape);
+        if let Some(piece) = fused.filter(|piece| tensors.contains_key(&piece.name)) {
+            let one = Spec { pieces: vec![piece], ..spec.clone() };
+            return values(&one, |piece: &Piece| Ok(tensors[&piece.name].clone())).map_err(named);
+        }
         match upcycled(spec.role, spec.layer) {
             Some(names) if names.iter().all(|name| tensors.contains_key(name)) => {
                 repeated(spec, &names, &tensors).map_err(named)

@@ -8,7 +8,7 @@ use crate::recipe::{by_name, layer_of};
 use crate::tensor::Tensor;
 use moewe_engine::gguf::{Bytes, Gguf, Metadata, Source, Writer};
 use moewe_engine::model::{Observe, Row, Site, Wants};
-use moewe_engine::quant::Format;
+use moewe_engine::quant::{Format, Kind};
 use moewe_engine::session::{Engine, Options};
 use moewe_engine::simd::Isa;
 use moewe_engine::{Error, Result};
@@ -120,7 +120,8 @@ fn own<'t, 's>(tensor: &'t Tensor<'s>, layer: usize) -> Option<(String, &'t Tens
 fn format_of(tensor: &Tensor) -> &'static Format {
     let is_vector = tensor.subject.shape.len() < 2;
     let subject = &tensor.subject;
-    let lossless = subject.stored.or(subject.float).filter(|_| !is_vector);
+    let float = subject.float.filter(|float| float.kind == Kind::Float);
+    let lossless = subject.stored.or(float).filter(|_| !is_vector);
     lossless.unwrap_or_else(|| by_name("F32"))
 }
 

@@ -104,6 +104,12 @@ impl Backend for Cpu {
     fn linear(&self, linear: &Linear, x: &mut HostBuffer, out: &mut HostBuffer, at: usize) {
         out.resize(x.rows(), out.width());
         self.multiply(linear.matrix.view(), x, out, at);
+        if let Some(low_rank) = &linear.low_rank {
+            let outputs = low_rank.outputs();
+            host::each_row(&self.team, out, |row, values| {
+                low_rank.add(self.isa, x.row(row), 0..outputs, &mut values[at..at + outputs]);
+            });
+        }
         if let Some(bias) = &linear.bias {
             host::each_row(&self.team, out, |_, row| {
                 row[at..].iter_mut().zip(&**bias).for_each(|(value, bias)| *value += bias);

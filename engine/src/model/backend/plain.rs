@@ -13,7 +13,7 @@ use super::host::{self, HostBuffer, Scratch, Step, host_steps};
 use super::{Backend, ExpertStep};
 use crate::error::Result;
 use crate::experts::{ExpertStore, Stack};
-use crate::kernels::{CachedPages, MatrixRef, STATE_COLUMNS};
+use crate::kernels::{CachedPages, LowRank, MatrixRef, STATE_COLUMNS};
 use crate::ops::{Activation, Rope};
 use crate::quant::Format;
 use crate::simd::Isa;
@@ -45,18 +45,33 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>() as f32
 }
 
-/// `out = matrix * x + bias` for one row.
-fn multiply(matrix: MatrixRef<'_>, bias: Option<&[f32]>, x: &[f32], out: &mut [f32]) {
+/// What stands beside a matrix.
+#[derive(Clone, Copy, Default)]
+struct Beside<'a> {
+    bias: Option<&'a [f32]>,
+    low_rank: Option<&'a LowRank>,
+}
+
+/// `out = matrix * x + bias` for one row, adapters included.
+fn multiply(matrix: MatrixRef<'_>, beside: Beside<'_>, x: &[f32], out: &mut [f32]) {
     let mut row = vec![0f32; matrix.cols];
+    let inner = beside
+        .low_rank
+        .map(|low_rank| low_rank.a().chunks_exact(matrix.cols).map(|a| dot(a, x)).collect::<Vec<f32>>());
     for (r, out) in out[..matrix.rows].iter_mut().enumerate() {
         matrix.row_to_f32(r, &mut row);
-        *out = dot(&row, x) + bias.map_or(0.0, |bias| bias[r]);
+        let added = |low_rank: &LowRank| {
+            let column: Vec<f32> = low_rank.b().chunks_exact(matrix.rows).map(|b| b[r]).collect();
+            dot(&column, inner.as_deref().unwrap_or_default())
+        };
+        *out = dot(&row, x) + beside.low_rank.map_or(0.0, added) + beside.bias.map_or(0.0, |bias| bias[r]);
     }
 }
 
 fn multiply_expert(stack: &Stack, expert: u32, x: &[f32]) -> Vec<f32> {
     let mut out = vec![0f32; stack.rows];
-    multiply(stack.matrix(expert), stack.bias(expert), x, &mut out);
+    let beside = Beside { bias: stack.bias(expert), low_rank: stack.low_rank(expert) };
+    multiply(stack.matrix(expert), beside, x, &mut out);
     out
 }
 
@@ -138,7 +153,8 @@ impl Backend for Plain {
     fn linear(&self, linear: &Linear, x: &mut HostBuffer, out: &mut HostBuffer, at: usize) {
         out.resize(x.rows(), out.width());
         for row in 0..x.rows() {
-            multiply(linear.matrix.view(), linear.bias.as_deref(), x.row(row), &mut out.row_mut(row)[at..]);
+            let beside = Beside { bias: linear.bias.as_deref(), low_rank: linear.low_rank.as_deref() };
+            multiply(linear.matrix.view(), beside, x.row(row), &mut out.row_mut(row)[at..]);
         }
     }
 
@@ -146,7 +162,12 @@ impl Backend for Plain {
         for row in 0..x.rows() {
             for (i, head) in heads.iter().enumerate() {
                 let input = &x.row(row)[from.at + i * from.stride..][..from.width];
-                multiply(head.view(), None, input, &mut out.row_mut(row)[to.at + i * to.stride..]);
+                multiply(
+                    head.view(),
+                    Beside::default(),
+                    input,
+                    &mut out.row_mut(row)[to.at + i * to.stride..],
+                );
             }
         }
     }

@@ -10,6 +10,7 @@ pub static BUILT_IN: &[(&str, &str)] = &[
     ("gemma", include_str!("built_in/gemma.jinja")),
     ("deepseek", include_str!("built_in/deepseek.jinja")),
     ("harmony", include_str!("built_in/harmony.jinja")),
+    ("alpaca", include_str!("built_in/alpaca.jinja")),
 ];
 
 /// The source of a built-in template.
@@ -56,6 +57,10 @@ mod tests {
                 "<|start|>developer<|message|># Instructions\n\nS<|end|><|start|>user<|message|>U<|end|>\
                  <|start|>assistant<|channel|>final<|message|>A<|end|><|start|>user<|message|>V<|end|>\
                  <|start|>assistant",
+            ),
+            (
+                "alpaca",
+                "<s>S\n\n### Instruction:\nU\n\n### Response:\nA</s>\n\n### Instruction:\nV\n\n### Response:\n",
             ),
         ];
         assert!(cases.iter().map(|(name, _)| name).eq(BUILT_IN.iter().map(|(name, _)| name)));

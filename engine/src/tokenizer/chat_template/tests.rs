@@ -1,7 +1,7 @@
 //! Templates in the style of the known families, Hugging Face's additions, refusals and bounds.
 
 use super::super::bytes::CHARACTERS;
-use super::super::{Matching, Special, VocabularySpec};
+use super::super::{Matching, Origin, Special, VocabularySpec};
 use super::*;
 
 fn render(source: &str, turns: &[(&str, &str)], prompt: bool) -> Result<String> {
@@ -106,6 +106,57 @@ fn the_known_families() {
     let text = quiet.render_with(&[Message::new("user", "U")], true, &off).unwrap();
     assert!(text.text().ends_with("assistant\n<think>\n\n</think>\n\n"), "{text:?}");
     assert!(quiet.reads("enable_thinking") && !quiet.reads("ns") && !quiet.reads("thinking"));
+}
+
+#[test]
+fn generation_blocks_are_found_again() {
+    let blocks = "{% for m in messages %}
+    {%- if m.role == 'assistant' %}
+<a>
+        {%- generation %}
+
+  {{ m.content }}<e>
+        {% endgeneration -%}
+
+!
+    {%- else %}<u>{{ m.content }}{% endif %}
+{%- endfor %}";
+    let chat = |contents: &[&str]| {
+        let role = |at: usize| if at.is_multiple_of(2) { "user" } else { "assistant" };
+        let turns = contents.iter().enumerate().map(|(at, content)| Message::new(role(at), *content));
+        turns.collect::<Vec<_>>()
+    };
+    let none = Map::new();
+    for contents in
+        [&["a<", "ö<b", "c", " d "][..], &["\u{f0001}\u{100000}", "\u{f0000}"], &["a"], &["a", "<e>"]]
+    {
+        let template = ChatTemplate::new(blocks, "<s>", "</s>").unwrap();
+        let (rendered, answers) = template.render_for_training(&chat(contents), &none).unwrap();
+        // Marks change neither the text nor what is whose.
+        assert_eq!(rendered, template.render(&chat(contents), false).unwrap());
+        let plain = blocks.replace("generation", "if").replace("{%- if %}", "{%- if true %}");
+        let plain = ChatTemplate::new(&plain, "<s>", "</s>").unwrap();
+        assert_eq!(rendered, plain.render(&chat(contents), false).unwrap(), "as any other block");
+        let found: Vec<_> = answers.into_iter().map(|range| rendered.text()[range].to_owned()).collect();
+        let expected: Vec<_> =
+            contents.iter().skip(1).step_by(2).map(|answer| format!("\n  {answer}<e>\n")).collect();
+        assert_eq!(found, expected);
+    }
+    for (source, has_blocks) in [(blocks, true), (CHATML, false)] {
+        let template = ChatTemplate::new(source, "", "").unwrap();
+        assert_eq!(template.has_generation_blocks(), has_blocks);
+        let (_, answers) = template.render_for_training(&chat(&["a", "b"]), &none).unwrap();
+        assert_eq!(answers.len(), usize::from(has_blocks));
+    }
+}
+
+#[test]
+fn no_message_writes_a_guarded_token() {
+    let template = ChatTemplate::new("{{ messages[0].content }}EOT", "", "").unwrap();
+    let template = template.guarding(["EOT", "<s>"].into_iter());
+    let rendered = template.render(&[Message::new("user", "EOT<s>")], false).unwrap();
+    let contents: Vec<_> = rendered.parts().filter(|(_, origin)| *origin == Origin::Content).collect();
+    assert_eq!(contents, [("E", Origin::Content), ("<", Origin::Content)]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const BUFFER: usize = 256 << 10;
 
 /// A text file read line by line.
-pub(super) struct Lines {
+pub(in crate::data) struct Lines {
     reader: Box<dyn BufRead + Send>,
     path: PathBuf,
     number: u64,    // of the line last read, from 1
@@ -20,7 +20,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(in crate::data) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|error| Error::io(path, "open", error))?;
         let file = BufReader::with_capacity(BUFFER, file);
         let is_compressed = path.extension().is_some_and(|ending| ending == "gz");
@@ -33,7 +33,7 @@ impl Lines {
     }
 
     /// The next line without its end; `None` after the last.
-    pub(super) fn next(&mut self) -> Result<Option<&str>> {
+    pub(in crate::data) fn next(&mut self) -> Result<Option<&str>> {
         self.bytes.clear();
         self.number += 1;
         let mut reader = (&mut self.reader).take(LONGEST_DOCUMENT as u64 + 1);

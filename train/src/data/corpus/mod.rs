@@ -9,6 +9,7 @@ mod parquet;
 mod source;
 mod text;
 
+pub(super) use lines::Lines;
 pub use source::Source;
 
 use crate::{Error, Result};

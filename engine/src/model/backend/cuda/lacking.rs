@@ -15,8 +15,9 @@ impl Cuda {
     /// Names what there are none for.
     pub fn supports(model: &Model) -> Result<()> {
         let config = &model.config;
-        let lacking =
-            config.layers.iter().find_map(lacking).or(config.logit_cap.map(|_| "a bound of logits"));
+        let adapters = model.weights.is_adapted.then_some("adapters");
+        let lacking = config.layers.iter().find_map(lacking);
+        let lacking = lacking.or(config.logit_cap.map(|_| "a bound of logits")).or(adapters);
         match lacking {
             None => Ok(()),
             Some(what) => Err(without_kernels(format!("{}: {what}", config.architecture))),

@@ -30,9 +30,11 @@ fn joined_gate_up(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Option<(Stac
             matrix.bytes.slice(second * len..(second + 1) * len)
         };
         let experts = joined.iter().map(part).collect();
-        Stack { format: joined[0].format, rows, cols, experts, bias: None }
+        let name = ["ffn_gate_exps", "ffn_up_exps"][second];
+        let low_ranks = layer.low_ranks(name, shape.expert_count, rows, cols)?;
+        Ok::<_, Error>(Stack { format: joined[0].format, rows, cols, experts, bias: None, low_ranks })
     };
-    Ok(Some((half(0), half(1))))
+    Ok(Some((half(0)?, half(1)?)))
 }
 
 fn optional_stack(part: &str, shape: &Shape, rows: usize, layer: &LayerBinder<'_>) -> Result<Option<Stack>> {
@@ -55,5 +57,7 @@ fn stack(part: &str, shape: &Shape, (rows, cols): (usize, usize), layer: &LayerB
         return Err(Error::malformed(place, format!("one format, {format}"), other.format));
     }
     let bias = layer.optional_table(&format!("{joined}.bias"), count, rows)?;
-    Ok(Stack { format, rows, cols, experts: slices.into_iter().map(|slice| slice.bytes).collect(), bias })
+    let low_ranks = layer.low_ranks(&joined, count, rows, cols)?;
+    let experts = slices.into_iter().map(|slice| slice.bytes).collect();
+    Ok(Stack { format, rows, cols, experts, bias, low_ranks })
 }

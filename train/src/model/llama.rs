@@ -1,0 +1,33 @@
+//! Llama: grouped heads, rotation of halves, a dense SwiGLU network in every layer.
+
+use super::Architecture;
+use super::config::Config;
+use super::family::{self, Kind, Window};
+use super::keys::Keys;
+use crate::Result;
+
+pub(super) static ARCHITECTURE: Architecture = Architecture {
+    model_type: "llama",
+    class: "LlamaForCausalLM",
+    vocabulary_key: "vocab_size",
+    context_key: "max_position_embeddings",
+    read,
+    pieces: family::pieces,
+    fused: |_, _, _| None,
+    dense_twin: |_, _| None,
+};
+
+const KIND: Kind = Kind {
+    architecture: &ARCHITECTURE,
+    head: None,
+    epsilon: 1e-6,
+    theta: 10_000.0,
+    norms: None,
+    window: Window::Never,
+};
+
+fn read(keys: &Keys) -> Result<Config> {
+    keys.unused("pretraining_tp"); // how an old release split its products
+    let feed_forward_length = keys.count("intermediate_size")?;
+    Ok(Config { feed_forward_length, ..family::read(keys, &KIND)? })
+}
