@@ -1,139 +1,17 @@
 //! Adapters as peft made them: merged, written as GGUF, and added at run time, against peft's own numbers
 //! (`tests/golden/lora/README.md`).
 
-use moewe_convert::adapter::{Named, write};
-use moewe_convert::merge::{Asked, Mixture, Places, merge};
-use moewe_convert::{Options, Pad, Recipe, convert};
+#[path = "support/peft.rs"]
+mod peft;
+
+use moewe_convert::adapter::write;
+use moewe_convert::convert;
 use moewe_engine::gguf::{Existing, Gguf};
 use moewe_engine::model::Adapter;
-use moewe_engine::quant::Format;
-use moewe_engine::session::{Engine, MemoryLimit, Options as EngineOptions, cache_format};
-use moewe_engine::simd::Isa;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
-
-/// Of logits, relative to the largest.
-const LOGITS: f32 = 2e-5;
-/// Of merged weights.
-const WEIGHTS: f32 = 1e-6;
-
-const ADAPTERS: [&str; 5] =
-    ["mixtral-attention", "mixtral-experts", "mixtral-dora", "qwen3moe-all", "mixtral-old-names"];
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/lora").join(name)
-}
-
-fn base_of(adapter: &str) -> PathBuf {
-    golden(adapter.split('-').next().unwrap())
-}
-
-type Arrays = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
-
-fn arrays(path: &Path) -> Arrays {
-    let bytes = fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let floats = |(name, view): (String, TensorView)| {
-        let quads = view.data().as_chunks::<4>().0;
-        let values = match view.dtype() {
-            Dtype::F32 => quads.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Dtype::I32 => quads.iter().map(|&b| i32::from_le_bytes(b) as f32).collect(),
-            Dtype::I64 => {
-                view.data().as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b) as f32).collect()
-            }
-            _ => vec![],
-        };
-        (name, (view.shape().to_vec(), values))
-    };
-    file.tensors().into_iter().map(floats).collect()
-}
-
-fn save(path: &Path, arrays: &Arrays) {
-    let bytes: BTreeMap<_, Vec<u8>> = arrays
-        .iter()
-        .map(|(name, (_, values))| (name, values.iter().flat_map(|value| value.to_le_bytes()).collect()))
-        .collect();
-    let views = arrays.iter().map(|(name, (shape, _))| {
-        (name.clone(), TensorView::new(Dtype::F32, shape.clone(), &bytes[name]).unwrap())
-    });
-    safetensors::serialize_to_file(views, None, path).unwrap();
-}
-
-fn options(format: &str, adapters: Vec<Named>) -> Options {
-    Options { pad: Pad::Never, adapters, ..Options::with(Recipe::by_name(format).unwrap()) }
-}
-
-fn named(path: PathBuf, scale: f64) -> Named {
-    Named { path, scale }
-}
-
-/// A conversion in a folder of its own.
-fn converted(src: &Path, folder: &Path, name: &str, options: &Options) -> PathBuf {
-    let out = folder.join(name);
-    convert(src, &out, options, &()).unwrap();
-    out
-}
-
-fn f32s() -> &'static Format {
-    Format::by_name("F32").unwrap()
-}
-
-/// An adapter as a GGUF file.
-fn written(adapter: &Path, base: &Path, folder: &Path, name: &str) -> PathBuf {
-    let out = folder.join(name);
-    write(adapter, base, &out, f32s(), Existing::Keep).unwrap();
-    out
-}
-
-fn of_file(gguf: &Gguf, name: &str) -> Vec<f32> {
-    let tensor = gguf.tensor(name).unwrap_or_else(|| panic!("no {name}"));
-    let mut values = vec![0.0; tensor.elements() as usize];
-    (tensor.format.dequantize)(&gguf.bytes(tensor), &mut values);
-    values
-}
-
-fn exact() -> EngineOptions {
-    // Tiles round inputs to BF16.
-    let isa = Isa::available().filter(|isa| *isa != Isa::Amx).last();
-    EngineOptions {
-        isa,
-        cache: cache_format("f32").unwrap(),
-        all_logits: true,
-        context: Some(128),
-        ..EngineOptions::default()
-    }
-}
-
-fn logits(model: &Path, tokens: &[u32], options: EngineOptions) -> Vec<f32> {
-    let engine = Engine::open(model, options).unwrap();
-    let mut session = engine.session().unwrap();
-    let mut all = Vec::new();
-    session
-        .extend_with_logits(tokens, |_, logits| {
-            all.extend_from_slice(logits);
-            Ok(())
-        })
-        .unwrap();
-    all
-}
-
-fn with(adapter: &Path, scale: f32, options: EngineOptions) -> EngineOptions {
-    EngineOptions { adapters: vec![Adapter::open(adapter, scale).unwrap()], ..options }
-}
-
-/// The largest difference, relative to the largest of `b`.
-fn difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let most = b.iter().fold(0f32, |most, value| most.max(value.abs()));
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / most
-}
-
-fn tokens_of(expected: &Arrays) -> Vec<u32> {
-    expected["tokens"].1.iter().map(|&token| token as u32).collect()
-}
+use moewe_engine::session::{MemoryLimit, Options as EngineOptions};
+use peft::*;
+use serde_json::Value;
+use std::path::Path;
 
 #[test]
 fn merged_weights_and_logits_are_pefts() {
@@ -271,17 +149,6 @@ fn exchanged(arrays: &Arrays, experts: usize) -> Arrays {
     old
 }
 
-fn folder_of(folder: &Path, config: &Value, arrays: &Arrays) -> PathBuf {
-    fs::create_dir_all(folder).unwrap();
-    fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
-    save(&folder.join("adapter_model.safetensors"), arrays);
-    folder.to_owned()
-}
-
-fn config_of(adapter: &str) -> Value {
-    serde_json::from_slice(&fs::read(golden(adapter).join("adapter_config.json")).unwrap()).unwrap()
-}
-
 #[test]
 fn other_orientations_and_names_mean_the_same() {
     let folder = tempfile::tempdir().unwrap();
@@ -376,116 +243,4 @@ fn bits_depend_on_neither_threads_nor_memory() {
     {
         assert!(of(threads, memory) == first, "{threads} {memory:?}");
     }
-}
-
-/// Paths are those of the dense models.
-struct Dense(PathBuf);
-
-impl Places for Dense {
-    fn model(&self, name: &str) -> moewe_engine::Result<PathBuf> {
-        let path = if name.starts_with('/') { PathBuf::from(name) } else { self.0.join(name) };
-        match path.exists() {
-            true => Ok(path),
-            false => Err(moewe_engine::Error::request(format!("no model is called {name}"))),
-        }
-    }
-
-    fn text(&self, path: PathBuf) -> PathBuf {
-        path
-    }
-}
-
-#[test]
-fn a_base_and_adapters_make_a_mixture() {
-    let folder = tempfile::tempdir().unwrap();
-    let dense = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/merge/dense");
-    let number = |i: usize| ((i * 37 + 11) % 101) as f32 / 500.0 - 0.1;
-    let mut own = Arrays::new();
-    for layer in 0..3 {
-        for (part, inputs, outputs) in [("gate", 64, 128), ("up", 64, 128), ("down", 128, 64)] {
-            let front = format!("base_model.model.model.layers.{layer}.mlp.{part}_proj.lora");
-            own.insert(format!("{front}_A.weight"), (vec![2, inputs], (0..2 * inputs).map(number).collect()));
-            let b = (0..outputs * 2).map(|i| number(i + layer)).collect();
-            own.insert(format!("{front}_B.weight"), (vec![outputs, 2], b));
-        }
-    }
-    let config = json!({ "peft_type": "LORA", "r": 2, "lora_alpha": 4 });
-    let adapter = folder_of(&folder.path().join("adapter"), &config, &own);
-    let words = format!(
-        "base_model: llama-base\ngate_mode: uniform_random\nexperts:\n- source_model: llama-base\n- source_model: llama-base+{}\n",
-        adapter.display()
-    );
-    let mixture = Mixture::from_yaml(&words, &Dense(dense.clone())).unwrap();
-    let out = folder.path().join("mixture.gguf");
-    merge(&mixture, &out, &Asked::default(), &options("F32", vec![]), &()).unwrap();
-    let lora = options("F32", vec![named(adapter, 1.0)]);
-    let merged = converted(&dense.join("llama-base"), folder.path(), "merged.gguf", &lora);
-    let [mixture, merged] = [out, merged].map(|path| Gguf::open(path).unwrap());
-    for layer in 0..3 {
-        for part in ["gate", "up", "down"] {
-            let stack = of_file(&mixture, &format!("blk.{layer}.ffn_{part}_exps.weight"));
-            let expected = of_file(&merged, &format!("blk.{layer}.ffn_{part}.weight"));
-            assert!(stack[expected.len()..] == expected[..], "{layer} {part}");
-            assert!(stack[..expected.len()] != expected[..], "{layer} {part}");
-        }
-    }
-}
-
-#[test]
-fn what_does_not_fit_is_refused_by_name() {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("out.gguf");
-    let to_file = |adapter: &Path, base: &Path| {
-        write(adapter, base, &out, f32s(), Existing::Keep).unwrap_err().to_string()
-    };
-    // Another base: another architecture, other lengths; DoRA has no file.
-    let error = to_file(&golden("mixtral-old-names"), &golden("qwen3moe"));
-    assert!(error.contains("block_sparse_moe") && error.contains("qwen3moe"), "{error}");
-    let error = to_file(&golden("qwen3moe-all"), &golden("mixtral"));
-    assert!(error.contains("base"), "{error}");
-    let error = to_file(&golden("mixtral-dora"), &golden("mixtral"));
-    assert!(error.contains("DoRA") && error.contains("--lora"), "{error}");
-    assert!(!out.exists());
-    // Halves and names.
-    let own = arrays(&golden("mixtral-attention").join("adapter_model.safetensors"));
-    let first = own.keys().find(|name| name.ends_with("lora_B.weight")).unwrap().clone();
-    let with = |change: &dyn Fn(&mut Arrays)| {
-        let mut changed = own.clone();
-        change(&mut changed);
-        let place = folder.path().join("changed");
-        let _ = fs::remove_dir_all(&place);
-        to_file(&folder_of(&place, &config_of("mixtral-attention"), &changed), &golden("mixtral"))
-    };
-    let error = with(&|arrays| drop(arrays.remove(&first)));
-    assert!(error.contains("lora_A") && error.contains("lora_B"), "{error}");
-    let error =
-        with(&|arrays| {
-            drop(arrays.insert(
-                "base_model.model.model.layers.0.self_attn.q_proj.lora_C".into(),
-                (vec![1], vec![0.0]),
-            ))
-        });
-    assert!(error.contains("lora_C"), "{error}");
-    let error = with(&|arrays| {
-        let pair = arrays.remove(&first).unwrap();
-        arrays.insert(first.replace("lora_B", "lora_A"), (vec![4, 64], vec![0.0; 256]));
-        arrays
-            .insert(first.clone(), (vec![pair.0[0], pair.0[1] + 1], vec![0.0; pair.0[0] * (pair.0[1] + 1)]));
-    });
-    assert!(error.contains("lora_B"), "{error}");
-    let error = with(&|arrays| arrays.get_mut(&first).unwrap().1[0] = f32::NAN);
-    assert!(error.contains("finite"), "{error}");
-    // At run time: a model is no adapter, an adapter has a base.
-    let base = converted(&golden("mixtral"), folder.path(), "base.gguf", &options("F32", vec![]));
-    let error = Adapter::open(&base, 1.0).unwrap_err().to_string();
-    assert!(error.contains("adapter"), "{error}");
-    let lora = written(&golden("qwen3moe-all"), &golden("qwen3moe"), folder.path(), "qwen.gguf");
-    let error = Engine::open(&base, with_adapter(&lora)).err().unwrap().to_string();
-    assert!(error.contains("qwen3moe") && error.contains("llama"), "{error}");
-    let error = Engine::open(&lora, EngineOptions::default()).err().unwrap().to_string();
-    assert!(error.contains("adapter"), "{error}");
-}
-
-fn with_adapter(path: &Path) -> EngineOptions {
-    with(path, 1.0, EngineOptions::default())
 }

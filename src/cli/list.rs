@@ -98,9 +98,11 @@ fn read(found: Found) -> Option<Listed> {
 }
 
 fn describe(found: Found, gguf: &Gguf) -> Listed {
+    let is_adapter = gguf.metadata().str("general.type").ok().flatten() == Some("adapter");
+    let what = if is_adapter { "an adapter for " } else { "" };
     Listed {
         name: found.name,
-        architecture: inspect::architecture(gguf),
+        architecture: format!("{what}{}", inspect::architecture(gguf)),
         format: inspect::main_format(gguf).to_owned(),
         parameters: inspect::model(gguf).weights,
         bytes: gguf.file_len(),
@@ -114,7 +116,7 @@ fn table(all: &[Listed]) -> Table {
     for model in all {
         table.row([
             output::excerpt(&model.name, 60),
-            output::excerpt(&model.architecture, 20),
+            output::excerpt(&model.architecture, 32),
             model.format.clone(),
             output::count(model.parameters),
             output::bytes(model.bytes),
@@ -130,7 +132,7 @@ fn table_of_converted(all: &[Listed]) -> Table {
     for model in all {
         table.row([
             output::excerpt(&model.name, 120),
-            output::excerpt(&model.architecture, 20),
+            output::excerpt(&model.architecture, 32),
             model.format.clone(),
             output::count(model.parameters),
             output::bytes(model.bytes),

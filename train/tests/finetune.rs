@@ -83,7 +83,7 @@ fn a_dry_run_counts() {
             "examples    60 of kind chat",
             "            2 of kind text",
             "            keys that are not read: id",
-            "            1 left out: no message is to be trained",
+            "            1 left out: nothing in it is to be trained",
         ]
     );
     let template = model.path("chat_template.jinja");

@@ -5,21 +5,24 @@ use super::device::{Device, Function, Module};
 use crate::error::{Error, Result};
 use crate::quant::{FORMATS, Format, shape_of};
 use std::collections::HashMap;
+use std::io::Read;
+
+/// PTX as `build.rs` has packed it.
+type Packed = &'static [u8];
+
+macro_rules! packed {
+    ($($name:expr),*) => { include_bytes!(concat!(env!("OUT_DIR"), "/", $($name,)* ".ptx.z")) };
+}
 
 /// The kernels that know no format.
-const STEPS: &str = include_str!("ptx/steps.ptx");
-const ATTENTION: &str = include_str!("ptx/attention.ptx");
+const STEPS: Packed = packed!("steps");
+const ATTENTION: Packed = packed!("attention");
 
 macro_rules! products {
     ($($name:literal),*) => {
         /// By the names of formats: their products, and those joined with other steps.
-        const PRODUCTS: &[(&str, [&str; 2])] = &[$((
-            $name,
-            [
-                include_str!(concat!("ptx/products_", $name, ".ptx")),
-                include_str!(concat!("ptx/decode_", $name, ".ptx")),
-            ],
-        )),*];
+        const PRODUCTS: &[(&str, [Packed; 2])] =
+            &[$(($name, [packed!("products_", $name), packed!("decode_", $name)])),*];
     };
 }
 products!(
@@ -84,7 +87,7 @@ impl Modules {
     /// # Errors
     /// When the driver refuses, or a format has no kernels.
     pub(super) fn load(device: &Device, formats: impl Iterator<Item = &'static Format>) -> Result<Self> {
-        let modules = [device.module(STEPS)?, device.module(ATTENTION)?];
+        let modules = [device.module(&unpacked(STEPS)?)?, device.module(&unpacked(ATTENTION)?)?];
         let mut steps = HashMap::new();
         for (module, names) in modules.iter().zip([OF_STEPS, OF_ATTENTION]) {
             for name in names {
@@ -112,6 +115,14 @@ impl Modules {
     }
 }
 
+/// The text of packed PTX.
+fn unpacked(packed: Packed) -> Result<String> {
+    let mut ptx = String::new();
+    let read = flate2::read::ZlibDecoder::new(packed).read_to_string(&mut ptx);
+    read.map_err(|error| Error::request(format!("the program is damaged: its kernels for cards: {error}")))?;
+    Ok(ptx)
+}
+
 fn place_of(format: &Format) -> usize {
     FORMATS.iter().position(|known| known == format).expect("formats come from the table")
 }
@@ -121,7 +132,8 @@ impl Products {
         let ptx = PRODUCTS.iter().find(|(name, _)| *name == format.name).ok_or_else(|| {
             Error::unsupported(format!("{format} has no kernels for cards"), "compute with --device cpu")
         })?;
-        let [products, decode] = [device.module(ptx.1[0])?, device.module(ptx.1[1])?];
+        let [products, decode] = ptx.1.map(|packed| device.module(&unpacked(packed)?));
+        let (products, decode) = (products?, decode?);
         let of = |module: &Module, name: &str| module.function(&format!("{name}_{}", format.name));
         let norm_route = shape_of(format).is_none().then(|| of(&decode, "norm_route")).transpose()?;
         Ok(Self {
@@ -150,6 +162,7 @@ mod tests {
             let of_decode: &[_] = &["row_products", "head_products", "gate_up", "down"];
             let of_floats: &[_] = if shape_of(format).is_none() { &["norm_route"] } else { &[] };
             for (ptx, names) in [(ptx[0], of_products), (ptx[1], of_decode), (ptx[1], of_floats)] {
+                let ptx = unpacked(ptx).unwrap();
                 for kernel in names {
                     let entry = format!(".entry {kernel}_{}(", format.name);
                     assert!(ptx.contains(&entry), "{kernel} {format}");
@@ -158,10 +171,12 @@ mod tests {
         }
         let all = PRODUCTS.iter().flat_map(|(_, ptx)| *ptx).chain([STEPS, ATTENTION]);
         for ptx in all {
+            let ptx = unpacked(ptx).unwrap();
             assert!(ptx.starts_with("// moewe kernels") && ptx.contains("\n.version 7.8\n"));
             assert!(ptx.contains(".target sm_80"));
         }
         for (ptx, names) in [(STEPS, OF_STEPS), (ATTENTION, OF_ATTENTION)] {
+            let ptx = unpacked(ptx).unwrap();
             assert!(names.iter().all(|name| ptx.contains(&format!(".entry {name}("))));
         }
     }

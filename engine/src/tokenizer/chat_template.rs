@@ -160,7 +160,8 @@ impl ChatTemplate {
         Ok(Rendered::new(text, contents))
     }
 
-    /// The text of the whole conversation, and which of it stands in `generation` blocks: the bytes to train on.
+    /// The text of the whole conversation, and which of it stands in `generation` blocks, empty ones among them: the bytes
+    /// to train on.
     ///
     /// # Errors
     /// As [`ChatTemplate::render_with`].

@@ -25,7 +25,7 @@ pub(super) struct StandIns {
 pub(super) struct Undone {
     pub text: String,
     pub contents: Vec<Range<usize>>, // where stand-ins were
-    pub marked: Vec<Range<usize>>,   // what was between marks
+    pub marked: Vec<Range<usize>>,   // what was between marks, be it nothing
 }
 
 impl StandIns {
@@ -79,7 +79,7 @@ impl StandIns {
                 _ if Some(character) == begin => open.push(start),
                 _ if Some(character) == end => {
                     let first = open.pop().filter(|_| open.is_empty());
-                    marked.extend(first.map(|first| first..start).filter(|range| !range.is_empty()));
+                    marked.extend(first.map(|first| first..start));
                 }
                 None => whole.push(character),
                 Some(&original) => {
@@ -154,6 +154,9 @@ mod tests {
             undone.contents.iter().map(|range| (range.start, range.end)).collect::<Vec<_>>(),
             [(5, 6)]
         );
-        assert_eq!(undone.marked.iter().map(|range| (range.start, range.end)).collect::<Vec<_>>(), [(1, 8)]);
+        assert_eq!(
+            undone.marked.iter().map(|range| (range.start, range.end)).collect::<Vec<_>>(),
+            [(1, 8), (8, 8)]
+        );
     }
 }

@@ -86,7 +86,7 @@ pub(super) fn known() -> String {
 /// The keys of a line, as errors list them.
 pub(super) fn keys(fields: &Fields) -> String {
     const MOST: usize = 20;
-    let names = fields.keys().take(MOST).map(|key| key.chars().take(40).collect::<String>());
+    let names = fields.keys().take(MOST).map(|key| shown(key));
     let names = names.collect::<Vec<_>>().join(", ");
     match fields.len() {
         0 => "no keys".to_owned(),
@@ -95,10 +95,15 @@ pub(super) fn keys(fields: &Fields) -> String {
     }
 }
 
+/// A key as far as a line has room for it, without what would steer a terminal.
+fn shown(key: &str) -> String {
+    key.chars().take(40).flat_map(char::escape_debug).collect()
+}
+
 /// The keys of a line that nobody reads.
-pub(super) fn unread<'f>(kind: &Kind, fields: &'f Fields) -> Vec<&'f str> {
+pub(super) fn unread(kind: &Kind, fields: &Fields) -> Vec<String> {
     let is_read = |key: &str| kind.keys.contains(&key) || kind.more.contains(&key);
-    fields.keys().map(String::as_str).filter(|key| !is_read(key)).collect()
+    fields.keys().filter(|key| !is_read(key)).map(|key| shown(key)).collect()
 }
 
 /// Takes a list.

@@ -28,13 +28,27 @@ struct Span {
     bytes: Range<usize>,
     ends_itself: bool, // else it goes up to the first end token in it
     message: usize,    // the one that it answers with
+    after: After,
+}
+
+/// What comes after a trained part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    Message,
+    Nothing,
+    Unknown, // perhaps more of the same answer
+}
+
+impl After {
+    fn message(is_followed: bool) -> Self {
+        if is_followed { Self::Message } else { Self::Nothing }
+    }
 }
 
 /// A conversation as text.
 struct Conversation {
     rendered: Rendered,
     spans: Vec<Span>,
-    messages: usize,
     is_last_only: bool,
 }
 
@@ -109,29 +123,27 @@ fn in_blocks(
     let (rendered, blocks) = template.render_marked(messages, variables)?;
     let answers: Vec<usize> = (0..turns.len()).filter(|&at| turns[at].is_answer()).collect();
     let are_all_trained = answers.iter().all(|&at| turns[at].is_trained);
-    let spans = if blocks.len() == answers.len() {
-        let trained = blocks.into_iter().zip(answers).filter(|(_, at)| turns[*at].is_trained);
-        trained.map(|(bytes, message)| Span { bytes, ends_itself: true, message }).collect()
-    } else if are_all_trained {
-        // A template may join answers, or mark an answer in parts; only the last message has nothing after it.
-        let (last, first) =
-            (answers.last().copied().unwrap_or_default(), answers.first().copied().unwrap_or_default());
-        let count = blocks.len();
-        let message =
-            |at: usize| if at + 1 == count { last } else { first.min(turns.len().saturating_sub(2)) };
-        blocks
-            .into_iter()
-            .enumerate()
-            .map(|(at, bytes)| Span { bytes, ends_itself: true, message: message(at) })
-            .collect()
-    } else {
+    let (count, messages) = (blocks.len(), turns.len());
+    if count != answers.len() && !are_all_trained {
         return Err(Error::request(format!(
-            "the template marks {} parts of {} answers with {{% generation %}}, so none of these can be left untrained",
-            blocks.len(),
+            "the template marks {count} parts of {} answers with {{% generation %}}, so none of these can be left untrained",
             answers.len()
         )));
+    }
+    let span = |(at, bytes): (usize, Range<usize>)| {
+        // A template may join answers, or mark one in parts: then it is not known which message a part is of.
+        let message = answers.get(at).or(answers.last()).copied().unwrap_or_default();
+        let after = match at + 1 {
+            _ if count == answers.len() => After::message(message + 1 < messages),
+            last if last == count => After::message(answers.last() != Some(&(messages - 1))),
+            _ => After::Unknown,
+        };
+        Span { bytes, ends_itself: true, message, after }
     };
-    Ok(Conversation { rendered, spans, messages: turns.len(), is_last_only: false })
+    let spans = blocks.into_iter().enumerate().map(span);
+    let spans =
+        spans.filter(|span| !span.bytes.is_empty() && (are_all_trained || turns[span.message].is_trained));
+    Ok(Conversation { spans: spans.collect(), rendered, is_last_only: false })
 }
 
 /// A conversation whose template marks nothing.
@@ -156,15 +168,20 @@ impl Prefixes<'_> {
         for &message in &trained {
             let with = if message + 1 == messages { whole.clone() } else { self.first(message + 1, false)? };
             match self.answer(message, with.text())?.filter(|_| whole.text().starts_with(with.text())) {
-                Some(bytes) => spans.push(Span { bytes, ends_itself: false, message }),
-                None => return self.last(trained.last().copied().unwrap_or(message)),
+                Some(bytes) => {
+                    let after = After::message(message + 1 < messages);
+                    spans.push(Span { bytes, ends_itself: false, message, after });
+                }
+                None => return self.last(&trained),
             }
         }
-        Ok(Conversation { rendered: whole, spans, messages, is_last_only: false })
+        Ok(Conversation { rendered: whole, spans, is_last_only: false })
     }
 
-    /// Only the answer in `message`, in a text that ends with it: earlier ones read otherwise once another follows.
-    fn last(&self, message: usize) -> Result<Conversation> {
+    /// Only the last of the answers in `trained`, in a text that ends with it: earlier ones read otherwise once another
+    /// follows.
+    fn last(&self, trained: &[usize]) -> Result<Conversation> {
+        let message = trained.last().copied().unwrap_or_default();
         let rendered = self.first(message + 1, false)?;
         let Some(bytes) = self.answer(message, rendered.text())? else {
             return Err(Error::request(format!(
@@ -172,27 +189,49 @@ impl Prefixes<'_> {
                  put {{% generation %}} and {{% endgeneration %}} around what is to be trained in the template"
             )));
         };
-        let spans = vec![Span { bytes, ends_itself: false, message }];
-        Ok(Conversation { rendered, spans, messages: message + 1, is_last_only: self.turns.len() > 1 })
+        let spans = vec![Span { bytes, ends_itself: false, message, after: After::Nothing }];
+        Ok(Conversation { rendered, spans, is_last_only: trained.len() > 1 })
     }
 
     /// What `with`, the text that ends with the answer in `message`, has more than the prompt that asks for it.
     fn answer(&self, message: usize, with: &str) -> Result<Option<Range<usize>>> {
-        let asking = self.first(message, true)?;
+        let asking = match self.first(message, true) {
+            // Many templates look at the first message, which a conversation that begins with an answer has not yet.
+            Err(_) if message == 0 => return self.opening(with).map(Some),
+            asking => asking?,
+        };
         if with.starts_with(asking.text()) {
             return Ok(Some(asking.text().len()..with.len()));
         }
         // Some prompts begin a thought that an answer on record has not: they agree up to there.
         let before = self.first(message, false)?;
-        let agreed = with.chars().zip(asking.text().chars()).take_while(|(a, b)| a == b);
-        let agreed: usize = agreed.map(|(a, _)| a.len_utf8()).sum();
-        let begins = with.starts_with(before.text()) && agreed > before.text().len();
-        Ok(begins.then_some(agreed..with.len()))
+        let mut agreed = agreed(with, asking.text());
+        if !with.starts_with(before.text()) || agreed <= before.text().len() {
+            return Ok(None);
+        }
+        // Not within a tag, though: `<think>` and `<tool_call>` agree in two letters.
+        let tag = with[..agreed].rfind(['\n', '>', ']']).map(|at| at + 1);
+        agreed = tag.filter(|tag| *tag > before.text().len()).unwrap_or(agreed);
+        Ok(Some(agreed..with.len()))
+    }
+
+    /// What `with`, the text of the first message alone, has from where another answer would be another text.
+    fn opening(&self, with: &str) -> Result<Range<usize>> {
+        let own = self.messages[0].content();
+        let other = if own.trim_start().starts_with('x') { "y" } else { "x" };
+        let other = self.messages[0].clone().with("content", Json::from(other));
+        let other = self.template.render(&[other], false, self.variables)?;
+        Ok(agreed(with, other.text())..with.len())
     }
 }
 
+/// Bytes at the beginning of both.
+fn agreed(a: &str, b: &str) -> usize {
+    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
+}
+
 fn chat(conversation: Conversation, vocabulary: &Vocabulary) -> Result<Masked> {
-    let Conversation { rendered, spans, messages, is_last_only } = conversation;
+    let Conversation { rendered, spans, is_last_only } = conversation;
     let encoded = vocabulary.encode(rendered.text(), &contents(&rendered))?;
     let mut masked = Masked {
         text: rendered.text().to_owned(),
@@ -208,16 +247,19 @@ fn chat(conversation: Conversation, vocabulary: &Vocabulary) -> Result<Masked> {
         if last.is_none_or(|last| vocabulary.is_end(last) || vocabulary.is_control(last)) {
             continue;
         }
-        if span.message + 1 < messages {
-            return Err(Error::request(format!(
-                "messages[{}]: the trained part of this answer ends in {:?}, which is no end token, though a message \
-                 follows, so a model would never stop; let the template write eos_token after answers{}",
-                span.message,
-                masked.text.get(masked.encoded.places[tokens.end - 1].clone()).unwrap_or_default(),
-                if span.ends_itself { ", within {% generation %}" } else { "" }
-            )));
+        match span.after {
+            After::Unknown => {}
+            After::Nothing => masked.notes.push(Note::Endless),
+            After::Message => {
+                return Err(Error::request(format!(
+                    "messages[{}]: the trained part of this answer ends in {:?}, which is no end token, though a message \
+                     follows, so a model would never stop; let the template write eos_token after answers{}",
+                    span.message,
+                    masked.text.get(masked.encoded.places[tokens.end - 1].clone()).unwrap_or_default(),
+                    if span.ends_itself { ", within {% generation %}" } else { "" }
+                )));
+            }
         }
-        masked.notes.push(Note::Endless);
     }
     masked.notes.extend(is_last_only.then_some(Note::LastOnly));
     masked.notes.extend(masked.encoded.spells_control.then_some(Note::SpellsControl));
@@ -235,17 +277,22 @@ fn contents(rendered: &Rendered) -> Vec<Range<usize>> {
     places.filter(|(_, origin)| *origin == Origin::Content).map(|(place, _)| place).collect()
 }
 
-/// The stretch up to and with its first end token, else its last control token, else all of it.
+/// The stretch up to and with its first end token, else its last control token. Where it has neither, what follows it may
+/// be an end token: some models stop with the token that begins the next turn.
 fn up_to_end(bytes: Range<usize>, encoded: &Encoded, vocabulary: &Vocabulary) -> Range<usize> {
-    let within = |place: &Range<usize>| place.start >= bytes.start && place.end <= bytes.end;
-    let tokens = encoded.tokens.iter().zip(&encoded.places).filter(|(_, place)| within(place));
     let mut last = None;
-    for (&token, place) in tokens {
-        if vocabulary.is_end(token) {
-            return bytes.start..place.end;
+    for (&token, place) in encoded.tokens.iter().zip(&encoded.places) {
+        if place.start >= bytes.end {
+            let follows = Some(place.end).filter(|_| vocabulary.is_end(token));
+            return bytes.start..last.or(follows).unwrap_or(bytes.end);
         }
-        if vocabulary.is_control(token) {
-            last = Some(place.end);
+        if place.start >= bytes.start && place.end <= bytes.end {
+            if vocabulary.is_end(token) {
+                return bytes.start..place.end;
+            }
+            if vocabulary.is_control(token) {
+                last = Some(place.end);
+            }
         }
     }
     bytes.start..last.unwrap_or(bytes.end)

@@ -5,7 +5,7 @@ use super::mask::Masked;
 /// Something that is counted and told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Note {
-    /// Left out: no message is to be trained.
+    /// Left out: nothing in it is to be trained.
     NothingTrained,
     /// Left out: cut to the context, nothing trained is left.
     LongPrompt,
@@ -41,7 +41,7 @@ impl Note {
     /// What it means, said of the example or examples.
     pub fn text(self) -> &'static str {
         match self {
-            Self::NothingTrained => "left out: no message is to be trained",
+            Self::NothingTrained => "left out: nothing in it is to be trained",
             Self::LongPrompt => "left out: the first answer begins beyond --context",
             Self::LaterTurns => "cut after the last answer that fits into --context",
             Self::LongAnswer => "cut within the first answer at --context, so without its end",

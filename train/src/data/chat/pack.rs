@@ -28,6 +28,13 @@ impl Row {
         self.trained.iter().filter(|is_trained| **is_trained).count()
     }
 
+    /// Gives back what is allocated beyond the tokens: rows stay until the end of training.
+    pub(super) fn shrink(&mut self) {
+        self.tokens.shrink_to_fit();
+        self.trained.shrink_to_fit();
+        self.segments.shrink_to_fit();
+    }
+
     fn append(&mut self, other: Self) {
         self.tokens.extend(other.tokens);
         self.trained.extend(other.trained);
@@ -65,5 +72,6 @@ pub(super) fn pack(mut singles: Vec<Row>, context: usize) -> Vec<Row> {
             open.entry(left).or_default().push(row);
         }
     }
+    rows.iter_mut().for_each(Row::shrink);
     rows
 }

@@ -236,10 +236,11 @@ impl Pass<'_> {
         add(&mut self.counts.kinds, kind.name);
         masked.notes.iter().for_each(|note| add(&mut self.counts.notes, *note));
         let is_left_out = masked.is_left_out();
-        let (mut tokens, mut trained) = (masked.encoded.tokens, masked.trained);
-        tokens.shrink_to_fit(); // these stay until the end of training
-        trained.shrink_to_fit();
-        (!is_left_out).then(|| Row::single(tokens, trained))
+        (!is_left_out).then(|| {
+            let mut row = Row::single(masked.encoded.tokens, masked.trained);
+            row.shrink();
+            row
+        })
     }
 
     fn note_unread(&mut self, first: &First) {

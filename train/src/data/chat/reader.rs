@@ -106,7 +106,7 @@ fn first(line: &str, number: u64) -> Result<First, (String, String)> {
         Err(error) => return Err(("a JSON object".to_owned(), error.to_string())),
     };
     let Some(kind) = kind_of(&fields) else { return Err((kinds::known(), kinds::keys(&fields))) };
-    let unread = kinds::unread(kind, &fields).into_iter().map(str::to_owned).collect();
+    let unread = kinds::unread(kind, &fields);
     Ok(First { kind, unread, number, keys: kinds::keys(&fields) })
 }
 

@@ -5,6 +5,7 @@ mod packing;
 mod reference;
 mod rules;
 mod templates;
+mod vocabulary;
 
 use super::mask::Masked;
 use super::prepare::{Found, first};
@@ -27,9 +28,13 @@ struct Folder(TempDir);
 impl Folder {
     /// With `template` as the model's own.
     fn new(template: Option<&str>) -> Self {
+        Self::with_tokenizer(&reference(), template)
+    }
+
+    fn with_tokenizer(of: &Path, template: Option<&str>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["tokenizer.json", "tokenizer_config.json"] {
-            std::fs::copy(reference().join(name), folder.path().join(name)).unwrap();
+            std::fs::copy(of.join(name), folder.path().join(name)).unwrap();
         }
         if let Some(template) = template {
             std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();

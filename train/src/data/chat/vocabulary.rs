@@ -12,6 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use tokenizers::{AddedToken, Tokenizer};
 
+/// Stands before a stretch of text that does not begin its text: some tokenizers put a space before what does. No
+/// character, so no text has it.
+const NOT_FIRST: char = '\u{fffff}';
+
 /// The tokenizer in a model's folder.
 pub struct Vocabulary {
     tokenizer: Tokenizer,
@@ -133,7 +137,7 @@ impl Vocabulary {
 
     /// The ids of `text`, of which `contents` stood in messages.
     pub(super) fn encode(&self, text: &str, contents: &[Range<usize>]) -> Result<Encoded> {
-        let mut encoded = self.encode_with(&self.tokenizer, text, 0)?;
+        let mut encoded = self.encode_with(&self.tokenizer, text)?;
         let is_said = |place: &Range<usize>| {
             let after = contents.partition_point(|content| content.end <= place.start);
             contents.get(after).is_some_and(|content| content.start < place.end)
@@ -153,18 +157,24 @@ impl Vocabulary {
         text: &str,
         control: impl Iterator<Item = &'c (u32, Range<usize>)>,
     ) -> Result<Encoded> {
-        let plain = self.plain.get_or_init(|| {
-            let mut plain = self.tokenizer.clone();
-            plain.set_encode_special_tokens(true);
-            plain
-        });
+        let plain = self.plain()?;
         let mut all = Encoded { spells_control: true, ..Encoded::default() };
         let mut done = 0;
         let stretch = |range: Range<usize>, all: &mut Encoded| -> Result<()> {
-            if !range.is_empty() {
-                let more = self.encode_with(plain, &text[range.clone()], range.start)?;
-                all.tokens.extend(more.tokens);
-                all.places.extend(more.places);
+            if range.is_empty() {
+                return Ok(());
+            }
+            let mut piece = String::new();
+            if range.start > 0 {
+                piece.push(NOT_FIRST);
+            }
+            let skipped = piece.len();
+            piece.push_str(&text[range.clone()]);
+            let more = self.encode_with(plain, &piece)?;
+            let more = more.tokens.into_iter().zip(more.places).filter(|(_, place)| place.end > skipped);
+            for (token, place) in more {
+                all.tokens.push(token);
+                all.places.push(range.start + place.start - skipped..range.start + place.end - skipped);
             }
             Ok(())
         };
@@ -178,9 +188,21 @@ impl Vocabulary {
         Ok(all)
     }
 
-    fn encode_with(&self, tokenizer: &Tokenizer, text: &str, start: usize) -> Result<Encoded> {
+    /// The tokenizer that knows no control tokens, but [`NOT_FIRST`].
+    fn plain(&self) -> Result<&Tokenizer> {
+        if let Some(plain) = self.plain.get() {
+            return Ok(plain);
+        }
+        let mut plain = self.tokenizer.clone();
+        plain.set_encode_special_tokens(true);
+        let token = AddedToken::from(NOT_FIRST.to_string(), false).normalized(false);
+        plain.add_tokens([token]).map_err(|error| failed(&self.path, error))?;
+        Ok(self.plain.get_or_init(|| plain))
+    }
+
+    fn encode_with(&self, tokenizer: &Tokenizer, text: &str) -> Result<Encoded> {
         let encoding = tokenizer.encode(text, false).map_err(|error| failed(&self.path, error))?;
-        let places = encoding.get_offsets().iter().map(|&(from, to)| start + from..start + to).collect();
+        let places = encoding.get_offsets().iter().map(|&(from, to)| from..to).collect();
         Ok(Encoded { tokens: encoding.get_ids().to_vec(), places, spells_control: false })
     }
 

@@ -129,6 +129,9 @@ fn the_first_line_says_the_kind() {
         folder.refused(&["1"]).starts_with("data.jsonl: line 1: expected a JSON object, found invalid type")
     );
     assert!(folder.refused(&["{}"]).ends_with("found no keys"));
+    let steering = format!(r#"{{"a\u001b[2J\n": 1, "{}": 2}}"#, "ö".repeat(90));
+    let expected = format!(r"found the keys a\u{{1b}}[2J\n, {}", "ö".repeat(40));
+    assert!(folder.refused(&[&steering]).ends_with(&expected), "{}", folder.refused(&[&steering]));
     assert!(folder.refused(&[" ", ""]).starts_with("no example has a token to train on (0 examples)"));
     // The first bad line is named, whatever threads do.
     let bad: Vec<String> =

@@ -36,6 +36,16 @@ fn what_follows_the_end_token_is_not_trained() {
     assert_eq!(trained(&folder.masked(512, &[&line]).unwrap()[0]), ["A<|im_end|>"]);
 }
 
+/// GLM stops with the token that begins the next turn; generation_config.json says so.
+#[test]
+fn the_next_turn_may_end_an_answer() {
+    let folder = Folder::new(Some(&CHATML.replace("<|im_end|>", "")));
+    folder.write("generation_config.json", &[r#"{"eos_token_id": [2, 3]}"#]);
+    let masked = folder.masked(512, &[&chat(&[USER, &answer("A"), USER, &answer("B")])]).unwrap();
+    assert_eq!(trained(&masked[0]), ["A\n<|im_start|>", "B\n"]);
+    assert_eq!(masked[0].notes, [Note::Endless]);
+}
+
 /// The model would never stop.
 #[test]
 fn answers_without_an_end_are_refused_where_a_message_follows() {
@@ -83,6 +93,9 @@ fn a_prompt_may_begin_what_the_answer_has_not() {
     let masked =
         folder.masked(512, &[&chat(&[USER, &answer("A"), USER, &answer("<think>\nt</think>B")])]).unwrap();
     assert_eq!(trained(&masked[0]), ["A<|im_end|>", "t</think>B<|im_end|>"]);
+    // What begins with the same letters is not cut within a tag.
+    let masked = folder.masked(512, &[&chat(&[USER, &answer("<tool>x")])]).unwrap();
+    assert_eq!(trained(&masked[0]), ["<tool>x<|im_end|>"]);
     let other = "{% for m in messages %}{{ loop.index - messages | length }}{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}A{% endif %}";
     assert_eq!(
         Folder::new(Some(other)).refused(&[&chat(&[USER, &answer("A")])]),
@@ -91,12 +104,45 @@ fn a_prompt_may_begin_what_the_answer_has_not() {
     );
 }
 
+/// Many templates ask for the first message, which is not there yet where the assistant begins.
+#[test]
+fn a_conversation_may_begin_with_an_answer() {
+    let strict = "{% if messages[0]['role'] == 'system' %}S{% endif %}".to_owned() + CHATML;
+    for template in [CHATML, &strict] {
+        let folder = Folder::new(Some(template));
+        for begin in ["Gut", "xyz", "x", " x "] {
+            let masked = folder.masked(512, &[&chat(&[&answer(begin), USER, &answer("B")])]).unwrap();
+            assert_eq!(trained(&masked[0]), [format!("{begin}<|im_end|>"), "B<|im_end|>".to_owned()]);
+            assert_eq!(masked[0].notes, []);
+        }
+    }
+}
+
 #[test]
 fn blocks_and_answers_have_to_match_where_one_is_left_out() {
     let joined = "{% generation %}{% for m in messages if m.role == 'assistant' %}{{ m.content }}</s>{% endfor %}{% endgeneration %}";
     let folder = Folder::new(Some(joined));
     let masked = folder.masked(512, &[&chat(&[&answer("A"), &answer("B")])]).unwrap();
     assert_eq!(trained(&masked[0]), ["A</s>B</s>"]);
+    // A block with nothing in it is one all the same.
+    let bare = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}</s>{% endif %}{% endfor %}";
+    let ending =
+        [answer(""), r#"{"role": "assistant", "content": "A", "weight": 0}"#.to_owned(), answer("B</s>")];
+    let ending: Vec<&str> = ending.iter().map(String::as_str).collect();
+    let masked = Folder::new(Some(bare)).masked(512, &[&chat(&ending)]).unwrap();
+    assert_eq!((trained(&masked[0]), &*masked[0].text), (vec!["B</s>"], "</s>A</s>B</s></s>"));
+    // Of an answer in two parts only the last has to end.
+    let parts = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}:{% generation %}!END{% endgeneration %}{% endfor %}";
+    let masked =
+        Folder::new(Some(&parts.replace("END", "</s>"))).masked(512, &[&chat(&[&answer("AB")])]).unwrap();
+    assert_eq!((trained(&masked[0]), &*masked[0].notes), (vec!["AB", "!</s>"], &[][..]));
+    let folded = Folder::new(Some(&parts.replace("END", "")));
+    assert_eq!(folded.masked(512, &[&chat(&[&answer("AB")])]).unwrap()[0].notes, [Note::Endless]);
+    let error = folded.refused(&[&chat(&[&answer("AB"), USER])]);
+    assert!(
+        error.contains(r#"messages[0]: the trained part of this answer ends in "!", which is no end token"#),
+        "{error}"
+    );
     let untrained = r#"{"role": "assistant", "content": "A", "weight": 0}"#;
     assert_eq!(
         folder.refused(&[&chat(&[untrained, &answer("B")])]),
@@ -156,7 +202,7 @@ fn what_is_left_out_is_counted() {
     assert_eq!(rows.train.iter().map(|row| row.segments.len()).sum::<usize>(), 3);
     assert_eq!(
         folder.refused(&lines[1..3]),
-        "no example has a token to train on (2 examples; 2 left out: no message is to be trained); --show-mask 3 shows how they are read"
+        "no example has a token to train on (2 examples; 2 left out: nothing in it is to be trained); --show-mask 3 shows how they are read"
     );
 }
 
@@ -248,7 +294,7 @@ fn examples_are_shown() {
     let data = path.display();
     let expected = format!(
         "{data}, line 1, chat: 36 tokens, 8 of them trained\n<s><|im_start|>user\na\\u{{1b}}[31m\\u{{202e}}\tb<|im_end|>\n\
-         <|im_start|>assistant\n⟦🐦\nja<|im_end|>⟧\n\n\n{data}, line 2, chat: left out: no message is to be trained\n\n\
+         <|im_start|>assistant\n⟦🐦\nja<|im_end|>⟧\n\n\n{data}, line 2, chat: left out: nothing in it is to be trained\n\n\
          ⟦trained⟧, only read: 2 examples, 1 left out; 36 tokens, 8 of them trained\n"
     );
     assert_eq!(shown, expected);

@@ -1,0 +1,23 @@
+//! Compresses the kernels for cards: as text they would be a sixth of the program, which most people run without a card.
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use std::io::{Result, Write};
+use std::path::{Path, PathBuf};
+
+fn main() -> Result<()> {
+    let folder = Path::new("src/cuda/ptx");
+    println!("cargo:rerun-if-changed={}", folder.display());
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "ptx") {
+            let name = path.with_extension("ptx.z");
+            let file = std::fs::File::create(out.join(name.file_name().unwrap_or_default()))?;
+            let mut packed = ZlibEncoder::new(file, Compression::best());
+            packed.write_all(&std::fs::read(&path)?)?;
+            packed.finish()?;
+        }
+    }
+    Ok(())
+}
