@@ -28,6 +28,11 @@ impl Random {
         mix(self.state)
     }
 
+    /// Passes over the next `count` draws of 64 bits.
+    pub fn skip(&mut self, count: u64) {
+        self.state = self.state.wrapping_add(GOLDEN.wrapping_mul(count));
+    }
+
     /// A number in `[0, 1)`, with 53 random bits.
     pub fn uniform(&mut self) -> f64 {
         (self.bits() >> 11) as f64 * (-53f64).exp2()
@@ -66,6 +71,10 @@ mod tests {
         assert_ne!(first(&[1, 2]), first(&[2, 1]));
         assert_ne!(first(&[1, 2]), first(&[1, 2, 0]));
         assert_ne!(first(&[1]), Random::at(8, &[1]).bits());
+        let (mut drawn, mut passed) = (Random::at(7, &[3]), Random::at(7, &[3]));
+        let _ = [(); 5].map(|()| drawn.bits());
+        passed.skip(5);
+        assert_eq!(drawn.bits(), passed.bits());
     }
 
     #[test]

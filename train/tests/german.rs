@@ -38,7 +38,7 @@ fn text() -> (Vec<u32>, usize) {
 
 fn losses(model: &Model, tokens: &[u32], seed: Option<u64>) -> Losses {
     let pass = Pass { seed, ..Pass::evaluation() };
-    model.evaluate(Batch { tokens, rows: tokens.len() / CONTEXT }, &pass).unwrap()
+    model.evaluate(Batch { tokens, rows: tokens.len() / CONTEXT, packing: None }, &pass).unwrap()
 }
 
 fn dropped(losses: &Losses) -> u64 {
@@ -97,7 +97,7 @@ fn the_runtime_drops_the_tokens_that_the_trainer_drops() {
             let own = losses(&model, row, None);
             let runtime = cross_entropy(&logits, row);
             assert!((own.cross_entropy - runtime).abs() < 1e-5, "{} {runtime}", own.cross_entropy);
-            let last = numbers(&model.logits(Batch { tokens: row, rows: 1 }).unwrap());
+            let last = numbers(&model.logits(Batch { tokens: row, rows: 1, packing: None }).unwrap());
             let off = difference(&logits[logits.len() - last.len()..], &last);
             assert!(off < 1e-4, "{capacity:?}: {off:.1e}");
         }

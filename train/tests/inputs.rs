@@ -110,7 +110,7 @@ fn going_on_with_other_settings_is_told_or_refused() {
 #[test]
 fn a_dense_start_needs_a_preset() {
     let dataset = Dataset::new();
-    let dense = support::golden("llama-dense");
+    let dense = support::golden("qwen2-tied");
     let dense = dense.to_str().unwrap();
     let (data, out) = (dataset.text("shards"), dataset.text("out"));
     let error = trainer(["--init-from", dense, "--data", &data, "--out", &out]).refused();

@@ -52,13 +52,15 @@ fn fixtures_compute_their_reference_logits() {
             let lengths = LENGTHS.into_iter().filter(|&n| n < length && !case.has_capacity()).chain([length]);
             let mut worst = 0f32;
             for n in lengths {
-                let found = numbers(&model.logits(Batch { tokens: &case.tokens[..n], rows: 1 }).unwrap());
+                let found = numbers(
+                    &model.logits(Batch { tokens: &case.tokens[..n], rows: 1, packing: None }).unwrap(),
+                );
                 worst = worst.max(difference(&found, &case.logits[(n - 1) * width..n * width]));
             }
             assert!(worst <= TOLERANCE, "{name} {}: {worst:.1e}", case.name);
             println!("{name:18} {:13} {worst:.1e}", case.name);
             if length > 1 {
-                let batch = Batch { tokens: &case.tokens, rows: 1 };
+                let batch = Batch { tokens: &case.tokens, rows: 1, packing: None };
                 let found = model.evaluate(batch, &Pass::evaluation()).unwrap().cross_entropy;
                 let expected = cross_entropy(&case.logits, &case.tokens);
                 assert!(

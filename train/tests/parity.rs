@@ -45,9 +45,10 @@ impl Fixture {
     }
 
     fn step(&self) -> Losses {
-        let pass = Pass { scale: 1.0, seed: None, segment: 0, average: None };
+        let pass =
+            Pass { scale: 1.0, token_scale: None, seed: None, adapter_seed: None, segment: 0, average: None };
         self.model.clear_gradients().unwrap();
-        self.model.forward_backward(Batch { tokens: &self.tokens, rows: ROWS }, &pass).unwrap()
+        self.model.forward_backward(Batch { tokens: &self.tokens, rows: ROWS, packing: None }, &pass).unwrap()
     }
 
     fn scalar(&self, name: &str) -> f64 {
@@ -97,7 +98,7 @@ fn close(what: &str, own: f64, expected: f64, tolerance: f64) {
 fn gradients_agree(fixture: &Fixture) {
     fixture.compare(
         "grad",
-        |parameter| parameter.gradient.total(),
+        |parameter| parameter.gradient.total().unwrap(),
         |name, own, expected| {
             let largest = expected.iter().fold(0.0, |a: f64, x| a.max(x.abs()));
             let error = own.iter().zip(expected).fold(0.0, |a: f64, (x, y)| a.max((x - y).abs())) / largest;

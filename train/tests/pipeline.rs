@@ -116,7 +116,7 @@ impl<'a> Trained<'a> {
         let mut worst = 0f32;
         for length in LENGTHS {
             let tokens = &tokens[..length];
-            let expected = numbers(&model.logits(Batch { tokens, rows: 1 }).unwrap());
+            let expected = numbers(&model.logits(Batch { tokens, rows: 1, packing: None }).unwrap());
             let mut session = engine.session().unwrap();
             session.extend(tokens).unwrap();
             worst = worst.max(difference(session.logits(), &expected));
@@ -156,8 +156,9 @@ fn prove(name: &str, preset: &Value, dropless: bool) {
     let mut exported = trained.exported_model(own.model());
     trained.agree("BF16 export", &trained.engine(&trained.export), &exported);
     if exported.config.experts.capacity.is_some() {
-        let batch =
-            |model: &Model| numbers(&model.logits(Batch { tokens: &tokens(model), rows: 1 }).unwrap());
+        let batch = |model: &Model| {
+            numbers(&model.logits(Batch { tokens: &tokens(model), rows: 1, packing: None }).unwrap())
+        };
         let with_capacity = batch(&exported);
         exported.config.experts.capacity = None;
         let off = difference(&batch(&exported), &with_capacity);

@@ -5,9 +5,11 @@
 pub mod manifest;
 pub mod store;
 pub mod tensors;
+pub mod weights;
 
 pub use store::{Found, Store, latest};
 pub use tensors::{TensorFile, write_tensors};
+pub use weights::Weights;
 
 use crate::{Error, Result};
 use std::fs::File;

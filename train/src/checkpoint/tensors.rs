@@ -106,6 +106,17 @@ impl TensorFile {
         Ok(&self.info(name)?.shape)
     }
 
+    /// The element type of a tensor.
+    ///
+    /// # Errors
+    /// There is no tensor of this name, or its type is none that we compute with.
+    pub fn dtype(&self, name: &str) -> Result<DType> {
+        let found = self.info(name)?.dtype;
+        let known = [DType::F32, DType::BF16, DType::F16, DType::F64];
+        let own = known.into_iter().find(|&dtype| safetensors::Dtype::from(dtype) == found);
+        own.ok_or_else(|| Error::malformed(self.map.path(), name, "F32, BF16, F16 or F64", found))
+    }
+
     /// Copies a tensor to `device`; its shape and element type must be the expected ones.
     ///
     /// # Errors

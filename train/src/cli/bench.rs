@@ -44,8 +44,15 @@ impl Command for Bench {
         let mut random = Random::at(settings.seed, &[]);
         let count = settings.batch * context;
         let tokens: Vec<u32> = (0..count).map(|_| random.below(own.vocabulary as u64) as u32).collect();
-        let batch = Batch { tokens: &tokens, rows: settings.batch };
-        let pass = Pass { scale: 1.0, seed: Some(1), segment: settings.segment, average: None };
+        let batch = Batch { tokens: &tokens, rows: settings.batch, packing: None };
+        let pass = Pass {
+            scale: 1.0,
+            token_scale: None,
+            seed: Some(1),
+            adapter_seed: None,
+            segment: settings.segment,
+            average: None,
+        };
         let mut measured = vec![];
         for step in 0..=self.steps {
             let seconds = step_seconds(&mut model, &mut optimizer, batch, &pass)?;

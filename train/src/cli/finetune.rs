@@ -2,6 +2,7 @@
 //! [`crate::data::chat`]'s.
 
 use super::Command;
+use super::tune::Tune;
 use super::watch::{print, watch};
 use crate::data::chat::{self, ChatRows, Markers, Row, Settings, Wording};
 use crate::{Error, Result};
@@ -26,6 +27,8 @@ pub(super) struct Finetune {
     model: PathBuf,
     #[command(flatten)]
     data: Data,
+    #[command(flatten)]
+    tune: Tune,
     /// Print the first N examples with what is trained in colour (in brackets where there is none), and stop
     #[arg(long, value_name = "N")]
     show_mask: Option<usize>,
@@ -100,18 +103,28 @@ impl Command for Finetune {
         super::limit_threads(self.threads)?;
         let listener = interrupt::listen_to_all();
         let settings = self.data.settings(&self.model, listener.flag())?;
-        let wording = Wording::open(&self.model, self.data.chat_template.as_deref(), Markers::Known)?;
+        let markers = if self.tune.trains_all() { Markers::Appended } else { Markers::Known };
+        let wording = Wording::open(&self.model, self.data.chat_template.as_deref(), markers)?;
         if let Some(count) = self.show_mask {
             super::say(&chat::show(&settings, &wording, count, is_coloured())?)?;
             if !self.dry_run {
                 return Ok(());
             }
         }
+        let tuning = self.tune.tuning(&self.model, settings.context, &wording)?;
         if !self.dry_run {
-            return Err(Error::request("finetune cannot train yet; there are --show-mask N and --dry-run"));
+            self.tune.check(&tuning)?;
         }
+        let config = tuning.config()?;
         let rows = chat::prepare(&settings, &wording, &mut watch(self.quiet))?;
-        print(describe(&rows, &wording, &settings).trim_end())
+        let steps = tuning.steps(rows.train.len() as u64);
+        let plan = format!("{}{}", describe(&rows, &wording, &settings), tuning.describe(&config));
+        if self.dry_run {
+            let plan = format!("{plan}{:12}{steps} of up to {} rows", "steps", tuning.batch);
+            return print(plan);
+        }
+        drop(listener); // the training listens itself
+        self.tune.run(tuning, &rows, &wording)
     }
 }
 

@@ -10,6 +10,7 @@ mod run;
 mod shards;
 mod spellings;
 mod tokenizer;
+mod tune;
 mod watch;
 
 use crate::Result;

@@ -1,11 +1,12 @@
 //! One layer, forward and backward: attention and a feed-forward network, each behind a norm and added to the residual
 //! stream, which stays in the precision of sums.
 
+use super::batch::{Batch, Pass};
 use super::parameters::Role;
 use super::router::{Routing, Spread};
-use super::transformer::{Model, Parameter, Pass};
+use super::transformer::{Model, Parameter};
 use crate::Result;
-use crate::ops::{Attended, Attention, Dropout, HeadNorm, Heads, linear, wide};
+use crate::ops::{Attended, Attention, Dropout, HeadNorm, Heads, Linear, wide};
 use crate::random::Random;
 use candle_core::{DType, Tensor};
 
@@ -26,7 +27,7 @@ pub(super) struct LayerContext<'a> {
     pub(super) model: &'a Model,
     pub(super) pass: &'a Pass<'a>,
     pub(super) layer: usize,
-    pub(super) batch: usize,  // B
+    pub(super) batch: Batch<'a>,
     pub(super) length: usize, // T
     /// What the load balance counts together, known after all layers; without, each layer by itself.
     pub(super) spread: Option<&'a Spread>,
@@ -73,12 +74,9 @@ impl Saved {
 }
 
 /// The matrices of a feed-forward network without experts.
-#[derive(Clone, Copy)]
 struct Dense<'a> {
-    up: &'a Parameter,
-    up_bias: Option<&'a Parameter>,
-    down: &'a Parameter,
-    down_bias: Option<&'a Parameter>,
+    up: Linear<'a>,
+    down: Linear<'a>,
 }
 
 impl<'a> LayerContext<'a> {
@@ -115,30 +113,44 @@ impl<'a> LayerContext<'a> {
             key: &self.get(Role::KeyNorm).master,
         });
         Heads {
-            batch: self.batch,
+            batch: self.batch.rows,
             length: self.length,
             count: config.head_count,
             count_kv: config.head_count_kv,
             size: config.head_length,
             norm,
             rotation: self.model.rotation(),
-            positions: None,
+            positions: self.batch.packing.map(|packing| &packing.positions[..]),
         }
     }
 
-    fn attention(&self) -> Attention {
+    /// A matrix of this layer with its bias and its adapters.
+    fn linear(&self, role: Role, bias: Option<Role>) -> Result<Linear<'a>> {
+        self.model.linear((role, bias), self.layer, self.pass.adapter_seed)
+    }
+
+    fn qkv(&self) -> Result<Linear<'a>> {
+        self.linear(Role::Qkv, Some(Role::QkvBias))
+    }
+
+    fn attention_output(&self) -> Result<Linear<'a>> {
+        self.linear(Role::AttentionOutput, Some(Role::AttentionOutputBias))
+    }
+
+    fn attention(&self) -> Attention<'a> {
         let scale = 1.0 / (self.model.config.head_length as f64).sqrt();
-        Attention { scale, dropout: self.dropout(Site::Probabilities) }
+        let starts = self.batch.packing.map(|packing| &packing.starts[..]);
+        Attention { scale, dropout: self.dropout(Site::Probabilities), starts }
     }
 
     /// The residual stream `x (N, d)` after this layer.
     pub(super) fn forward(&self, x: Tensor) -> Result<(Tensor, Saved)> {
         let normed = self.narrow(&self.model.norm(ATTENTION_NORM, self.layer).forward(&x)?)?;
-        let qkv = apply(&normed, self.get(Role::Qkv), self.find(Role::QkvBias))?;
+        let qkv = self.qkv()?.forward(&normed)?;
         let heads = self.heads().split(&qkv)?;
         let attended = self.attention().forward(&heads[0], &heads[1], &heads[2])?;
         let merged = self.heads().merge(&attended.output)?;
-        let y = apply(&merged, self.get(Role::AttentionOutput), self.find(Role::AttentionOutputBias))?;
+        let y = self.attention_output()?.forward(&merged)?;
         let middle = (&x + self.drop(Site::AttentionOutput, wide(&y)?)?)?;
         let ffn_normed = self.model.norm(FFN_NORM, self.layer).forward(&middle)?;
         let (y, ffn) = self.ffn(&ffn_normed)?;
@@ -154,15 +166,14 @@ impl<'a> LayerContext<'a> {
         let norm = self.model.norm(FFN_NORM, self.layer);
         let dx = norm.backward(&saved.middle, &d_normed, Some(&dx), gradients)?;
         let dy = self.narrow(&self.drop(Site::AttentionOutput, dx.clone())?)?;
-        let (output, bias) = (self.get(Role::AttentionOutput), self.find(Role::AttentionOutputBias));
-        let d_merged = apply_backward(&dy, &saved.merged, output, bias)?;
+        let d_merged = self.attention_output()?.backward(&dy, &saved.merged)?;
         let d_output = self.heads().unmerge(&d_merged)?;
         let [query, key, value] = &saved.heads;
         let [dq, dk, dv] = self.attention().backward([query, key, value], &saved.attended, &d_output)?;
         let norms = self.find(Role::QueryNorm).zip(self.find(Role::KeyNorm));
         let norms = norms.map(|(query, key)| (&query.gradient, &key.gradient));
         let d_qkv = self.heads().join(&saved.qkv, [&dq, &dk, &dv], norms)?;
-        let d_normed = apply_backward(&d_qkv, &saved.normed, self.get(Role::Qkv), self.find(Role::QkvBias))?;
+        let d_normed = self.qkv()?.backward(&d_qkv, &saved.normed)?;
         let gradients = self.model.norm_gradients(ATTENTION_NORM, self.layer);
         self.model.norm(ATTENTION_NORM, self.layer).backward(
             &saved.x,
@@ -172,57 +183,58 @@ impl<'a> LayerContext<'a> {
         )
     }
 
-    fn dense(&self) -> Dense<'a> {
-        Dense {
-            up: self.get(Role::Up),
-            up_bias: self.find(Role::UpBias),
-            down: self.get(Role::Down),
-            down_bias: self.find(Role::DownBias),
-        }
+    fn dense(&self) -> Result<Dense<'a>> {
+        Ok(Dense {
+            up: self.linear(Role::Up, Some(Role::UpBias))?,
+            down: self.linear(Role::Down, Some(Role::DownBias))?,
+        })
     }
 
-    fn shared(&self) -> Option<Dense<'a>> {
-        let (up, down) = self.find(Role::SharedUp).zip(self.find(Role::SharedDown))?;
-        Some(Dense { up, up_bias: None, down, down_bias: None })
+    fn shared(&self) -> Result<Option<Dense<'a>>> {
+        if self.find(Role::SharedUp).is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Dense { up: self.linear(Role::SharedUp, None)?, down: self.linear(Role::SharedDown, None)? }))
     }
 
     /// The output in the precision of sums.
-    fn dense_forward(&self, dense: Dense, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        let up = apply(x, dense.up, dense.up_bias)?;
+    fn dense_forward(&self, dense: &Dense, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        let up = dense.up.forward(x)?;
         let activated = self.model.config.activation.forward(&up, None)?;
-        Ok((wide(&apply(&activated, dense.down, dense.down_bias)?)?, up))
+        Ok((wide(&dense.down.forward(&activated)?)?, up))
     }
 
-    fn dense_backward(&self, dense: Dense, x: &Tensor, up: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    fn dense_backward(&self, dense: &Dense, x: &Tensor, up: &Tensor, dy: &Tensor) -> Result<Tensor> {
         let activation = self.model.config.activation;
         let activated = activation.forward(up, None)?;
-        let d_activated = apply_backward(dy, &activated, dense.down, dense.down_bias)?;
+        let d_activated = dense.down.backward(dy, &activated)?;
         let (d_up, _) = activation.backward(up, &d_activated, None)?;
-        wide(&apply_backward(&d_up, x, dense.up, dense.up_bias)?)
+        wide(&dense.up.backward(&d_up, x)?)
     }
 
     fn ffn(&self, normed: &Tensor) -> Result<(Tensor, SavedFfn)> {
         let x = self.narrow(normed)?;
         if !self.model.config.has_experts(self.layer) {
-            let (y, up) = self.dense_forward(self.dense(), &x)?;
+            let (y, up) = self.dense_forward(&self.dense()?, &x)?;
             return Ok((y, SavedFfn::Dense { up }));
         }
         let (routing, noise) = self.route(normed)?;
         let weights = Some(&routing.weights[..]);
         let rows = routing.dispatch.gather(&x)?;
-        let mut up = routing.groups.linear(&rows, &self.get(Role::ExpertsUp).compute)?;
+        let mut up = self.model.grouped(Role::ExpertsUp, self.layer)?.forward(&routing.groups, &rows)?;
         if let Some(bias) = self.find(Role::ExpertsUpBias) {
             up = routing.groups.add_bias(&up, &bias.compute, None)?;
         }
         let activated = self.model.config.activation.forward(&up, weights)?;
-        let mut out = routing.groups.linear(&activated, &self.get(Role::ExpertsDown).compute)?;
+        let down = self.model.grouped(Role::ExpertsDown, self.layer)?;
+        let mut out = down.forward(&routing.groups, &activated)?;
         if let Some(bias) = self.find(Role::ExpertsDownBias) {
             out = routing.groups.add_bias(&out, &bias.compute, weights)?;
         }
         let mut y = routing.dispatch.combine(&out)?;
         let mut shared_up = None;
-        if let Some(shared) = self.shared() {
-            let (own, up) = self.dense_forward(shared, &x)?;
+        if let Some(shared) = self.shared()? {
+            let (own, up) = self.dense_forward(&shared, &x)?;
             y = (y + own)?;
             shared_up = Some(up);
         }
@@ -233,12 +245,12 @@ impl<'a> LayerContext<'a> {
     fn ffn_backward(&self, saved: &Saved, dy: &Tensor) -> Result<Tensor> {
         let (x, dy) = (self.narrow(&saved.ffn_normed)?, self.narrow(dy)?);
         match &saved.ffn {
-            SavedFfn::Dense { up } => self.dense_backward(self.dense(), &x, up, &dy),
+            SavedFfn::Dense { up } => self.dense_backward(&self.dense()?, &x, up, &dy),
             SavedFfn::Experts(experts) => {
                 let SavedExperts { routing, noise, up, shared } = &**experts;
                 let (mut dx, slopes) = self.experts_backward(routing, up, &x, &dy)?;
-                if let Some((dense, up)) = self.shared().zip(shared.as_ref()) {
-                    dx = (dx + self.dense_backward(dense, &x, up, &dy)?)?;
+                if let Some((dense, up)) = self.shared()?.zip(shared.as_ref()) {
+                    dx = (dx + self.dense_backward(&dense, &x, up, &dy)?)?;
                 }
                 Ok((dx + self.route_backward(routing, noise.as_ref(), &slopes, &saved.ffn_normed)?)?)
             }
@@ -255,11 +267,10 @@ impl<'a> LayerContext<'a> {
     ) -> Result<(Tensor, Vec<f64>)> {
         let (groups, activation) = (&routing.groups, self.model.config.activation);
         let (weights, rows) = (Some(&routing.weights[..]), routing.dispatch.gather(x)?);
-        let (up_weight, down_weight) = (self.get(Role::ExpertsUp), self.get(Role::ExpertsDown));
         let d_out = routing.dispatch.gather(dy)?;
         let activated = activation.forward(up, weights)?;
-        groups.weight_backward(&d_out, &activated, &down_weight.gradient)?;
-        let d_activated = groups.linear_backward(&d_out, &down_weight.compute)?;
+        let d_activated =
+            self.model.grouped(Role::ExpertsDown, self.layer)?.backward(groups, &d_out, &activated)?;
         let (d_up, mut slopes) = activation.backward(up, &d_activated, weights)?;
         if let Some(bias) = self.find(Role::ExpertsDownBias) {
             groups.bias_backward(&d_out, weights, &bias.gradient)?;
@@ -269,17 +280,16 @@ impl<'a> LayerContext<'a> {
         if let Some(bias) = self.find(Role::ExpertsUpBias) {
             groups.bias_backward(&d_up, None, &bias.gradient)?;
         }
-        groups.weight_backward(&d_up, &rows, &up_weight.gradient)?;
-        let d_rows = groups.linear_backward(&d_up, &up_weight.compute)?;
+        let d_rows = self.model.grouped(Role::ExpertsUp, self.layer)?.backward(groups, &d_up, &rows)?;
         Ok((routing.dispatch.combine(&d_rows)?, slopes))
     }
 
     /// The router reads and computes in the precision of sums.
     fn route(&self, normed: &Tensor) -> Result<(Routing, Option<Noise>)> {
-        let mut scores = numbers(&linear(normed, &self.get(Role::Router).master, None)?)?;
+        let mut scores = numbers(&self.linear(Role::Router, None)?.forward(normed)?)?;
         let noise = match (self.find(Role::RouterNoise), self.seed(Site::Noise)) {
-            (Some(weight), Some(seed)) => {
-                let raw = numbers(&linear(normed, &weight.master, None)?)?;
+            (Some(_), Some(seed)) => {
+                let raw = numbers(&self.linear(Role::RouterNoise, None)?.forward(normed)?)?;
                 let mut random = Random::at(seed, &[]);
                 let normal: Vec<f64> = raw.iter().map(|_| random.normal()).collect();
                 Some(Noise { raw, normal })
@@ -290,7 +300,8 @@ impl<'a> LayerContext<'a> {
             let both = raw.iter().zip(normal);
             scores.iter_mut().zip(both).for_each(|(score, (&raw, normal))| *score += softplus(raw) * normal);
         }
-        Ok((Routing::new(&self.model.config.experts, &scores, None, self.pass.average())?, noise))
+        let real = self.batch.packing.map(|packing| &packing.real[..]);
+        Ok((Routing::new(&self.model.config.experts, &scores, real, self.pass.average())?, noise))
     }
 
     /// The gradient of the router's input.
@@ -305,23 +316,21 @@ impl<'a> LayerContext<'a> {
         let scale = self.pass.scale;
         let factors = (scale * experts.load_balance, scale * experts.router_z);
         let d_scores = routing.backward(slopes, factors, self.spread);
-        let router = self.get(Role::Router);
-        let mut dx = self.scores_backward(&d_scores, router, normed)?;
-        if let (Some(noise), Some(weight)) = (noise, self.find(Role::RouterNoise)) {
+        let mut dx = self.scores_backward(&d_scores, Role::Router, normed)?;
+        if let Some(noise) = noise {
             let both = noise.raw.iter().zip(&noise.normal);
             let d_raw =
                 d_scores.iter().zip(both).map(|(d, (&raw, normal))| d * normal / (1.0 + (-raw).exp()));
-            dx = (dx + self.scores_backward(&d_raw.collect::<Vec<_>>(), weight, normed)?)?;
+            dx = (dx + self.scores_backward(&d_raw.collect::<Vec<_>>(), Role::RouterNoise, normed)?)?;
         }
         Ok(dx)
     }
 
-    fn scores_backward(&self, d_scores: &[f64], weight: &Parameter, normed: &Tensor) -> Result<Tensor> {
+    fn scores_backward(&self, d_scores: &[f64], role: Role, normed: &Tensor) -> Result<Tensor> {
         let shape = (normed.dim(0)?, d_scores.len() / normed.dim(0)?);
         let d_scores = Tensor::from_slice(d_scores, shape, &candle_core::Device::Cpu)?;
         let d_scores = d_scores.to_dtype(normed.dtype())?.to_device(normed.device())?;
-        weight.gradient.add_product(&d_scores, normed)?;
-        Ok(d_scores.matmul(&weight.master)?)
+        self.linear(role, None)?.backward(&d_scores, normed)
     }
 }
 
@@ -331,17 +340,4 @@ fn softplus(x: f64) -> f64 {
 
 fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
     Ok(tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?)
-}
-
-fn apply(x: &Tensor, weight: &Parameter, bias: Option<&Parameter>) -> Result<Tensor> {
-    linear(x, &weight.compute, bias.map(|bias| &bias.compute))
-}
-
-/// The gradient of `x` in [`apply`]; those of the parameters are added to theirs.
-fn apply_backward(dy: &Tensor, x: &Tensor, weight: &Parameter, bias: Option<&Parameter>) -> Result<Tensor> {
-    weight.gradient.add_product(dy, x)?;
-    if let Some(bias) = bias {
-        bias.gradient.add_row_sum(dy)?;
-    }
-    Ok(dy.matmul(&weight.compute)?)
 }

@@ -1,7 +1,10 @@
 //! The models that can be trained: one configurable forward and backward, one file per architecture with its
 //! config.json keys and tensor names as data.
 
+mod adapter;
+mod apply;
 mod architectures;
+mod batch;
 mod config;
 mod family;
 mod keys;
@@ -23,11 +26,13 @@ mod tachyon;
 mod tests;
 mod transformer;
 
+pub use adapter::{Lora, Target, Trained};
 pub use architectures::{ARCHITECTURES, Architecture};
+pub use batch::{Average, Batch, Losses, PackedRow, Packing, Pass};
 pub use config::{Balance, Biases, Config, Experts, HeadNorms, Initialisation, Position};
 pub use keys::Keys;
 use names::{GatedNames, qkv_pieces};
 pub use parameters::{Piece, Role, Spec};
 pub use presets::{PRESETS, Preset};
 pub use router::ExpertLoad;
-pub use transformer::{Average, Batch, Losses, Model, Parameter, Pass};
+pub use transformer::{Model, Parameter, Values};

@@ -66,6 +66,12 @@ pub enum Role {
     OutputNormBias,
     /// `(V, d)`.
     Output,
+    /// `(r, in)`, or `(E, r, in)` of experts: the first matrix of an adapter.
+    AdapterA,
+    /// `(out, r)`, or `(E, out, r)` of experts: the second.
+    AdapterB,
+    /// `(out)`: the lengths of rows that an adapter of DoRA learns.
+    AdapterMagnitude,
 }
 
 impl Role {
@@ -96,6 +102,17 @@ impl Role {
     /// Whether this chooses experts.
     pub fn is_router(self) -> bool {
         matches!(self, Self::Router | Self::RouterNoise)
+    }
+
+    /// Whether this is of an adapter and not of the model itself.
+    pub fn is_adapter(self) -> bool {
+        matches!(self, Self::AdapterA | Self::AdapterB | Self::AdapterMagnitude)
+    }
+
+    /// Whether this is one of the large matrices, which may stay in 16 bits where they are not trained.
+    pub(super) fn is_matrix(self) -> bool {
+        let is_small = self.is_norm() || self.is_bias() || self.is_router() || self.is_adapter();
+        !is_small && self != Self::PositionEmbedding
     }
 
     fn is_embedding(self) -> bool {
@@ -129,8 +146,8 @@ pub struct Piece {
     pub name: String,
     /// Begin and length along each axis of the parameter.
     pub ranges: Vec<(usize, usize)>,
-    /// Whether the last two axes are exchanged outside.
-    pub transposed: bool,
+    /// The axes of the parameter in the order that they have outside.
+    pub order: Vec<usize>,
     /// Its shape outside.
     pub shape: Vec<usize>,
 }
@@ -247,7 +264,7 @@ impl Piece {
     /// The whole of a parameter of `shape`.
     pub fn whole(name: impl Into<String>, shape: &[usize]) -> Self {
         let ranges = shape.iter().map(|&length| (0, length)).collect();
-        Self { name: name.into(), ranges, transposed: false, shape: shape.to_vec() }
+        Self { name: name.into(), ranges, order: (0..shape.len()).collect(), shape: shape.to_vec() }
     }
 
     /// Only `length` from `start` along `axis`.
@@ -266,9 +283,16 @@ impl Piece {
 
     /// With the last two axes exchanged outside.
     pub fn transposed(mut self) -> Self {
-        let last = self.shape.len() - 1;
-        self.shape.swap(last - 1, last);
-        self.transposed = true;
+        let (last, outside) = (self.order.len() - 1, self.shape.len() - 1);
+        self.order.swap(last - 1, last);
+        self.shape.swap(outside - 1, outside);
+        self
+    }
+
+    /// With the axes in another order outside.
+    pub fn ordered(mut self, order: &[usize]) -> Self {
+        self.shape = order.iter().map(|&axis| self.ranges[axis].1).collect();
+        self.order = order.to_vec();
         self
     }
 
@@ -281,14 +305,10 @@ impl Piece {
     /// Calls `visit` with the place outside and the place inside a parameter of `shape` for each number, in the order
     /// of the outside.
     fn walk(&self, shape: &[usize], mut visit: impl FnMut(usize, usize)) {
-        let mut ranges = self.ranges.clone();
-        let mut strides: Vec<usize> =
-            (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect();
+        let stride = |axis: usize| shape[axis + 1..].iter().product::<usize>();
+        let ranges: Vec<(usize, usize)> = self.order.iter().map(|&axis| self.ranges[axis]).collect();
+        let strides: Vec<usize> = self.order.iter().map(|&axis| stride(axis)).collect();
         let last = shape.len() - 1;
-        if self.transposed {
-            ranges.swap(last - 1, last);
-            strides.swap(last - 1, last);
-        }
         let rows: usize = ranges[..last].iter().map(|range| range.1).product();
         let (start, width) = ranges[last];
         for row in 0..rows {

@@ -4,8 +4,8 @@
 //! Sources: top-k gating with noise, Shazeer et al. 2017; load balance and capacity, Fedus et al. 2021; z-loss, Zoph et
 //! al. 2022.
 
+use super::batch::Average;
 use super::config::{Balance, Experts};
-use super::transformer::Average;
 use crate::ops::{Dispatch, Groups};
 use rayon::prelude::*;
 

@@ -19,6 +19,8 @@ fn configs() -> Vec<(&'static str, Config)> {
     let tachyon = json!({"model_type": "tachyon", "vocab_size": 40, "d_model": 16, "n_layers": 2, "n_heads": 4,
         "n_kv_heads": 2, "d_ff": 12, "d_shared_ff": 6, "n_routed_experts": 4, "n_shared_experts": 2, "top_k_experts": 2,
         "max_seq_len": 16, "balance_loss_coef": 0.1, "z_loss_coef": 0.05});
+    let mut one_shared = tachyon.clone();
+    one_shared["n_shared_experts"] = 1.into();
     let small = |top_k: usize| {
         json!({"model_type": "moe_124m", "vocab_size": 40, "dim": 16, "n_layers": 2, "n_heads": 2, "ff_dim": 12,
         "n_experts": 3, "top_k": top_k, "context_len": 16})
@@ -52,6 +54,7 @@ fn configs() -> Vec<(&'static str, Config)> {
         ("german", german),
         ("german swiglu", gated),
         ("tachyon", tachyon),
+        ("tachyon with one shared", one_shared),
         ("124m top 2", small(2)),
         ("124m top 1", small(1)),
         ("mixtral", mixtral),
@@ -69,13 +72,35 @@ fn tokens() -> Vec<u32> {
 }
 
 fn pass(segment: usize) -> Pass<'static> {
-    Pass { scale: 1.0, seed: Some(11), segment, average: None }
+    Pass { scale: 1.0, token_scale: None, seed: Some(11), adapter_seed: Some(12), segment, average: None }
+}
+
+fn batch(tokens: &[u32]) -> Batch<'_> {
+    Batch { tokens, rows: ROWS, packing: None }
 }
 
 fn gradients(model: &Model, pass: &Pass) -> Vec<Tensor> {
+    gradients_of(model, batch(&tokens()), pass)
+}
+
+/// Of what is trained.
+fn gradients_of(model: &Model, batch: Batch, pass: &Pass) -> Vec<Tensor> {
     model.clear_gradients().unwrap();
-    model.forward_backward(Batch { tokens: &tokens(), rows: ROWS }, pass).unwrap();
-    model.parameters.iter().map(|parameter| parameter.gradient.total().copy().unwrap()).collect()
+    model.forward_backward(batch, pass).unwrap();
+    model.trained().map(|parameter| parameter.gradient.total().unwrap().copy().unwrap()).collect()
+}
+
+/// Rows of several texts and one that is filled up, of which some tokens are learned.
+fn packing() -> Packing {
+    let (tokens, mut random) = (tokens(), Random::at(6, &[]));
+    let trained: Vec<bool> = tokens.iter().map(|_| random.below(3) > 0).collect();
+    let (first, second) = (0..LENGTH, LENGTH..LENGTH + 7);
+    let row = |range: std::ops::Range<usize>, segments| PackedRow {
+        tokens: &tokens[range.clone()],
+        trained: &trained[range],
+        segments,
+    };
+    Packing::new(&[row(first, &[4, 3, 2]), row(second, &[1, 6])]).unwrap()
 }
 
 fn values(tensor: &Tensor) -> Vec<f64> {
@@ -83,7 +108,7 @@ fn values(tensor: &Tensor) -> Vec<f64> {
 }
 
 /// The loss with one number of one parameter moved.
-fn moved_loss(model: &mut Model, parameter: usize, place: usize, by: f64) -> f64 {
+fn moved_loss(model: &mut Model, batch: Batch, (parameter, place): (usize, usize), by: f64) -> f64 {
     let (original, compute) =
         (model.parameters[parameter].master.clone(), model.parameters[parameter].compute.clone());
     let mut moved = values(&original);
@@ -91,37 +116,163 @@ fn moved_loss(model: &mut Model, parameter: usize, place: usize, by: f64) -> f64
     let moved = Tensor::from_vec(moved, original.shape(), &Device::Cpu).unwrap();
     model.parameters[parameter].master = moved.clone();
     model.parameters[parameter].compute = moved;
-    let loss = model.evaluate(Batch { tokens: &tokens(), rows: ROWS }, &pass(0)).unwrap().loss;
+    let loss = model.evaluate(batch, &pass(0)).unwrap().loss;
     model.parameters[parameter].master = original;
     model.parameters[parameter].compute = compute;
     loss
+}
+
+/// Compares gradients of what is trained with slopes of the loss, six of each parameter. The lengths that DoRA divides
+/// by are constants in its backward, so its A and B are not compared.
+fn slopes_agree(name: &str, model: &mut Model, batch: Batch, has_slope: impl Fn(Role) -> bool) {
+    let gradients = gradients_of(model, batch, &pass(0));
+    let trained: Vec<usize> =
+        (0..model.parameters.len()).filter(|&i| model.parameters[i].is_trained()).collect();
+    let mut random = Random::at(9, &[]);
+    for (i, gradient) in trained.into_iter().zip(&gradients) {
+        if !has_slope(model.parameters[i].spec.role) {
+            continue;
+        }
+        let gradient = values(gradient);
+        let largest = gradient.iter().fold(0.0, |a: f64, g| a.max(g.abs()));
+        for _ in 0..6 {
+            let place = random.below(gradient.len() as u64) as usize;
+            let step = 2e-6; // small: norms of short vectors are far from straight
+            let mut loss = |by| moved_loss(model, batch, (i, place), by);
+            let slope = (loss(step) - loss(-step)) / (2.0 * step);
+            let spec = &model.parameters[i].spec;
+            let error = (slope - gradient[place]).abs();
+            assert!(
+                error <= 1e-6 * largest.max(1e-3),
+                "{name}: {:?} of layer {} at {place}: {} against {slope}",
+                spec.role,
+                spec.layer,
+                gradient[place]
+            );
+        }
+    }
 }
 
 #[test]
 fn gradients_are_the_slopes_of_the_loss() {
     for (name, config) in configs() {
         let mut model = Model::new(config, 3, DType::F64, &Device::Cpu).unwrap();
-        let gradients = gradients(&model, &pass(0));
-        let mut random = Random::at(9, &[]);
-        for (i, gradient) in gradients.iter().enumerate() {
-            let gradient = values(gradient);
-            let largest = gradient.iter().fold(0.0, |a: f64, g| a.max(g.abs()));
-            for _ in 0..6 {
-                let place = random.below(gradient.len() as u64) as usize;
-                let step = 1e-5;
-                let slope = (moved_loss(&mut model, i, place, step)
-                    - moved_loss(&mut model, i, place, -step))
-                    / (2.0 * step);
-                let spec = &model.parameters[i].spec;
-                let error = (slope - gradient[place]).abs();
-                assert!(
-                    error <= 1e-6 * largest.max(1e-3),
-                    "{name}: {:?} of layer {} at {place}: {} against {slope}",
-                    spec.role,
-                    spec.layer,
-                    gradient[place]
-                );
-            }
+        slopes_agree(name, &mut model, batch(&tokens()), |_| true);
+        slopes_agree(&format!("{name}, packed"), &mut model, packing().batch(), |_| true);
+    }
+}
+
+fn lora(targets: &[Target]) -> Lora {
+    Lora { targets: targets.to_vec(), rank: 3, alpha: 5.0, rslora: false, dora: false, dropout: 0.0 }
+}
+
+/// A model with adapters that are not zero.
+fn adapted(config: &Config, lora: &Lora, dtype: DType) -> Model {
+    let (rule, mut index) = (config.initialisation, 0);
+    let first = |spec: &Spec| {
+        index += 1;
+        Ok(Values { numbers: spec.initial(rule, 3, index), stored: DType::F32 })
+    };
+    let mut model =
+        Model::of(config.clone(), &Trained::Lora(lora.clone()), (dtype, &Device::Cpu), first).unwrap();
+    model.begin_adapters(4).unwrap();
+    let mut random = Random::at(8, &[]);
+    for parameter in model.trained_mut().filter(|parameter| parameter.spec.role != Role::AdapterMagnitude) {
+        let numbers: Vec<f64> = (0..parameter.spec.count()).map(|_| 0.1 * random.normal()).collect();
+        let own = Tensor::from_vec(numbers, parameter.master.shape(), &Device::Cpu).unwrap();
+        parameter.master = own.to_dtype(parameter.master.dtype()).unwrap();
+    }
+    model.refresh().unwrap();
+    model
+}
+
+/// The kinds of matrices that adapters of a model can be beside.
+fn targets(config: &Config) -> Vec<Target> {
+    let can = |target: &Target| lora(&[*target]).check(config).is_ok();
+    Target::EVERY.into_iter().filter(can).collect()
+}
+
+#[test]
+fn gradients_of_adapters_are_the_slopes_of_the_loss() {
+    let mut kinds = std::collections::BTreeSet::new();
+    for (name, config) in configs() {
+        let targets = targets(&config);
+        kinds.extend(targets.clone());
+        let mut model = adapted(&config, &lora(&targets), DType::F64);
+        slopes_agree(name, &mut model, packing().batch(), |_| true);
+        let dropped = targets.into_iter().filter(|&target| target != Target::Experts).collect();
+        let settings = Lora { targets: dropped, dropout: 0.4, rslora: true, ..lora(&[]) };
+        slopes_agree(
+            &format!("{name}, dropout"),
+            &mut adapted(&config, &settings, DType::F64),
+            packing().batch(),
+            |_| true,
+        );
+        let settings = Lora { dora: true, ..lora(&[Target::Attention]) };
+        let mut model = adapted(&config, &settings, DType::F64);
+        slopes_agree(&format!("{name}, DoRA"), &mut model, batch(&tokens()), |role| {
+            role == Role::AdapterMagnitude
+        });
+    }
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), Target::EVERY);
+}
+
+/// Adapters that begin change nothing, and so do their parts where nothing is trained.
+#[test]
+fn new_adapters_change_nothing() {
+    for (name, config) in configs() {
+        let whole = Model::new(config.clone(), 3, DType::F64, &Device::Cpu).unwrap();
+        let own = Lora { dora: true, ..lora(&[Target::Attention]) };
+        for lora in [lora(&targets(&config)), own] {
+            let mut model = adapted(&config, &lora, DType::F64);
+            model.begin_adapters(4).unwrap();
+            let loss = |model: &Model| model.evaluate(batch(&tokens()), &Pass::evaluation()).unwrap().loss;
+            assert!((loss(&model) - loss(&whole)).abs() < 1e-9, "{name}");
+            let own: Vec<_> = model.parameters.iter().filter(|p| p.spec.role.is_adapter()).collect();
+            let zeros = own.iter().filter(|p| values(&p.master).iter().all(|&x| x == 0.0));
+            assert_eq!(zeros.count(), own.iter().filter(|p| p.spec.role == Role::AdapterB).count(), "{name}");
+        }
+    }
+}
+
+/// Texts alone, in rows of their own, and packed have the same loss and the same gradients, whatever fills them up.
+#[test]
+fn packed_texts_are_those_alone() {
+    for (name, mut config) in configs() {
+        // A capacity counts the tokens of a batch, and a load balance is no sum over texts.
+        (config.experts.capacity, config.dropout, config.experts.noise) = (None, 0.0, false);
+        let model = Model::new(config, 3, DType::F64, &Device::Cpu).unwrap();
+        let pass = Pass { token_scale: Some(0.1), ..Pass::evaluation() };
+        let tokens = tokens();
+        let trained: Vec<bool> = (0..tokens.len()).map(|i| i % 3 != 1).collect();
+        let lengths = [4usize, 3, 2, 5, 4];
+        let texts: Vec<std::ops::Range<usize>> = lengths
+            .iter()
+            .scan(0, |start, length| {
+                *start += length;
+                Some(*start - length..*start)
+            })
+            .collect();
+        let row = |range: std::ops::Range<usize>, segments| PackedRow {
+            tokens: &tokens[range.clone()],
+            trained: &trained[range],
+            segments,
+        };
+        let packed = Packing::new(&[row(0..9, &lengths[..3]), row(9..18, &lengths[3..])]).unwrap();
+        let alone: Vec<PackedRow> =
+            texts.iter().zip(lengths.chunks(1)).map(|(range, own)| row(range.clone(), own)).collect();
+        let alone = Packing::new(&alone).unwrap();
+        assert_eq!((packed.targets(), packed.tokens()), (alone.targets(), alone.tokens()));
+        let (a, b) =
+            (model.evaluate(packed.batch(), &pass).unwrap(), model.evaluate(alone.batch(), &pass).unwrap());
+        assert!((a.loss - b.loss).abs() < 1e-9, "{name}: {} and {}", a.loss, b.loss);
+        let loads =
+            |losses: &Losses| losses.experts.iter().map(|load| load.counts.clone()).collect::<Vec<_>>();
+        assert_eq!(loads(&a), loads(&b), "{name}");
+        let pairs = gradients_of(&model, packed.batch(), &pass);
+        for (i, (a, b)) in pairs.iter().zip(gradients_of(&model, alone.batch(), &pass)).enumerate() {
+            let worst = values(a).iter().zip(values(&b)).fold(0f64, |worst, (a, b)| worst.max((a - b).abs()));
+            assert!(worst < 1e-9, "{name}: {:?} differs by {worst:.1e}", model.parameters[i].spec.role);
         }
     }
 }
@@ -162,10 +313,7 @@ fn bf16_follows_f32() {
         let loss = |dtype| {
             let model = Model::new(config.clone(), 3, dtype, &Device::Cpu).unwrap();
             let gradients: f64 = gradients(&model, &pass(0)).iter().flat_map(values).map(|g| g * g).sum();
-            (
-                model.evaluate(Batch { tokens: &tokens(), rows: ROWS }, &Pass::evaluation()).unwrap().loss,
-                gradients.sqrt(),
-            )
+            (model.evaluate(batch(&tokens()), &Pass::evaluation()).unwrap().loss, gradients.sqrt())
         };
         let ((wide, wide_norm), (narrow, narrow_norm)) = (loss(DType::F32), loss(DType::BF16));
         assert!((wide - narrow).abs() < 0.01 * wide, "{name}: {wide} and {narrow}");

@@ -1,104 +1,63 @@
 //! A model with its parameters, and the way of a batch through it and back.
 
+use super::adapter::{Adapter, Lora, Trained};
+use super::batch::{Batch, Losses, Pass};
 use super::config::{Balance, Config, Position};
 use super::layer::{LayerContext, Saved};
 use super::parameters::{Role, Spec, specs};
 use super::router::{ExpertLoad, Spread};
-use crate::ops::{CrossEntropy, Dropout, Gradient, IGNORED, Norm, NormGradients, Rotation, wide};
+use crate::ops::{
+    CrossEntropy, Dispatch, Dropout, Gradient, IGNORED, Learned, Linear, Norm, NormGradients, Rotation, wide,
+};
 use crate::random::Random;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// A parameter with its values.
 pub struct Parameter {
     /// What it is.
     pub spec: Spec,
-    /// Its values in the precision of the optimizer.
+    /// Its values in the precision of the optimizer; of a large matrix that is not trained, as they are stored.
     pub master: Tensor,
-    /// The same in the precision of the computation; shares the memory of `master` where that is the same.
+    /// The same in the precision of the computation, but for those matrices, which are widened where they are used;
+    /// shares the memory of `master` where that is the same.
     pub compute: Tensor,
-    /// Its gradient, summed over the micro-batches of a step.
+    /// Its gradient, summed over the micro-batches of a step, where it is trained.
     pub gradient: Gradient,
+}
+
+impl Parameter {
+    /// Whether it is trained.
+    pub fn is_trained(&self) -> bool {
+        !self.gradient.is_frozen()
+    }
+
+    pub(super) fn learned(&self, values: Tensor) -> Learned<'_> {
+        Learned { values, gradient: &self.gradient }
+    }
+}
+
+/// Values of a parameter, and the precision that they were stored in.
+pub struct Values {
+    /// All of them.
+    pub numbers: Vec<f32>,
+    /// BF16 where all of them fit it, or F32.
+    pub stored: DType,
 }
 
 /// A model that can be trained.
 pub struct Model {
     /// Its shape and rules.
     pub config: Config,
-    /// Its parameters in the order in which a token meets them.
+    /// Its parameters in the order in which a token meets them, and after them those of adapters.
     pub parameters: Vec<Parameter>,
     index: HashMap<(Role, usize), usize>,
+    pub(super) adapters: HashMap<(Role, usize), Vec<Adapter>>,
+    pub(super) lora: Option<Lora>,
     rotation: Option<Rotation>,
     dtype: DType, // of the computation
-}
-
-/// Token ids `(rows, context)`; each row is its own text and its own labels.
-#[derive(Clone, Copy)]
-pub struct Batch<'a> {
-    /// `(rows, context)`.
-    pub tokens: &'a [u32],
-    /// How many texts.
-    pub rows: usize,
-}
-
-/// Makes the means over all ranks of the numbers it is given.
-pub type Average<'a> = dyn Fn(&mut [f64]) -> Result<()> + Sync + 'a;
-
-/// How a batch goes through the model.
-#[derive(Clone, Copy)]
-pub struct Pass<'a> {
-    /// Factor of the batch's loss in the gradients: 1 / (micro-batches of a step * ranks).
-    pub scale: f64,
-    /// Where noise and dropout take their random numbers from; none while evaluating.
-    pub seed: Option<u64>,
-    /// Layers per segment whose activations are computed again in the backward; 0 keeps all of them.
-    pub segment: usize,
-    /// Makes means over all ranks.
-    pub average: Option<&'a Average<'a>>,
-}
-
-/// The losses of a batch.
-#[derive(Clone, Debug, Default)]
-pub struct Losses {
-    /// What is trained: cross-entropy and the router's losses with their factors.
-    pub loss: f64,
-    /// Mean over the predicted tokens, in nats.
-    pub cross_entropy: f64,
-    /// Summed over layers, or of all layers together, without its factor.
-    pub load_balance: f64,
-    /// Summed over layers, without its factor.
-    pub router_z: f64,
-    /// Predicted tokens.
-    pub targets: usize,
-    /// Of each layer with experts.
-    pub experts: Vec<ExpertLoad>,
-}
-
-impl Losses {
-    /// Adds `share` of the losses of another batch, and its counts.
-    pub fn add(&mut self, other: &Self, share: f64) {
-        self.loss += share * other.loss;
-        self.cross_entropy += share * other.cross_entropy;
-        self.load_balance += share * other.load_balance;
-        self.router_z += share * other.router_z;
-        self.targets += other.targets;
-        if self.experts.is_empty() {
-            self.experts = other.experts.iter().map(ExpertLoad::zero).collect();
-        }
-        self.experts.iter_mut().zip(&other.experts).for_each(|(sum, load)| sum.add(load, share));
-    }
-}
-
-impl Pass<'_> {
-    /// A forward alone: no randomness.
-    pub fn evaluation() -> Self {
-        Self { scale: 1.0, seed: None, segment: 0, average: None }
-    }
-
-    pub(super) fn average(&self) -> &Average<'_> {
-        self.average.unwrap_or(&|_| Ok(()))
-    }
 }
 
 impl Model {
@@ -125,13 +84,42 @@ impl Model {
         device: &Device,
         mut values: impl FnMut(&Spec) -> Result<Vec<f32>>,
     ) -> Result<Self> {
+        let stored = |spec: &Spec| Ok(Values { numbers: values(spec)?, stored: DType::F32 });
+        Self::of(config, &Trained::All, (dtype, device), stored)
+    }
+
+    /// A model of which only a part is trained, whose values `values` gives. What is not trained has neither gradients
+    /// nor values in F32 besides those that it computes with.
+    ///
+    /// # Errors
+    /// Adapters that this model cannot have, what `values` says, or the device has no memory left.
+    pub fn of(
+        config: Config,
+        trained: &Trained,
+        (dtype, device): (DType, &Device),
+        mut values: impl FnMut(&Spec) -> Result<Values>,
+    ) -> Result<Self> {
         let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
         let mut parameters = vec![];
         for spec in specs(&config) {
-            let values = Tensor::from_vec(values(&spec)?, spec.shape.clone(), &Device::Cpu)?;
-            let master = values.to_dtype(wide)?.to_device(device)?;
-            let gradient = Gradient::zeros(master.shape(), wide, device)?;
-            let compute = master.to_dtype(dtype)?;
+            let is_trained = match trained {
+                Trained::All => true,
+                Trained::Router => spec.role == Role::Router, // no noise is added, so none is learned
+                Trained::Lora(_) => false,
+            };
+            let Values { numbers, stored } = values(&spec)?;
+            let values = Tensor::from_vec(numbers, spec.shape.clone(), &Device::Cpu)?;
+            let own = match is_trained || !spec.role.is_matrix() || wide == DType::F64 {
+                true => wide,
+                false if device.is_cpu() => stored,
+                false => dtype,
+            };
+            let master = values.to_dtype(own)?.to_device(device)?;
+            let gradient = match is_trained {
+                true => Gradient::zeros(master.shape(), wide, device)?,
+                false => Gradient::frozen(),
+            };
+            let compute = if is_trained || own == wide { master.to_dtype(dtype)? } else { master.clone() };
             parameters.push(Parameter { spec, master, compute, gradient });
         }
         let keyed = parameters.iter().enumerate().map(|(i, p)| ((p.spec.role, p.spec.layer), i)).collect();
@@ -142,7 +130,22 @@ impl Model {
             }
             Position::Learned => None,
         };
-        Ok(Self { config, parameters, index: keyed, rotation, dtype })
+        let adapters = HashMap::new();
+        let mut model = Self { config, parameters, index: keyed, adapters, lora: None, rotation, dtype };
+        if let Trained::Lora(lora) = trained {
+            model.add_adapters(lora, wide)?;
+        }
+        Ok(model)
+    }
+
+    /// What is trained.
+    pub fn trained(&self) -> impl Iterator<Item = &Parameter> {
+        self.parameters.iter().filter(|parameter| parameter.is_trained())
+    }
+
+    /// What is trained, to be changed.
+    pub fn trained_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {
+        self.parameters.iter_mut().filter(|parameter| parameter.is_trained())
     }
 
     /// Where the model computes.
@@ -150,7 +153,7 @@ impl Model {
         self.parameters[0].master.device()
     }
 
-    /// All its numbers.
+    /// All its numbers, those of adapters included.
     pub fn count(&self) -> usize {
         self.parameters.iter().map(|parameter| parameter.spec.count()).sum()
     }
@@ -177,8 +180,9 @@ impl Model {
     /// # Errors
     /// The device has no memory left.
     pub fn refresh(&mut self) -> Result<()> {
-        for parameter in &mut self.parameters {
-            parameter.compute = parameter.master.to_dtype(self.dtype)?;
+        let dtype = self.dtype;
+        for parameter in self.trained_mut() {
+            parameter.compute = parameter.master.to_dtype(dtype)?;
         }
         Ok(())
     }
@@ -192,7 +196,7 @@ impl Model {
     }
 
     fn check(&self, batch: Batch) -> Result<usize> {
-        let length = batch.tokens.len() / batch.rows.max(1);
+        let length = batch.length();
         if length == 0 || length > self.config.context_length {
             let context = self.config.context_length;
             return Err(Error::request(format!("{length} tokens a row do not fit the context of {context}")));
@@ -212,9 +216,11 @@ impl Model {
     /// A token beyond the vocabulary, rows beyond the context, or a device that fails.
     pub fn evaluate(&self, batch: Batch, pass: &Pass) -> Result<Losses> {
         let (x, mut losses, _) = self.hidden(batch, pass, |_, _| {})?;
-        let (targets, count) = self.targets(batch);
-        let head = CrossEntropy { weight: &self.head().compute, targets: &targets };
-        let total = head.forward(&self.output_norm().forward(&x)?.to_dtype(self.dtype)?)?;
+        let (targets, count) = batch.targets();
+        let normed = self.output_norm().forward(&x)?.to_dtype(self.dtype)?;
+        let (head, learned) = (self.head(pass.adapter_seed)?, Predicted::of(batch, targets));
+        let total =
+            CrossEntropy { head: &head, targets: &learned.targets }.forward(&learned.gather(&normed)?)?;
         self.finish(&mut losses, total, count);
         Ok(losses)
     }
@@ -229,7 +235,7 @@ impl Model {
         let last: Vec<u32> = (0..batch.rows).map(|row| (row * length + length - 1) as u32).collect();
         let x = x.index_select(&Tensor::new(last, x.device())?, 0)?;
         let x = self.output_norm().forward(&x)?.to_dtype(self.dtype)?;
-        wide(&x.matmul(&self.head().compute.t()?)?)
+        wide(&self.head(None)?.forward(&x)?)
     }
 
     /// Losses of `batch`; `pass.scale` times the gradient of the loss is added to every parameter's.
@@ -245,15 +251,15 @@ impl Model {
             }
             kept.extend((pass.segment == 0).then_some(saved));
         })?;
-        let (targets, count) = self.targets(batch);
-        let head = self.head();
-        let loss = CrossEntropy { weight: &head.compute, targets: &targets };
+        let (targets, count) = batch.targets();
         let normed = self.output_norm().forward(&x)?.to_dtype(self.dtype)?;
-        let scale = pass.scale / count.max(1) as f64;
-        let (total, dx) = loss.forward_backward(&normed, scale, &head.gradient)?;
+        let scale = pass.token_scale.unwrap_or(pass.scale / count.max(1) as f64);
+        let (head, learned) = (self.head(pass.adapter_seed)?, Predicted::of(batch, targets));
+        let loss = CrossEntropy { head: &head, targets: &learned.targets };
+        let (total, dx) = loss.forward_backward(&learned.gather(&normed)?, scale)?;
         self.finish(&mut losses, total, count);
         let gradients = self.norm_gradients((Role::OutputNorm, Role::OutputNormBias), 0);
-        let mut dx = self.output_norm().backward(&x, &wide(&dx)?, None, gradients)?;
+        let mut dx = self.output_norm().backward(&x, &learned.spread(&dx)?, None, gradients)?;
         drop(x);
         for layer in (0..self.config.block_count).rev() {
             if pass.segment > 0 && kept.is_empty() {
@@ -274,7 +280,7 @@ impl Model {
         batch: Batch,
         pass: &Pass,
         mut x: Tensor,
-        layers: std::ops::Range<usize>,
+        layers: Range<usize>,
     ) -> Result<Vec<Saved>> {
         let mut kept = vec![];
         for layer in layers {
@@ -316,17 +322,16 @@ impl Model {
         Ok((x, losses, together))
     }
 
-    fn context<'a>(&'a self, batch: Batch, pass: &'a Pass, layer: usize) -> Result<LayerContext<'a>> {
-        let length = batch.tokens.len() / batch.rows;
-        Ok(LayerContext { model: self, pass, layer, batch: batch.rows, length, spread: None })
+    fn context<'a>(&'a self, batch: Batch<'a>, pass: &'a Pass, layer: usize) -> Result<LayerContext<'a>> {
+        Ok(LayerContext { model: self, pass, layer, batch, length: batch.length(), spread: None })
     }
 
     fn embed(&self, batch: Batch, pass: &Pass) -> Result<Tensor> {
         let device = self.device();
         let table = &self.get(Role::TokenEmbedding, 0).master;
-        let mut x = table.index_select(&Tensor::new(batch.tokens, device)?, 0)?;
+        let mut x = wide(&table.index_select(&Tensor::new(batch.tokens, device)?, 0)?)?;
         if let Some(positions) = self.find(Role::PositionEmbedding, 0) {
-            x = (x + positions.master.index_select(&Tensor::new(positions_of(batch), device)?, 0)?)?;
+            x = (x + positions.master.index_select(&Tensor::new(batch.positions(), device)?, 0)?)?;
         }
         self.embedding_dropout(pass).map_or(Ok(x.clone()), |dropout| dropout.apply(&x))
     }
@@ -341,13 +346,14 @@ impl Model {
         let dx = self.embedding_dropout(pass).map_or(Ok(dx.clone()), |dropout| dropout.apply(dx))?;
         self.get(Role::TokenEmbedding, 0).gradient.add_rows(batch.tokens, &dx)?;
         match self.find(Role::PositionEmbedding, 0) {
-            Some(positions) => positions.gradient.add_rows(&positions_of(batch), &dx),
+            Some(positions) => positions.gradient.add_rows(&batch.positions(), &dx),
             None => Ok(()),
         }
     }
 
-    fn head(&self) -> &Parameter {
-        self.find(Role::Output, 0).unwrap_or_else(|| self.get(Role::TokenEmbedding, 0))
+    fn head(&self, seed: Option<u64>) -> Result<Linear<'_>> {
+        let role = self.find(Role::Output, 0).map_or(Role::TokenEmbedding, |head| head.spec.role);
+        self.linear((role, None), 0, seed)
     }
 
     fn output_norm(&self) -> Norm<'_> {
@@ -365,13 +371,6 @@ impl Model {
         NormGradients { weight: &self.get(weight, layer).gradient, bias }
     }
 
-    /// The token after each one, none after the last of a row; and how many there are.
-    fn targets(&self, batch: Batch) -> (Vec<u32>, usize) {
-        let length = batch.tokens.len() / batch.rows;
-        let row = |row: &[u32]| row[1..].iter().copied().chain([IGNORED]).collect::<Vec<_>>();
-        (batch.tokens.chunks_exact(length).flat_map(row).collect(), batch.rows * (length - 1))
-    }
-
     fn finish(&self, losses: &mut Losses, total: f64, count: usize) {
         let experts = &self.config.experts;
         losses.targets = count;
@@ -387,7 +386,28 @@ fn segment_length(layer: usize, segment: usize) -> usize {
     layer % segment + 1
 }
 
-fn positions_of(batch: Batch) -> Vec<u32> {
-    let length = (batch.tokens.len() / batch.rows) as u32;
-    (0..batch.tokens.len() as u32).map(|i| i % length).collect()
+/// The rows of a batch that something is predicted from. Where texts are packed, logits of the others are not computed.
+struct Predicted {
+    rows: Option<Dispatch>,
+    targets: Vec<u32>,
+}
+
+impl Predicted {
+    fn of(batch: Batch, targets: Vec<u32>) -> Self {
+        if batch.packing.is_none() {
+            return Self { rows: None, targets };
+        }
+        let rows: Vec<u32> = (0..targets.len() as u32).filter(|&n| targets[n as usize] != IGNORED).collect();
+        let kept = rows.iter().map(|&n| targets[n as usize]).collect();
+        Self { rows: Some(Dispatch::new(rows, targets.len())), targets: kept }
+    }
+
+    fn gather(&self, x: &Tensor) -> Result<Tensor> {
+        self.rows.as_ref().map_or(Ok(x.clone()), |rows| rows.gather(x))
+    }
+
+    /// The gradient of [`Predicted::gather`], in the precision of sums.
+    fn spread(&self, dx: &Tensor) -> Result<Tensor> {
+        self.rows.as_ref().map_or_else(|| wide(dx), |rows| rows.combine(dx))
+    }
 }

@@ -16,11 +16,13 @@ const BLOCK: usize = 64; // query rows of a block: its scores stay in the cache 
 
 /// The shape of an attention.
 #[derive(Clone, Copy, Debug)]
-pub struct Attention {
+pub struct Attention<'a> {
     /// Factor of the scores.
     pub scale: f64,
     /// Dropped probabilities, while training.
     pub dropout: Option<Dropout>,
+    /// `(B, T)`: where the text of each row begins in its sequence, which is as far back as it sees; without, at 0.
+    pub starts: Option<&'a [u32]>,
 }
 
 /// What attention computes and what its backward needs.
@@ -40,11 +42,13 @@ struct Group<'a, T> {
     value: &'a [T], // (T, D)
     length: usize,
     size: usize,
-    first_row: usize, // its first (sequence, head, position), counted over everything
+    first_row: usize,          // its first (sequence, head, position), counted over everything
+    starts: Option<&'a [u32]>, // (T)
 }
 
-impl Attention {
-    /// Attention of `query (B, H, T, D)` to `key` and `value (B, K, T, D)`, each row to itself and what is before it.
+impl Attention<'_> {
+    /// Attention of `query (B, H, T, D)` to `key` and `value (B, K, T, D)`, each row to itself and what is before it
+    /// in its text.
     ///
     /// # Errors
     /// The shapes do not fit.
@@ -61,7 +65,7 @@ impl Attention {
             let mut log_sums = vec![0.0; batch * heads * length];
             let work = (output.par_chunks_mut(group * length * size), log_sums.par_chunks_mut(group * length));
             work.into_par_iter().enumerate().for_each(|(i, (output, log_sums))| {
-                let group = Group::take(i, group, (length, size), [q, k, v]);
+                let group = self.group(i, (batch, group), (length, size), [q, k, v]);
                 self.group_forward(&group, output, log_sums);
             });
             let output = Tensor::from_vec(output, query.shape(), query.device())?;
@@ -76,14 +80,15 @@ impl Attention {
         for (head, output) in output.chunks_exact_mut(length * size).enumerate() {
             for start in (0..length).step_by(BLOCK) {
                 let rows = BLOCK.min(length - start);
-                let columns = start + rows;
+                let low = group.low(start);
+                let (columns, seen) = (start + rows - low, group.seen(start, low));
                 self.scores(group, head, start, &mut scores);
                 let log_sums = &mut log_sums[head * length + start..][..rows];
-                vectorized(Softmax { scores: &mut scores, columns, start, log_sums });
-                self.drop(&mut scores, columns, group.row(head, start));
+                vectorized(Softmax { scores: &mut scores, columns, seen, log_sums });
+                self.drop(&mut scores, (low, columns), group.row(head, start));
                 let target = &mut output[start * size..(start + rows) * size];
                 let probabilities = Matrix::new(&scores, rows, columns, columns);
-                let value = Matrix::new(group.value, columns, size, size);
+                let value = Matrix::new(&group.value[low * size..], columns, size, size);
                 multiply(
                     Target { data: target, row_stride: size, keep: false },
                     T::from_f64(1.0),
@@ -95,22 +100,45 @@ impl Attention {
         }
     }
 
-    /// Scaled scores of the block of rows from `start`, `(rows, start + rows)`.
+    /// Scaled scores of the block of rows from `start` with the columns from the first that one of them sees.
     fn scores<T: Real>(&self, group: &Group<T>, head: usize, start: usize, scores: &mut [T]) {
         let (length, size) = (group.length, group.size);
         let rows = BLOCK.min(length - start);
-        let columns = start + rows;
+        let low = group.low(start);
+        let columns = start + rows - low;
         let query = Matrix::new(&group.query[(head * length + start) * size..], rows, size, size);
-        let key = Matrix::new(group.key, columns, size, size).transposed();
+        let key = Matrix::new(&group.key[low * size..], columns, size, size).transposed();
         let target = Target { data: scores, row_stride: columns, keep: false };
         multiply(target, T::from_f64(self.scale), query, key, Threads::One);
     }
 
-    /// Drops and rescales probabilities `(rows, columns)`; `first` is their first row, counted over everything.
-    fn drop<T: Real>(&self, probabilities: &mut [T], columns: usize, first: usize) {
+    /// Drops and rescales probabilities `(rows, columns)` whose first column is `low`; `first` is their first row,
+    /// counted over everything.
+    fn drop<T: Real>(&self, probabilities: &mut [T], (low, columns): (usize, usize), first: usize) {
         let Some(dropout) = self.dropout else { return };
         for (i, values) in probabilities.chunks_exact_mut(columns).take(BLOCK).enumerate() {
-            dropout.row(first + i, values);
+            dropout.row_from(first + i, low, values);
+        }
+    }
+
+    /// The `i`-th of the groups of a batch.
+    fn group<'a, T>(
+        &'a self,
+        i: usize,
+        (batch, heads): (usize, usize),
+        (length, size): (usize, usize),
+        [q, k, v]: [&'a [T]; 3],
+    ) -> Group<'a, T> {
+        let own = length * size;
+        let groups = k.len() / (own * batch); // of a sequence
+        Group {
+            query: &q[i * heads * own..][..heads * own],
+            key: &k[i * own..][..own],
+            value: &v[i * own..][..own],
+            length,
+            size,
+            first_row: i * heads * length,
+            starts: self.starts.map(|starts| &starts[i / groups * length..][..length]),
         }
     }
 
@@ -127,7 +155,7 @@ impl Attention {
         let Some(log_sums) = &attended.log_sums else {
             return self.backward_plain([query, key, value], &attended.output, gradient);
         };
-        let (_, heads, length, size) = query.dims4()?;
+        let (batch, heads, length, size) = query.dims4()?;
         let group = heads / key.dim(1)?;
         with_real!(query, T => {
             let (q, k, v) = (hold::<T>(query)?, hold::<T>(key)?, hold::<T>(value)?);
@@ -145,7 +173,7 @@ impl Attention {
                         log_sums: &log_sums[i * group * length..][..group * length],
                         gradient: &gradient[i * group * own..][..group * own],
                     };
-                    let group = Group::take(i, group, (length, size), [q, k, v]);
+                    let group = self.group(i, (batch, group), (length, size), [q, k, v]);
                     self.group_backward(&group, &known, [dq, dk, dv]);
                 });
             let tensor = |values: Vec<T>, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
@@ -161,18 +189,19 @@ impl Attention {
         for head in 0..group.query.len() / (length * size) {
             for start in (0..length).step_by(BLOCK) {
                 let rows = BLOCK.min(length - start);
-                let columns = start + rows;
+                let low = group.low(start);
+                let (columns, seen) = (start + rows - low, group.seen(start, low));
                 let first = (head * length + start) * size;
                 let (output, gradient) =
                     (&known.output[first..][..rows * size], &known.gradient[first..][..rows * size]);
                 let log_sums = &known.log_sums[head * length + start..][..rows];
                 self.scores(group, head, start, &mut scores);
-                vectorized(Probabilities { scores: &mut scores, columns, start, log_sums });
+                vectorized(Probabilities { scores: &mut scores, columns, seen, log_sums });
                 let gradient_rows = Matrix::new(gradient, rows, size, size);
-                let values = Matrix::new(group.value, columns, size, size).transposed();
+                let values = Matrix::new(&group.value[low * size..], columns, size, size).transposed();
                 let target = Target { data: &mut slopes, row_stride: columns, keep: false };
                 multiply(target, one, gradient_rows, values, Threads::One);
-                self.drop(&mut slopes, columns, group.row(head, start));
+                self.drop(&mut slopes, (low, columns), group.row(head, start));
                 vectorized(Slopes {
                     slopes: &mut slopes,
                     probabilities: &scores,
@@ -184,20 +213,20 @@ impl Attention {
                 });
                 let kept = if self.dropout.is_some() {
                     dropped[..rows * columns].copy_from_slice(&scores[..rows * columns]);
-                    self.drop(&mut dropped, columns, group.row(head, start));
+                    self.drop(&mut dropped, (low, columns), group.row(head, start));
                     &dropped
                 } else {
                     &scores
                 };
                 let slope_rows = Matrix::new(&slopes, rows, columns, columns);
-                let key = Matrix::new(group.key, columns, size, size);
+                let key = Matrix::new(&group.key[low * size..], columns, size, size);
                 let target = Target { data: &mut dq[first..], row_stride: size, keep: false };
                 multiply(target, one, slope_rows, key, Threads::One);
                 let query = Matrix::new(&group.query[first..], rows, size, size);
-                let target = Target { data: &mut *dk, row_stride: size, keep: true };
+                let target = Target { data: &mut dk[low * size..], row_stride: size, keep: true };
                 multiply(target, one, slope_rows.transposed(), query, Threads::One);
                 let probabilities = Matrix::new(kept, rows, columns, columns).transposed();
-                let target = Target { data: &mut *dv, row_stride: size, keep: true };
+                let target = Target { data: &mut dv[low * size..], row_stride: size, keep: true };
                 multiply(target, one, probabilities, gradient_rows, Threads::One);
             }
         }
@@ -205,9 +234,13 @@ impl Attention {
 
     /// Probabilities `(B, H, T, T)` before dropout, with keys and values repeated for their query heads.
     fn probabilities_plain(&self, query: &Tensor, key: &Tensor) -> Result<Tensor> {
-        let length = query.dim(2)?;
+        let (batch, _, length, _) = query.dims4()?;
         let scores = (wide(&query.matmul(&key.t()?)?)? * self.scale)?;
-        let scores = scores.broadcast_add(&causal(length, scores.dtype(), query.device())?)?;
+        let mut mask = causal(length, scores.dtype(), query.device())?;
+        if let Some(starts) = self.starts {
+            mask = mask.broadcast_add(&within_texts(starts, (batch, length), &mask)?)?;
+        }
+        let scores = scores.broadcast_add(&mask)?;
         let powers = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
         Ok(powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)?)
     }
@@ -252,16 +285,14 @@ struct Known<'a, T> {
 }
 
 impl<'a, T> Group<'a, T> {
-    fn take(i: usize, heads: usize, (length, size): (usize, usize), [q, k, v]: [&'a [T]; 3]) -> Self {
-        let own = length * size;
-        Self {
-            query: &q[i * heads * own..][..heads * own],
-            key: &k[i * own..][..own],
-            value: &v[i * own..][..own],
-            length,
-            size,
-            first_row: i * heads * length,
-        }
+    /// The first column that a row from `start` on sees: texts follow each other.
+    fn low(&self, start: usize) -> usize {
+        self.starts.map_or(0, |starts| starts[start] as usize)
+    }
+
+    /// What the rows from `start` on see of the columns from `low` on.
+    fn seen(&self, start: usize, low: usize) -> Seen<'a> {
+        Seen { diagonal: start - low, low, starts: self.starts.map(|starts| &starts[start..]) }
     }
 
     fn row(&self, head: usize, position: usize) -> usize {
@@ -269,11 +300,32 @@ impl<'a, T> Group<'a, T> {
     }
 }
 
-/// Scores `(rows, columns)` become probabilities; row i sees columns up to `start + i`.
+/// Which columns the rows of a block see.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    diagonal: usize, // the column of the first row itself
+    low: usize,      // the position of column 0
+    starts: Option<&'a [u32]>,
+}
+
+impl Seen<'_> {
+    /// What row `i` sees of its `row`; the rest becomes 0.
+    #[inline(always)]
+    fn of<T: Real>(self, i: usize, row: &mut [T]) -> &mut [T] {
+        let first = self.starts.map_or(0, |starts| starts[i] as usize - self.low);
+        let (seen, hidden) = row.split_at_mut(self.diagonal + i + 1);
+        hidden.fill(T::from_f64(0.0));
+        let (before, seen) = seen.split_at_mut(first);
+        before.fill(T::from_f64(0.0));
+        seen
+    }
+}
+
+/// Scores `(rows, columns)` become probabilities.
 struct Softmax<'a, T> {
     scores: &'a mut [T],
     columns: usize,
-    start: usize,
+    seen: Seen<'a>,
     log_sums: &'a mut [T], // (rows)
 }
 
@@ -284,13 +336,12 @@ impl<T: Real> Loops for Softmax<'_, T> {
     fn call(self) {
         let rows = self.scores.chunks_exact_mut(self.columns).zip(self.log_sums);
         for (i, (row, log_sum)) in rows.enumerate() {
-            let (seen, hidden) = row.split_at_mut(self.start + i + 1);
+            let seen = self.seen.of(i, row);
             let largest = largest(seen);
             seen.iter_mut().for_each(|x| *x = (*x - largest).exp());
             let total = super::norm::sum(seen, |x| x);
             let share = T::from_f64(1.0) / total;
             seen.iter_mut().for_each(|x| *x *= share);
-            hidden.fill(T::from_f64(0.0));
             *log_sum = largest + total.ln();
         }
     }
@@ -300,7 +351,7 @@ impl<T: Real> Loops for Softmax<'_, T> {
 struct Probabilities<'a, T> {
     scores: &'a mut [T],
     columns: usize,
-    start: usize,
+    seen: Seen<'a>,
     log_sums: &'a [T], // (rows)
 }
 
@@ -311,9 +362,7 @@ impl<T: Real> Loops for Probabilities<'_, T> {
     fn call(self) {
         let rows = self.scores.chunks_exact_mut(self.columns).zip(self.log_sums);
         for (i, (row, &log_sum)) in rows.enumerate() {
-            let (seen, hidden) = row.split_at_mut(self.start + i + 1);
-            seen.iter_mut().for_each(|x| *x = (*x - log_sum).exp());
-            hidden.fill(T::from_f64(0.0));
+            self.seen.of(i, row).iter_mut().for_each(|x| *x = (*x - log_sum).exp());
         }
     }
 }
@@ -351,6 +400,17 @@ fn causal(length: usize, dtype: DType, device: &Device) -> Result<Tensor> {
     let mask = |i: usize| if i % length > i / length { f32::NEG_INFINITY } else { 0.0 };
     let mask: Vec<f32> = (0..length * length).map(mask).collect();
     Ok(Tensor::from_vec(mask, (length, length), device)?.to_dtype(dtype)?)
+}
+
+/// Hides what is of another text: `(B, 1, T, T)`.
+fn within_texts(starts: &[u32], (batch, length): (usize, usize), like: &Tensor) -> Result<Tensor> {
+    let starts = Tensor::new(starts, like.device())?;
+    let (rows, columns) = (starts.reshape((batch, 1, length, 1))?, starts.reshape((batch, 1, 1, length))?);
+    let shape = (batch, 1, length, length);
+    let is_same = rows.broadcast_as(shape)?.eq(&columns.broadcast_as(shape)?)?;
+    let zeros = Tensor::zeros(shape, like.dtype(), like.device())?;
+    let hidden = Tensor::full(f32::NEG_INFINITY, shape, like.device())?.to_dtype(like.dtype())?;
+    Ok(is_same.where_cond(&zeros, &hidden)?)
 }
 
 /// `(B, K, T, D)` with each head as often as query heads share it.

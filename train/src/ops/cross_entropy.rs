@@ -1,7 +1,7 @@
 //! The output head and its loss in one: logits exist for a chunk of rows at a time, forward and backward together.
 
-use super::gradient::Gradient;
 use super::host::{Loops, Real, is_host, vectorized, wide, with_real};
+use super::linear::Linear;
 use super::norm::sum;
 use crate::Result;
 use candle_core::{D, DType, Tensor};
@@ -15,8 +15,8 @@ const LOGITS: usize = 1 << 21;
 
 /// The loss of rows against the tokens that should follow them.
 pub struct CrossEntropy<'a> {
-    /// `(V, width)`.
-    pub weight: &'a Tensor,
+    /// `(V, width)`, with what is learned beside it.
+    pub head: &'a Linear<'a>,
     /// The next token of each row, or [`IGNORED`].
     pub targets: &'a [u32],
 }
@@ -29,30 +29,29 @@ impl CrossEntropy<'_> {
     pub fn forward(&self, x: &Tensor) -> Result<f64> {
         let mut total = 0.0;
         for (first, count) in self.chunks()? {
-            let mut logits = x.narrow(0, first, count)?.matmul(&self.weight.t()?)?;
+            let mut logits = self.head.forward(&x.narrow(0, first, count)?)?;
             total += self.slopes(&mut logits, &self.targets[first..first + count], 0.0)?;
         }
         Ok(total)
     }
 
-    /// The same sum, and the gradient of `x` for `scale` times the sum; that of the head is added to `gradient`.
+    /// The same sum, and the gradient of `x` for `scale` times the sum; those of the head are added to theirs.
     ///
     /// # Errors
     /// The shapes do not fit.
-    pub fn forward_backward(&self, x: &Tensor, scale: f64, gradient: &Gradient) -> Result<(f64, Tensor)> {
+    pub fn forward_backward(&self, x: &Tensor, scale: f64) -> Result<(f64, Tensor)> {
         let (mut total, mut parts) = (0.0, vec![]);
         for (first, count) in self.chunks()? {
             let rows = x.narrow(0, first, count)?;
-            let mut logits = rows.matmul(&self.weight.t()?)?;
+            let mut logits = self.head.forward(&rows)?;
             total += self.slopes(&mut logits, &self.targets[first..first + count], scale)?;
-            parts.push(logits.matmul(self.weight)?);
-            gradient.add_product(&logits, &rows)?;
+            parts.push(self.head.backward(&logits, &rows)?);
         }
         Ok((total, Tensor::cat(&parts, 0)?))
     }
 
     fn chunks(&self) -> Result<Vec<(usize, usize)>> {
-        let rows = (LOGITS / self.weight.dim(0)?).max(16);
+        let rows = (LOGITS / self.head.weight.values.dim(0)?).max(16);
         let count = self.targets.len();
         Ok((0..count).step_by(rows).map(|first| (first, rows.min(count - first))).collect())
     }

@@ -42,8 +42,14 @@ impl Dropout {
 
     /// Drops from one row of the whole, the `row`-th.
     pub(super) fn row<T: Real>(&self, row: usize, values: &mut [T]) {
+        self.row_from(row, 0, values);
+    }
+
+    /// Drops from one row the numbers that begin at `column`.
+    pub(super) fn row_from<T: Real>(&self, row: usize, column: usize, values: &mut [T]) {
         let keep = T::from_f64(1.0 / (1.0 - self.rate));
         let mut random = Random::at(self.seed, &[row as u64]);
+        random.skip(column as u64);
         for value in values {
             *value *= if random.uniform() < self.rate { T::from_f64(0.0) } else { keep };
         }

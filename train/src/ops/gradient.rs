@@ -1,4 +1,4 @@
-//! The gradient of one parameter, summed over the micro-batches of a step.
+//! The gradient of one parameter, summed over the micro-batches of a step; one that is not trained has none.
 
 use super::gemm::{Matrix, Target, Threads, multiply};
 use super::host::{hold, is_host, modify, with_real};
@@ -6,9 +6,10 @@ use crate::Result;
 use candle_core::{DType, Device, Shape, Tensor};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A sum of gradients, in the precision of the parameter itself.
+/// A sum of gradients, in the precision of the parameter itself; or nothing, for a parameter that is not trained. What is
+/// added then is not even computed.
 pub struct Gradient {
-    total: Mutex<Tensor>,
+    total: Option<Mutex<Tensor>>,
 }
 
 impl Gradient {
@@ -17,16 +18,26 @@ impl Gradient {
     /// # Errors
     /// The device has no memory left.
     pub fn zeros(shape: &Shape, dtype: DType, device: &Device) -> Result<Self> {
-        Ok(Self { total: Mutex::new(Tensor::zeros(shape, dtype, device)?) })
+        Ok(Self { total: Some(Mutex::new(Tensor::zeros(shape, dtype, device)?)) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Tensor> {
-        self.total.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Of a parameter that is not trained.
+    pub fn frozen() -> Self {
+        Self { total: None }
     }
 
-    /// The sum so far.
-    pub fn total(&self) -> Tensor {
-        self.lock().clone()
+    /// Whether there is none.
+    pub fn is_frozen(&self) -> bool {
+        self.total.is_none()
+    }
+
+    fn lock(&self) -> Option<MutexGuard<'_, Tensor>> {
+        Some(self.total.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The sum so far, where the parameter is trained.
+    pub fn total(&self) -> Option<Tensor> {
+        Some(self.lock()?.clone())
     }
 
     /// Starts again at zero.
@@ -34,7 +45,7 @@ impl Gradient {
     /// # Errors
     /// The device refuses.
     pub fn clear(&self) -> Result<()> {
-        let mut total = self.lock();
+        let Some(mut total) = self.lock() else { return Ok(()) };
         if is_host(&total) {
             return with_real!(total, T => modify::<T>(&total, |sum| sum.fill(0.0)));
         }
@@ -44,7 +55,9 @@ impl Gradient {
 
     /// Replaces the sum, by one over several ranks for instance.
     pub fn replace(&self, total: Tensor) {
-        *self.lock() = total;
+        if let Some(mut own) = self.lock() {
+            *own = total;
+        }
     }
 
     /// Adds `gradient`, of the parameter's shape and any precision.
@@ -52,7 +65,7 @@ impl Gradient {
     /// # Errors
     /// The shapes differ.
     pub fn add(&self, gradient: &Tensor) -> Result<()> {
-        let mut total = self.lock();
+        let Some(mut total) = self.lock() else { return Ok(()) };
         *total = (&*total + gradient.reshape(total.shape())?.to_dtype(total.dtype())?)?;
         Ok(())
     }
@@ -68,7 +81,7 @@ impl Gradient {
 
     /// Changes the sum in place where the CPU's fast forms can.
     pub(super) fn modify<T: super::host::Real>(&self, function: impl FnOnce(&mut [T])) -> Result<()> {
-        modify::<T>(&self.lock(), function)
+        self.lock().map_or(Ok(()), |total| modify::<T>(&total, function))
     }
 
     /// Adds `a^T * b`: the gradient of a weight `(out, in)` from `a (N, out)` and `b (N, in)`.
@@ -76,6 +89,9 @@ impl Gradient {
     /// # Errors
     /// The shapes do not fit.
     pub fn add_product(&self, a: &Tensor, b: &Tensor) -> Result<()> {
+        if self.is_frozen() {
+            return Ok(());
+        }
         if !is_host(a) {
             return self.add(&a.t()?.matmul(b)?);
         }
@@ -97,7 +113,7 @@ impl Gradient {
     pub fn add_rows(&self, ids: &[u32], rows: &Tensor) -> Result<()> {
         if !is_host(rows) {
             let index = Tensor::new(ids, rows.device())?;
-            let mut total = self.lock();
+            let Some(mut total) = self.lock() else { return Ok(()) };
             *total = total.index_add(&index, &rows.to_dtype(total.dtype())?, 0)?;
             return Ok(());
         }
@@ -117,6 +133,6 @@ impl Gradient {
     /// # Errors
     /// The shapes do not fit.
     pub fn add_row_sum(&self, rows: &Tensor) -> Result<()> {
-        self.add(&super::wide(rows)?.sum(0)?)
+        if self.is_frozen() { Ok(()) } else { self.add(&super::wide(rows)?.sum(0)?) }
     }
 }

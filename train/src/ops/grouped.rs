@@ -1,8 +1,9 @@
-//! Matrix products of rows that are sorted by expert with the matrix of each expert.
+//! Matrix products of rows that are sorted by expert with the matrix of each expert, and with what is learned beside it.
 
 use super::gemm::{Matrix, Target, Threads, multiply};
 use super::gradient::Gradient;
-use super::host::{Real, hold, is_host, with_real};
+use super::host::{Real, hold, is_host, modify, with_real};
+use super::linear::Learned;
 use crate::Result;
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -34,6 +35,21 @@ impl Groups {
         self.product(x, weights, Side::Forward)
     }
 
+    /// `y (N, out)`, which nobody else holds, plus [`Groups::linear`], or [`Groups::linear_backward`].
+    fn add_linear(&self, y: Tensor, x: &Tensor, weights: &Tensor, is_backward: bool) -> Result<Tensor> {
+        let side = if is_backward { Side::Backward } else { Side::Forward };
+        if !is_host(x) || x.elem_count() == 0 {
+            return Ok((y + self.product_plain(x, weights, side)?)?);
+        }
+        let width = y.dim(1)?;
+        with_real!(x, T => {
+            let (x_held, held) = (hold::<T>(x)?, hold::<T>(weights)?);
+            let (x_all, shape): (&[T], _) = (&x_held, weights.dims3()?);
+            modify::<T>(&y, |out| self.multiply_tasks((out, width), x_all, (&held, shape), (side, true)))?;
+        });
+        Ok(y)
+    }
+
     /// The gradient of `x` in [`Groups::linear`], given that of the result.
     ///
     /// # Errors
@@ -46,21 +62,38 @@ impl Groups {
         if !is_host(x) {
             return self.product_plain(x, weights, side);
         }
-        let ((rows, inner), (_, outputs, inputs)) = (x.dims2()?, weights.dims3()?);
+        let (rows, (_, outputs, inputs)) = (x.dim(0)?, weights.dims3()?);
         let width = if side == Side::Forward { outputs } else { inputs };
         with_real!(x, T => {
-            let (x_held, weights) = (hold::<T>(x)?, hold::<T>(weights)?);
-            let (x_all, weights): (&[T], &[T]) = (&x_held, &weights);
+            let (x_held, held) = (hold::<T>(x)?, hold::<T>(weights)?);
+            let (x_all, shape): (&[T], _) = (&x_held, weights.dims3()?);
             let mut out = vec![0.0; rows * width];
-            self.tasks(&mut out, width).into_par_iter().for_each(|(expert, first, out)| {
-                let count = out.len() / width;
-                let x = Matrix::new(&x_all[first * inner..], count, inner, inner);
-                let weight = Matrix::new(&weights[expert * outputs * inputs..], outputs, inputs, inputs);
-                let weight = if side == Side::Forward { weight.transposed() } else { weight };
-                multiply(Target { data: out, row_stride: width, keep: false }, 1.0, x, weight, Threads::One);
-            });
+            self.multiply_tasks((&mut out, width), x_all, (&held, shape), (side, false));
             Ok(Tensor::from_vec(out, (rows, width), x.device())?)
         })
+    }
+
+    fn multiply_tasks<T: Real>(
+        &self,
+        (out, width): (&mut [T], usize),
+        x: &[T],
+        (weights, (_, outputs, inputs)): (&[T], (usize, usize, usize)),
+        (side, keep): (Side, bool),
+    ) {
+        let inner = if side == Side::Forward { inputs } else { outputs };
+        self.tasks(out, width).into_par_iter().for_each(|(expert, first, out)| {
+            let count = out.len() / width;
+            let x = Matrix::new(&x[first * inner..], count, inner, inner);
+            let weight = Matrix::new(&weights[expert * outputs * inputs..], outputs, inputs, inputs);
+            let weight = if side == Side::Forward { weight.transposed() } else { weight };
+            multiply(
+                Target { data: out, row_stride: width, keep },
+                T::from_f64(1.0),
+                x,
+                weight,
+                Threads::One,
+            );
+        });
     }
 
     /// Pieces of `out (N, width)` with their expert and first row.
@@ -100,6 +133,9 @@ impl Groups {
     /// # Errors
     /// The shapes do not fit.
     pub fn weight_backward(&self, dy: &Tensor, x: &Tensor, gradient: &Gradient) -> Result<()> {
+        if gradient.is_frozen() {
+            return Ok(());
+        }
         if !is_host(x) {
             return self.weight_backward_plain(dy, x, gradient);
         }
@@ -165,6 +201,9 @@ impl Groups {
     /// # Errors
     /// The shapes do not fit.
     pub fn bias_backward(&self, dy: &Tensor, weights: Option<&[f64]>, gradient: &Gradient) -> Result<()> {
+        if gradient.is_frozen() {
+            return Ok(());
+        }
         let mut dy = super::wide(dy)?;
         if let Some(weights) = weights {
             dy = dy.broadcast_mul(&column(weights, &dy)?)?;
@@ -191,4 +230,49 @@ impl Groups {
 
 fn column(weights: &[f64], like: &Tensor) -> Result<Tensor> {
     Ok(Tensor::new(weights, like.device())?.to_dtype(like.dtype())?.unsqueeze(1)?)
+}
+
+/// The matrices of all experts as they are applied.
+pub struct GroupedLinear<'a> {
+    /// `(E, out, in)`.
+    pub weights: Learned<'a>,
+    /// Beside them.
+    pub adapter: Option<GroupedLowRank<'a>>,
+}
+
+/// `scale * (x * a^T) * b^T` with matrices of each expert.
+pub struct GroupedLowRank<'a> {
+    /// `(E, r, in)`.
+    pub a: Learned<'a>,
+    /// `(E, out, r)`.
+    pub b: Learned<'a>,
+    /// Factor of the product.
+    pub scale: f64,
+}
+
+impl GroupedLinear<'_> {
+    /// The rows `x (N, in)` through the matrix of their expert: `(N, out)`.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn forward(&self, groups: &Groups, x: &Tensor) -> Result<Tensor> {
+        let y = groups.linear(x, &self.weights.values)?;
+        let Some(GroupedLowRank { a, b, scale }) = &self.adapter else { return Ok(y) };
+        let inner = (groups.linear(x, &a.values)? * *scale)?;
+        groups.add_linear(y, &inner, &b.values, false)
+    }
+
+    /// The gradient of `x`, given that of the result; those of what is learned are added to theirs.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn backward(&self, groups: &Groups, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+        groups.weight_backward(dy, x, self.weights.gradient)?;
+        let dx = groups.linear_backward(dy, &self.weights.values)?;
+        let Some(GroupedLowRank { a, b, scale }) = &self.adapter else { return Ok(dx) };
+        groups.weight_backward(dy, &(groups.linear(x, &a.values)? * *scale)?, b.gradient)?;
+        let d_inner = (groups.linear_backward(dy, &b.values)? * *scale)?;
+        groups.weight_backward(&d_inner, x, a.gradient)?;
+        groups.add_linear(dx, &d_inner, &a.values, true)
+    }
 }

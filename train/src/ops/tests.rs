@@ -34,8 +34,8 @@ fn norms() {
         let fast = norm.backward(&x, &dy, Some(&residual), of(0)).unwrap();
         let plain = norm.backward_plain(&x, &dy, Some(&residual), of(2)).unwrap();
         assert_close("backward", &fast, &plain);
-        assert_close("weight", &sums[0].total(), &sums[2].total());
-        assert_close("bias", &sums[1].total(), &sums[3].total());
+        assert_close("weight", &sums[0].total().unwrap(), &sums[2].total().unwrap());
+        assert_close("bias", &sums[1].total().unwrap(), &sums[3].total().unwrap());
     }
 }
 
@@ -69,8 +69,8 @@ fn heads() {
         let fast = heads.join(&rows, d, Some((&sums[0], &sums[1]))).unwrap();
         let plain = heads.join_plain(&rows, d, [Some(&sums[2]), Some(&sums[3]), None]).unwrap();
         assert_close("join", &fast, &plain);
-        assert_close("query norm", &sums[0].total(), &sums[2].total());
-        assert_close("key norm", &sums[1].total(), &sums[3].total());
+        assert_close("query norm", &sums[0].total().unwrap(), &sums[2].total().unwrap());
+        assert_close("key norm", &sums[1].total().unwrap(), &sums[3].total().unwrap());
         let merged = heads.merge(d[0]).unwrap();
         assert_close("there and back", &heads.unmerge(&merged).unwrap(), d[0]);
     }
@@ -82,8 +82,19 @@ fn attention() {
     let length = 150;
     let shape = |heads| (2usize, heads, length, 8usize);
     let (q, k, v, d) = (random(1, shape(4)), random(2, shape(2)), random(3, shape(2)), random(4, shape(4)));
-    for dropout in [None, Some(Dropout { rate: 0.3, seed: 17 })] {
-        let attention = Attention { scale: 0.4, dropout };
+    // Texts that end within blocks and at their ends; the last fills a row up.
+    let texts = |lengths: &[usize]| -> Vec<u32> {
+        let mut start = 0;
+        let text = |&length: &usize| {
+            start += length;
+            vec![(start - length) as u32; length]
+        };
+        lengths.iter().flat_map(text).collect()
+    };
+    let starts = [texts(&[5, 59, 64, 22]), texts(&[100, 1, 49])].concat();
+    let dropouts = [None, Some(Dropout { rate: 0.3, seed: 17 })];
+    for (dropout, starts) in dropouts.into_iter().flat_map(|d| [(d, None), (d, Some(&starts[..]))]) {
+        let attention = Attention { scale: 0.4, dropout, starts };
         let fast = attention.forward(&q, &k, &v).unwrap();
         assert_close("forward", &fast.output, &attention.forward_plain(&q, &k, &v).unwrap());
         let slopes = attention.backward([&q, &k, &v], &fast, &d).unwrap();
@@ -131,7 +142,61 @@ fn grouped_products() {
     let (fast, plain) = (gradient((3, 5, 9)), gradient((3, 5, 9)));
     groups.weight_backward(&dy, &x, &fast).unwrap();
     groups.weight_backward_plain(&dy, &x, &plain).unwrap();
-    assert_close("weights", &fast.total(), &plain.total());
+    assert_close("weights", &fast.total().unwrap(), &plain.total().unwrap());
+}
+
+#[test]
+fn products_beside_a_matrix() {
+    // Added in place to some columns, from a matrix as it lies and from a transposed one.
+    let (y, h, m) = (random(1, (70, 9)), random(2, (70, 3)), random(3, (3, 4)));
+    for m in [m.clone(), m.t().unwrap().contiguous().unwrap().t().unwrap()] {
+        let plain = linear::with_product_plain(&y, 2, &h, (&m, 0.7)).unwrap();
+        assert_close("columns", &linear::with_product(y.copy().unwrap(), 2, &h, (&m, 0.7)).unwrap(), &plain);
+    }
+}
+
+/// What is merged computes the same: the weight of each row's expert plus `scale * b * a`.
+#[test]
+fn adapters_are_sums_of_matrices() {
+    let groups = Groups(vec![0, 300, 300, 341]);
+    let (x, w) = (random(1, (341, 9)), random(2, (3, 5, 9)));
+    let (a, b) = (random(3, (3, 2, 9)), random(4, (3, 5, 2)));
+    let (frozen, da, db) = (Gradient::frozen(), gradient((3, 2, 9)), gradient((3, 5, 2)));
+    let learned = |values: &Tensor, gradient| Learned { values: values.clone(), gradient };
+    let adapter = GroupedLowRank { a: learned(&a, &da), b: learned(&b, &db), scale: 0.7 };
+    let own =
+        GroupedLinear { weights: Learned { values: w.clone(), gradient: &frozen }, adapter: Some(adapter) };
+    let merged = (&w + (b.matmul(&a).unwrap() * 0.7).unwrap()).unwrap();
+    let expected = groups.linear(&x, &merged).unwrap();
+    assert_close("experts", &own.forward(&groups, &x).unwrap(), &expected);
+    let dy = random(5, (341, 5));
+    assert_close(
+        "experts' input",
+        &own.backward(&groups, &dy, &x).unwrap(),
+        &groups.linear_backward(&dy, &merged).unwrap(),
+    );
+    // One expert alone is a matrix with its adapter.
+    let one = |t: &Tensor, e: usize| t.get(e).unwrap();
+    let (da_0, db_0) = (gradient((2, 9)), gradient((5, 2)));
+    let beside = LowRank {
+        a: Learned { values: one(&a, 0), gradient: &da_0 },
+        b: Learned { values: one(&b, 0), gradient: &db_0 },
+        scale: 0.7,
+        first: 0,
+        dropout: None,
+        magnitude: None,
+    };
+    let single = Linear {
+        weight: Learned { values: one(&w, 0), gradient: &frozen },
+        bias: None,
+        adapters: vec![beside],
+    };
+    let rows = |t: &Tensor| t.narrow(0, 0, 300).unwrap().contiguous().unwrap();
+    assert_close("a matrix", &single.forward(&rows(&x)).unwrap(), &rows(&expected));
+    single.backward(&rows(&dy), &rows(&x)).unwrap();
+    assert_close("its A", &da_0.total().unwrap(), &one(&da.total().unwrap(), 0));
+    assert_close("its B", &db_0.total().unwrap(), &one(&db.total().unwrap(), 0));
+    assert!(frozen.total().is_none(), "what is not trained has no gradient");
 }
 
 #[test]
@@ -140,8 +205,11 @@ fn cross_entropy() {
     let targets = [3, IGNORED, 32, 0, 7];
     let identity = Tensor::eye(33, DType::F64, &Device::Cpu).unwrap();
     let (total, plain) = super::cross_entropy::slopes_plain(&logits, &targets, 0.5).unwrap();
-    let head = CrossEntropy { weight: &identity, targets: &targets };
-    let (fast_total, fast) = head.forward_backward(&logits, 0.5, &gradient((33, 33))).unwrap();
+    let own = gradient((33, 33));
+    let weight = Learned { values: identity, gradient: &own };
+    let head = Linear { weight, bias: None, adapters: vec![] };
+    let head = CrossEntropy { head: &head, targets: &targets };
+    let (fast_total, fast) = head.forward_backward(&logits, 0.5).unwrap();
     assert_close("slopes", &fast, &plain);
     assert!((total - fast_total).abs() < 1e-9 && (total - head.forward(&logits).unwrap()).abs() < 1e-9);
 }

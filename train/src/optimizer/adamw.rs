@@ -24,7 +24,7 @@ pub struct AdamWSettings {
     pub clip: f64,
 }
 
-/// Two moments per parameter.
+/// Two moments per parameter that is trained.
 pub struct AdamW {
     settings: AdamWSettings,
     steps: u64, // done
@@ -56,7 +56,7 @@ impl AdamW {
         let zeros = |parameter: &Parameter| -> Result<Moments> {
             Ok(Moments { first: parameter.master.zeros_like()?, second: parameter.master.zeros_like()? })
         };
-        Ok(Self { settings, steps: 0, moments: model.parameters.iter().map(zeros).collect::<Result<_>>()? })
+        Ok(Self { settings, steps: 0, moments: model.trained().map(zeros).collect::<Result<_>>()? })
     }
 
     /// Steps that were made.
@@ -64,7 +64,7 @@ impl AdamW {
         self.steps
     }
 
-    /// Both moments of each parameter.
+    /// Both moments of each parameter that is trained.
     pub fn moments(&self) -> impl Iterator<Item = (&Tensor, &Tensor)> {
         self.moments.iter().map(|moments| (&moments.first, &moments.second))
     }
@@ -76,7 +76,7 @@ impl AdamW {
         self.moments = moments.into_iter().map(|(first, second)| Moments { first, second }).collect();
     }
 
-    /// Changes every parameter by its gradient, and returns the global norm of the gradients before clipping.
+    /// Changes every parameter that is trained by its gradient, and returns the global norm of the gradients before clipping.
     /// Nothing is changed where that norm is not finite.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ impl AdamW {
         self.steps += 1;
         let factors = |decays: bool| self.factors(learning_rate, norm, decays);
         let (decaying, other) = (factors(true), factors(false));
-        for (parameter, moments) in model.parameters.iter_mut().zip(&mut self.moments) {
+        for (parameter, moments) in model.trained_mut().zip(&mut self.moments) {
             let role = parameter.spec.role;
             let factors = if role.is_norm() || role.is_bias() { &other } else { &decaying };
             update(parameter, moments, factors)?;
@@ -121,8 +121,8 @@ impl AdamW {
 /// The device refuses.
 fn gradient_norm(model: &Model) -> Result<f64> {
     let mut total = 0.0;
-    for parameter in &model.parameters {
-        total += squares(&parameter.gradient.total())?;
+    for gradient in model.trained().filter_map(|parameter| parameter.gradient.total()) {
+        total += squares(&gradient)?;
     }
     Ok(total.sqrt())
 }
@@ -138,7 +138,7 @@ fn squares(tensor: &Tensor) -> Result<f64> {
 }
 
 fn update(parameter: &mut Parameter, moments: &mut Moments, factors: &Factors) -> Result<()> {
-    let gradient = parameter.gradient.total();
+    let Some(gradient) = parameter.gradient.total() else { return Ok(()) };
     if !is_host(&gradient) || gradient.dtype() != DType::F32 {
         return update_plain(parameter, moments, &gradient, factors);
     }

@@ -2,20 +2,19 @@
 //! becomes every expert ("sparse upcycling", Komatsuzaki et al. 2022).
 
 use super::state::values;
-use crate::model::{Config, Model, Piece, Spec};
+use crate::checkpoint::Weights;
+use crate::model::{Config, Model, Piece, Spec, Values};
 use crate::settings::Run;
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use candle_core::{DType, Device};
+use std::path::Path;
 
 /// A model for `run`.
 pub(super) fn model(run: &Run, config: Config, dtype: DType, device: &Device) -> Result<Model> {
     let seed = run.settings.seed;
     let Some(folder) = &run.init_from else { return Model::new(config, seed, dtype, device) };
-    let tensors = load(folder)?;
+    let weights = Weights::open(folder)?;
     let rule = config.initialisation;
-    let upcycled = config.architecture.dense_twin;
     let named = |error: Error| match error {
         Error::Common(error) => Error::request(format!("{}: {error}", folder.display())),
         other => other,
@@ -23,23 +22,35 @@ pub(super) fn model(run: &Run, config: Config, dtype: DType, device: &Device) ->
     let mut index = 0;
     let values = |spec: &Spec| {
         index += 1;
-        if spec.pieces.iter().all(|piece| tensors.contains_key(&piece.name)) {
-            return values(spec, |piece: &Piece| Ok(tensors[&piece.name].clone())).map_err(named);
+        if let Some(values) = stored(&weights, &config, spec).map_err(named)? {
+            return Ok(values.numbers);
         }
-        let fused = (config.architecture.fused)(spec.role, spec.layer, &spec.shape);
-        if let Some(piece) = fused.filter(|piece| tensors.contains_key(&piece.name)) {
-            let one = Spec { pieces: vec![piece], ..spec.clone() };
-            return values(&one, |piece: &Piece| Ok(tensors[&piece.name].clone())).map_err(named);
-        }
-        match upcycled(spec.role, spec.layer) {
-            Some(names) if names.iter().all(|name| tensors.contains_key(name)) => {
-                repeated(spec, &names, &tensors).map_err(named)
+        match (config.architecture.dense_twin)(spec.role, spec.layer) {
+            Some(names) if names.iter().all(|name| weights.contains(name)) => {
+                repeated(spec, &names, &weights).map_err(named)
             }
             _ if spec.role.is_router() => Ok(spec.initial(rule, seed, index)),
-            _ => Err(missing(folder, spec, &tensors)),
+            _ => Err(missing(folder, spec, &weights)),
         }
     };
     Model::with_values(config.clone(), dtype, device, values)
+}
+
+/// The values of a parameter, under the names of its architecture or under those of newer releases; `None` where one of
+/// them is missing.
+pub(super) fn stored(weights: &Weights, config: &Config, spec: &Spec) -> Result<Option<Values>> {
+    let fused = (config.architecture.fused)(spec.role, spec.layer, &spec.shape);
+    let own = match spec.pieces.iter().all(|piece| weights.contains(&piece.name)) {
+        true => spec.clone(),
+        false => match fused.filter(|piece| weights.contains(&piece.name)) {
+            Some(piece) => Spec { pieces: vec![piece], ..spec.clone() },
+            None => return Ok(None),
+        },
+    };
+    let mut dtypes = own.pieces.iter().map(|piece| weights.dtype(&piece.name));
+    let is_narrow = dtypes.all(|dtype| dtype.is_ok_and(|dtype| dtype == DType::BF16));
+    let numbers = values(&own, |piece: &Piece| weights.read(&piece.name))?;
+    Ok(Some(Values { numbers, stored: if is_narrow { DType::BF16 } else { DType::F32 } }))
 }
 
 /// Says what to add where --init-from alone names the model, and that one has no experts.
@@ -56,10 +67,10 @@ pub(super) fn no_preset(run: &Run, error: Error) -> Error {
 }
 
 /// The dense matrices `(out, in)`, one below the other, once for every expert.
-fn repeated(spec: &Spec, names: &[String], tensors: &HashMap<String, Tensor>) -> Result<Vec<f32>> {
+fn repeated(spec: &Spec, names: &[String], weights: &Weights) -> Result<Vec<f32>> {
     let mut own = vec![];
     for name in names {
-        own.extend(tensors[name].flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?);
+        own.extend(weights.read(name)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?);
     }
     if own.len() * spec.shape[0] != spec.count() {
         let message =
@@ -69,43 +80,12 @@ fn repeated(spec: &Spec, names: &[String], tensors: &HashMap<String, Tensor>) ->
     Ok(own.repeat(spec.shape[0]))
 }
 
-fn missing(folder: &Path, spec: &Spec, tensors: &HashMap<String, Tensor>) -> Error {
+pub(super) fn missing(folder: &Path, spec: &Spec, weights: &Weights) -> Error {
     let name = &spec.pieces[0].name;
-    let mut known: Vec<&String> = tensors.keys().collect();
-    known.sort();
-    let like = known.first().map_or("no tensors", |name| name.as_str());
+    let like = weights.names().first().copied().unwrap_or("no tensors");
     Error::request(format!(
         "{}: no tensor {name} (there is {like}, …); --init-from takes a checkpoint of the same architecture or its \
          dense twin",
         folder.display()
     ))
-}
-
-/// All tensors of the safetensors files in a folder, or of one file.
-fn load(path: &Path) -> Result<HashMap<String, Tensor>> {
-    let mut all = HashMap::new();
-    for file in files(path)? {
-        let tensors = candle_core::safetensors::load(&file, &Device::Cpu);
-        all.extend(tensors.map_err(|e| Error::malformed(&file, "", "safetensors", e))?);
-    }
-    Ok(all)
-}
-
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    if super::is_file(path) {
-        return Ok(vec![path.to_owned()]);
-    }
-    let entries = std::fs::read_dir(path).map_err(|e| Error::io(path, "list", e))?;
-    let is_model = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.ends_with(".safetensors") && !name.starts_with("optimizer")
-    };
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_model).collect();
-    files.sort();
-    if files.is_empty() {
-        let message =
-            format!("{}: no .safetensors file; --init-from takes a folder that holds some", path.display());
-        return Err(Error::request(message));
-    }
-    Ok(files)
 }

@@ -6,9 +6,11 @@ mod changes;
 mod export;
 mod initial;
 mod plan;
+mod ranks;
 mod sample;
 mod state;
 mod text;
+pub mod tuning;
 
 pub use export::{check_free, export, export_checkpoint};
 pub use plan::Plan;
@@ -19,12 +21,13 @@ use crate::data::ids::{self, Reading};
 use crate::data::{Dataset, Loader, LoaderSettings};
 use crate::distributed::World;
 use crate::model::{Batch, Config, Losses, Model, Pass};
-use crate::monitor::{Event, ExpertLoad, Monitor, Start, StepReport, Validation};
+use crate::monitor::{Event, Monitor, Start, StepReport, Validation};
 use crate::optimizer::AdamW;
 use crate::random::Random;
 use crate::settings::{Precision, Run, Settings};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
+use ranks::{finite, load_of, sum_gradients, sum_losses};
 use state::State;
 use std::path::Path;
 use std::sync::Arc;
@@ -80,7 +83,15 @@ pub struct Outcome {
 /// # Errors
 /// There is no such device, or this build cannot use it.
 pub fn device_of(settings: &Settings, local_rank: usize) -> Result<Device> {
-    let number = match settings.device.as_str() {
+    device_named(&settings.device, local_rank)
+}
+
+/// The device of this name: auto, cpu, cuda or cuda:N.
+///
+/// # Errors
+/// There is no such device, or this build cannot use it.
+pub fn device_named(name: &str, local_rank: usize) -> Result<Device> {
+    let number = match name {
         "cpu" => return Ok(Device::Cpu),
         "auto" if !candle_core::utils::cuda_is_available() => return Ok(Device::Cpu),
         "auto" | "cuda" => local_rank,
@@ -99,7 +110,11 @@ pub fn device_of(settings: &Settings, local_rank: usize) -> Result<Device> {
 
 /// The type of the computation.
 pub fn precision_of(settings: &Settings, device: &Device) -> DType {
-    match settings.precision {
+    precision_for(settings.precision, device)
+}
+
+fn precision_for(precision: Precision, device: &Device) -> DType {
+    match precision {
         Precision::F32 => DType::F32,
         Precision::Bf16 => DType::BF16,
         Precision::Auto => {
@@ -253,18 +268,20 @@ impl Trainer {
             let place = [self.state.step, micro as u64, self.world.rank as u64];
             let pass = Pass {
                 scale: 1.0 / micro_batches,
+                token_scale: None,
+                adapter_seed: None,
                 seed: Some(Random::at(settings.seed, &place).bits()),
                 segment: settings.segment,
                 average: (self.world.size > 1).then_some(&average),
             };
-            let batch = Batch { tokens: &batch.tokens, rows: batch.rows };
+            let batch = Batch { tokens: &batch.tokens, rows: batch.rows, packing: None };
             losses.add(
                 &self.model.forward_backward(batch, &pass).map_err(|e| self.explain(e))?,
                 1.0 / micro_batches,
             );
         }
-        self.over_ranks(&mut losses)?;
-        self.sum_gradients()?;
+        sum_losses(&self.world, &mut losses)?;
+        sum_gradients(&self.world, &self.model)?;
         if !losses.loss.is_finite() {
             return Err(self.diverged());
         }
@@ -278,43 +295,6 @@ impl Trainer {
         self.state.tokens += (self.run.settings.batch * self.train.context()) as u64
             * (self.run.settings.accumulate * self.world.size) as u64;
         Ok(Step { losses, gradient_norm, learning_rate })
-    }
-
-    /// Sums the losses of all ranks, which are already divided by their number, and the loads of their experts.
-    fn over_ranks(&self, losses: &mut Losses) -> Result<()> {
-        if self.world.size == 1 {
-            return Ok(());
-        }
-        let Losses { loss, cross_entropy, load_balance, router_z, experts, .. } = losses;
-        let mut numbers = vec![*loss, *cross_entropy, *load_balance, *router_z];
-        for load in experts.iter() {
-            numbers.extend(load.counts.iter().map(|&count| count as f64));
-            numbers.extend([load.dropped as f64, load.entropy]);
-        }
-        self.world.sum_f64(&mut numbers)?;
-        let mut sums = numbers.into_iter();
-        let mut next = || sums.next().unwrap_or_default();
-        [loss, cross_entropy, load_balance, router_z].into_iter().for_each(|sum| *sum = next());
-        for load in experts {
-            load.counts.iter_mut().for_each(|count| *count = next() as u64);
-            load.dropped = next() as u64;
-            load.entropy = next();
-        }
-        Ok(())
-    }
-
-    fn sum_gradients(&self) -> Result<()> {
-        if self.world.size == 1 {
-            return Ok(());
-        }
-        let mut totals: Vec<Tensor> = self.model.parameters.iter().map(|p| p.gradient.total()).collect();
-        self.world.sum_tensors(&mut totals.iter_mut().collect::<Vec<_>>())?;
-        self.model
-            .parameters
-            .iter()
-            .zip(totals)
-            .for_each(|(parameter, total)| parameter.gradient.replace(total));
-        Ok(())
     }
 
     fn report(&mut self, monitor: &mut Monitor, step: &Step) {
@@ -368,7 +348,9 @@ impl Trainer {
             for (row, out) in ids.chunks_exact_mut(context).enumerate() {
                 dataset.sequential(first + row as u64, out)?;
             }
-            let losses = self.model.evaluate(Batch { tokens: &ids, rows: count }, &Pass::evaluation())?;
+            let losses = self
+                .model
+                .evaluate(Batch { tokens: &ids, rows: count, packing: None }, &Pass::evaluation())?;
             nats += losses.cross_entropy * losses.targets as f64;
             tokens += losses.targets as u64;
             let length = |row: &[u32]| self.text.bytes_of(&row[1..]);
@@ -432,7 +414,12 @@ impl Trainer {
             found.map(|parameter| format!("{kind} {}", parameter.spec.pieces[0].name))
         };
         let what = named("the weight", parameters.iter().find(|p| bad(&p.master)))
-            .or_else(|| named("the gradient of", parameters.iter().rev().find(|p| bad(&p.gradient.total()))))
+            .or_else(|| {
+                named(
+                    "the gradient of",
+                    parameters.iter().rev().find(|p| p.gradient.total().is_some_and(|t| bad(&t))),
+                )
+            })
             .unwrap_or_else(|| "the loss".into());
         let place = match checkpoint::latest(&self.run.out) {
             Ok(Some(found)) => format!("the last good checkpoint is {}", found.path.display()),
@@ -440,24 +427,6 @@ impl Trainer {
         };
         let advice = format!("{place}; go on from it with a smaller --learning-rate, or another --seed");
         Error::Diverged { step: self.state.step, what, advice }
-    }
-}
-
-fn finite(tensor: &Tensor) -> bool {
-    let sum = tensor
-        .abs()
-        .and_then(|t| t.sum_all())
-        .and_then(|t| t.to_dtype(DType::F64))
-        .and_then(|t| t.to_scalar());
-    sum.is_ok_and(f64::is_finite)
-}
-
-fn load_of(load: &crate::model::ExpertLoad) -> ExpertLoad {
-    ExpertLoad {
-        layer: load.layer,
-        counts: load.counts.clone(),
-        dropped: load.dropped,
-        entropy: load.entropy,
     }
 }
 

@@ -39,7 +39,8 @@ fn written(model: &Model, text: &Text, run: &Run, (prompt, seed): (&str, u64)) -
     let start = tokens.len();
     for _ in 0..run.settings.sample_tokens {
         let seen = &tokens[tokens.len().saturating_sub(model.config.context_length)..];
-        let logits = model.logits(Batch { tokens: seen, rows: 1 })?.flatten_all()?.to_vec1::<f32>()?;
+        let logits =
+            model.logits(Batch { tokens: seen, rows: 1, packing: None })?.flatten_all()?.to_vec1::<f32>()?;
         tokens.push(sampler.sample(&logits, &tokens)?);
     }
     Ok(text.decode(&tokens[start..]))
