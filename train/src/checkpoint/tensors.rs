@@ -91,6 +91,11 @@ impl TensorFile {
         Ok(Self { map, data_start: header + 8, metadata })
     }
 
+    /// Length of the file.
+    pub fn bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
     /// Names of all tensors, sorted.
     pub fn names(&self) -> Vec<String> {
         let mut names = self.metadata.offset_keys();

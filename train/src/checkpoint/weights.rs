@@ -28,6 +28,11 @@ impl Weights {
         Ok(all)
     }
 
+    /// Length of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(TensorFile::bytes).sum()
+    }
+
     /// Whether there is a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.places.contains_key(name)

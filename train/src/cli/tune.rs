@@ -3,7 +3,7 @@
 use super::say;
 use crate::data::chat::{ChatRows, Wording};
 use crate::distributed::{Launch, World};
-use crate::model::{Lora, Target, Trained};
+use crate::model::{Config, Lora, Target, Trained};
 use crate::monitor::{self, Monitor};
 use crate::optimizer::ScheduleKind;
 use crate::settings::Precision;
@@ -139,7 +139,7 @@ impl Tune {
         self.train == What::All
     }
 
-    fn trained(&self, model: &Path) -> Result<Trained> {
+    fn trained(&self, config: &Config) -> Result<Trained> {
         let mut targets: Vec<Target> = vec![];
         for beside in &self.lora_targets {
             match beside {
@@ -150,9 +150,8 @@ impl Tune {
                 Beside::Router => targets.push(Target::Router),
                 Beside::Head => targets.push(Target::Head),
                 Beside::All => {
-                    let config = crate::model::Config::named(&model.to_string_lossy())?;
                     let all = [Target::Attention, Target::Experts, Target::Shared, Target::Dense];
-                    targets.extend(all.into_iter().filter(|target| target.is_in(&config)));
+                    targets.extend(all.into_iter().filter(|target| target.is_in(config)));
                 }
             }
         }
@@ -176,9 +175,10 @@ impl Tune {
     /// The settings for the model in `folder` with rows of `context`, and a vocabulary that may have grown.
     pub(super) fn tuning(&self, folder: &Path, context: usize, wording: &Wording) -> Result<Tuning> {
         let out = self.out.clone().unwrap_or_default();
-        let own = Tuning::new(folder.to_owned(), out, self.trained(folder)?);
+        let config = Config::named_for(&folder.to_string_lossy(), None, Some(context))?;
+        let own = Tuning::new(folder.to_owned(), out, self.trained(&config)?);
         let grows = wording.vocabulary().appended().next().is_some();
-        let rows = crate::model::Config::named(&folder.to_string_lossy())?.vocabulary;
+        let rows = config.vocabulary;
         let size = wording.vocabulary().size();
         Ok(Tuning {
             context,
@@ -217,6 +217,7 @@ impl Tune {
     pub(super) fn run(&self, tuning: Tuning, rows: &ChatRows, wording: &Wording) -> Result<()> {
         let launch = Launch::from_environment()?;
         let device = device_named(&tuning.device, launch.local_rank)?;
+        tuning.check_memory(&tuning.config()?, &device)?;
         let world = World::join(&launch, &device)?;
         let outcome = self.train(tuning, rows, wording, (world.clone(), &device));
         if let Some(error) = outcome.as_ref().err().filter(|_| world.size > 1) {

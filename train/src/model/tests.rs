@@ -322,6 +322,28 @@ fn bf16_follows_f32() {
 }
 
 #[test]
+fn adapters_in_bf16_follow_f32() {
+    for (name, config) in configs() {
+        let own = Lora { dora: true, ..lora(&[Target::Attention]) };
+        for lora in [lora(&targets(&config)), own] {
+            let (packing, pass) = (packing(), Pass { adapter_seed: Some(1), ..Pass::evaluation() });
+            let measured = |dtype| {
+                let model = adapted(&config, &lora, dtype);
+                let gradients = gradients_of(&model, packing.batch(), &pass);
+                let norm: f64 = gradients.iter().flat_map(values).map(|g| g * g).sum();
+                (model.evaluate(packing.batch(), &pass).unwrap().loss, norm.sqrt())
+            };
+            let ((wide, wide_norm), (narrow, narrow_norm)) = (measured(DType::F32), measured(DType::BF16));
+            assert!((wide - narrow).abs() < 0.02 * wide, "{name}: {wide} and {narrow}");
+            assert!(
+                (wide_norm - narrow_norm).abs() < 0.2 * wide_norm,
+                "{name}: {wide_norm} and {narrow_norm}"
+            );
+        }
+    }
+}
+
+#[test]
 fn pieces_cover_each_parameter_once() {
     for (name, config) in configs() {
         for spec in parameters::specs(&config) {

@@ -81,7 +81,7 @@ impl Plan {
         let fixed = total * (4 + 4 + 8 + copies); // masters, gradients, two moments, copies to compute with
         let tokens = (self.run.settings.batch * self.train.context()) as u64;
         let layers = self.config.block_count as u64;
-        let all: u64 = (0..self.config.block_count).map(|layer| self.saved(layer, width)).sum();
+        let all: u64 = (0..self.config.block_count).map(|layer| saved(&self.config, layer, width)).sum();
         let activations = match segment as u64 {
             0 => all,
             segment => {
@@ -90,20 +90,6 @@ impl Plan {
         };
         // The largest layer's gradients live beside its activations; the head works on 2^21 logits at a time.
         fixed + tokens * (activations + all / layers) + 3 * 4 * (1 << 21)
-    }
-
-    /// Bytes that a token leaves behind in a layer for its backward.
-    fn saved(&self, layer: usize, width: u64) -> u64 {
-        let c = &self.config;
-        let (d, heads) = (c.embedding_length as u64, (c.head_count * c.head_length) as u64);
-        let attention = 3 * 4 * d + width * (d + 2 * c.qkv_length() as u64 + 2 * heads);
-        let branches = c.activation.branches() as u64;
-        let hidden = if c.has_experts(layer) {
-            c.experts.used * c.experts.length + c.experts.shared_length
-        } else {
-            c.feed_forward_length
-        };
-        attention + width * branches * hidden as u64
     }
 
     /// The plan for people: model, data, memory.
@@ -140,6 +126,19 @@ impl Plan {
         line(format!("memory F32   {:.2} GB on the CPU", self.memory(4, settings.segment) as f64 / 1e9));
         out
     }
+}
+
+/// Bytes that a token leaves behind in a layer for its backward.
+pub(super) fn saved(c: &Config, layer: usize, width: u64) -> u64 {
+    let (d, heads) = (c.embedding_length as u64, (c.head_count * c.head_length) as u64);
+    let attention = 3 * 4 * d + width * (d + 2 * c.qkv_length() as u64 + 2 * heads);
+    let branches = c.activation.branches() as u64;
+    let hidden = if c.has_experts(layer) {
+        c.experts.used * c.experts.length + c.experts.shared_length
+    } else {
+        c.feed_forward_length
+    };
+    attention + width * branches * hidden as u64
 }
 
 /// `[NAME=]FOLDER[:WEIGHT]`.

@@ -95,6 +95,13 @@ impl<'a> Tuner<'a> {
     pub fn open(tuning: Tuning, examples: &'a dyn Examples, world: World, device: &Device) -> Result<Self> {
         let config = tuning.config()?;
         let out = &tuning.out;
+        if let (Ok(base), Ok(own)) = (tuning.base.canonicalize(), out.canonicalize())
+            && base == own
+        {
+            let message =
+                format!("-o {}: that would change the model itself; name another folder", out.display());
+            return Err(Error::request(message));
+        }
         std::fs::create_dir_all(out).map_err(|e| Error::io(out, "create", e))?;
         let store = world.is_first().then(|| Store::open(out, tuning.keep_last)).transpose()?;
         world.barrier()?; // the first rank has tidied the folder

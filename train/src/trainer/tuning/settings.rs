@@ -1,9 +1,12 @@
 //! What a person chooses for a fine-tuning, and what is counted of it before it begins.
 
+use super::super::plan::saved;
+use crate::checkpoint::Weights;
 use crate::model::{Config, Lora, Target, Trained};
 use crate::optimizer::{AdamWSettings, Schedule, ScheduleKind};
 use crate::settings::Precision;
 use crate::{Error, Result};
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -185,6 +188,52 @@ impl Tuning {
         }
     }
 
+    /// Bytes that a training in numbers of `width` bytes takes, with so many layers whose activations are computed again.
+    ///
+    /// # Errors
+    /// There are no weights.
+    fn memory(&self, config: &Config, width: u64, segment: u64) -> Result<u64> {
+        let trained: u64 = self.trained.counts(config).iter().map(|(_, count)| count).sum();
+        let stored = if self.trained == Trained::All { 0 } else { Weights::open(&self.base)?.bytes() };
+        let copies = if width == 4 { 0 } else { width };
+        let fixed = stored + trained * (4 + 4 + 8 + copies); // masters, gradients, two moments, copies to compute with
+        let tokens = (self.micro_batch.min(self.batch) * self.context) as u64;
+        let layers = config.block_count as u64;
+        let all: u64 = (0..config.block_count).map(|layer| saved(config, layer, width)).sum();
+        let activations = match segment {
+            0 => all,
+            segment => {
+                layers.div_ceil(segment) * 4 * config.embedding_length as u64
+                    + all * segment.min(layers) / layers
+            }
+        };
+        Ok(fixed + tokens * (activations + all / layers) + 3 * 4 * (1 << 21))
+    }
+
+    /// Refuses a training that cannot fit in the machine's memory, where that is what it computes in.
+    ///
+    /// # Errors
+    /// It cannot, or there are no weights.
+    pub fn check_memory(&self, config: &Config, device: &Device) -> Result<()> {
+        let needed = self.memory(config, 4, self.segment as u64)?;
+        let Some(free) =
+            moewe_engine::os::memory::available().filter(|&free| device.is_cpu() && free < needed)
+        else {
+            return Ok(());
+        };
+        let smaller = Self { micro_batch: 1, ..self.clone() };
+        let hint = match smaller.memory(config, 4, 1)? <= free {
+            true => "--micro-batch 1 or --segment 1",
+            false => "a shorter --context, or a smaller model",
+        };
+        let gb = |bytes: u64| bytes as f64 / 1e9;
+        Err(Error::request(format!(
+            "this takes about {:.1} GB, {:.1} GB are free: try {hint}",
+            gb(needed),
+            gb(free)
+        )))
+    }
+
     /// What is trained, kind by kind, for people: numbers, and their share of the model.
     pub fn describe(&self, config: &Config) -> String {
         let (total, _) = config.counts();
@@ -194,6 +243,9 @@ impl Tuning {
         let mut out = format!("{:12}{sum} of {total} parameters ({:.2} %)\n", "trained", percent(sum));
         for (name, count) in counts {
             out += &format!("{:12}{name}: {count}, {:.2} %\n", "", percent(count));
+        }
+        if let Ok(bytes) = self.memory(config, 4, self.segment as u64) {
+            out += &format!("{:12}{:.2} GB in F32, beside the rows\n", "memory", bytes as f64 / 1e9);
         }
         out
     }

@@ -2,13 +2,16 @@
 
 use super::*;
 use crate::checkpoint::{TensorFile, Weights};
+use crate::distributed::Collective;
 use crate::model::{Lora, Target, Trained};
 use crate::monitor::Sink;
 use candle_core::{DType, Tensor};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/lora").join(name)
@@ -227,6 +230,73 @@ fn a_step_counts_tokens_and_not_micro_batches() {
     }
 }
 
+/// One of two ranks, which exchange their values; a rank that is left alone fails and does not wait for ever.
+struct Pair {
+    to: Mutex<Sender<Vec<f64>>>,
+    from: Mutex<Receiver<Vec<f64>>>,
+}
+
+impl Collective for Pair {
+    fn sum_f32(&self, values: &mut [f32]) -> Result<()> {
+        let mut wide: Vec<f64> = values.iter().map(|&x| f64::from(x)).collect();
+        self.sum_f64(&mut wide)?;
+        values.iter_mut().zip(wide).for_each(|(value, sum)| *value = sum as f32);
+        Ok(())
+    }
+
+    fn sum_f64(&self, values: &mut [f64]) -> Result<()> {
+        self.to.lock().unwrap().send(values.to_vec()).unwrap();
+        let theirs = self.from.lock().unwrap().recv_timeout(Duration::from_secs(60)).unwrap();
+        assert_eq!(values.len(), theirs.len(), "both ranks add up the same");
+        values.iter_mut().zip(theirs).for_each(|(value, other)| *value += other);
+        Ok(())
+    }
+
+    fn broadcast_bytes(&self, _: &mut Vec<u8>) -> Result<()> {
+        Ok(())
+    }
+
+    fn barrier(&self) -> Result<()> {
+        self.sum_f64(&mut [])
+    }
+}
+
+/// Two ranks with one and two of three rows, and with one and none, have the gradients of one rank with all rows.
+#[test]
+fn ranks_count_the_tokens_of_all() {
+    let chats = Chats::new();
+    let folder = tempfile::tempdir().unwrap();
+    let step = |name: &str, batch: usize, world: World| {
+        let trained = Trained::Lora(lora(&[Target::Attention, Target::Experts]));
+        let own = tuning("mixtral", &folder.path().join(format!("{name}{batch}")), trained);
+        let own = Tuning { batch, epochs: 1, aux: Some(0.1), ..own };
+        let mut tuner = Tuner::open(own, &chats, world, &Device::Cpu).unwrap();
+        let step = tuner.optimizer_step(1).unwrap();
+        let gradients: Vec<Tensor> = tuner.model.trained().map(|p| p.gradient.total().unwrap()).collect();
+        let numbers = gradients.iter().flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        (step.losses.loss, numbers.collect::<Vec<_>>())
+    };
+    for batch in [3, 1] {
+        let (loss, gradients) = step("one", batch, World::single());
+        let largest = gradients.iter().fold(0f32, |a, g| a.max(g.abs()));
+        let ((to_first, from_second), (to_second, from_first)) = (channel(), channel());
+        let world = |rank, to, from| {
+            World::with_backend(rank, 2, Box::new(Pair { to: Mutex::new(to), from: Mutex::new(from) }))
+        };
+        let worlds = [world(0, to_second, from_second), world(1, to_first, from_first)];
+        let found: Vec<_> = std::thread::scope(|scope| {
+            let run = |world| scope.spawn(|| step("two", batch, world));
+            let ranks = worlds.map(run);
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        for (own, slopes) in found {
+            assert!((own - loss).abs() < 1e-6, "{own} and {loss}");
+            let worst = slopes.iter().zip(&gradients).fold(0f32, |a, (x, y)| a.max((x - y).abs()));
+            assert!(worst <= 1e-5 * largest, "{worst:.1e} of {largest:.1e}");
+        }
+    }
+}
+
 /// The fixture's adapters, read and written again, are the files of peft.
 #[test]
 fn adapters_are_written_as_peft_writes_them() {
@@ -310,8 +380,12 @@ fn another_training_is_refused_and_no_result_is_replaced() {
     assert!(Tuner::check_free(&own).is_ok(), "its own checkpoints");
     let other = tempfile::tempdir().unwrap();
     std::fs::write(other.path().join("adapter_model.safetensors"), "x").unwrap();
-    let error = Tuner::check_free(&Tuning { out: other.path().into(), ..own }).unwrap_err().to_string();
+    let error =
+        Tuner::check_free(&Tuning { out: other.path().into(), ..own.clone() }).unwrap_err().to_string();
     assert!(error.contains("exists already"), "{error}");
+    let inside = Tuning { out: golden("mixtral"), ..own };
+    let error = refused(inside, &chats);
+    assert!(error.contains("mixtral") && error.contains("would change the model"), "{error}");
 }
 
 #[test]
