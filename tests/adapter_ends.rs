@@ -224,3 +224,30 @@ fn damaged_files_are_errors_or_adapters() {
     }
     assert!(refused.iter().all(|&count| count > 60), "{refused:?}");
 }
+
+#[test]
+fn a_chat_template_goes_with_its_adapter() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = arrays(&golden("mixtral-attention").join("adapter_model.safetensors"));
+    let adapter = folder_of(&folder.path().join("adapter"), &config_of("mixtral-attention"), &own);
+    let template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}";
+    fs::write(adapter.join("chat_template.jinja"), template).unwrap();
+    let of = |path: &Path| {
+        let gguf = Gguf::open(path).unwrap();
+        gguf.metadata().str("tokenizer.chat_template").unwrap().map(str::to_owned)
+    };
+    let base = converted(&golden("mixtral"), folder.path(), "base.gguf", &options("F32", vec![]));
+    assert_ne!(of(&base).as_deref(), Some(template));
+    let lora = written(&adapter, &golden("mixtral"), folder.path(), "lora.gguf");
+    assert_eq!(of(&lora).as_deref(), Some(template));
+    for (name, path, scale) in [("a.gguf", adapter, 1.0), ("b.gguf", lora.clone(), 0.5)] {
+        let options = options("F32", vec![named(path, scale)]);
+        let merged = converted(&golden("mixtral"), folder.path(), name, &options);
+        assert_eq!(of(&merged).as_deref(), Some(template), "{name}");
+    }
+    // At run time as well, unless nothing of it is added.
+    let engine = |scale: f32| Engine::open(&base, with(&lora, scale, exact())).unwrap();
+    let of = |scale: f32| engine(scale).metadata().str("tokenizer.chat_template").unwrap().map(str::to_owned);
+    assert_eq!(of(1.0).as_deref(), Some(template));
+    assert_ne!(of(0.0).as_deref(), Some(template));
+}

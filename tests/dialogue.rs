@@ -290,3 +290,32 @@ fn settings_that_mean_nothing_are_refused() {
     std::fs::write(folder.path().join("t.txt"), "some text ".repeat(20)).unwrap();
     refused(&folder, &["perplexity", "--text", "t.txt", "--context", "32", "-q"], &["NaN"]);
 }
+
+#[test]
+fn the_model_in_the_program_answers_in_turns() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = |arguments: &[&str]| {
+        let mut command = moewe(folder.path());
+        let output = fed(
+            command.args(["chat", "--json", "-n", "60", "--seed", "1"]).args(arguments),
+            "Wo ist der König?\nWarst du dabei?\n",
+        );
+        assert!(output.status.success(), "{}", stderr(&output));
+        (stdout(&output), stderr(&output))
+    };
+    let (answers, notes) = said(&[]);
+    assert_eq!(answers.lines().count(), 2);
+    for answer in answers.lines() {
+        let answer: Value = serde_json::from_str(answer).unwrap();
+        assert_eq!(answer["ending"], "end of text", "{answer}");
+        assert!(
+            answer["text"].as_str().is_some_and(|text| !text.is_empty() && !text.contains("GAST")),
+            "{answer}"
+        );
+    }
+    assert!(!notes.contains("continues your text"), "{notes}");
+    let (_, notes) = said(&["--base", "-n", "4"]);
+    assert!(notes.contains("continues your text"), "{notes}");
+    let refused = moewe(folder.path()).args(["chat", "model.gguf", "--base"]).output().unwrap();
+    assert!(!refused.status.success());
+}

@@ -2,7 +2,6 @@
 
 use super::{Change, Changes, Low};
 use crate::general;
-use crate::hf::templates;
 use crate::open::Opened;
 use crate::options::Options;
 use moewe_engine::gguf::{Destination, Existing, Metadata, Writer};
@@ -60,10 +59,7 @@ pub fn write(
     metadata.set("adapter.type", "lora");
     metadata.set("adapter.lora.alpha", alpha as f32);
     general::set_layout_version(&mut metadata);
-    let mut notes = changes.notes;
-    if path.is_dir() {
-        notes.extend(templates::set_chat_templates(path, &mut metadata)?);
-    }
+    changes.templates.iter().for_each(|(key, value)| metadata.set(key, value.clone()));
     let tensors = pairs.iter().flatten();
     let entries = tensors.clone().map(|tensor| (tensor.name.clone(), format, tensor.shape.clone())).collect();
     let writer = Writer::new(metadata, entries)?;
@@ -79,7 +75,7 @@ pub fn write(
     file.finish()?;
     let lows = changes.tensors.values().flat_map(|change| change.lows.iter().flatten());
     let weights = tensors.map(|tensor| tensor.values.len() as u64).sum();
-    Ok(Written { architecture, matrices: lows.count(), weights, bytes, notes })
+    Ok(Written { architecture, matrices: lows.count(), weights, bytes, notes: changes.notes })
 }
 
 /// A tensor of the file; its row length stands first.

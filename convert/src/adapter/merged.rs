@@ -14,6 +14,7 @@ use std::sync::Arc;
 /// A source with changes.
 pub(crate) struct Merged<'s> {
     inner: Box<dyn Source + 's>,
+    metadata: Metadata,
     notes: Vec<String>,
 }
 
@@ -21,15 +22,20 @@ impl<'s> Merged<'s> {
     /// Reads the adapters and finds their places; each changes the base, not what another made of it.
     pub(crate) fn new(mut inner: Box<dyn Source + 's>, adapters: &[Named]) -> Result<Self> {
         let (mut all, mut notes) = (All(vec![]), Vec::new());
+        let mut metadata = inner.metadata().clone();
         for named in adapters {
             let changes = Changes::read(&named.path, &*inner)?;
             let (count, name) = (changes.tensors.len(), &changes.name);
             notes.push(format!("adapter {name}, times {}, changes {count} tensors", named.scale));
             notes.extend(changes.notes.clone());
+            // What was trained on conversations brings the words between their turns.
+            if named.scale != 0.0 {
+                changes.templates.iter().for_each(|(key, value)| metadata.set(key, value.clone()));
+            }
             all.0.push((named.scale, changes));
         }
         inner.change(&mut all)?;
-        Ok(Self { inner, notes })
+        Ok(Self { inner, metadata, notes })
     }
 }
 
@@ -47,7 +53,7 @@ impl crate::source::Change for All {
 
 impl Source for Merged<'_> {
     fn metadata(&self) -> &Metadata {
-        self.inner.metadata()
+        &self.metadata
     }
 
     fn tensors(&self) -> &[Tensor<'_>] {

@@ -10,7 +10,9 @@ mod settings;
 pub use file::write;
 pub(crate) use merged::Merged;
 
+use crate::hf::templates;
 use crate::source::Source;
+use moewe_engine::gguf::Metadata;
 use moewe_engine::model::Adapter;
 use moewe_engine::{Error, Result};
 use placed::Placed;
@@ -71,6 +73,8 @@ pub(crate) struct Changes {
     pub(crate) tensors: BTreeMap<String, Change>,
     /// `alpha` of most of it, for a file of its own.
     pub(crate) alpha: f64,
+    /// Chat templates that go with it.
+    pub(crate) templates: Metadata,
     pub(crate) notes: Vec<String>,
 }
 
@@ -83,7 +87,11 @@ impl Changes {
         let changes = match named.is_dir() {
             true => {
                 let (settings, weights) = peft::open(named)?;
-                Placed::new(&settings, base)?.changes(&weights, name_of(named))
+                let changes = Placed::new(&settings, base)?.changes(&weights, name_of(named));
+                changes.and_then(|mut changes| {
+                    changes.notes = templates::set_chat_templates(named, &mut changes.templates)?;
+                    Ok(changes)
+                })
             }
             false => of_file(Adapter::open(named, 1.0)?, base),
         };
@@ -123,7 +131,11 @@ fn of_file(adapter: Adapter, base: &dyn Source) -> Result<Changes> {
     }
     let skipped =
         adapter.skipped.iter().map(|name| format!("{name} of the adapter is left out, as llama.cpp does"));
-    Ok(Changes { name: adapter.name, tensors, alpha: 0.0, notes: skipped.collect() })
+    let mut templates = Metadata::new();
+    if let Some(template) = &adapter.chat_template {
+        templates.set("tokenizer.chat_template", template.as_str());
+    }
+    Ok(Changes { name: adapter.name, tensors, alpha: 0.0, templates, notes: skipped.collect() })
 }
 
 pub(crate) fn subject_of<'b>(base: &'b dyn Source, name: &str) -> Result<&'b crate::tensor::Subject> {

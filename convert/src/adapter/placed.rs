@@ -5,6 +5,7 @@ use super::settings::Settings;
 use super::{Change, Changes, Low, other_lengths, subject_of};
 use crate::hf::places::{Place, places};
 use crate::source::Source;
+use moewe_engine::gguf::Metadata;
 use moewe_engine::{Error, Result};
 use std::collections::BTreeMap;
 
@@ -36,7 +37,13 @@ impl<'p> Placed<'p> {
         for (module, weights) in weights {
             self.add(module, weights).map_err(|error| error.in_file(module))?;
         }
-        Ok(Changes { name, tensors: self.changes, alpha: self.settings.alpha(), notes: vec![] })
+        Ok(Changes {
+            name,
+            tensors: self.changes,
+            alpha: self.settings.alpha(),
+            templates: Metadata::new(),
+            notes: vec![],
+        })
     }
 
     fn add(&mut self, module: &str, weights: &Module) -> Result<()> {

@@ -16,6 +16,10 @@ pub(super) fn shown(command: Command) -> Command {
         let Some(value) = value.filter(|value| **value != Value::Boolean(false)) else { return argument };
         let text = value.as_str().map_or_else(|| number(value), str::to_owned);
         let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+        // Commands with defaults of their own say them themselves.
+        if !argument.get_default_values().is_empty() || help.contains("[default: ") {
+            return argument;
+        }
         argument.help(format!("{help} [default: {text}]"))
     })
 }
@@ -44,6 +48,12 @@ mod tests {
                 let help = argument.unwrap_or_else(|| panic!("no --{name}")).get_help().unwrap().to_string();
                 assert!(help.contains("[default: ") || *value == Value::Boolean(false), "--{name}: {help}");
             }
+        }
+        for argument in tree.find_subcommand_mut("finetune").unwrap().get_arguments() {
+            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+            let own = !argument.get_default_values().is_empty() && !argument.is_hide_default_value_set();
+            let times = usize::from(own) + help.matches("[default: ").count();
+            assert!(times <= 1, "{}: {help}", argument.get_id());
         }
         let help = tree.render_long_help().to_string();
         for expected in
