@@ -314,7 +314,7 @@ fn the_model_in_the_program_answers_in_turns() {
         );
     }
     assert!(!notes.contains("continues your text"), "{notes}");
-    let (_, notes) = said(&["--base", "-n", "4"]);
+    let (_, notes) = said(&["--base"]);
     assert!(notes.contains("continues your text"), "{notes}");
     let refused = moewe(folder.path()).args(["chat", "model.gguf", "--base"]).output().unwrap();
     assert!(!refused.status.success());
