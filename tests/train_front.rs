@@ -5,6 +5,7 @@
 
 #![cfg(unix)]
 
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -35,6 +36,20 @@ fn wait_until(child: &mut Child, mut when: impl FnMut() -> bool) {
     }
 }
 
+/// Starts a program that was just written: while another test starts one, that one holds every open file for a moment, and
+/// what is open for writing cannot be started.
+fn started(command: &mut Command) -> Child {
+    let start = Instant::now();
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && start.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            child => return child.unwrap(),
+        }
+    }
+}
+
 #[test]
 fn the_command_becomes_the_trainer() {
     let scripts = tempfile::tempdir().unwrap();
@@ -45,7 +60,7 @@ fn the_command_becomes_the_trainer() {
     let folder = folder_with(&script);
     let log = folder.path().join("log");
     let mut command = Command::new(folder.path().join("moewe"));
-    let mut child = command.arg("train").arg(&log).arg("--flag").stdin(Stdio::null()).spawn().unwrap();
+    let mut child = started(command.arg("train").arg(&log).arg("--flag").stdin(Stdio::null()));
     let said = || std::fs::read_to_string(&log).unwrap_or_default();
     wait_until(&mut child, || said().ends_with('\n'));
     let is_same = said() == format!("{} --flag\n", child.id());
@@ -93,7 +108,7 @@ fn a_signal_saves(run: &Run, name: &str) {
         "--preset small.json --data data --out run --batch 1 --eval-every 0 --sample-every 0 --log-every 1";
     let before = run.steps();
     let long = format!("{config} --max-steps 100000 --save-every 100000");
-    let mut child = run.train(&long).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = started(run.train(&long).stdout(Stdio::null()).stderr(Stdio::null()));
     wait_until(&mut child, || run.steps() > before + 2);
     signal(&child, name);
     let status = child.wait().unwrap();
