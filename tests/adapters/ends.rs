@@ -1,17 +1,12 @@
 //! Adapters at their ends: as sources of mixtures, at the command line, and what does not fit.
 
-#[path = "support/command.rs"]
-mod command;
-#[path = "support/peft.rs"]
-mod peft;
-
-use command::moewe;
+use crate::command::moewe;
+use crate::peft::*;
 use moewe_convert::adapter::write;
 use moewe_convert::merge::{Asked, Mixture, Places, merge};
 use moewe_engine::gguf::{Existing, Gguf};
 use moewe_engine::model::Adapter;
 use moewe_engine::session::{Engine, Options as EngineOptions};
-use peft::*;
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};

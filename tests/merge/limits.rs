@@ -2,13 +2,8 @@
 //! behind, and memory does not grow with the number of models.
 #![cfg(target_os = "linux")]
 
-#[path = "support/command.rs"]
-mod command;
-#[path = "support/merging.rs"]
-mod merging;
-
-use command::{moewe, names, stderr};
-use merging::Sizes;
+use crate::command::{moewe, names, stderr};
+use crate::merging::Sizes;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};

@@ -1,13 +1,8 @@
 //! `moewe merge` from outside: the YAML or flags, what a plan says and writes, JSON, models by their names, gates from
 //! another file, and what `moewe experts` then finds.
 
-#[path = "support/command.rs"]
-mod command;
-#[path = "support/merging.rs"]
-mod merging;
-
-use command::{moewe, names, stderr, stdout};
-use merging::{Dense, difference, golden, of_file};
+use crate::command::{moewe, names, stderr, stdout};
+use crate::merging::{Dense, difference, golden, of_file};
 use moewe_engine::gguf::Gguf;
 use serde_json::Value;
 use std::path::{Path, PathBuf};

@@ -3,10 +3,7 @@
 //!
 //! The models that are merged with themselves are references of their own, with transformers' logits beside them.
 
-#[path = "support/merging.rs"]
-mod merging;
-
-use merging::{Dense, difference, golden, logits_of, merged_as, of_file, parsed, relative, tensors};
+use crate::merging::{Dense, difference, golden, logits_of, merged_as, of_file, parsed, relative, tensors};
 use moewe_convert::merge::{Asked, Merged, merge};
 use moewe_convert::{Options, Pad, Recipe, convert};
 use moewe_engine::gguf::Gguf;

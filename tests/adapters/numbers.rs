@@ -1,15 +1,12 @@
 //! Adapters as peft made them: merged, written as GGUF, and added at run time, against peft's own numbers
 //! (`tests/golden/lora/README.md`).
 
-#[path = "support/peft.rs"]
-mod peft;
-
+use crate::peft::*;
 use moewe_convert::adapter::write;
 use moewe_convert::convert;
 use moewe_engine::gguf::{Existing, Gguf};
 use moewe_engine::model::Adapter;
 use moewe_engine::session::{MemoryLimit, Options as EngineOptions};
-use peft::*;
 use serde_json::Value;
 use std::path::Path;
 

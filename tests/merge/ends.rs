@@ -1,10 +1,7 @@
 //! What a merge refuses, with what it says, and what it takes with a note: keys and values of the YAML, prompts that
 //! make no router, sources that do not fit together. Nothing is left behind by any of it.
 
-#[path = "support/merging.rs"]
-mod merging;
-
-use merging::{Dense, golden, merged_as, parsed, with_key};
+use crate::merging::{Dense, golden, merged_as, parsed, with_key};
 use moewe_convert::merge::Asked;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -434,7 +431,7 @@ fn targets_that_exist_stay() {
     let source = convert("llama-b", &at("source.gguf"));
     let before = std::fs::read(&source).unwrap();
     let words = GOOD.replace("llama-b\n", "source.gguf\n");
-    let options = moewe_convert::Options { force: true, ..merging::f32_options() };
+    let options = moewe_convert::Options { force: true, ..crate::merging::f32_options() };
     let mixture = parsed(&words, folder.path()).unwrap();
     let error = moewe_convert::merge::merge(&mixture, &source, &Asked::default(), &options, &()).unwrap_err();
     has_all(&error.to_string(), &["source.gguf is part of the source; name another file"], "source");
@@ -442,7 +439,8 @@ fn targets_that_exist_stay() {
 }
 
 fn convert(dense: &str, out: &Path) -> PathBuf {
-    moewe_convert::convert(&golden().join("dense").join(dense), out, &merging::f32_options(), &()).unwrap();
+    moewe_convert::convert(&golden().join("dense").join(dense), out, &crate::merging::f32_options(), &())
+        .unwrap();
     out.to_owned()
 }
 

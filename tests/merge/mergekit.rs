@@ -2,10 +2,7 @@
 //!
 //! The references come from mergekit and transformers, those of `routers/` from numpy (`tests/golden/merge/README.md`).
 
-#[path = "support/merging.rs"]
-mod merging;
-
-use merging::{difference, f32_options, golden, logits, of_file, parsed, relative, tensors};
+use crate::merging::{difference, f32_options, golden, logits, of_file, parsed, relative, tensors};
 use moewe_convert::merge::{Asked, Merged, Mixture, Wishes, merge};
 use moewe_convert::{Options, Pad, Recipe, convert};
 use moewe_engine::gguf::{Gguf, Metadata};
