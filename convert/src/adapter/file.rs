@@ -1,6 +1,6 @@
 //! An adapter as a GGUF file of its own, as llama.cpp reads it and `--lora` takes it.
 
-use super::{Change, Changes, Low};
+use super::{Change, Changes, Low, turned};
 use crate::general;
 use crate::open::Opened;
 use crate::options::Options;
@@ -132,8 +132,4 @@ fn pair(name: &str, change: &Change, alpha: f64) -> Result<[Half; 2]> {
 
 fn half(name: &str, which: &str, shape: Vec<u64>, values: Vec<f32>) -> Half {
     Half { name: format!("{name}.lora_{which}"), shape, values }
-}
-
-fn turned(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
 }

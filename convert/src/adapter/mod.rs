@@ -162,3 +162,8 @@ pub(crate) fn other_lengths(
     };
     Error::malformed(format!("the adapter's {name}"), format!("the base's {}", shape(expected)), shape(found))
 }
+
+/// `(rows, columns)` the other way round.
+fn turned(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
+}

@@ -2,8 +2,8 @@
 
 use super::peft::{Array, Module, Weights};
 use super::settings::Settings;
-use super::{Change, Changes, Low, other_lengths, subject_of};
-use crate::hf::places::{Place, places};
+use super::{Change, Changes, Low, other_lengths, subject_of, turned};
+use crate::hf::places::{Place, in_pairs, places};
 use crate::source::Source;
 use moewe_engine::gguf::Metadata;
 use moewe_engine::{Error, Result};
@@ -190,7 +190,7 @@ impl<'p> Placed<'p> {
         if head * heads != rows || !head.is_multiple_of(2) {
             return Err(Error::malformed(place.tensor.clone(), format!("rows of {heads} heads"), rows));
         }
-        Ok((0..rows).map(|i| i / head * head + i % 2 * (head / 2) + i % head / 2).collect())
+        Ok((0..rows as u64).map(|row| in_pairs(row, head as u64) as usize).collect())
     }
 
     /// One pair for all experts' matrices of a kind; which kind, and which way round, their lengths tell.
@@ -298,9 +298,4 @@ fn embedding(a: &Array, b: &Array) -> Result<Pair> {
         a: turned(&b.values, inputs, rank),
         b: turned(&a.values, rank, outputs),
     })
-}
-
-/// `(rows, columns)` the other way round.
-fn turned(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
 }

@@ -21,6 +21,11 @@ pub(crate) struct Place {
     pub(crate) joined: Option<usize>,
 }
 
+/// Which row of a checkpoint's queries or keys stands in this row of GGUF's neighbouring pairs; heads have `head` rows.
+pub(crate) fn in_pairs(row: u64, head: u64) -> u64 {
+    row / head * head + row % 2 * (head / 2) + row % head / 2
+}
+
 /// All places of a parameter, such as `model.layers.3.self_attn.q_proj.weight`, in files of an architecture.
 ///
 /// # Errors

@@ -7,7 +7,8 @@ use super::member::{Member, Members};
 use super::mixture::{Expert, Mixture, Origin};
 use super::rows::{Changed, Mean, Numbers, Ordered, OrderedVector, Stack, Widened};
 use crate::from_gguf::requantized;
-use crate::recipe::{by_name, layer_of};
+use crate::hf::places::in_pairs;
+use crate::recipe::{by_name, layer_of, part_of};
 use crate::report::Report;
 use crate::source::{Change, Source, accept, change_all};
 use crate::tensor::{Rows, Subject, Tensor};
@@ -148,7 +149,7 @@ impl<'m> Builder<'_, 'm> {
                 tensors.push(tensor.clone());
                 continue;
             };
-            let part = name.splitn(3, '.').nth(2).unwrap_or_default();
+            let part = part_of(name);
             match part {
                 "ffn_gate.weight" | "ffn_up.weight" | "ffn_down.weight" => {
                     if done.insert(layer) {
@@ -295,10 +296,10 @@ pub(super) fn turned<'s>(mut tensor: Tensor<'s>, heads: u64, turn: Turn) -> Tens
     let is_vector = tensor.subject.shape.len() == 1;
     let rows = if is_vector { tensor.subject.columns() } else { tensor.subject.rows() };
     let (head, half) = (rows / heads, rows / heads / 2);
-    let place = |row: u64| {
-        let (start, i) = (row / head * head, row % head);
-        // Neighbouring pairs are (0, 1), (2, 3), …; halves are (0, half), (1, half + 1), ….
-        start + if turn == Turn::ToPairs { i % 2 * half + i / 2 } else { i % half * 2 + i / half }
+    // Neighbouring pairs are (0, 1), (2, 3), …; halves are (0, half), (1, half + 1), ….
+    let place = |row: u64| match turn {
+        Turn::ToPairs => in_pairs(row, head),
+        _ => row / head * head + row % head % half * 2 + row % head / half,
     };
     let (inner, order) = (tensor.contents, (0..rows).map(place).collect());
     tensor.contents = match is_vector {

@@ -276,9 +276,8 @@ const STALE: [&str; 11] = [
 
 /// Whose child it is.
 fn describe(metadata: &mut Metadata, mixture: &Mixture) {
-    let bases = mixture.base.iter().map(|(origin, _)| origin);
     let mut names: Vec<String> = Vec::new();
-    for origin in bases.chain(mixture.named().map(|(_, expert)| &expert.source)) {
+    for origin in mixture.origins() {
         let name = short(&origin.name);
         if !names.contains(&name) {
             names.push(name);

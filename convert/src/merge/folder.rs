@@ -8,7 +8,7 @@ use super::member::Member;
 use super::mixture::Mixture;
 use crate::checkpoint::Checkpoint;
 use crate::options::Options;
-use crate::recipe::{by_name, layer_of};
+use crate::recipe::{by_name, layer_of, part_of};
 use crate::report::{Planned, Progress, Report};
 use crate::source::Source;
 use crate::tensor::Tensor;
@@ -133,7 +133,7 @@ impl Writing<'_> {
             add(known.to_owned(), tensor.clone(), 0, shape);
             return Ok(());
         };
-        let part = name.splitn(3, '.').nth(2).unwrap_or_default();
+        let part = part_of(name);
         let front = format!("model.layers.{layer}.");
         if let Some(i) = PARTS.iter().position(|known| part == format!("ffn_{known}_exps.weight")) {
             for e in 0..shape[0] {

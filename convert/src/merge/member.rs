@@ -17,8 +17,7 @@ pub(super) struct Files(HashMap<PathBuf, Opened>);
 impl Files {
     pub(super) fn open(mixture: &Mixture) -> Result<Self> {
         let mut files = HashMap::new();
-        let bases = mixture.base.iter().map(|(origin, _)| origin);
-        for origin in bases.chain(mixture.named().map(|(_, expert)| &expert.source)) {
+        for origin in mixture.origins() {
             if !files.contains_key(&origin.path) {
                 files.insert(origin.path.clone(), Opened::new(&origin.path)?);
             }
@@ -48,8 +47,7 @@ pub(super) struct Members<'o>(Vec<(Origin, Member<'o>)>);
 impl<'o> Members<'o> {
     pub(super) fn of(files: &'o Files, mixture: &Mixture, options: &Options) -> Result<Self> {
         let mut members = Self(vec![]);
-        let bases = mixture.base.iter().map(|(origin, _)| origin);
-        for origin in bases.chain(mixture.named().map(|(_, expert)| &expert.source)) {
+        for origin in mixture.origins() {
             if members.find(origin).is_none() {
                 let member = Member::new(origin, files.get(&origin.path), options);
                 members.0.push((origin.clone(), member.map_err(|e| e.in_file(&origin.path))?));

@@ -13,6 +13,7 @@ pub(crate) use budget::noise;
 pub use mixes::{MIXES, Mix};
 pub use question::{Choice, Facts, Measure, Question};
 pub(crate) use question::{by_name, is_quantizable};
+pub(crate) use role::part_of;
 pub use role::{Role, layer_of, role_of};
 
 use moewe_engine::quant::{FORMATS, Format};

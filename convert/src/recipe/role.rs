@@ -30,7 +30,7 @@ pub enum Role {
 
 /// The role of a tensor, which may make the logits.
 pub fn role_of(name: &str, is_head: bool) -> Role {
-    let own = name.splitn(3, '.').nth(2).filter(|_| name.starts_with("blk.")).unwrap_or(name);
+    let own = part_of(name);
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| own.starts_with(prefix));
     match () {
         () if is_head => Role::Head,
@@ -50,6 +50,11 @@ pub fn role_of(name: &str, is_head: bool) -> Role {
 /// The layer in a name such as `blk.7.attn_q.weight`.
 pub fn layer_of(name: &str) -> Option<usize> {
     name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+}
+
+/// The name without its layer's.
+pub(crate) fn part_of(name: &str) -> &str {
+    name.splitn(3, '.').nth(2).filter(|_| name.starts_with("blk.")).unwrap_or(name)
 }
 
 #[cfg(test)]
