@@ -2,6 +2,8 @@
 
 #[path = "../support/command.rs"]
 mod command;
+#[path = "../support/exact.rs"]
+mod exact;
 #[path = "../support/merging.rs"]
 mod merging;
 

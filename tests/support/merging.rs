@@ -4,19 +4,15 @@
 
 #![allow(dead_code, reason = "each test uses what it needs")]
 
+pub(crate) use crate::exact::{Tensors, difference, of_file, relative, tensors};
+
+use crate::exact;
 use moewe_convert::merge::{Asked, Merged, Mixture, Places, merge};
 use moewe_convert::{Options, Pad, Recipe};
 use moewe_engine::gguf::{Gguf, TensorInfo, Writer};
-use moewe_engine::session::{Engine, Options as EngineOptions, cache_format};
-use moewe_engine::simd::Isa;
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// Tensors with their shapes, by name.
-pub(crate) type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 pub(crate) fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/merge")
@@ -52,22 +48,6 @@ pub(crate) fn merged_as(
     asked: &Asked,
 ) -> moewe_engine::Result<Merged> {
     merge(&parsed(words, folder)?, &folder.join(out), asked, &f32_options(), &())
-}
-
-/// Tensors of a safetensors file as floats, with their shapes.
-pub(crate) fn tensors(path: &Path) -> Tensors {
-    let bytes = std::fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let floats = |(name, view): (String, TensorView)| {
-        let (pairs, quads) = (view.data().as_chunks::<2>().0, view.data().as_chunks::<4>().0);
-        let values = match view.dtype() {
-            Dtype::BF16 => pairs.iter().map(|&b| half::bf16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::F32 => quads.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            _ => quads.iter().map(|&b| i32::from_le_bytes(b) as f32).collect(),
-        };
-        (name, (view.shape().to_vec(), values))
-    };
-    file.tensors().into_iter().map(floats).collect()
 }
 
 /// A dense model of the references, to be changed.
@@ -157,41 +137,9 @@ pub(crate) fn with_key(source: &Path, target: &Path, key: &str, value: u32) {
     writer.finish().unwrap();
 }
 
-/// A tensor of a GGUF file in F32.
-pub(crate) fn of_file(gguf: &Gguf, name: &str) -> Vec<f32> {
-    let tensor = gguf.tensor(name).unwrap_or_else(|| panic!("no {name}"));
-    let mut values = vec![0.0; tensor.elements() as usize];
-    (tensor.format.dequantize)(&gguf.bytes(tensor), &mut values);
-    values
-}
-
-/// The largest difference.
-pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
-/// The largest difference, as a part of the largest of `expected`.
-pub(crate) fn relative(found: &[f32], expected: &[f32]) -> f32 {
-    difference(found, expected) / expected.iter().fold(0f32, |most, value| most.max(value.abs()))
-}
-
 /// Logits of all tokens, one row after the other.
 pub(crate) fn logits(gguf: Gguf, tokens: &[u32]) -> Vec<f32> {
-    let isa = Isa::available().filter(|isa| *isa != Isa::Amx).last();
-    let cache = cache_format("f32").unwrap();
-    let context = Some(tokens.len().max(64));
-    let options = EngineOptions { isa, cache, all_logits: true, context, ..EngineOptions::default() };
-    let engine = Engine::from_gguf(gguf, options).unwrap();
-    let mut session = engine.session().unwrap();
-    let mut all = Vec::new();
-    session
-        .extend_with_logits(tokens, |_, logits| {
-            all.extend_from_slice(logits);
-            Ok(())
-        })
-        .unwrap();
-    all
+    exact::logits(gguf, tokens, exact::exact(tokens.len().max(64)))
 }
 
 /// Logits of a model at a path: a GGUF file, or a folder that is converted first.

@@ -3,14 +3,16 @@
 
 #![allow(dead_code, reason = "each test uses what it needs")]
 
+pub(crate) use crate::exact::{Tensors as Arrays, of_file, relative as difference, tensors as arrays};
+
+use crate::exact;
 use moewe_convert::adapter::{Named, write};
 use moewe_convert::{Options, Pad, Recipe, convert};
 use moewe_engine::gguf::{Existing, Gguf};
 use moewe_engine::model::Adapter;
 use moewe_engine::quant::Format;
-use moewe_engine::session::{Engine, Options as EngineOptions, cache_format};
-use moewe_engine::simd::Isa;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use moewe_engine::session::Options as EngineOptions;
+use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,26 +32,6 @@ pub(crate) fn golden(name: &str) -> PathBuf {
 
 pub(crate) fn base_of(adapter: &str) -> PathBuf {
     golden(adapter.split('-').next().unwrap())
-}
-
-pub(crate) type Arrays = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
-
-pub(crate) fn arrays(path: &Path) -> Arrays {
-    let bytes = fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let floats = |(name, view): (String, TensorView)| {
-        let quads = view.data().as_chunks::<4>().0;
-        let values = match view.dtype() {
-            Dtype::F32 => quads.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Dtype::I32 => quads.iter().map(|&b| i32::from_le_bytes(b) as f32).collect(),
-            Dtype::I64 => {
-                view.data().as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b) as f32).collect()
-            }
-            _ => vec![],
-        };
-        (name, (view.shape().to_vec(), values))
-    };
-    file.tensors().into_iter().map(floats).collect()
 }
 
 pub(crate) fn save(path: &Path, arrays: &Arrays) {
@@ -89,47 +71,16 @@ pub(crate) fn written(adapter: &Path, base: &Path, folder: &Path, name: &str) ->
     out
 }
 
-pub(crate) fn of_file(gguf: &Gguf, name: &str) -> Vec<f32> {
-    let tensor = gguf.tensor(name).unwrap_or_else(|| panic!("no {name}"));
-    let mut values = vec![0.0; tensor.elements() as usize];
-    (tensor.format.dequantize)(&gguf.bytes(tensor), &mut values);
-    values
-}
-
 pub(crate) fn exact() -> EngineOptions {
-    // Tiles round inputs to BF16.
-    let isa = Isa::available().filter(|isa| *isa != Isa::Amx).last();
-    EngineOptions {
-        isa,
-        cache: cache_format("f32").unwrap(),
-        all_logits: true,
-        context: Some(128),
-        ..EngineOptions::default()
-    }
+    exact::exact(128)
 }
 
 pub(crate) fn logits(model: &Path, tokens: &[u32], options: EngineOptions) -> Vec<f32> {
-    let engine = Engine::open(model, options).unwrap();
-    let mut session = engine.session().unwrap();
-    let mut all = Vec::new();
-    session
-        .extend_with_logits(tokens, |_, logits| {
-            all.extend_from_slice(logits);
-            Ok(())
-        })
-        .unwrap();
-    all
+    exact::logits(Gguf::open(model).unwrap(), tokens, options)
 }
 
 pub(crate) fn with(adapter: &Path, scale: f32, options: EngineOptions) -> EngineOptions {
     EngineOptions { adapters: vec![Adapter::open(adapter, scale).unwrap()], ..options }
-}
-
-/// The largest difference, relative to the largest of `b`.
-pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let most = b.iter().fold(0f32, |most, value| most.max(value.abs()));
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / most
 }
 
 pub(crate) fn tokens_of(expected: &Arrays) -> Vec<u32> {
