@@ -6,13 +6,16 @@
 mod api;
 mod ask;
 mod body;
+mod chat;
 mod gate;
 mod listen;
+mod messages;
 mod metrics;
 mod model;
 mod refusal;
 mod routes;
 mod scheduler;
+mod tools;
 
 pub(crate) use listen::{Address, Server};
 pub(crate) use model::Dialect;
