@@ -13,7 +13,9 @@ use moewe_engine::sampler::Sampling;
 use moewe_engine::session::Options;
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+#[cfg(unix)]
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const SHORTEST_KEY: usize = 16;
@@ -28,7 +30,7 @@ pub(super) struct Serve {
     sampling: SamplingOptions,
     #[command(flatten)]
     prompting: PromptOptions,
-    /// Address to listen on; others than this machine's own want a key
+    /// Address to listen on, or a path with a slash for a Unix socket; others than this machine's own want a key
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1", help_heading = "Serving")]
     host: String,
     /// Port to listen on; 0 takes any that is free, which is printed
@@ -104,7 +106,7 @@ impl Command for Serve {
         let address = Address { host: self.host.clone(), port: self.port, insecure: self.insecure };
         let listener = interrupt::listen_to_all();
         let server = Server::start(&address, self.settings(keys))?;
-        output::note(format!("listening on http://{}", server.address()));
+        output::note(format!("listening on {}", server.name()));
         let options = Options { sequences: Some(self.parallel.into()), ..self.model.options()? };
         let engine = self.model.open_place(&place, options)?;
         let recommended = Sampling::from_metadata(engine.metadata());
@@ -149,6 +151,12 @@ impl Serve {
                 bail!("{}: there is no key in it", file.display());
             }
             keys.extend(lines.into_iter().map(str::to_owned));
+            if is_open_to_others(file) {
+                output::note(format!(
+                    "{}: others may read it; chmod 600 keeps the keys secret",
+                    file.display()
+                ));
+            }
         }
         if let (true, Ok(key)) = (keys.is_empty(), env::var("MOEWE_API_KEY")) {
             keys.push(key);
@@ -158,6 +166,14 @@ impl Serve {
         }
         Ok(keys)
     }
+}
+
+/// Whether others than its owner may read or change a file, where the system says so.
+fn is_open_to_others(file: &Path) -> bool {
+    #[cfg(unix)]
+    return fs::metadata(file).is_ok_and(|about| about.permissions().mode() & 0o077 != 0);
+    #[cfg(not(unix))]
+    return false;
 }
 
 fn time(text: &str) -> Result<Time> {

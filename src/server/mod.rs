@@ -15,11 +15,13 @@ mod model;
 mod refusal;
 mod routes;
 mod scheduler;
+mod socket;
 mod tools;
 
-pub(crate) use listen::{Address, Server};
+pub(crate) use listen::Server;
 pub(crate) use model::Dialect;
 pub(crate) use scheduler::Limits;
+pub(crate) use socket::Address;
 
 use gate::Gate;
 use metrics::Metrics;

@@ -21,21 +21,22 @@ impl Serving {
 
     /// The same by a command of one's own.
     pub(crate) fn by(command: Command, arguments: &[&str]) -> Self {
-        let serving = Self::begun_by(command, arguments);
-        let start = Instant::now();
-        while serving.get("/health").status != 200 {
-            assert!(start.elapsed() < Duration::from_secs(60), "it never loaded");
-            thread::sleep(Duration::from_millis(10));
-        }
+        let serving = Self::begin(command, arguments);
+        serving.wait();
         serving
     }
 
-    /// Starts one and waits until it listens.
-    pub(crate) fn begin(arguments: &[&str]) -> Self {
-        Self::begun_by(command(), arguments)
+    /// Waits until it has loaded.
+    pub(crate) fn wait(&self) {
+        let start = Instant::now();
+        while self.get("/health").status != 200 {
+            assert!(start.elapsed() < Duration::from_secs(60), "it never loaded");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
-    fn begun_by(mut command: Command, arguments: &[&str]) -> Self {
+    /// Starts one and waits until it listens.
+    fn begin(mut command: Command, arguments: &[&str]) -> Self {
         let mut child = command.args(["--port", "0"]).args(arguments).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
