@@ -30,6 +30,9 @@ pub(super) struct Serve {
     sampling: SamplingOptions,
     #[command(flatten)]
     prompting: PromptOptions,
+    /// Without a model, serve the one in the program as it was trained: it continues texts instead of answering
+    #[arg(long, conflicts_with = "lora")]
+    base: bool,
     /// Address to listen on, or a path with a slash for a Unix socket; others than this machine's own want a key
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1", help_heading = "Serving")]
     host: String,
@@ -108,7 +111,7 @@ impl Command for Serve {
         let server = Server::start(&address, self.settings(keys))?;
         output::note(format!("listening on {}", server.name()));
         let options = Options { sequences: Some(self.parallel.into()), ..self.model.options()? };
-        let engine = self.model.open_place(&place, options)?;
+        let engine = self.model.open_to_talk(&place, options, self.base)?;
         let recommended = Sampling::from_metadata(engine.metadata());
         let sampling = self.sampling.for_vocabulary(recommended, engine.config().vocab_size)?;
         let dialect = self.prompting.dialect(engine.metadata(), engine.tokenizer()?)?;

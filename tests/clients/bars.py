@@ -103,7 +103,7 @@ class Server:
 
 
 def moewe(*flags, parallel=8):
-    command = [options.moewe, "serve", *model, "--port", "8701", "-c", str(options.context), "-q",
+    command = [options.moewe, "serve", *(model or ["--base"]), "--port", "8701", "-c", str(options.context), "-q",
                "--parallel", str(parallel), *flags]
     return Server(command, 8701)
 

@@ -14,9 +14,9 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Starts one on a free port and waits until it has loaded.
+    /// Starts one on a free port and waits until it has loaded; its model continues texts.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        Self::by(command(), arguments)
+        Self::by(command(), &[&["--base"], arguments].concat())
     }
 
     /// The same by a command of one's own.
