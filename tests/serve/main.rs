@@ -2,6 +2,7 @@
 
 mod chat;
 mod load;
+mod reuse;
 mod serving;
 mod threats;
 
