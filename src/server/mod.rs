@@ -6,10 +6,12 @@
 mod api;
 mod ask;
 mod body;
+mod experts;
 mod gate;
 mod listen;
 mod metrics;
 mod model;
+mod page;
 mod refusal;
 mod routes;
 mod scheduler;
@@ -18,6 +20,7 @@ pub(crate) use listen::{Address, Server};
 pub(crate) use model::Dialect;
 pub(crate) use scheduler::Limits;
 
+use crate::pull::hex;
 use gate::Gate;
 use metrics::Metrics;
 use model::Model;
@@ -48,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) origins: Vec<String>,
     pub(crate) hosts: Vec<String>,
     pub(crate) metrics_are_open: bool,
+    /// Whether browsers get a page.
+    pub(crate) page: bool,
 }
 
 impl Settings {

@@ -2,6 +2,7 @@
 
 mod chat;
 mod load;
+mod page;
 mod serving;
 
 use serde_json::{Value, json};
