@@ -6,15 +6,18 @@
 mod api;
 mod ask;
 mod body;
+mod chat;
 mod experts;
 mod gate;
 mod listen;
+mod messages;
 mod metrics;
 mod model;
 mod page;
 mod refusal;
 mod routes;
 mod scheduler;
+mod tools;
 
 pub(crate) use listen::{Address, Server};
 pub(crate) use model::Dialect;

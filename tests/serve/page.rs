@@ -145,9 +145,7 @@ fn nothing_is_named_that_is_not_there() {
     let page = fs::read_to_string(folder().join("index.html")).unwrap();
     let words = fs::read_to_string(folder().join("i18n.js")).unwrap();
     let (english, german) = words.split_once("  de: {").unwrap();
-    let has_word = |key: &str| {
-        [english, german].iter().all(|part| part.contains(&format!(" {key}: \"")))
-    };
+    let has_word = |key: &str| [english, german].iter().all(|part| part.contains(&format!(" {key}: \"")));
     for (name, text) in files.iter().filter(|(name, _)| !name.starts_with("vendor/")) {
         for id in between(text, "byId(\"", &['"']) {
             assert!(page.contains(&format!("id=\"{id}\"")), "{name}: there is no #{id}");
@@ -173,8 +171,18 @@ fn nothing_stands_inline_and_nothing_becomes_markup() {
             assert_eq!(handlers.count(), 0, "{name}");
         }
         for forbidden in [
-            "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "srcdoc",
-            "cssText", "setAttribute(\"style\"", "http://127", "@import", "url(http",
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+            "srcdoc",
+            "cssText",
+            "setAttribute(\"style\"",
+            "http://127",
+            "@import",
+            "url(http",
         ] {
             assert!(!text.contains(forbidden), "{name}: {forbidden}");
         }
@@ -218,9 +226,11 @@ fn the_page_needs_no_key_and_what_it_asks_for_does() {
 
 #[test]
 fn the_page_is_told_what_the_model_is() {
-    let base = Serving::start(&["--base", "--temperature", "0.3"]).get("/v1/models").json();
-    let meta = &base["data"][0]["meta"];
-    assert_eq!((&meta["chat"], &meta["sampling"]["temperature"]), (&json!(false), &json!(0.3)));
+    let serving = Serving::start(&["--temp", "0.3"]);
+    let meta = serving.get("/v1/models").json()["data"][0]["meta"].clone();
+    let message = json!({ "messages": [{ "role": "user", "content": "?" }], "max_tokens": 1 });
+    let status = serving.post("/v1/chat/completions", &message).status;
+    assert_eq!((&meta["chat"], &meta["sampling"]["temperature"]), (&json!(status == 200), &json!(0.3)));
     let chats = Serving::start(&["--chat-template", "chatml"]).get("/v1/models").json();
     assert_eq!(chats["data"][0]["meta"]["chat"], json!(true));
 }
@@ -239,8 +249,10 @@ fn experts_are_watched_as_they_work() {
     let request = json!({ "prompt": "Die Möwe fliegt über das Meer.", "max_tokens": 40, "temperature": 0 });
     let usage = serving.post("/v1/completions", &request).json()["usage"].clone();
     let (start, mut events) = (Instant::now(), vec![next()]);
-    let wanted = (serving.metric("moewe_experts_hits_total") + serving.metric("moewe_experts_read_total")) as u64;
-    let sum = |events: &[Value], key: &str| -> u64 { events.iter().map(|one| one[key].as_u64().unwrap()).sum() };
+    let wanted =
+        (serving.metric("moewe_experts_hits_total") + serving.metric("moewe_experts_read_total")) as u64;
+    let sum =
+        |events: &[Value], key: &str| -> u64 { events.iter().map(|one| one[key].as_u64().unwrap()).sum() };
     while sum(&events, "hits") + sum(&events, "reads") < wanted {
         assert!(start.elapsed() < Duration::from_secs(30));
         events.push(next());

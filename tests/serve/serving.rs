@@ -16,7 +16,12 @@ pub(crate) struct Serving {
 impl Serving {
     /// Starts one on a free port and waits until it has loaded.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let serving = Self::begin(arguments);
+        Self::by(command(), arguments)
+    }
+
+    /// The same by a command of one's own.
+    pub(crate) fn by(command: Command, arguments: &[&str]) -> Self {
+        let serving = Self::begun_by(command, arguments);
         let start = Instant::now();
         while serving.get("/health").status != 200 {
             assert!(start.elapsed() < Duration::from_secs(60), "it never loaded");
@@ -27,7 +32,11 @@ impl Serving {
 
     /// Starts one and waits until it listens.
     pub(crate) fn begin(arguments: &[&str]) -> Self {
-        let mut child = command().args(["--port", "0"]).args(arguments).spawn().unwrap();
+        Self::begun_by(command(), arguments)
+    }
+
+    fn begun_by(mut command: Command, arguments: &[&str]) -> Self {
+        let mut child = command.args(["--port", "0"]).args(arguments).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
         stderr.read_line(&mut first).unwrap();

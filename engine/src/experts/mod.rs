@@ -113,13 +113,19 @@ pub struct ExpertStore {
     bank: Option<Mutex<Bank>>,
     queue: Arc<Queue>,       // of the bank's readers
     counters: Arc<Counters>, // of the bank
-    look_ahead: usize, // experts per row to read on a guess; none where all have slots
+    look_ahead: usize,       // experts per row to read on a guess; none where all have slots
 }
 
 impl ExpertStore {
     /// A store over bound layers; `None` for dense ones. It has no slots yet.
     pub fn new(layers: Vec<Option<ExpertLayer>>) -> Self {
-        Self { layers: Arc::new(layers), bank: None, queue: Arc::default(), counters: Arc::default(), look_ahead: 0 }
+        Self {
+            layers: Arc::new(layers),
+            bank: None,
+            queue: Arc::default(),
+            counters: Arc::default(),
+            look_ahead: 0,
+        }
     }
 
     /// Whether the model has experts at all.
