@@ -49,7 +49,7 @@ const WORDS = {
     regenerate: "Neu antworten", goOn: "Weiter", versions: "Fassungen", earlier: "Frühere Fassung", later: "Spätere Fassung", ofVersions: "{at} von {count}",
     thinking: "Denkt nach …", thoughts: "Gedanken", thoughtFor: "{seconds} s nachgedacht", waiting: "Wartet auf das erste Wort",
     readingPrompt: "Liest: {done} von {total} Token", cutLength: "Abgeschnitten: Die Höchstzahl an Token ist erreicht.", cutStopped: "Angehalten.",
-    answering: "Das Modell antwortet.", answered: "Die Antwort:", tokens: "{count} Token", speed: "{speed} Token/s", cached: "{cached} von {prompt} Token davor waren bekannt",
+    answering: "Das Modell antwortet.", answered: "Die Antwort:", tokens: "{count} Token", speed: "{speed} Token/s", cached: "{cached} von {prompt} Token des Prompts aus dem Cache",
     context: "{used} von {all} Token Kontext", errorReach: "Der Server ist nicht erreichbar, oder die Verbindung brach ab.", errorKey: "Dieser Server verlangt einen Schlüssel.",
     errorLong: "Das Gespräch ist länger als der Kontext des Modells. Beginne ein neues, oder lösche Beiträge.", enterKey: "Eingeben", tryAgain: "Noch einmal",
     loading: "Das Modell wird geladen …", gone: "Der Server ist nicht erreichbar. Neuer Versuch …", unkept: "Dieser Browser hebt hier nichts auf: Gespräche halten so lange wie dieser Tab.",
