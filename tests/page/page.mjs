@@ -75,7 +75,7 @@ const checks = {
     const answer = page.locator(".answer");
     assert.equal(await answer.locator("table td[align=right]").count(), 3);
     assert.equal(await answer.locator("pre .c-keyword").first().innerText(), "fn");
-    assert.match(await page.innerText(".stats"), /126 tokens · 41\.3 tokens\/s · 256 of 312 prompt tokens from the cache/);
+    assert.match(await page.innerText(".stats"), /126 tokens · 41\.3 tokens\/s · prompt: 256 of 312 from the cache/);
     assert.match(await page.innerText("#composer .figures"), /438 of 8,192/);
     const { stream, messages, stream_options: options, return_progress: progress } = last(requests());
     assert.deepEqual([stream, messages, options, progress], [true, [{ role: "user", content: "Tell me about birds" }], { include_usage: true }, true]);

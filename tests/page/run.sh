@@ -24,6 +24,7 @@ trap 'kill "${servers[@]}" 2>/dev/null; rm -rf "$said"' EXIT
 # Starts a server; its address is then in `address`.
 serve() {
     local name=$1; shift
+    : >"$said/$name"
     "$moewe" serve --port 0 "$@" 2>"$said/$name" &
     servers+=($!)
     until address=$(sed -n 's/^listening on //p' "$said/$name") && [ -n "$address" ] &&

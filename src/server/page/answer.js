@@ -6,6 +6,7 @@ import { sampling } from "./settings.js";
 import * as store from "./store.js";
 
 const SAVED_EVERY = 2000; // milliseconds
+const FEW = 5; // tokens, whose speed says nothing
 const running = new Map();
 
 /** What is under way in a conversation, if anything is. */
@@ -44,7 +45,7 @@ export async function answer(conversation, turn, { goesOn = false, tell }) {
   }
   if (run.thinking) turn.thought = performance.now() - run.thinking;
   // Who stopped it hears nothing of what it took.
-  if (!turn.stats && run.tokens > 1) turn.stats = { tokens: run.tokens, speed: run.speed };
+  if (!turn.stats && run.tokens >= FEW) turn.stats = { tokens: run.tokens, speed: run.speed };
   running.delete(conversation.id);
   save();
   tell("end", run);
@@ -62,7 +63,7 @@ function take(turn, run, chunk) {
     run.progress = null;
     run.tokens += 1;
     if (run.tokens === 1) run.first = now;
-    else run.speed = ((run.tokens - 1) * 1000) / Math.max(1, now - run.first);
+    else if (run.tokens >= FEW) run.speed = ((run.tokens - 1) * 1000) / Math.max(1, now - run.first);
     if (reasoning) {
       run.thinking ||= now;
       turn.reasoning = (turn.reasoning ?? "") + reasoning;

@@ -64,6 +64,7 @@ function meter(run, usage) {
   const used = (known ? known.prompt + known.tokens : 0) + (run?.tokens ?? 0);
   const all = model?.meta?.n_ctx;
   const words = [];
+  if (run?.progress) words.push(t("readingPrompt", { done: number(run.progress.processed), total: number(run.progress.total) }));
   if (run?.speed) words.push(t("speed", { speed: number(run.speed, 1) }));
   else if (usage?.speed) words.push(notebook.figures(usage));
   if (used && all) words.push(t("context", { used: number(used), all: number(all) }));
@@ -185,7 +186,8 @@ async function start() {
   // Another tab has changed what is open here.
   store.onChange((id) => {
     const theirs = store.get(id);
-    if (id === current?.id && theirs && theirs !== current && !answers.runOf(id) && !notebook.isWriting()) open(theirs);
+    const isBusy = answers.runOf(id) || notebook.isWriting() || document.querySelector(".edit-box");
+    if (id === current?.id && theirs && theirs !== current && !isBusy) open(theirs);
   });
   experts.start();
   byId("new-chat").addEventListener("click", () => begin());

@@ -31,16 +31,18 @@ export async function read(file) {
   throw new Error("no conversations");
 }
 
+// Nothing that could be taken for a part of an object's own.
+const isId = (value) => typeof value === "string" && /^[a-zA-Z0-9-]{1,64}$/.test(value);
 const text = (value) => (typeof value === "string" ? value : "");
 const time = (value) => (Number.isFinite(value) ? value : Date.now());
 
 function checked(given) {
-  const conversation = { ...create(given.kind === "text" ? "text" : "chat", text(given.system)), id: text(given.id) || newId() };
+  const conversation = { ...create(given.kind === "text" ? "text" : "chat", text(given.system)), id: isId(given.id) ? given.id : newId() };
   Object.assign(conversation, { title: text(given.title), named: given.named === true, text: text(given.text) });
   Object.assign(conversation, { created: time(given.created), changed: time(given.changed) });
-  const given_turns = Object.values(given.turns ?? {}).filter((turn) => turn && text(turn.id));
-  const ids = new Set(given_turns.map((turn) => turn.id));
-  for (const { id, parent, role, content, reasoning, order, time: when, finish, model, stats, thought } of given_turns) {
+  const turns = Object.values(given.turns ?? {}).filter((turn) => isId(turn?.id));
+  const ids = new Set(turns.map((turn) => turn.id));
+  for (const { id, parent, role, content, reasoning, order, time: when, finish, model, stats, thought } of turns) {
     const isKnown = (parent === ROOT || ids.has(parent)) && parent !== id && ["user", "assistant"].includes(role);
     if (!isKnown) throw new Error("a turn stands nowhere");
     conversation.turns[id] = { id, parent, role, content: text(content), order: time(order), time: time(when) };

@@ -112,14 +112,14 @@ impl File {
             (header::CONTENT_SECURITY_POLICY, POLICY),
             (header::REFERRER_POLICY, "no-referrer"),
             (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-            (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         ];
         if ["*", &made.tag].iter().any(|tag| lists(asked, header::IF_NONE_MATCH, tag)) {
             return (StatusCode::NOT_MODIFIED, headers).into_response();
         }
         let kind = [(header::CONTENT_TYPE, self.kind())];
         if lists(asked, header::ACCEPT_ENCODING, "gzip") {
-            return (headers, kind, [(header::CONTENT_ENCODING, "gzip")], made.packed.clone()).into_response();
+            return (headers, kind, [(header::CONTENT_ENCODING, "gzip")], made.packed.clone())
+                .into_response();
         }
         (headers, kind, Bytes::from_static(self.bytes)).into_response()
     }

@@ -14,7 +14,7 @@ const MOST_UNDONE = 100;
 
 let conversation = null;
 let run = null;
-let saving;
+let saving = null;
 let hooks;
 const undone = new Map(); // by conversation: text and cursor before each time that the model wrote
 
@@ -41,6 +41,7 @@ export function start(given) {
 /** Shows a text. */
 export function show(next) {
   if (run) stop();
+  if (saving) saveNow(conversation);
   conversation = next;
   box().value = next.text;
   box().setSelectionRange(next.text.length, next.text.length);
@@ -52,9 +53,14 @@ export const isWriting = () => run !== null;
 export const stop = () => run?.controller.abort();
 
 function saveSoon() {
-  const own = conversation;
   clearTimeout(saving);
-  saving = setTimeout(() => store.save(own).then(hooks.changed), SAVED_AFTER);
+  saving = setTimeout(saveNow, SAVED_AFTER, conversation);
+}
+
+function saveNow(own) {
+  clearTimeout(saving);
+  saving = null;
+  store.save(own).then(hooks.changed);
 }
 
 function update() {
@@ -109,7 +115,10 @@ async function goOn() {
     const body = { prompt, max_tokens: USUAL_TOKENS, ...sampling() };
     delete body.reasoning_effort;
     for await (const chunk of complete(body, mine.controller.signal)) {
-      mine.progress = chunk.prompt_progress ?? mine.progress;
+      if (chunk.prompt_progress) {
+        mine.progress = chunk.prompt_progress;
+        if (conversation === own) hooks.live(mine);
+      }
       const piece = chunk.choices?.[0]?.text;
       if (piece) {
         const now = performance.now();

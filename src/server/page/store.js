@@ -20,7 +20,6 @@ export async function open() {
       request.onerror = () => reject(request.error);
       request.onblocked = () => reject(new Error("blocked"));
     });
-    navigator.storage?.persist?.().catch(() => {});
     for (const conversation of await done("readonly", (kept) => kept.getAll())) {
       remembered.set(conversation.id, conversation);
     }
