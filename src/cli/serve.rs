@@ -69,6 +69,9 @@ pub(super) struct Serve {
     /// Show /metrics without a key
     #[arg(long, help_heading = "Serving")]
     metrics_without_key: bool,
+    /// Show browsers no page at `/`
+    #[arg(long, help_heading = "Serving")]
+    no_page: bool,
     /// How long a request may wait: 600s, 5m, or none
     #[arg(long, value_name = "TIME", default_value = "600s", value_parser = time, help_heading = "Serving")]
     timeout_queue: Time,
@@ -140,6 +143,7 @@ impl Serve {
             origins: self.allow_origin.clone(),
             hosts: self.allow_host.clone(),
             metrics_are_open: self.metrics_without_key,
+            page: !self.no_page,
         }
     }
 

@@ -198,6 +198,11 @@ impl Metrics {
         self.between_tokens.observe(gap.as_secs_f64());
     }
 
+    /// Steps of answers so far.
+    pub(super) fn steps(&self) -> u64 {
+        self.decodes.get()
+    }
+
     /// A step with rows of answers.
     pub(super) fn answered(&self, rows: usize, took: Duration) {
         self.decodes.inc();

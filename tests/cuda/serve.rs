@@ -46,7 +46,7 @@ fn conversations_are_served_as_on_the_processor() {
             return;
         }
         let card = Serving::by(on_card, &[&flags[..], &["--device", "cuda"]].concat());
-        let processor = Serving::by(command(), &flags);
+        let processor = Serving::start(&flags);
         let requests = [1, 5, 23, 24, 40, 2].map(|length| request(length, 6));
         let fresh = |request: &Value| {
             let mut request = request.clone();

@@ -3,6 +3,7 @@
 mod chat;
 mod load;
 mod reuse;
+mod page;
 mod serving;
 mod threats;
 

@@ -14,9 +14,12 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Starts one on a free port and waits until it has loaded; its model continues texts.
+    /// Starts one on a free port and waits until it has loaded. The model in the program, unless the first argument is
+    /// another, continues texts.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        Self::by(command(), &[&["--base"], arguments].concat())
+        let names_one = arguments.first().is_some_and(|first| !first.starts_with('-'));
+        let base: &[&str] = if names_one { &[] } else { &["--base"] };
+        Self::by(command(), &[base, arguments].concat())
     }
 
     /// The same by a command of one's own.
@@ -36,7 +39,7 @@ impl Serving {
     }
 
     /// Starts one and waits until it listens.
-    fn begin(mut command: Command, arguments: &[&str]) -> Self {
+    pub(crate) fn begin(mut command: Command, arguments: &[&str]) -> Self {
         let mut child = command.args(["--port", "0"]).args(arguments).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
