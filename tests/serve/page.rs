@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const HTML: (&str, &str) = ("accept", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8");
@@ -290,7 +291,11 @@ fn at_most_four_events_a_second_and_none_of_a_dense_model() {
     // The first says what is there, and comes at once.
     let took = times[6] - times[1];
     assert!(took >= Duration::from_millis(1100), "five pauses took {took:?}");
-    let dense = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama/model.gguf");
-    let dense = Serving::start(&["-m", &dense.to_string_lossy()]);
+    let folder = tempfile::tempdir().unwrap();
+    let (source, file) = (Path::new(env!("CARGO_MANIFEST_DIR")), folder.path().join("dense.gguf"));
+    let mut convert = Command::new(env!("CARGO_BIN_EXE_moewe"));
+    convert.arg("convert").arg(source.join("tests/golden/merge/dense/llama-base")).arg("-o").arg(&file);
+    assert!(convert.args(["--format", "F32"]).output().unwrap().status.success());
+    let dense = Serving::start(&[file.to_str().unwrap()]);
     assert_eq!(dense.get("/v1/moewe/experts").status, 501);
 }

@@ -51,7 +51,11 @@ export class TurnView {
       this.thoughtLabel.textContent = run && !turn.content ? t("thinking") : seconds ? t("thoughtFor", { seconds }) : t("thoughts");
       this.thoughts.classList.toggle("busy", Boolean(run && !turn.content));
     }
-    draw(this.body, turn.content, !run);
+    if (this.shown !== turn.content || this.isWhole !== !run) {
+      draw(this.body, turn.content, !run);
+      this.shown = turn.content;
+      this.isWhole = !run;
+    }
     this.body.classList.toggle("empty", !turn.content);
     const isReading = run && !turn.content && !turn.reasoning;
     if (isReading) this.note.replaceChildren(this.makeProgress(run));
