@@ -282,6 +282,7 @@ impl Writing<'_> {
         }
         config.remove("attention_bias");
         config.remove("mlp_bias");
+        config.remove("pretraining_tp"); // how an old Llama was split
         let dtype = match format.name {
             "BF16" => "bfloat16",
             "F16" => "float16",

@@ -30,6 +30,7 @@ const KIND: Kind = Kind {
 
 fn read(keys: &Keys) -> Result<Config> {
     keys.always("router_jitter_noise", 0.0)?;
+    keys.unused("pretraining_tp"); // of the Llama that a mixture was merged from
     let hidden = keys.count("intermediate_size")?;
     let (config, experts) =
         (family::read(keys, &KIND)?, family::experts(keys, "num_local_experts", hidden, 0.001)?);
