@@ -593,9 +593,11 @@ const checks = {
   },
 };
 
+let run = 0;
 let failed = 0;
 for (const [name, check] of Object.entries(checks)) {
   if (only && !name.includes(only)) continue;
+  run += 1;
   const window = await open(fake.address);
   try {
     await check(window.page, window);
@@ -611,5 +613,5 @@ for (const [name, check] of Object.entries(checks)) {
 await browser.close();
 await fake.stop();
 await fakeBase.stop();
-console.log(failed ? `${failed} of ${Object.keys(checks).length} failed` : `${Object.keys(checks).length} checks`);
+console.log(`${run} checks, ${failed} failed`);
 process.exit(failed ? 1 : 0);
