@@ -33,9 +33,7 @@ serve() {
         sleep 0.1
     done
 }
-serve chat --chat-template chatml
+serve chat
 chat=$address
-base=()
-! "$moewe" serve --help | grep -q -- ' --base' || base=(--base)
-serve base "${base[@]}"
+serve base --base
 node "$here/page.mjs" "$chat" "$address" ${ONLY:+"$ONLY"}

@@ -192,6 +192,11 @@ async function start() {
   experts.start();
   byId("new-chat").addEventListener("click", () => begin());
   byId("new-text").addEventListener("click", () => begin("text"));
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    // The address keeps the conversation.
+    event.preventDefault();
+    byId(isText() ? "text" : "box").focus();
+  });
   document.addEventListener("keydown", keys);
   addEventListener("hashchange", () => {
     const wanted = store.get(location.hash.slice(1));
