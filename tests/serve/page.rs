@@ -272,7 +272,8 @@ fn experts_are_watched_as_they_work() {
         assert_eq!(held.as_array().unwrap().len() as u64, number(&meta["n_expert"]));
         assert!(held.as_array().unwrap().iter().any(|held| held == 1));
     }
-    assert!(number(&events.last().unwrap()["step"]) >= 39);
+    // The first token comes from the prompt; the last step may be told of before it is counted.
+    assert!((38..=39).contains(&number(&events.last().unwrap()["step"])));
 }
 
 #[test]

@@ -17,7 +17,7 @@ const WORDS = {
     context: "{used} of {all} tokens of context", errorReach: "The server cannot be reached, or the connection broke.", errorKey: "This server wants a key.",
     errorLong: "The conversation is longer than the model's context. Start a new one, or delete turns.", enterKey: "Enter it", tryAgain: "Try again",
     loading: "The model is loading…", gone: "The server cannot be reached. Trying again…", unkept: "This browser keeps nothing here: conversations last as long as this tab.",
-    greetChat: "What is on your mind?", greetText: "Begin a text, and {model} goes on with it.", facts: "{experts} experts per layer, {used} at a time",
+    greetChat: "What is on your mind?", facts: "{experts} experts per layer, {used} at a time",
     idea1: "Explain the tides to a child", idea2: "Write a short poem about the sea", idea3: "Compare gulls and terns in a table",
     hintKeys: "Enter sends, Shift+Enter makes a new line", textHint: "Once upon a time, by the sea,", text: "Text", goOnHere: "Go on", retry: "Retry",
     undoText: "Undo", writeFirst: "Write a beginning first.", writing: "The model is writing.", written: "It wrote:", baseModel: "This model continues texts: it was not made to chat.",
@@ -36,7 +36,7 @@ const WORDS = {
     heatNote: "Each column is a layer, each field one of its experts; the more it is used, the stronger its colour.", heatIdle: "Waiting for the model to compute.", heatUse: "use",
     heatMemory: "in memory", heatHits: "Found in memory", heatReads: "Read from the file", heatBytes: "Amount read", heatTable: "As a table", layer: "Layer",
     mostUsed: "Most used", inMemory: "In memory", heatAt: "Layer {layer}, expert {expert}: used {count} times", held: "in memory", heatEnded: "The connection ended. Trying again…",
-    layers: "layers", expertsAxis: "experts", heatCanvas: "Use of experts by layer; the table below says the same",
+    heatCanvas: "Use of experts by layer; the table below says the same",
   },
   de: {
     menu: "Gespräche", newChat: "Neues Gespräch", newText: "Neuer Text", search: "Suchen", settings: "Einstellungen", experts: "Experten bei der Arbeit",
@@ -53,7 +53,7 @@ const WORDS = {
     context: "{used} von {all} Token Kontext", errorReach: "Der Server ist nicht erreichbar, oder die Verbindung brach ab.", errorKey: "Dieser Server verlangt einen Schlüssel.",
     errorLong: "Das Gespräch ist länger als der Kontext des Modells. Beginne ein neues, oder lösche Beiträge.", enterKey: "Eingeben", tryAgain: "Noch einmal",
     loading: "Das Modell wird geladen …", gone: "Der Server ist nicht erreichbar. Neuer Versuch …", unkept: "Dieser Browser hebt hier nichts auf: Gespräche halten so lange wie dieser Tab.",
-    greetChat: "Worüber möchtest du sprechen?", greetText: "Beginne einen Text, {model} schreibt ihn weiter.", facts: "{experts} Experten je Schicht, {used} zugleich",
+    greetChat: "Worüber möchtest du sprechen?", facts: "{experts} Experten je Schicht, {used} zugleich",
     idea1: "Erkläre einem Kind Ebbe und Flut", idea2: "Schreib ein kurzes Gedicht über das Meer", idea3: "Vergleiche Möwen und Seeschwalben in einer Tabelle",
     hintKeys: "Enter sendet, Umschalt+Enter beginnt eine neue Zeile", textHint: "Es war einmal am Meer", text: "Text", goOnHere: "Weiter", retry: "Noch einmal",
     undoText: "Rückgängig", writeFirst: "Schreib erst einen Anfang.", writing: "Das Modell schreibt.", written: "Es schrieb:", baseModel: "Dieses Modell schreibt Texte weiter; für Gespräche ist es nicht gemacht.",
@@ -72,7 +72,7 @@ const WORDS = {
     heatNote: "Jede Spalte ist eine Schicht, jedes Feld einer ihrer Experten; je mehr er gebraucht wird, desto kräftiger die Farbe.", heatIdle: "Wartet, bis das Modell rechnet.", heatUse: "Gebrauch",
     heatMemory: "im Speicher", heatHits: "Im Speicher gefunden", heatReads: "Aus der Datei gelesen", heatBytes: "Gelesene Menge", heatTable: "Als Tabelle", layer: "Schicht",
     mostUsed: "Meistgebraucht", inMemory: "Im Speicher", heatAt: "Schicht {layer}, Experte {expert}: {count}-mal gebraucht", held: "im Speicher", heatEnded: "Die Verbindung endete. Neuer Versuch …",
-    layers: "Schichten", expertsAxis: "Experten", heatCanvas: "Gebrauch der Experten nach Schichten; die Tabelle darunter sagt dasselbe",
+    heatCanvas: "Gebrauch der Experten nach Schichten; die Tabelle darunter sagt dasselbe",
   },
 };
 
