@@ -8,6 +8,7 @@ mod ask;
 mod body;
 mod chat;
 mod gate;
+mod interface;
 mod listen;
 mod messages;
 mod metrics;
@@ -17,6 +18,7 @@ mod routes;
 mod scheduler;
 mod tools;
 
+pub(crate) use api::ollama::Pulls;
 pub(crate) use listen::{Address, Server};
 pub(crate) use model::Dialect;
 pub(crate) use scheduler::Limits;
@@ -51,6 +53,10 @@ pub(crate) struct Settings {
     pub(crate) origins: Vec<String>,
     pub(crate) hosts: Vec<String>,
     pub(crate) metrics_are_open: bool,
+    /// What is said where Ollama's clients ask for a version.
+    pub(crate) ollama_version: String,
+    /// Where clients may pull models to, if they may.
+    pub(crate) pulls: Option<Pulls>,
 }
 
 impl Settings {

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +17,12 @@ pub(crate) struct Serving {
 impl Serving {
     /// Starts one on a free port and waits until it has loaded.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let serving = Self::begin(arguments);
+        Self::start_with(arguments, &[])
+    }
+
+    /// The same, with these paths in its environment.
+    pub(crate) fn start_with(arguments: &[&str], environment: &[(&str, &Path)]) -> Self {
+        let serving = Self::begin(arguments, environment);
         let start = Instant::now();
         while serving.get("/health").status != 200 {
             assert!(start.elapsed() < Duration::from_secs(60), "it never loaded");
@@ -26,8 +32,10 @@ impl Serving {
     }
 
     /// Starts one and waits until it listens.
-    pub(crate) fn begin(arguments: &[&str]) -> Self {
-        let mut child = command().args(["--port", "0"]).args(arguments).spawn().unwrap();
+    fn begin(arguments: &[&str], environment: &[(&str, &Path)]) -> Self {
+        let mut command = command();
+        command.args(["--port", "0"]).args(arguments).envs(environment.iter().copied());
+        let mut child = command.spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
         stderr.read_line(&mut first).unwrap();
@@ -167,5 +175,35 @@ impl Reply {
         events
             .map(|event| if event == "[DONE]" { Value::Null } else { serde_json::from_str(event).unwrap() })
             .collect()
+    }
+
+    /// The events of a stream that are called by their `type`, pings left out.
+    pub(crate) fn named_events(&self) -> Vec<Value> {
+        assert_eq!(
+            (self.status, self.header("content-type")),
+            (200, Some("text/event-stream")),
+            "{}",
+            self.text()
+        );
+        let text = self.text();
+        let blocks = text.split_terminator("\n\n").filter(|block| !block.starts_with(':'));
+        let event = |block: &str| {
+            let (name, data) = block.split_once('\n').unwrap_or_else(|| panic!("{block}"));
+            let data: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+            assert_eq!(name.strip_prefix("event: ").unwrap(), data["type"], "{block}");
+            data
+        };
+        blocks.map(event).filter(|event| event["type"] != "ping").collect()
+    }
+
+    /// The objects of a body with one a line.
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        assert_eq!(
+            (self.status, self.header("content-type")),
+            (200, Some("application/x-ndjson")),
+            "{}",
+            self.text()
+        );
+        self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
