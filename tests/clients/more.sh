@@ -10,7 +10,7 @@ mkdir -p "$folder"
 cd "$folder"
 
 if [ "$moewe" = --install ]; then
-    python="litellm==1.110.2 langchain-openai==1.7.4 llm==0.36"
+    python="litellm==1.110.2 langchain-openai==1.7.4 llm==0.36 lm-eval[api]==0.4.13"
     node="ai@7.0.173 @ai-sdk/openai-compatible@3.0.92"
     [ "$(cat versions 2>/dev/null)" = "$python $node" ] && exit
     [ -x v/bin/python ] || python3 -m venv v
@@ -22,6 +22,9 @@ if [ "$moewe" = --install ]; then
     exit
 fi
 
+# With the cache that `moewe logits` has.
+arguments=(--cache-type f32)
 . "$here/serving.sh"
 v/bin/python "$here/more_python.py" "$address"
+v/bin/python "$here/lm_eval_python.py" "$address" "$moewe"
 node "$here/more_node.mjs" "$address"

@@ -23,6 +23,7 @@ if [ "$moewe" = --install ]; then
     exit
 fi
 
+arguments=()
 . "$here/serving.sh"
 for client in openai anthropic ollama; do
     v/bin/python "$here/${client}_python.py" "$address"
