@@ -7,22 +7,27 @@ mod api;
 mod ask;
 mod body;
 mod chat;
+mod experts;
 mod gate;
 mod interface;
 mod listen;
 mod messages;
 mod metrics;
 mod model;
+mod page;
 mod refusal;
 mod routes;
 mod scheduler;
+mod socket;
 mod tools;
 
 pub(crate) use api::ollama::Pulls;
-pub(crate) use listen::{Address, Server};
+pub(crate) use listen::Server;
 pub(crate) use model::Dialect;
 pub(crate) use scheduler::Limits;
+pub(crate) use socket::Address;
 
+use crate::pull::hex;
 use gate::Gate;
 use metrics::Metrics;
 use model::Model;
@@ -57,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) ollama_version: String,
     /// Where clients may pull models to, if they may.
     pub(crate) pulls: Option<Pulls>,
+    /// Whether browsers get a page.
+    pub(crate) page: bool,
 }
 
 impl Settings {

@@ -1,9 +1,9 @@
 //! Which path is answered by what, and what every answer has.
 
-use super::Shared;
 use super::api::{RequestId, anthropic, document, identifier, native, ollama, openai};
 use super::interface::Interface;
 use super::refusal::Refusal;
+use super::{Shared, experts, page};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -16,7 +16,8 @@ use std::sync::Arc;
 /// All routes.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     let own = Router::new()
-        .route("/", get(greet))
+        .merge(page::routes())
+        .route("/v1/moewe/experts", get(experts::watch))
         .route("/health", get(health))
         .route("/v1/health", get(health))
         .route("/metrics", get(metrics))
@@ -105,7 +106,7 @@ async fn guard(State(shared): State<Arc<Shared>>, mut request: Request, next: Ne
     add(headers, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     if let Some(origin) = origin {
         add(headers, header::ACCESS_CONTROL_ALLOW_ORIGIN, &origin);
-        add(headers, header::VARY, "origin");
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
         if method == Method::OPTIONS {
             add(headers, header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST");
             add(
@@ -125,10 +126,6 @@ fn add(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
-}
-
-async fn greet() -> &'static str {
-    "Möwe is running\n"
 }
 
 /// Whether it can be asked.

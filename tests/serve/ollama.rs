@@ -4,7 +4,7 @@
 #[path = "../support/hub.rs"]
 mod hub;
 
-use crate::serving::{Reply, Serving};
+use crate::serving::{Reply, Serving, command};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -247,8 +247,9 @@ fn pulls_that_are_allowed() {
     let bytes = fs::read("models/moewe-mini/moewe-mini.gguf").unwrap();
     let (folder, hub) = (tempfile::tempdir().unwrap(), hub::Hub::start(&[("tiny", &bytes)]));
     let digest = hub::sha256(&bytes);
-    let environment = [("MOEWE_MODELS", folder.path()), ("HOME", folder.path())];
-    let serving = Serving::start_with(&["--allow-pull"], &environment);
+    let mut command = command();
+    command.env("MOEWE_MODELS", folder.path()).env("HOME", folder.path());
+    let serving = Serving::by(command, &["--base", "--allow-pull"]);
     let name = format!("127.0.0.1:{}/library/tiny", hub.port());
     let lines = serving.post("/api/pull", &json!({ "model": name })).lines();
     let statuses: Vec<&str> = lines.iter().map(|line| line["status"].as_str().unwrap_or_default()).collect();

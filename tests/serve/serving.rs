@@ -3,7 +3,6 @@
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,27 +14,33 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Starts one on a free port and waits until it has loaded.
+    /// Starts one on a free port and waits until it has loaded. The model in the program, unless the first argument is
+    /// another, continues texts.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        Self::start_with(arguments, &[])
+        let names_one = arguments.first().is_some_and(|first| !first.starts_with('-'));
+        let base: &[&str] = if names_one { &[] } else { &["--base"] };
+        Self::by(command(), &[base, arguments].concat())
     }
 
-    /// The same, with these paths in its environment.
-    pub(crate) fn start_with(arguments: &[&str], environment: &[(&str, &Path)]) -> Self {
-        let serving = Self::begin(arguments, environment);
-        let start = Instant::now();
-        while serving.get("/health").status != 200 {
-            assert!(start.elapsed() < Duration::from_secs(60), "it never loaded");
-            thread::sleep(Duration::from_millis(10));
-        }
+    /// The same by a command of one's own.
+    pub(crate) fn by(command: Command, arguments: &[&str]) -> Self {
+        let serving = Self::begin(command, arguments);
+        serving.wait();
         serving
     }
 
+    /// Waits until it has loaded.
+    pub(crate) fn wait(&self) {
+        let start = Instant::now();
+        while self.get("/health").status != 200 {
+            assert!(start.elapsed() < Duration::from_secs(60), "it never loaded");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Starts one and waits until it listens.
-    fn begin(arguments: &[&str], environment: &[(&str, &Path)]) -> Self {
-        let mut command = command();
-        command.args(["--port", "0"]).args(arguments).envs(environment.iter().copied());
-        let mut child = command.spawn().unwrap();
+    pub(crate) fn begin(mut command: Command, arguments: &[&str]) -> Self {
+        let mut child = command.args(["--port", "0"]).args(arguments).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
         stderr.read_line(&mut first).unwrap();

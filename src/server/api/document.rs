@@ -71,6 +71,7 @@ requests! {
         native::tokens::detokenize,
         native::tokens::apply_template,
         native::tokens::tokenizer_info,
+        crate::server::experts::watch,
         crate::server::routes::health,
         crate::server::routes::metrics,
     )

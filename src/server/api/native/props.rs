@@ -1,6 +1,7 @@
 //! What is told of the server: its settings, and what each of its places does. Never a prompt, never a path.
 
 use crate::server::Shared;
+use crate::server::api::openai::models;
 use crate::server::refusal::Refusal;
 use axum::Json;
 use axum::extract::State;
@@ -16,21 +17,12 @@ pub(super) fn settings(sampling: &Sampling, limit: Option<usize>, stops: &[Strin
         let bias = if bias.is_finite() { json!(bias) } else { json!(*bias == f32::INFINITY) };
         json!([token, bias])
     };
-    json!({
-        "n_predict": limit.map_or(-1, |limit| limit as i64),
-        "seed": sampling.seed.map_or(-1, |seed| seed as i64),
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-        "min_p": sampling.min_p,
-        "typical_p": sampling.typical_p,
-        "repeat_penalty": sampling.repetition_penalty,
-        "repeat_last_n": sampling.repeat_window.map_or(-1, |window| window as i64),
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "logit_bias": sampling.logit_bias.iter().map(bias).collect::<Vec<_>>(),
-        "stop": stops,
-    })
+    let mut settings = models::sampling(sampling);
+    settings["n_predict"] = limit.map_or(-1, |limit| limit as i64).into();
+    settings["seed"] = sampling.seed.map_or(-1, |seed| seed as i64).into();
+    settings["logit_bias"] = sampling.logit_bias.iter().map(bias).collect();
+    settings["stop"] = stops.into();
+    settings
 }
 
 /// Settings and facts.
