@@ -195,7 +195,8 @@ fn in_full(value: &Value) -> String {
     value.as_str().map_or_else(|| to_json(value).to_string(), str::to_owned)
 }
 
-fn to_json(value: &Value) -> serde_json::Value {
+/// A fact of a file.
+pub(crate) fn to_json(value: &Value) -> serde_json::Value {
     match value {
         Value::U8(n) => json!(n),
         Value::I8(n) => json!(n),

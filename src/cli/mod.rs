@@ -39,6 +39,8 @@ mod text;
 mod tokenize;
 mod train;
 
+pub(crate) use inspect::{architecture, main_format, to_json};
+
 use anyhow::Result;
 use clap::{ArgMatches, Parser};
 use moewe_engine::Error;

@@ -201,7 +201,7 @@ fn parse(what: &str) -> Result<Remote> {
 }
 
 /// The folder that models are put into.
-fn folder_of_models() -> Result<PathBuf> {
+pub(super) fn folder_of_models() -> Result<PathBuf> {
     let first = folders::models().into_iter().next();
     first.context("no folder for models: name one in $MOEWE_MODELS, or say --to FOLDER")
 }

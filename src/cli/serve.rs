@@ -5,7 +5,8 @@ use super::options::ModelOptions;
 use super::output;
 use super::prompt::PromptOptions;
 use super::sampling::SamplingOptions;
-use crate::server::{Address, Limits, Server, Settings};
+use super::{folders, pull};
+use crate::server::{Address, Limits, Pulls, Server, Settings};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use moewe_engine::os::interrupt;
@@ -19,8 +20,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const SHORTEST_KEY: usize = 16;
+const USUAL_PORT: u16 = 8080;
+const OLLAMA_PORT: u16 = 11434;
 
-/// Serve a model over HTTP to many conversations at once, for clients of OpenAI's interface.
+/// Serve a model over HTTP to many conversations at once, for clients of OpenAI, Anthropic, Ollama and llama-server.
 #[derive(Parser)]
 #[command(name = "serve")]
 pub(super) struct Serve {
@@ -36,9 +39,18 @@ pub(super) struct Serve {
     /// Address to listen on, or a path with a slash for a Unix socket; others than this machine's own want a key
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1", help_heading = "Serving")]
     host: String,
-    /// Port to listen on; 0 takes any that is free, which is printed
-    #[arg(long, value_name = "N", default_value_t = 8080, help_heading = "Serving")]
-    port: u16,
+    /// Port to listen on; 0 takes any that is free, which is printed [default: 8080]
+    #[arg(long, value_name = "N", help_heading = "Serving")]
+    port: Option<u16>,
+    /// Listen where Ollama's clients look, on port 11434
+    #[arg(long, conflicts_with = "port", help_heading = "Serving")]
+    ollama: bool,
+    /// The version that Ollama's clients are told, by which some decide what to ask for
+    #[arg(long, value_name = "VERSION", default_value = "0.14.0", help_heading = "Serving")]
+    ollama_version: String,
+    /// Let clients pull models onto this machine, by /api/pull
+    #[arg(long, help_heading = "Serving")]
+    allow_pull: bool,
     /// Conversations that are computed at once
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Serving")]
     parallel: u16,
@@ -109,9 +121,11 @@ impl Command for Serve {
             bail!("--prefill-share is from 0 to 1");
         }
         let place = self.model.place()?;
-        let address = Address { host: self.host.clone(), port: self.port, insecure: self.insecure };
+        let port = self.port.unwrap_or(if self.ollama { OLLAMA_PORT } else { USUAL_PORT });
+        let address = Address { host: self.host.clone(), port, insecure: self.insecure };
+        let settings = Settings { pulls: self.pulls()?, ..self.settings(keys) };
         let listener = interrupt::listen_to_all();
-        let server = Server::start(&address, self.settings(keys))?;
+        let server = Server::start(&address, settings)?;
         output::note(format!("listening on {}", server.name()));
         let options = Options { sequences: Some(self.parallel.into()), ..self.model.options()? };
         let engine = self.model.open_to_talk(&place, options, self.base)?;
@@ -143,8 +157,16 @@ impl Serve {
             origins: self.allow_origin.clone(),
             hosts: self.allow_host.clone(),
             metrics_are_open: self.metrics_without_key,
+            ollama_version: self.ollama_version.clone(),
+            pulls: None,
             page: !self.no_page,
         }
+    }
+
+    /// Where clients may pull models to.
+    fn pulls(&self) -> Result<Option<Pulls>> {
+        let pulls = || Ok(Pulls::new(pull::folder_of_models()?, folders::others()));
+        self.allow_pull.then(pulls).transpose()
     }
 
     /// What clients have to show; nothing where nobody asked for keys.

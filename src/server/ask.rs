@@ -3,7 +3,7 @@
 use super::Shared;
 use super::model::Model;
 use super::refusal::Refusal;
-use super::scheduler::{Event, Failure, Request};
+use super::scheduler::{Event, Failure, Request, Usage};
 use moewe_engine::dialogue::{Dialogue, StopScanner};
 use moewe_engine::sampler::Sampling;
 use std::time::{Duration, Instant};
@@ -28,6 +28,8 @@ pub(super) struct Ask {
     pub(super) odds: Option<usize>,
     pub(super) scores: bool,
     pub(super) reuses: bool,
+    /// Whether it is told how far the prompts have been read.
+    pub(super) progress: bool,
 }
 
 /// The events of all its answers, which are numbered by prompts first. Whoever drops it cancels them.
@@ -92,6 +94,7 @@ impl Ask {
                 odds: self.odds,
                 scores: self.scores,
                 reuses: self.reuses,
+                progress: self.progress,
                 deadline: settings.queue_timeout.map(|time| Instant::now() + time),
                 index,
                 events: events.clone(),
@@ -110,7 +113,7 @@ impl Answers {
         let until = self.deadline.map_or(silence, |deadline| deadline.min(silence));
         loop {
             match timeout_at(until, self.events.recv()).await {
-                Ok(Some((_, Event::Begun))) => {}
+                Ok(Some((_, Event::Begun { .. }))) => {}
                 Ok(Some((index, event))) => return Heard::Event(index, event),
                 Ok(None) => return Heard::End,
                 Err(_) if self.deadline == Some(until) => {
@@ -122,15 +125,17 @@ impl Answers {
         }
     }
 
-    /// Waits until the first answer has a place: what is wrong by then still has a status of its own.
-    pub(super) async fn begun(&mut self) -> Result<(), Refusal> {
+    /// Waits until the first answer has a place, and counts its prompt's tokens. What is wrong by then
+    /// still has a status of its own.
+    pub(super) async fn begun(&mut self) -> Result<Usage, Refusal> {
         let first = match self.deadline {
             Some(deadline) => timeout_at(deadline, self.events.recv()).await,
             None => Ok(self.events.recv().await),
         };
         match first {
             Ok(Some((_, Event::Failed(failure)))) => Err(failure.into()),
-            Ok(Some(_)) => Ok(()), // the first event is that it has begun
+            Ok(Some((_, Event::Begun { usage }))) => Ok(usage),
+            Ok(Some(_)) => Ok(Usage::default()), // the first event is that it has begun
             Ok(None) => Err(Failure::Closing.into()),
             Err(_) => Err(Failure::Slow.into()),
         }

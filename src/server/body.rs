@@ -1,6 +1,7 @@
 //! Bodies of requests: JSON of a bounded size, whose first wrong field is named by its path.
 
 use super::Shared;
+use super::interface::Interface;
 use super::refusal::Refusal;
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, Request};
@@ -17,7 +18,8 @@ impl FromRequest<Arc<Shared>> for Body {
 
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Refusal> {
         let most = shared.settings.max_body;
-        check(request.headers(), most)?;
+        let interface = Interface::of(request.uri().path(), request.headers());
+        check(request.headers(), most, interface)?;
         let bytes = to_bytes(request.into_body(), most).await.map_err(|error| {
             let mut causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
             match causes.any(|cause| cause.to_string().contains("length limit exceeded")) {
@@ -29,12 +31,18 @@ impl FromRequest<Arc<Shared>> for Body {
     }
 }
 
-/// Sites may post forms and plain text to other sites unasked, but not JSON.
-fn check(headers: &HeaderMap, most: usize) -> Result<(), Refusal> {
+/// Sites may post forms and plain text to other sites unasked, but not JSON. Ollama's users post with curl and no header
+/// of their own, which is a form by its name; of a page it has an origin.
+fn check(headers: &HeaderMap, most: usize, interface: Interface) -> Result<(), Refusal> {
     let value = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let kind = value(header::CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default();
     let is_plain = matches!(value(header::CONTENT_ENCODING), None | Some("identity"));
-    if !kind.trim().eq_ignore_ascii_case("application/json") || !is_plain {
+    let kind = kind.trim().to_ascii_lowercase();
+    let is_page = headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
+    let is_shell = interface == Interface::Ollama
+        && !is_page
+        && matches!(kind.as_str(), "" | "application/x-www-form-urlencoded");
+    if !(kind == "application/json" || is_shell) || !is_plain {
         return Err(Refusal::content_type());
     }
     match value(header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok()) {

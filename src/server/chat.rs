@@ -27,6 +27,8 @@ pub(super) struct Chat {
     /// How many of the likeliest tokens are told beside each token, if any.
     pub(super) odds: Option<usize>,
     pub(super) reuses: bool,
+    /// Whether it is told how far the prompt has been read.
+    pub(super) progress: bool,
 }
 
 impl Chat {
@@ -35,27 +37,39 @@ impl Chat {
     /// # Errors
     /// What the template says, prompts that are too long, and a full queue.
     pub(super) async fn submit(self, shared: &Shared, model: &Arc<Model>) -> Result<Answers, Refusal> {
-        self.tools.check()?;
-        let (writer, messages, variables) = (model.clone(), self.messages, self.variables);
-        let (text, tokens) = aside(move || prompt(&writer, &messages, &variables)).await?;
+        let (sampling, limit, count, odds) = (self.sampling.clone(), self.limit, self.count, self.odds);
+        let (reuses, progress) = (self.reuses, self.progress);
+        let stops = model.dialect.stops.iter().chain(&self.stops).cloned().collect();
+        let (text, tokens) = self.prompt(model).await?;
         let ask = Ask {
             prompts: vec![tokens],
-            count: self.count,
-            sampling: self.sampling,
-            limit: self.limit,
+            count,
+            sampling,
+            limit,
             dialogue: model.dialect.dialogue.clone(),
-            stops: model.dialect.stops.iter().cloned().chain(self.stops).collect(),
+            stops,
             text,
-            odds: self.odds,
+            odds,
             scores: false,
-            reuses: self.reuses,
+            reuses,
+            progress,
         };
         ask.submit(shared, model)
+    }
+
+    /// Its prompt as text and as tokens.
+    ///
+    /// # Errors
+    /// What the template says.
+    pub(super) async fn prompt(self, model: &Arc<Model>) -> Result<(String, Vec<u32>), Refusal> {
+        self.tools.check()?;
+        let (writer, messages, variables) = (model.clone(), self.messages, self.variables);
+        aside(move || prompt(&writer, &messages, &variables)).await
     }
 }
 
 /// The prompt as text and as tokens.
-pub(super) fn prompt(
+fn prompt(
     model: &Model,
     messages: &Messages,
     variables: &Map<String, Value>,

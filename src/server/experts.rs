@@ -23,6 +23,10 @@ const PAUSE: Duration = Duration::from_millis(250);
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// Events with what was counted since the one before; nothing while nothing is computed.
+#[utoipa::path(get, path = "/v1/moewe/experts", responses(
+    (status = 200, description = "text/event-stream", body = Value),
+    (status = 501, description = "The model has no experts", body = Value),
+))]
 pub(super) async fn watch(State(shared): State<Arc<Shared>>) -> Result<Response, Refusal> {
     let model = shared.model()?.clone();
     let start = model.engine.expert_statistics();

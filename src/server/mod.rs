@@ -9,6 +9,7 @@ mod body;
 mod chat;
 mod experts;
 mod gate;
+mod interface;
 mod listen;
 mod messages;
 mod metrics;
@@ -20,6 +21,7 @@ mod scheduler;
 mod socket;
 mod tools;
 
+pub(crate) use api::ollama::Pulls;
 pub(crate) use listen::Server;
 pub(crate) use model::Dialect;
 pub(crate) use scheduler::Limits;
@@ -56,6 +58,10 @@ pub(crate) struct Settings {
     pub(crate) origins: Vec<String>,
     pub(crate) hosts: Vec<String>,
     pub(crate) metrics_are_open: bool,
+    /// What is said where Ollama's clients ask for a version.
+    pub(crate) ollama_version: String,
+    /// Where clients may pull models to, if they may.
+    pub(crate) pulls: Option<Pulls>,
     /// Whether browsers get a page.
     pub(crate) page: bool,
 }

@@ -35,6 +35,8 @@ pub(super) struct Model {
     /// Seconds since 1970, of the file's latest change.
     pub(super) created: u64,
     pub(super) fingerprint: String,
+    /// Of what distinguishes this file, as 64 hexadecimal digits.
+    pub(super) digest: String,
     pub(super) dialect: Dialect,
     /// Where a request says nothing else.
     pub(super) sampling: Sampling,
@@ -65,6 +67,7 @@ impl Model {
             aliases: aliases.into_iter().skip(1).chain([own]).filter(|alias| *alias != name).collect(),
             created: since.map_or(0, |since| since.as_secs()),
             fingerprint: format!("b{}-{}", env!("CARGO_PKG_VERSION"), hex(&hash.as_ref()[..4])),
+            digest: hex(hash.as_ref()),
             ends: (0..engine.config().vocab_size as u32).filter(|&token| engine.is_end(token)).collect(),
             engine,
             scheduler,
@@ -78,8 +81,13 @@ impl Model {
         self.engine.tokenizer().expect("there is one: it was asked for at the start")
     }
 
-    /// Whether a request may call it so.
+    pub(super) fn parameters(&self) -> u64 {
+        self.engine.gguf().tensors().iter().map(|tensor| tensor.elements()).sum()
+    }
+
+    /// Whether a request may call it so; Ollama's clients add a tag.
     pub(super) fn is_called(&self, name: &str) -> bool {
+        let name = name.strip_suffix(":latest").unwrap_or(name);
         name.is_empty() || name == self.name || self.aliases.iter().any(|alias| alias == name)
     }
 }

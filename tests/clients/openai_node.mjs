@@ -3,32 +3,14 @@
 // Each check asks twice, once through the package and once as plain JSON, and compares texts, usage and endings.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import path from "node:path";
+import { base, freed, load, raw, run, version } from "./node.mjs";
 
-// The package lies where it was installed, not beside this file.
-const require = createRequire(path.join(process.cwd(), "package.json"));
-const OpenAI = require("openai").default;
-
-const base = process.argv[2];
+const OpenAI = load("openai").default;
 const client = new OpenAI({ baseURL: `${base}/v1`, apiKey: "none", maxRetries: 0 });
 const messages = [{ role: "user", content: "Wer fliegt über das Meer?" }];
 const greedy = { model: "any", temperature: 0, max_tokens: 12 };
 
-async function raw(route, body) {
-  const headers = { "content-type": "application/json" };
-  const answer = await fetch(`${base}${route}`, { method: "POST", headers, body: JSON.stringify(body) });
-  assert.equal(answer.status, 200);
-  return answer.json();
-}
-
-async function metric(name) {
-  const text = await (await fetch(`${base}/metrics`)).text();
-  return Number(text.split("\n").find((line) => line.startsWith(`${name} `))?.split(" ")[1] ?? 0);
-}
-
-const checks = {
+await run(`openai ${version("openai")}`, {
   async chat() {
     const plain = await raw("/v1/chat/completions", { ...greedy, messages });
     const answer = await client.chat.completions.create({ ...greedy, messages });
@@ -68,6 +50,16 @@ const checks = {
     assert.equal(list.length, 1);
     assert.equal((await client.models.retrieve(list[0])).id, list[0]);
   },
+  async responses() {
+    const request = { model: "any", input: "Wer fliegt über das Meer?", temperature: 0, max_output_tokens: 12 };
+    const plain = await raw("/v1/responses", request);
+    const answer = await client.responses.create(request);
+    assert.equal(answer.output_text, plain.output[0].content[0].text);
+    assert.deepEqual(answer.usage.output_tokens, plain.usage.output_tokens);
+    const final = await client.responses.stream(request).finalResponse();
+    assert.equal(final.output_text, answer.output_text);
+    assert.equal(final.status, "incomplete");
+  },
   async errors() {
     await assert.rejects(client.chat.completions.create({ ...greedy, messages: [] }), OpenAI.BadRequestError);
     await assert.rejects(client.models.retrieve("nobody"), OpenAI.NotFoundError);
@@ -78,20 +70,6 @@ const checks = {
     const stream = await client.chat.completions.create(request, { signal: stop.signal });
     for await (const chunk of stream) if (chunk.choices[0].delta.content) break;
     stop.abort();
-    for (let left = 500; (await metric("moewe_requests_processing")) > 0; left -= 1) {
-      assert.ok(left > 0, "it is still computed");
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
+    await freed();
   },
-};
-
-for (const [name, check] of Object.entries(checks)) {
-  try {
-    await check();
-  } catch (error) {
-    error.message = `${name}: ${error.message}`;
-    throw error;
-  }
-}
-const { version } = JSON.parse(readFileSync(path.join(process.cwd(), "node_modules/openai/package.json")));
-console.log(`openai ${version} for JavaScript: ${Object.keys(checks).length} checks`);
+});

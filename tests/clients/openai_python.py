@@ -134,6 +134,42 @@ def completions_echo():
             assert top[token] == chosen
 
 
+RESPONSE = {"model": "any", "input": "Wer fliegt über das Meer?", "temperature": 0, "max_output_tokens": 12}
+
+
+def check_response(response, plain):
+    assert response.output_text == plain["output"][0]["content"][0]["text"] != ""
+    assert response.status == plain["status"] == "incomplete"
+    assert response.incomplete_details.reason == "max_output_tokens"
+    for name in ("input_tokens", "output_tokens", "total_tokens"):
+        assert getattr(response.usage, name) == plain["usage"][name]
+
+
+def responses():
+    plain = raw("/v1/responses", RESPONSE)
+    check_response(client.responses.create(**RESPONSE), plain)
+    chat = raw("/v1/chat/completions", {"messages": [{"role": "user", "content": RESPONSE["input"]}], **GREEDY})
+    assert plain["output"][0]["content"][0]["text"] == chat["choices"][0]["message"]["content"]
+    counted = client.responses.input_tokens.count(model="any", input=RESPONSE["input"])
+    assert counted.input_tokens == plain["usage"]["input_tokens"]
+
+
+def responses_stream():
+    plain = raw("/v1/responses", RESPONSE)
+    events = list(client.responses.create(stream=True, **RESPONSE))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == (
+        plain["output"][0]["content"][0]["text"]
+    )
+    assert events[0].type == "response.created" and events[-1].type == "response.incomplete"
+    check_response(events[-1].response, plain)
+    # The helper knows no end but a complete one.
+    text = plain["output"][0]["content"][0]["text"]
+    with client.responses.stream(extra_body={"stop": [text[4:7]]}, **RESPONSE) as stream:
+        final = stream.get_final_response()
+    assert final.output_text == text[: text.index(text[4:7])] and final.status == "completed"
+
+
 def models():
     (model,) = client.models.list().data
     assert client.models.retrieve(model.id).owned_by == "moewe" and model.created > 0
@@ -149,7 +185,7 @@ def errors():
         ),
         (openai.BadRequestError, 400, lambda: client.completions.create(model="any", prompt=[500] * 5000)),
         (openai.NotFoundError, 404, lambda: client.models.retrieve("nobody")),
-        (openai.NotFoundError, 404, lambda: client.embeddings.create(model="any", input="a")),
+        (openai.InternalServerError, 501, lambda: client.embeddings.create(model="any", input="a")),
     ]:
         try:
             ask()
@@ -181,7 +217,7 @@ def metrics():
 
 checks = [
     chat, chat_stream, chat_stream_helper, chat_choices, chat_logprobs, chat_stop_and_prefill, chat_parts,
-    completions, completions_echo, models, errors, cancel, metrics,
+    completions, completions_echo, responses, responses_stream, models, errors, cancel, metrics,
 ]
 for check in checks:
     check()

@@ -10,20 +10,22 @@ mkdir -p "$folder"
 cd "$folder"
 
 if [ "$moewe" = --install ]; then
-    v/bin/python -c 'import openai, prometheus_client' 2>/dev/null ||
-        { python3 -m venv v && v/bin/python -m pip install --quiet openai prometheus-client; }
-    [ -d node_modules/openai ] || npm install --silent --no-fund --no-audit openai
+    python="openai==3.57.0 anthropic==2.14.0 ollama==0.6.3 prometheus-client==0.26.0"
+    node="openai@7.59.0 @anthropic-ai/sdk@1.14.0 ollama@0.6.4"
+    # What is there in these versions is not fetched again.
+    [ "$(cat versions 2>/dev/null)" = "$python $node" ] && exit
+    [ -x v/bin/python ] || python3 -m venv v
+    # shellcheck disable=SC2086 # they are several
+    v/bin/python -m pip install --quiet $python
+    # shellcheck disable=SC2086
+    npm install --silent --no-fund --no-audit --ignore-scripts $node
+    echo "$python $node" >versions
     exit
 fi
 
-said=$(mktemp)
-"$moewe" serve --port 0 --chat-template chatml --exact 2>"$said" &
-server=$!
-trap 'kill "$server" 2>/dev/null; rm -f "$said"' EXIT
-until address=$(sed -n 's/^listening on //p' "$said") && [ -n "$address" ] && v/bin/python -c "
-import urllib.request; urllib.request.urlopen('$address/health')" 2>/dev/null; do
-    kill -0 "$server" || { cat "$said"; exit 1; }
-    sleep 0.1
+arguments=()
+. "$here/serving.sh"
+for client in openai anthropic ollama; do
+    v/bin/python "$here/${client}_python.py" "$address"
+    node "$here/${client}_node.mjs" "$address"
 done
-v/bin/python "$here/openai_python.py" "$address"
-node "$here/openai_node.mjs" "$address"

@@ -181,4 +181,34 @@ impl Reply {
             .map(|event| if event == "[DONE]" { Value::Null } else { serde_json::from_str(event).unwrap() })
             .collect()
     }
+
+    /// The events of a stream that are called by their `type`, pings left out.
+    pub(crate) fn named_events(&self) -> Vec<Value> {
+        assert_eq!(
+            (self.status, self.header("content-type")),
+            (200, Some("text/event-stream")),
+            "{}",
+            self.text()
+        );
+        let text = self.text();
+        let blocks = text.split_terminator("\n\n").filter(|block| !block.starts_with(':'));
+        let event = |block: &str| {
+            let (name, data) = block.split_once('\n').unwrap_or_else(|| panic!("{block}"));
+            let data: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+            assert_eq!(name.strip_prefix("event: ").unwrap(), data["type"], "{block}");
+            data
+        };
+        blocks.map(event).filter(|event| event["type"] != "ping").collect()
+    }
+
+    /// The objects of a body with one a line.
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        assert_eq!(
+            (self.status, self.header("content-type")),
+            (200, Some("application/x-ndjson")),
+            "{}",
+            self.text()
+        );
+        self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
 }

@@ -16,7 +16,6 @@ use super::stand_ins::{StandIns, Undone, guards};
 use crate::gguf::Metadata;
 use crate::os::clock;
 use crate::{Error, Result};
-use date::date;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{AutoEscape, Environment, ErrorKind};
@@ -28,6 +27,7 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 pub use built_in::{BUILT_IN, built_in};
+pub use date::date;
 pub use message::Message;
 pub use rendered::Rendered;
 

@@ -37,7 +37,7 @@ use stand_ins::StandIns;
 use std::borrow::Cow;
 use vocabulary::{Texts, Vocabulary};
 
-pub use chat_template::{BUILT_IN, ChatTemplate, Message, Rendered, built_in};
+pub use chat_template::{BUILT_IN, ChatTemplate, Message, Rendered, built_in, date};
 pub(crate) use ends::of_metadata as ends_of_metadata;
 pub use normalizer::{Normalizer, STEPS as NORMALIZER_STEPS, SpacePrefix};
 pub use spec::{SpecialIds, VocabularySpec};

@@ -27,6 +27,8 @@ pub(crate) struct Request {
     pub(crate) scores: bool,
     /// Whether beginnings are shared with others, and this one's kept.
     pub(crate) reuses: bool,
+    /// Whether it is told how far the prompt has been read.
+    pub(crate) progress: bool,
     /// When it has waited for too long.
     pub(crate) deadline: Option<Instant>,
     /// Which of its client's answers it is.
@@ -40,14 +42,16 @@ pub(crate) struct Request {
 /// What a request becomes.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// It has a place.
-    Begun,
+    /// It has a place; the prompt's tokens are counted, and those that are known.
+    Begun { usage: Usage },
+    /// So many of the prompt's tokens have been read.
+    Read { read: usize, usage: Usage },
     /// The odds of some of the prompt's tokens, from the second one on.
     Scored(Vec<TokenOdds>),
-    /// A token, and the text that it completes.
-    Token { pieces: Vec<Piece>, odds: Option<TokenOdds> },
-    /// The end, after this text.
-    Ended { ending: Ending, pieces: Vec<Piece>, usage: Usage },
+    /// A token, the text that it completes, and what the answer took so far.
+    Token { token: u32, pieces: Vec<Piece>, odds: Option<TokenOdds>, usage: Usage },
+    /// The end, after this text, because of the stop string if there was one.
+    Ended { ending: Ending, stop: Option<String>, pieces: Vec<Piece>, usage: Usage },
     /// No answer, or no more of it.
     Failed(Failure),
 }
@@ -86,10 +90,12 @@ pub(super) struct Conversation {
     generation: Generation,
     sampler: Option<Sampler>, // made when it begins
     sampling: Sampling,
+    limit: Option<usize>,
     vocabulary: usize,
     odds: Option<usize>,
     scored: Option<usize>, // tokens of the prompt whose odds were told, where they are wanted
     reuses: bool,
+    progress: bool,
     deadline: Option<Instant>,
     sequence: usize,
     usage: Usage,
@@ -107,7 +113,7 @@ pub(super) struct Conversation {
 impl Conversation {
     pub(super) fn new(engine: &Engine, id: u64, request: Request) -> Self {
         let Request { prompt, sampling, limit, reader, odds, scores, reuses, .. } = request;
-        let Request { deadline, index, events, permit, .. } = request;
+        let Request { progress, deadline, index, events, permit, .. } = request;
         Self {
             id,
             index,
@@ -115,10 +121,12 @@ impl Conversation {
             generation: Generation::new(engine, &prompt, limit, reader),
             sampler: None,
             sampling,
+            limit,
             vocabulary: engine.config().vocab_size,
             odds,
             scored: scores.then_some(1),
             reuses: reuses && !scores,
+            progress,
             deadline,
             sequence: 0,
             usage: Usage { prompt_tokens: prompt.len(), ..Usage::default() },
@@ -141,6 +149,14 @@ impl Conversation {
     /// Tokens of the prompt and the answer so far.
     pub(super) fn tokens(&self) -> &[u32] {
         self.generation.all()
+    }
+
+    pub(super) fn limit(&self) -> Option<usize> {
+        self.limit
+    }
+
+    pub(super) fn sampling(&self) -> &Sampling {
+        &self.sampling
     }
 
     pub(super) fn reuses(&self) -> bool {
@@ -193,7 +209,8 @@ impl Conversation {
         if !self.has_place {
             self.usage.waited = self.since.elapsed();
             (self.has_place, self.since, self.usage.cached_tokens) = (true, Instant::now(), held);
-            self.send(Event::Begun);
+            self.send(Event::Begun { usage: self.usage });
+            self.has_read(held);
             if !self.scores() {
                 self.end_if_full();
             }
@@ -204,6 +221,14 @@ impl Conversation {
     pub(super) fn find(&mut self, known: usize) {
         if !self.was_moved {
             self.usage.cached_tokens += known;
+        }
+    }
+
+    /// The first so many tokens of its prompt are held now.
+    pub(super) fn has_read(&mut self, held: usize) {
+        if self.progress && !self.was_moved && held <= self.usage.prompt_tokens {
+            let usage = Usage { prompt: self.since.elapsed(), ..self.usage };
+            self.send(Event::Read { read: held, usage });
         }
     }
 
@@ -285,7 +310,8 @@ impl Conversation {
         let odds = self.odds.map(|top| TokenOdds::new(batch.logits(row), token, top));
         self.usage.completion_tokens += 1;
         // The token that brings a stop string has odds, too.
-        self.send(Event::Token { pieces, odds });
+        self.usage.answer = self.since.elapsed();
+        self.send(Event::Token { token, pieces, odds, usage: self.usage });
         if let Some(ending) = ending.or_else(|| self.generation.end_if_full()) {
             self.end(ending);
         }
@@ -303,7 +329,8 @@ impl Conversation {
         self.usage.answer = self.since.elapsed();
         self.has_ended = true;
         let pieces = self.generation.flush();
-        self.send(Event::Ended { ending, pieces, usage: self.usage });
+        let stop = self.generation.stop().map(str::to_owned);
+        self.send(Event::Ended { ending, stop, pieces, usage: self.usage });
     }
 
     /// Says that there is no answer, or no more of it.

@@ -2,8 +2,10 @@
 //!
 //! Turns alternate: one step with a row of every answer that goes on, then a piece of one prompt, so that nobody waits
 //! for longer than a piece takes. Rows of answers are steps of their own: they have the bits that they have alone.
-//! `conversation.rs` is one of them, `turns.rs` the thread's work, `prefixes.rs` what is kept of those that ended.
+//! `conversation.rs` is one of them, `turns.rs` the thread's work, `prefixes.rs` what is kept of those that ended, `board.rs`
+//! what is shown of it.
 
+mod board;
 mod conversation;
 mod odds;
 mod prefixes;
@@ -11,10 +13,12 @@ mod prefixes;
 mod tests;
 mod turns;
 
+pub(crate) use board::Slot;
 pub(crate) use conversation::{Event, Failure, Request, Usage};
 pub(crate) use odds::TokenOdds;
 
 use super::metrics::Metrics;
+use board::Board;
 use moewe_engine::session::Engine;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -50,6 +54,7 @@ enum Message {
 #[derive(Clone)]
 pub(crate) struct Scheduler {
     messages: Sender<Message>,
+    board: Arc<Board>,
 }
 
 impl Scheduler {
@@ -64,18 +69,25 @@ impl Scheduler {
     ) -> anyhow::Result<(Self, JoinHandle<()>)> {
         engine.batch(1)?;
         let (messages, receiver) = channel();
-        let run = move || match Turns::new(&engine, limits, receiver, &metrics) {
+        let board = Arc::new(Board::new(limits.parallel));
+        let of_thread = board.clone();
+        let run = move || match Turns::new(&engine, limits, receiver, &metrics, &of_thread) {
             Ok(turns) => turns.run(),
             Err(error) => tracing::error!("{error}"),
         };
         let thread = Builder::new().name("moewe-scheduler".into()).spawn(run)?;
-        Ok((Self { messages }, thread))
+        Ok((Self { messages, board }, thread))
     }
 
     /// Hands over a request; its channel hears all that follows.
     pub(crate) fn submit(&self, request: Request) {
         // Where the thread is gone the request is dropped, and with it its channel.
         let _ = self.messages.send(Message::New(Box::new(request)));
+    }
+
+    /// What each place does.
+    pub(crate) fn slots(&self) -> Vec<Slot> {
+        self.board.slots()
     }
 
     /// Ends the thread, and with it all requests.

@@ -64,6 +64,7 @@ impl Running {
             odds: None,
             scores: false,
             reuses: true,
+            progress: false,
             deadline: None,
             index: 0,
             events,
@@ -103,9 +104,9 @@ fn answer(mut events: Receiver<(usize, Event)>) -> (String, Ending, Usage) {
     let mut all = String::new();
     loop {
         match events.blocking_recv().unwrap().1 {
-            Event::Begun | Event::Scored(_) => {}
+            Event::Begun { .. } | Event::Read { .. } | Event::Scored(_) => {}
             Event::Token { pieces, .. } => all.push_str(&text(&pieces)),
-            Event::Ended { ending, pieces, usage } => return (all + &text(&pieces), ending, usage),
+            Event::Ended { ending, pieces, usage, .. } => return (all + &text(&pieces), ending, usage),
             Event::Failed(failure) => panic!("{failure:?}"),
         }
     }

@@ -1,5 +1,6 @@
 //! What the thread does in turn: listens, lets in, answers, reads on, and lets go.
 
+use super::board::Board;
 use super::conversation::{Conversation, Failure};
 use super::prefixes::Prefixes;
 use super::{Limits, Message, Metrics};
@@ -36,6 +37,7 @@ pub(super) struct Turns<'e> {
     limits: Limits,
     messages: Receiver<Message>,
     metrics: &'e Metrics,
+    board: &'e Board,
     arrived: u64,
     waiting: VecDeque<Conversation>,
     running: Vec<Conversation>,
@@ -52,12 +54,14 @@ impl<'e> Turns<'e> {
         limits: Limits,
         messages: Receiver<Message>,
         metrics: &'e Metrics,
+        board: &'e Board,
     ) -> Result<Self> {
         Ok(Self {
             batch: engine.batch(limits.parallel)?,
             limits,
             messages,
             metrics,
+            board,
             arrived: 0,
             waiting: VecDeque::new(),
             running: vec![],
@@ -100,7 +104,8 @@ impl<'e> Turns<'e> {
         }
     }
 
-    fn tell_metrics(&self) {
+    fn show(&self) {
+        self.board.show(&self.running);
         let (pool, metrics) = (self.batch.engine().pool(), self.metrics);
         metrics.processing.set(self.running.len() as i64);
         metrics.deferred.set(self.waiting.len() as i64);
@@ -109,7 +114,7 @@ impl<'e> Turns<'e> {
 
     /// Takes what has come; sleeps where there is nothing to compute. `false` at the end.
     fn listen(&mut self) -> bool {
-        self.tell_metrics();
+        self.show();
         let is_idle = self.waiting.is_empty() && self.running.is_empty();
         let can_compute = self.running.iter().any(|conversation| !conversation.is_full());
         let first = if is_idle {
@@ -368,6 +373,7 @@ impl<'e> Turns<'e> {
             return self.give_up(&rows, &error);
         }
         let conversation = &mut self.running[at];
+        conversation.has_read(held + count);
         if scores {
             conversation.score(&mut self.batch, held, count);
         }

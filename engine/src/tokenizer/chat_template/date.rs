@@ -121,7 +121,7 @@ impl Moment {
 }
 
 /// `strftime` of the moment `seconds` after 1970 on the wall clock; directives that are not known stay as they are.
-pub(super) fn date(format: &str, seconds: i64) -> String {
+pub fn date(format: &str, seconds: i64) -> String {
     Moment::new(seconds).text(format)
 }
 

@@ -1,26 +1,28 @@
 //! `POST /v1/chat/completions`: conversations, whose answers are told apart from the thoughts before them.
 
-use super::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
-use super::document::ChatRequest;
-use super::stream::{Tell, tell};
 use super::{Frame, finish_reason, logprobs};
+use crate::server::api::answer::{Answer, Call, News, Part};
+use crate::server::api::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
+use crate::server::api::document::ChatRequest;
+use crate::server::api::tell::{OPENAI, Tell, tell};
+use crate::server::api::usage::{progress, timings};
 use crate::server::body::{Body, within};
 use crate::server::messages::{Messages, variables};
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
-use crate::server::scheduler::Event;
+use crate::server::scheduler::{Event, TokenOdds, Usage};
 use crate::server::tools::{Choice as ToolChoice, Tools};
 use crate::server::{Shared, chat as conversation};
+use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use moewe_engine::dialogue::Piece;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
 #[derive(Deserialize, ToSchema)]
-pub(super) struct Chat {
+pub(in crate::server::api) struct Chat {
     /// Turns with `role` and `content`.
     #[schema(value_type = Vec<Value>)]
     messages: Option<Value>,
@@ -48,6 +50,12 @@ pub(super) struct Chat {
     /// Variables of the template.
     #[schema(value_type = Option<Value>)]
     chat_template_kwargs: Option<Map<String, Value>>,
+    /// How far the prompt has been read, in events of a stream.
+    return_progress: Option<bool>,
+    /// `timings` in every event of a stream.
+    timings_per_token: Option<bool>,
+    /// The answer's token ids beside it.
+    return_tokens: Option<bool>,
     /// Only `["text"]` is supported.
     modalities: Option<Value>,
     /// Not supported.
@@ -106,6 +114,35 @@ impl Chat {
     }
 }
 
+impl Chat {
+    /// The conversation that it means.
+    pub(in crate::server::api) fn read(
+        self,
+        choosing: &Choosing,
+        shared: &Shared,
+        model: &Model,
+    ) -> Result<conversation::Chat, Refusal> {
+        self.refuse_what_we_have_not()?;
+        let count = choosing.count(shared.settings.limits.parallel)?;
+        let (sampling, stops, odds) = (choosing.sampling(model)?, choosing.stops()?, self.odds()?);
+        let variables = variables(model, self.reasoning_effort.as_ref(), self.chat_template_kwargs.as_ref())?;
+        let tools = self.tools()?;
+        let limits = [choosing.max_tokens, self.max_completion_tokens];
+        Ok(conversation::Chat {
+            messages: Messages::read(self.messages, self.continue_final_message.unwrap_or(true))?,
+            tools,
+            variables,
+            sampling,
+            stops,
+            limit: limits.into_iter().flatten().min().map(|limit| limit as usize),
+            count,
+            odds,
+            reuses: choosing.reuses(),
+            progress: choosing.streams() && self.return_progress == Some(true),
+        })
+    }
+}
+
 /// Answers in a conversation.
 #[utoipa::path(post, path = "/v1/chat/completions", request_body = ChatRequest, responses(
     (status = 200, description = "The answer; with `stream` as text/event-stream", body = Value),
@@ -119,34 +156,34 @@ pub(in crate::server) async fn chat(
     let model = shared.model()?.clone();
     let (choosing, own): (Choosing, Chat) = (body.read()?, body.read()?);
     choosing.is_for(&model, shared.settings.strict_model)?;
-    own.refuse_what_we_have_not()?;
-    let count = choosing.count(shared.settings.limits.parallel)?;
-    let (sampling, stops, odds) = (choosing.sampling(&model)?, choosing.stops()?, own.odds()?);
-    let variables = variables(&model, own.reasoning_effort.as_ref(), own.chat_template_kwargs.as_ref())?;
-    let tools = own.tools()?;
-    let messages = Messages::read(own.messages, own.continue_final_message.unwrap_or(true))?;
-    let limits = [choosing.max_tokens, own.max_completion_tokens];
-    let chat = conversation::Chat {
-        messages,
-        tools,
-        variables,
-        sampling,
-        stops,
-        limit: limits.into_iter().flatten().min().map(|limit| limit as usize),
-        count,
-        odds,
-        reuses: choosing.reuses(),
-    };
+    let (has_timings, has_tokens) = (own.timings_per_token == Some(true), own.return_tokens == Some(true));
+    let chat = own.read(&choosing, &shared, &model)?;
+    let (count, has_odds, streams) = (chat.count, chat.odds.is_some(), choosing.streams());
     let answers = chat.submit(&shared, &model).await?;
-    let streams = choosing.streams();
     let object = if streams { "chat.completion.chunk" } else { "chat.completion" };
     let teller = Teller {
-        frame: Frame::new("chatcmpl", object, &model, choosing.includes_usage()),
+        frame: Frame::new("chatcmpl-", object, &model, choosing.includes_usage()),
         choices: (0..count).map(|_| Choice::default()).collect(),
-        has_odds: odds.is_some(),
+        shows: Shows { odds: has_odds, timings: has_timings, tokens: has_tokens },
         model,
     };
-    tell(answers, teller, streams).await
+    tell(answers, teller, &OPENAI, streams, "").await
+}
+
+/// Counts the tokens of a conversation.
+#[utoipa::path(post, path = "/v1/chat/completions/input_tokens", request_body = ChatRequest, responses(
+    (status = 200, description = "The count", body = Value),
+    (status = "4XX", description = "The request is wrong", body = Value),
+))]
+pub(in crate::server) async fn count(
+    State(shared): State<Arc<Shared>>,
+    body: Body,
+) -> Result<Json<Value>, Refusal> {
+    let model = shared.model()?.clone();
+    let (choosing, own): (Choosing, Chat) = (body.read()?, body.read()?);
+    choosing.is_for(&model, shared.settings.strict_model)?;
+    let (_, tokens) = own.read(&choosing, &shared, &model)?.prompt(&model).await?;
+    Ok(Json(json!({ "object": "response.input_tokens", "input_tokens": tokens.len() })))
 }
 
 /// Tells the answers, in pieces or as a whole.
@@ -154,98 +191,99 @@ struct Teller {
     frame: Frame,
     model: Arc<Model>,
     choices: Vec<Choice>,
-    has_odds: bool,
+    shows: Shows,
+}
+
+/// What is wanted besides texts.
+struct Shows {
+    odds: bool,
+    timings: bool, // in every event
+    tokens: bool,
 }
 
 /// One of the answers, so far.
 #[derive(Default)]
 struct Choice {
-    answer: String,
-    reasoning: String,
-    odds: Vec<Value>, // of the tokens that the answer's next text is made of, or of all
-    thinks: bool,
-    thoughts: usize, // tokens of these
-    reason: Option<&'static str>,
-}
-
-/// What an event brings: texts, and the odds of the answer's.
-#[derive(Default)]
-struct Brought {
-    reasoning: String,
-    answer: String,
+    answer: Answer,
+    odds: Vec<Value>, // for the whole
+    told: usize,      // tokens
 }
 
 impl Teller {
-    fn take(&mut self, index: usize, event: Event) -> Brought {
-        let mut brought = Brought::default();
-        let Some(choice) = self.choices.get_mut(index) else { return brought };
-        let (pieces, is_token) = match event {
-            Event::Begun | Event::Scored(_) | Event::Failed(_) => return brought,
-            Event::Token { pieces, odds } => {
-                let tokenizer = self.model.tokenizer();
-                choice.odds.extend(odds.iter().map(|odds| logprobs::of_chat(tokenizer, odds)));
-                (pieces, true)
-            }
-            Event::Ended { ending, pieces, usage } => {
-                choice.reason = Some(finish_reason(ending));
-                self.frame.tally.add(&usage, choice.thoughts, index == 0);
-                (pieces, false)
-            }
-        };
-        let newest = choice.odds.len() - usize::from(is_token && self.has_odds);
-        for piece in pieces {
-            match piece {
-                Piece::Reasoning(text) => {
-                    choice.thinks = true;
-                    brought.reasoning.push_str(&text);
-                }
-                // No tool is offered yet, so none is called.
-                Piece::Call(_) | Piece::Arguments(_) => {}
-                Piece::Answer(text) => {
-                    // What stood between thoughts and answer belongs to neither.
-                    if std::mem::replace(&mut choice.thinks, false) {
-                        choice.odds.drain(..newest.min(choice.odds.len()));
-                    }
-                    brought.answer.push_str(&text);
-                }
-            }
+    fn take(&mut self, index: usize, event: Event) -> Vec<News> {
+        let Some(choice) = self.choices.get_mut(index) else { return vec![] };
+        let news = choice.answer.take(event);
+        if choice.answer.ending.is_some() {
+            self.frame.tally.add(&choice.answer.usage, choice.answer.thoughts, index == 0);
         }
-        if choice.thinks {
-            choice.thoughts += usize::from(is_token);
-            choice.odds.clear();
-        }
-        brought
+        news
     }
 
-    fn odds(&mut self, index: usize) -> Value {
-        let odds = std::mem::take(&mut self.choices[index].odds);
-        if self.has_odds { json!({ "content": odds, "refusal": null }) } else { Value::Null }
+    fn odds(&self, odds: &[TokenOdds]) -> Vec<Value> {
+        odds.iter().map(|odds| logprobs::of_chat(self.model.tokenizer(), odds)).collect()
     }
 
-    fn chunk(&self, index: usize, delta: Value, odds: Value) -> Value {
-        let reason = if delta == json!({}) { self.choices[index].reason } else { None };
-        let choice = json!({ "index": index, "delta": delta, "logprobs": odds, "finish_reason": reason });
-        self.frame.chunk(vec![choice])
+    /// The delta that some news are.
+    fn delta(&self, index: usize, news: &News) -> Value {
+        let answer = &self.choices[index].answer;
+        let text = news.text.as_str();
+        match &answer.parts[news.part] {
+            Part::Thought(_) => json!({ "reasoning_content": text }),
+            Part::Text(_) => json!({ "content": text }),
+            Part::Call(call) => {
+                let mut told = json!({ "index": answer.number(news.part) });
+                if news.begins {
+                    (told["id"], told["type"]) = (format!("call_{}", call.id).into(), "function".into());
+                    told["function"]["name"] = call.name.as_str().into();
+                }
+                told["function"]["arguments"] = text.into();
+                json!({ "tool_calls": [told] })
+            }
+        }
+    }
+
+    fn chunk(&mut self, index: usize, delta: Value, odds: Value) -> Value {
+        let choice = &mut self.choices[index];
+        let reason = if delta == json!({}) { finish_reason(&choice.answer) } else { None };
+        let mut told = json!({ "index": index, "delta": delta, "logprobs": odds, "finish_reason": reason });
+        if self.shows.tokens {
+            let tokens = &choice.answer.tokens;
+            told["tokens"] = tokens[choice.told..].into();
+            choice.told = tokens.len();
+        }
+        let timings = self.shows.timings.then(|| timings(&choice.answer.usage));
+        let mut chunk = self.frame.chunk(vec![told]);
+        if let Some(timings) = timings {
+            chunk["timings"] = timings;
+        }
+        chunk
     }
 }
 
 impl Tell for Teller {
-    fn begin(&mut self) -> Vec<Value> {
+    fn begin(&mut self, _: &Usage) -> Vec<Value> {
         let delta = json!({ "role": "assistant", "content": null });
         (0..self.choices.len()).map(|index| self.chunk(index, delta.clone(), Value::Null)).collect()
     }
 
     fn say(&mut self, index: usize, event: Event) -> Vec<Value> {
-        let Brought { reasoning, answer } = self.take(index, event);
+        if let Event::Read { read, usage } = event {
+            let mut chunk = self.chunk(index, json!({}), Value::Null);
+            chunk["prompt_progress"] = progress(read, &usage);
+            return vec![chunk];
+        }
         let mut chunks = vec![];
-        if !reasoning.is_empty() {
-            chunks.push(self.chunk(index, json!({ "reasoning_content": reasoning }), Value::Null));
+        for news in self.take(index, event) {
+            let delta = self.delta(index, &news);
+            let is_text = delta.get("content").is_some();
+            let odds = if is_text && self.shows.odds {
+                json!({ "content": self.odds(&news.odds), "refusal": null })
+            } else {
+                Value::Null
+            };
+            chunks.push(self.chunk(index, delta, odds));
         }
-        if !answer.is_empty() {
-            let odds = self.odds(index);
-            chunks.push(self.chunk(index, json!({ "content": answer }), odds));
-        }
-        if self.choices.get(index).is_some_and(|choice| choice.reason.is_some()) {
+        if self.choices.get(index).is_some_and(|choice| choice.answer.ending.is_some()) {
             chunks.push(self.chunk(index, json!({}), Value::Null));
         }
         chunks
@@ -256,27 +294,65 @@ impl Tell for Teller {
     }
 
     fn keep(&mut self, index: usize, event: Event) {
-        let Brought { reasoning, answer } = self.take(index, event);
-        if let Some(choice) = self.choices.get_mut(index) {
-            choice.reasoning.push_str(&reasoning);
-            choice.answer.push_str(&answer);
+        for news in self.take(index, event) {
+            let odds = self.odds(&news.odds);
+            self.choices[index].odds.extend(odds);
         }
     }
 
     fn whole(&mut self) -> Option<Value> {
         let mut choices = vec![];
         for index in 0..self.choices.len() {
-            let odds = self.odds(index);
-            let choice = &self.choices[index];
-            let mut message = json!({ "role": "assistant", "content": choice.answer });
-            if !choice.reasoning.is_empty() {
-                message["reasoning_content"] = choice.reasoning.as_str().into();
+            let rest = self.choices[index].answer.rest_of_odds();
+            let rest = self.odds(&rest);
+            let Choice { answer, odds, .. } = &mut self.choices[index];
+            odds.extend(rest);
+            let odds = std::mem::take(odds);
+            let odds =
+                if self.shows.odds { json!({ "content": odds, "refusal": null }) } else { Value::Null };
+            let reason = finish_reason(answer)?;
+            let mut told = json!({
+                "index": index, "message": message(answer), "logprobs": odds, "finish_reason": reason,
+            });
+            if self.shows.tokens {
+                told["tokens"] = answer.tokens.as_slice().into();
             }
-            let reason = choice.reason?;
-            choices.push(json!({
-                "index": index, "message": message, "logprobs": odds, "finish_reason": reason,
-            }));
+            choices.push(told);
         }
         Some(self.frame.whole(choices))
+    }
+}
+
+/// An answer as a message.
+fn message(answer: &Answer) -> Value {
+    let (text, reasoning) = (answer.text(), answer.reasoning());
+    let call = |call: &Call| {
+        json!({
+            "id": format!("call_{}", call.id),
+            "type": "function",
+            "function": { "name": call.name, "arguments": call.arguments },
+        })
+    };
+    let calls: Vec<Value> = answer.calls().map(call).collect();
+    let has_none = text.is_empty() && !calls.is_empty();
+    let mut message =
+        json!({ "role": "assistant", "content": if has_none { Value::Null } else { text.into() } });
+    if !reasoning.is_empty() {
+        message["reasoning_content"] = reasoning.into();
+    }
+    if !calls.is_empty() {
+        message["tool_calls"] = calls.into();
+    }
+    message
+}
+
+/// Tells one answer.
+#[cfg(test)]
+pub(in crate::server::api) fn teller(model: &Arc<Model>) -> impl Tell + use<> {
+    Teller {
+        frame: Frame::new("chatcmpl-", "chat.completion", model, false),
+        choices: vec![Choice::default()],
+        shows: Shows { odds: false, timings: false, tokens: false },
+        model: model.clone(),
     }
 }

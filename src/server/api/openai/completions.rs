@@ -1,30 +1,31 @@
 //! `POST /v1/completions`: texts that are continued, with the odds of their tokens where they are wanted.
 
-use super::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
-use super::document::CompletionRequest;
 use super::logprobs::Legacy;
-use super::stream::{Tell, tell};
 use super::{Frame, finish_reason};
 use crate::server::Shared;
+use crate::server::api::answer::Answer;
+use crate::server::api::choosing::{Choosing, MOST_ODDS};
+use crate::server::api::document::CompletionRequest;
+use crate::server::api::prompts::{self, Prompt};
+use crate::server::api::tell::{OPENAI, Tell, tell};
+use crate::server::api::usage::progress;
 use crate::server::ask::{Ask, aside};
-use crate::server::body::{Body, ids, within};
+use crate::server::body::{Body, within};
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
-use crate::server::scheduler::Event;
+use crate::server::scheduler::{Event, Usage};
 use axum::extract::State;
 use axum::response::Response;
-use moewe_engine::dialogue::{Dialogue, Piece};
-use moewe_engine::tokenizer::Special;
+use moewe_engine::dialogue::Dialogue;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
-const MOST_PROMPTS: usize = 128;
 const USUAL_LIMIT: u64 = 16;
 
 #[derive(Deserialize, ToSchema)]
-pub(super) struct Completion {
+pub(in crate::server::api) struct Completion {
     /// A text, token ids, or a list of either.
     prompt: Option<Value>,
     /// The prompt before the answer.
@@ -32,16 +33,13 @@ pub(super) struct Completion {
     /// How many of the likeliest tokens are told beside each token.
     #[schema(minimum = 0, maximum = 20)]
     logprobs: Option<u64>,
-    /// Not supported.
-    suffix: Option<Value>,
+    /// What follows the answer, for models that were trained to fill gaps.
+    suffix: Option<String>,
     /// 1, or the same as `n`.
+    #[schema(minimum = 1)]
     best_of: Option<usize>,
-}
-
-/// A prompt, as text and as tokens.
-struct Prompt {
-    text: String,
-    tokens: Vec<u32>,
+    /// How far the prompts have been read, in events of a stream.
+    return_progress: Option<bool>,
 }
 
 /// Continues texts.
@@ -58,7 +56,6 @@ pub(in crate::server) async fn complete(
     let (choosing, own): (Choosing, Completion) = (body.read()?, body.read()?);
     choosing.is_for(&model, shared.settings.strict_model)?;
     let count = choosing.count(shared.settings.limits.parallel)?;
-    refuse_unless_neutral("suffix", own.suffix.as_ref())?;
     if own.best_of.is_some_and(|best_of| best_of != 1 && best_of != count) {
         return Err(Refusal::field("best_of", "expected 1 or the same as n"));
     }
@@ -67,7 +64,8 @@ pub(in crate::server) async fn complete(
     let limit = choosing.max_tokens.unwrap_or(USUAL_LIMIT);
     let (sampling, stops) = (choosing.sampling(&model)?, choosing.stops()?);
     let encoder = model.clone();
-    let prompts = aside(move || prompts(own.prompt, &encoder)).await?;
+    let (prompt, suffix) = (own.prompt, own.suffix);
+    let prompts = aside(move || prompts(prompt, suffix, &encoder)).await?;
     let ask = Ask {
         prompts: prompts.iter().map(|prompt| prompt.tokens.clone()).collect(),
         count,
@@ -79,10 +77,11 @@ pub(in crate::server) async fn complete(
         odds: odds.map(|odds| odds as usize),
         scores: echo && odds.is_some(),
         reuses: choosing.reuses(),
+        progress: choosing.streams() && own.return_progress == Some(true),
     };
     let answers = ask.submit(&shared, &model)?;
     let teller = Teller {
-        frame: Frame::new("cmpl", "text_completion", &model, choosing.includes_usage()),
+        frame: Frame::new("cmpl-", "text_completion", &model, choosing.includes_usage()),
         choices: (0..prompts.len() * count).map(|_| Choice::default()).collect(),
         has_odds: odds.is_some(),
         model,
@@ -90,39 +89,25 @@ pub(in crate::server) async fn complete(
         count,
         echo,
     };
-    tell(answers, teller, choosing.streams()).await
+    tell(answers, teller, &OPENAI, choosing.streams(), "").await
 }
 
-/// The prompts of a request: texts get what the model's file puts before a text, ids are taken as they are.
-fn prompts(prompt: Option<Value>, model: &Model) -> Result<Vec<Prompt>, Refusal> {
-    let wrong = || Refusal::field("prompt", "expected a text, a list of texts, token ids, or a list of such");
-    let vocabulary = model.engine.config().vocab_size;
-    let one = |value: &Value| match (value, ids(value, vocabulary)) {
-        (Value::String(text), _) => {
-            let tokens = model.tokenizer().encode_with_bos(text, Special::Parse);
-            let tokens = tokens.map_err(|error| Refusal::field("prompt", error.to_string()))?;
-            Ok(Prompt { text: text.clone(), tokens })
-        }
-        (_, Some(Ok(tokens))) => Ok(Prompt { text: model.tokenizer().decode(&tokens), tokens }),
-        (_, Some(Err(id))) => Err(Refusal::field("prompt", format!("the model has no token {id}"))),
-        _ => Err(wrong()),
+/// The prompts of a request, with what follows the gap if there is one.
+fn prompts(prompt: Option<Value>, suffix: Option<String>, model: &Model) -> Result<Vec<Prompt>, Refusal> {
+    let Some(suffix) = suffix.filter(|suffix| !suffix.is_empty()) else {
+        return prompts::read(prompt, model);
     };
-    match prompt {
-        Some(Value::Array(list)) if !list.is_empty() && !list[0].is_u64() => {
-            if list.len() > MOST_PROMPTS {
-                return Err(Refusal::field("prompt", format!("expected at most {MOST_PROMPTS}")));
-            }
-            list.iter().map(one).collect()
-        }
-        Some(Value::Array(list)) if list.is_empty() => Err(wrong()),
-        Some(value) => Ok(vec![one(&value)?]),
-        None => Err(Refusal::field("prompt", "it is missing")),
-    }
+    let Some(Value::String(prefix)) = prompt else {
+        return Err(Refusal::field("prompt", "with suffix it is one text"));
+    };
+    let prompt = prompts::around_gap(model, &prefix, &suffix, "")?;
+    Ok(vec![prompt.ok_or_else(|| Refusal::field("suffix", "this model was not trained to fill gaps"))?])
 }
 
-/// All is the answer.
-fn text(pieces: &[Piece]) -> String {
-    pieces.iter().map(Piece::text).collect()
+/// Vectors of texts, which no model for chats has.
+#[utoipa::path(post, path = "/v1/embeddings", responses((status = 501, description = "Not with this server", body = Value)))]
+pub(in crate::server) async fn embed() -> Refusal {
+    Refusal::not_here("this server has no embeddings: its models generate text")
 }
 
 /// Tells the answers, in pieces or as a whole.
@@ -139,10 +124,9 @@ struct Teller {
 /// One of the answers, so far.
 #[derive(Default)]
 struct Choice {
-    text: String,
+    answer: Answer,
     odds: Legacy,
     has_echo: bool,
-    reason: Option<&'static str>,
 }
 
 impl Teller {
@@ -150,36 +134,36 @@ impl Teller {
     fn take(&mut self, index: usize, event: Event) -> Option<String> {
         let (choice, prompt) = (self.choices.get_mut(index)?, &self.prompts[index / self.count]);
         let tokenizer = self.model.tokenizer();
-        match event {
-            Event::Begun | Event::Failed(_) => None,
+        let is_end = match &event {
             Event::Scored(odds) => {
                 if choice.odds.is_empty() {
                     choice.odds.begin(tokenizer, prompt.tokens[0]);
                 }
                 odds.iter().for_each(|odds| choice.odds.add(tokenizer, odds));
-                None
+                return None;
             }
-            Event::Token { pieces, odds } => {
+            Event::Token { odds, .. } => {
                 odds.iter().for_each(|odds| choice.odds.add(tokenizer, odds));
-                (!pieces.is_empty()).then(|| text(&pieces))
+                false
             }
-            Event::Ended { ending, pieces, usage } => {
-                choice.reason = Some(finish_reason(ending));
-                self.frame.tally.add(&usage, 0, index.is_multiple_of(self.count));
-                Some(text(&pieces))
-            }
+            event => matches!(event, Event::Ended { .. }),
+        };
+        let text: String = choice.answer.take(event).into_iter().map(|news| news.text).collect();
+        if is_end {
+            self.frame.tally.add(&choice.answer.usage, 0, index.is_multiple_of(self.count));
         }
+        (is_end || !text.is_empty()).then_some(text)
     }
 
     fn piece(&mut self, index: usize, text: &str) -> Value {
         let choice = &mut self.choices[index];
         let odds = if self.has_odds { choice.odds.take() } else { Value::Null };
-        json!({ "text": text, "index": index, "logprobs": odds, "finish_reason": choice.reason })
+        json!({ "text": text, "index": index, "logprobs": odds, "finish_reason": finish_reason(&choice.answer) })
     }
 }
 
 impl Tell for Teller {
-    fn begin(&mut self) -> Vec<Value> {
+    fn begin(&mut self, _: &Usage) -> Vec<Value> {
         if !self.echo || self.has_odds {
             return vec![];
         }
@@ -191,6 +175,11 @@ impl Tell for Teller {
     }
 
     fn say(&mut self, index: usize, event: Event) -> Vec<Value> {
+        if let Event::Read { read, usage } = event {
+            let mut chunk = self.frame.chunk(vec![]);
+            chunk["prompt_progress"] = progress(read, &usage);
+            return vec![chunk];
+        }
         let Some(mut text) = self.take(index, event) else { return vec![] };
         let choice = &mut self.choices[index];
         // With odds the prompt comes with the first text, as its tokens do.
@@ -206,17 +195,15 @@ impl Tell for Teller {
     }
 
     fn keep(&mut self, index: usize, event: Event) {
-        if let Some(text) = self.take(index, event) {
-            self.choices[index].text.push_str(&text);
-        }
+        self.take(index, event);
     }
 
     fn whole(&mut self) -> Option<Value> {
         let mut choices = vec![];
         for index in 0..self.choices.len() {
-            self.choices[index].reason?;
+            self.choices[index].answer.ending?;
             let echo = if self.echo { self.prompts[index / self.count].text.as_str() } else { "" };
-            let text = format!("{echo}{}", self.choices[index].text);
+            let text = format!("{echo}{}", self.choices[index].answer.text());
             choices.push(self.piece(index, &text));
         }
         Some(self.frame.whole(choices))

@@ -1,4 +1,4 @@
-//! What the model thought of its tokens, in the two shapes that clients know.
+//! What the model thought of its tokens, in the shapes of chats and of completions.
 
 use crate::server::scheduler::TokenOdds;
 use moewe_engine::tokenizer::Tokenizer;
@@ -74,7 +74,7 @@ impl Legacy {
 }
 
 /// A token of a chat's answer, with the likeliest ones in its place.
-pub(super) fn of_chat(tokenizer: &Tokenizer, odds: &TokenOdds) -> Value {
+pub(in crate::server::api) fn of_chat(tokenizer: &Tokenizer, odds: &TokenOdds) -> Value {
     let entry = |token: u32, logarithm: f32| {
         let bytes = tokenizer.piece_bytes(token);
         json!({

@@ -1,25 +1,22 @@
 //! The dialect of OpenAI's interface: what a file here reads and writes are its fields, no more.
 
-mod chat;
-mod choosing;
-mod completions;
-mod document;
-mod logprobs;
-mod models;
-mod stream;
-mod usage;
+pub(super) mod chat;
+pub(super) mod completions;
+pub(super) mod logprobs;
+pub(super) mod models;
+pub(super) mod responses;
 
-pub(in crate::server) use chat::chat;
-pub(in crate::server) use completions::complete;
-pub(in crate::server) use document::document;
+pub(in crate::server) use chat::{chat, count as count_chat};
+pub(in crate::server) use completions::{complete, embed};
 pub(in crate::server) use models::{list, one};
+pub(in crate::server) use responses::{count as count_response, respond};
 
+use super::answer::Answer;
+use super::usage::Tally;
+use super::{identifier, now};
 use crate::server::model::Model;
 use moewe_engine::generate::Ending;
-use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Map, Value, json};
-use std::time::SystemTime;
-use usage::Tally;
 
 /// What stands around the choices of an answer: who answers, and in the end what it took.
 struct Frame {
@@ -30,11 +27,10 @@ struct Frame {
 
 impl Frame {
     fn new(prefix: &str, object: &str, model: &Model, includes_usage: bool) -> Self {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let head = json!({
             "id": identifier(prefix),
             "object": object,
-            "created": now.as_secs(),
+            "created": now(),
             "model": model.name,
             "system_fingerprint": model.fingerprint,
         });
@@ -69,20 +65,11 @@ impl Frame {
     }
 }
 
-/// `prefix-` and 24 letters and digits that nobody can guess.
-pub(in crate::server) fn identifier(prefix: &str) -> String {
-    const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let mut bytes = [0u8; 24];
-    // Without randomness all are alike, which no client minds much.
-    let _ = SystemRandom::new().fill(&mut bytes);
-    let letters = bytes.iter().map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()]));
-    format!("{prefix}-{}", letters.collect::<String>())
-}
-
 /// Why it ended, in OpenAI's words.
-fn finish_reason(ending: Ending) -> &'static str {
-    match ending {
+fn finish_reason(answer: &Answer) -> Option<&'static str> {
+    Some(match answer.ending? {
+        _ if answer.wants_tools() => "tool_calls",
         Ending::EndOfText | Ending::StopString | Ending::Stopped => "stop",
         Ending::Limit | Ending::ContextFull => "length",
-    }
+    })
 }

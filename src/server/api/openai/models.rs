@@ -1,6 +1,7 @@
 //! `GET /v1/models`: the one model that is served. Files' paths never appear.
 
 use crate::server::Shared;
+use crate::server::api::rfc3339;
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
 use axum::Json;
@@ -25,12 +26,16 @@ fn describe(model: &Model) -> Value {
         "created": model.created,
         "owned_by": "moewe",
         "aliases": model.aliases,
+        // As Anthropic's clients want it, whose path is the same.
+        "type": "model",
+        "display_name": model.name,
+        "created_at": rfc3339(model.created, 0),
         "meta": {
             "n_vocab": engine.config().vocab_size,
             "n_ctx": engine.context_length(),
             "n_ctx_train": engine.config().context_length,
             "n_embd": number("embedding_length"),
-            "n_params": gguf.tensors().iter().map(|tensor| tensor.elements()).sum::<u64>(),
+            "n_params": model.parameters(),
             "size": gguf.file_len(),
             "n_expert": number("expert_count"),
             "n_expert_used": number("expert_used_count"),
@@ -42,7 +47,7 @@ fn describe(model: &Model) -> Value {
 }
 
 /// What is done where a request says nothing else, by the names of a request's fields.
-fn sampling(sampling: &Sampling) -> Value {
+pub(in crate::server::api) fn sampling(sampling: &Sampling) -> Value {
     // 0.8 rather than 0.800000011920929.
     let short = |number: f32| number.to_string().parse::<f64>().ok();
     json!({
@@ -62,7 +67,10 @@ fn sampling(sampling: &Sampling) -> Value {
 #[utoipa::path(get, path = "/v1/models", responses((status = 200, description = "The model", body = Value)))]
 pub(in crate::server) async fn list(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Refusal> {
     let model = shared.model()?;
-    Ok(Json(json!({ "object": "list", "data": [describe(model)] })))
+    let (name, data) = (&model.name, [describe(model)]);
+    Ok(Json(json!({
+        "object": "list", "data": data, "has_more": false, "first_id": name, "last_id": name,
+    })))
 }
 
 /// One, by its name.

@@ -1,4 +1,4 @@
-//! The fields that chat and completions share: how tokens are chosen, how many answers, and when they end.
+//! The fields that many requests share: how tokens are chosen, how many answers, and when they end.
 
 use crate::server::body::{real, within};
 use crate::server::model::Model;
@@ -124,7 +124,12 @@ impl Choosing {
     }
 
     pub(super) fn streams(&self) -> bool {
-        self.stream.unwrap_or(false)
+        self.streams_unless_told(false)
+    }
+
+    /// The same where answers stream by themselves, or do not.
+    pub(super) fn streams_unless_told(&self, usually: bool) -> bool {
+        self.stream.unwrap_or(usually)
     }
 
     pub(super) fn includes_usage(&self) -> bool {
@@ -141,13 +146,7 @@ impl Choosing {
     }
 
     pub(super) fn stops(&self) -> Result<Vec<String>, Refusal> {
-        let stops = self.stop.as_ref().map_or(&[][..], |stops| &stops.0);
-        let is_good = |stop: &String| (1..=LONGEST_STOP).contains(&stop.len());
-        if stops.len() > MOST_STOPS || !stops.iter().all(is_good) {
-            let message = format!("expected at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} bytes");
-            return Err(Refusal::field("stop", message));
-        }
-        Ok(stops.to_vec())
+        stops("stop", self.stop.as_ref().map_or(&[][..], |stops| &stops.0))
     }
 
     /// The settings, where they are given, over those of the model.
@@ -203,6 +202,16 @@ impl Choosing {
         }
         Ok(())
     }
+}
+
+/// Texts that end an answer, in a field of this name.
+pub(super) fn stops(name: &str, stops: &[String]) -> Result<Vec<String>, Refusal> {
+    let is_good = |stop: &String| (1..=LONGEST_STOP).contains(&stop.len());
+    if stops.len() > MOST_STOPS || !stops.iter().all(is_good) {
+        let message = format!("expected at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} bytes");
+        return Err(Refusal::field(name, message));
+    }
+    Ok(stops.to_vec())
 }
 
 /// A field that we have not matters where it says something.

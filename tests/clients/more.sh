@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# What people use above the interfaces' own packages, against a server of ours; heavier than `run.sh`.
+#   tests/clients/more.sh --install FOLDER   fetches what is missing from PyPI and npm
+#   tests/clients/more.sh MOEWE FOLDER       asks the program MOEWE through them
+set -euo pipefail
+moewe=${1:?the program, or --install} folder=${2:?a folder for the clients}
+here=$(cd "$(dirname "$0")" && pwd)
+[ "$moewe" = --install ] || moewe=$(realpath "$moewe")
+mkdir -p "$folder"
+cd "$folder"
+
+if [ "$moewe" = --install ]; then
+    python="litellm==1.110.2 langchain-openai==1.7.4 llm==0.36 lm-eval[api]==0.4.13"
+    node="ai@7.0.173 @ai-sdk/openai-compatible@3.0.92"
+    [ "$(cat versions 2>/dev/null)" = "$python $node" ] && exit
+    [ -x v/bin/python ] || python3 -m venv v
+    # shellcheck disable=SC2086 # they are several
+    v/bin/python -m pip install --quiet $python
+    # shellcheck disable=SC2086
+    npm install --silent --no-fund --no-audit --ignore-scripts $node
+    echo "$python $node" >versions
+    exit
+fi
+
+# With the cache that `moewe logits` has.
+arguments=(--cache-type f32)
+. "$here/serving.sh"
+v/bin/python "$here/more_python.py" "$address"
+v/bin/python "$here/lm_eval_python.py" "$address" "$moewe"
+node "$here/more_node.mjs" "$address"
