@@ -111,12 +111,7 @@ fn an_answer_ends_where_its_reader_says() {
         let mut session = engine.session().unwrap();
         let reader = Dialogue::plain().reader("", StopScanner::new([stop.to_owned()]));
         let mut answer = Answer::start(&mut session, &mut sampler, &prompt, Some(limit), reader).unwrap();
-        let text = |pieces: Vec<Piece>| -> String {
-            let texts = pieces.into_iter().map(|piece| match piece {
-                Piece::Reasoning(text) | Piece::Answer(text) => text,
-            });
-            texts.collect()
-        };
+        let text = |pieces: Vec<Piece>| -> String { pieces.iter().map(Piece::text).collect() };
         let mut found = vec![];
         while let Some(pieces) = answer.next_pieces().unwrap() {
             found.push(text(pieces));

@@ -32,7 +32,7 @@ impl Screen {
                 Ok(())
             }
             Piece::Reasoning(_) => Ok(()),
-            Piece::Answer(text) => self.say(text),
+            Piece::Answer(text) | Piece::Call(text) | Piece::Arguments(text) => self.say(text),
         }
     }
 

@@ -136,3 +136,10 @@ impl Answers {
         }
     }
 }
+
+/// Makes tokens of what may be long, while others are heard.
+pub(super) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Refusal::server(error.to_string()))?
+}

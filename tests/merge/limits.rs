@@ -104,12 +104,18 @@ fn a_full_disk_leaves_nothing() {
 
 /// Sends a signal to a merge once there is something of it.
 fn stopped(place: &Place, out: &str, more: &[&str], signal: &str) -> Output {
-    let before = place.left().len();
+    let has_begun = || {
+        let empty = |name: &String| {
+            let path = place.path().join("to").join(name);
+            std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+        };
+        !place.left().iter().all(empty)
+    };
     let mut command = moewe(place.path());
     command.args(["merge", "merge.yaml", "-o", out]).args(more);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let start = Instant::now();
-    while place.left().len() == before {
+    while !has_begun() {
         assert!(child.try_wait().unwrap().is_none(), "it ended before there was anything");
         assert!(start.elapsed() < Duration::from_secs(300));
         std::thread::sleep(Duration::from_millis(1));
@@ -142,7 +148,7 @@ fn what_a_killed_merge_left_is_cleared_by_the_next() {
         assert_eq!(killed.status.code(), None, "{}", stderr(&killed));
         assert_eq!(place.left().len(), 1);
         // A folder of that name that no merge made stays.
-        std::fs::create_dir_all(place.path().join("to/.moewe-merge-mine")).unwrap();
+        std::fs::create_dir_all(place.path().join("to/.moewe-merge-mine/inside")).unwrap();
         let next = place.limited("true", &[out]);
         assert!(next.status.success(), "{}", stderr(&next));
         let name = out.strip_prefix("to/").unwrap();
@@ -150,4 +156,18 @@ fn what_a_killed_merge_left_is_cleared_by_the_next() {
         std::fs::remove_dir_all(place.path().join("to")).unwrap();
         std::fs::create_dir(place.path().join("to")).unwrap();
     }
+}
+
+/// A merge that was killed before it had locked its folder left it empty.
+#[test]
+fn an_empty_folder_is_cleared_once_it_is_old() {
+    let place = Place::new(SMALL);
+    let [old, new] = ["old", "new"].map(|age| place.path().join(format!("to/.moewe-merge-{age}")));
+    std::fs::create_dir(&old).unwrap();
+    std::fs::create_dir(&new).unwrap();
+    let hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    std::fs::File::open(&old).unwrap().set_modified(hour_ago).unwrap();
+    let merged = place.limited("true", &["to/out"]);
+    assert!(merged.status.success(), "{}", stderr(&merged));
+    assert_eq!(place.left(), [".moewe-merge-new", "out"]);
 }

@@ -1,14 +1,18 @@
 //! A folder that is whole or not there: made beside its target under a hidden name, locked until it gets its own. What a
-//! killed merge left is not locked, and the next merge beside it removes it.
+//! killed merge left is not locked, and the next merge beside it removes it; what was killed before it had a lock is
+//! empty, and goes after a minute.
 
 use moewe_engine::os::room::report_file_limit;
 use moewe_engine::{Error, Result};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempDir;
 
 const PREFIX: &str = ".moewe-merge-";
 const LOCK: &str = "lock";
+/// Between making a folder and locking it is far less time.
+const UNLOCKED: Duration = Duration::from_secs(60);
 
 /// A folder in the making.
 pub(super) struct Hidden {
@@ -74,11 +78,19 @@ fn free(out: &Path) -> Result<()> {
 
 /// Removes what merges left that nobody holds any more.
 fn clear(parent: &Path) {
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
-        let lock = File::open(entry.path().join(LOCK)).ok().filter(|_| is_ours);
-        if lock.is_some_and(|lock| lock.try_lock().is_ok()) {
-            let _ = fs::remove_dir_all(entry.path());
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
+        match File::open(entry.path().join(LOCK)) {
+            Ok(lock) if lock.try_lock().is_ok() => _ = fs::remove_dir_all(entry.path()),
+            Ok(_) => {}
+            // Only an empty folder goes this way.
+            Err(_) if is_old(&entry) => _ = fs::remove_dir(entry.path()),
+            Err(_) => {}
         }
     }
+}
+
+fn is_old(entry: &fs::DirEntry) -> bool {
+    let changed = entry.metadata().and_then(|about| about.modified());
+    changed.ok().and_then(|changed| changed.elapsed().ok()).is_some_and(|age| age > UNLOCKED)
 }

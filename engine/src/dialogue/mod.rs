@@ -1,4 +1,4 @@
-//! What a model's generated text means: which of it was thought, and which is the answer.
+//! What a model's generated text means: which of it was thought, which is the answer, and which calls a tool.
 //!
 //! A family of formats is one file and one line in `FAMILIES`. Which one a model speaks is read off what its chat
 //! template writes around thoughts and answers (`trial.rs`), never off its name. The order for generated text is UTF-8,
@@ -28,6 +28,19 @@ pub enum Piece {
     Reasoning(String),
     /// What it says.
     Answer(String),
+    /// The name of a tool that it calls; the call's arguments follow.
+    Call(String),
+    /// More of the latest call's arguments, which together are a JSON object.
+    Arguments(String),
+}
+
+impl Piece {
+    /// Its text.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Reasoning(text) | Self::Answer(text) | Self::Call(text) | Self::Arguments(text) => text,
+        }
+    }
 }
 
 /// Where in an answer a text is.

@@ -86,6 +86,7 @@ impl Reader {
                     self.answer.push_str(text);
                     kept.extend((!text.is_empty()).then(|| Piece::Answer(text.to_owned())));
                 }
+                call => kept.push(call),
             }
         }
         kept

@@ -95,10 +95,7 @@ fn prompt(engine: &Engine, text: &str) -> Vec<u32> {
 }
 
 fn text(pieces: &[Piece]) -> String {
-    let text = |piece: &Piece| match piece {
-        Piece::Answer(text) | Piece::Reasoning(text) => text.clone(),
-    };
-    pieces.iter().map(text).collect()
+    pieces.iter().map(Piece::text).collect()
 }
 
 /// The text, with its ending and what it took.

@@ -2,15 +2,15 @@
 
 use super::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
 use super::document::ChatRequest;
-use super::messages::{Messages, variables};
 use super::stream::{Tell, tell};
-use super::{Frame, aside, finish_reason, logprobs};
-use crate::server::Shared;
-use crate::server::ask::Ask;
+use super::{Frame, finish_reason, logprobs};
 use crate::server::body::{Body, within};
+use crate::server::messages::{Messages, variables};
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
 use crate::server::scheduler::Event;
+use crate::server::tools::{Choice as ToolChoice, Tools};
+use crate::server::{Shared, chat as conversation};
 use axum::extract::State;
 use axum::response::Response;
 use moewe_engine::dialogue::Piece;
@@ -36,7 +36,10 @@ pub(super) struct Chat {
     response_format: Option<Value>,
     /// Not supported, unless `tool_choice` is `none`.
     tools: Option<Value>,
+    /// `none`, `auto`, `required`, or a function by its name.
     tool_choice: Option<Value>,
+    /// Whether one answer may call several tools.
+    parallel_tool_calls: Option<bool>,
     /// Not supported.
     functions: Option<Value>,
     /// A variable of the template; `none` asks the model not to think.
@@ -58,11 +61,9 @@ pub(super) struct Chat {
 impl Chat {
     fn refuse_what_we_have_not(&self) -> Result<(), Refusal> {
         let is_text = |value: &&Value| value["type"] != "text";
-        let calls_none = self.tool_choice.as_ref().is_some_and(|choice| choice == "none");
         let is_other = |value: &&Value| **value != json!(["text"]);
         for (name, value) in [
             ("response_format", self.response_format.as_ref().filter(is_text)),
-            ("tools", self.tools.as_ref().filter(|_| !calls_none)),
             ("functions", self.functions.as_ref()),
             ("modalities", self.modalities.as_ref().filter(is_other)),
             ("audio", self.audio.as_ref()),
@@ -72,6 +73,27 @@ impl Chat {
             refuse_unless_neutral(name, value)?;
         }
         Ok(())
+    }
+
+    fn tools(&self) -> Result<Tools, Refusal> {
+        let list = match &self.tools {
+            None | Some(Value::Null) => vec![],
+            Some(Value::Array(list)) => list.clone(),
+            Some(_) => return Err(Refusal::field("tools", "expected a list")),
+        };
+        let choice = match &self.tool_choice {
+            None | Some(Value::Null) => ToolChoice::Auto,
+            Some(choice) if choice == "none" => ToolChoice::None,
+            Some(choice) if choice == "auto" => ToolChoice::Auto,
+            Some(choice) if choice == "required" => ToolChoice::Required,
+            Some(choice) => match choice.pointer("/function/name").and_then(Value::as_str) {
+                Some(name) => ToolChoice::Named(name.to_owned()),
+                None => {
+                    return Err(Refusal::field("tool_choice", "expected none, auto, required or a function"));
+                }
+            },
+        };
+        Ok(Tools { list, choice, several: self.parallel_tool_calls.unwrap_or(true) })
     }
 
     /// How many of the likeliest tokens are told, if any.
@@ -101,23 +123,21 @@ pub(in crate::server) async fn chat(
     let count = choosing.count(shared.settings.limits.parallel)?;
     let (sampling, stops, odds) = (choosing.sampling(&model)?, choosing.stops()?, own.odds()?);
     let variables = variables(&model, own.reasoning_effort.as_ref(), own.chat_template_kwargs.as_ref())?;
+    let tools = own.tools()?;
     let messages = Messages::read(own.messages, own.continue_final_message.unwrap_or(true))?;
-    let writer = model.clone();
-    let (text, tokens) = aside(move || prompt(&writer, &messages, &variables)).await?;
     let limits = [choosing.max_tokens, own.max_completion_tokens];
-    let ask = Ask {
-        prompts: vec![tokens],
-        count,
+    let chat = conversation::Chat {
+        messages,
+        tools,
+        variables,
         sampling,
+        stops,
         limit: limits.into_iter().flatten().min().map(|limit| limit as usize),
-        dialogue: model.dialect.dialogue.clone(),
-        stops: model.dialect.stops.iter().cloned().chain(stops).collect(),
-        text,
+        count,
         odds,
-        scores: false,
         reuses: choosing.reuses(),
     };
-    let answers = ask.submit(&shared, &model)?;
+    let answers = chat.submit(&shared, &model).await?;
     let streams = choosing.streams();
     let object = if streams { "chat.completion.chunk" } else { "chat.completion" };
     let teller = Teller {
@@ -127,19 +147,6 @@ pub(in crate::server) async fn chat(
         model,
     };
     tell(answers, teller, streams).await
-}
-
-/// The prompt as text and as tokens.
-fn prompt(
-    model: &Model,
-    messages: &Messages,
-    variables: &Map<String, Value>,
-) -> Result<(String, Vec<u32>), Refusal> {
-    let template = model.dialect.template.as_ref().ok_or_else(Refusal::no_template)?;
-    let rendered = messages.render(template, variables)?;
-    let tokens = model.tokenizer().encode_parts(rendered.parts());
-    let tokens = tokens.map_err(|error| Refusal::field("messages", error.to_string()))?;
-    Ok((rendered.text().to_owned(), tokens))
 }
 
 /// Tells the answers, in pieces or as a whole.
@@ -192,6 +199,8 @@ impl Teller {
                     choice.thinks = true;
                     brought.reasoning.push_str(&text);
                 }
+                // No tool is offered yet, so none is called.
+                Piece::Call(_) | Piece::Arguments(_) => {}
                 Piece::Answer(text) => {
                     // What stood between thoughts and answer belongs to neither.
                     if std::mem::replace(&mut choice.thinks, false) {

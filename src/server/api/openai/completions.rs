@@ -4,9 +4,9 @@ use super::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
 use super::document::CompletionRequest;
 use super::logprobs::Legacy;
 use super::stream::{Tell, tell};
-use super::{Frame, aside, finish_reason};
+use super::{Frame, finish_reason};
 use crate::server::Shared;
-use crate::server::ask::Ask;
+use crate::server::ask::{Ask, aside};
 use crate::server::body::{Body, ids, within};
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
@@ -121,11 +121,8 @@ fn prompts(prompt: Option<Value>, model: &Model) -> Result<Vec<Prompt>, Refusal>
 }
 
 /// All is the answer.
-fn text(pieces: Vec<Piece>) -> String {
-    let text = |piece| match piece {
-        Piece::Answer(text) | Piece::Reasoning(text) => text,
-    };
-    pieces.into_iter().map(text).collect()
+fn text(pieces: &[Piece]) -> String {
+    pieces.iter().map(Piece::text).collect()
 }
 
 /// Tells the answers, in pieces or as a whole.
@@ -164,12 +161,12 @@ impl Teller {
             }
             Event::Token { pieces, odds } => {
                 odds.iter().for_each(|odds| choice.odds.add(tokenizer, odds));
-                (!pieces.is_empty()).then(|| text(pieces))
+                (!pieces.is_empty()).then(|| text(&pieces))
             }
             Event::Ended { ending, pieces, usage } => {
                 choice.reason = Some(finish_reason(ending));
                 self.frame.tally.add(&usage, 0, index.is_multiple_of(self.count));
-                Some(text(pieces))
+                Some(text(&pieces))
             }
         }
     }

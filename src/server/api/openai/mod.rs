@@ -5,7 +5,6 @@ mod choosing;
 mod completions;
 mod document;
 mod logprobs;
-mod messages;
 mod models;
 mod stream;
 mod usage;
@@ -16,7 +15,6 @@ pub(in crate::server) use document::document;
 pub(in crate::server) use models::{list, one};
 
 use crate::server::model::Model;
-use crate::server::refusal::Refusal;
 use moewe_engine::generate::Ending;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Map, Value, json};
@@ -69,13 +67,6 @@ impl Frame {
     fn whole(&self, choices: Vec<Value>) -> Value {
         self.tally.added_to(self.around(choices))
     }
-}
-
-/// Makes tokens of what may be long, while others are heard.
-async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Refusal::server(error.to_string()))?
 }
 
 /// `prefix-` and 24 letters and digits that nobody can guess.

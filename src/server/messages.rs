@@ -1,4 +1,5 @@
-//! From a request's messages to the prompt of a model: roles and contents are checked, the template does the rest.
+//! From messages to the prompt of a model: roles and contents are checked, the template does the rest. They have OpenAI's
+//! shape, into which other dialects put theirs.
 
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
