@@ -3,10 +3,12 @@
 
 use super::Shared;
 use super::ask::{Answers, Ask, aside};
+use super::format::Format;
 use super::messages::Messages;
 use super::model::Model;
 use super::refusal::Refusal;
 use super::tools::Tools;
+use moewe_engine::grammar::Begins;
 use moewe_engine::sampler::Sampling;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -17,6 +19,8 @@ pub(super) struct Chat {
     pub(super) tools: Tools,
     /// Of the template.
     pub(super) variables: Map<String, Value>,
+    /// What each answer has to be.
+    pub(super) format: Format,
     pub(super) sampling: Sampling,
     /// Texts that end an answer, besides the model's own.
     pub(super) stops: Vec<String>,
@@ -33,11 +37,12 @@ impl Chat {
     /// Hands it to the scheduler.
     ///
     /// # Errors
-    /// What the template says, prompts that are too long, and a full queue.
+    /// What the template says, a format that does not compile, prompts that are too long, and a full queue.
     pub(super) async fn submit(self, shared: &Shared, model: &Arc<Model>) -> Result<Answers, Refusal> {
         self.tools.check()?;
         let (writer, messages, variables) = (model.clone(), self.messages, self.variables);
         let (text, tokens) = aside(move || prompt(&writer, &messages, &variables)).await?;
+        let constraint = self.format.compile(model, Begins::AfterThought).await?;
         let ask = Ask {
             prompts: vec![tokens],
             count: self.count,
@@ -45,6 +50,7 @@ impl Chat {
             limit: self.limit,
             dialogue: model.dialect.dialogue.clone(),
             stops: model.dialect.stops.iter().cloned().chain(self.stops).collect(),
+            constraint,
             text,
             odds: self.odds,
             scores: false,
