@@ -5,6 +5,7 @@ use super::model::Model;
 use super::refusal::Refusal;
 use super::scheduler::{Event, Failure, Request, Usage};
 use moewe_engine::dialogue::{Dialogue, StopScanner};
+use moewe_engine::grammar::Constraint;
 use moewe_engine::sampler::Sampling;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{Receiver, channel};
@@ -23,6 +24,8 @@ pub(super) struct Ask {
     pub(super) limit: Option<usize>,
     pub(super) dialogue: Dialogue,
     pub(super) stops: Vec<String>,
+    /// What each answer has to be.
+    pub(super) constraint: Option<Constraint>,
     /// The prompt's text, where the model may go on in the middle of a thought.
     pub(super) text: String,
     pub(super) odds: Option<usize>,
@@ -91,6 +94,7 @@ impl Ask {
                 sampling,
                 limit,
                 reader: self.dialogue.reader(&self.text, StopScanner::new(self.stops.iter().cloned())),
+                constraint: self.constraint.clone(),
                 odds: self.odds,
                 scores: self.scores,
                 reuses: self.reuses,

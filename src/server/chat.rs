@@ -3,10 +3,12 @@
 
 use super::Shared;
 use super::ask::{Answers, Ask, aside};
+use super::format::Format;
 use super::messages::Messages;
 use super::model::Model;
 use super::refusal::Refusal;
 use super::tools::Tools;
+use moewe_engine::grammar::Begins;
 use moewe_engine::sampler::Sampling;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -17,6 +19,8 @@ pub(super) struct Chat {
     pub(super) tools: Tools,
     /// Of the template.
     pub(super) variables: Map<String, Value>,
+    /// What each answer has to be.
+    pub(super) format: Format,
     pub(super) sampling: Sampling,
     /// Texts that end an answer, besides the model's own.
     pub(super) stops: Vec<String>,
@@ -35,11 +39,12 @@ impl Chat {
     /// Hands it to the scheduler.
     ///
     /// # Errors
-    /// What the template says, prompts that are too long, and a full queue.
+    /// What the template says, a format that does not compile, prompts that are too long, and a full queue.
     pub(super) async fn submit(self, shared: &Shared, model: &Arc<Model>) -> Result<Answers, Refusal> {
         let (sampling, limit, count, odds) = (self.sampling.clone(), self.limit, self.count, self.odds);
         let (reuses, progress) = (self.reuses, self.progress);
         let stops = model.dialect.stops.iter().chain(&self.stops).cloned().collect();
+        let constraint = self.format.clone().compile(model, Begins::AfterThought).await?;
         let (text, tokens) = self.prompt(model).await?;
         let ask = Ask {
             prompts: vec![tokens],
@@ -48,6 +53,7 @@ impl Chat {
             limit,
             dialogue: model.dialect.dialogue.clone(),
             stops,
+            constraint,
             text,
             odds,
             scores: false,

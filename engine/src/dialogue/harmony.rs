@@ -4,7 +4,7 @@
 //! what is meant for a tool counts as thought.
 
 use super::trial::{ANSWER, Trial};
-use super::{Family, Piece, Split, begun};
+use super::{Family, Piece, Split, Stage, begun};
 use std::sync::Arc;
 
 const START: &str = "<|start|>";
@@ -188,6 +188,17 @@ impl Split for Splitter {
             self.held.drain(..mark.len());
             self.mark(mark);
         }
+    }
+
+    fn stage(&self) -> Stage<'_> {
+        let opening = match &self.place {
+            Place::Head(_) if self.is_first && self.first_words().trim().is_empty() => CHANNEL,
+            Place::Gap => START,
+            Place::Head(_) | Place::Text(Kind::Reasoning) => return Stage::Thought,
+            Place::Text(Kind::Answer) => return Stage::Answer,
+        };
+        let missing = opening.strip_prefix(&*self.held).unwrap_or(opening);
+        Stage::Undecided { opening: missing, has_begun: missing.len() < opening.len() }
     }
 
     fn finish(&mut self, pieces: &mut Vec<Piece>) {

@@ -43,6 +43,25 @@ impl Piece {
     }
 }
 
+/// Where in an answer a text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage<'t> {
+    /// Nothing has come but white space, or the beginning of a thought's tag: it is begun by `opening`, what is missing of
+    /// the tag; else the answer begins.
+    Undecided {
+        /// Text or control token.
+        opening: &'t str,
+        /// Whether a part of the tag has come.
+        has_begun: bool,
+    },
+    /// In a thought, or in what stands around it.
+    Thought,
+    /// Behind the thoughts, before the answer's first word; white space belongs to neither.
+    Between,
+    /// In the answer.
+    Answer,
+}
+
 /// A way to write thoughts and answers.
 trait Family: Debug + Send + Sync {
     /// For people.
@@ -59,6 +78,9 @@ trait Family: Debug + Send + Sync {
 trait Split: Send {
     /// More text.
     fn push(&mut self, text: &str, pieces: &mut Vec<Piece>);
+
+    /// Where the text is.
+    fn stage(&self) -> Stage<'_>;
 
     /// The end: what was held back is as it stands.
     fn finish(&mut self, pieces: &mut Vec<Piece>);

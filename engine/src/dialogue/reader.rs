@@ -1,6 +1,6 @@
 //! Generated tokens to pieces of text: UTF-8, then the family's splitter, then stop strings, which end the answer only.
 
-use super::{Dialogue, Family, Piece, Split, StopScanner};
+use super::{Dialogue, Family, Piece, Split, Stage, StopScanner};
 use crate::tokenizer::{StreamDecoder, Tokenizer};
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ pub struct Reader {
     raw: String,
     reasoning: String,
     answer: String,
+    latest: String, // of the answer, what the last token has brought, stop strings included
 }
 
 impl Reader {
@@ -30,6 +31,7 @@ impl Reader {
             raw: String::new(),
             reasoning: String::new(),
             answer: String::new(),
+            latest: String::new(),
         }
     }
 
@@ -69,6 +71,7 @@ impl Reader {
 
     /// Stop strings on the answer; after one, nothing counts.
     fn keep(&mut self, pieces: Vec<Piece>) -> Vec<Piece> {
+        self.latest.clear();
         let mut kept = Vec::new();
         for piece in pieces {
             match piece {
@@ -78,6 +81,7 @@ impl Reader {
                     kept.push(Piece::Reasoning(text));
                 }
                 Piece::Answer(text) => {
+                    self.latest.push_str(&text);
                     let text = self.stops.push(&text);
                     self.answer.push_str(text);
                     kept.extend((!text.is_empty()).then(|| Piece::Answer(text.to_owned())));
@@ -86,6 +90,22 @@ impl Reader {
             }
         }
         kept
+    }
+
+    /// Where the text is.
+    pub fn stage(&self) -> Stage<'_> {
+        self.splitter.stage()
+    }
+
+    /// What the latest token has brought of the answer, its part of a character included.
+    pub fn latest(&self) -> Vec<u8> {
+        [self.latest.as_bytes(), self.decoder.pending()].concat()
+    }
+
+    /// Whether a control token is, or begins, the text that opens a thought.
+    pub(crate) fn opens(&self, control: &str, opening: &str) -> bool {
+        let mark = self.family.mark(control).filter(|mark| !mark.is_empty());
+        mark.is_some_and(|mark| opening.starts_with(mark) || mark.starts_with(opening))
     }
 
     /// The stop string that was met: generating more is of no use.

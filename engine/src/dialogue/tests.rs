@@ -40,6 +40,7 @@ fn together(dialogue: &Dialogue, prompt: &str, parts: &[&str]) -> (String, Strin
         match piece {
             Piece::Reasoning(text) => texts.0 += &text,
             Piece::Answer(text) => texts.1 += &text,
+            call => panic!("{call:?}"),
         }
     }
     texts

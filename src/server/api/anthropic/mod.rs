@@ -100,6 +100,7 @@ impl AnthropicMessages {
             messages: Messages::read(Some(messages), true)?,
             tools,
             variables,
+            format: choosing.format(None)?,
             sampling: choosing.sampling(model)?,
             stops: choosing::stops("stop_sequences", self.stop_sequences.as_deref().unwrap_or_default())?,
             limit: Some(within("max_tokens", limit, 1, u64::MAX)? as usize),

@@ -13,6 +13,7 @@ use crate::server::refusal::Refusal;
 use axum::extract::State;
 use axum::response::Response;
 use moewe_engine::dialogue::Dialogue;
+use moewe_engine::grammar::Begins;
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
@@ -158,6 +159,7 @@ async fn answer(
         Some(limit) => usize::try_from(limit).ok(),
     };
     let streams = choosing.streams();
+    let constraint = choosing.format(None)?.compile(&model, Begins::AtOnce).await?;
     let ask = Ask {
         prompts: prompts.iter().map(|prompt| prompt.tokens.clone()).collect(),
         count: 1,
@@ -165,6 +167,7 @@ async fn answer(
         limit,
         dialogue: Dialogue::plain(),
         stops: model.dialect.stops.iter().chain(&stops).cloned().collect(),
+        constraint,
         text: String::new(),
         odds: (odds > 0).then_some(odds),
         scores: false,

@@ -45,11 +45,12 @@ pub(in crate::server) async fn chat(
         return Ok(Json(answer_to_nothing(&model, usual.nothing(), true)).into_response());
     }
     let variables = usual.variables(&model)?;
-    let Making { sampling, stops, limit, odds, reuses, streams } = making;
+    let Making { sampling, format, stops, limit, odds, reuses, streams } = making;
     let chat = Chat {
         messages: Messages::read(Some(read(&turns)?.into()), true)?,
         tools: Tools { list: own.tools.unwrap_or_default(), choice: Choice::Auto, several: true },
         variables,
+        format,
         sampling,
         stops,
         limit,

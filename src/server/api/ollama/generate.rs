@@ -10,6 +10,7 @@ use crate::server::api::tell::{OLLAMA, tell};
 use crate::server::ask::{Ask, aside};
 use crate::server::body::{Body, ids};
 use crate::server::chat::Chat;
+use crate::server::format::Format;
 use crate::server::messages::Messages;
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
@@ -18,6 +19,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use moewe_engine::dialogue::Dialogue;
+use moewe_engine::grammar::Begins;
 use moewe_engine::tokenizer::Special;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -93,6 +95,7 @@ impl Generate {
             messages: Messages::read(Some(turns.into()), true)?,
             tools: Tools::default(),
             variables: usual.variables(model)?,
+            format: Format::default(),
             sampling: making.sampling.clone(),
             stops: vec![],
             limit: None,
@@ -151,6 +154,7 @@ pub(in crate::server) async fn generate(
         limit: making.limit,
         dialogue,
         stops,
+        constraint: making.format.compile(&model, Begins::AfterThought).await?,
         text,
         odds: making.odds,
         scores: false,

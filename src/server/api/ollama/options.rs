@@ -2,6 +2,7 @@
 
 use crate::server::api::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
 use crate::server::body::{Body, within};
+use crate::server::format::Format;
 use crate::server::messages::variables;
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
@@ -24,7 +25,7 @@ pub(in crate::server::api) struct Usual {
     think: Option<Value>,
     /// Nothing but 0 without a prompt says something: the model stays loaded.
     pub(super) keep_alive: Option<Value>,
-    /// Not supported.
+    /// `json`, or a schema by which the answer is valid.
     format: Option<Value>,
     /// Not supported.
     images: Option<Value>,
@@ -49,6 +50,7 @@ struct Shared {
 /// How an answer is to be made.
 pub(super) struct Making {
     pub(super) sampling: Sampling,
+    pub(super) format: Format,
     pub(super) stops: Vec<String>,
     pub(super) limit: Option<usize>,
     pub(super) odds: Option<usize>,
@@ -66,9 +68,7 @@ impl Usual {
         if strict && !model.is_called(name) {
             return Err(Refusal::no_model(name));
         }
-        for (name, value) in [("format", &self.format), ("images", &self.images)] {
-            refuse_unless_neutral(name, value.as_ref())?;
-        }
+        refuse_unless_neutral("images", self.images.as_ref())?;
         let shared: Shared = body.read()?;
         let choosing = shared.options.unwrap_or_default();
         let sampling = choosing.sampling(model).map_err(|refusal| refusal.inside("options"))?;
@@ -83,6 +83,7 @@ impl Usual {
         let top = within("top_logprobs", self.top_logprobs.unwrap_or(0), 0, MOST_ODDS as u64)?;
         Ok(Making {
             sampling,
+            format: Format::of_ollama(self.format.as_ref())?,
             stops,
             limit: limit.and_then(|limit| usize::try_from(limit).ok()),
             odds: (self.logprobs == Some(true) || top > 0).then_some(top as usize),

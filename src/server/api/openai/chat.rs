@@ -34,7 +34,7 @@ pub(in crate::server::api) struct Chat {
     /// How many of the likeliest tokens are told beside each token.
     #[schema(minimum = 0, maximum = 20)]
     top_logprobs: Option<u64>,
-    /// Only `{"type":"text"}` is supported.
+    /// `text`, `json_object`, or `json_schema` with a schema.
     response_format: Option<Value>,
     /// Not supported, unless `tool_choice` is `none`.
     tools: Option<Value>,
@@ -68,10 +68,8 @@ pub(in crate::server::api) struct Chat {
 
 impl Chat {
     fn refuse_what_we_have_not(&self) -> Result<(), Refusal> {
-        let is_text = |value: &&Value| value["type"] != "text";
         let is_other = |value: &&Value| **value != json!(["text"]);
         for (name, value) in [
-            ("response_format", self.response_format.as_ref().filter(is_text)),
             ("functions", self.functions.as_ref()),
             ("modalities", self.modalities.as_ref().filter(is_other)),
             ("audio", self.audio.as_ref()),
@@ -132,6 +130,7 @@ impl Chat {
             messages: Messages::read(self.messages, self.continue_final_message.unwrap_or(true))?,
             tools,
             variables,
+            format: choosing.format(self.response_format.as_ref())?,
             sampling,
             stops,
             limit: limits.into_iter().flatten().min().map(|limit| limit as usize),

@@ -17,6 +17,7 @@ use crate::server::scheduler::{Event, Usage};
 use axum::extract::State;
 use axum::response::Response;
 use moewe_engine::dialogue::Dialogue;
+use moewe_engine::grammar::Begins;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -33,6 +34,8 @@ pub(in crate::server::api) struct Completion {
     /// How many of the likeliest tokens are told beside each token.
     #[schema(minimum = 0, maximum = 20)]
     logprobs: Option<u64>,
+    /// `text`, `json_object`, or `json_schema` with a schema.
+    response_format: Option<Value>,
     /// What follows the answer, for models that were trained to fill gaps.
     suffix: Option<String>,
     /// 1, or the same as `n`.
@@ -63,6 +66,8 @@ pub(in crate::server) async fn complete(
     let echo = own.echo.unwrap_or(false);
     let limit = choosing.max_tokens.unwrap_or(USUAL_LIMIT);
     let (sampling, stops) = (choosing.sampling(&model)?, choosing.stops()?);
+    let format = choosing.format(own.response_format.as_ref())?;
+    let constraint = format.compile(&model, Begins::AtOnce).await?;
     let encoder = model.clone();
     let (prompt, suffix) = (own.prompt, own.suffix);
     let prompts = aside(move || prompts(prompt, suffix, &encoder)).await?;
@@ -73,6 +78,7 @@ pub(in crate::server) async fn complete(
         limit: Some(limit as usize),
         dialogue: Dialogue::plain(),
         stops,
+        constraint,
         text: String::new(),
         odds: odds.map(|odds| odds as usize),
         scores: echo && odds.is_some(),

@@ -9,6 +9,7 @@ use crate::server::api::document::ResponseRequest;
 use crate::server::api::tell::{RESPONSES, tell as tell_answers};
 use crate::server::body::Body;
 use crate::server::chat::Chat;
+use crate::server::format::Format;
 use crate::server::messages::{Messages, variables};
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
@@ -36,7 +37,7 @@ pub(in crate::server::api) struct Response {
     tool_choice: Option<Value>,
     /// Whether one answer may call several tools.
     parallel_tool_calls: Option<bool>,
-    /// Only a `format` of `{"type":"text"}` is supported.
+    /// `format` has the type `text`, `json_object`, or `json_schema` with a `schema`.
     text: Option<Value>,
     /// `effort` is a variable of the template; `none` asks the model not to think.
     reasoning: Option<Value>,
@@ -54,18 +55,20 @@ pub(in crate::server::api) struct Response {
 
 impl Response {
     fn refuse_what_we_have_not(&self) -> Result<(), Refusal> {
-        let format = self.text.as_ref().and_then(|text| text.get("format"));
         for (name, value) in [
             ("previous_response_id", self.previous_response_id.as_ref()),
             ("conversation", self.conversation.as_ref()),
             ("background", self.background.as_ref()),
             ("prompt", self.prompt.as_ref()),
             ("top_logprobs", self.top_logprobs.as_ref()),
-            ("text.format", format.filter(|format| format["type"] != "text")),
         ] {
             refuse_unless_neutral(name, value)?;
         }
         Ok(())
+    }
+
+    fn format(&self) -> Option<&Value> {
+        self.text.as_ref().and_then(|text| text.get("format"))
     }
 
     fn tools(&self) -> Result<Tools, Refusal> {
@@ -105,6 +108,7 @@ impl Response {
             messages: Messages::read(Some(messages), true)?,
             tools: self.tools()?,
             variables: variables(model, effort, None)?,
+            format: Format::of_response(self.format())?,
             sampling: choosing.sampling(model)?,
             stops: choosing.stops()?,
             limit: limits.into_iter().flatten().min().map(|limit| limit as usize),
@@ -126,7 +130,7 @@ impl Response {
             "reasoning": self.reasoning.clone().unwrap_or_else(|| json!({ "effort": null, "summary": null })),
             "store": false,
             "temperature": chat.sampling.temperature,
-            "text": { "format": { "type": "text" } },
+            "text": { "format": self.format().cloned().unwrap_or_else(|| json!({ "type": "text" })) },
             "tool_choice": self.tool_choice.clone().unwrap_or_else(|| "auto".into()),
             "tools": self.tools.clone().unwrap_or_default(),
             "top_p": chat.sampling.top_p,
