@@ -121,26 +121,25 @@ fn the_conversation_is_that_of_other_interfaces() {
     assert!(count(&ask(json!(""), turns)) > 10);
 }
 
+/// What an error says, which has to be told in Anthropic's words.
+fn check(reply: &Reply, status: u16, kind: &str) -> String {
+    let error = reply.json();
+    assert_eq!((reply.status, &error["type"]), (status, &json!("error")), "{error}");
+    assert_eq!(error["error"]["type"], kind, "{error}");
+    assert_eq!(error["request_id"].as_str(), reply.header("x-request-id"));
+    assert_eq!(reply.header("request-id"), reply.header("x-request-id"));
+    error["error"]["message"].as_str().unwrap().to_owned()
+}
+
+fn keyed() -> Serving {
+    Serving::start(&["--chat-template", "chatml", "--api-key", "sixteen-bytes-or-more", "--max-body", "16K"])
+}
+
 #[test]
 fn whatever_goes_wrong_is_told_in_its_words() {
-    let serving = Serving::start(&[
-        "--chat-template",
-        "chatml",
-        "--api-key",
-        "sixteen-bytes-or-more",
-        "--max-body",
-        "16K",
-    ]);
+    let serving = keyed();
     let key = ("x-api-key", "sixteen-bytes-or-more");
     let post = |body: &Value| serving.ask("POST", "/v1/messages", &[key], &body.to_string());
-    let check = |reply: &Reply, status: u16, kind: &str| {
-        let error = reply.json();
-        assert_eq!((reply.status, &error["type"]), (status, &json!("error")), "{error}");
-        assert_eq!(error["error"]["type"], kind, "{error}");
-        assert_eq!(error["request_id"].as_str(), reply.header("x-request-id"));
-        assert_eq!(reply.header("request-id"), reply.header("x-request-id"));
-        error["error"]["message"].as_str().unwrap().to_owned()
-    };
     for (fields, part) in [
         (json!({ "messages": null }), "messages: expected a list"),
         (json!({ "messages": [] }), "messages: expected at least one"),
@@ -172,6 +171,13 @@ fn whatever_goes_wrong_is_told_in_its_words() {
         let message = check(&post(&ask(json!("U"), fields.clone())), 400, "invalid_request_error");
         assert!(message.contains(part), "{fields}: {message}");
     }
+}
+
+#[test]
+fn whoever_is_refused_is_told_in_its_words() {
+    let serving = keyed();
+    let key = ("x-api-key", "sixteen-bytes-or-more");
+    let post = |body: &Value| serving.ask("POST", "/v1/messages", &[key], &body.to_string());
     let long = check(&post(&ask(json!("Möwe ".repeat(2000)), json!({}))), 400, "invalid_request_error");
     assert!(long.contains("positions"), "{long}");
     check(&post(&ask(json!("x".repeat(20_000)), json!({}))), 413, "request_too_large");
