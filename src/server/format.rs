@@ -116,6 +116,7 @@ fn of_text(value: Option<&Value>) -> Result<Asked, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::interface::Interface;
     use serde_json::json;
 
     #[test]
@@ -164,7 +165,7 @@ mod tests {
             (json!(null), None, Some(json!(3)), "grammar: expected a text"),
         ] {
             let error = Format::read(Some(&format), json_schema, grammar.as_ref()).unwrap_err();
-            let message = error.json()["error"]["message"].as_str().unwrap().to_owned();
+            let message = error.json(Interface::OpenAi, "")["error"]["message"].as_str().unwrap().to_owned();
             assert!(message.contains(expected), "{message}");
         }
     }

@@ -1,5 +1,7 @@
 //! How long a mask takes with a large vocabulary.
 
+#![allow(clippy::print_stdout, reason = "figures")]
+
 use super::*;
 use std::collections::BTreeSet;
 use std::time::Instant;
