@@ -109,7 +109,7 @@ fn an_answer_ends_where_its_reader_says() {
     ] {
         let mut sampler = Sampler::new(sampling.clone(), engine.config().vocab_size).unwrap();
         let mut session = engine.session().unwrap();
-        let reader = Dialogue::plain().reader("", StopScanner::new([stop.to_owned()]));
+        let reader = Dialogue::plain().reader("", StopScanner::new([stop.to_owned()]), None);
         let mut answer = Answer::start(&mut session, &mut sampler, &prompt, Some(limit), reader).unwrap();
         let text = |pieces: Vec<Piece>| -> String { pieces.iter().map(Piece::text).collect() };
         let mut found = vec![];

@@ -35,8 +35,10 @@ impl Chat {
     /// # Errors
     /// What the template says, prompts that are too long, and a full queue.
     pub(super) async fn submit(self, shared: &Shared, model: &Arc<Model>) -> Result<Answers, Refusal> {
-        self.tools.check()?;
-        let (writer, messages, variables) = (model.clone(), self.messages, self.variables);
+        let offered = self.tools.offered(&model.dialect.dialogue)?;
+        let offer = offered.as_ref().map(|offered| offered.offer.clone());
+        let (writer, messages, mut variables) = (model.clone(), self.messages, self.variables);
+        variables.extend(offered.map(|offered| ("tools".to_owned(), offered.list)));
         let (text, tokens) = aside(move || prompt(&writer, &messages, &variables)).await?;
         let ask = Ask {
             prompts: vec![tokens],
@@ -45,6 +47,7 @@ impl Chat {
             limit: self.limit,
             dialogue: model.dialect.dialogue.clone(),
             stops: model.dialect.stops.iter().cloned().chain(self.stops).collect(),
+            offer,
             text,
             odds: self.odds,
             scores: false,
@@ -61,7 +64,7 @@ pub(super) fn prompt(
     variables: &Map<String, Value>,
 ) -> Result<(String, Vec<u32>), Refusal> {
     let template = model.dialect.template.as_ref().ok_or_else(Refusal::no_template)?;
-    let rendered = messages.render(template, variables)?;
+    let rendered = messages.render(template, model.dialect.dialogue.manner(), variables)?;
     let tokens = model.tokenizer().encode_parts(rendered.parts());
     let tokens = tokens.map_err(|error| Refusal::field("messages", error.to_string()))?;
     Ok((rendered.text().to_owned(), tokens))

@@ -2,7 +2,11 @@
 
 mod chat;
 mod load;
+#[path = "../support/script.rs"]
+#[allow(dead_code, reason = "not all of its scripts are used here")]
+mod script;
 mod serving;
+mod tools;
 
 use serde_json::{Value, json};
 use serving::{Reply, Serving, command};

@@ -73,6 +73,7 @@ pub(in crate::server) async fn complete(
         count,
         sampling,
         limit: Some(limit as usize),
+        offer: None,
         dialogue: Dialogue::plain(),
         stops,
         text: String::new(),
