@@ -6,6 +6,8 @@
 
 #![allow(clippy::print_stdout, reason = "the table of errors, and what is skipped")]
 
+#[path = "support/bytes.rs"]
+mod bytes;
 #[path = "support/command.rs"]
 mod command;
 #[path = "support/fixtures.rs"]
@@ -15,6 +17,11 @@ mod fixtures;
 mod best;
 #[path = "cuda/golden.rs"]
 mod golden;
+#[path = "cuda/serve.rs"]
+mod serve;
+#[path = "serve/serving.rs"]
+#[allow(dead_code, reason = "not all of the client is wanted")]
+mod serving;
 #[path = "cuda/speeds.rs"]
 mod speeds;
 

@@ -119,7 +119,7 @@ fn an_answer_ends_where_its_reader_says() {
         assert_eq!((found.join("|"), text(answer.flush())), (shown.join("|"), rest.to_owned()), "{stop}");
         assert_eq!((answer.ending(), answer.tokens().len()), (Some(ending), shown.len()), "{stop}");
         assert_eq!(answer.figures().generated, shown.len());
-        let reader = answer.into_reader();
+        let reader = answer.into_guided().reader;
         let met = (ending == Ending::StopString).then_some(stop);
         assert_eq!((reader.stop(), reader.answer()), (met, &*(shown.concat() + rest)), "{stop}");
     }

@@ -18,6 +18,7 @@ const LAYERS: &[&str] = &[
     "cuda",
     "tokenizer",
     "dialogue",
+    "grammar",
     "experts",
     "model",
     "sampler",

@@ -13,6 +13,7 @@ pub mod kernels;
 pub mod cuda;
 pub mod tokenizer;
 pub mod dialogue;
+pub mod grammar;
 pub mod sampler;
 pub mod experts;
 pub mod model;

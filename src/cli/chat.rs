@@ -9,13 +9,11 @@ mod input;
 mod partner;
 
 use super::Command;
-use super::models::Place;
 use super::options::ModelOptions;
 use super::output::{self, note};
 use super::prompt::{PromptOptions, Think};
 use super::sampling::SamplingOptions;
 use super::screen::Screen;
-use crate::embedded;
 use anyhow::{Result, bail};
 use clap::Parser;
 use commands::Next;
@@ -24,7 +22,6 @@ use input::Input;
 use moewe_engine::Error;
 use moewe_engine::generate::Ending;
 use moewe_engine::os::{interrupt, terminal};
-use moewe_engine::session::{Engine, Options};
 use partner::{Answered, Partner};
 use serde_json::json;
 use std::path::PathBuf;
@@ -55,7 +52,7 @@ pub(super) struct Chat {
 
 impl Command for Chat {
     fn run(self) -> Result<()> {
-        let engine = self.open()?;
+        let engine = self.model.open_to_talk(&self.model.place()?, self.model.options()?, self.base)?;
         let (sampling, prompting) = (self.sampling.clone(), self.prompting.clone());
         let partner = Partner::new(&engine, sampling, prompting, self.model.quiet)?;
         if !partner.has_template() {
@@ -76,22 +73,6 @@ impl Command for Chat {
         }
         let (quiet, json) = (self.model.quiet, self.json);
         Talk { partner, conversation, is_interactive, quiet, json, has_failed: false }.run()
-    }
-}
-
-impl Chat {
-    /// The model; that of the program answers with its adapter, unless the person names others or wants none.
-    fn open(&self) -> Result<Engine> {
-        let place = self.model.place()?;
-        let is_plain = self.base || !self.model.lora.is_empty();
-        if place != Place::Embedded || is_plain {
-            if self.base && place != Place::Embedded {
-                bail!("--base is about the model in the program; {place} is another one");
-            }
-            return self.model.open_place(&place, self.model.options()?);
-        }
-        let options = self.model.options()?;
-        self.model.open_place(&place, Options { adapters: vec![embedded::chat()?], ..options })
     }
 }
 

@@ -3,6 +3,7 @@
 use super::models::Place;
 use super::on_the_way::{self, Wish};
 use super::output;
+use crate::embedded;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use moewe_engine::gguf::Gguf;
@@ -145,6 +146,18 @@ impl ModelOptions {
             self.introduce(&engine);
         }
         Ok(engine)
+    }
+
+    /// The same for conversations: the model of the program answers with its adapter, unless the person names others or
+    /// wants none.
+    pub(crate) fn open_to_talk(&self, place: &Place, options: Options, base: bool) -> Result<Engine> {
+        if base && *place != Place::Embedded {
+            bail!("--base is about the model in the program; {place} is another one");
+        }
+        if *place != Place::Embedded || base || !self.lora.is_empty() {
+            return self.open_place(place, options);
+        }
+        self.open_place(place, Options { adapters: vec![embedded::chat()?], ..options })
     }
 
     fn introduce(&self, engine: &Engine) {

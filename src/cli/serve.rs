@@ -13,7 +13,9 @@ use moewe_engine::sampler::Sampling;
 use moewe_engine::session::Options;
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+#[cfg(unix)]
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const SHORTEST_KEY: usize = 16;
@@ -28,7 +30,10 @@ pub(super) struct Serve {
     sampling: SamplingOptions,
     #[command(flatten)]
     prompting: PromptOptions,
-    /// Address to listen on; others than this machine's own want a key
+    /// Without a model, serve the one in the program as it was trained: it continues texts instead of answering
+    #[arg(long, conflicts_with = "lora")]
+    base: bool,
+    /// Address to listen on, or a path with a slash for a Unix socket; others than this machine's own want a key
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1", help_heading = "Serving")]
     host: String,
     /// Port to listen on; 0 takes any that is free, which is printed
@@ -64,6 +69,9 @@ pub(super) struct Serve {
     /// Show /metrics without a key
     #[arg(long, help_heading = "Serving")]
     metrics_without_key: bool,
+    /// Show browsers no page at `/`
+    #[arg(long, help_heading = "Serving")]
+    no_page: bool,
     /// How long a request may wait: 600s, 5m, or none
     #[arg(long, value_name = "TIME", default_value = "600s", value_parser = time, help_heading = "Serving")]
     timeout_queue: Time,
@@ -104,9 +112,9 @@ impl Command for Serve {
         let address = Address { host: self.host.clone(), port: self.port, insecure: self.insecure };
         let listener = interrupt::listen_to_all();
         let server = Server::start(&address, self.settings(keys))?;
-        output::note(format!("listening on http://{}", server.address()));
+        output::note(format!("listening on {}", server.name()));
         let options = Options { sequences: Some(self.parallel.into()), ..self.model.options()? };
-        let engine = self.model.open_place(&place, options)?;
+        let engine = self.model.open_to_talk(&place, options, self.base)?;
         let recommended = Sampling::from_metadata(engine.metadata());
         let sampling = self.sampling.for_vocabulary(recommended, engine.config().vocab_size)?;
         let dialect = self.prompting.dialect(engine.metadata(), engine.tokenizer()?)?;
@@ -135,6 +143,7 @@ impl Serve {
             origins: self.allow_origin.clone(),
             hosts: self.allow_host.clone(),
             metrics_are_open: self.metrics_without_key,
+            page: !self.no_page,
         }
     }
 
@@ -149,6 +158,12 @@ impl Serve {
                 bail!("{}: there is no key in it", file.display());
             }
             keys.extend(lines.into_iter().map(str::to_owned));
+            if is_open_to_others(file) {
+                output::note(format!(
+                    "{}: others may read it; chmod 600 keeps the keys secret",
+                    file.display()
+                ));
+            }
         }
         if let (true, Ok(key)) = (keys.is_empty(), env::var("MOEWE_API_KEY")) {
             keys.push(key);
@@ -158,6 +173,14 @@ impl Serve {
         }
         Ok(keys)
     }
+}
+
+/// Whether others than its owner may read or change a file, where the system says so.
+fn is_open_to_others(file: &Path) -> bool {
+    #[cfg(unix)]
+    return fs::metadata(file).is_ok_and(|about| about.permissions().mode() & 0o077 != 0);
+    #[cfg(not(unix))]
+    return false;
 }
 
 fn time(text: &str) -> Result<Time> {

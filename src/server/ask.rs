@@ -5,6 +5,7 @@ use super::model::Model;
 use super::refusal::Refusal;
 use super::scheduler::{Event, Failure, Request};
 use moewe_engine::dialogue::{Dialogue, Offer, StopScanner};
+use moewe_engine::grammar::Constraint;
 use moewe_engine::sampler::Sampling;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ pub(super) struct Ask {
     pub(super) limit: Option<usize>,
     pub(super) dialogue: Dialogue,
     pub(super) stops: Vec<String>,
+    /// What each answer has to be.
+    pub(super) constraint: Option<Constraint>,
     /// The tools that may be called.
     pub(super) offer: Option<Arc<Offer>>,
     /// The prompt's text, where the model may go on in the middle of a thought.
@@ -93,6 +96,7 @@ impl Ask {
                 sampling,
                 limit,
                 reader: self.dialogue.reader(&self.text, stops, self.offer.clone()),
+                constraint: self.constraint.clone(),
                 odds: self.odds,
                 scores: self.scores,
                 reuses: self.reuses,

@@ -72,6 +72,16 @@ pub(super) fn within<T: PartialOrd + Copy + std::fmt::Display>(
     Err(Refusal::field(name, format!("expected {least} to {most}, not {number}")))
 }
 
+/// A real number of a field, in a range whose ends may be the least above zero and the largest there is.
+pub(super) fn real(name: &str, number: f32, least: f32, most: f32) -> Result<f32, Refusal> {
+    if number >= least && number <= most {
+        return Ok(number);
+    }
+    let least = if least == f32::MIN_POSITIVE { "more than 0".into() } else { format!("at least {least}") };
+    let most = if most == f32::MAX { String::new() } else { format!(" and at most {most}") };
+    Err(Refusal::field(name, format!("expected {least}{most}, not {number}")))
+}
+
 /// A list of token ids of this vocabulary, where a value is one.
 pub(super) fn ids(value: &Value, vocabulary: usize) -> Option<Result<Vec<u32>, u64>> {
     let numbers: Option<Vec<u64>> = value.as_array()?.iter().map(Value::as_u64).collect();

@@ -7,6 +7,7 @@ use super::messages::Messages;
 use super::model::Model;
 use super::refusal::Refusal;
 use super::tools::Tools;
+use moewe_engine::grammar::{Begins, Constraint, Grammar};
 use moewe_engine::sampler::Sampling;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -35,17 +36,30 @@ impl Chat {
     /// # Errors
     /// What the template says, prompts that are too long, and a full queue.
     pub(super) async fn submit(self, shared: &Shared, model: &Arc<Model>) -> Result<Answers, Refusal> {
-        let offered = self.tools.offered(&model.dialect.dialogue)?;
-        let offer = offered.as_ref().map(|offered| offered.offer.clone());
-        let (writer, messages, mut variables) = (model.clone(), self.messages, self.variables);
-        variables.extend(offered.map(|offered| ("tools".to_owned(), offered.list)));
+        let dialogue = &model.dialect.dialogue;
+        let offered = self.tools.offered(dialogue)?;
+        let (writer, mut messages, mut variables) = (model.clone(), self.messages, self.variables);
+        let (mut dialogue, mut constraint, mut offer) = (dialogue.clone(), None, None);
+        if let Some(offered) = offered {
+            variables.extend(offered.variable());
+            if let Some(text) = offered.instructions() {
+                messages = messages.with_instructions(&text);
+            }
+            let (reading, grammar) = offered.reading(&dialogue, model.tokenizer());
+            dialogue = reading;
+            if let Some(grammar) = grammar {
+                constraint = Some(forced(model, grammar).await?);
+            }
+            offer = Some(offered.offer);
+        }
         let (text, tokens) = aside(move || prompt(&writer, &messages, &variables)).await?;
         let ask = Ask {
             prompts: vec![tokens],
             count: self.count,
             sampling: self.sampling,
             limit: self.limit,
-            dialogue: model.dialect.dialogue.clone(),
+            dialogue,
+            constraint,
             stops: model.dialect.stops.iter().cloned().chain(self.stops).collect(),
             offer,
             text,
@@ -55,6 +69,17 @@ impl Chat {
         };
         ask.submit(shared, model)
     }
+}
+
+/// A grammar of calls, ready to rule an answer.
+async fn forced(model: &Arc<Model>, grammar: Grammar) -> Result<Constraint, Refusal> {
+    let model = model.clone();
+    let work = move || {
+        let matcher = model.engine.vocabulary().and_then(|vocabulary| vocabulary.compile(&grammar));
+        let matcher = matcher.map_err(|error| Refusal::field("tools", error.to_string()))?;
+        Ok(Constraint { matcher, begins: Begins::AfterThought })
+    };
+    aside(work).await
 }
 
 /// The prompt as text and as tokens.

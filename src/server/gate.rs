@@ -4,6 +4,7 @@
 //! its `Origin`, and one that has its own name point at this machine with that name as `Host`: both are refused before
 //! the body is read. A key is compared in the same time whatever is wrong with it.
 
+use super::page;
 use super::refusal::Refusal;
 use axum::http::{HeaderMap, Method, Uri, header};
 use ring::digest::{SHA256, digest};
@@ -46,10 +47,10 @@ impl Gate {
         headers: &'h HeaderMap,
     ) -> Result<Admitted<'h>, Refusal> {
         let host = self.host(uri, headers)?;
-        let origin = self.origin(host, headers)?;
         let path = uri.path();
+        let origin = self.origin(host, path, headers)?;
         let is_open = OPEN.contains(&path) || path.starts_with("/v1/models/") || method == Method::OPTIONS;
-        let is_open = is_open || self.metrics_are_open && path == "/metrics";
+        let is_open = is_open || page::has(path) || self.metrics_are_open && path == "/metrics";
         if !self.keys.is_empty() && !is_open && !self.has_key(headers) {
             return Err(Refusal::key());
         }
@@ -80,10 +81,12 @@ impl Gate {
         Ok(host)
     }
 
-    fn origin<'h>(&self, host: &str, headers: &'h HeaderMap) -> Result<Admitted<'h>, Refusal> {
+    fn origin<'h>(&self, host: &str, path: &str, headers: &'h HeaderMap) -> Result<Admitted<'h>, Refusal> {
         let value = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
         let Some(origin) = value("origin") else {
             return match value("sec-fetch-site") {
+                // A link on another site may lead to the page; it asks for nothing by itself.
+                Some("cross-site") if path == "/" && value("sec-fetch-mode") == Some("navigate") => Ok(None),
                 Some("cross-site") => {
                     Err(Refusal::forbidden("pages of other sites may not call this server"))
                 }

@@ -5,19 +5,18 @@ use super::metrics::Metrics;
 use super::model::{Dialect, Model};
 use super::routes::router;
 use super::scheduler::Scheduler;
+use super::socket::{Address, Socket, Stream};
 use super::{Settings, Shared};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use moewe_engine::sampler::Sampling;
 use moewe_engine::session::Engine;
-use std::net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 
@@ -31,21 +30,17 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How soon the flag to end is seen: an idle server does next to nothing.
 const LOOK: Duration = Duration::from_secs(1);
+/// A step that takes longer is told of: a disk or a card may hang.
+const STUCK: Duration = Duration::from_secs(60);
+/// How long the latest step may take when the server ends.
+const LAST_STEP: Duration = Duration::from_secs(10);
 /// Threads that make tokens of long texts.
 const TOKENIZERS: usize = 2;
-
-/// Where to listen.
-pub(crate) struct Address {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    /// Whether others than this machine may come without a key.
-    pub(crate) insecure: bool,
-}
 
 /// A server that listens. It answers that it is loading, until it gets its model.
 pub(crate) struct Server {
     shared: Arc<Shared>,
-    address: SocketAddr,
+    name: String, // of the address
     http: JoinHandle<Result<()>>,
     end: watch::Sender<bool>,
 }
@@ -56,21 +51,10 @@ impl Server {
     /// # Errors
     /// An address that is taken, or open to the net without a key.
     pub(crate) fn start(address: &Address, settings: Settings) -> Result<Self> {
-        let named = || format!("cannot listen on {}:{}", address.host, address.port);
-        let candidates = (address.host.as_str(), address.port).to_socket_addrs().with_context(named)?;
-        let candidates: Vec<_> = candidates.collect();
-        let is_local = candidates.iter().all(|address| address.ip().is_loopback());
-        if !is_local && settings.keys.is_empty() && !address.insecure {
-            bail!(
-                "{} can be reached from other machines: give a key with --api-key, or say --insecure",
-                address.host
-            );
-        }
-        let socket = StdListener::bind(&candidates[..]).with_context(named)?;
-        socket.set_nonblocking(true)?;
-        let address = socket.local_addr()?;
+        let socket = Socket::open(address, !settings.keys.is_empty())?;
+        let name = socket.name();
         let gate = Gate::new(
-            address,
+            socket.address()?,
             settings.hosts.clone(),
             settings.origins.clone(),
             &settings.keys,
@@ -92,12 +76,12 @@ impl Server {
         let of_thread = shared.clone();
         let run = move || runtime.block_on(listen(socket, of_thread, ended));
         let http = thread::Builder::new().name("moewe-http".into()).spawn(run)?;
-        Ok(Self { shared, address, http, end })
+        Ok(Self { shared, name, http, end })
     }
 
-    /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+    /// Where it listens, for people.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Serves a model until the flag goes up, and longer for those that are being answered, unless it
@@ -120,8 +104,13 @@ impl Server {
             Model::new(engine, scheduler.clone(), shared.settings.aliases.clone(), sampling, dialect)?;
         // Only this sets it.
         let _ = shared.model.set(Arc::new(model));
+        let mut is_stuck = false;
         while !stop.load(Ordering::Relaxed) && !http.is_finished() && !thread.is_finished() {
             thread::park_timeout(LOOK);
+            let was_stuck = std::mem::replace(&mut is_stuck, shared.metrics.turn_takes() > STUCK);
+            if is_stuck && !was_stuck {
+                tracing::warn!("a step takes longer than {} s; requests are still heard", STUCK.as_secs());
+            }
         }
         shared.is_closing.store(true, Ordering::Relaxed);
         stop.store(false, Ordering::Relaxed);
@@ -132,6 +121,15 @@ impl Server {
             thread::sleep(Duration::from_millis(20));
         }
         scheduler.end();
+        stop.store(false, Ordering::Relaxed);
+        let until = Instant::now() + LAST_STEP;
+        while !thread.is_finished() {
+            if Instant::now() > until || stop.load(Ordering::Relaxed) {
+                tracing::warn!("the latest step does not end, and is left");
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
         let computed = thread.join();
         let _ = end.send(true);
         let served = http.join();
@@ -143,8 +141,8 @@ impl Server {
 }
 
 /// Takes connections until the end, and lets those that are open finish their answers.
-async fn listen(socket: StdListener, shared: Arc<Shared>, mut ended: watch::Receiver<bool>) -> Result<()> {
-    let socket = TcpListener::from_std(socket)?;
+async fn listen(socket: Socket, shared: Arc<Shared>, mut ended: watch::Receiver<bool>) -> Result<()> {
+    let socket = socket.listen()?;
     let router = router(shared.clone());
     let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
@@ -152,7 +150,7 @@ async fn listen(socket: StdListener, shared: Arc<Shared>, mut ended: watch::Rece
             accepted = socket.accept() => accepted,
             _ = ended.changed() => break,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok(stream) = accepted else {
             // Too many files are open: some will close.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
@@ -172,9 +170,7 @@ async fn listen(socket: StdListener, shared: Arc<Shared>, mut ended: watch::Rece
 }
 
 /// One connection, request after request.
-async fn attend(stream: TcpStream, router: axum::Router, mut ended: watch::Receiver<bool>) {
-    // Events are small, and are wanted now.
-    let _ = stream.set_nodelay(true);
+async fn attend(stream: Box<dyn Stream>, router: axum::Router, mut ended: watch::Receiver<bool>) {
     let mut stream = Box::pin(TimeoutStream::new(stream));
     stream.as_mut().set_write_timeout_pinned(Some(WRITE_TIMEOUT));
     let connection = http1::Builder::new()

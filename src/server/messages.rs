@@ -45,6 +45,15 @@ impl Messages {
         }
     }
 
+    /// The same with more to say by the system.
+    pub(super) fn with_instructions(mut self, text: &str) -> Self {
+        match self.messages.first_mut().filter(|first| first.role() == "system") {
+            Some(first) => *first = Message::new("system", format!("{}\n\n{text}", first.content())),
+            None => self.messages.insert(0, Message::new("system", text)),
+        }
+        self
+    }
+
     /// The conversation as this template writes it, which wants calls of tools in this manner.
     ///
     /// # Errors

@@ -11,7 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry};
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 type Seconds = Counter<f64, AtomicU64>;
 
@@ -73,6 +74,7 @@ pub(crate) struct Metrics {
     experts_read_bytes: Counter,
     experts_hits: Counter,
     resident: Gauge,
+    turn_since: Mutex<Option<Instant>>, // while one is computed
 }
 
 fn durations() -> Histogram {
@@ -123,6 +125,7 @@ impl Metrics {
             experts_read_bytes: Counter::default(),
             experts_hits: Counter::default(),
             resident: Gauge::default(),
+            turn_since: Mutex::default(),
         };
         metrics.registered()
     }
@@ -195,6 +198,11 @@ impl Metrics {
         self.between_tokens.observe(gap.as_secs_f64());
     }
 
+    /// Steps of answers so far.
+    pub(super) fn steps(&self) -> u64 {
+        self.decodes.get()
+    }
+
     /// A step with rows of answers.
     pub(super) fn answered(&self, rows: usize, took: Duration) {
         self.decodes.inc();
@@ -208,6 +216,25 @@ impl Metrics {
     pub(super) fn read(&self, rows: usize, took: Duration) {
         self.prompt_seconds.inc_by(took.as_secs_f64());
         self.step("prompt", rows, took);
+    }
+
+    /// A turn of the scheduler begins.
+    pub(super) fn begin_turn(&self) {
+        *self.since() = Some(Instant::now());
+    }
+
+    /// It has ended, one way or another.
+    pub(super) fn end_turn(&self) {
+        *self.since() = None;
+    }
+
+    /// How long the present turn has taken.
+    pub(super) fn turn_takes(&self) -> Duration {
+        self.since().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.turn_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn step(&self, kind: &'static str, rows: usize, took: Duration) {

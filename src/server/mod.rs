@@ -7,20 +7,25 @@ mod api;
 mod ask;
 mod body;
 mod chat;
+mod experts;
 mod gate;
 mod listen;
 mod messages;
 mod metrics;
 mod model;
+mod page;
 mod refusal;
 mod routes;
 mod scheduler;
+mod socket;
 mod tools;
 
-pub(crate) use listen::{Address, Server};
+pub(crate) use listen::Server;
 pub(crate) use model::Dialect;
 pub(crate) use scheduler::Limits;
+pub(crate) use socket::Address;
 
+use crate::pull::hex;
 use gate::Gate;
 use metrics::Metrics;
 use model::Model;
@@ -51,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) origins: Vec<String>,
     pub(crate) hosts: Vec<String>,
     pub(crate) metrics_are_open: bool,
+    /// Whether browsers get a page.
+    pub(crate) page: bool,
 }
 
 impl Settings {

@@ -93,6 +93,12 @@ impl Refusal {
         Self::new(StatusCode::NOT_IMPLEMENTED, "not_supported_error", message)
     }
 
+    /// A dense model.
+    pub(super) fn no_experts() -> Self {
+        let message = "this model has no experts";
+        Self::new(StatusCode::NOT_IMPLEMENTED, "not_supported_error", message)
+    }
+
     /// The queue is full; it may have room in so many seconds.
     pub(super) fn busy(seconds: u64) -> Self {
         let new = Self::unavailable("the server is busy: its queue is full");

@@ -1,8 +1,8 @@
 //! Which path is answered by what, and what every answer has.
 
-use super::Shared;
 use super::api::openai;
 use super::refusal::Refusal;
+use super::{Shared, experts, page};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -15,7 +15,8 @@ use std::sync::Arc;
 /// All routes.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
-        .route("/", get(greet))
+        .merge(page::routes())
+        .route("/v1/moewe/experts", get(experts::watch))
         .route("/health", get(health))
         .route("/v1/health", get(health))
         .route("/metrics", get(metrics))
@@ -51,7 +52,7 @@ async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     add(headers, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     if let Some(origin) = origin {
         add(headers, header::ACCESS_CONTROL_ALLOW_ORIGIN, &origin);
-        add(headers, header::VARY, "origin");
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
         if method == Method::OPTIONS {
             add(headers, header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST");
             add(headers, header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, x-api-key");
@@ -67,10 +68,6 @@ fn add(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
-}
-
-async fn greet() -> &'static str {
-    "Möwe is running\n"
 }
 
 async fn health(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Refusal> {

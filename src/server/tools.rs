@@ -3,6 +3,8 @@
 
 use super::refusal::Refusal;
 use moewe_engine::dialogue::{Dialogue, Offer, Tool};
+use moewe_engine::grammar::Grammar;
+use moewe_engine::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -38,8 +40,11 @@ pub(super) struct Tools {
 
 /// Tools that are right, for the template and for the reader of the answer.
 pub(super) struct Offered {
-    pub(super) list: Value,
+    list: Value,
     pub(super) offer: Arc<Offer>,
+    /// Whether the template says which tools there are, and how to call them.
+    is_told: bool,
+    must_call: bool,
 }
 
 impl Tools {
@@ -70,12 +75,11 @@ impl Tools {
             Choice::Named(name) if !tools.iter().any(|tool| tool.name == *name) => {
                 return Err(Refusal::field("tool_choice", format!("no tool is called {name}")));
             }
-            Choice::Required | Choice::Named(_) => {
-                return Err(Refusal::field("tool_choice", "this server forces no calls: auto or none"));
-            }
-            Choice::None | Choice::Auto => {}
+            _ => {}
         }
-        if dialogue.calls().is_none() || !dialogue.is_told_of_tools() {
+        let must_call = self.choice != Choice::Auto;
+        let is_told = dialogue.calls().is_some() && dialogue.is_told_of_tools();
+        if !must_call && !is_told {
             return Err(Refusal::field("tools", "this model's template does not speak of tools"));
         }
         let list = self.list.iter().zip(&tools).map(|(value, tool)| {
@@ -83,7 +87,44 @@ impl Tools {
             value["function"]["parameters"] = tool.parameters.clone();
             value
         });
-        Ok(Some(Offered { list: list.collect(), offer: Arc::new(Offer { tools, several: self.several }) }))
+        let list = list.collect();
+        let mut several = self.several;
+        if let Choice::Named(name) = &self.choice {
+            tools.retain(|tool| tool.name == *name);
+            several = false;
+        }
+        Ok(Some(Offered { list, offer: Arc::new(Offer { tools, several }), is_told, must_call }))
+    }
+}
+
+impl Offered {
+    /// The list as a variable of the template, which may not know it.
+    pub(super) fn variable(&self) -> Option<(String, Value)> {
+        self.is_told.then(|| ("tools".to_owned(), self.list.clone()))
+    }
+
+    /// What a model has to be told whose template does not speak of tools.
+    pub(super) fn instructions(&self) -> Option<String> {
+        let functions = self.list.as_array().into_iter().flatten().map(|tool| format!("{}\n", tool["function"]));
+        let functions: String = functions.collect();
+        (!self.is_told).then(|| {
+            format!(
+                "Answer with a call of one of these functions, and nothing else: a JSON object with the function's \
+                 \"name\" and \"arguments\".\n{}",
+                functions.trim_end()
+            )
+        })
+    }
+
+    /// How answers are to be read, and the grammar that forces a call where there has to be one.
+    pub(super) fn reading(&self, dialogue: &Dialogue, tokenizer: &Tokenizer) -> (Dialogue, Option<Grammar>) {
+        if !self.must_call {
+            return (dialogue.clone(), None);
+        }
+        let own = dialogue.grammar_of_calls(&self.offer, tokenizer).filter(|_| self.is_told);
+        let dialogue = if own.is_some() { dialogue.clone() } else { dialogue.with_forced_calls() };
+        let grammar = own.or_else(|| dialogue.grammar_of_calls(&self.offer, tokenizer));
+        (dialogue, grammar.map(Grammar::Lark))
     }
 }
 
@@ -207,6 +248,7 @@ mod tests {
     fn templates_see_whole_tools() {
         let one = json!([function(json!({ "name": "a.b-c_1", "description": null, "strict": true }))]);
         let found = offered(one.clone(), Choice::Auto).unwrap().unwrap();
+        assert!(found.instructions().is_none() && found.variable().is_some());
         assert_eq!(found.list[0]["function"]["parameters"], json!({ "type": "object", "properties": {} }));
         assert_eq!(found.offer.tools[0].name, "a.b-c_1");
         assert!(offered(one.clone(), Choice::None).unwrap().is_none());

@@ -18,7 +18,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("moewe")
 parser.add_argument("model")
 parser.add_argument("--peer", help="llama-server")
-parser.add_argument("--bars", default="S1,S3,S4,S5,S7,S10")
+parser.add_argument("--bars", default="S1,S3,S4,S5,S7,S8,S9,S10")
 parser.add_argument("--turns", type=int, default=3)
 parser.add_argument("--tokens", type=int, default=64)
 parser.add_argument("--context", type=int, default=4096)
@@ -103,7 +103,7 @@ class Server:
 
 
 def moewe(*flags, parallel=8):
-    command = [options.moewe, "serve", *model, "--port", "8701", "-c", str(options.context), "-q",
+    command = [options.moewe, "serve", *(model or ["--base"]), "--port", "8701", "-c", str(options.context), "-q",
                "--parallel", str(parallel), *flags]
     return Server(command, 8701)
 
@@ -216,6 +216,68 @@ def s7():
             if number == 99:  # the cache is full of what ended
                 first = server.resident(), server.files()
         say("S7", f"resident {first[0]:.1f} MiB after 100, {server.resident():.1f} after 1000; files {first[1]}, {server.files()}")
+
+
+def s8():
+    """Nobody asks: no work, no waking."""
+    with moewe() as server:
+        server.ask(prompt(64), 8)
+        time.sleep(1)
+
+        def counts():
+            with open(f"/proc/{server.child.pid}/stat") as stat:
+                ticks = sum(map(int, stat.read().rsplit(")", 1)[1].split()[11:13]))
+            wakes = 0
+            for thread in os.listdir(f"/proc/{server.child.pid}/task"):
+                with open(f"/proc/{server.child.pid}/task/{thread}/status") as status:
+                    wakes += sum(int(line.split()[1]) for line in status if "ctxt_switches" in line)
+            return ticks / os.sysconf("SC_CLK_TCK"), wakes
+
+        before = counts()
+        time.sleep(10)
+        used, wakes = (after - before for after, before in zip(counts(), before))
+        say("S8", f"idle for 10 s: {used / 10:.2%} of a core, {wakes / 10:.1f} wakes a second")
+
+
+def s9():
+    """A hundred prompts have the same tokens and odds alone, together, and where their beginnings are known."""
+    for isa in ("amx", "avx512vnni", "avxvnni", "avx2", "portable"):
+        try:
+            server = moewe("--exact", "--isa", isa)
+        except SystemExit:
+            say("S9", f"{isa}: not on this machine")
+            continue
+        with server:
+            many = [prompt(numbers.choice([1, 7, 24, 90, 256, 300])) for _ in range(100)]
+            if isa == "portable":
+                many = many[:20]
+
+            def answer(at, reuses, found):
+                body = {"prompt": many[at], "max_tokens": 12, "temperature": 1, "seed": at, "logprobs": 3,
+                        "cache_prompt": reuses, "ignore_eos": True}
+                connection = server.connect()
+                connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+                found[at] = json.loads(connection.getresponse().read())["choices"]
+                connection.close()
+
+            alone, together, known = {}, {}, {}
+            for at in range(len(many)):
+                answer(at, False, alone)
+            left = list(range(len(many)))
+
+            def work():
+                while left:
+                    answer(left.pop(), True, together)
+
+            threads = [threading.Thread(target=work) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            for at in range(len(many)):
+                answer(at, True, known)
+            same = sum(alone[at] == together[at] == known[at] for at in range(len(many)))
+            say("S9", f"{isa}: {same} of {len(many)} prompts have the same bits in all three ways")
 
 
 def s10():

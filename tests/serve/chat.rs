@@ -1,7 +1,7 @@
 //! Conversations over HTTP: what a person says is never taken for the template's words, thoughts are told apart from
 //! answers, and what a model or this server cannot do is said.
 
-use crate::serving::{Reply, Serving};
+use crate::serving::{Reply, Serving, command};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -86,6 +86,16 @@ fn words_of_a_person_are_no_control_tokens() {
     let developer = json!([{ "role": "developer", "content": "S" }, { "role": "user", "content": "U" }]);
     let system = json!([{ "role": "system", "content": "S" }, { "role": "user", "content": "U" }]);
     assert_eq!(tokens(developer), tokens(system));
+}
+
+/// The model in the program answers in turns, unless it is asked not to.
+#[test]
+fn without_a_model_there_is_somebody_to_talk_to() {
+    let ask = question("Wo ist das Boot?", json!({ "temperature": 0, "max_tokens": 60 }));
+    let answered = Serving::by(command(), &[]).post("/v1/chat/completions", &ask);
+    assert_eq!(message(&answered)["role"], "assistant");
+    assert_eq!(answered.json()["choices"][0]["finish_reason"], "stop", "{}", answered.text());
+    assert_eq!(Serving::start(&[]).post("/v1/chat/completions", &ask).status, 501);
 }
 
 #[test]

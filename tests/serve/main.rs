@@ -2,10 +2,13 @@
 
 mod chat;
 mod load;
+mod reuse;
+mod page;
 #[path = "../support/script.rs"]
 #[allow(dead_code, reason = "not all of its scripts are used here")]
 mod script;
 mod serving;
+mod threats;
 mod tools;
 
 use serde_json::{Value, json};
@@ -210,7 +213,7 @@ fn wrong_fields_are_named() {
         (json!({ "prompt": "" }), "prompt", "no token"),
         (json!({ "prompt": [1, 2, 99999] }), "prompt", "no token 99999"),
         (json!({ "prompt": [[1], "x", {}] }), "prompt", "expected"),
-        (json!({ "temperature": -1 }), "temperature", "expected 0"),
+        (json!({ "temperature": -1 }), "temperature", "expected at least 0"),
         (json!({ "temperature": "hot" }), "temperature", "invalid type"),
         (json!({ "top_p": 1.5 }), "top_p", "expected"),
         (json!({ "max_tokens": -1 }), "max_tokens", "invalid value"),

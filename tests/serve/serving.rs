@@ -14,20 +14,33 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Starts one on a free port and waits until it has loaded.
+    /// Starts one on a free port and waits until it has loaded. The model in the program, unless the first argument is
+    /// another, continues texts.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let serving = Self::begin(arguments);
-        let start = Instant::now();
-        while serving.get("/health").status != 200 {
-            assert!(start.elapsed() < Duration::from_secs(60), "it never loaded");
-            thread::sleep(Duration::from_millis(10));
-        }
+        let names_one = arguments.first().is_some_and(|first| !first.starts_with('-'));
+        let base: &[&str] = if names_one { &[] } else { &["--base"] };
+        Self::by(command(), &[base, arguments].concat())
+    }
+
+    /// The same by a command of one's own.
+    pub(crate) fn by(command: Command, arguments: &[&str]) -> Self {
+        let serving = Self::begin(command, arguments);
+        serving.wait();
         serving
     }
 
+    /// Waits until it has loaded.
+    pub(crate) fn wait(&self) {
+        let start = Instant::now();
+        while self.get("/health").status != 200 {
+            assert!(start.elapsed() < Duration::from_secs(60), "it never loaded");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Starts one and waits until it listens.
-    pub(crate) fn begin(arguments: &[&str]) -> Self {
-        let mut child = command().args(["--port", "0"]).args(arguments).spawn().unwrap();
+    pub(crate) fn begin(mut command: Command, arguments: &[&str]) -> Self {
+        let mut child = command.args(["--port", "0"]).args(arguments).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
         stderr.read_line(&mut first).unwrap();

@@ -5,7 +5,7 @@
 
 use super::calls::{Fed, Scanner};
 use super::trial::{ANSWER, Trial};
-use super::{Family, Offer, Piece, Split, begun};
+use super::{Family, Offer, Piece, Split, Stage, begun};
 use std::sync::Arc;
 
 const START: &str = "<|start|>";
@@ -241,6 +241,17 @@ impl Split for Splitter {
             self.held.drain(..mark.len());
             self.mark(mark);
         }
+    }
+
+    fn stage(&self) -> Stage<'_> {
+        let opening = match &self.place {
+            Place::Head(_) if self.is_first && self.first_words().trim().is_empty() => CHANNEL,
+            Place::Gap => START,
+            Place::Head(_) | Place::Text(Kind::Reasoning) | Place::Call(..) => return Stage::Thought,
+            Place::Text(Kind::Answer) => return Stage::Answer,
+        };
+        let missing = opening.strip_prefix(&*self.held).unwrap_or(opening);
+        Stage::Undecided { opening: missing, has_begun: missing.len() < opening.len() }
     }
 
     fn finish(&mut self, pieces: &mut Vec<Piece>) {

@@ -14,12 +14,14 @@ mod tags;
 mod tests;
 mod trial;
 
-use crate::tokenizer::ChatTemplate;
+use crate::tokenizer::{ChatTemplate, Tokenizer};
 use calls::Calls;
 use std::fmt::Debug;
 use std::sync::Arc;
 use trial::Trial;
 
+#[cfg(test)]
+pub(crate) use calls::TEMPLATES;
 pub use calls::{Manner, Offer, Tool};
 pub use reader::Reader;
 pub use stops::StopScanner;
@@ -44,6 +46,25 @@ impl Piece {
             Self::Reasoning(text) | Self::Answer(text) | Self::Call(text) | Self::Arguments(text) => text,
         }
     }
+}
+
+/// Where in an answer a text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage<'t> {
+    /// Nothing has come but white space, or the beginning of a thought's tag: it is begun by `opening`, what is missing of
+    /// the tag; else the answer begins.
+    Undecided {
+        /// Text or control token.
+        opening: &'t str,
+        /// Whether a part of the tag has come.
+        has_begun: bool,
+    },
+    /// In a thought, or in what stands around it.
+    Thought,
+    /// Behind the thoughts, before the answer's first word; white space belongs to neither.
+    Between,
+    /// In the answer.
+    Answer,
 }
 
 /// A way to write thoughts and answers.
@@ -73,6 +94,9 @@ trait Family: Debug + Send + Sync {
 trait Split: Send {
     /// More text.
     fn push(&mut self, text: &str, pieces: &mut Vec<Piece>);
+
+    /// Where the text is.
+    fn stage(&self) -> Stage<'_>;
 
     /// The end: what was held back is as it stands.
     fn finish(&mut self, pieces: &mut Vec<Piece>);
@@ -147,6 +171,12 @@ impl Dialogue {
     #[must_use]
     pub fn with_forced_calls(&self) -> Self {
         Self { calls: Some(Arc::new(Calls::bare())), ..self.clone() }
+    }
+
+    /// A grammar in llguidance's kind of Lark for answers that call a tool, or several where there may be several. It begins
+    /// behind the thoughts. `None` where calls are no part of the answer's text.
+    pub fn grammar_of_calls(&self, offer: &Offer, tokenizer: &Tokenizer) -> Option<String> {
+        Some(self.calls.as_ref()?.grammar(offer, tokenizer))
     }
 
     /// Begins to read what a model generates after `prompt`, up to one of `stops`. Calls are told apart where tools are on

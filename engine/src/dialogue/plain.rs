@@ -1,6 +1,6 @@
 //! Models that say what they say: all text is the answer.
 
-use super::{Family, Offer, Piece, Split, Trial};
+use super::{Family, Offer, Piece, Split, Stage, Trial};
 use std::sync::Arc;
 
 pub(super) const NAME: &str = "plain";
@@ -34,6 +34,10 @@ impl Split for Whole {
         if !text.is_empty() {
             pieces.push(Piece::Answer(text.to_owned()));
         }
+    }
+
+    fn stage(&self) -> Stage<'_> {
+        Stage::Answer
     }
 
     fn finish(&mut self, _: &mut Vec<Piece>) {}

@@ -2,7 +2,7 @@
 //! answer only.
 
 use super::calls::Splitter;
-use super::{Dialogue, Family, Piece, Split, StopScanner};
+use super::{Dialogue, Family, Piece, Split, Stage, StopScanner};
 use crate::tokenizer::{StreamDecoder, Tokenizer};
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ pub struct Reader {
     raw: String,
     reasoning: String,
     answer: String,
+    latest: String, // of the answer, what the last token has brought, stop strings included
 }
 
 impl Reader {
@@ -39,6 +40,7 @@ impl Reader {
             raw: String::new(),
             reasoning: String::new(),
             answer: String::new(),
+            latest: String::new(),
         }
     }
 
@@ -93,6 +95,12 @@ impl Reader {
 
     /// Calls out of the answer.
     fn call(&mut self, pieces: Vec<Piece>) -> Vec<Piece> {
+        self.latest.clear();
+        for piece in &pieces {
+            if let Piece::Answer(text) = piece {
+                self.latest.push_str(text);
+            }
+        }
         let Some(calls) = &mut self.calls else { return pieces };
         let mut split = Vec::new();
         for piece in pieces {
@@ -134,6 +142,22 @@ impl Reader {
             }
         }
         kept
+    }
+
+    /// Where the text is.
+    pub fn stage(&self) -> Stage<'_> {
+        self.splitter.stage()
+    }
+
+    /// What the latest token has brought of the answer, its part of a character included.
+    pub fn latest(&self) -> Vec<u8> {
+        [self.latest.as_bytes(), self.decoder.pending()].concat()
+    }
+
+    /// Whether a control token is, or begins, the text that opens a thought.
+    pub(crate) fn opens(&self, control: &str, opening: &str) -> bool {
+        let mark = self.family.mark(control).filter(|mark| !mark.is_empty());
+        mark.is_some_and(|mark| opening.starts_with(mark) || mark.starts_with(opening))
     }
 
     /// The stop string that was met: generating more is of no use.

@@ -6,7 +6,7 @@
 //! `<answer>…</answer>`): an answer may speak of tags.
 
 use super::trial::{ANSWER, Cut, THOUGHT, Trial};
-use super::{Family, Offer, Piece, Split, begun};
+use super::{Family, Offer, Piece, Split, Stage, begun};
 use std::sync::Arc;
 
 /// What stands around thoughts, and around answers where something does.
@@ -175,6 +175,19 @@ impl Split for Splitter {
     fn push(&mut self, text: &str, pieces: &mut Vec<Piece>) {
         self.held.push_str(text);
         while self.step(pieces) {}
+    }
+
+    fn stage(&self) -> Stage<'_> {
+        match self.place {
+            Place::Before { is_within: false } => {
+                let open = &*self.tags.thought.open;
+                let missing = open.strip_prefix(self.held.trim_start()).unwrap_or(open);
+                Stage::Undecided { opening: missing, has_begun: missing.len() < open.len() }
+            }
+            Place::Before { is_within: true } | Place::Thought => Stage::Thought,
+            Place::Between | Place::Opened => Stage::Between,
+            Place::Tagged | Place::Answer => Stage::Answer,
+        }
     }
 
     fn finish(&mut self, pieces: &mut Vec<Piece>) {

@@ -31,7 +31,7 @@ pub fn trace_routing(
     if layers.is_empty() {
         return Err(Error::request("this model has no experts"));
     }
-    let tokens = engine.tokenizer()?.encode(text, Special::Plain)?;
+    let tokens = engine.tokenizer()?.encode_with_bos(text, Special::Plain)?;
     let mut recorder = Recorder { trace: Trace { layers, tokens: vec![] }, start: 0 };
     let (mut reader, mut done) = (Reader::new(engine)?, 0);
     let no_logits = |_: usize| false;

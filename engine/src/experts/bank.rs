@@ -13,7 +13,7 @@ use super::plan::Plan;
 use super::queue::Queue;
 use super::readers::{Done, Job, Readers};
 use super::slots::{Slot, SlotShape, Which};
-use super::statistics::{LayerStatistics, Statistics};
+use super::statistics::Counters;
 use super::{ExpertLayer, Layers, Stack, count_of};
 use crate::error::{Error, Result};
 use crate::kernels::{Dispatch, ExpertMatrices, Layout, LowRank, MatrixRef};
@@ -81,12 +81,12 @@ struct Shelf {
 
 impl Shelf {
     /// Takes the slot of the expert that was used least often lately, of several the longest ago, unless all are wanted.
-    fn evict(&mut self) -> Option<Slot> {
+    fn evict(&mut self) -> Option<(usize, Slot)> {
         let may_leave = |held: &Held| !held.is_wanted && !held.is_staging;
         let worth = |(expert, held): &(usize, &Held)| (self.lately.of(*expert), held.turn);
         let held = self.held.iter().enumerate().filter_map(|(expert, held)| Some((expert, held.as_ref()?)));
         let (leaving, _) = held.filter(|(_, held)| may_leave(held)).min_by_key(worth)?;
-        self.held[leaving].take().map(|held| held.slot)
+        self.held[leaving].take().map(|held| (leaving, held.slot))
     }
 }
 
@@ -100,7 +100,7 @@ pub(super) struct Bank {
     readers: Readers,
     turn: u64,
     tickets: u64,
-    statistics: Statistics,
+    counters: Arc<Counters>,
     /// What the next layer is guessed to choose, the likeliest last.
     ahead: Vec<u32>,
     taken_back: Vec<Job>,
@@ -121,13 +121,10 @@ impl Bank {
             lately: Frequency::new(count_of(layer)),
         };
         let shelves = layers.iter().zip(&plan.quotas).map(shelf).collect();
-        let counters = |(layer, &slots): (&Option<ExpertLayer>, &usize)| LayerStatistics {
-            expert_bytes: layer.as_ref().map_or(0, ExpertLayer::expert_bytes),
-            slots,
-            uses: vec![0; count_of(layer)],
-            ..LayerStatistics::default()
+        let facts = |(layer, &slots): (&Option<ExpertLayer>, &usize)| {
+            (layer.as_ref().map_or(0, ExpertLayer::expert_bytes), slots, count_of(layer))
         };
-        let counters = layers.iter().zip(&plan.quotas).map(counters).collect();
+        let counters = Counters::new(layers.iter().zip(&plan.quotas).map(facts));
         let readers = Readers::start(layers, &plan)?;
         Ok(Self {
             plan,
@@ -139,7 +136,7 @@ impl Bank {
             tickets: 0,
             ahead: vec![],
             taken_back: vec![],
-            statistics: Statistics { layers: counters, ..Statistics::default() },
+            counters: Arc::new(counters),
             waiting: vec![],
             incoming: vec![],
             arrived: vec![],
@@ -151,20 +148,20 @@ impl Bank {
         self.readers.queue().clone()
     }
 
-    pub(super) fn statistics(&self) -> &Statistics {
-        &self.statistics
+    pub(super) fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
     }
 
     /// Sorts a batch's experts into those that are here and those to be read.
     fn begin(&mut self, layer: usize, rows: usize, dispatch: &Dispatch) {
         self.turn += 1;
-        let (shelf, counters) = (&mut self.shelves[layer], &mut self.statistics.layers[layer]);
+        let (shelf, counters) = (&mut self.shelves[layer], self.counters.layer(layer));
         shelf.lately.pass(rows);
         shelf.held.iter_mut().flatten().for_each(|held| held.is_wanted = false);
         for &expert in dispatch.active() {
             let picks = dispatch.picks(expert).len();
             shelf.lately.add(expert, picks);
-            counters.uses[expert as usize] += picks as u64;
+            counters.uses[expert as usize].add(picks as u64);
             match &mut shelf.held[expert as usize] {
                 Some(held) => {
                     held.is_wanted = true;
@@ -177,11 +174,11 @@ impl Bank {
                         Some(incoming) => incoming.why = Why::Wanted,
                         None => self.waiting.push(expert),
                     }
-                    counters.misses += 1;
+                    counters.misses.add(1);
                 }
             }
         }
-        counters.hits += self.arrived.len() as u64;
+        counters.hits.add(self.arrived.len() as u64);
         // What the last rows want is read last and is there at the end: the next batch goes on from there.
         let last_row = |expert: u32| dispatch.picks(expert).last().map(|pick| pick.input);
         self.waiting.sort_by_key(|&expert| (std::cmp::Reverse(last_row(expert)), expert));
@@ -216,7 +213,10 @@ impl Bank {
         for expert in self.group.drain(..) {
             let place = &mut shelf.held[expert as usize];
             match place.take() {
-                Some(held) if held.is_staging => self.staging.push(held.slot),
+                Some(held) if held.is_staging => {
+                    self.counters.layer(layer).hold(expert as usize, false);
+                    self.staging.push(held.slot);
+                }
                 Some(held) => *place = Some(Held { turn: self.turn, is_wanted: false, ..held }),
                 None => {}
             }
@@ -280,7 +280,9 @@ impl Bank {
             shelf.slots += 1;
             return Ok(Some(slot));
         }
-        Ok(shelf.evict())
+        let Some((leaving, slot)) = shelf.evict() else { return Ok(None) };
+        self.counters.layer(layer).hold(leaving, false);
+        Ok(Some(slot))
     }
 
     /// A slot to be filled, and whether it belongs to no layer.
@@ -304,7 +306,7 @@ impl Bank {
         let is_wanted = incoming.why == Why::Wanted;
         self.returned(place, which, pages);
         match outcome {
-            Ok(bytes) => self.statistics.bytes_read += bytes,
+            Ok(bytes) => self.counters.read(bytes),
             Err(error) if is_wanted => return Err(error),
             // Should it be wanted after all, it is read again.
             Err(_) => {}
@@ -332,6 +334,7 @@ impl Bank {
         }
         let held = Held { slot, turn: self.turn, is_wanted: true, is_staging };
         self.shelves[layer].held[expert as usize] = Some(held);
+        self.counters.layer(layer).hold(expert as usize, true);
         if why == Why::Wanted {
             self.arrived.push(expert);
         }
@@ -346,7 +349,7 @@ impl Bank {
     fn wait(&mut self) -> Result<()> {
         let start = Instant::now();
         let done = self.readers.next();
-        self.statistics.stall += start.elapsed();
+        self.counters.stalled(start.elapsed());
         let gone = || Error::request("the threads that read experts have ended; load the model again");
         self.accept(done.ok_or_else(gone)?)
     }
@@ -361,7 +364,6 @@ impl Bank {
         }
         self.group.append(&mut self.arrived);
         self.release(layer);
-        self.statistics.layers[layer].resident = self.shelves[layer].held.iter().flatten().count();
     }
 }
 

@@ -28,6 +28,7 @@ use crate::kernels::{Dispatch, Layout, LowRank, MatrixRef};
 use crate::quant::Format;
 use bank::Bank;
 use queue::Queue;
+use statistics::Counters;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// One matrix of every expert of a layer, as the file has it.
@@ -110,14 +111,21 @@ fn count_of(layer: &Option<ExpertLayer>) -> usize {
 pub struct ExpertStore {
     layers: Arc<Layers>,
     bank: Option<Mutex<Bank>>,
-    queue: Arc<Queue>, // of the bank's readers
-    look_ahead: usize, // experts per row to read on a guess; none where all have slots
+    queue: Arc<Queue>,       // of the bank's readers
+    counters: Arc<Counters>, // of the bank
+    look_ahead: usize,       // experts per row to read on a guess; none where all have slots
 }
 
 impl ExpertStore {
     /// A store over bound layers; `None` for dense ones. It has no slots yet.
     pub fn new(layers: Vec<Option<ExpertLayer>>) -> Self {
-        Self { layers: Arc::new(layers), bank: None, queue: Arc::default(), look_ahead: 0 }
+        Self {
+            layers: Arc::new(layers),
+            bank: None,
+            queue: Arc::default(),
+            counters: Arc::default(),
+            look_ahead: 0,
+        }
     }
 
     /// Whether the model has experts at all.
@@ -162,6 +170,7 @@ impl ExpertStore {
         self.look_ahead = if plan.holds_all() { 0 } else { look_ahead };
         let bank = Bank::new(&self.layers, plan)?;
         self.queue = bank.queue();
+        self.counters = bank.counters();
         self.bank = Some(Mutex::new(bank));
         Ok(())
     }
@@ -192,9 +201,9 @@ impl ExpertStore {
         self.queue.asked()
     }
 
-    /// What the store did so far; `None` where it has no slots.
+    /// What the store did so far; `None` where it has no slots. May be asked in the middle of a turn, which does not
+    /// notice.
     pub fn statistics(&self) -> Option<Statistics> {
-        let bank = self.bank.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(bank.statistics().clone())
+        self.bank.as_ref().map(|_| self.counters.now())
     }
 }

@@ -1,12 +1,14 @@
 //! A text that comes token by token and computes nothing itself: it says which row it wants next, and takes what the model
 //! thinks of it. So several share steps.
 
-use super::Ending;
+use super::{Ending, Guide, Guided};
 use crate::dialogue::{Piece, Reader};
 use crate::error::Result;
-use crate::model::Row;
+use crate::grammar::Next;
+use crate::model::{Row, Wants};
 use crate::sampler::Sampler;
 use crate::session::{Batch, Engine};
+use std::time::Duration;
 
 /// What a token brought.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,19 +26,22 @@ pub struct Generation {
     limit: usize,
     context_length: usize,
     reader: Reader,
+    guide: Option<Guide>,
     ending: Option<Ending>,
 }
 
 impl Generation {
-    /// A generation after `prompt`; `limit` is the most tokens that follow. `reader` reads them, after what of the answer
-    /// `prompt` ends with. Where the engine has no tokenizer they bring no text.
-    pub fn new(engine: &Engine, prompt: &[u32], limit: Option<usize>, reader: Reader) -> Self {
+    /// A generation after `prompt`; `limit` is the most tokens that follow. A reader reads them, after what of the answer
+    /// `prompt` ends with, and a grammar may say which they can be. Where the engine has no tokenizer they bring no text.
+    pub fn new(engine: &Engine, prompt: &[u32], limit: Option<usize>, guided: impl Into<Guided>) -> Self {
+        let Guided { reader, guide } = guided.into();
         Self {
             tokens: prompt.to_vec(),
             begin: prompt.len(),
             limit: limit.unwrap_or(usize::MAX),
             context_length: engine.context_length(),
             reader,
+            guide,
             ending: None,
         }
     }
@@ -79,18 +84,36 @@ impl Generation {
         self.ending.get_or_insert(ending);
     }
 
+    /// What a choice needs of the last row.
+    pub fn wants(&self, sampler: &Sampler) -> Wants {
+        if self.guide.is_some() { Wants::Logits } else { sampler.wants() }
+    }
+
+    /// How long the grammar took to say which tokens may come, where there is one.
+    pub fn guide_took(&self) -> Option<Duration> {
+        self.guide.as_ref().map(Guide::took)
+    }
+
     /// The row of the latest token, which the model has to see before it says what follows; `None` once it ended.
     pub fn next_row(&self, sequence: usize, sampler: &Sampler) -> Option<Row> {
         let position = self.tokens.len().checked_sub(1)?;
-        let row = Row { sequence, position, token: self.tokens[position], wants: sampler.wants() };
+        let row = Row { sequence, position, token: self.tokens[position], wants: self.wants(sampler) };
         self.ending.is_none().then_some(row)
     }
 
     /// Chooses the next token by the `row`-th of those rows of the batch's last step that wanted something.
     ///
     /// # Errors
-    /// When a device fails, or as [`Sampler::sample`].
+    /// When a device fails, as [`Sampler::sample`], or when the grammar cannot be followed.
     pub fn take(&mut self, sampler: &mut Sampler, batch: &mut Batch<'_>, row: usize) -> Result<Event> {
+        if let Some(guide) = &mut self.guide {
+            batch.fetch()?;
+            let token = match guide.next(&self.reader, batch.engine().tokenizer()?)? {
+                Next::End => return Ok(self.complete()),
+                Next::Tokens(mask) => sampler.sample_among(batch.logits(row), &self.tokens, Some(mask))?,
+            };
+            return self.push(batch.engine(), token);
+        }
         // Of the best ones where these decide, else of all.
         let best = batch.best(row).and_then(|best| sampler.sample_best(&best));
         let token = match best {
@@ -100,23 +123,33 @@ impl Generation {
                 sampler.sample(batch.logits(row), &self.tokens)?
             }
         };
-        Ok(self.push(batch.engine(), token))
+        self.push(batch.engine(), token)
+    }
+
+    fn complete(&mut self) -> Event {
+        self.ending = Some(Ending::EndOfText);
+        Event::Ended(Ending::EndOfText, Vec::new())
     }
 
     /// Adds a token that was chosen.
-    fn push(&mut self, engine: &Engine, token: u32) -> Event {
+    fn push(&mut self, engine: &Engine, token: u32) -> Result<Event> {
         if engine.is_end(token) {
-            self.ending = Some(Ending::EndOfText);
-            return Event::Ended(Ending::EndOfText, Vec::new());
+            return Ok(self.complete());
         }
+        let claim = self.guide.as_mut().map(|guide| guide.claims(token, &self.reader)).transpose()?;
         self.tokens.push(token);
         let pieces =
             engine.tokenizer().map_or_else(|_| Vec::new(), |tokenizer| self.reader.push(tokenizer, token));
-        if self.reader.stop().is_none() {
-            return Event::Said(pieces);
+        if self.reader.stop().is_some() {
+            self.ending = Some(Ending::StopString);
+            return Ok(Event::Ended(Ending::StopString, pieces));
         }
-        self.ending = Some(Ending::StopString);
-        Event::Ended(Ending::StopString, pieces)
+        if let (Some(guide), Some(is_claimed)) = (&mut self.guide, claim) {
+            guide.follow(token, is_claimed, &self.reader)?;
+            // The token counts; that nothing follows needs no further one.
+            self.ending = guide.must_end().then_some(Ending::EndOfText);
+        }
+        Ok(Event::Said(pieces))
     }
 
     /// What the reader held back of a text that has ended; nothing after a stop string.
@@ -129,8 +162,8 @@ impl Generation {
         &self.reader
     }
 
-    /// The reader, for another part of the same answer.
-    pub fn into_reader(self) -> Reader {
-        self.reader
+    /// The reader and the grammar, for another part of the same answer.
+    pub fn into_guided(self) -> Guided {
+        Guided { reader: self.reader, guide: self.guide }
     }
 }

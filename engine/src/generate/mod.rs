@@ -6,8 +6,10 @@
 //! with one token less than was generated.
 
 mod generation;
+mod guide;
 
 pub use generation::{Event, Generation};
+pub use guide::{Guide, Guided};
 
 use crate::dialogue::{Piece, Reader};
 use crate::error::{Error, Result};
@@ -85,7 +87,8 @@ pub struct Answer<'g, 'e> {
 }
 
 impl<'g, 'e> Answer<'g, 'e> {
-    /// Computes what the session lacks of `prompt`. `limit` is the most tokens to generate, `reader` reads them.
+    /// Computes what the session lacks of `prompt`. `limit` is the most tokens to generate; a reader
+    /// reads them, and a grammar may say which they can be.
     ///
     /// A stop during the prefill is an ending, not an error.
     ///
@@ -96,13 +99,13 @@ impl<'g, 'e> Answer<'g, 'e> {
         sampler: &'g mut Sampler,
         prompt: &[u32],
         limit: Option<usize>,
-        reader: Reader,
+        guided: impl Into<Guided>,
     ) -> Result<Self> {
-        Self::resume(session, sampler, prompt, &[], limit, reader)
+        Self::resume(session, sampler, prompt, &[], limit, guided)
     }
 
-    /// [`Answer::start`] where `answer` was generated before and `reader` has read it; `limit` counts what comes from now
-    /// on.
+    /// [`Answer::start`] where `answer` was generated before, and reader and grammar know it; `limit` counts what comes
+    /// from now on.
     ///
     /// # Errors
     /// As [`Session::synchronise`].
@@ -112,12 +115,12 @@ impl<'g, 'e> Answer<'g, 'e> {
         prompt: &[u32],
         answer: &[u32],
         limit: Option<usize>,
-        reader: Reader,
+        guided: impl Into<Guided>,
     ) -> Result<Self> {
         let start = Instant::now();
         let whole = [prompt, answer].concat();
-        let mut generation = Generation::new(session.engine(), &whole, limit, reader);
-        let prefilled = match session.synchronise_for(&whole, sampler.wants()) {
+        let mut generation = Generation::new(session.engine(), &whole, limit, guided);
+        let prefilled = match session.synchronise_for(&whole, generation.wants(sampler)) {
             Ok(prefilled) => prefilled,
             Err(Error::Stopped) => {
                 generation.end(Ending::Stopped);
@@ -158,7 +161,7 @@ impl<'g, 'e> Answer<'g, 'e> {
             return Ok(None);
         }
         if let Some(&latest) = self.generation.tokens().last() {
-            self.session.extend_for(&[latest], self.sampler.wants())?;
+            self.session.extend_for(&[latest], self.generation.wants(self.sampler))?;
             self.figures.decoded += 1;
         }
         let row = self.session.batch().logit_rows() - 1;
@@ -180,9 +183,9 @@ impl<'g, 'e> Answer<'g, 'e> {
         self.generation.reader()
     }
 
-    /// The reader, for another part of the same answer.
-    pub fn into_reader(self) -> Reader {
-        self.generation.into_reader()
+    /// The reader and the grammar, for another part of the same answer.
+    pub fn into_guided(self) -> Guided {
+        self.generation.into_guided()
     }
 
     /// Tokens generated so far, without the end token.

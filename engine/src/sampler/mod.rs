@@ -6,6 +6,7 @@
 //! decided here.
 
 mod bias;
+mod grammar;
 mod min_p;
 mod penalties;
 mod random;
@@ -17,6 +18,7 @@ mod top_k;
 mod top_p;
 mod typical;
 
+use crate::grammar::Mask;
 use crate::model::{Best, Wants};
 use crate::ops::exp;
 use crate::{Error, Result};
@@ -32,21 +34,30 @@ pub struct Step {
     pub about: &'static str,
     /// Whether it changes which token is the best one; the others are left out when temperature is 0.
     pub before_greedy: bool,
-    /// Whether these settings ask for it.
-    pub is_on: fn(&Sampling) -> bool,
+    /// Whether these settings ask for it, or that a grammar allows some tokens only.
+    pub is_on: fn(&Sampling, Option<&Mask>) -> bool,
     apply: fn(&Sampling, &mut Turn),
 }
 
 /// All steps, in the order in which they are applied.
-pub static STEPS: &[Step] =
-    &[bias::STEP, penalties::STEP, temperature::STEP, top_k::STEP, top_p::STEP, min_p::STEP, typical::STEP];
+pub static STEPS: &[Step] = &[
+    grammar::STEP,
+    bias::STEP,
+    penalties::STEP,
+    temperature::STEP,
+    top_k::STEP,
+    top_p::STEP,
+    min_p::STEP,
+    typical::STEP,
+];
 
 /// What the steps of one choice work on.
 struct Turn<'a> {
-    scores: &'a mut [f32],    // (vocabulary), -infinity = excluded, never NaN or +infinity
-    history: &'a [u32],       // prompt and answer so far
-    answer: &'a [u32],        // its end that the model has written
-    scratch: &'a mut Scratch, // buffers of the steps
+    scores: &'a mut [f32],     // (vocabulary), -infinity = excluded, never NaN or +infinity
+    history: &'a [u32],        // prompt and answer so far
+    answer: &'a [u32],         // its end that the model has written
+    allowed: Option<&'a Mask>, // tokens that may come; all where there is no grammar
+    scratch: &'a mut Scratch,  // buffers of the steps
     rest: Option<Rest>,
 }
 
@@ -117,6 +128,14 @@ impl Sampler {
     /// # Errors
     /// No token is left to choose from.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32> {
+        self.sample_among(logits, history, None)
+    }
+
+    /// [`Sampler::sample`] among the tokens that a grammar allows.
+    ///
+    /// # Errors
+    /// No token is left to choose from.
+    pub fn sample_among(&mut self, logits: &[f32], history: &[u32], allowed: Option<&Mask>) -> Result<u32> {
         self.scores.clear();
         self.scores.extend(
             logits.iter().map(|&logit| if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) }),
@@ -126,12 +145,14 @@ impl Sampler {
             scores: &mut self.scores,
             history,
             answer: &history[self.answer_start.min(history.len())..],
+            allowed,
             scratch: &mut self.scratch,
             rest: None,
         };
         let is_greedy = self.sampling.temperature == 0.0;
-        let steps =
-            STEPS.iter().filter(|step| (step.is_on)(&self.sampling) && (step.before_greedy || !is_greedy));
+        let steps = STEPS
+            .iter()
+            .filter(|step| (step.is_on)(&self.sampling, allowed) && (step.before_greedy || !is_greedy));
         steps.for_each(|step| (step.apply)(&self.sampling, &mut turn));
         let chosen = if is_greedy { turn.best() } else { turn.draw(self.random.unit()) };
         chosen.ok_or_else(|| {
@@ -144,7 +165,7 @@ impl Sampler {
     /// What a choice needs of the last row: these settings may get by with the best tokens.
     pub fn wants(&self) -> Wants {
         let Sampling { temperature, top_k, top_p, min_p, typical_p, .. } = self.sampling;
-        let is_on = |step: &&Step| (step.is_on)(&self.sampling);
+        let is_on = |step: &&Step| (step.is_on)(&self.sampling, None);
         if STEPS.iter().filter(|step| step.before_greedy).any(|step| is_on(&step)) {
             return Wants::Logits;
         }
@@ -173,13 +194,14 @@ impl Sampler {
             scores: &mut self.scores,
             history: &[],
             answer: &[],
+            allowed: None,
             scratch: &mut self.scratch,
             rest: Some(Rest { bound: best.bound, total: best.total }),
         };
         let place = if is_greedy {
             turn.best()?
         } else {
-            let steps = STEPS.iter().filter(|step| (step.is_on)(&self.sampling));
+            let steps = STEPS.iter().filter(|step| (step.is_on)(&self.sampling, None));
             steps.for_each(|step| (step.apply)(&self.sampling, &mut turn));
             if turn.rest.is_some() {
                 return None;

@@ -7,7 +7,7 @@ pub(super) const STEP: Step = Step {
     name: "penalties",
     about: "lower the scores of tokens that have occurred",
     before_greedy: true,
-    is_on: |sampling| {
+    is_on: |sampling, _| {
         sampling.repetition_penalty != 1.0
             || sampling.presence_penalty != 0.0
             || sampling.frequency_penalty != 0.0

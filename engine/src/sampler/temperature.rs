@@ -6,7 +6,7 @@ pub(super) const STEP: Step = Step {
     name: "temp",
     about: "divide the scores: below 1 bolder, above 1 more random, 0 always the best token",
     before_greedy: false,
-    is_on: |sampling| sampling.temperature != 1.0,
+    is_on: |sampling, _| sampling.temperature != 1.0,
     apply: |sampling, turn| {
         // Measured from the highest score, so that the smallest temperature cannot overflow.
         let highest = turn.highest();

@@ -6,7 +6,7 @@ pub(super) const STEP: Step = Step {
     name: "top-k",
     about: "keep the best k tokens",
     before_greedy: false,
-    is_on: |sampling| sampling.top_k > 0,
+    is_on: |sampling, _| sampling.top_k > 0,
     apply,
 };
 

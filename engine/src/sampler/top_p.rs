@@ -9,7 +9,7 @@ pub(super) const STEP: Step = Step {
     name: "top-p",
     about: "keep the best tokens that together have this probability",
     before_greedy: false,
-    is_on: |sampling| sampling.top_p < 1.0,
+    is_on: |sampling, _| sampling.top_p < 1.0,
     apply,
 };
 

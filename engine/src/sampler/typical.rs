@@ -7,7 +7,7 @@ pub(super) const STEP: Step = Step {
     name: "typical-p",
     about: "keep the tokens nearest to the expected surprise that together have this probability",
     before_greedy: false,
-    is_on: |sampling| sampling.typical_p < 1.0,
+    is_on: |sampling, _| sampling.typical_p < 1.0,
     apply,
 };
 

@@ -6,6 +6,7 @@
 mod batch;
 mod memory;
 mod options;
+mod tokens;
 #[cfg(test)]
 mod ask_tests;
 #[cfg(test)]
@@ -21,13 +22,14 @@ use crate::cuda::Device;
 use crate::error::{Error, Result};
 use crate::experts::Statistics;
 use crate::gguf::{Bytes, Gguf, Metadata};
+use crate::grammar::Vocabulary;
 use crate::kernels::Layout;
 use crate::model::{Config, Cpu, Cuda, Model, Plain, Pool, Row, Setup, Wants};
 use crate::tokenizer::{Tokenizer, ends_of_metadata};
 use batch::AnyBackend;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,7 @@ pub struct Engine {
     model: Model,
     tokenizer: Option<Tokenizer>,
     ends: Vec<u32>, // of a file without a tokenizer, ascending
+    vocabulary: OnceLock<Arc<Vocabulary>>,
     backend: AnyBackend,
     options: Options,
     memory: MemoryPlan,
@@ -130,7 +133,8 @@ impl Engine {
             }
         };
         let (pool, load_time) = (memory.pool(&options), start.elapsed());
-        Ok(Self { gguf, model, tokenizer, ends, backend, options, memory, pool, load_time })
+        let vocabulary = OnceLock::new();
+        Ok(Self { gguf, model, tokenizer, ends, vocabulary, backend, options, memory, pool, load_time })
     }
 
     /// The model's hyper-parameters.
@@ -146,24 +150,6 @@ impl Engine {
     /// The file's metadata.
     pub fn metadata(&self) -> &Metadata {
         self.gguf.metadata()
-    }
-
-    /// The model's tokenizer.
-    ///
-    /// # Errors
-    /// When the file has none.
-    pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or_else(|| {
-            Error::request("this file has no tokenizer, so it takes token ids only (`moewe logits --tokens`)")
-        })
-    }
-
-    /// Whether `token` ends an answer, by the tokenizer or, without one, by the keys that name ends.
-    pub fn is_end(&self, token: u32) -> bool {
-        match &self.tokenizer {
-            Some(tokenizer) => tokenizer.is_end(token),
-            None => self.ends.binary_search(&token).is_ok(),
-        }
     }
 
     /// Positions a session may have.

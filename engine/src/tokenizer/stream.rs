@@ -42,6 +42,11 @@ impl StreamDecoder {
         &self.ready
     }
 
+    /// Bytes of a character that is not whole yet.
+    pub fn pending(&self) -> &[u8] {
+        &self.pending
+    }
+
     /// Ends the stream: what is still held back will never be completed.
     pub fn flush(&mut self) -> &str {
         self.ready.clear();

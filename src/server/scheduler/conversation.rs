@@ -2,7 +2,8 @@
 
 use super::odds::TokenOdds;
 use moewe_engine::dialogue::{Piece, Reader};
-use moewe_engine::generate::{Ending, Event as Brought, Generation};
+use moewe_engine::generate::{Ending, Event as Brought, Generation, Guide, Guided};
+use moewe_engine::grammar::Constraint;
 use moewe_engine::model::{Row, Wants};
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::{Batch, Engine};
@@ -21,6 +22,8 @@ pub(crate) struct Request {
     pub(crate) limit: Option<usize>,
     /// Splits and ends its text.
     pub(crate) reader: Reader,
+    /// What the answer has to be.
+    pub(crate) constraint: Option<Constraint>,
     /// How many of the likeliest tokens are told beside each token; `None` for no odds at all.
     pub(crate) odds: Option<usize>,
     /// Whether the odds of the prompt's own tokens are told as well.
@@ -106,13 +109,14 @@ pub(super) struct Conversation {
 
 impl Conversation {
     pub(super) fn new(engine: &Engine, id: u64, request: Request) -> Self {
-        let Request { prompt, sampling, limit, reader, odds, scores, reuses, .. } = request;
+        let Request { prompt, sampling, limit, reader, constraint, odds, scores, reuses, .. } = request;
         let Request { deadline, index, events, permit, .. } = request;
+        let guided = Guided { reader, guide: constraint.map(Guide::new) };
         Self {
             id,
             index,
             events,
-            generation: Generation::new(engine, &prompt, limit, reader),
+            generation: Generation::new(engine, &prompt, limit, guided),
             sampler: None,
             sampling,
             vocabulary: engine.config().vocab_size,

@@ -61,6 +61,7 @@ impl Running {
             sampling: Sampling { seed: Some(seed), ..Sampling::default() },
             limit: Some(limit),
             reader: Reader::plain(),
+            constraint: None,
             odds: None,
             scores: false,
             reuses: true,

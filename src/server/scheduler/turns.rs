@@ -71,9 +71,11 @@ impl<'e> Turns<'e> {
 
     pub(super) fn run(mut self) {
         while self.listen() {
+            self.metrics.begin_turn();
             if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
                 self.recover();
             }
+            self.metrics.end_turn();
         }
         for mut conversation in self.running.drain(..).chain(self.waiting.drain(..)) {
             conversation.fail(Failure::Closing);

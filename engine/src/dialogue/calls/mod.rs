@@ -4,6 +4,7 @@
 //! syntax counts only if it reads the template's own calls back. A name that no tool has still makes a call: the client
 //! knows best what to say about it, and words would hide that the model tried.
 
+mod forced;
 mod json;
 mod marks;
 mod named;
@@ -18,6 +19,7 @@ mod written;
 use super::Piece;
 use super::trial::Trial;
 use crate::tokenizer::ChatTemplate;
+use forced::Rules;
 use marks::Mark;
 use serde_json::Value;
 use std::fmt::Debug;
@@ -27,6 +29,8 @@ use written::{MANNERS, Written};
 pub(super) use json::{Fed, Scanner};
 pub use offer::{Offer, Tool};
 pub(super) use split::Splitter;
+#[cfg(test)]
+pub(crate) use tests::TEMPLATES;
 pub use written::Manner;
 
 /// A way to write one call.
@@ -37,6 +41,9 @@ trait Kind: Debug + Send + Sync {
     /// Begins to read a call, from behind what stands before it. Where that is nothing (`is_bare`) only names that are on
     /// offer make a call.
     fn body(&self, offer: &Arc<Offer>, is_bare: bool) -> Box<dyn Body>;
+
+    /// A rule of a grammar for calls of a tool; its name.
+    fn rule(&self, tool: &Tool, rules: &mut Rules<'_>) -> String;
 
     /// Texts within a call in which control tokens may stand.
     fn marks(&self) -> Vec<&str> {
@@ -85,6 +92,10 @@ pub(super) struct Calls {
     ends: Vec<Mark>,
     /// Whether nothing stands before a call, which then is the beginning of an answer.
     is_bare: bool,
+    /// What the template writes before calls, between two and behind the last.
+    before: String,
+    between: String,
+    behind: String,
 }
 
 impl Calls {
@@ -115,6 +126,9 @@ impl Calls {
             short: None,
             ends: vec![],
             is_bare: true,
+            before: String::new(),
+            between: String::new(),
+            behind: String::new(),
         }
     }
 
@@ -166,16 +180,12 @@ impl Calls {
         let last = open.words().last().filter(|_| open.words().len() > 1);
         let short = last.filter(is_begun_tag).map(|_| open.last());
         let ends = ends.iter().map(|word| Mark::new(word)).collect();
-        (!is_bare || kind.name() == "object").then_some(Self {
-            manner,
-            kind,
-            section,
-            open,
-            starts,
-            short,
-            ends,
-            is_bare,
-        })
+        let texts = [before, between.unwrap_or_default(), behind].map(str::to_owned);
+        let [before, between, behind] = if is_bare { Default::default() } else { texts };
+        let is_usable = !is_bare || kind.name() == "object";
+        let calls =
+            Self { manner, kind, section, open, starts, short, ends, is_bare, before, between, behind };
+        is_usable.then_some(calls)
     }
 
     /// Whether it finds in what the template wrote the calls that are there, and nothing else.

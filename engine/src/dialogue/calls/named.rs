@@ -3,7 +3,7 @@
 //! (Kimi), `<function=name>{…}</function>` (Functionary).
 
 use super::json::{Fed, Scanner};
-use super::{Body, Kind, Offer, Recognized, Step, Written, is_of_a_name, say};
+use super::{Body, Kind, Offer, Recognized, Rules, Step, Tool, Written, is_of_a_name, say};
 use crate::dialogue::Piece;
 use std::mem::take;
 use std::sync::Arc;
@@ -42,6 +42,17 @@ pub(super) fn detect(written: &Written) -> Option<Recognized> {
 impl Kind for Named {
     fn name(&self) -> &'static str {
         "named"
+    }
+
+    fn rule(&self, tool: &Tool, rules: &mut Rules<'_>) -> String {
+        let arguments = rules.json(&tool.parameters);
+        let name = rules.literal(&tool.name);
+        // Where calls are counted, the number is free.
+        let gap = match self.gap.strip_prefix(":0") {
+            Some(rest) => format!("\":\" /[0-9]{{1,4}}/ {}", rules.literal(rest)),
+            None => rules.literal(&self.gap),
+        };
+        rules.rule(&format!("{name} {gap} {arguments}"))
     }
 
     fn body(&self, _: &Arc<Offer>, _: bool) -> Box<dyn Body> {

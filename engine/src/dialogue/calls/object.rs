@@ -5,7 +5,7 @@
 //! until then it may be no call at all.
 
 use super::json::{Fed, Scanner};
-use super::{Body, Kind, Offer, Recognized, Step, Written, say};
+use super::{Body, Kind, Offer, Recognized, Rules, Step, Tool, Written, say};
 use crate::dialogue::Piece;
 use serde_json::{Map, Value};
 use std::mem::{replace, take};
@@ -48,6 +48,13 @@ pub(super) fn plain() -> Arc<dyn Kind> {
 impl Kind for Object {
     fn name(&self) -> &'static str {
         "object"
+    }
+
+    fn rule(&self, tool: &Tool, rules: &mut Rules<'_>) -> String {
+        let [name, key, value] = [&self.name, &self.arguments, &tool.name].map(|text| Value::from(&**text));
+        let arguments = rules.json(&tool.parameters);
+        let begin = rules.literal(&format!("{{{name}: {value}, {key}: "));
+        rules.rule(&format!("{begin} {arguments} \"}}\""))
     }
 
     fn body(&self, offer: &Arc<Offer>, is_bare: bool) -> Box<dyn Body> {

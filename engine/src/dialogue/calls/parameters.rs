@@ -4,8 +4,9 @@
 //!
 //! The JSON of the arguments is ours: what the tool's schema calls a text is one, everything else is JSON if it can be.
 
+use super::forced::parameter;
 use super::marks::{Found, Mark};
-use super::{Body, Kind, Offer, Recognized, Step, Written, common_end, is_of_a_name, say};
+use super::{Body, Kind, Offer, Recognized, Rules, Step, Tool, Written, common_end, is_of_a_name, say};
 use crate::dialogue::Piece;
 use serde_json::Value;
 use std::sync::Arc;
@@ -79,6 +80,39 @@ fn braces(text: &str, from: usize) -> Option<(usize, usize)> {
 impl Kind for Layout {
     fn name(&self) -> &'static str {
         "parameters"
+    }
+
+    fn rule(&self, tool: &Tool, rules: &mut Rules<'_>) -> String {
+        let key_open = common_end(&self.next, &self.first);
+        let value_close = self.next[..self.next.len() - key_open.len()].trim_end();
+        let white = &self.next[value_close.len()..self.next.len() - key_open.len()];
+        let required: Vec<&str> =
+            tool.parameters["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let name_close = &self.first[..self.first.len() - key_open.len()];
+        let mut rule = rules.literal(&(tool.name.clone() + name_close));
+        for (key, schema) in tool.parameters["properties"].as_object().into_iter().flatten() {
+            let is_text = tool.is_text(key);
+            let begin = format!("{key_open}{key}{}", if is_text { &self.text } else { &self.other });
+            let values = match &schema["enum"] {
+                Value::Array(values) => values.iter().map(Value::as_str).collect::<Option<Vec<_>>>(),
+                _ => schema["const"].as_str().map(|value| vec![value]),
+            };
+            let value = match values {
+                Some(values) if is_text => {
+                    let values = values.iter().map(|value| rules.literal(value));
+                    let values = values.collect::<Vec<_>>().join(" | ");
+                    format!("({values}) {}", rules.literal(value_close))
+                }
+                _ if is_text => rules.text(value_close, value_close),
+                _ => format!("{} {}", rules.json(&parameter(tool, schema)), rules.literal(value_close)),
+            };
+            let value = rules.rule(&format!("{} {value} {}", rules.literal(&begin), rules.literal(white)));
+            rule += &format!(" {value}{}", if required.contains(&&**key) { "" } else { "?" });
+        }
+        let close = &self.last.trim_start()[value_close.trim_start().len()..];
+        // The white space before it has come with the latest value, or with the name.
+        rule += &format!(" {}", rules.literal(close.strip_prefix(white).unwrap_or(close)));
+        rules.rule(&rule)
     }
 
     fn body(&self, offer: &Arc<Offer>, _: bool) -> Box<dyn Body> {

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use scripts::SCRIPTS;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
-use templates::TEMPLATES;
+pub(crate) use templates::TEMPLATES;
 
 fn template(name: &str) -> ChatTemplate {
     let (_, _, source) = TEMPLATES.iter().find(|(known, ..)| *known == name).unwrap();

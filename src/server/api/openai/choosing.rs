@@ -1,6 +1,6 @@
 //! The fields that chat and completions share: how tokens are chosen, how many answers, and when they end.
 
-use crate::server::body::within;
+use crate::server::body::{real, within};
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
 use moewe_engine::sampler::Sampling;
@@ -154,18 +154,21 @@ impl Choosing {
     pub(super) fn sampling(&self, model: &Model) -> Result<Sampling, Refusal> {
         self.refuse_what_we_have_not()?;
         let mut sampling = model.sampling.clone();
-        let penalty = self.repeat_penalty.or(self.repetition_penalty);
+        let (penalty, penalty_name) = match self.repeat_penalty {
+            None => (self.repetition_penalty, "repetition_penalty"),
+            given => (given, "repeat_penalty"),
+        };
         for (name, given, field, (least, most)) in [
             ("temperature", self.temperature, &mut sampling.temperature, (0.0, f32::MAX)),
             ("top_p", self.top_p, &mut sampling.top_p, (f32::MIN_POSITIVE, 1.0)),
             ("min_p", self.min_p, &mut sampling.min_p, (0.0, 1.0)),
             ("typical_p", self.typical_p, &mut sampling.typical_p, (f32::MIN_POSITIVE, 1.0)),
-            ("repeat_penalty", penalty, &mut sampling.repetition_penalty, (f32::MIN_POSITIVE, f32::MAX)),
+            (penalty_name, penalty, &mut sampling.repetition_penalty, (f32::MIN_POSITIVE, f32::MAX)),
             ("presence_penalty", self.presence_penalty, &mut sampling.presence_penalty, (-2.0, 2.0)),
             ("frequency_penalty", self.frequency_penalty, &mut sampling.frequency_penalty, (-2.0, 2.0)),
         ] {
             if let Some(given) = given {
-                *field = within(name, given, least, most)?;
+                *field = real(name, given, least, most)?;
             }
         }
         if let Some(top_k) = self.top_k {

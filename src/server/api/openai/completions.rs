@@ -74,6 +74,7 @@ pub(in crate::server) async fn complete(
         sampling,
         limit: Some(limit as usize),
         offer: None,
+        constraint: None,
         dialogue: Dialogue::plain(),
         stops,
         text: String::new(),

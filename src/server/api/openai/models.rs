@@ -6,6 +6,7 @@ use crate::server::refusal::Refusal;
 use axum::Json;
 use axum::extract::{Path, State};
 use moewe_engine::gguf::Metadata;
+use moewe_engine::sampler::Sampling;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -34,7 +35,26 @@ fn describe(model: &Model) -> Value {
             "n_expert": number("expert_count"),
             "n_expert_used": number("expert_used_count"),
             "format": "gguf",
+            "chat": model.dialect.template.is_some(),
+            "sampling": sampling(&model.sampling),
         },
+    })
+}
+
+/// What is done where a request says nothing else, by the names of a request's fields.
+fn sampling(sampling: &Sampling) -> Value {
+    // 0.8 rather than 0.800000011920929.
+    let short = |number: f32| number.to_string().parse::<f64>().ok();
+    json!({
+        "temperature": short(sampling.temperature),
+        "top_k": sampling.top_k,
+        "top_p": short(sampling.top_p),
+        "min_p": short(sampling.min_p),
+        "typical_p": short(sampling.typical_p),
+        "repeat_penalty": short(sampling.repetition_penalty),
+        "repeat_last_n": sampling.repeat_window.map_or(-1, |window| window as i64),
+        "presence_penalty": short(sampling.presence_penalty),
+        "frequency_penalty": short(sampling.frequency_penalty),
     })
 }
 

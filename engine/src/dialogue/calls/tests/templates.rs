@@ -1,7 +1,7 @@
 //! Chat templates that write calls as those that come with the models do, and little else.
 
 /// Name, kind of syntax, template.
-pub(super) const TEMPLATES: [(&str, &str, &str); 18] = [
+pub(crate) const TEMPLATES: [(&str, &str, &str); 18] = [
     ("qwen2.5", "object", QWEN2),
     ("qwen3", "object", QWEN3),
     ("apriel", "object", APRIEL),

@@ -1,0 +1,198 @@
+//! A model's tokens as grammars see them, and the bounds within which grammars are compiled.
+
+use super::{Grammar, Mask, Matcher};
+use crate::tokenizer::Tokenizer;
+use crate::{Error, Result};
+use llguidance::ParserFactory;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread::Builder;
+use std::time::Duration;
+use toktrie::{ApproximateTokEnv, INVALID_TOKEN, TokRxInfo, TokTrie};
+
+/// A grammar that takes longer is refused.
+const TIME: Duration = Duration::from_millis(500);
+/// So many that took longer may still be at work; then all are refused for a while.
+const MOST_LATE: usize = 2;
+/// Of the thread that compiles: rules may refer to each other in a long chain.
+const STACK: usize = 64 << 20;
+/// Of the library's automata, 1 to 2 KB each, beyond which an answer fails.
+const STATES: usize = 30_000;
+const SYMBOLS: usize = 200_000;
+/// A longer token is never allowed; the library has 10 bits for it.
+const LONGEST_TOKEN: usize = 512;
+
+/// Made once per model; compiles grammars.
+pub struct Vocabulary {
+    factory: ParserFactory,
+    size: usize,
+    ends: Vec<u32>,
+    all_but_ends: Mask,
+    white_space: Vec<(u32, usize)>, // tokens that are nothing else, with their lengths
+    late: AtomicUsize,
+}
+
+impl Vocabulary {
+    /// That of `tokenizer`, for logits of `size` tokens; those that it does not have are never allowed.
+    ///
+    /// # Errors
+    /// When the library cannot take it.
+    pub fn new(tokenizer: &Tokenizer, size: usize) -> Result<Arc<Self>> {
+        let ends: Vec<u32> = tokenizer.ends().iter().copied().filter(|&end| (end as usize) < size).collect();
+        let mut words: Vec<Vec<u8>> = (0..size as u32).map(|token| word(tokenizer, &ends, token)).collect();
+        let is_space = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_whitespace);
+        let spaces = words.iter().enumerate().filter(|(_, word)| is_space(word));
+        let white_space = spaces.map(|(token, word)| (token as u32, word.len())).collect();
+        let mut all_but_ends = Mask::none(size);
+        (0..size as u32).filter(|token| !ends.contains(token)).for_each(|token| all_but_ends.allow(token));
+        // A token of each byte, by which a matcher takes parts of tokens.
+        words.extend(
+            (0..=u8::MAX).map(|byte| if byte == TokTrie::SPECIAL_TOKEN_MARKER { vec![] } else { vec![byte] }),
+        );
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            let trie = TokTrie::from(&TokRxInfo::new(words.len() as u32, INVALID_TOKEN), &words);
+            let trie = if ends.is_empty() { trie } else { trie.with_eos_tokens(&ends) };
+            let environment: toktrie::TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+            ParserFactory::new_simple(&environment).map_err(|error| error.to_string())
+        }));
+        let mut factory = made.unwrap_or_else(|_| Err("it panicked".into())).map_err(|error| {
+            Error::request(format!("grammars cannot work with this vocabulary: {}", reason(&error)))
+        })?;
+        factory.quiet();
+        let limits = factory.limits_mut();
+        limits.max_lexer_states = STATES;
+        limits.max_grammar_size = SYMBOLS;
+        limits.verbose_errors = false;
+        Ok(Arc::new(Self { factory, size, ends, all_but_ends, white_space, late: AtomicUsize::new(0) }))
+    }
+
+    /// A matcher for a grammar, at its beginning. What it costs is bounded, and paid on a thread of its own.
+    ///
+    /// # Errors
+    /// When the grammar is wrong, asks for what is not supported, or takes too long; in one line.
+    pub fn compile(self: &Arc<Self>, grammar: &Grammar) -> Result<Matcher> {
+        if self.late.load(Ordering::Relaxed) >= MOST_LATE {
+            return Err(Error::request("other grammars take too long to compile; try again later"));
+        }
+        let (vocabulary, grammar) = (self.clone(), grammar.clone());
+        let (sender, receiver) = channel();
+        let (late, is_late) = (self.clone(), Arc::new(AtomicUsize::new(0)));
+        let was_late = is_late.clone();
+        let work = move || {
+            let made = catch_unwind(AssertUnwindSafe(|| vocabulary.compile_here(&grammar)));
+            let made = made.unwrap_or_else(|_| Err(Error::request("the grammar cannot be compiled")));
+            // The one of both that comes second knows of the other.
+            if was_late.swap(1, Ordering::AcqRel) == 1 {
+                late.late.fetch_sub(1, Ordering::Relaxed);
+            }
+            let _ = sender.send(made);
+        };
+        let thread = Builder::new().name("moewe-grammar".into()).stack_size(STACK).spawn(work);
+        thread.map_err(|error| Error::request(format!("no thread to compile the grammar: {error}")))?;
+        match receiver.recv_timeout(TIME) {
+            Ok(made) => made,
+            Err(RecvTimeoutError::Disconnected) => Err(Error::request("the grammar cannot be compiled")),
+            Err(RecvTimeoutError::Timeout) => {
+                self.late.fetch_add(1, Ordering::Relaxed);
+                if is_late.swap(1, Ordering::AcqRel) == 1 {
+                    self.late.fetch_sub(1, Ordering::Relaxed);
+                }
+                let time = TIME.as_millis();
+                Err(Error::request(format!("the grammar takes longer than {time} ms to compile")))
+            }
+        }
+    }
+
+    /// The same without bounds of time.
+    fn compile_here(self: &Arc<Self>, grammar: &Grammar) -> Result<Matcher> {
+        let wrong = |error: &str| Error::request(reason(error));
+        let parser = self.factory.create_parser(grammar.lowered()?);
+        let mut inner = llguidance::Matcher::new(parser);
+        if let Some(error) = inner.get_error() {
+            return Err(wrong(&error));
+        }
+        if let Some(warning) = inner.grammar_warnings().first() {
+            return Err(wrong(warning));
+        }
+        let mut matcher = Matcher::new(inner, self.clone())?;
+        matcher.next()?;
+        Ok(matcher)
+    }
+
+    /// Grammars that took too long and are still at work.
+    #[cfg(test)]
+    pub(super) fn late(&self) -> usize {
+        self.late.load(Ordering::Relaxed)
+    }
+
+    /// Number of tokens.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The tokens that end an answer.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
+    /// All tokens but those that end an answer.
+    pub fn all_but_ends(&self) -> &Mask {
+        &self.all_but_ends
+    }
+
+    /// The tokens of nothing but white space, with their lengths in bytes.
+    pub fn white_space(&self) -> &[(u32, usize)] {
+        &self.white_space
+    }
+
+    pub(super) fn of_byte(&self, byte: u8) -> u32 {
+        self.size as u32 + u32::from(byte)
+    }
+
+    /// Takes the tokens of single bytes out of a mask.
+    pub(super) fn forget_bytes(&self, mask: &mut Mask) {
+        (0..=u8::MAX).for_each(|byte| mask.forbid(self.of_byte(byte)));
+    }
+}
+
+impl std::fmt::Debug for Vocabulary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vocabulary")
+            .field("size", &self.size)
+            .field("ends", &self.ends)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The bytes of a token; those of control tokens stand behind a mark, so that no text is one.
+fn word(tokenizer: &Tokenizer, ends: &[u32], token: u32) -> Vec<u8> {
+    if tokenizer.is_control(token) || ends.contains(&token) {
+        return [&[TokTrie::SPECIAL_TOKEN_MARKER], tokenizer.token_text(token).as_bytes()].concat();
+    }
+    let bytes = tokenizer.piece_bytes(token);
+    let is_text = bytes.len() <= LONGEST_TOKEN && !bytes.contains(&TokTrie::SPECIAL_TOKEN_MARKER);
+    if is_text { bytes.to_vec() } else { vec![] }
+}
+
+/// What the library says, in one line and in our words where it speaks of its own settings.
+pub(super) fn reason(error: &str) -> String {
+    const LONGEST: usize = 300;
+    let lines = error.lines().map(str::trim).take_while(|line| !line.starts_with('<'));
+    let line = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    if line.is_empty() {
+        return "it cannot be compiled".into();
+    }
+    if line.contains("oneOf constraints are not supported") {
+        return "oneOf is supported where no two of its schemas hold at once, as with different constants; \
+                anyOf is always"
+            .into();
+    }
+    let line = line.replace("Unimplemented keys:", "keywords that are not supported:");
+    // With a panic comes a long trace.
+    if line.starts_with("panic") {
+        return "it is too much for what compiles it".into();
+    }
+    line.chars().take(LONGEST).collect()
+}
