@@ -47,8 +47,12 @@ impl Chat {
             }
             let (reading, grammar) = offered.reading(&dialogue, model.tokenizer());
             dialogue = reading;
-            if let Some(grammar) = grammar {
-                constraint = Some(forced(model, grammar).await?);
+            if let Some((grammar, begins)) = grammar {
+                constraint = match compiled(model, grammar, begins).await {
+                    // A schema that is not supported hinders nobody who did not ask to be held to it.
+                    Err(_) if !offered.is_strict() => None,
+                    constraint => Some(constraint?),
+                };
             }
             offer = Some(offered.offer);
         }
@@ -72,12 +76,12 @@ impl Chat {
 }
 
 /// A grammar of calls, ready to rule an answer.
-async fn forced(model: &Arc<Model>, grammar: Grammar) -> Result<Constraint, Refusal> {
+async fn compiled(model: &Arc<Model>, grammar: Grammar, begins: Begins) -> Result<Constraint, Refusal> {
     let model = model.clone();
     let work = move || {
         let matcher = model.engine.vocabulary().and_then(|vocabulary| vocabulary.compile(&grammar));
         let matcher = matcher.map_err(|error| Refusal::field("tools", error.to_string()))?;
-        Ok(Constraint { matcher, begins: Begins::AfterThought })
+        Ok(Constraint { matcher, begins })
     };
     aside(work).await
 }

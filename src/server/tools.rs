@@ -3,7 +3,7 @@
 
 use super::refusal::Refusal;
 use moewe_engine::dialogue::{Dialogue, Offer, Tool};
-use moewe_engine::grammar::Grammar;
+use moewe_engine::grammar::{Begins, Grammar};
 use moewe_engine::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -105,7 +105,8 @@ impl Offered {
 
     /// What a model has to be told whose template does not speak of tools.
     pub(super) fn instructions(&self) -> Option<String> {
-        let functions = self.list.as_array().into_iter().flatten().map(|tool| format!("{}\n", tool["function"]));
+        let functions =
+            self.list.as_array().into_iter().flatten().map(|tool| format!("{}\n", tool["function"]));
         let functions: String = functions.collect();
         (!self.is_told).then(|| {
             format!(
@@ -116,15 +117,26 @@ impl Offered {
         })
     }
 
-    /// How answers are to be read, and the grammar that forces a call where there has to be one.
-    pub(super) fn reading(&self, dialogue: &Dialogue, tokenizer: &Tokenizer) -> (Dialogue, Option<Grammar>) {
+    /// How answers are to be read, and a grammar with where it begins: calls that have to be are forced, others are valid.
+    pub(super) fn reading(
+        &self,
+        dialogue: &Dialogue,
+        tokenizer: &Tokenizer,
+    ) -> (Dialogue, Option<(Grammar, Begins)>) {
         if !self.must_call {
-            return (dialogue.clone(), None);
+            let grammar = dialogue.grammar_of_a_call(&self.offer, tokenizer);
+            return (dialogue.clone(), grammar.map(|text| (Grammar::Lark(text), Begins::WithEachCall)));
         }
         let own = dialogue.grammar_of_calls(&self.offer, tokenizer).filter(|_| self.is_told);
         let dialogue = if own.is_some() { dialogue.clone() } else { dialogue.with_forced_calls() };
         let grammar = own.or_else(|| dialogue.grammar_of_calls(&self.offer, tokenizer));
-        (dialogue, grammar.map(Grammar::Lark))
+        (dialogue, grammar.map(|text| (Grammar::Lark(text), Begins::AfterThought)))
+    }
+
+    /// Whether calls have to be valid, even if schemas then have to be refused.
+    pub(super) fn is_strict(&self) -> bool {
+        let mut tools = self.list.as_array().into_iter().flatten();
+        self.must_call || tools.any(|tool| tool["function"]["strict"] == true)
     }
 }
 

@@ -22,9 +22,10 @@ const CALLER: Script = Script {
         "ll>\n{\"na",
         "me\": \"weather\", \"arg",
         "uments\": {\"city\": \"K\u{f6}",
-        "ln\"}}\n</tool",
-        "_call>\n<tool_call>",
-        "{\"name\": \"now\"}</tool_call>",
+        "ln\"}}",
+        "\n</tool_call>\n<tool_call>",
+        "{\"name\": \"now\", \"arguments\": {}}",
+        "</tool_call>",
     ],
     follows: &[
         ("\n", "I look."),
@@ -32,9 +33,10 @@ const CALLER: Script = Script {
         ("\n<tool_ca", "ll>\n{\"na"),
         ("ll>\n{\"na", "me\": \"weather\", \"arg"),
         ("me\": \"weather\", \"arg", "uments\": {\"city\": \"K\u{f6}"),
-        ("uments\": {\"city\": \"K\u{f6}", "ln\"}}\n</tool"),
-        ("ln\"}}\n</tool", "_call>\n<tool_call>"),
-        ("_call>\n<tool_call>", "{\"name\": \"now\"}</tool_call>"),
+        ("uments\": {\"city\": \"K\u{f6}", "ln\"}}"),
+        ("ln\"}}", "\n</tool_call>\n<tool_call>"),
+        ("\n</tool_call>\n<tool_call>", "{\"name\": \"now\", \"arguments\": {}}"),
+        ("{\"name\": \"now\", \"arguments\": {}}", "</tool_call>"),
     ],
     is_broken: false,
 };
@@ -65,13 +67,13 @@ fn calls_are_no_words() {
         let tokens = answer["usage"]["completion_tokens"].as_u64().unwrap();
         (answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned(), tokens)
     };
-    assert_eq!(said(json!({})), ("I look.".to_owned(), 8));
+    assert_eq!(said(json!({})), ("I look.".to_owned(), 9));
     // The first call ends the answer where there may be no second.
     assert_eq!(said(json!({ "parallel_tool_calls": false })), ("I look.".to_owned(), 6));
     // Without tools all of it is said.
     let (all, tokens) = said(json!({ "tool_choice": "none" }));
     assert!(all.starts_with("I look.\n<tool_call>\n{\"name\"") && all.ends_with("</tool_call>"), "{all}");
-    assert_eq!(tokens, 8);
+    assert_eq!(tokens, 9);
     // Cut before it is a call it is said as it stands.
     assert_eq!(said(json!({ "max_tokens": 3 })).0, "I look.\n<tool_call>\n{\"na");
 }
@@ -148,4 +150,55 @@ fn what_is_wrong_with_tools_is_named() {
     let reply = serving.post("/v1/chat/completions", &asked("?", json!({})));
     assert_eq!(reply.status, 400);
     assert!(reply.text().contains("this model's template does not speak of tools"), "{}", reply.text());
+}
+
+/// Templates in whose words a model that knows nothing of tools has to call one, and one that does not speak of tools.
+const OTHERS: [&str; 3] = [
+    "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}{% endif %}{% for m in messages %}[{{ m.role }}]{{ m.content }}\
+     {% for c in m.tool_calls or [] %}[TOOL_CALLS]{{ c.function.name }}[ARGS]{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}",
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}\
+     {% for c in m.tool_calls or [] %}<call>{{ c.function.name }}{% for k, v in c.function.arguments | items %}<key>{{ k }}</key><value>{{ v if v is string else v | tojson }}</value>{% endfor %}</call>{% endfor %}{% endfor %}",
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}",
+];
+
+#[test]
+fn calls_are_forced() {
+    let schema = json!({
+        "type": "object",
+        "properties": { "city": { "enum": ["Kiel", "K\u{f6}ln"] }, "warm": { "type": "boolean" } },
+        "required": ["city", "warm"],
+        "additionalProperties": false,
+    });
+    let tool = |name: &str| json!({ "type": "function", "function": { "name": name, "parameters": schema } });
+    for template in OTHERS {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.jinja");
+        std::fs::write(&path, template).unwrap();
+        let serving = Serving::start(&["--base", "--chat-template", path.to_str().unwrap()]);
+        for choice in [json!("required"), json!({ "type": "function", "function": { "name": "two" } })] {
+            let fields = json!({
+                "tools": [tool("one"), tool("two")], "tool_choice": choice, "max_tokens": 200, "parallel_tool_calls": false,
+            });
+            let reply = serving.post("/v1/chat/completions", &asked("Wie ist das Wetter?", fields));
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            let answer = reply.json();
+            // All of it is a call, which ends the answer.
+            assert_ne!(answer["choices"][0]["finish_reason"], "length", "{answer}");
+            assert!(
+                answer["choices"][0]["message"]["content"].as_str().unwrap_or_default().is_empty(),
+                "{answer}"
+            );
+            assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() > 5, "{answer}");
+        }
+        let bad = json!({ "type": "object", "properties": { "a": { "type": "string", "pattern": "(?<n>a)\\k<n>" } } });
+        let tools = json!([{ "type": "function", "function": { "name": "f", "parameters": bad } }]);
+        let reply = serving
+            .post("/v1/chat/completions", &asked("?", json!({ "tools": tools, "tool_choice": "required" })));
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["param"]),
+            (400, &json!("tools")),
+            "{}",
+            reply.text()
+        );
+    }
 }

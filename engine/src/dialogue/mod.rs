@@ -179,6 +179,11 @@ impl Dialogue {
         Some(self.calls.as_ref()?.grammar(offer, tokenizer))
     }
 
+    /// The same of a single call, from behind the mark that begins it. `None` where nothing announces a call.
+    pub fn grammar_of_a_call(&self, offer: &Offer, tokenizer: &Tokenizer) -> Option<String> {
+        self.calls.as_ref()?.grammar_of_one(offer, tokenizer)
+    }
+
     /// Begins to read what a model generates after `prompt`, up to one of `stops`. Calls are told apart where tools are on
     /// offer: a model that was told of none speaks of calls at most.
     pub fn reader(&self, prompt: &str, stops: StopScanner, offer: Option<Arc<Offer>>) -> Reader {

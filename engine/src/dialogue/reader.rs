@@ -112,6 +112,11 @@ impl Reader {
         split
     }
 
+    /// What has come of a call that has begun, where its name and arguments are not known yet.
+    pub fn begun_call(&self) -> Option<&str> {
+        self.calls.as_ref().and_then(Splitter::begun)
+    }
+
     /// Whether nothing that is wanted can follow: the one call has come that an answer may have.
     pub fn is_over(&self) -> bool {
         self.splitter.is_over() || self.calls.as_ref().is_some_and(Splitter::is_over)

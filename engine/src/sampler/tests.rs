@@ -9,8 +9,14 @@ const EXCLUDED: f32 = f32::NEG_INFINITY;
 fn step(name: &str, sampling: &Sampling, logits: &[f32], history: &[u32], answer: usize) -> Vec<f32> {
     let mut scores = logits.to_vec();
     let mut scratch = Scratch { counts: vec![0; logits.len()], ..Default::default() };
-    let mut turn =
-        Turn { scores: &mut scores, history, answer: &history[answer..], scratch: &mut scratch, rest: None };
+    let mut turn = Turn {
+        scores: &mut scores,
+        history,
+        answer: &history[answer..],
+        scratch: &mut scratch,
+        rest: None,
+        allowed: None,
+    };
     (STEPS.iter().find(|step| step.name == name).unwrap().apply)(sampling, &mut turn);
     assert!(scratch.counts.iter().all(|&count| count == 0));
     scores
@@ -227,8 +233,10 @@ fn every_step_can_be_switched_on_and_off() {
         logit_bias: vec![(0, 1.0)],
         ..Sampling::neutral()
     };
+    let mask = Mask::none(1);
     for step in STEPS {
-        assert!((step.is_on)(&changed) && !(step.is_on)(&Sampling::neutral()), "{}", step.name);
+        let (on, off) = ((step.is_on)(&changed, Some(&mask)), (step.is_on)(&Sampling::neutral(), None));
+        assert!(on && !off, "{}", step.name);
     }
 }
 

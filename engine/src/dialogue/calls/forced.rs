@@ -84,11 +84,26 @@ impl Rules<'_> {
 }
 
 impl Calls {
+    /// A grammar in Lark of one call, from behind its mark.
+    pub(in crate::dialogue) fn grammar_of_one(&self, offer: &Offer, tokenizer: &Tokenizer) -> Option<String> {
+        if self.is_bare {
+            return None; // every answer that begins like JSON would have to be a call
+        }
+        let mut rules = Rules { tokenizer, lines: vec![] };
+        let call = self.call(offer, &mut rules);
+        Some(format!("start: /[ \\n]{{0,4}}/ {call}\n{}\n", rules.lines.join("\n")))
+    }
+
+    /// A rule of a call of any of these tools.
+    fn call(&self, offer: &Offer, rules: &mut Rules<'_>) -> String {
+        let calls: Vec<String> = offer.tools.iter().map(|tool| self.kind.rule(tool, rules)).collect();
+        rules.rule(&calls.join(" | "))
+    }
+
     /// A grammar in Lark of a call of one of these tools, or of several calls where there may be several.
     pub(in crate::dialogue) fn grammar(&self, offer: &Offer, tokenizer: &Tokenizer) -> String {
         let mut rules = Rules { tokenizer, lines: vec![] };
-        let calls: Vec<String> = offer.tools.iter().map(|tool| self.kind.rule(tool, &mut rules)).collect();
-        let call = rules.rule(&calls.join(" | "));
+        let call = self.call(offer, &mut rules);
         let [before, between, behind] = [&self.before, &self.between, &self.behind];
         let mut start = format!("{} {call}", rules.literal(before.trim_start()));
         if offer.several

@@ -21,6 +21,8 @@ pub(in crate::dialogue) struct Splitter {
     /// Since the latest mark, as long as no call has come of it; and how much of it is the mark.
     raw: String,
     mark: usize,
+    /// Where in it the call begins.
+    call: usize,
     /// Whether there were words.
     spoke: bool,
     /// Whether there was a call.
@@ -48,6 +50,7 @@ impl Splitter {
             held: String::new(),
             raw: String::new(),
             mark: 0,
+            call: 0,
             spoke: false,
             called: false,
         }
@@ -144,7 +147,12 @@ impl Splitter {
     fn enter(&mut self, mark: &Mark) {
         self.raw = take(&mut self.held);
         self.mark = self.raw.len();
-        self.place = if *mark == self.calls.section { Place::Between } else { self.call() };
+        self.go_behind(*mark == self.calls.section);
+    }
+
+    /// What has come of a call whose name and arguments are not known yet.
+    pub(in crate::dialogue) fn begun(&self) -> Option<&str> {
+        matches!(self.place, Place::Call { is_told: false, .. }).then(|| &self.raw[self.call..])
     }
 
     /// Whether a control token may be a part of calls.
@@ -152,8 +160,11 @@ impl Splitter {
         self.calls.has_mark(control)
     }
 
-    fn call(&self) -> Place {
-        Place::Call { body: self.calls.body(&self.offer), is_told: false }
+    /// Behind the mark of a list or of a call.
+    fn go_behind(&mut self, is_list: bool) {
+        self.call = self.raw.len();
+        let call = || Place::Call { body: self.calls.body(&self.offer), is_told: false };
+        self.place = if is_list { Place::Between } else { call() };
     }
 
     /// A call that nothing but its own first character announces, which is the last that is held.
@@ -162,6 +173,7 @@ impl Splitter {
             self.mark = self.held.len();
         }
         self.raw += &take(&mut self.held);
+        self.call = self.raw.len() - c.len_utf8();
         let mut body = self.calls.body(&self.offer);
         body.push(c, &mut vec![]);
         self.place = Place::Call { body, is_told: false };
@@ -184,7 +196,7 @@ impl Splitter {
                 self.enter(&mark);
             } else {
                 self.raw += &take(&mut self.held);
-                self.place = if mark == self.calls.section { Place::Between } else { self.call() };
+                self.go_behind(mark == self.calls.section);
             }
             return true;
         }
