@@ -9,6 +9,7 @@ mod input;
 mod partner;
 
 use super::Command;
+use super::grammar::GrammarOptions;
 use super::options::ModelOptions;
 use super::output::{self, note};
 use super::prompt::{PromptOptions, Think};
@@ -42,6 +43,8 @@ pub(super) struct Chat {
     prompting: PromptOptions,
     #[command(flatten)]
     sampling: SamplingOptions,
+    #[command(flatten)]
+    grammar: GrammarOptions,
     /// Without a model, continue texts with the one in the program instead of answering with it
     #[arg(long, conflicts_with = "lora")]
     base: bool,
@@ -54,7 +57,8 @@ impl Command for Chat {
     fn run(self) -> Result<()> {
         let engine = self.model.open_to_talk(&self.model.place()?, self.model.options()?, self.base)?;
         let (sampling, prompting) = (self.sampling.clone(), self.prompting.clone());
-        let partner = Partner::new(&engine, sampling, prompting, self.model.quiet)?;
+        let constraint = self.grammar.constraint(&engine)?;
+        let partner = Partner::new(&engine, sampling, prompting, constraint, self.model.quiet)?;
         if !partner.has_template() {
             note("this model has no chat template: it continues your text instead of answering it");
         }

@@ -14,6 +14,7 @@ mod convert;
 mod converted;
 mod experts;
 mod folders;
+mod grammar;
 mod heat;
 mod importance;
 mod inspect;

@@ -1,5 +1,6 @@
 //! `moewe run`: one prompt, one answer. The answer goes to stdout as it is generated, thoughts and figures to stderr.
 
+use super::grammar::{GrammarOptions, guided};
 use super::options::ModelOptions;
 use super::prompt::{self, PromptOptions, Think};
 use super::reading::Ahead;
@@ -48,6 +49,8 @@ pub(super) struct Run {
     prompting: PromptOptions,
     #[command(flatten)]
     sampling: SamplingOptions,
+    #[command(flatten)]
+    grammar: GrammarOptions,
     /// Print the prompt as the model gets it, and nothing else
     #[arg(long, help_heading = "Options", conflicts_with = "tokens")]
     show_prompt: bool,
@@ -72,13 +75,15 @@ impl Command for Run {
         let vocab_size = engine.config().vocab_size;
         let mut sampler = Sampler::new(self.sampling.for_vocabulary(recommended, vocab_size)?, vocab_size)?;
         let seed = sampler.seed();
+        let constraint = self.grammar.constraint(&engine)?;
         let mut session = engine.session()?;
         let listener = interrupt::listen();
         session.stop_on(listener.flag());
         let ahead = Ahead::read(&mut session, &prompt.tokens, self.model.quiet)?;
         let reader = prompt.dialogue.reader(prompt.rendered.text(), self.prompting.stops(), None);
         let limit = self.sampling.limit();
-        let mut answer = Answer::start(&mut session, &mut sampler, &prompt.tokens, limit, reader)?;
+        let guided = guided(reader, constraint.as_ref());
+        let mut answer = Answer::start(&mut session, &mut sampler, &prompt.tokens, limit, guided)?;
         self.show(&engine, &mut answer)?;
         self.report(&engine, &answer, ahead.added_to(answer.figures()), seed)?;
         match answer.ending() {

@@ -3,6 +3,7 @@
 
 use super::Shared;
 use super::ask::{Answers, Ask, aside};
+use super::format::Format;
 use super::messages::Messages;
 use super::model::Model;
 use super::refusal::Refusal;
@@ -18,6 +19,8 @@ pub(super) struct Chat {
     pub(super) tools: Tools,
     /// Of the template.
     pub(super) variables: Map<String, Value>,
+    /// What each answer has to be.
+    pub(super) format: Format,
     pub(super) sampling: Sampling,
     /// Texts that end an answer, besides the model's own.
     pub(super) stops: Vec<String>,
@@ -34,7 +37,7 @@ impl Chat {
     /// Hands it to the scheduler.
     ///
     /// # Errors
-    /// What the template says, prompts that are too long, and a full queue.
+    /// What the template says, a format that does not compile, prompts that are too long, and a full queue.
     pub(super) async fn submit(self, shared: &Shared, model: &Arc<Model>) -> Result<Answers, Refusal> {
         let dialogue = &model.dialect.dialogue;
         let offered = self.tools.offered(dialogue)?;
@@ -57,6 +60,15 @@ impl Chat {
             offer = Some(offered.offer);
         }
         let (text, tokens) = aside(move || prompt(&writer, &messages, &variables)).await?;
+        if let Some(format) = self.format.compile(model, Begins::AfterThought).await? {
+            if offer.is_some() {
+                return Err(Refusal::field(
+                    "tools",
+                    "an answer with a format calls none: leave out one of the two",
+                ));
+            }
+            constraint = Some(format);
+        }
         let ask = Ask {
             prompts: vec![tokens],
             count: self.count,

@@ -66,6 +66,7 @@ pub(crate) struct Metrics {
     pages: Family<State, Gauge>,
     first_token: Histogram,
     between_tokens: Histogram,
+    masks: Histogram,
     queued: Histogram,
     steps: Family<Kind, Histogram>,
     rows: Family<Kind, Counter>,
@@ -117,6 +118,7 @@ impl Metrics {
             pages: Family::default(),
             first_token: durations(),
             between_tokens: durations(),
+            masks: Histogram::new(exponential_buckets(0.000_01, 2.0, 16)), // to 0.33 s
             queued: durations(),
             steps: Family::new_with_constructor(durations),
             rows: Family::default(),
@@ -156,6 +158,7 @@ impl Metrics {
         own.register("pages", "Pages of the cache", self.pages.clone());
         own.register("time_to_first_token_seconds", "From arrival", self.first_token.clone());
         own.register("inter_token_seconds", "Between tokens of an answer", self.between_tokens.clone());
+        own.register("grammar_mask_seconds", "Finding which tokens may come next", self.masks.clone());
         own.register("queue_seconds", "From arrival to a place", self.queued.clone());
         own.register("step_seconds", "Steps of answers and of prompts", self.steps.clone());
         own.register("step_rows", "Rows of these steps", self.rows.clone());
@@ -201,6 +204,11 @@ impl Metrics {
     /// Steps of answers so far.
     pub(super) fn steps(&self) -> u64 {
         self.decodes.get()
+    }
+
+    /// Which tokens may come next, found for an answer with a grammar.
+    pub(super) fn masked(&self, took: Option<Duration>) {
+        took.iter().for_each(|took| self.masks.observe(took.as_secs_f64()));
     }
 
     /// A step with rows of answers.

@@ -8,6 +8,7 @@ mod ask;
 mod body;
 mod chat;
 mod experts;
+mod format;
 mod gate;
 mod listen;
 mod messages;

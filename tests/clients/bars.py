@@ -18,7 +18,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("moewe")
 parser.add_argument("model")
 parser.add_argument("--peer", help="llama-server")
-parser.add_argument("--bars", default="S1,S3,S4,S5,S7,S8,S9,S10")
+parser.add_argument("--bars", default="S1,S3,S4,S5,S6,S7,S8,S9,S10")
 parser.add_argument("--turns", type=int, default=3)
 parser.add_argument("--tokens", type=int, default=64)
 parser.add_argument("--context", type=int, default=4096)
@@ -61,10 +61,10 @@ class Server:
         connection.close()
         return answer
 
-    def ask(self, prompt, tokens, arrivals=None):
+    def ask(self, prompt, tokens, arrivals=None, **fields):
         """Asks for a stream; the times of its texts after the request, and the last event's timings."""
         body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True, "ignore_eos": True,
-                "stream_options": {"include_usage": True}}
+                "stream_options": {"include_usage": True}, **fields}
         connection = self.connect()
         connection.connect()
         times = arrivals if arrivals is not None else []
@@ -81,10 +81,10 @@ class Server:
         connection.close()
         return begin, times, last
 
-    def together(self, prompts, tokens):
+    def together(self, prompts, tokens, **fields):
         """Tokens per second of all streams, while all of them are answered."""
         arrivals = [[] for _ in prompts]
-        threads = [threading.Thread(target=self.ask, args=(prompt, tokens, times))
+        threads = [threading.Thread(target=self.ask, args=(prompt, tokens, times), kwargs=fields)
                    for prompt, times in zip(prompts, arrivals)]
         for thread in threads:
             thread.start()
@@ -205,6 +205,25 @@ def s5():
             thread.join()
         computed = sum(tally["timings"]["prompt_n"] for tally in tallies)
         say("S5", f"8 with 1024 in common: {computed} computed, of at most {1024 + 8 * own + 8 * 256}")
+
+
+def s6():
+    """A schema of twenty fields costs nearly nothing. Its texts are long enough that no answer ends before the others."""
+    fields = {f"field_{at}": {"type": "string", "minLength": 200} for at in range(20)}
+    schema = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+    for streams in (1, 8):
+        best = {}
+        for _ in range(options.turns):
+            with moewe() as server:
+                server.ask(prompt(8), 2, json_schema=schema)  # the vocabulary is prepared once
+                for name, asked in (("free", {}), ("schema", {"json_schema": schema})):
+                    rate = server.together([prompt(128) for _ in range(streams)], options.tokens, **asked)
+                    best[name] = max(best.get(name, 0), rate)
+                text = server.get("/metrics").text
+        sums = {kind: next(float(line.split()[1]) for line in text.splitlines()
+                           if line.startswith(f"moewe_grammar_mask_seconds_{kind} ")) for kind in ("sum", "count")}
+        say("S6", f"{streams} streams: {best['schema'] / best['free']:.3f} of {best['free']:.1f} tokens/s, "
+                  f"{1e6 * sums['sum'] / max(sums['count'], 1):.0f} µs per mask")
 
 
 def s7():

@@ -1,6 +1,7 @@
 //! `moewe serve` over plain HTTP: what it answers, whom it refuses, and what is left when clients go away.
 
 mod chat;
+mod format;
 mod load;
 mod reuse;
 mod page;
@@ -228,7 +229,10 @@ fn wrong_fields_are_named() {
         (json!({ "logit_bias": { "1": 101 } }), "logit_bias", "-100 to 100"),
         (json!({ "best_of": 3 }), "best_of", "same as n"),
         (json!({ "mirostat": 2 }), "mirostat", "not support"),
-        (json!({ "grammar": "root ::= a" }), "grammar", "not support"),
+        (json!({ "grammar": "root ::= a" }), "grammar", "no rule `a`"),
+        (json!({ "grammar": "root ::= \"a\"", "json_schema": {} }), "grammar", "json_schema says already"),
+        (json!({ "json_schema": { "uniqueItems": true } }), "json_schema", "uniqueItems"),
+        (json!({ "response_format": { "type": "xml" } }), "response_format.type", "json_schema"),
         (json!({ "stream_options": { "include_usage": 1 } }), "stream_options.include_usage", "boolean"),
     ] {
         let reply = serving.post("/v1/completions", &with(json!({ "prompt": "A" }), fields.clone()));

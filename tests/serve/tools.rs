@@ -174,7 +174,7 @@ fn calls_are_forced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.jinja");
         std::fs::write(&path, template).unwrap();
-        let serving = Serving::start(&["--base", "--chat-template", path.to_str().unwrap()]);
+        let serving = Serving::start(&["--chat-template", path.to_str().unwrap()]);
         for choice in [json!("required"), json!({ "type": "function", "function": { "name": "two" } })] {
             let fields = json!({
                 "tools": [tool("one"), tool("two")], "tool_choice": choice, "max_tokens": 200, "parallel_tool_calls": false,

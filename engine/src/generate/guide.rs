@@ -63,19 +63,19 @@ impl Guide {
     pub(super) fn next(&mut self, reader: &Reader, tokenizer: &Tokenizer) -> Result<Next<'_>> {
         let start = Instant::now();
         if self.of_calls.is_some() {
-            self.rules = self.rules && !matches!(self.matcher.next()?, Next::End);
+            self.rules = self.rules && !matches!(self.matcher.allowed()?, Next::End);
             self.took = start.elapsed();
-            return if self.rules { self.matcher.next() } else { Ok(Next::Tokens(&self.mask)) };
+            return if self.rules { self.matcher.allowed() } else { Ok(Next::Tokens(&self.mask)) };
         }
         self.rules |= reader.stage() == Stage::Answer;
         let is_own = self.rules || reader.stage() == Stage::Thought;
         let is_complete = !is_own && self.mix(reader, tokenizer)?;
         if self.rules {
-            self.matcher.next()?; // it is asked for once, and known from then on
+            self.matcher.allowed()?; // it is asked for once, and known from then on
         }
         self.took = start.elapsed();
         match reader.stage() {
-            _ if self.rules => self.matcher.next(),
+            _ if self.rules => self.matcher.allowed(),
             Stage::Thought => Ok(Next::Tokens(self.matcher.vocabulary().all_but_ends())),
             _ if is_complete => Ok(Next::End),
             _ => Ok(Next::Tokens(&self.mask)),
@@ -91,7 +91,7 @@ impl Guide {
         };
         let mut mask = Mask::none(vocabulary.size());
         if !has_begun {
-            match self.matcher.next()? {
+            match self.matcher.allowed()? {
                 Next::End => return Ok(true),
                 Next::Tokens(own) => mask = own.clone(),
             }
@@ -130,7 +130,7 @@ impl Guide {
             self.space += bytes;
             return Ok(false);
         }
-        self.rules = matches!(self.matcher.next()?, Next::Tokens(mask) if mask.allows(token));
+        self.rules = matches!(self.matcher.allowed()?, Next::Tokens(mask) if mask.allows(token));
         Ok(self.rules)
     }
 

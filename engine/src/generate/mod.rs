@@ -7,6 +7,8 @@
 
 mod generation;
 mod guide;
+#[cfg(test)]
+mod guide_tests;
 
 pub use generation::{Event, Generation};
 pub use guide::{Guide, Guided};

@@ -42,7 +42,7 @@ impl Matcher {
     /// Whether the text is complete, though more may follow.
     ///
     /// # Errors
-    /// As [`Matcher::next`].
+    /// As [`Matcher::allowed`].
     pub fn may_end(&mut self) -> Result<bool> {
         Ok(self.must_end() || self.inner.is_accepting().map_err(|error| failed(&error))?)
     }
@@ -51,7 +51,7 @@ impl Matcher {
     ///
     /// # Errors
     /// When the grammar is too complex at this point, or goes on in a way that the vocabulary cannot write.
-    pub fn next(&mut self) -> Result<Next<'_>> {
+    pub fn allowed(&mut self) -> Result<Next<'_>> {
         if self.must_end() {
             return Ok(Next::End);
         }

@@ -117,7 +117,7 @@ impl Vocabulary {
             return Err(wrong(warning));
         }
         let mut matcher = Matcher::new(inner, self.clone())?;
-        matcher.next()?;
+        matcher.allowed()?;
         Ok(matcher)
     }
 

@@ -4,12 +4,14 @@
 //! tokenizer would cut the same text differently.
 
 use super::conversation::Conversation;
+use crate::cli::grammar::guided;
 use crate::cli::prompt::{self, PromptOptions, Template, Think};
 use crate::cli::reading::Ahead;
 use crate::cli::sampling::SamplingOptions;
 use anyhow::{Result, bail};
 use moewe_engine::dialogue::{Dialogue, Piece, Reader};
 use moewe_engine::generate::{Answer, Ending, Figures};
+use moewe_engine::grammar::Constraint;
 use moewe_engine::os::interrupt::Listener;
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::{Engine, Session};
@@ -27,6 +29,7 @@ pub(crate) struct Partner<'e> {
     think: Think,
     options: SamplingOptions,
     sampler: Sampler,
+    constraint: Option<Constraint>, // of each answer
     quiet: bool,
     known: Known,
     latest: Option<Answered>,
@@ -55,6 +58,7 @@ impl<'e> Partner<'e> {
         engine: &'e Engine,
         options: SamplingOptions,
         prompting: PromptOptions,
+        constraint: Option<Constraint>,
         quiet: bool,
     ) -> Result<Self> {
         Ok(Self {
@@ -64,6 +68,7 @@ impl<'e> Partner<'e> {
             session: engine.session()?,
             known: Known::default(),
             latest: None,
+            constraint,
             engine,
             prompting,
             options,
@@ -134,14 +139,14 @@ impl<'e> Partner<'e> {
         self.session.stop_on(listener.flag());
         let mut tokens = Vec::new();
         let mut left = self.fit(conversation, 0)?;
-        let mut reader = self.reader(); // of the whole answer, in however many parts
+        let mut guided = guided(self.reader(), self.constraint.as_ref()); // of the whole answer, in however many parts
         let mut figures: Option<Figures> = None;
         loop {
             let limit = self.options.limit().map(|limit| limit - tokens.len());
             let prompt = &self.known.tokens;
             let ahead = Ahead::read(&mut self.session, &[&prompt[..], &tokens].concat(), self.quiet)?;
             let mut part =
-                Answer::resume(&mut self.session, &mut self.sampler, prompt, &tokens, limit, reader)?;
+                Answer::resume(&mut self.session, &mut self.sampler, prompt, &tokens, limit, guided)?;
             while let Some(pieces) = part.next_pieces()? {
                 pieces.iter().try_for_each(&mut show)?;
             }
@@ -154,13 +159,13 @@ impl<'e> Partner<'e> {
             figures = Some(total);
             if ending != Ending::ContextFull || conversation.forgotten() + 1 >= conversation.len() {
                 part.flush().iter().try_for_each(&mut show)?;
-                let reader = part.into_reader();
+                let reader = part.into_guided().reader;
                 self.known.tokens.extend_from_slice(&tokens);
                 self.known.answer = reader.raw().to_owned();
                 conversation.answer(Some(reader.reasoning().to_owned()), reader.answer());
                 return Ok(answered);
             }
-            reader = part.into_reader();
+            guided = part.into_guided();
             left += self.fit(conversation, tokens.len())?;
         }
     }

@@ -22,7 +22,7 @@ pub(crate) struct Request {
     pub(crate) limit: Option<usize>,
     /// Splits and ends its text.
     pub(crate) reader: Reader,
-    /// What the answer has to be.
+    /// What its text has to be.
     pub(crate) constraint: Option<Constraint>,
     /// How many of the likeliest tokens are told beside each token; `None` for no odds at all.
     pub(crate) odds: Option<usize>,
@@ -295,6 +295,11 @@ impl Conversation {
         }
         let now = Instant::now();
         self.latest.replace(now).map(|latest| now - latest)
+    }
+
+    /// How long the latest mask of its grammar took.
+    pub(super) fn mask_took(&self) -> Option<Duration> {
+        self.generation.guide_took()
     }
 
     fn end_if_full(&mut self) {

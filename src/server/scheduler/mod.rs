@@ -22,6 +22,9 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 use turns::Turns;
 
+/// Of the thread: what follows a stranger's grammar goes into its depth.
+const STACK: usize = 16 << 20;
+
 /// How the thread divides its time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -68,7 +71,7 @@ impl Scheduler {
             Ok(turns) => turns.run(),
             Err(error) => tracing::error!("{error}"),
         };
-        let thread = Builder::new().name("moewe-scheduler".into()).spawn(run)?;
+        let thread = Builder::new().name("moewe-scheduler".into()).stack_size(STACK).spawn(run)?;
         Ok((Self { messages }, thread))
     }
 

@@ -8,6 +8,7 @@ use super::*;
 use crate::embedded;
 use moewe_engine::dialogue::{Piece, Reader};
 use moewe_engine::generate::{Answer, Ending};
+use moewe_engine::grammar::{Begins, Constraint, Grammar};
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::Options;
 use moewe_engine::simd::Isa;
@@ -140,6 +141,45 @@ fn texts_do_not_depend_on_company() {
         let (text, _, usage) = answer(events);
         assert_eq!(text, alone(&engine, seed, prompt, limit(seed)));
         assert!(usage.completion_tokens <= limit(seed) && usage.prompt_tokens == prompt.len());
+    }
+}
+
+/// One of eight has a grammar that fails; the others have the bits that they have alone.
+#[test]
+fn a_grammar_that_fails_is_nobody_elses_business() {
+    let engine = engine(8, 256);
+    let running = Running::parallel(&engine, 8);
+    let schema = serde_json::json!({ "type": "object", "properties": { "a": { "type": "integer" } } });
+    let vocabulary = engine.vocabulary().unwrap();
+    let matcher = vocabulary.compile(&Grammar::JsonSchema(schema)).unwrap();
+    let mut broken = matcher.clone();
+    assert!(broken.advance_bytes(b"x").is_err());
+    let prompts: Vec<_> = TEXTS.iter().cycle().take(8).map(|text| prompt(&engine, text)).collect();
+    let all: Vec<_> = (0..8)
+        .map(|at| {
+            let (mut request, events) = running.request(at as u64, &prompts[at], 24, 256);
+            let matcher = [&broken, &matcher].into_iter().nth(at);
+            request.constraint =
+                matcher.map(|matcher| Constraint { matcher: matcher.clone(), begins: Begins::AtOnce });
+            running.scheduler.submit(request);
+            events
+        })
+        .collect();
+    for (at, mut events) in all.into_iter().enumerate() {
+        if at == 0 {
+            let failed = std::iter::from_fn(|| events.blocking_recv()).any(|event| {
+                matches!(event.1, Event::Failed(Failure::Engine(why)) if why.contains("cannot be followed"))
+            });
+            assert!(failed);
+            continue;
+        }
+        let (text, ending, _) = answer(events);
+        if at == 1 {
+            let is_json = serde_json::from_str::<serde_json::Value>(&text).is_ok();
+            assert!(is_json == (ending == Ending::EndOfText) && text.starts_with('{'), "{text}");
+            continue;
+        }
+        assert_eq!(text, alone(&engine, at as u64, &prompts[at], 24));
     }
 }
 

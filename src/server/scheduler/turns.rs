@@ -315,6 +315,7 @@ impl<'e> Turns<'e> {
             if let Some(gap) = self.running[at].take(&mut self.batch, row) {
                 self.metrics.token(gap);
             }
+            self.metrics.masked(self.running[at].mask_took());
         }
         self.spent[0] += start.elapsed();
         self.metrics.answered(rows.len(), start.elapsed());
@@ -373,6 +374,7 @@ impl<'e> Turns<'e> {
         }
         if count == left {
             conversation.take(&mut self.batch, if scores { count - 1 } else { 0 });
+            self.metrics.masked(conversation.mask_took());
         }
         let took = start.elapsed();
         self.metrics.read(count, took);

@@ -169,6 +169,10 @@ impl Calls {
             let tag = behind.words().iter().position(|word| word.starts_with('<') || word.len() > 1);
             ends.extend(behind.words().iter().take(tag.map_or(usize::MAX, |at| at + 1)).cloned());
         }
+        // Up to the last of these; what follows ends the turn.
+        let end =
+            ends.iter().fold(0, |end, word| behind[end..].find(word).map_or(end, |at| end + at + word.len()));
+        let behind = &behind[..end];
         let is_bare = section.is_empty() && open.is_empty();
         if is_bare {
             ends.push(";".to_owned());

@@ -26,7 +26,7 @@ fn follow(matcher: &Matcher, random: &mut Random) {
     let mut matcher = matcher.clone();
     let ends = matcher.vocabulary().ends().to_vec();
     for _ in 0..20 {
-        let Ok(Next::Tokens(mask)) = matcher.next() else { return };
+        let Ok(Next::Tokens(mask)) = matcher.allowed() else { return };
         let tokens: Vec<u32> = mask.tokens().filter(|token| !ends.contains(token)).collect();
         if tokens.is_empty() || matcher.advance(tokens[random.below(tokens.len())]).is_err() {
             return;

@@ -105,7 +105,7 @@ fn judge(rules: &Rules, bytes: &[u8]) -> (bool, bool) {
 }
 
 /// In the words of what people use.
-const ARITHMETIC: &str = r#"
+pub(super) const ARITHMETIC: &str = r#"
 root  ::= (expr "=" ws term "\n")+
 expr  ::= term ([-+*/] ws term)*
 term  ::= ident | num | "(" ws expr ")" ws
@@ -113,7 +113,7 @@ ident ::= [a-z] [a-z0-9_]* ws
 num   ::= [0-9]+ ws
 ws    ::= [ \t\n]*   # of any length
 "#;
-const JSON: &str = r#"
+pub(super) const JSON: &str = r#"
 root   ::= object
 value  ::= object | array | string | number | ("true" | "false" | "null") ws
 

@@ -50,7 +50,7 @@ fn what_is_complete_ends() {
     assert!(!matcher.must_end() && !matcher.may_end().unwrap());
     matcher.advance(256).unwrap();
     assert!(matcher.must_end() && matcher.may_end().unwrap());
-    assert!(matches!(matcher.next().unwrap(), Next::End));
+    assert!(matches!(matcher.allowed().unwrap(), Next::End));
     assert!(compile(&Grammar::Regex(String::new())).unwrap().must_end());
 }
 
@@ -70,7 +70,7 @@ fn errors_are_values_and_stay() {
     let mut matcher = compile(&Grammar::Regex("ab".into())).unwrap();
     let mut copy = matcher.clone();
     assert!(matcher.advance(u32::from(b'x')).is_err());
-    assert!(matcher.next().is_err() && matcher.advance(u32::from(b'a')).is_err() && !matcher.must_end());
+    assert!(matcher.allowed().is_err() && matcher.advance(u32::from(b'a')).is_err() && !matcher.must_end());
     copy.advance(256).unwrap();
     assert!(copy.must_end());
 }
@@ -93,10 +93,10 @@ fn a_vocabulary_may_lack_what_a_grammar_wants() {
     let mut matcher = vocabulary.compile(&Grammar::Regex("ac?".into())).unwrap();
     matcher.advance(0).unwrap();
     // Only the end is left of what the vocabulary can write.
-    assert!(matches!(matcher.next().unwrap(), Next::End));
+    assert!(matches!(matcher.allowed().unwrap(), Next::End));
     let mut matcher = vocabulary.compile(&Grammar::Regex("ac".into())).unwrap();
     matcher.advance(0).unwrap();
-    assert!(matcher.next().is_err());
+    assert!(matcher.allowed().is_err());
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod calls;
 mod gbnf;
 mod masks;
 mod schemas;
+mod speed;
 
 use super::*;
 use crate::tokenizer::bytes::CHARACTERS;
@@ -72,7 +73,7 @@ fn compare(matcher: &Matcher, judge: &Judge, random: &mut Random, steps: usize) 
     for _ in 0..steps {
         let may_end = matcher.may_end().unwrap();
         assert_eq!(may_end, judge(&text).1, "after {:?}", String::from_utf8_lossy(&text));
-        let mask = match matcher.next().unwrap() {
+        let mask = match matcher.allowed().unwrap() {
             Next::End => {
                 let goes_on = (0..=255u8).any(|byte| judge(&[&text[..], &[byte]].concat()).0);
                 assert!(!goes_on, "it ends after {:?}", String::from_utf8_lossy(&text));

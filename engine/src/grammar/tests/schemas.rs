@@ -8,7 +8,7 @@ pub(super) fn text(matcher: &Matcher, random: &mut Random, steps: usize) -> Opti
     let tokenizer = &VOCABULARY.0;
     let (mut matcher, mut text) = (matcher.clone(), vec![]);
     for _ in 0..steps {
-        let Next::Tokens(mask) = matcher.next().unwrap() else { return Some(text) };
+        let Next::Tokens(mask) = matcher.allowed().unwrap() else { return Some(text) };
         let tokens: Vec<u32> = mask.tokens().collect();
         let token = tokens[random.below(tokens.len())];
         if tokenizer.is_end(token) {

@@ -32,7 +32,7 @@ pub(super) struct Chat {
     /// How many of the likeliest tokens are told beside each token.
     #[schema(minimum = 0, maximum = 20)]
     top_logprobs: Option<u64>,
-    /// Only `{"type":"text"}` is supported.
+    /// `text`, `json_object`, or `json_schema` with a schema.
     response_format: Option<Value>,
     /// Not supported, unless `tool_choice` is `none`.
     tools: Option<Value>,
@@ -60,10 +60,8 @@ pub(super) struct Chat {
 
 impl Chat {
     fn refuse_what_we_have_not(&self) -> Result<(), Refusal> {
-        let is_text = |value: &&Value| value["type"] != "text";
         let is_other = |value: &&Value| **value != json!(["text"]);
         for (name, value) in [
-            ("response_format", self.response_format.as_ref().filter(is_text)),
             ("functions", self.functions.as_ref()),
             ("modalities", self.modalities.as_ref().filter(is_other)),
             ("audio", self.audio.as_ref()),
@@ -124,12 +122,14 @@ pub(in crate::server) async fn chat(
     let (sampling, stops, odds) = (choosing.sampling(&model)?, choosing.stops()?, own.odds()?);
     let variables = variables(&model, own.reasoning_effort.as_ref(), own.chat_template_kwargs.as_ref())?;
     let tools = own.tools()?;
+    let format = choosing.format(own.response_format.as_ref())?;
     let messages = Messages::read(own.messages, own.continue_final_message.unwrap_or(true))?;
     let limits = [choosing.max_tokens, own.max_completion_tokens];
     let chat = conversation::Chat {
         messages,
         tools,
         variables,
+        format,
         sampling,
         stops,
         limit: limits.into_iter().flatten().min().map(|limit| limit as usize),

@@ -1,6 +1,7 @@
 //! The fields that chat and completions share: how tokens are chosen, how many answers, and when they end.
 
 use crate::server::body::{real, within};
+use crate::server::format::Format;
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
 use moewe_engine::sampler::Sampling;
@@ -74,9 +75,10 @@ pub(super) struct Choosing {
     dynatemp_range: Option<Value>,
     /// Not supported.
     lora: Option<Value>,
-    /// Not supported.
+    /// What an answer has to be, in GBNF.
+    #[schema(value_type = Option<String>)]
     grammar: Option<Value>,
-    /// Not supported.
+    /// A schema by which an answer is valid JSON.
     json_schema: Option<Value>,
 }
 
@@ -150,6 +152,11 @@ impl Choosing {
         Ok(stops.to_vec())
     }
 
+    /// What each answer has to be, by these fields and OpenAI's own.
+    pub(super) fn format(&self, response_format: Option<&Value>) -> Result<Format, Refusal> {
+        Format::read(response_format, self.json_schema.as_ref(), self.grammar.as_ref())
+    }
+
     /// The settings, where they are given, over those of the model.
     pub(super) fn sampling(&self, model: &Model) -> Result<Sampling, Refusal> {
         self.refuse_what_we_have_not()?;
@@ -196,8 +203,6 @@ impl Choosing {
             ("xtc_probability", &self.xtc_probability),
             ("dynatemp_range", &self.dynatemp_range),
             ("lora", &self.lora),
-            ("grammar", &self.grammar),
-            ("json_schema", &self.json_schema),
         ] {
             refuse_unless_neutral(name, value.as_ref())?;
         }

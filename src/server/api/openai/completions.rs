@@ -14,6 +14,7 @@ use crate::server::scheduler::Event;
 use axum::extract::State;
 use axum::response::Response;
 use moewe_engine::dialogue::{Dialogue, Piece};
+use moewe_engine::grammar::Begins;
 use moewe_engine::tokenizer::Special;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -32,6 +33,8 @@ pub(super) struct Completion {
     /// How many of the likeliest tokens are told beside each token.
     #[schema(minimum = 0, maximum = 20)]
     logprobs: Option<u64>,
+    /// `text`, `json_object`, or `json_schema` with a schema.
+    response_format: Option<Value>,
     /// Not supported.
     suffix: Option<Value>,
     /// 1, or the same as `n`.
@@ -66,6 +69,8 @@ pub(in crate::server) async fn complete(
     let echo = own.echo.unwrap_or(false);
     let limit = choosing.max_tokens.unwrap_or(USUAL_LIMIT);
     let (sampling, stops) = (choosing.sampling(&model)?, choosing.stops()?);
+    let format = choosing.format(own.response_format.as_ref())?;
+    let constraint = format.compile(&model, Begins::AtOnce).await?;
     let encoder = model.clone();
     let prompts = aside(move || prompts(own.prompt, &encoder)).await?;
     let ask = Ask {
@@ -74,9 +79,9 @@ pub(in crate::server) async fn complete(
         sampling,
         limit: Some(limit as usize),
         offer: None,
-        constraint: None,
         dialogue: Dialogue::plain(),
         stops,
+        constraint,
         text: String::new(),
         odds: odds.map(|odds| odds as usize),
         scores: echo && odds.is_some(),
