@@ -108,7 +108,8 @@ fn thoughts_are_free_and_the_answer_is_not() {
         game.says(&["{\"", "abc", "\"", ":", "1", "}"]).unwrap();
         assert!(game.guide.must_end(), "{thought:?}");
         assert!(game.allowed().is_empty());
-        assert_eq!(game.reader.answer(), "{\"abc\":1}", "{thought:?}");
+        // White space before an answer without a thought is shown.
+        assert_eq!(game.reader.answer().trim_start(), "{\"abc\":1}", "{thought:?}");
     }
 }
 

@@ -13,9 +13,9 @@ fn step(name: &str, sampling: &Sampling, logits: &[f32], history: &[u32], answer
         scores: &mut scores,
         history,
         answer: &history[answer..],
+        allowed: None,
         scratch: &mut scratch,
         rest: None,
-        allowed: None,
     };
     (STEPS.iter().find(|step| step.name == name).unwrap().apply)(sampling, &mut turn);
     assert!(scratch.counts.iter().all(|&count| count == 0));
@@ -235,9 +235,24 @@ fn every_step_can_be_switched_on_and_off() {
     };
     let mask = Mask::none(1);
     for step in STEPS {
-        let (on, off) = ((step.is_on)(&changed, Some(&mask)), (step.is_on)(&Sampling::neutral(), None));
-        assert!(on && !off, "{}", step.name);
+        let is_on = (step.is_on)(&changed, Some(&mask)) && !(step.is_on)(&Sampling::neutral(), None);
+        assert!(is_on, "{}", step.name);
     }
+}
+
+/// A grammar's tokens alone are left, for the best one and for draws.
+#[test]
+fn only_allowed_tokens_are_chosen() {
+    let mut mask = Mask::none(4);
+    [1, 3].into_iter().for_each(|token| mask.allow(token));
+    let logits = [9.0, 1.0, 8.0, 2.0];
+    let mut greedy = Sampler::new(Sampling::greedy(), 4).unwrap();
+    assert_eq!(greedy.sample_among(&logits, &[], Some(&mask)).unwrap(), 3);
+    assert_eq!(greedy.sample_among(&logits, &[], None).unwrap(), 0);
+    let mut drawn = Sampler::new(Sampling { seed: Some(1), ..Sampling::neutral() }, 4).unwrap();
+    let all: Vec<u32> = (0..50).map(|_| drawn.sample_among(&logits, &[], Some(&mask)).unwrap()).collect();
+    assert!(all.iter().all(|token| [1, 3].contains(token)) && all.contains(&1));
+    assert!(greedy.sample_among(&logits, &[], Some(&Mask::none(4))).is_err());
 }
 
 /// All tokens from the score of the `wanted`-th best on, as a backend finds them.
