@@ -190,7 +190,8 @@ fn calls_are_forced() {
             );
             assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() > 5, "{answer}");
         }
-        let bad = json!({ "type": "object", "properties": { "a": { "type": "string", "pattern": "(?<n>a)\\k<n>" } } });
+        let bad = json!({ "type": "array", "items": { "type": "string", "pattern": "(?<n>a)\\k<n>" } });
+        let bad = json!({ "type": "object", "properties": { "a": bad } });
         let tools = json!([{ "type": "function", "function": { "name": "f", "parameters": bad } }]);
         let reply = serving
             .post("/v1/chat/completions", &asked("?", json!({ "tools": tools, "tool_choice": "required" })));
