@@ -276,6 +276,7 @@ proptest! {
 /// Whole templates as they come with models: which syntax they have. `MOEWE_TEMPLATES` names a folder of them.
 #[test]
 #[ignore = "reads the folder that MOEWE_TEMPLATES names"]
+#[expect(clippy::print_stdout, reason = "what it finds is for people to read")]
 fn templates_of_a_folder() {
     let Some(folder) = std::env::var_os("MOEWE_TEMPLATES") else { return };
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
