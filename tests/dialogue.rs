@@ -8,14 +8,16 @@ mod command;
 mod script;
 
 use command::{fed, moewe, stderr, stdout};
-use moewe_engine::dialogue::{Dialogue, Piece, StopScanner};
-use moewe_engine::generate::{Answer, Ending};
+use moewe_engine::dialogue::{Dialogue, Offer, Piece, StopScanner, Tool};
+use moewe_engine::generate::{Answer, Ending, Guide, Guided};
+use moewe_engine::grammar::{Begins, Constraint, Grammar};
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::session::{Engine, Options};
-use moewe_engine::tokenizer::Special;
+use moewe_engine::tokenizer::{ChatTemplate, Special};
 use script::{HARMONY, Script};
 use serde_json::{Value, json};
 use std::process::Output;
+use std::sync::Arc;
 use tempfile::TempDir;
 
 const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
@@ -109,7 +111,7 @@ fn an_answer_ends_where_its_reader_says() {
     ] {
         let mut sampler = Sampler::new(sampling.clone(), engine.config().vocab_size).unwrap();
         let mut session = engine.session().unwrap();
-        let reader = Dialogue::plain().reader("", StopScanner::new([stop.to_owned()]));
+        let reader = Dialogue::plain().reader("", StopScanner::new([stop.to_owned()]), None);
         let mut answer = Answer::start(&mut session, &mut sampler, &prompt, Some(limit), reader).unwrap();
         let text = |pieces: Vec<Piece>| -> String { pieces.iter().map(Piece::text).collect() };
         let mut found = vec![];
@@ -123,6 +125,72 @@ fn an_answer_ends_where_its_reader_says() {
         let met = (ending == Ending::StopString).then_some(stop);
         assert_eq!((reader.stop(), reader.answer()), (met, &*(shown.concat() + rest)), "{stop}");
     }
+}
+
+/// Calls that have to be are made, and those that the model makes are valid, whatever it would rather say.
+#[test]
+fn grammars_rule_calls() {
+    const TEMPLATE: &str = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}\
+        {% for c in m.tool_calls or [] %}<call>{\"name\": \"{{ c.function.name }}\", \"arguments\": {{ c.function.arguments | tojson }}}</call>{% endfor %}\
+        {{ '\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+    let script = Script {
+        template: TEMPLATE,
+        control: &["<|im_start|>", "<|im_end|>"],
+        words: &["Hm. ", "<call>", "{\"name\": \"f\", \"arg", "uments\": {\"a\": ", "\"yes\"}}", "</call>"],
+        follows: &[
+            ("?", "Hm. "),
+            ("Hm. ", "<call>"),
+            ("<call>", "{\"name\": \"f\", \"arg"),
+            ("{\"name\": \"f\", \"arg", "uments\": {\"a\": "),
+            ("uments\": {\"a\": ", "\"yes\"}}"),
+            ("\"yes\"}}", "</call>"),
+        ],
+        is_broken: false,
+    };
+    let folder = place(script);
+    let engine = Engine::open(folder.path().join("m.gguf"), Options::default()).unwrap();
+    let tokenizer = engine.tokenizer().unwrap();
+    let template = ChatTemplate::from_metadata(engine.metadata(), tokenizer).unwrap().unwrap();
+    let dialogue = Dialogue::of(&template);
+    assert_eq!(dialogue.calls(), Some("object"));
+    let parameters = json!({ "type": "object", "properties": { "a": { "type": "boolean" } }, "required": ["a"], "additionalProperties": false });
+    let offer = Arc::new(Offer { tools: vec![Tool { name: "f".into(), parameters }], several: true });
+    let prompt = tokenizer.encode("?", Special::Plain).unwrap();
+    let said = |constraint: Option<Constraint>| {
+        let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+        let mut sampler = Sampler::new(sampling, engine.config().vocab_size).unwrap();
+        let mut session = engine.session().unwrap();
+        let reader = dialogue.reader("", StopScanner::default(), Some(offer.clone()));
+        let guided = Guided { reader, guide: constraint.map(Guide::new) };
+        let mut answer = Answer::start(&mut session, &mut sampler, &prompt, Some(99), guided).unwrap();
+        let mut pieces = vec![];
+        while let Some(more) = answer.next_pieces().unwrap() {
+            pieces.extend(more);
+        }
+        pieces.extend(answer.flush());
+        assert_eq!(answer.ending(), Some(Ending::EndOfText));
+        let of = |wanted: fn(&Piece) -> bool| -> String {
+            pieces.iter().filter(|piece| wanted(piece)).map(Piece::text).collect()
+        };
+        let arguments = of(|piece| matches!(piece, Piece::Arguments(_)));
+        (
+            of(|piece| matches!(piece, Piece::Answer(_))),
+            of(|piece| matches!(piece, Piece::Call(_))),
+            arguments,
+        )
+    };
+    let said = |grammar: Option<String>, begins: Begins| {
+        let vocabulary = engine.vocabulary().unwrap();
+        let matcher = grammar.map(|text| vocabulary.compile(&Grammar::Lark(text)).unwrap());
+        let (words, name, arguments) = said(matcher.map(|matcher| Constraint { matcher, begins }));
+        (words.trim().to_owned(), name, arguments)
+    };
+    let expected = |words: &str, arguments: &str| (words.to_owned(), "f".to_owned(), arguments.to_owned());
+    assert_eq!(said(None, Begins::AtOnce), expected("Hm.", "{\"a\": \"yes\"}"));
+    let one = dialogue.grammar_of_a_call(&offer, tokenizer);
+    assert_eq!(said(one, Begins::WithEachCall), expected("Hm.", "{\"a\": false}"));
+    let forced = dialogue.grammar_of_calls(&Offer { several: false, ..(*offer).clone() }, tokenizer);
+    assert_eq!(said(forced, Begins::AfterThought), expected("", "{\"a\": false}"));
 }
 
 /// Where the context runs full in the midst of an answer, what follows is read as the same answer.

@@ -80,7 +80,7 @@ impl Command for Run {
         let listener = interrupt::listen();
         session.stop_on(listener.flag());
         let ahead = Ahead::read(&mut session, &prompt.tokens, self.model.quiet)?;
-        let reader = prompt.dialogue.reader(prompt.rendered.text(), self.prompting.stops());
+        let reader = prompt.dialogue.reader(prompt.rendered.text(), self.prompting.stops(), None);
         let limit = self.sampling.limit();
         let guided = guided(reader, constraint.as_ref());
         let mut answer = Answer::start(&mut session, &mut sampler, &prompt.tokens, limit, guided)?;

@@ -4,9 +4,10 @@ use super::Shared;
 use super::model::Model;
 use super::refusal::Refusal;
 use super::scheduler::{Event, Failure, Request, Usage};
-use moewe_engine::dialogue::{Dialogue, StopScanner};
+use moewe_engine::dialogue::{Dialogue, Offer, StopScanner};
 use moewe_engine::grammar::Constraint;
 use moewe_engine::sampler::Sampling;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::timeout_at;
@@ -26,6 +27,8 @@ pub(super) struct Ask {
     pub(super) stops: Vec<String>,
     /// What each answer has to be.
     pub(super) constraint: Option<Constraint>,
+    /// The tools that may be called.
+    pub(super) offer: Option<Arc<Offer>>,
     /// The prompt's text, where the model may go on in the middle of a thought.
     pub(super) text: String,
     pub(super) odds: Option<usize>,
@@ -89,11 +92,12 @@ impl Ask {
             let Some(permit) = places.split(1) else { break };
             let mut sampling = self.sampling.clone();
             sampling.seed = sampling.seed.map(|seed| seed.wrapping_add((index % self.count) as u64));
+            let stops = StopScanner::new(self.stops.iter().cloned());
             model.scheduler.submit(Request {
                 prompt: self.prompts[index / self.count].clone(),
                 sampling,
                 limit,
-                reader: self.dialogue.reader(&self.text, StopScanner::new(self.stops.iter().cloned())),
+                reader: self.dialogue.reader(&self.text, stops, self.offer.clone()),
                 constraint: self.constraint.clone(),
                 odds: self.odds,
                 scores: self.scores,

@@ -7,8 +7,9 @@ use super::format::Format;
 use super::messages::Messages;
 use super::model::Model;
 use super::refusal::Refusal;
-use super::tools::Tools;
-use moewe_engine::grammar::Begins;
+use super::tools::{Offered, Tools};
+use moewe_engine::dialogue::Dialogue;
+use moewe_engine::grammar::{Begins, Constraint};
 use moewe_engine::sampler::Sampling;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -39,21 +40,31 @@ impl Chat {
     /// Hands it to the scheduler.
     ///
     /// # Errors
-    /// What the template says, a format that does not compile, prompts that are too long, and a full queue.
-    pub(super) async fn submit(self, shared: &Shared, model: &Arc<Model>) -> Result<Answers, Refusal> {
+    /// What the template says, tools and formats that do not compile, prompts that are too long, and a full queue.
+    pub(super) async fn submit(mut self, shared: &Shared, model: &Arc<Model>) -> Result<Answers, Refusal> {
+        let offered = self.tools.offered(&model.dialect.dialogue)?;
+        let format = std::mem::take(&mut self.format).compile(model, Begins::AfterThought).await?;
+        let (dialogue, constraint) = match &offered {
+            None => (model.dialect.dialogue.clone(), format),
+            Some(_) if format.is_some() => {
+                let message = "an answer with a format calls none: leave out one of the two";
+                return Err(Refusal::field("tools", message));
+            }
+            Some(offered) => calls(model, offered).await?,
+        };
         let (sampling, limit, count, odds) = (self.sampling.clone(), self.limit, self.count, self.odds);
         let (reuses, progress) = (self.reuses, self.progress);
         let stops = model.dialect.stops.iter().chain(&self.stops).cloned().collect();
-        let constraint = self.format.clone().compile(model, Begins::AfterThought).await?;
-        let (text, tokens) = self.prompt(model).await?;
+        let (text, tokens) = self.write(model, offered.as_ref()).await?;
         let ask = Ask {
             prompts: vec![tokens],
             count,
             sampling,
             limit,
-            dialogue: model.dialect.dialogue.clone(),
-            stops,
+            dialogue,
             constraint,
+            stops,
+            offer: offered.map(|offered| offered.offer),
             text,
             odds,
             scores: false,
@@ -68,9 +79,38 @@ impl Chat {
     /// # Errors
     /// What the template says.
     pub(super) async fn prompt(self, model: &Arc<Model>) -> Result<(String, Vec<u32>), Refusal> {
-        self.tools.check()?;
-        let (writer, messages, variables) = (model.clone(), self.messages, self.variables);
+        let offered = self.tools.offered(&model.dialect.dialogue)?;
+        self.write(model, offered.as_ref()).await
+    }
+
+    async fn write(
+        self,
+        model: &Arc<Model>,
+        offered: Option<&Offered>,
+    ) -> Result<(String, Vec<u32>), Refusal> {
+        let (writer, mut messages, mut variables) = (model.clone(), self.messages, self.variables);
+        variables.extend(offered.and_then(Offered::variable));
+        if let Some(text) = offered.and_then(Offered::instructions) {
+            messages = messages.with_instructions(&text);
+        }
         aside(move || prompt(&writer, &messages, &variables)).await
+    }
+}
+
+/// How an answer with calls is read, and what it has to be.
+async fn calls(model: &Arc<Model>, offered: &Offered) -> Result<(Dialogue, Option<Constraint>), Refusal> {
+    let (dialogue, grammar) = offered.reading(&model.dialect.dialogue, model.tokenizer());
+    let Some((grammar, begins)) = grammar else { return Ok((dialogue, None)) };
+    let compiler = model.clone();
+    let work = move || {
+        let matcher = compiler.engine.vocabulary().and_then(|vocabulary| vocabulary.compile(&grammar));
+        let matcher = matcher.map_err(|error| Refusal::field("tools", error.to_string()))?;
+        Ok(Constraint { matcher, begins })
+    };
+    match aside(work).await {
+        // A schema that is not supported hinders nobody who did not ask to be held to it.
+        Err(_) if !offered.is_strict() => Ok((dialogue, None)),
+        constraint => Ok((dialogue, Some(constraint?))),
     }
 }
 
@@ -81,7 +121,7 @@ fn prompt(
     variables: &Map<String, Value>,
 ) -> Result<(String, Vec<u32>), Refusal> {
     let template = model.dialect.template.as_ref().ok_or_else(Refusal::no_template)?;
-    let rendered = messages.render(template, variables)?;
+    let rendered = messages.render(template, model.dialect.dialogue.manner(), variables)?;
     let tokens = model.tokenizer().encode_parts(rendered.parts());
     let tokens = tokens.map_err(|error| Refusal::field("messages", error.to_string()))?;
     Ok((rendered.text().to_owned(), tokens))

@@ -3,8 +3,10 @@
 
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
+use moewe_engine::dialogue::Manner;
 use moewe_engine::tokenizer::{ChatTemplate, Message, Rendered};
 use serde_json::{Map, Value};
+use std::collections::HashMap;
 
 /// What the template gets from us, whatever a request says.
 const RESERVED: [&str; 6] =
@@ -24,8 +26,12 @@ impl Messages {
         let Some(Value::Array(list)) = value else {
             return Err(Refusal::field("messages", "expected a list of messages"));
         };
-        let messages: Vec<Message> =
-            list.into_iter().enumerate().map(|(at, value)| message(at, value)).collect::<Result<_, _>>()?;
+        let mut names = HashMap::new();
+        let messages: Vec<Message> = list
+            .into_iter()
+            .enumerate()
+            .map(|(at, value)| message(at, value, &mut names))
+            .collect::<Result<_, _>>()?;
         let is_assistant = |message: &Message| message.role() == "assistant";
         match messages.as_slice() {
             [] => Err(Refusal::field("messages", "expected at least one")),
@@ -39,17 +45,28 @@ impl Messages {
         }
     }
 
-    /// The conversation as this template writes it.
+    /// The same with more to say by the system.
+    pub(super) fn with_instructions(mut self, text: &str) -> Self {
+        match self.messages.first_mut().filter(|first| first.role() == "system") {
+            Some(first) => *first = Message::new("system", format!("{}\n\n{text}", first.content())),
+            None => self.messages.insert(0, Message::new("system", text)),
+        }
+        self
+    }
+
+    /// The conversation as this template writes it, which wants calls of tools in this manner.
     ///
     /// # Errors
     /// What the template says.
     pub(super) fn render(
         &self,
         template: &ChatTemplate,
+        manner: Manner,
         variables: &Map<String, Value>,
     ) -> Result<Rendered, Refusal> {
         let refused = |error: moewe_engine::Error| Refusal::field("messages", error.to_string());
-        let rendered = template.render_with(&self.messages, !self.continues, variables).map_err(refused)?;
+        let messages = mannered(&self.messages, manner);
+        let rendered = template.render_with(&messages, !self.continues, variables).map_err(refused)?;
         match self.messages.last().filter(|_| self.continues) {
             None => Ok(rendered),
             Some(last) => rendered.until(&last.content()).ok_or_else(|| {
@@ -62,7 +79,58 @@ impl Messages {
     }
 }
 
-fn message(at: usize, value: Value) -> Result<Message, Refusal> {
+/// The messages with calls as a template wants them.
+fn mannered(messages: &[Message], manner: Manner) -> Vec<Message> {
+    if manner == Manner::default() {
+        return messages.to_vec();
+    }
+    let (mut ids, mut count, mut turns) = (HashMap::new(), 0, vec![]);
+    for message in messages {
+        let id = message.get("tool_call_id").and_then(Value::as_str).and_then(|id| ids.get(id));
+        let Some(Value::Array(calls)) = message.get("tool_calls") else {
+            turns.push(match id.cloned() {
+                Some(id) => message.clone().with("tool_call_id", id),
+                None => message.clone(),
+            });
+            continue;
+        };
+        let mut calls = calls.clone();
+        for call in &mut calls {
+            let old = call["id"].as_str().unwrap_or_default().to_owned();
+            if manner.named_ids {
+                let name = call["function"]["name"].as_str().unwrap_or_default();
+                call["id"] = format!("functions.{name}:{count}").into();
+            } else if manner.short_ids {
+                call["id"] = short(&old).into();
+            }
+            if manner.text_arguments {
+                call["function"]["arguments"] = call["function"]["arguments"].to_string().into();
+            }
+            ids.insert(old, call["id"].clone());
+            count += 1;
+        }
+        let mut turn = message.clone().with("tool_calls", calls.into());
+        if manner.null_content {
+            // Words beside calls would be all that such a template writes.
+            if !message.content().is_empty() {
+                turns.push(Message::new("assistant", message.content()));
+            }
+            turn = turn.with("content", Value::Null);
+        }
+        turns.push(turn);
+    }
+    turns
+}
+
+/// Nine letters and digits of an id: the last ones, which differ.
+fn short(id: &str) -> String {
+    let signs: Vec<char> = id.chars().filter(char::is_ascii_alphanumeric).collect();
+    let last: String = signs[signs.len().saturating_sub(9)..].iter().collect();
+    format!("{last:0>9}")
+}
+
+/// A message as it stands in a body; `names` are those of the tools that were called, by the ids of the calls.
+fn message(at: usize, value: Value, names: &mut HashMap<String, String>) -> Result<Message, Refusal> {
     let wrong = |key: &str, what: &str| Refusal::field(format!("messages[{at}]{key}"), what);
     let Value::Object(mut entries) = value else { return Err(wrong("", "expected an object")) };
     let role = entries.get("role").and_then(Value::as_str).unwrap_or_default();
@@ -92,25 +160,44 @@ fn message(at: usize, value: Value) -> Result<Message, Refusal> {
         _ => return Err(wrong(".content", "expected a string or a list of parts")),
     };
     if let Some(calls) = entries.get_mut("tool_calls").filter(|_| has_calls) {
-        arguments(at, calls)?;
+        read_calls(at, calls, names)?;
     }
     entries.retain(|_, value| !value.is_null());
+    if entries.get("tool_calls").and_then(Value::as_array).is_some_and(Vec::is_empty) {
+        entries.shift_remove("tool_calls");
+    }
+    let id = entries.get("tool_call_id").and_then(Value::as_str);
+    if let Some(name) = id.and_then(|id| names.get(id)).filter(|_| !entries.contains_key("name")) {
+        entries.insert("name".into(), name.as_str().into());
+    }
     entries.insert("content".into(), content.into());
     Message::try_from(entries).map_err(|what| wrong("", what))
 }
 
-/// Templates want the arguments of a call as an object; clients send them as its JSON.
-fn arguments(at: usize, calls: &mut Value) -> Result<(), Refusal> {
+/// The calls of a turn. Templates want arguments as an object; clients send them as its JSON.
+fn read_calls(at: usize, calls: &mut Value, names: &mut HashMap<String, String>) -> Result<(), Refusal> {
     let path = format!("messages[{at}].tool_calls");
     let calls = calls.as_array_mut().ok_or_else(|| Refusal::field(&path, "expected a list"))?;
     for (number, call) in calls.iter_mut().enumerate() {
-        let arguments = call.pointer_mut("/function/arguments");
-        if let Some(Value::String(text)) = arguments {
-            let value = serde_json::from_str::<Map<String, Value>>(text).map_err(|error| {
-                Refusal::field(format!("{path}[{number}].function.arguments"), error.to_string())
-            })?;
-            call["function"]["arguments"] = Value::Object(value);
+        let wrong = |key: &str, what: &str| Refusal::field(format!("{path}[{number}]{key}"), what);
+        let arguments = match &call["function"]["arguments"] {
+            Value::String(text) if text.trim().is_empty() => Map::new(),
+            Value::String(text) => serde_json::from_str(text)
+                .map_err(|error| wrong(".function.arguments", &error.to_string()))?,
+            Value::Object(arguments) => arguments.clone(),
+            Value::Null => Map::new(),
+            _ => return Err(wrong(".function.arguments", "expected the JSON of an object in a string")),
+        };
+        let Some(name) = call.pointer("/function/name").and_then(Value::as_str).map(str::to_owned) else {
+            return Err(wrong(".function.name", "expected a string"));
+        };
+        match &call["id"] {
+            Value::Null => {}
+            Value::String(id) => _ = names.insert(id.clone(), name),
+            _ => return Err(wrong(".id", "expected a string")),
         }
+        call["function"]["arguments"] = Value::Object(arguments);
+        call["type"] = "function".into();
     }
     Ok(())
 }

@@ -142,7 +142,7 @@ fn what_is_wrong_or_missing_is_named() {
             ),
             "messages[1].tool_calls[0].function.arguments",
         ),
-        (json!({ "tools": [{ "type": "function" }] }), "tools"),
+        (json!({ "tools": [{ "type": "function" }] }), "tools[0].function"),
         (json!({ "response_format": { "type": "grammar" } }), "response_format.type"),
         (json!({ "response_format": { "type": "json_schema" } }), "response_format.json_schema.schema"),
         (json!({ "top_logprobs": 2 }), "top_logprobs"),

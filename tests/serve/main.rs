@@ -9,8 +9,12 @@ mod ollama;
 mod page;
 mod responses;
 mod reuse;
+#[path = "../support/script.rs"]
+#[allow(dead_code, reason = "not all of its scripts are used here")]
+mod script;
 mod serving;
 mod threats;
+mod tools;
 
 use serde_json::{Value, json};
 use serving::{Reply, Serving, command};

@@ -1,10 +1,11 @@
 //! Harmony, the channels of gpt-oss: `<|start|>assistant<|channel|>analysis<|message|>…<|end|>`, and so on.
 //!
-//! `analysis` is thought, `final` is said; so is `commentary`, unless it goes to a tool. Calls of tools are not read here:
-//! what is meant for a tool counts as thought.
+//! `analysis` is thought, `final` is said; so is `commentary`, unless it goes to a tool: ` to=functions.name` in a head makes
+//! the message a call of it, where tools are on offer. Else what is meant for a tool counts as thought.
 
+use super::calls::{Fed, Scanner};
 use super::trial::{ANSWER, Trial};
-use super::{Family, Piece, Split, Stage, begun};
+use super::{Family, Offer, Piece, Split, Stage, begun};
 use std::sync::Arc;
 
 const START: &str = "<|start|>";
@@ -12,6 +13,9 @@ const CHANNEL: &str = "<|channel|>";
 const CONSTRAIN: &str = "<|constrain|>";
 const MESSAGE: &str = "<|message|>";
 const MARKS: &[&str] = &[START, CHANNEL, CONSTRAIN, MESSAGE, "<|end|>", "<|return|>", "<|call|>"];
+
+/// Before the name of a tool.
+pub(super) const RECIPIENT: &str = "to=functions.";
 
 /// A longer head is none.
 const LONGEST_HEAD: usize = 256;
@@ -33,8 +37,12 @@ impl Family for Harmony {
         "harmony"
     }
 
-    fn splitter(&self, prompt: &str) -> Box<dyn Split> {
-        let mut splitter = Splitter::new();
+    fn has_calls(&self) -> bool {
+        true
+    }
+
+    fn splitter(&self, prompt: &str, offer: Option<&Arc<Offer>>) -> Box<dyn Split> {
+        let mut splitter = Splitter::new(offer.cloned());
         // The prompt has begun the first message.
         if let Some(at) = prompt.rfind(START) {
             splitter.push(&prompt[at..], &mut vec![]);
@@ -61,6 +69,8 @@ enum Place {
     /// Between `<|start|>` or `<|channel|>` and `<|message|>`: what has come of it, `<|channel|>` included.
     Head(String),
     Text(Kind),
+    /// The arguments of a call: the tool's name until they have begun, and where in them it is.
+    Call(Option<String>, Scanner),
     /// After the end of a message.
     Gap,
 }
@@ -71,16 +81,20 @@ struct Splitter {
     is_first: bool,   // nothing was generated yet but what is in the head
     shown: [bool; 2], // whether there was text of a kind
     parts: bool,      // a second message of a kind has begun and has no text yet
+    offer: Option<Arc<Offer>>,
+    called: bool,
 }
 
 impl Splitter {
-    fn new() -> Self {
+    fn new(offer: Option<Arc<Offer>>) -> Self {
         Self {
             place: Place::Head(String::new()),
             held: String::new(),
             is_first: false,
             shown: [false; 2],
             parts: false,
+            offer,
+            called: false,
         }
     }
 
@@ -92,11 +106,49 @@ impl Splitter {
             (CHANNEL, Place::Head(head)) => Place::Head(head + CHANNEL),
             (CHANNEL, _) => Place::Head(CHANNEL.to_owned()),
             (CONSTRAIN, Place::Head(head)) => Place::Head(head + " "),
-            (MESSAGE, Place::Head(head)) => self.begin(kind(&head)),
-            (CONSTRAIN | MESSAGE, place @ Place::Text(_)) => place,
+            (MESSAGE, Place::Head(head)) => match self.tool(&head) {
+                Some(name) => Place::Call(Some(name), Scanner::new()),
+                None => self.begin(kind(&head)),
+            },
+            (CONSTRAIN | MESSAGE, place @ (Place::Text(_) | Place::Call(..))) => place,
             (MESSAGE, Place::Gap) => self.begin(Kind::Answer),
             _ => Place::Gap,
         };
+    }
+
+    /// The tool that a message with this head goes to.
+    fn tool(&self, head: &str) -> Option<String> {
+        let offer = self.offer.as_ref()?;
+        let (_, recipient) = head.split_once(" to=").or_else(|| head.split_once("to="))?;
+        let recipient = recipient.split(|c: char| c.is_whitespace() || c == '<').next()?;
+        let own = recipient.strip_prefix("functions.").filter(|name| !name.is_empty());
+        own.or_else(|| offer.tool(recipient).map(|_| recipient)).map(str::to_owned)
+    }
+
+    /// Arguments of a call: JSON, and what stands where it breaks off is said.
+    fn argue(&mut self, text: &str, pieces: &mut Vec<Piece>) {
+        let Place::Call(name, scanner) = &mut self.place else { return };
+        let mut json = String::new();
+        for (at, c) in text.char_indices() {
+            if name.is_some() && c.is_whitespace() {
+                continue;
+            }
+            let fed = if name.is_none() || c == '{' { scanner.feed(c, &mut json) } else { Fed::Wrong };
+            if let Some(name) = name.take_if(|_| c == '{') {
+                pieces.push(Piece::Call(name));
+            }
+            match fed {
+                Fed::More => {}
+                Fed::Last | Fed::Over | Fed::Wrong => {
+                    self.called |= fed == Fed::Last;
+                    let rest = if fed == Fed::Last { &text[at + c.len_utf8()..] } else { &text[at..] };
+                    pieces.extend((!json.is_empty()).then_some(Piece::Arguments(json)));
+                    self.place = Place::Gap;
+                    return self.text(rest, pieces);
+                }
+            }
+        }
+        pieces.extend((!json.is_empty()).then_some(Piece::Arguments(json)));
     }
 
     fn begin(&mut self, kind: Kind) -> Place {
@@ -110,6 +162,7 @@ impl Splitter {
                 let kind = *kind;
                 self.show(kind, text, pieces);
             }
+            Place::Call(..) => self.argue(text, pieces),
             Place::Gap => {
                 let text = text.trim_start();
                 if !text.is_empty() {
@@ -194,7 +247,7 @@ impl Split for Splitter {
         let opening = match &self.place {
             Place::Head(_) if self.is_first && self.first_words().trim().is_empty() => CHANNEL,
             Place::Gap => START,
-            Place::Head(_) | Place::Text(Kind::Reasoning) => return Stage::Thought,
+            Place::Head(_) | Place::Text(Kind::Reasoning) | Place::Call(..) => return Stage::Thought,
             Place::Text(Kind::Answer) => return Stage::Answer,
         };
         let missing = opening.strip_prefix(&*self.held).unwrap_or(opening);
@@ -204,7 +257,7 @@ impl Split for Splitter {
     fn finish(&mut self, pieces: &mut Vec<Piece>) {
         let rest = std::mem::take(&mut self.held);
         match self.place {
-            Place::Text(_) => self.text(&rest, pieces),
+            Place::Text(_) | Place::Call(..) => self.text(&rest, pieces),
             Place::Head(_) if self.is_first => {
                 let words = self.first_words() + &rest;
                 self.show(Kind::Answer, &words, pieces);
@@ -212,5 +265,9 @@ impl Split for Splitter {
             // The head of a message that never came.
             Place::Head(_) | Place::Gap => {}
         }
+    }
+
+    fn is_over(&self) -> bool {
+        self.called && self.offer.as_ref().is_some_and(|offer| !offer.several)
     }
 }

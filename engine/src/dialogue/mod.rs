@@ -1,9 +1,10 @@
 //! What a model's generated text means: which of it was thought, which is the answer, and which calls a tool.
 //!
 //! A family of formats is one file and one line in `FAMILIES`. Which one a model speaks is read off what its chat
-//! template writes around thoughts and answers (`trial.rs`), never off its name. The order for generated text is UTF-8,
-//! split, stop strings: [`Reader`] keeps it. Knows neither sessions nor who reads the answer.
+//! template writes around thoughts, answers and calls (`trial.rs`, `calls/`), never off its name. The order for generated
+//! text is UTF-8, thoughts, calls, stop strings: [`Reader`] keeps it. Knows neither sessions nor who reads the answer.
 
+mod calls;
 mod harmony;
 mod plain;
 mod reader;
@@ -13,11 +14,15 @@ mod tags;
 mod tests;
 mod trial;
 
-use crate::tokenizer::ChatTemplate;
+use crate::tokenizer::{ChatTemplate, Tokenizer};
+use calls::Calls;
 use std::fmt::Debug;
 use std::sync::Arc;
 use trial::Trial;
 
+#[cfg(test)]
+pub(crate) use calls::TEMPLATES;
+pub use calls::{Manner, Offer, Tool};
 pub use reader::Reader;
 pub use stops::StopScanner;
 
@@ -67,8 +72,19 @@ trait Family: Debug + Send + Sync {
     /// For people.
     fn name(&self) -> &'static str;
 
-    /// Begins to split the text that follows `prompt`.
-    fn splitter(&self, prompt: &str) -> Box<dyn Split>;
+    /// The tag that ends a thought.
+    fn closing(&self) -> Option<&str> {
+        None
+    }
+
+    /// Whether calls of tools are a part of it, which others have beside it.
+    fn has_calls(&self) -> bool {
+        false
+    }
+
+    /// Begins to split the text that follows `prompt`. Calls are told apart where there is an offer, if they are a part
+    /// of the family.
+    fn splitter(&self, prompt: &str, offer: Option<&Arc<Offer>>) -> Box<dyn Split>;
 
     /// What a splitter wants to see in the place of a control token; nothing where the token says nothing.
     fn mark<'t>(&'t self, control: &'t str) -> Option<&'t str>;
@@ -84,6 +100,11 @@ trait Split: Send {
 
     /// The end: what was held back is as it stands.
     fn finish(&mut self, pieces: &mut Vec<Piece>);
+
+    /// Whether nothing that is wanted can follow.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// Recognizes a family by what a template writes.
@@ -94,33 +115,82 @@ static FAMILIES: &[Detect] = &[harmony::detect, tags::detect, plain::detect];
 
 /// How a model's answers are to be read.
 #[derive(Clone, Debug)]
-pub struct Dialogue(Arc<dyn Family>);
+pub struct Dialogue {
+    family: Arc<dyn Family>,
+    calls: Option<Arc<Calls>>,
+    manner: Option<Manner>,
+    is_told_of_tools: bool,
+}
 
 impl Dialogue {
-    /// As the template writes thoughts and answers.
+    /// As the template writes thoughts, answers and calls.
     pub fn of(template: &ChatTemplate) -> Self {
         let trial = Trial::new(template);
-        FAMILIES.iter().find_map(|detect| detect(&trial)).map_or_else(Self::plain, Self)
+        let Some(family) = FAMILIES.iter().find_map(|detect| detect(&trial)) else { return Self::plain() };
+        let (calls, manner) = if family.has_calls() {
+            (None, calls::manner_with(template, harmony::RECIPIENT))
+        } else {
+            let calls = Calls::of(template, &trial, family.closing()).map(Arc::new);
+            (calls.clone(), calls.map(|calls| calls.manner))
+        };
+        Self { family, calls, manner, is_told_of_tools: calls::are_offered(template) }
     }
 
     /// Everything is the answer: for models without a template.
     pub fn plain() -> Self {
-        Self(Arc::new(plain::Plain))
+        Self { family: Arc::new(plain::Plain), calls: None, manner: None, is_told_of_tools: false }
     }
 
     /// The family's name.
     pub fn family(&self) -> &'static str {
-        self.0.name()
+        self.family.name()
     }
 
     /// Whether thoughts are told apart.
     pub fn has_reasoning(&self) -> bool {
-        self.0.name() != plain::NAME
+        self.family.name() != plain::NAME
     }
 
-    /// Begins to read what a model generates after `prompt`, up to one of `stops`.
-    pub fn reader(&self, prompt: &str, stops: StopScanner) -> Reader {
-        Reader::new(self.0.clone(), prompt, stops)
+    /// The kind of syntax in which tools are called; `None` where the template knows none.
+    pub fn calls(&self) -> Option<&'static str> {
+        let own = self.calls.as_ref().map(|calls| calls.kind());
+        own.or_else(|| self.manner.map(|_| self.family.name()))
+    }
+
+    /// How the template wants calls of earlier turns.
+    pub fn manner(&self) -> Manner {
+        self.manner.unwrap_or_default()
+    }
+
+    /// Whether the template tells the model which tools there are.
+    pub fn is_told_of_tools(&self) -> bool {
+        self.is_told_of_tools
+    }
+
+    /// The same for a model that knows no calls and is made to write one as a JSON object with `name` and `arguments`.
+    #[must_use]
+    pub fn with_forced_calls(&self) -> Self {
+        Self { calls: Some(Arc::new(Calls::bare())), ..self.clone() }
+    }
+
+    /// A grammar in llguidance's kind of Lark for answers that call a tool, or several where there may be several. It begins
+    /// behind the thoughts. `None` where calls are no part of the answer's text.
+    pub fn grammar_of_calls(&self, offer: &Offer, tokenizer: &Tokenizer) -> Option<String> {
+        Some(self.calls.as_ref()?.grammar(offer, tokenizer))
+    }
+
+    /// The same of a single call, from behind the mark that begins it. `None` where nothing announces a call.
+    pub fn grammar_of_a_call(&self, offer: &Offer, tokenizer: &Tokenizer) -> Option<String> {
+        self.calls.as_ref()?.grammar_of_one(offer, tokenizer)
+    }
+
+    /// Begins to read what a model generates after `prompt`, up to one of `stops`. Calls are told apart where tools are on
+    /// offer: a model that was told of none speaks of calls at most.
+    pub fn reader(&self, prompt: &str, stops: StopScanner, offer: Option<Arc<Offer>>) -> Reader {
+        let calls =
+            self.calls.clone().zip(offer.clone()).map(|(calls, offer)| calls::Splitter::new(calls, offer));
+        let splitter = self.family.splitter(prompt, offer.as_ref().filter(|_| self.manner.is_some()));
+        Reader::new(self.family.clone(), splitter, calls, stops)
     }
 }
 

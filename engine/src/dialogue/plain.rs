@@ -1,6 +1,6 @@
 //! Models that say what they say: all text is the answer.
 
-use super::{Family, Piece, Split, Stage, Trial};
+use super::{Family, Offer, Piece, Split, Stage, Trial};
 use std::sync::Arc;
 
 pub(super) const NAME: &str = "plain";
@@ -18,7 +18,7 @@ impl Family for Plain {
         NAME
     }
 
-    fn splitter(&self, _: &str) -> Box<dyn Split> {
+    fn splitter(&self, _: &str, _: Option<&Arc<Offer>>) -> Box<dyn Split> {
         Box::new(Whole)
     }
 

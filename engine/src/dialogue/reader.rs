@@ -1,5 +1,7 @@
-//! Generated tokens to pieces of text: UTF-8, then the family's splitter, then stop strings, which end the answer only.
+//! Generated tokens to pieces of text: UTF-8, then the family's splitter, then calls, then stop strings, which end the
+//! answer only.
 
+use super::calls::Splitter;
 use super::{Dialogue, Family, Piece, Split, Stage, StopScanner};
 use crate::tokenizer::{StreamDecoder, Tokenizer};
 use std::sync::Arc;
@@ -9,6 +11,7 @@ pub struct Reader {
     family: Arc<dyn Family>,
     decoder: StreamDecoder,
     splitter: Box<dyn Split>,
+    calls: Option<Splitter>,
     stops: StopScanner,
     raw: String,
     reasoning: String,
@@ -19,13 +22,19 @@ pub struct Reader {
 impl Reader {
     /// A reader for whom all text is the answer and nothing ends it.
     pub fn plain() -> Self {
-        Dialogue::plain().reader("", StopScanner::default())
+        Dialogue::plain().reader("", StopScanner::default(), None)
     }
 
-    pub(super) fn new(family: Arc<dyn Family>, prompt: &str, stops: StopScanner) -> Self {
+    pub(super) fn new(
+        family: Arc<dyn Family>,
+        splitter: Box<dyn Split>,
+        calls: Option<Splitter>,
+        stops: StopScanner,
+    ) -> Self {
         Self {
-            splitter: family.splitter(prompt),
             family,
+            splitter,
+            calls,
             decoder: StreamDecoder::new(),
             stops,
             raw: String::new(),
@@ -47,12 +56,23 @@ impl Reader {
             }
             Some(control) => {
                 self.raw.push_str(control);
-                if let Some(mark) = self.family.mark(control) {
+                let of_calls = self.calls.as_ref().is_some_and(|calls| calls.has_mark(control));
+                if let Some(mark) = self.family.mark(control).or_else(|| of_calls.then_some(control)) {
                     self.splitter.push(self.decoder.flush(), &mut pieces);
                     self.splitter.push(mark, &mut pieces);
                 }
             }
         }
+        let pieces = self.call(pieces);
+        self.keep(pieces)
+    }
+
+    /// What a text makes that no tokens stand for.
+    #[cfg(test)]
+    pub(super) fn push_text(&mut self, text: &str) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        self.splitter.push(text, &mut pieces);
+        let pieces = self.call(pieces);
         self.keep(pieces)
     }
 
@@ -60,6 +80,10 @@ impl Reader {
     pub fn finish(&mut self) -> Vec<Piece> {
         let mut pieces = Vec::new();
         self.splitter.finish(&mut pieces);
+        let mut pieces = self.call(pieces);
+        if let Some(calls) = &mut self.calls {
+            calls.finish(&mut pieces);
+        }
         let mut pieces = self.keep(pieces);
         let rest = self.stops.finish();
         if !rest.is_empty() {
@@ -69,9 +93,37 @@ impl Reader {
         pieces
     }
 
+    /// Calls out of the answer.
+    fn call(&mut self, pieces: Vec<Piece>) -> Vec<Piece> {
+        self.latest.clear();
+        for piece in &pieces {
+            if let Piece::Answer(text) = piece {
+                self.latest.push_str(text);
+            }
+        }
+        let Some(calls) = &mut self.calls else { return pieces };
+        let mut split = Vec::new();
+        for piece in pieces {
+            match piece {
+                Piece::Answer(text) => calls.push(&text, &mut split),
+                other => split.push(other),
+            }
+        }
+        split
+    }
+
+    /// What has come of a call that has begun, where its name and arguments are not known yet.
+    pub fn begun_call(&self) -> Option<&str> {
+        self.calls.as_ref().and_then(Splitter::begun)
+    }
+
+    /// Whether nothing that is wanted can follow: the one call has come that an answer may have.
+    pub fn is_over(&self) -> bool {
+        self.splitter.is_over() || self.calls.as_ref().is_some_and(Splitter::is_over)
+    }
+
     /// Stop strings on the answer; after one, nothing counts.
     fn keep(&mut self, pieces: Vec<Piece>) -> Vec<Piece> {
-        self.latest.clear();
         let mut kept = Vec::new();
         for piece in pieces {
             match piece {
@@ -81,12 +133,17 @@ impl Reader {
                     kept.push(Piece::Reasoning(text));
                 }
                 Piece::Answer(text) => {
-                    self.latest.push_str(&text);
                     let text = self.stops.push(&text);
                     self.answer.push_str(text);
                     kept.extend((!text.is_empty()).then(|| Piece::Answer(text.to_owned())));
                 }
-                call => kept.push(call),
+                call => {
+                    // No stop string reaches across a call.
+                    let text = self.stops.finish();
+                    self.answer.push_str(text);
+                    kept.extend((!text.is_empty()).then(|| Piece::Answer(text.to_owned())));
+                    kept.push(call);
+                }
             }
         }
         kept

@@ -6,7 +6,7 @@
 //! `<answer>…</answer>`): an answer may speak of tags.
 
 use super::trial::{ANSWER, Cut, THOUGHT, Trial};
-use super::{Family, Piece, Split, Stage, begun};
+use super::{Family, Offer, Piece, Split, Stage, begun};
 use std::sync::Arc;
 
 /// What stands around thoughts, and around answers where something does.
@@ -134,7 +134,11 @@ impl Family for Tags {
         "tags"
     }
 
-    fn splitter(&self, prompt: &str) -> Box<dyn Split> {
+    fn closing(&self) -> Option<&str> {
+        Some(&self.thought.close)
+    }
+
+    fn splitter(&self, prompt: &str, _: Option<&Arc<Offer>>) -> Box<dyn Split> {
         let is_within = prompt.trim_end().ends_with(&self.thought.open);
         Box::new(Splitter { tags: self.clone(), place: Place::Before { is_within }, held: String::new() })
     }

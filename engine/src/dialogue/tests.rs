@@ -32,7 +32,7 @@ fn split(source: &str, generated: &str) -> (String, String) {
 }
 
 fn together(dialogue: &Dialogue, prompt: &str, parts: &[&str]) -> (String, String) {
-    let (mut splitter, mut pieces) = (dialogue.0.splitter(prompt), vec![]);
+    let (mut splitter, mut pieces) = (dialogue.family.splitter(prompt, None), vec![]);
     parts.iter().for_each(|part| splitter.push(part, &mut pieces));
     splitter.finish(&mut pieces);
     let mut texts = (String::new(), String::new());
@@ -157,7 +157,10 @@ fn channels() {
     let harmony = Dialogue::of(&template(GPT_OSS));
     let prompt = "<|start|>user<|message|>U<|end|><|start|>assistant<|channel|>analysis<|message|>";
     assert_eq!(together(&harmony, prompt, &["R<|end|>"]), ("R".into(), String::new()));
-    assert_eq!((harmony.0.mark("<|channel2|>"), harmony.0.mark("<|im_end|>")), (Some("<|channel|>"), None));
+    assert_eq!(
+        (harmony.family.mark("<|channel2|>"), harmony.family.mark("<|im_end|>")),
+        (Some("<|channel|>"), None)
+    );
 }
 
 /// Control tokens are marks where the family knows them, and nothing elsewhere; a stop string in a thought ends nothing.
@@ -174,7 +177,7 @@ fn tokens_become_pieces() {
     let read = |more: &str| {
         let tokens = tokenizer.encode(&format!("{text}{more}"), crate::tokenizer::Special::Parse).unwrap();
         let stops = StopScanner::new(["stop".to_owned()]);
-        let mut reader = Dialogue::of(&template(GPT_OSS)).reader("<|start|>assistant", stops);
+        let mut reader = Dialogue::of(&template(GPT_OSS)).reader("<|start|>assistant", stops, None);
         let mut pieces: Vec<Piece> =
             tokens.iter().flat_map(|&token| reader.push(&tokenizer, token)).collect();
         pieces.extend(reader.finish());
@@ -212,7 +215,7 @@ proptest! {
         let expected = together(&dialogue, prompt, &[&whole]);
         prop_assert_eq!(together(&dialogue, prompt, &parts), expected.clone());
         let mut single = [0; 4];
-        let mut splitter = dialogue.0.splitter(prompt);
+        let mut splitter = dialogue.family.splitter(prompt, None);
         let mut pieces = vec![];
         whole.chars().for_each(|c| splitter.push(c.encode_utf8(&mut single), &mut pieces));
         splitter.finish(&mut pieces);

@@ -6,7 +6,7 @@ use serde_json::{Map, json};
 
 /// Words that stand for a question, thoughts and an answer; no template looks for them, and none that strips a tag's
 /// letters off their ends finds any.
-const QUESTION: &str = "Qx7QUESTION";
+pub(super) const QUESTION: &str = "Qx7QUESTION";
 pub(super) const THOUGHT: &str = "Rx7THOUGHT";
 pub(super) const ANSWER: &str = "Ax7ANSWER";
 

@@ -66,13 +66,15 @@ impl Generation {
         self.reader.stop()
     }
 
-    /// Ends it where it has no more to come: as many tokens as were asked for, or no position left.
+    /// Ends it where it has no more to come: nothing that is wanted, as many tokens as were asked for, or no position left.
     pub fn end_if_full(&mut self) -> Option<Ending> {
         if self.ending.is_none() {
             let is_full = self.tokens.len() > self.context_length;
             let is_at_limit = self.tokens().len() >= self.limit;
+            let is_over = self.reader.is_over();
             let ending = if is_full { Some(Ending::ContextFull) } else { None };
-            self.ending = if is_at_limit { Some(Ending::Limit) } else { ending };
+            let ending = if is_at_limit { Some(Ending::Limit) } else { ending };
+            self.ending = if is_over { Some(Ending::EndOfText) } else { ending };
         }
         self.ending
     }

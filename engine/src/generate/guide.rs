@@ -2,7 +2,7 @@
 //!
 //! Thoughts are free, but do not end the answer. Where a thought may begin or the grammar, both may; white space between
 //! them belongs to nobody, as long as it is little. What the last token of a thought says behind its closing tag is the
-//! grammar's already.
+//! grammar's already. A grammar of calls rules from the mark of each call to its end, and nothing else.
 
 use crate::dialogue::{Reader, Stage};
 use crate::error::Result;
@@ -20,6 +20,8 @@ pub struct Guide {
     space: usize,
     mask: Mask, // where the grammar's own is not the one
     took: Duration,
+    /// Where calls are ruled and nothing else: the grammar at the beginning of one.
+    of_calls: Option<Matcher>,
 }
 
 /// Who reads an answer, and what rules it.
@@ -39,8 +41,12 @@ impl From<Reader> for Guided {
 impl Guide {
     /// One at the beginning of an answer.
     pub fn new(Constraint { matcher, begins }: Constraint) -> Self {
-        let mask = Mask::none(0);
-        Self { matcher, rules: begins == Begins::AtOnce, space: 0, mask, took: Duration::ZERO }
+        let of_calls = (begins == Begins::WithEachCall).then(|| matcher.clone());
+        let mut mask = Mask::none(matcher.vocabulary().size());
+        if of_calls.is_some() {
+            (0..matcher.vocabulary().size() as u32).for_each(|token| mask.allow(token));
+        }
+        Self { matcher, rules: begins == Begins::AtOnce, space: 0, mask, took: Duration::ZERO, of_calls }
     }
 
     /// How long the latest question took.
@@ -50,12 +56,17 @@ impl Guide {
 
     /// Whether nothing can follow.
     pub(super) fn must_end(&self) -> bool {
-        self.rules && self.matcher.must_end()
+        self.rules && self.matcher.must_end() && self.of_calls.is_none()
     }
 
     /// What may come next.
     pub(super) fn next(&mut self, reader: &Reader, tokenizer: &Tokenizer) -> Result<Next<'_>> {
         let start = Instant::now();
+        if self.of_calls.is_some() {
+            self.rules = self.rules && !matches!(self.matcher.allowed()?, Next::End);
+            self.took = start.elapsed();
+            return if self.rules { self.matcher.allowed() } else { Ok(Next::Tokens(&self.mask)) };
+        }
         self.rules |= reader.stage() == Stage::Answer;
         let is_own = self.rules || reader.stage() == Stage::Thought;
         let is_complete = !is_own && self.mix(reader, tokenizer)?;
@@ -106,7 +117,10 @@ impl Guide {
 
     /// Whether a token that was chosen, and that `reader` has not read yet, is the grammar's.
     pub(super) fn claims(&mut self, token: u32, reader: &Reader) -> Result<bool> {
-        if self.rules || matches!(reader.stage(), Stage::Thought | Stage::Undecided { has_begun: true, .. }) {
+        if self.rules
+            || self.of_calls.is_some()
+            || matches!(reader.stage(), Stage::Thought | Stage::Undecided { has_begun: true, .. })
+        {
             return Ok(self.rules);
         }
         let spaces = self.matcher.vocabulary().white_space();
@@ -123,7 +137,17 @@ impl Guide {
     /// Goes on with a token that `reader` has read by now.
     pub(super) fn follow(&mut self, token: u32, is_claimed: bool, reader: &Reader) -> Result<()> {
         if is_claimed {
-            return self.matcher.advance(token);
+            self.matcher.advance(token)?;
+            self.rules &= self.of_calls.is_none() || !self.matcher.must_end();
+            return Ok(());
+        }
+        if let Some(beginning) = &self.of_calls {
+            // What has come of it already may be no beginning of a valid call: then it is the model's own affair.
+            if let Some(begun) = reader.begun_call() {
+                self.matcher = beginning.clone();
+                self.rules = self.matcher.advance_bytes(begun.as_bytes()).is_ok() && !self.matcher.must_end();
+            }
+            return Ok(());
         }
         if matches!(reader.stage(), Stage::Between | Stage::Answer) {
             let behind = reader.latest();

@@ -36,7 +36,7 @@ impl Game {
         let matcher = vocabulary.compile(&grammar).unwrap();
         let dialogue = Dialogue::of(&ChatTemplate::new(THINKS, "", "").unwrap());
         assert!(dialogue.has_reasoning());
-        let reader = dialogue.reader(prompt, StopScanner::default());
+        let reader = dialogue.reader(prompt, StopScanner::default(), None);
         Self { guide: Guide::new(Constraint { matcher, begins: Begins::AfterThought }), tokenizer, reader }
     }
 

@@ -53,6 +53,8 @@ pub enum Begins {
     AtOnce,
     /// After the thoughts, where the model has any; these are free.
     AfterThought,
+    /// With each call of a tool, behind its mark; it ends with the call, and all else is free.
+    WithEachCall,
 }
 
 /// A grammar for one answer.

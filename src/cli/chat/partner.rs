@@ -174,7 +174,7 @@ impl<'e> Partner<'e> {
     fn reader(&self) -> Reader {
         let dialogue =
             self.template.as_ref().map_or_else(Dialogue::plain, |template| template.dialogue().clone());
-        dialogue.reader(self.known.prompt.text(), self.prompting.stops())
+        dialogue.reader(self.known.prompt.text(), self.prompting.stops(), None)
     }
 
     /// Puts the prompt into `known` and returns how many turns left. `answered` tokens will follow the prompt.

@@ -1,6 +1,7 @@
 //! Masks against recognizers of other people, or so plain that they are right.
 
 mod bombs;
+mod calls;
 mod gbnf;
 mod masks;
 mod schemas;

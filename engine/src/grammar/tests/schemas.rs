@@ -4,7 +4,7 @@ use super::*;
 use serde_json::from_slice;
 
 /// Text at random that a grammar admits; `None` where it had not ended by then.
-fn text(matcher: &Matcher, random: &mut Random, steps: usize) -> Option<Vec<u8>> {
+pub(super) fn text(matcher: &Matcher, random: &mut Random, steps: usize) -> Option<Vec<u8>> {
     let tokenizer = &VOCABULARY.0;
     let (mut matcher, mut text) = (matcher.clone(), vec![]);
     for _ in 0..steps {

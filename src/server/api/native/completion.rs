@@ -168,6 +168,7 @@ async fn answer(
         dialogue: Dialogue::plain(),
         stops: model.dialect.stops.iter().chain(&stops).cloned().collect(),
         constraint,
+        offer: None,
         text: String::new(),
         odds: (odds > 0).then_some(odds),
         scores: false,

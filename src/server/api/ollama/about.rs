@@ -120,6 +120,7 @@ pub(in crate::server) async fn show(
         parameters.iter().map(|(name, value)| format!("{name:<30} {}", *value as f32)).collect();
     let template = model.dialect.template.as_ref().map_or("{{ .Prompt }}", |template| template.source());
     let mut capabilities = vec!["completion"];
+    capabilities.extend(model.dialect.dialogue.calls().map(|_| "tools"));
     capabilities.extend(model.dialect.dialogue.has_reasoning().then_some("thinking"));
     capabilities.extend(fills_gaps(model).then_some("insert"));
     Ok(Json(json!({

@@ -155,6 +155,7 @@ pub(in crate::server) async fn generate(
         dialogue,
         stops,
         constraint: making.format.compile(&model, Begins::AfterThought).await?,
+        offer: None,
         text,
         odds: making.odds,
         scores: false,

@@ -76,6 +76,7 @@ pub(in crate::server) async fn complete(
         count,
         sampling,
         limit: Some(limit as usize),
+        offer: None,
         dialogue: Dialogue::plain(),
         stops,
         constraint,

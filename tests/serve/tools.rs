@@ -1,0 +1,205 @@
+//! Tools over HTTP: what is no tool is refused by its path, templates get turns with calls as they want them, and what a
+//! model writes to call one is no part of what it says. A model with a script does the calling.
+
+use crate::script::Script;
+use crate::serving::Serving;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Writes calls as Qwen's does, and says what it was given where the last message wants to know.
+const TEMPLATE: &str = "{% if messages[-1].content == 'show' %}{{ raise_exception([messages, tools] | tojson) }}{% endif %}\
+    {% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}\
+    {% for m in messages %}<|im_start|>{{ m.role }}{{ '\n' }}{{ m.content }}\
+    {% for c in m.tool_calls or [] %}{{ '\n' }}<tool_call>\n{\"name\": \"{{ c.function.name }}\", \"arguments\": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}\
+    <|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+const CALLER: Script = Script {
+    template: TEMPLATE,
+    control: &["<|im_start|>", "<|im_end|>"],
+    words: &[
+        "I look.",
+        "\n<tool_ca",
+        "ll>\n{\"na",
+        "me\": \"weather\", \"arg",
+        "uments\": {\"city\": \"K\u{f6}",
+        "ln\"}}",
+        "\n</tool_call>\n<tool_call>",
+        "{\"name\": \"now\", \"arguments\": {}}",
+        "</tool_call>",
+    ],
+    follows: &[
+        ("\n", "I look."),
+        ("I look.", "\n<tool_ca"),
+        ("\n<tool_ca", "ll>\n{\"na"),
+        ("ll>\n{\"na", "me\": \"weather\", \"arg"),
+        ("me\": \"weather\", \"arg", "uments\": {\"city\": \"K\u{f6}"),
+        ("uments\": {\"city\": \"K\u{f6}", "ln\"}}"),
+        ("ln\"}}", "\n</tool_call>\n<tool_call>"),
+        ("\n</tool_call>\n<tool_call>", "{\"name\": \"now\", \"arguments\": {}}"),
+        ("{\"name\": \"now\", \"arguments\": {}}", "</tool_call>"),
+    ],
+    is_broken: false,
+};
+
+fn caller() -> (TempDir, Serving) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    CALLER.write(&path);
+    let serving = Serving::start(&[path.to_str().unwrap()]);
+    (folder, serving)
+}
+
+fn asked(text: &str, fields: Value) -> Value {
+    let tools = ["weather", "now"].map(|name| json!({ "type": "function", "function": { "name": name } }));
+    let mut request =
+        json!({ "messages": [{ "role": "user", "content": text }], "tools": tools, "temperature": 0 });
+    request.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    request
+}
+
+#[test]
+fn calls_are_no_words() {
+    let (_folder, serving) = caller();
+    let said = |fields: Value| {
+        let reply = serving.post("/v1/chat/completions", &asked("?", fields));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let answer = reply.json();
+        let tokens = answer["usage"]["completion_tokens"].as_u64().unwrap();
+        (answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned(), tokens)
+    };
+    assert_eq!(said(json!({})), ("I look.".to_owned(), 9));
+    // The first call ends the answer where there may be no second.
+    assert_eq!(said(json!({ "parallel_tool_calls": false })), ("I look.".to_owned(), 6));
+    // Without tools all of it is said.
+    let (all, tokens) = said(json!({ "tool_choice": "none" }));
+    assert!(all.starts_with("I look.\n<tool_call>\n{\"name\"") && all.ends_with("</tool_call>"), "{all}");
+    assert_eq!(tokens, 9);
+    // Cut before it is a call it is said as it stands.
+    assert_eq!(said(json!({ "max_tokens": 3 })).0, "I look.\n<tool_call>\n{\"na");
+}
+
+#[test]
+fn templates_get_turns_as_they_want_them() {
+    let (_folder, serving) = caller();
+    let shown = |messages: Value| -> Value {
+        let reply = serving.post("/v1/chat/completions", &asked("", json!({ "messages": messages })));
+        assert_eq!(reply.status, 400);
+        let said = reply.json()["error"]["message"].as_str().unwrap().to_owned();
+        serde_json::from_str(&said[said.find("[[").unwrap()..]).unwrap()
+    };
+    let seen = shown(json!([
+        { "role": "user", "content": "?" },
+        { "role": "assistant", "content": null, "tool_calls": [
+            { "id": "call_1", "type": "function", "function": { "name": "weather", "arguments": "{\"city\": \"Kiel\"}" } },
+            { "id": "call_2", "type": "function", "function": { "name": "now", "arguments": "" } },
+        ] },
+        { "role": "tool", "tool_call_id": "call_1", "content": "rain" },
+        { "role": "tool", "tool_call_id": "call_2", "content": [{ "type": "text", "text": "noon" }], "name": "clock" },
+        { "role": "user", "content": "show" },
+    ]));
+    let call = |number: usize| &seen[0][1]["tool_calls"][number]["function"]["arguments"];
+    assert_eq!((call(0), call(1)), (&json!({ "city": "Kiel" }), &json!({})));
+    assert_eq!(
+        seen[0][2],
+        json!({ "role": "tool", "tool_call_id": "call_1", "content": "rain", "name": "weather" })
+    );
+    assert_eq!((&seen[0][3]["content"], &seen[0][3]["name"]), (&json!("noon"), &json!("clock")));
+    assert_eq!(seen[1][0]["function"]["parameters"], json!({ "type": "object", "properties": {} }));
+}
+
+#[test]
+fn what_is_wrong_with_tools_is_named() {
+    let (_folder, serving) = caller();
+    let with = |call: Value| json!({ "messages": [{ "role": "user", "content": "?" }, { "role": "assistant", "tool_calls": [call] }] });
+    for (fields, param) in [
+        (json!({ "tools": {} }), "tools"),
+        (
+            json!({ "tools": [{ "type": "function", "function": { "name": "a b" } }] }),
+            "tools[0].function.name",
+        ),
+        (json!({ "tool_choice": "perhaps" }), "tool_choice"),
+        (json!({ "tool_choice": { "type": "function", "function": { "name": "other" } } }), "tool_choice"),
+        (json!({ "tools": [], "tool_choice": "required" }), "tool_choice"),
+        (
+            with(json!({ "id": "a", "function": { "name": "now", "arguments": "{\"a\": " } })),
+            "messages[1].tool_calls[0].function.arguments",
+        ),
+        (
+            with(json!({ "id": "a", "function": { "name": "now", "arguments": "[]" } })),
+            "messages[1].tool_calls[0].function.arguments",
+        ),
+        (
+            with(json!({ "id": "a", "function": { "arguments": "{}" } })),
+            "messages[1].tool_calls[0].function.name",
+        ),
+        (
+            with(json!({ "id": 1, "function": { "name": "now", "arguments": "{}" } })),
+            "messages[1].tool_calls[0].id",
+        ),
+    ] {
+        let reply = serving.post("/v1/chat/completions", &asked("?", fields.clone()));
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["param"]),
+            (400, &json!(param)),
+            "{fields}: {}",
+            reply.text()
+        );
+    }
+    // A template that never speaks of tools.
+    let serving = Serving::start(&["--chat-template", "chatml"]);
+    let reply = serving.post("/v1/chat/completions", &asked("?", json!({})));
+    assert_eq!(reply.status, 400);
+    assert!(reply.text().contains("this model's template does not speak of tools"), "{}", reply.text());
+}
+
+/// Templates in whose words a model that knows nothing of tools has to call one, and one that does not speak of tools.
+const OTHERS: [&str; 3] = [
+    "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}{% endif %}{% for m in messages %}[{{ m.role }}]{{ m.content }}\
+     {% for c in m.tool_calls or [] %}[TOOL_CALLS]{{ c.function.name }}[ARGS]{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}",
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}\
+     {% for c in m.tool_calls or [] %}<call>{{ c.function.name }}{% for k, v in c.function.arguments | items %}<key>{{ k }}</key><value>{{ v if v is string else v | tojson }}</value>{% endfor %}</call>{% endfor %}{% endfor %}",
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}",
+];
+
+#[test]
+fn calls_are_forced() {
+    let schema = json!({
+        "type": "object",
+        "properties": { "city": { "enum": ["Kiel", "K\u{f6}ln"] }, "warm": { "type": "boolean" } },
+        "required": ["city", "warm"],
+        "additionalProperties": false,
+    });
+    let tool = |name: &str| json!({ "type": "function", "function": { "name": name, "parameters": schema } });
+    for template in OTHERS {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.jinja");
+        std::fs::write(&path, template).unwrap();
+        let serving = Serving::start(&["--chat-template", path.to_str().unwrap()]);
+        for choice in [json!("required"), json!({ "type": "function", "function": { "name": "two" } })] {
+            let fields = json!({
+                "tools": [tool("one"), tool("two")], "tool_choice": choice, "max_tokens": 200, "parallel_tool_calls": false,
+            });
+            let reply = serving.post("/v1/chat/completions", &asked("Wie ist das Wetter?", fields));
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            let answer = reply.json();
+            // All of it is a call, which ends the answer.
+            assert_ne!(answer["choices"][0]["finish_reason"], "length", "{answer}");
+            assert!(
+                answer["choices"][0]["message"]["content"].as_str().unwrap_or_default().is_empty(),
+                "{answer}"
+            );
+            assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() > 5, "{answer}");
+        }
+        let bad = json!({ "type": "array", "items": { "type": "string", "pattern": "(?<n>a)\\k<n>" } });
+        let bad = json!({ "type": "object", "properties": { "a": bad } });
+        let tools = json!([{ "type": "function", "function": { "name": "f", "parameters": bad } }]);
+        let reply = serving
+            .post("/v1/chat/completions", &asked("?", json!({ "tools": tools, "tool_choice": "required" })));
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["param"]),
+            (400, &json!("tools")),
+            "{}",
+            reply.text()
+        );
+    }
+}
