@@ -14,8 +14,9 @@ fn schema() -> Value {
         json!({ "enum": ["Möwe", "Ente 🦆", null] }),
         json!({ "type": "array", "items": { "type": "boolean" }, "maxItems": 2 }),
     ];
-    let fields: serde_json::Map<String, Value> =
-        (0..20).map(|field| (format!("feld_{field}"), kinds[field % 5].clone())).collect();
+    let fields: serde_json::Map<String, Value> = (0..20u8)
+        .map(|field| (char::from(b'a' + field).into(), kinds[usize::from(field) % 5].clone()))
+        .collect();
     let names: Vec<&String> = fields.keys().collect();
     json!({ "type": "object", "required": names, "properties": fields, "additionalProperties": false })
 }

@@ -78,6 +78,73 @@ fn calls_are_no_words() {
     assert_eq!(said(json!({ "max_tokens": 3 })).0, "I look.\n<tool_call>\n{\"na");
 }
 
+/// Two calls, whole and in pieces.
+#[test]
+fn calls_are_told_as_openai_does() {
+    let (_folder, serving) = caller();
+    let reply = serving.post("/v1/chat/completions", &asked("?", json!({}))).json();
+    let choice = &reply["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls");
+    let calls = choice["message"]["tool_calls"].as_array().unwrap();
+    let function = |number: usize| {
+        let call = &calls[number];
+        assert!(call["id"].as_str().unwrap().starts_with("call_") && call["type"] == "function", "{call}");
+        let arguments: Value = serde_json::from_str(call["function"]["arguments"].as_str().unwrap()).unwrap();
+        (call["function"]["name"].clone(), arguments)
+    };
+    let expected = [(json!("weather"), json!({ "city": "K\u{f6}ln" })), (json!("now"), json!({}))];
+    assert_eq!([function(0), function(1)], expected);
+    assert_ne!(calls[0]["id"], calls[1]["id"]);
+    let streamed = serving.post("/v1/chat/completions", &asked("?", json!({ "stream": true })));
+    let (mut names, mut arguments, mut last) = (vec![], vec![String::new(); 2], Value::Null);
+    for event in streamed.events().iter().filter(|event| !event.is_null()) {
+        let choice = &event["choices"][0];
+        for call in choice["delta"]["tool_calls"].as_array().into_iter().flatten() {
+            let index = call["index"].as_u64().unwrap() as usize;
+            match &call["function"]["name"] {
+                Value::Null => assert!(call.get("id").is_none() && index + 1 == names.len(), "{call}"),
+                name => {
+                    assert_eq!((index, &call["function"]["arguments"]), (names.len(), &json!("")));
+                    assert!(call["id"].is_string() && call["type"] == "function", "{call}");
+                    names.push(name.clone());
+                }
+            }
+            arguments[index] += call["function"]["arguments"].as_str().unwrap();
+        }
+        last = choice["finish_reason"].clone();
+    }
+    let arguments = arguments.iter().map(|text| serde_json::from_str(text).unwrap());
+    assert_eq!(names.into_iter().zip(arguments).collect::<Vec<_>>(), expected);
+    assert_eq!(last, "tool_calls");
+}
+
+#[test]
+fn calls_are_told_by_other_interfaces() {
+    let (_folder, serving) = caller();
+    let expected = [(json!("weather"), json!({ "city": "K\u{f6}ln" })), (json!("now"), json!({}))];
+    let tool = |name: &str| json!({ "name": name, "input_schema": { "type": "object" } });
+    let asked = json!({ "messages": [{ "role": "user", "content": "?" }], "max_tokens": 64, "temperature": 0,
+        "tools": [tool("weather"), tool("now")] });
+    let reply = serving.post("/v1/messages", &asked).json();
+    let blocks = reply["content"].as_array().unwrap();
+    assert_eq!((&reply["stop_reason"], &blocks[0]["text"]), (&json!("tool_use"), &json!("I look.")));
+    for (block, (name, input)) in blocks[1..].iter().zip(&expected) {
+        assert_eq!((&block["type"], &block["name"], &block["input"]), (&json!("tool_use"), name, input));
+    }
+    let tools =
+        ["weather", "now"].map(|name| json!({ "type": "function", "function": { "name": name } })).to_vec();
+    let asked = json!({ "messages": [{ "role": "user", "content": "?" }], "stream": false,
+        "options": { "temperature": 0 }, "tools": tools });
+    let message = serving.post("/api/chat", &asked).json()["message"].clone();
+    for (call, (name, input)) in message["tool_calls"].as_array().unwrap().iter().zip(&expected) {
+        assert_eq!((&call["function"]["name"], &call["function"]["arguments"]), (name, input));
+    }
+    assert_eq!(
+        (message["tool_calls"].as_array().unwrap().len(), &message["content"]),
+        (2, &json!("I look."))
+    );
+}
+
 #[test]
 fn templates_get_turns_as_they_want_them() {
     let (_folder, serving) = caller();
