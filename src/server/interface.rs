@@ -22,7 +22,7 @@ impl Interface {
             Self::Anthropic
         } else if is_below("/api") {
             Self::Ollama
-        } else if is_below("/v1") || matches!(path, "/chat/completions" | "/models") {
+        } else if is_below("/v1") || is_below("/chat/completions") || path == "/models" {
             Self::OpenAi
         } else {
             Self::Native
@@ -50,6 +50,7 @@ mod tests {
             ("/v1/chat/completions", Interface::OpenAi),
             ("/v1/nowhere", Interface::OpenAi),
             ("/models", Interface::OpenAi),
+            ("/chat/completions/input_tokens", Interface::OpenAi),
             ("/v1/messages", Interface::Anthropic),
             ("/v1/messages/count_tokens", Interface::Anthropic),
             ("/v1/messagesx", Interface::OpenAi),

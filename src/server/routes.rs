@@ -42,6 +42,7 @@ fn of_openai() -> Routes {
         .route("/v1/chat/completions", post(openai::chat))
         .route("/chat/completions", post(openai::chat))
         .route("/v1/chat/completions/input_tokens", post(openai::count_chat))
+        .route("/chat/completions/input_tokens", post(openai::count_chat))
         .route("/v1/completions", post(openai::complete))
         .route("/v1/responses", post(openai::respond))
         .route("/v1/responses/input_tokens", post(openai::count_response))

@@ -2,7 +2,7 @@
 // whose model does not. Every check has a window of its own; none may cause an error in the console or break the page's policy.
 
 import assert from "node:assert/strict";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import os from "node:os";
 import path from "node:path";
@@ -20,6 +20,7 @@ const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] }
 const from = process.env.PAGE ? { folder: process.env.PAGE } : { address: real };
 const fake = await start(from);
 const fakeBase = await start(from, { chat: false });
+const scratch = mkdtempSync(path.join(os.tmpdir(), "moewe-page-"));
 const PATIENCE = 10_000;
 
 /** A window of its own at an address; what goes wrong in it is noted. */
@@ -237,7 +238,7 @@ const checks = {
     assert.deepEqual(await entries.allInnerTexts(), ["the weather", "Terns"]);
     await page.click("#open-settings");
     const [download] = await Promise.all([page.waitForEvent("download"), page.click("#export-all")]);
-    const file = path.join(os.tmpdir(), `moewe-page-${process.pid}.json`);
+    const file = path.join(scratch, "all.json");
     await download.saveAs(file);
     const whole = JSON.parse(readFileSync(file, "utf8"));
     assert.deepEqual(whole.conversations.map(({ title }) => title), ["", "Terns"]);
@@ -262,7 +263,7 @@ const checks = {
   },
 
   async "files that are none are refused, and other programs' lists are read"(page) {
-    const file = path.join(os.tmpdir(), `moewe-page-other-${process.pid}.json`);
+    const file = path.join(scratch, "other.json");
     const turn = { id: "a", parent: "nowhere", role: "user", content: "x" };
     for (const text of ["", "{", "[]", "7", "{}", '{"format":"moewe-conversations","conversations":[{"turns":{"a":' + JSON.stringify(turn) + "}}]}", '[{"role":"bird","content":"x"}]']) {
       writeFileSync(file, text);
@@ -613,5 +614,6 @@ for (const [name, check] of Object.entries(checks)) {
 await browser.close();
 await fake.stop();
 await fakeBase.stop();
+rmSync(scratch, { recursive: true });
 console.log(`${run} checks, ${failed} failed`);
 process.exit(failed ? 1 : 0);

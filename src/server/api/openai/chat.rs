@@ -52,7 +52,7 @@ pub(in crate::server::api) struct Chat {
     chat_template_kwargs: Option<Map<String, Value>>,
     /// How far the prompt has been read, in events of a stream.
     return_progress: Option<bool>,
-    /// `timings` in every event of a stream.
+    /// `timings` in every event of a stream from the first token on.
     timings_per_token: Option<bool>,
     /// The answer's token ids beside it.
     return_tokens: Option<bool>,
@@ -196,7 +196,7 @@ struct Teller {
 /// What is wanted besides texts.
 struct Shows {
     odds: bool,
-    timings: bool, // in every event
+    timings: bool, // in every event from the first token on
     tokens: bool,
 }
 
@@ -250,7 +250,8 @@ impl Teller {
             told["tokens"] = tokens[choice.told..].into();
             choice.told = tokens.len();
         }
-        let timings = self.shows.timings.then(|| timings(&choice.answer.usage));
+        let shown = self.shows.timings && choice.answer.usage.completion_tokens > 0;
+        let timings = shown.then(|| timings(&choice.answer.usage));
         let mut chunk = self.frame.chunk(vec![told]);
         if let Some(timings) = timings {
             chunk["timings"] = timings;
