@@ -21,6 +21,8 @@ const STACK: usize = 64 << 20;
 /// Of the library's automata, 1 to 2 KB each, beyond which an answer fails.
 const STATES: usize = 30_000;
 const SYMBOLS: usize = 200_000;
+/// Of a mask, about 20 to a microsecond: large vocabularies want many where words are single characters.
+const ITEMS: usize = 200_000;
 /// A longer token is never allowed; the library has 10 bits for it.
 const LONGEST_TOKEN: usize = 512;
 
@@ -64,6 +66,7 @@ impl Vocabulary {
         let limits = factory.limits_mut();
         limits.max_lexer_states = STATES;
         limits.max_grammar_size = SYMBOLS;
+        limits.step_max_items = ITEMS;
         limits.verbose_errors = false;
         Ok(Arc::new(Self { factory, size, ends, all_but_ends, white_space, late: AtomicUsize::new(0) }))
     }

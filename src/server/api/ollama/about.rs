@@ -89,7 +89,7 @@ pub(in crate::server) async fn ps(State(shared): State<Arc<Shared>>) -> Result<J
 /// The model's facts.
 #[utoipa::path(post, path = "/api/show", request_body = Named, responses(
     (status = 200, description = "What its file says, without lists unless `verbose`", body = Value),
-    (status = 404, description = "There is none", body = Value),
+    (status = "4XX", description = "There is none, or the request is wrong", body = Value),
 ))]
 pub(in crate::server) async fn show(
     State(shared): State<Arc<Shared>>,
