@@ -10,7 +10,7 @@ mkdir -p "$folder"
 cd "$folder"
 
 if [ "$moewe" = --install ]; then
-    python="litellm==1.110.2 langchain-openai==1.7.4 llm==0.36 lm-eval[api]==0.4.13 schemathesis==4.32.5"
+    python="litellm==1.110.2 langchain-openai==1.7.4 llm==0.36 instructor==1.17.0 lm-eval[api]==0.4.13 schemathesis==4.32.5"
     node="ai@7.0.173 @ai-sdk/openai-compatible@3.0.92"
     [ "$(cat versions 2>/dev/null)" = "$python $node" ] && exit
     [ -x v/bin/python ] || python3 -m venv v

@@ -1,6 +1,7 @@
 """What people use above the interfaces' own packages: more_python.py http://127.0.0.1:PORT
 
 litellm speaks three interfaces to one server, langchain-openai one, llm is a command: all say what plain JSON says.
+instructor makes objects of answers, by a schema and by a tool that has to be called.
 """
 
 import json
@@ -15,8 +16,11 @@ from pathlib import Path
 # It would ask the network for a list of prices.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
+import instructor
 import litellm
+import openai
 from langchain_openai import ChatOpenAI, OpenAI
+from pydantic import BaseModel, ConfigDict, Field
 
 BASE = sys.argv[1]
 TEXT = "Wer fliegt über das Meer?"
@@ -85,7 +89,25 @@ def command():
             assert said.rstrip("\n") == SAID.rstrip("\n"), (said, SAID)
 
 
-for one in (providers, chain, command):
+class Sighting(BaseModel):
+    model_config = ConfigDict(extra="forbid")  # a model without sense would never stop adding
+    bird: str = Field(max_length=8)
+    count: int = Field(ge=0, le=9)
+    is_near: bool
+
+
+def objects():
+    client = openai.OpenAI(base_url=f"{BASE}/v1", api_key="none")
+    for mode in (instructor.Mode.JSON_SCHEMA, instructor.Mode.TOOLS):
+        wrapped = instructor.from_openai(client, mode=mode)
+        seen = wrapped.chat.completions.create(
+            model="any", messages=QUESTION, response_model=Sighting, max_retries=0, temperature=1, seed=3,
+            max_tokens=300,
+        )
+        assert isinstance(seen, Sighting) and 0 <= seen.count <= 9, (mode, seen)
+
+
+for one in (providers, chain, command, objects):
     one()
-names = ["litellm", "langchain-openai", "llm"]
-print(", ".join(f"{name} {version(name)}" for name in names) + " for Python: 3 checks")
+names = ["litellm", "langchain-openai", "llm", "instructor"]
+print(", ".join(f"{name} {version(name)}" for name in names) + " for Python: 4 checks")
