@@ -3,7 +3,7 @@
 
 use super::Shared;
 use super::ask::{Answers, Ask, aside};
-use super::format::Format;
+use super::format::{Format, compile};
 use super::messages::Messages;
 use super::model::Model;
 use super::refusal::Refusal;
@@ -101,13 +101,7 @@ impl Chat {
 async fn calls(model: &Arc<Model>, offered: &Offered) -> Result<(Dialogue, Option<Constraint>), Refusal> {
     let (dialogue, grammar) = offered.reading(&model.dialect.dialogue, model.tokenizer());
     let Some((grammar, begins)) = grammar else { return Ok((dialogue, None)) };
-    let compiler = model.clone();
-    let work = move || {
-        let matcher = compiler.engine.vocabulary().and_then(|vocabulary| vocabulary.compile(&grammar));
-        let matcher = matcher.map_err(|error| Refusal::field("tools", error.to_string()))?;
-        Ok(Constraint { matcher, begins })
-    };
-    match aside(work).await {
+    match compile(model, "tools".into(), grammar, begins).await {
         // A schema that is not supported hinders nobody who did not ask to be held to it.
         Err(_) if !offered.is_strict() => Ok((dialogue, None)),
         constraint => Ok((dialogue, Some(constraint?))),

@@ -4,11 +4,11 @@
 //! nothing runs.
 
 use super::Shared;
+use super::api::tell::{COMMENT, NATIVE, SILENCE};
 use super::refusal::Refusal;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderName, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures_util::stream::unfold;
 use moewe_engine::experts::Statistics;
 use serde_json::{Value, json};
@@ -19,8 +19,6 @@ use tokio::time::{Instant, sleep};
 
 /// Between two events.
 const PAUSE: Duration = Duration::from_millis(250);
-/// After so long without an event a comment keeps the connection open.
-const SILENCE: Duration = Duration::from_secs(15);
 
 /// Events with what was counted since the one before; nothing while nothing is computed.
 #[utoipa::path(get, path = "/v1/moewe/experts", responses(
@@ -48,18 +46,12 @@ pub(super) async fn watch(State(shared): State<Arc<Shared>>) -> Result<Response,
                     return Some((Ok(text.into()), (String::new(), now, Instant::now())));
                 }
                 if last.elapsed() >= SILENCE {
-                    let ping = Bytes::from_static(b": ping\n\n");
-                    return Some((Ok(ping), (String::new(), before, Instant::now())));
+                    return Some((Ok(COMMENT.into()), (String::new(), before, Instant::now())));
                 }
             }
         }
     });
-    let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-cache"),
-        (HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    Ok((headers, Body::from_stream(body)).into_response())
+    Ok(NATIVE.response(Body::from_stream(body)))
 }
 
 fn event(shared: &Shared, counted: &Statistics) -> String {

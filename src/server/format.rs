@@ -71,14 +71,27 @@ impl Format {
         begins: Begins,
     ) -> Result<Option<Constraint>, Refusal> {
         let Some((field, grammar)) = self.0 else { return Ok(None) };
-        let model = model.clone();
-        let work = move || {
-            let matcher = model.engine.vocabulary().and_then(|vocabulary| vocabulary.compile(&grammar));
-            let matcher = matcher.map_err(|error| Refusal::field(field, error.to_string()))?;
-            Ok(Some(Constraint { matcher, begins }))
-        };
-        aside(work).await
+        compile(model, field, grammar, begins).await.map(Some)
     }
+}
+
+/// A grammar, ready to rule an answer; compiled while others are heard.
+///
+/// # Errors
+/// Names the field that it comes of, where it is wrong or too much.
+pub(super) async fn compile(
+    model: &Arc<Model>,
+    field: String,
+    grammar: Grammar,
+    begins: Begins,
+) -> Result<Constraint, Refusal> {
+    let model = model.clone();
+    let work = move || {
+        let matcher = model.engine.vocabulary().and_then(|vocabulary| vocabulary.compile(&grammar));
+        let matcher = matcher.map_err(|error| Refusal::field(field, error.to_string()))?;
+        Ok(Constraint { matcher, begins })
+    };
+    aside(work).await
 }
 
 type Asked = Option<(String, Grammar)>;

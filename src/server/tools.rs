@@ -105,10 +105,9 @@ impl Offered {
 
     /// What a model has to be told whose template does not speak of tools.
     pub(super) fn instructions(&self) -> Option<String> {
-        let functions =
-            self.list.as_array().into_iter().flatten().map(|tool| format!("{}\n", tool["function"]));
-        let functions: String = functions.collect();
         (!self.is_told).then(|| {
+            let tools = self.list.as_array().into_iter().flatten();
+            let functions: String = tools.map(|tool| format!("{}\n", tool["function"])).collect();
             format!(
                 "Answer with a call of one of these functions, and nothing else: a JSON object with the function's \
                  \"name\" and \"arguments\".\n{}",

@@ -12,13 +12,7 @@ cd "$folder"
 if [ "$moewe" = --install ]; then
     python="litellm==1.110.2 langchain-openai==1.7.4 llm==0.36 instructor==1.17.0 lm-eval[api]==0.4.13 schemathesis==4.32.5"
     node="ai@7.0.173 @ai-sdk/openai-compatible@3.0.92"
-    [ "$(cat versions 2>/dev/null)" = "$python $node" ] && exit
-    [ -x v/bin/python ] || python3 -m venv v
-    # shellcheck disable=SC2086 # they are several
-    v/bin/python -m pip install --quiet $python
-    # shellcheck disable=SC2086
-    npm install --silent --no-fund --no-audit --ignore-scripts $node
-    echo "$python $node" >versions
+    . "$here/packages.sh"
     exit
 fi
 

@@ -12,14 +12,7 @@ cd "$folder"
 if [ "$moewe" = --install ]; then
     python="openai==3.57.0 anthropic==2.14.0 ollama==0.6.3 prometheus-client==0.26.0"
     node="openai@7.59.0 @anthropic-ai/sdk@1.14.0 ollama@0.6.4"
-    # What is there in these versions is not fetched again.
-    [ "$(cat versions 2>/dev/null)" = "$python $node" ] && exit
-    [ -x v/bin/python ] || python3 -m venv v
-    # shellcheck disable=SC2086 # they are several
-    v/bin/python -m pip install --quiet $python
-    # shellcheck disable=SC2086
-    npm install --silent --no-fund --no-audit --ignore-scripts $node
-    echo "$python $node" >versions
+    . "$here/packages.sh"
     exit
 fi
 

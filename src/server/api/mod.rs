@@ -9,7 +9,7 @@ pub(super) mod native;
 pub(super) mod ollama;
 pub(super) mod openai;
 mod prompts;
-mod tell;
+pub(super) mod tell;
 #[cfg(test)]
 mod tests;
 mod usage;

@@ -14,15 +14,16 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 /// After so long without an event a ping keeps the connection open.
-const SILENCE: Duration = Duration::from_secs(15);
+pub(in crate::server) const SILENCE: Duration = Duration::from_secs(15);
 
 /// A client that waits for all at once hears nothing in between.
 const LONG: Duration = Duration::from_secs(3600);
 
-const COMMENT: &str = ": ping\n\n";
+/// Of server-sent events: a comment, which keeps the connection open.
+pub(in crate::server) const COMMENT: &str = ": ping\n\n";
 
 /// How events are written down.
-pub(super) struct Framing {
+pub(in crate::server) struct Framing {
     /// Whose words errors are told in.
     interface: Interface,
     shape: Shape,
@@ -58,7 +59,7 @@ pub(super) static ANTHROPIC: Framing = Framing {
 pub(super) static OLLAMA: Framing =
     Framing { interface: Interface::Ollama, shape: Shape::Lines, ping: "", done: "" };
 /// llama-server's completions.
-pub(super) static NATIVE: Framing =
+pub(in crate::server) static NATIVE: Framing =
     Framing { interface: Interface::Native, shape: Shape::Events, ping: COMMENT, done: "" };
 
 impl Framing {
@@ -74,7 +75,7 @@ impl Framing {
     }
 
     /// A response whose body comes in pieces.
-    pub(super) fn response(&self, body: Body) -> Response {
+    pub(in crate::server) fn response(&self, body: Body) -> Response {
         let kind = match self.shape {
             Shape::Lines => "application/x-ndjson",
             Shape::Events | Shape::Named => "text/event-stream",
