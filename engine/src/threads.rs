@@ -6,15 +6,19 @@
 //! Waiting is a brief spin, then sleep: on a busy machine a spinning team collapses.
 #![allow(unsafe_code)]
 
+use crate::os::cores;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
 
-/// Rounds of `spin_loop` before a waiting thread goes to sleep: about 20 microseconds, longer than the
-/// pauses between the jobs of one token and shorter than a scheduler slice.
-const SPINS: u32 = 4000;
+/// How long a waiting thread spins before it goes to sleep: longer than the pauses between the jobs of one token and
+/// shorter than a scheduler slice. A number of rounds would not do: processors take from 5 to 50 ns for one.
+const SPIN: Duration = Duration::from_micros(30);
+/// Rounds between two looks at the clock.
+const ROUNDS: u32 = 64;
 
 /// The work of one job, called with each task's number.
 type Work<'a> = dyn Fn(usize) + Sync + 'a;
@@ -249,15 +253,38 @@ impl Shared {
     }
 
     fn wait_until_finished(&self, tasks: usize) {
-        let mut rounds = 0u32;
+        let mut spin = Spin::default();
         while self.finished.load(Ordering::Acquire) < tasks {
-            rounds += 1;
-            if rounds < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
+            if !spin.goes_on() {
+                thread::yield_now();
+            }
         }
     }
 
     fn has_work(&self, seen: u64) -> bool {
         self.current() != seen || self.closing.load(Ordering::SeqCst)
+    }
+}
+
+/// A wait that has begun.
+#[derive(Default)]
+struct Spin {
+    rounds: u32,
+    first_look: Option<Instant>, // at the clock, after the first rounds
+    is_over: bool,
+}
+
+impl Spin {
+    /// One round, if its time is not over yet.
+    fn goes_on(&mut self) -> bool {
+        self.rounds = self.rounds.wrapping_add(1);
+        if self.rounds.is_multiple_of(ROUNDS) && !self.is_over {
+            self.is_over = self.first_look.get_or_insert_with(Instant::now).elapsed() >= SPIN;
+        }
+        if !self.is_over {
+            std::hint::spin_loop();
+        }
+        !self.is_over
     }
 }
 
@@ -274,14 +301,12 @@ impl Worker {
 }
 
 fn serve(number: usize, shared: &Shared, asleep: &AtomicBool) {
+    cores::prefer_fast();
     while !shared.closing.load(Ordering::SeqCst) {
         let seen = shared.work_on_current(number);
-        let mut rounds = 0;
-        while rounds < SPINS && !shared.has_work(seen) {
-            rounds += 1;
-            std::hint::spin_loop();
-        }
-        if rounds < SPINS {
+        let mut spin = Spin::default();
+        while !shared.has_work(seen) && spin.goes_on() {}
+        if !spin.is_over {
             continue;
         }
         // Announce the sleep before the last look: a job published in between either is seen here or finds
@@ -368,6 +393,14 @@ mod tests {
                 done.fetch_add(1, Ordering::Relaxed);
             });
         }
+    }
+
+    #[test]
+    fn a_spin_ends_and_stays_over() {
+        let (mut spin, began) = (Spin::default(), Instant::now());
+        while spin.goes_on() {}
+        assert!(spin.is_over && began.elapsed() >= SPIN);
+        assert!((0..2 * ROUNDS).all(|_| !spin.goes_on()));
     }
 
     #[test]
