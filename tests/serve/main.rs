@@ -228,7 +228,7 @@ fn wrong_fields_are_named() {
         (json!({ "stop": [""] }), "stop", "1 to 512"),
         (json!({ "stop": [1] }), "stop[0]", "expected a string"),
         (json!({ "logprobs": 21 }), "logprobs", "0 to 20"),
-        (json!({ "logit_bias": { "x": 1 } }), "logit_bias", "ids"),
+        (json!({ "logit_bias": { "": 1 } }), "logit_bias", "at least one token"),
         (json!({ "logit_bias": { "9999999": 1 } }), "logit_bias", "ids"),
         (json!({ "logit_bias": { "1": 101 } }), "logit_bias", "-100 to 100"),
         (json!({ "best_of": 3 }), "best_of", "same as n"),
