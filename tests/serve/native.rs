@@ -232,6 +232,8 @@ fn odds_are_the_models_or_the_draws() {
         let odds = told["completion_probabilities"].as_array().unwrap().clone();
         request["stream"] = true.into();
         let events = pieces(&serving.post("/completion", &request));
+        let text: String = events.iter().map(|event| event["content"].as_str().unwrap()).collect();
+        assert_eq!(told["content"], text, "a seed gives the same text in pieces");
         let streamed = events.iter().filter_map(|event| event["completion_probabilities"].as_array());
         assert_eq!(streamed.flatten().cloned().collect::<Vec<_>>(), odds);
         assert_eq!(odds.len(), 6);
