@@ -5,7 +5,7 @@ use crate::server::model::Model;
 use crate::server::refusal::Refusal;
 use moewe_engine::dialogue::Manner;
 use moewe_engine::tokenizer::{ChatTemplate, Message, Rendered};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -105,6 +105,14 @@ fn mannered(messages: &[Message], manner: Manner) -> Cow<'_, [Message]> {
     }
     let (mut ids, mut count, mut turns) = (HashMap::new(), 0, vec![]);
     for message in messages {
+        if manner.inner_results
+            && message.role() == "tool"
+            && let Some(turn) =
+                turns.last_mut().filter(|turn: &&mut Message| turn.get("tool_calls").is_some())
+        {
+            *turn = with_result(turn, message);
+            continue;
+        }
         let id = message.get("tool_call_id").and_then(Value::as_str).and_then(|id| ids.get(id));
         let Some(Value::Array(calls)) = message.get("tool_calls") else {
             turns.push(match id.cloned() {
@@ -139,6 +147,15 @@ fn mannered(messages: &[Message], manner: Manner) -> Cow<'_, [Message]> {
         turns.push(turn);
     }
     turns.into()
+}
+
+/// A turn that called tools, with a result of one of them, which may be a JSON object.
+fn with_result(turn: &Message, result: &Message) -> Message {
+    let mut results = turn.get("tool_responses").and_then(Value::as_array).cloned().unwrap_or_default();
+    let content = result.content();
+    let response = serde_json::from_str(&content).map_or_else(|_| Value::from(content), Value::Object);
+    results.push(json!({ "name": result.get("name"), "response": response }));
+    turn.clone().with("tool_responses", results.into())
 }
 
 /// Nine letters and digits of an id: the last ones, which differ.

@@ -248,6 +248,31 @@ fn templates_get_turns_as_they_want_them() {
     assert_eq!(seen[1][0]["function"]["parameters"], json!({ "type": "object", "properties": {} }));
 }
 
+/// Gemma 4's template looks for the results of tools in the turn that called them.
+#[test]
+fn results_stand_where_a_template_looks_for_them() {
+    let template = TEMPLATE.replace("<|im_end|>\n{% endfor %}{% if add", "{% for r in m.tool_responses or [] %}<result>{{ r.name }}={{ r.response | tojson }}</result>{% endfor %}<|im_end|>\n{% endfor %}{% if add");
+    assert!(template.contains("tool_responses"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.jinja");
+    std::fs::write(&path, template).unwrap();
+    let serving = Serving::start(&["--chat-template", path.to_str().unwrap()]);
+    let call = |id: &str, name: &str| json!({ "id": id, "type": "function", "function": { "name": name, "arguments": "{}" } });
+    let messages = json!([
+        { "role": "user", "content": "?" },
+        { "role": "assistant", "content": "", "tool_calls": [call("call_1", "weather"), call("call_2", "now")] },
+        { "role": "tool", "tool_call_id": "call_1", "content": "rain" },
+        { "role": "tool", "tool_call_id": "call_2", "content": "{\"hour\": 12}" },
+        { "role": "assistant", "content": "Rain at noon." },
+    ]);
+    let reply = serving.post("/apply-template", &asked("", json!({ "messages": messages })));
+    let prompt = reply.json()["prompt"].as_str().unwrap().to_owned();
+    let results =
+        "</tool_call><result>weather=\"rain\"</result><result>now={\"hour\": 12}</result><|im_end|>\n";
+    assert!(prompt.contains(results) && !prompt.contains("<|im_start|>tool"), "{prompt}");
+    assert!(prompt.ends_with("<|im_start|>assistant\nRain at noon."), "{prompt}");
+}
+
 #[test]
 fn what_is_wrong_with_tools_is_named() {
     let (_folder, serving) = caller();

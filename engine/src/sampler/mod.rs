@@ -117,7 +117,7 @@ impl Sampler {
     }
 
     /// What the steps made of the scores of the latest choice among all tokens, `(vocabulary)`: -infinity for those that
-    /// could not be drawn. With temperature 0 the steps that follow the first ones are left out, and the best one is taken.
+    /// could not be drawn. With temperature 0 only those steps were applied that can change which token is the best one.
     pub fn scores(&self) -> &[f32] {
         &self.scores
     }

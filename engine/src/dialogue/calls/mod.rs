@@ -116,7 +116,7 @@ impl Calls {
             let written = Written::new(template, trial, thought, manner)?;
             KINDS.iter().find_map(|detect| {
                 let (kind, places) = detect(&written)?;
-                let manner = manner.with_ids(template);
+                let manner = manner.with_rest(template);
                 let calls = Self::around(&written, &places, kind, manner, template.source())?;
                 calls.reads(&written, places.len()).then_some(calls)
             })

@@ -97,6 +97,7 @@ fn kinds_are_recognized_by_what_templates_write() {
     assert!(manner("deepseek-v3").text_arguments && manner("deepseek-v3").null_content);
     assert!(manner("nemo").short_ids && !manner("mistral-small").short_ids);
     assert!(manner("kimi-k2").named_ids && !manner("qwen3").text_arguments);
+    assert!(manner("gemma4").inner_results && !manner("qwen3").inner_results);
 }
 
 #[test]

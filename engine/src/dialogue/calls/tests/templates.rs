@@ -114,7 +114,8 @@ const GEMMA4: &str = "{% macro write(value) %}{% if value is string %}<|\"|>{{ v
 {% elif value is sequence %}[{% for v in value %}{{ write(v) }}{% if not loop.last %},{% endif %}{% endfor %}]{% else %}{{ value }}{% endif %}{% endmacro %}\
 {{ bos_token }}{% if tools %}<|turn>system\n{% for t in tools %}<|tool>declaration:{{ t.function.name }}<tool|>{% endfor %}<turn|>\n{% endif %}\
 {% for m in messages %}<|turn>{{ 'model' if m.role == 'assistant' else m.role }}\n\
-{% for c in m.tool_calls or [] %}<|tool_call>call:{{ c.function.name }}{{ write(c.function.arguments) }}<tool_call|>{% endfor %}{{ m.content }}<turn|>\n{% endfor %}\
+{% for c in m.tool_calls or [] %}<|tool_call>call:{{ c.function.name }}{{ write(c.function.arguments) }}<tool_call|>{% endfor %}\
+{% for r in m.tool_responses or [] %}<|tool_response>response:{{ r.name }}{value:{{ write(r.response) }}}<tool_response|>{% endfor %}{{ m.content }}<turn|>\n{% endfor %}\
 {% if add_generation_prompt %}<|turn>model\n{% endif %}";
 
 const LFM2: &str = "{% macro write(value) %}{% if value is string %}'{{ value }}'{% elif value is mapping %}{{ value | tojson }}{% else %}{{ value | string }}{% endif %}{% endmacro %}\
