@@ -17,7 +17,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
 /// Reads under way at a time, an expert being up to three; they wait for the disk, not for a core.
-const THREADS: usize = 4;
+pub const THREADS: usize = 4;
 
 /// Bytes per read: large enough for a disk's full speed, small enough that packing finds them in a core's cache.
 const PIECE: usize = 2 << 20;

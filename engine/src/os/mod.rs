@@ -5,10 +5,12 @@
 #![allow(unsafe_code)]
 
 pub mod clock;
+pub mod disk;
 pub mod fault;
 pub mod files;
 pub mod interrupt;
 pub mod link;
+pub mod machine;
 pub mod mapping;
 pub mod memory;
 pub mod pages;

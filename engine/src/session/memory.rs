@@ -41,6 +41,11 @@ impl MemoryLimit {
         Self::Share(DEFAULT_SHARE / models.max(1) as f64)
     }
 
+    /// Bytes that a model takes by default where so many are free.
+    pub fn default_bytes(free: u64) -> u64 {
+        (free as f64 * DEFAULT_SHARE) as u64
+    }
+
     fn bytes(self, free: Option<u64>) -> Option<u64> {
         match self {
             Self::Bytes(bytes) => Some(bytes),

@@ -96,13 +96,23 @@ impl Isa {
 /// Whether the machine multiplies tiles of BF16, and the system lets this process do so: asked once.
 #[cfg(target_arch = "x86_64")]
 fn has_tiles() -> bool {
-    use std::arch::x86_64::{__cpuid, __cpuid_count};
     static ANSWER: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *ANSWER.get_or_init(|| {
-        const AMX_BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
-        let features = if __cpuid(0).eax >= 7 { __cpuid_count(7, 0).edx } else { 0 };
-        features & AMX_BF16_AND_TILE == AMX_BF16_AND_TILE && crate::os::tiles::are_allowed()
-    })
+    *ANSWER.get_or_init(|| knows_tiles() && crate::os::tiles::are_allowed())
+}
+
+/// Whether the processor multiplies tiles of BF16, whatever the system allows.
+#[cfg(target_arch = "x86_64")]
+pub fn knows_tiles() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    const AMX_BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
+    let features = if __cpuid(0).eax >= 7 { __cpuid_count(7, 0).edx } else { 0 };
+    features & AMX_BF16_AND_TILE == AMX_BF16_AND_TILE
+}
+
+/// Whether the processor multiplies tiles of BF16, whatever the system allows.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn knows_tiles() -> bool {
+    false
 }
 
 /// Processors whose kernels were found to be faster for something that slows others.
