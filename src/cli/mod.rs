@@ -12,6 +12,7 @@ mod consent;
 mod conversion;
 mod convert;
 mod converted;
+mod doctor;
 mod experts;
 mod folders;
 mod grammar;
@@ -82,6 +83,7 @@ static COMMANDS: &[Entry] = &[
     entry::<experts::Look>(),
     entry::<importance::Measure>(),
     entry::<bench::Bench>(),
+    entry::<doctor::Doctor>(),
     entry::<completions::Completions>(),
     entry::<man::Man>(),
 ];

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Capability that the kernels are compiled for.
-const LEAST_CAPABILITY: (c_int, c_int) = (8, 0);
+pub(super) const LEAST_CAPABILITY: (c_int, c_int) = (8, 0);
 /// Memory that hosts may write directly from every context (`CU_MEMHOSTALLOC_PORTABLE`).
 const PORTABLE: u32 = 1;
 /// Threads may call what a capture has no part in (`CU_STREAM_CAPTURE_MODE_RELAXED`).
@@ -56,22 +56,11 @@ impl Device {
                 "there is no card {ordinal}; the driver knows {count}, from 0 up"
             )));
         }
-        let (mut device, mut name) = (0, [0u8; 128]);
+        let mut device = 0;
         // SAFETY: as above.
         driver.check("cuDeviceGet", |d| unsafe { (d.cuDeviceGet)(&mut device, number) })?;
-        driver.check("cuDeviceGetName", |d| {
-            // SAFETY: as above; the length is that of the place.
-            unsafe { (d.cuDeviceGetName)(name.as_mut_ptr().cast(), name.len() as c_int - 1, device) }
-        })?;
-        let name = String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned();
-        let read = |which| {
-            let mut value = 0;
-            // SAFETY: as above.
-            driver.check("cuDeviceGetAttribute", |d| unsafe {
-                (d.cuDeviceGetAttribute)(&mut value, which, device)
-            })?;
-            Ok::<_, Error>(value)
-        };
+        let name = driver.name(device)?;
+        let read = |which| driver.attribute(device, which);
         let capability = (read(attribute::CAPABILITY_MAJOR)?, read(attribute::CAPABILITY_MINOR)?);
         if capability < LEAST_CAPABILITY {
             return Err(Error::unsupported(
@@ -357,6 +346,12 @@ impl Memory {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+}
+
+impl From<&Memory> for Argument {
+    fn from(memory: &Memory) -> Self {
+        memory.address().into()
     }
 }
 

@@ -59,6 +59,7 @@ driver! {
     cuDeviceGet(*mut c_int, c_int);
     cuDeviceGetName(*mut c_char, c_int, c_int);
     cuDeviceGetAttribute(*mut c_int, c_int, c_int);
+    cuDeviceTotalMem_v2(*mut usize, c_int);
     cuDevicePrimaryCtxRetain(*mut Handle, c_int);
     cuDevicePrimaryCtxRelease_v2(c_int);
     cuCtxSetCurrent(Handle);
@@ -133,6 +134,32 @@ impl Driver {
             format!("no NVIDIA driver found ({})", names[0]),
             "install one, or compute with --device cpu",
         ))
+    }
+
+    /// What the maker calls a card.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub(super) fn name(&self, device: c_int) -> Result<String> {
+        let mut name = [0u8; 128];
+        self.check("cuDeviceGetName", |d| {
+            // SAFETY: the driver writes at most so many bytes to the live array.
+            unsafe { (d.cuDeviceGetName)(name.as_mut_ptr().cast(), name.len() as c_int - 1, device) }
+        })?;
+        Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
+    }
+
+    /// An attribute of a card.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub(super) fn attribute(&self, device: c_int, which: c_int) -> Result<c_int> {
+        let mut value = 0;
+        // SAFETY: the driver writes a whole number to a place of the call.
+        self.check("cuDeviceGetAttribute", |d| unsafe {
+            (d.cuDeviceGetAttribute)(&mut value, which, device)
+        })?;
+        Ok(value)
     }
 
     /// Runs a call and puts its failure into words.

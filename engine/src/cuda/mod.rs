@@ -1,7 +1,7 @@
 //! NVIDIA's cards: the driver found at run time, memory, and kernels that are part of the program as PTX.
 //!
 //! `driver.rs` is the table of functions, `device.rs` memory and streams, `modules.rs` the kernels by name, `launch.rs`
-//! starts them with `arguments.rs` on `rows.rs`; `vector.rs` has numbers with a home on a device besides. `kernels/` has their sources and `ptx/` what nvcc made of them. No CUDA
+//! starts them with `arguments.rs` on `rows.rs`; `vector.rs` has numbers with a home on a device besides, `survey.rs` asks which cards there are. `kernels/` has their sources and `ptx/` what nvcc made of them. No CUDA
 //! is needed to build, and none but the driver to run. What the kernels compute for a model is the backend's matter
 //! (`model/backend/cuda.rs`).
 #![allow(unsafe_code)]
@@ -14,15 +14,16 @@ mod kernels;
 mod launch;
 mod modules;
 mod rows;
+mod survey;
 mod vector;
 mod written;
 
 pub use arguments::{AttentionBy, ChoicesAt, MatrixAt, NormAt, Pieces, RouteBy, StepAt};
 pub use device::{Device, Graph, Memory, Pinned};
 pub use driver::LIBRARY_VARIABLE;
-pub use join::MOST_ROWS;
 pub(crate) use kernels::lock;
-pub use kernels::{Kernels, Mode};
+pub use kernels::{Kernels, MOST_ROWS, Mode};
 pub use launch::tokens_of;
 pub use rows::Rows;
+pub use survey::{Card, Survey, survey};
 pub use vector::Vector;

@@ -51,6 +51,11 @@ impl ReadBench {
         SIZE as f64 / fastest(|| self.pass()).as_secs_f64()
     }
 
+    /// The same of as many passes as a time has room for, at least one beside a first that does not count.
+    pub fn bytes_per_second_within(&self, limit: Duration) -> f64 {
+        SIZE as f64 / fastest_within(limit, || self.pass()).as_secs_f64()
+    }
+
     /// The time of a pass.
     fn pass(&self) -> Duration {
         let words = bytemuck::cast_slice(&self.pages);
@@ -82,6 +87,17 @@ fn timed(work: impl FnOnce()) -> Duration {
 /// The shortest of some times, after one that does not count.
 fn fastest(mut time: impl FnMut() -> Duration) -> Duration {
     (0..=REPETITIONS).map(|_| time()).skip(1).min().unwrap_or_default()
+}
+
+/// The same of so many as a time has room for, at least one.
+fn fastest_within(limit: Duration, mut time: impl FnMut() -> Duration) -> Duration {
+    let start = Instant::now();
+    time();
+    let mut best = time();
+    while start.elapsed() + best < limit {
+        best = best.min(time());
+    }
+    best
 }
 
 /// How weights stream past one input.
@@ -147,6 +163,23 @@ impl<'a> KernelBench<'a> {
         shares.sort_by(f64::total_cmp);
         let bytes_per_second = size / fastest.as_secs_f64();
         Stream { bytes_per_second, share_of_read_rate: shares[TURNS / 2] }
+    }
+
+    /// Bytes of weights per second past one input, of as many passes as a time has room for. Where a pass takes longer, the
+    /// threads are what limits it, and a part of the matrix tells as much.
+    pub fn bytes_per_second_within(&self, limit: Duration) -> f64 {
+        let part = (self.rows / 64).next_multiple_of(PATTERN_ROWS).min(self.rows);
+        let seconds = |rows, limit| {
+            let time = self.with_product(rows, 1, |product| fastest_within(limit, || timed(&mut *product)));
+            time.as_secs_f64().max(1e-9)
+        };
+        let rate = |rows: usize, seconds: f64| (rows * self.format.row_bytes(COLS)) as f64 / seconds;
+        let of_part = seconds(part, Duration::ZERO);
+        // One pass does not count, one does.
+        if 2.0 * of_part * self.rows as f64 / part as f64 > limit.as_secs_f64() {
+            return rate(part, of_part);
+        }
+        rate(self.rows, seconds(self.rows, limit))
     }
 
     /// Multiplications and additions per second with so many inputs, of a part of the matrix that passes the caches.

@@ -2,6 +2,7 @@
 //! files of a model; which experts a text uses; and what quantization should know of the inputs of matrices.
 
 mod compare;
+pub mod disk;
 pub mod importance;
 pub mod machine;
 pub mod moments;

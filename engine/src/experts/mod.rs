@@ -16,7 +16,7 @@ mod trace;
 
 pub use bank::{Group, Part, Turn};
 pub use plan::Plan;
-pub use readers::READ_BUFFER_BYTES;
+pub use readers::{READ_BUFFER_BYTES, THREADS as READ_THREADS};
 pub use replay::{Policy, hit_rate};
 pub use statistics::{LayerStatistics, Statistics};
 pub use trace::{Trace, TracedLayer};

@@ -14,6 +14,8 @@ pub fn prefer_fast() {
     platform::prefer_fast();
 }
 
+#[cfg(windows)]
+pub(super) use platform::all;
 #[cfg(target_os = "macos")]
 pub(super) use platform::number;
 
@@ -53,7 +55,20 @@ mod platform {
     const HEADER: usize = std::mem::offset_of!(SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX, Anonymous);
     const MASKS: usize = HEADER + std::mem::offset_of!(PROCESSOR_RELATIONSHIP, GroupMask);
 
+    /// A core: its efficiency class, which grows with its speed, and how many threads it runs at once.
+    pub(in super::super) type Core = (u8, usize);
+
     pub(super) fn fast() -> Option<usize> {
+        Some(threads_of_the_best(&all())).filter(|&threads| threads > 0)
+    }
+
+    fn threads_of_the_best(cores: &[Core]) -> usize {
+        let best = cores.iter().map(|(class, _)| *class).max();
+        cores.iter().filter(|(class, _)| Some(*class) == best).map(|(_, threads)| threads).sum()
+    }
+
+    /// All cores of the machine; none where the system does not tell.
+    pub(in super::super) fn all() -> Vec<Core> {
         let mut bytes = 0;
         // SAFETY: without a buffer the call only says how many bytes it wants.
         unsafe { GetLogicalProcessorInformationEx(RelationProcessorCore, std::ptr::null_mut(), &mut bytes) };
@@ -63,35 +78,32 @@ mod platform {
         let done =
             unsafe { GetLogicalProcessorInformationEx(RelationProcessorCore, start.cast(), &mut bytes) };
         let records: &[u8] = bytemuck::cast_slice(&records);
-        (done != 0).then(|| of_the_best_class(&records[..bytes as usize]))
+        if done == 0 { vec![] } else { read(&records[..bytes as usize]) }
     }
 
-    /// Logical processors of the cores whose efficiency class, which grows with speed, is the highest.
-    fn of_the_best_class(mut records: &[u8]) -> usize {
-        let (mut best, mut count) = (0, 0);
+    fn read(mut records: &[u8]) -> Vec<Core> {
+        let mut cores = vec![];
         while records.len() >= MASKS {
             // SAFETY: the bytes hold a record up to its masks, plain numbers, which are copied from wherever they lie.
-            let (size, core) = unsafe {
+            let (size, class, groups) = unsafe {
                 let record = records.as_ptr().cast::<SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX>();
                 let core = records.as_ptr().add(HEADER).cast::<PROCESSOR_RELATIONSHIP>();
-                let class = (&raw const (*core).EfficiencyClass).read_unaligned();
-                let groups = (&raw const (*core).GroupCount).read_unaligned();
-                ((&raw const (*record).Size).read_unaligned() as usize, (class, groups as usize))
+                (
+                    (&raw const (*record).Size).read_unaligned() as usize,
+                    (&raw const (*core).EfficiencyClass).read_unaligned(),
+                    (&raw const (*core).GroupCount).read_unaligned() as usize,
+                )
             };
             let Some((record, rest)) = records.split_at_checked(size.max(MASKS)) else { break };
-            let masks = record[MASKS..].chunks_exact(size_of::<GROUP_AFFINITY>()).take(core.1);
-            let threads = masks
-                .map(|mask| usize::from_ne_bytes(mask[..size_of::<usize>()].try_into().unwrap_or_default()));
-            let threads: usize = threads.map(|mask| mask.count_ones() as usize).sum();
-            if core.0 > best {
-                (best, count) = (core.0, 0);
-            }
-            if core.0 == best {
-                count += threads;
-            }
+            let groups = record[MASKS..].chunks_exact(size_of::<GROUP_AFFINITY>()).take(groups);
+            // A group begins with its mask: a bit for each thread.
+            let ones = |group: &[u8]| {
+                group[..size_of::<usize>()].iter().map(|byte| byte.count_ones() as usize).sum::<usize>()
+            };
+            cores.push((class, groups.map(ones).sum()));
             records = rest;
         }
-        count
+        cores
     }
 
     /// Windows moves threads that compute to fast cores by itself.
@@ -113,11 +125,13 @@ mod platform {
                 bytes
             };
             let slow = [record(0, 1), record(0, 2)].concat();
-            assert_eq!(of_the_best_class(&slow), 2);
+            assert_eq!(read(&slow), [(0, 1), (0, 1)]);
             let both = [&slow[..], &record(1, 0b1100), &record(1, 0b11_0000), &record(0, 64)].concat();
-            assert_eq!(of_the_best_class(&both), 4);
-            assert_eq!(of_the_best_class(&both[..both.len() - 1]), 4);
-            assert_eq!(of_the_best_class(&[]), 0);
+            let cores = read(&both);
+            assert_eq!(cores, [(0, 1), (0, 1), (1, 2), (1, 2), (0, 1)]);
+            assert_eq!(threads_of_the_best(&cores), 4);
+            assert_eq!(read(&both[..both.len() - 1]), cores[..4]);
+            assert_eq!(threads_of_the_best(&[]), 0);
         }
     }
 }

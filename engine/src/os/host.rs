@@ -1,4 +1,5 @@
-//! What this machine is called.
+//! What this machine is called, for names of files and reports. Its address, and whether others find it by the name, are
+//! not asked.
 
 /// The name of this machine in its net; `None` where the system does not tell or it is no text.
 pub fn name() -> Option<String> {

@@ -6,11 +6,13 @@
 
 pub mod clock;
 pub mod cores;
+pub mod disk;
 pub mod fault;
 pub mod files;
 pub mod host;
 pub mod interrupt;
 pub mod link;
+pub mod machine;
 pub mod mapping;
 pub mod memory;
 pub mod pages;

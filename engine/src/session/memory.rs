@@ -42,6 +42,11 @@ impl MemoryLimit {
         Self::share_of_known(DEFAULT_SHARE / models.max(1) as f64)
     }
 
+    /// Bytes that a model takes by default where so many are free.
+    pub fn default_bytes(free: u64) -> u64 {
+        (free as f64 * DEFAULT_SHARE) as u64
+    }
+
     /// A part of what is free, above 0 and at most 1, for programs that choose it for a person; `None` where the system
     /// does not tell what is free.
     pub fn share_of_known(part: f64) -> Option<Self> {
