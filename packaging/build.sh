@@ -96,6 +96,7 @@ materials() {
 import pathlib, sys
 made, out = sys.argv[1:]
 text = pathlib.Path(made).read_bytes().replace(pathlib.Path.cwd().as_uri().encode(), b"file:///moewe")
+text = text.replace(b"file:///moewe#moewe@", b"file:///moewe#")  # cargo leaves the name out where the folder has it
 pathlib.Path(out, made).write_bytes(text)
 END
     rm -f "$name.cdx.json" ./*/"$name.cdx.json"
