@@ -2,30 +2,12 @@
 //!
 //! A broken rule is named with its file; ARCHITECTURE.md says why each exists.
 
+#[path = "tidy/graph.rs"]
+mod graph;
+
+use graph::Graph;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// Modules of the engine in the order of their layers: each uses only those above it.
-const LAYERS: &[&str] = &[
-    "error",
-    "os",
-    "threads",
-    "simd",
-    "quant",
-    "gguf",
-    "ops",
-    "kernels",
-    "cuda",
-    "tokenizer",
-    "dialogue",
-    "grammar",
-    "experts",
-    "model",
-    "sampler",
-    "session",
-    "generate",
-    "eval",
-];
 
 /// Where unsafe code may stand.
 const UNSAFE_ROOMS: &[&str] = &[
@@ -101,29 +83,58 @@ fn files_stay_short() {
     expect_none("no Rust file over 500 lines", long.collect());
 }
 
+/// A crate's name and where its code is.
+const CRATES: [(&str, &str); 4] = [
+    ("moewe", "src/"),
+    ("moewe_engine", "engine/src/"),
+    ("moewe_convert", "convert/src/"),
+    ("moewe_train", "train/src/"),
+];
+
+fn graph((name, place): (&str, &str)) -> Graph {
+    let files = rust_files().into_iter();
+    let inside = files.filter_map(|(path, text)| Some((path.strip_prefix(place)?.to_owned(), text)));
+    Graph::new(name, &inside.collect::<Vec<_>>())
+}
+
+/// The order of the layers is that of `lib.rs`.
 #[test]
 fn engine_modules_use_only_the_layers_above_them() {
-    let layer = |name: &str| LAYERS.iter().position(|known| *known == name);
+    let lib = std::fs::read_to_string(root().join("engine/src/lib.rs")).unwrap();
+    let declared = lib.lines().filter_map(|line| line.split_once("mod ")?.1.strip_suffix(';'));
+    let order: Vec<&str> = declared.collect();
+    let layer = |name: &str| order.iter().position(|known| *known == name);
+    assert!(order.len() > 15 && layer("error") == Some(0), "the layers of lib.rs: {order:?}");
     let mut broken = vec![];
-    for (path, text) in rust_files() {
-        let Some(inside) = path.strip_prefix("engine/src/") else { continue };
-        let own = inside.split(['/', '.']).next().unwrap_or_default();
-        if own == "lib" {
-            continue;
-        }
-        let Some(own_layer) = layer(own) else {
-            broken.push(format!("{path}: module `{own}` has no place in the order"));
-            continue;
-        };
-        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-        for used in code.split("crate::").skip(1) {
-            let name: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            if layer(&name).is_some_and(|used| used > own_layer) && !inside.contains("tests") {
-                broken.push(format!("{path}: `{own}` uses `{name}`, which stands below it"));
-            }
-        }
+    for (own, used) in graph(CRATES[1]).siblings(&[]) {
+        let below = used.iter().filter(|used| layer(used) > layer(&own));
+        broken.extend(below.map(|used| format!("`{own}` uses `{used}`, which stands below it")));
     }
     expect_none("a layer uses only those above it", broken);
+}
+
+/// Circles that still stand, each to be untied.
+const TIED: &[&str] = &[
+    "moewe::: cli, server",
+    "moewe::server: api, experts, routes",
+    "moewe::server: metrics, scheduler",
+    "moewe::server::api: anthropic, document, native, ollama, openai",
+    "moewe_engine::kernels::panels: codes, formats, products, tiles, unpacked, whole, whole_avx2, words",
+    "moewe_engine::model: backend, bind, config, ffn, kinds, kv_cache, mixer, moe, observe, weights",
+    "moewe_engine::session: memory, options",
+];
+
+#[test]
+fn no_files_use_each_other_in_a_circle() {
+    let mut found = vec![];
+    for of in CRATES {
+        found.extend(graph(of).circles().into_iter().map(|circle| format!("{}::{circle}", of.0)));
+    }
+    let is_tied = |circle: &String| TIED.contains(&circle.as_str());
+    let gone = TIED.iter().filter(|tied| !found.iter().any(|circle| circle == *tied));
+    expect_none("a circle that is gone leaves the list", gone.map(|tied| (*tied).to_owned()).collect());
+    found.retain(|circle| !is_tied(circle));
+    expect_none("of files side by side, none uses one that uses it", found);
 }
 
 #[test]

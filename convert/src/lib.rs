@@ -37,6 +37,7 @@ pub use settle::weights_without_padding;
 use calibrate::Guide;
 use moewe_engine::Result;
 use moewe_engine::gguf::{Destination, Existing};
+use moewe_engine::quant::Format;
 use open::{Opened, refuse_source};
 use std::path::Path;
 use stream::Written;
@@ -61,6 +62,21 @@ pub fn convert(src: &Path, out: &Path, options: &Options, progress: &dyn Progres
     let (report, out) = written(src, Some(out), options, progress)?;
     out.map_or(Ok(()), Destination::publish)?;
     Ok(report)
+}
+
+/// Writes the adapter in `path`, a folder of peft's or a GGUF file, as a GGUF file for `base`, in floats of `format`.
+///
+/// # Errors
+/// An adapter that does not fit the base, or that no such file can hold; an `out` that exists and is kept.
+pub fn convert_adapter(
+    path: &Path,
+    base: &Path,
+    out: &Path,
+    format: &'static Format,
+    existing: Existing,
+) -> Result<adapter::Written> {
+    let opened = Opened::new(base)?;
+    adapter::write(path, &*opened.source(&Options::new(format))?, out, format, existing)
 }
 
 /// A conversion but for its file's name; a dry run writes nothing.

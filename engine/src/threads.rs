@@ -11,10 +11,36 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
 
-/// Rounds of `spin_loop` before a waiting thread goes to sleep: about 20 microseconds, longer than the
-/// pauses between the jobs of one token and shorter than a scheduler slice.
+/// How long a waiting thread spins before it goes to sleep: longer than the pauses between the jobs of one token and
+/// shorter than a scheduler slice. On x86-64 rounds of `spin_loop`, which take about that; elsewhere a round is an
+/// instruction that takes 3 to 40 nanoseconds.
+const SPIN_TIME: Duration = Duration::from_micros(20);
 const SPINS: u32 = 4000;
+
+/// Rounds between two looks at the clock.
+const ROUNDS_PER_LOOK: u32 = 64;
+
+/// A short wait for what may come at any moment.
+#[derive(Default)]
+struct Spin {
+    rounds: u32,
+    since: Option<Instant>,
+    is_over: bool,
+}
+
+impl Spin {
+    fn round(&mut self) {
+        self.rounds += 1;
+        std::hint::spin_loop();
+        if cfg!(target_arch = "x86_64") {
+            self.is_over = self.rounds >= SPINS;
+        } else if self.rounds.is_multiple_of(ROUNDS_PER_LOOK) {
+            self.is_over = self.since.get_or_insert_with(Instant::now).elapsed() >= SPIN_TIME;
+        }
+    }
+}
 
 /// The work of one job, called with each task's number.
 type Work<'a> = dyn Fn(usize) + Sync + 'a;
@@ -249,10 +275,9 @@ impl Shared {
     }
 
     fn wait_until_finished(&self, tasks: usize) {
-        let mut rounds = 0u32;
+        let mut spin = Spin::default();
         while self.finished.load(Ordering::Acquire) < tasks {
-            rounds += 1;
-            if rounds < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
+            if spin.is_over { thread::yield_now() } else { spin.round() }
         }
     }
 
@@ -276,12 +301,11 @@ impl Worker {
 fn serve(number: usize, shared: &Shared, asleep: &AtomicBool) {
     while !shared.closing.load(Ordering::SeqCst) {
         let seen = shared.work_on_current(number);
-        let mut rounds = 0;
-        while rounds < SPINS && !shared.has_work(seen) {
-            rounds += 1;
-            std::hint::spin_loop();
+        let mut spin = Spin::default();
+        while !spin.is_over && !shared.has_work(seen) {
+            spin.round();
         }
-        if rounds < SPINS {
+        if !spin.is_over {
             continue;
         }
         // Announce the sleep before the last look: a job published in between either is seen here or finds

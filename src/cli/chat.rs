@@ -4,6 +4,7 @@
 //! stdout, thoughts and everything else to stderr.
 
 mod commands;
+mod confirm;
 mod conversation;
 mod input;
 mod partner;

@@ -6,7 +6,8 @@ use super::{Command, models, output};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use moewe_convert::Options;
-use moewe_convert::adapter::{Named, write};
+use moewe_convert::adapter::Named;
+use moewe_convert::convert_adapter;
 use moewe_engine::gguf::Existing;
 use moewe_engine::os::interrupt;
 use moewe_engine::quant::Format;
@@ -74,7 +75,7 @@ impl Convert {
         let base = models::resolve_source(base, self.yes)?;
         let out = self.output.clone().map_or_else(|| default_output(&self.src, format.name), Ok)?;
         let existing = if how.force { Existing::Replace } else { Existing::Keep };
-        let written = write(&self.src, &base, &out, format, existing)?;
+        let written = convert_adapter(&self.src, &base, &out, format, existing)?;
         if how.json {
             return output::json(&json!({ "path": out.display().to_string(), "adapter": written }));
         }

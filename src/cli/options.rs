@@ -36,7 +36,7 @@ pub(crate) struct ModelOptions {
     /// Most tokens computed at once
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = within::<1, 65_536>)]
     pub(crate) batch: usize,
-    /// Instruction set: portable, avx2, avxvnni, avx512vnni or amx [default: the fastest here]
+    /// Instruction set: portable; avx2, avxvnni, avx512vnni or amx; on ARM neondot or i8mm [default: the fastest here]
     #[arg(long, value_name = "NAME")]
     pub(crate) isa: Option<String>,
     /// What to compute on: cpu, cuda, cuda:N or auto, which falls back to the CPU and says why

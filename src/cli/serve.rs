@@ -121,8 +121,7 @@ impl Command for Serve {
             bail!("--prefill-share is from 0 to 1");
         }
         let place = self.model.place()?;
-        let port = self.port.unwrap_or(if self.ollama { OLLAMA_PORT } else { USUAL_PORT });
-        let address = Address { host: self.host.clone(), port, insecure: self.insecure };
+        let address = Address { host: self.host.clone(), port: self.port(), insecure: self.insecure };
         let settings = Settings { pulls: self.pulls()?, ..self.settings(keys) };
         let listener = interrupt::listen_to_all();
         let server = Server::start(&address, settings)?;
@@ -137,6 +136,10 @@ impl Command for Serve {
 }
 
 impl Serve {
+    fn port(&self) -> u16 {
+        self.port.unwrap_or(if self.ollama { OLLAMA_PORT } else { USUAL_PORT })
+    }
+
     fn settings(&self, keys: Vec<String>) -> Settings {
         Settings {
             limits: Limits {
@@ -234,6 +237,22 @@ fn amount(text: &str) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports() {
+        for (arguments, port) in [
+            (&["serve"][..], Some(8080)),
+            (&["serve", "--ollama"], Some(11434)),
+            (&["serve", "--port", "0"], Some(0)),
+            (&["serve", "--port", "1234", "--ollama"], None),
+        ] {
+            assert_eq!(
+                Serve::try_parse_from(arguments).ok().map(|serve| serve.port()),
+                port,
+                "{arguments:?}"
+            );
+        }
+    }
 
     #[test]
     fn times() {

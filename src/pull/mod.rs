@@ -13,6 +13,7 @@ mod modelscope;
 mod name;
 mod ollama;
 mod part;
+mod places;
 mod plan;
 mod reuse;
 
@@ -99,7 +100,7 @@ impl Puller {
     /// # Errors
     /// The network, names that do not exist there, and what cannot be chosen from.
     pub(crate) fn plan(&self, request: &Request<'_>) -> Result<Plan> {
-        let plan = self.runtime.block_on(plan::make(&self.client, request))?;
+        let plan = self.runtime.block_on(places::plan(&self.client, request))?;
         plan.check()?;
         Ok(plan)
     }

@@ -3,7 +3,7 @@
 use super::Shared;
 use super::model::Model;
 use super::refusal::Refusal;
-use super::scheduler::{Event, Failure, Request, Usage};
+use super::scheduler::{Event, Failure, Request, Telling, Usage};
 use moewe_engine::dialogue::{Dialogue, Offer, StopScanner};
 use moewe_engine::grammar::Constraint;
 use moewe_engine::sampler::Sampling;
@@ -31,7 +31,8 @@ pub(super) struct Ask {
     pub(super) offer: Option<Arc<Offer>>,
     /// The prompt's text, where the model may go on in the middle of a thought.
     pub(super) text: String,
-    pub(super) odds: Option<usize>,
+    /// Which odds are told beside each token, if any.
+    pub(super) odds: Option<Telling>,
     pub(super) scores: bool,
     pub(super) reuses: bool,
     /// Whether it is told how far the prompts have been read.
@@ -115,6 +116,12 @@ impl Ask {
 }
 
 impl Answers {
+    /// Those whose events come here.
+    #[cfg(test)]
+    pub(super) fn of(events: Receiver<(usize, Event)>) -> Self {
+        Self { events, deadline: None }
+    }
+
     /// The next event, or the news that there was none for this long.
     pub(super) async fn next(&mut self, patience: Duration) -> Heard {
         let silence = tokio::time::Instant::now() + patience;

@@ -7,6 +7,7 @@ use super::format::{Format, compile};
 use super::messages::Messages;
 use super::model::Model;
 use super::refusal::Refusal;
+use super::scheduler::Telling;
 use super::tools::{Offered, Tools};
 use moewe_engine::dialogue::Dialogue;
 use moewe_engine::grammar::{Begins, Constraint};
@@ -66,7 +67,7 @@ impl Chat {
             stops,
             offer: offered.map(|offered| offered.offer),
             text,
-            odds,
+            odds: odds.map(Telling::of_model),
             scores: false,
             reuses,
             progress,

@@ -22,7 +22,7 @@ impl Interface {
             Self::Anthropic
         } else if is_below("/api") {
             Self::Ollama
-        } else if is_below("/v1") || is_below("/chat/completions") || path == "/models" {
+        } else if ["/v1", "/chat/completions", "/responses"].into_iter().any(is_below) || path == "/models" {
             Self::OpenAi
         } else {
             Self::Native
@@ -51,6 +51,7 @@ mod tests {
             ("/v1/nowhere", Interface::OpenAi),
             ("/models", Interface::OpenAi),
             ("/chat/completions/input_tokens", Interface::OpenAi),
+            ("/responses", Interface::OpenAi),
             ("/v1/messages", Interface::Anthropic),
             ("/v1/messages/count_tokens", Interface::Anthropic),
             ("/v1/messagesx", Interface::OpenAi),

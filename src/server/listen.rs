@@ -28,14 +28,50 @@ const HEAD_BYTES: usize = 16 << 10;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// A client that takes nothing of its answer for so long has gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How soon the flag to end is seen: an idle server does next to nothing.
-const LOOK: Duration = Duration::from_secs(1);
-/// A step that takes longer is told of: a disk or a card may hang.
-const STUCK: Duration = Duration::from_secs(60);
-/// How long the latest step may take when the server ends.
-const LAST_STEP: Duration = Duration::from_secs(10);
+const PATIENCE: Patience = Patience {
+    look: Duration::from_secs(1),
+    stuck: Duration::from_secs(60),
+    last_step: Duration::from_secs(10),
+};
 /// Threads that make tokens of long texts.
 const TOKENIZERS: usize = 2;
+
+/// How long the thread that computes is waited for.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// How soon the flag to end is seen: an idle server does next to nothing.
+    look: Duration,
+    /// A step that takes longer is told of: a disk or a card may hang.
+    stuck: Duration,
+    /// How long the latest step may take when the server ends.
+    last_step: Duration,
+}
+
+impl Patience {
+    /// Waits until it is over, and tells of each step that takes too long, once.
+    fn watch(self, metrics: &Metrics, is_over: impl Fn() -> bool, mut tell: impl FnMut(Duration)) {
+        let mut is_stuck = false;
+        while !is_over() {
+            thread::park_timeout(self.look);
+            let was_stuck = std::mem::replace(&mut is_stuck, metrics.turn_takes() > self.stuck);
+            if is_stuck && !was_stuck {
+                tell(self.stuck);
+            }
+        }
+    }
+
+    /// Whether a thread that was told to end does so in time, and before the flag goes up.
+    fn sees_the_end(self, thread: &JoinHandle<()>, stop: &AtomicBool) -> bool {
+        let until = Instant::now() + self.last_step;
+        while !thread.is_finished() {
+            if Instant::now() > until || stop.load(Ordering::Relaxed) {
+                return false;
+            }
+            thread::sleep(self.look.min(Duration::from_millis(20)));
+        }
+        true
+    }
+}
 
 /// A server that listens. It answers that it is loading, until it gets its model.
 pub(crate) struct Server {
@@ -104,14 +140,10 @@ impl Server {
             Model::new(engine, scheduler.clone(), shared.settings.aliases.clone(), sampling, dialect)?;
         // Only this sets it.
         let _ = shared.model.set(Arc::new(model));
-        let mut is_stuck = false;
-        while !stop.load(Ordering::Relaxed) && !http.is_finished() && !thread.is_finished() {
-            thread::park_timeout(LOOK);
-            let was_stuck = std::mem::replace(&mut is_stuck, shared.metrics.turn_takes() > STUCK);
-            if is_stuck && !was_stuck {
-                tracing::warn!("a step takes longer than {} s; requests are still heard", STUCK.as_secs());
-            }
-        }
+        let is_over = || stop.load(Ordering::Relaxed) || http.is_finished() || thread.is_finished();
+        PATIENCE.watch(&shared.metrics, is_over, |limit| {
+            tracing::warn!("a step takes longer than {} s; requests are still heard", limit.as_secs());
+        });
         shared.is_closing.store(true, Ordering::Relaxed);
         stop.store(false, Ordering::Relaxed);
         let until = Instant::now() + shared.settings.grace;
@@ -122,13 +154,9 @@ impl Server {
         }
         scheduler.end();
         stop.store(false, Ordering::Relaxed);
-        let until = Instant::now() + LAST_STEP;
-        while !thread.is_finished() {
-            if Instant::now() > until || stop.load(Ordering::Relaxed) {
-                tracing::warn!("the latest step does not end, and is left");
-                return Ok(());
-            }
-            thread::sleep(Duration::from_millis(20));
+        if !PATIENCE.sees_the_end(&thread, stop) {
+            tracing::warn!("the latest step does not end, and is left");
+            return Ok(());
         }
         let computed = thread.join();
         let _ = end.send(true);
@@ -187,5 +215,51 @@ async fn attend(stream: Box<dyn Stream>, router: axum::Router, mut ended: watch:
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::sync::mpsc::channel;
+
+    const IMPATIENCE: Patience =
+        Patience { look: Duration::from_micros(10), stuck: Duration::ZERO, last_step: Duration::ZERO };
+
+    #[test]
+    fn a_step_that_hangs_is_told_of_once() {
+        let metrics = Metrics::new();
+        let (looks, told) = (Cell::new(0), Cell::new(0));
+        // One turn that never ends, then none, then another one.
+        let is_over = || {
+            match looks.get() {
+                0 | 20 => metrics.begin_turn(),
+                10 => metrics.end_turn(),
+                _ => {}
+            }
+            looks.replace(looks.get() + 1) == 30
+        };
+        IMPATIENCE.watch(&metrics, is_over, |limit| {
+            assert_eq!(limit, IMPATIENCE.stuck);
+            told.set(told.get() + 1);
+        });
+        assert_eq!(told.get(), 2);
+        // Whoever has time is told of nothing.
+        let patient = Patience { stuck: PATIENCE.stuck, ..IMPATIENCE };
+        looks.set(11);
+        patient.watch(&metrics, is_over, |_| panic!("a turn took a minute"));
+    }
+
+    #[test]
+    fn a_step_that_hangs_holds_up_no_end() {
+        let (release, hangs) = channel::<()>();
+        let stuck = thread::spawn(move || hangs.recv().unwrap_or_default());
+        let (quiet, hurried) = (AtomicBool::new(false), AtomicBool::new(true));
+        assert!(!IMPATIENCE.sees_the_end(&stuck, &quiet), "its time was over");
+        assert!(!PATIENCE.sees_the_end(&stuck, &hurried), "somebody did not want to wait");
+        drop(release);
+        assert!(Patience { last_step: Duration::from_secs(60), ..IMPATIENCE }.sees_the_end(&stuck, &quiet));
+        stuck.join().unwrap();
     }
 }

@@ -5,24 +5,41 @@ use crate::server::model::Model;
 use crate::server::refusal::Refusal;
 use moewe_engine::dialogue::Manner;
 use moewe_engine::tokenizer::{ChatTemplate, Message, Rendered};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// What the template gets from us, whatever a request says.
 const RESERVED: [&str; 6] =
     ["messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"];
 
+/// What the prompt ends with.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) enum Tail {
+    /// A last turn of the assistant, which is continued; behind others the beginning of one.
+    #[default]
+    Usual,
+    /// The beginning of a turn of the assistant.
+    Begun,
+    /// A last turn of the assistant, which is continued; others as they end.
+    Open,
+    /// The last turn as it ends.
+    Closed,
+}
+
 /// Messages as they stand in a body.
 pub(super) struct Messages {
     messages: Vec<Message>,
     /// Whether the model goes on with the last of them.
     continues: bool,
+    /// Whether the beginning of an answer follows them.
+    begins: bool,
 }
 
 impl Messages {
     /// # Errors
     /// The first message that is none, by its path.
-    pub(super) fn read(value: Option<Value>, continues: bool) -> Result<Self, Refusal> {
+    pub(super) fn read(value: Option<Value>, tail: Tail) -> Result<Self, Refusal> {
         let Some(Value::Array(list)) = value else {
             return Err(Refusal::field("messages", "expected a list of messages"));
         };
@@ -39,8 +56,10 @@ impl Messages {
                 Err(Refusal::field("messages", "two of the assistant stand at the end"))
             }
             [.., last] => {
-                let continues = continues && is_assistant(last) && last.get("tool_calls").is_none();
-                Ok(Self { messages, continues })
+                let is_open = is_assistant(last) && last.get("tool_calls").is_none();
+                let continues = is_open && matches!(tail, Tail::Usual | Tail::Open);
+                let begins = !continues && matches!(tail, Tail::Usual | Tail::Begun);
+                Ok(Self { messages, continues, begins })
             }
         }
     }
@@ -66,7 +85,7 @@ impl Messages {
     ) -> Result<Rendered, Refusal> {
         let refused = |error: moewe_engine::Error| Refusal::field("messages", error.to_string());
         let messages = mannered(&self.messages, manner);
-        let rendered = template.render_with(&messages, !self.continues, variables).map_err(refused)?;
+        let rendered = template.render_with(&messages, self.begins, variables).map_err(refused)?;
         match self.messages.last().filter(|_| self.continues) {
             None => Ok(rendered),
             Some(last) => rendered.until(&last.content()).ok_or_else(|| {
@@ -80,12 +99,20 @@ impl Messages {
 }
 
 /// The messages with calls as a template wants them.
-fn mannered(messages: &[Message], manner: Manner) -> Vec<Message> {
+fn mannered(messages: &[Message], manner: Manner) -> Cow<'_, [Message]> {
     if manner == Manner::default() {
-        return messages.to_vec();
+        return messages.into();
     }
     let (mut ids, mut count, mut turns) = (HashMap::new(), 0, vec![]);
     for message in messages {
+        if manner.inner_results
+            && message.role() == "tool"
+            && let Some(turn) =
+                turns.last_mut().filter(|turn: &&mut Message| turn.get("tool_calls").is_some())
+        {
+            *turn = with_result(turn, message);
+            continue;
+        }
         let id = message.get("tool_call_id").and_then(Value::as_str).and_then(|id| ids.get(id));
         let Some(Value::Array(calls)) = message.get("tool_calls") else {
             turns.push(match id.cloned() {
@@ -119,7 +146,16 @@ fn mannered(messages: &[Message], manner: Manner) -> Vec<Message> {
         }
         turns.push(turn);
     }
-    turns
+    turns.into()
+}
+
+/// A turn that called tools, with a result of one of them, which may be a JSON object.
+fn with_result(turn: &Message, result: &Message) -> Message {
+    let mut results = turn.get("tool_responses").and_then(Value::as_array).cloned().unwrap_or_default();
+    let content = result.content();
+    let response = serde_json::from_str(&content).map_or_else(|_| Value::from(content), Value::Object);
+    results.push(json!({ "name": result.get("name"), "response": response }));
+    turn.clone().with("tool_responses", results.into())
 }
 
 /// Nine letters and digits of an id: the last ones, which differ.

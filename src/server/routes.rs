@@ -45,7 +45,9 @@ fn of_openai() -> Routes {
         .route("/chat/completions/input_tokens", post(openai::count_chat))
         .route("/v1/completions", post(openai::complete))
         .route("/v1/responses", post(openai::respond))
+        .route("/responses", post(openai::respond))
         .route("/v1/responses/input_tokens", post(openai::count_response))
+        .route("/responses/input_tokens", post(openai::count_response))
         .route("/v1/embeddings", post(openai::embed))
 }
 

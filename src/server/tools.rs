@@ -129,7 +129,8 @@ impl Offered {
         let own = dialogue.grammar_of_calls(&self.offer, tokenizer).filter(|_| self.is_told);
         let dialogue = if own.is_some() { dialogue.clone() } else { dialogue.with_forced_calls() };
         let grammar = own.or_else(|| dialogue.grammar_of_calls(&self.offer, tokenizer));
-        (dialogue, grammar.map(|text| (Grammar::Lark(text), Begins::AfterThought)))
+        let begins = if dialogue.rules_thoughts() { Begins::AtOnce } else { Begins::AfterThought };
+        (dialogue, grammar.map(|text| (Grammar::Lark(text), begins)))
     }
 
     /// Whether calls have to be valid, even if schemas then have to be refused.

@@ -2,7 +2,7 @@
 
 use crate::command::moewe;
 use crate::peft::*;
-use moewe_convert::adapter::write;
+use moewe_convert::convert_adapter;
 use moewe_convert::merge::{Asked, Mixture, Places, merge};
 use moewe_engine::gguf::{Existing, Gguf};
 use moewe_engine::model::Adapter;
@@ -70,7 +70,7 @@ fn what_does_not_fit_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.gguf");
     let to_file = |adapter: &Path, base: &Path| {
-        write(adapter, base, &out, f32s(), Existing::Keep).unwrap_err().to_string()
+        convert_adapter(adapter, base, &out, f32s(), Existing::Keep).unwrap_err().to_string()
     };
     // Another base: another architecture, other lengths; DoRA has no file.
     let error = to_file(&golden("mixtral-old-names"), &golden("qwen3moe"));
@@ -214,7 +214,8 @@ fn damaged_files_are_errors_or_adapters() {
         };
         fs::write(place.join("adapter_model.safetensors"), weights).unwrap();
         fs::write(place.join("adapter_config.json"), config).unwrap();
-        let written = write(&place, &base, &folder.path().join("out.gguf"), f32s(), Existing::Replace);
+        let written =
+            convert_adapter(&place, &base, &folder.path().join("out.gguf"), f32s(), Existing::Replace);
         refused[1] += usize::from(written.is_err());
     }
     assert!(refused.iter().all(|&count| count > 60), "{refused:?}");

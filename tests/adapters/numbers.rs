@@ -2,8 +2,8 @@
 //! (`tests/golden/lora/README.md`).
 
 use crate::peft::*;
-use moewe_convert::adapter::write;
 use moewe_convert::convert;
+use moewe_convert::convert_adapter;
 use moewe_engine::gguf::{Existing, Gguf};
 use moewe_engine::model::Adapter;
 use moewe_engine::session::{MemoryLimit, Options as EngineOptions};
@@ -169,7 +169,8 @@ fn other_orientations_and_names_mean_the_same() {
     let mut config = config_of("qwen3moe-all");
     config["peft_version"] = Value::Null;
     let unknown = folder_of(&folder.path().join("unknown"), &config, &own);
-    let error = write(&unknown, &golden("qwen3moe"), &folder.path().join("x"), f32s(), Existing::Keep);
+    let error =
+        convert_adapter(&unknown, &golden("qwen3moe"), &folder.path().join("x"), f32s(), Existing::Keep);
     let error = error.unwrap_err().to_string();
     assert!(error.contains("peft_version"), "{error}");
 }

@@ -6,8 +6,10 @@ Each check asks twice, once through the package and once as plain JSON, and comp
 import json
 import sys
 import urllib.request
+from typing import Literal
 
 import openai
+import pydantic
 from prometheus_client.parser import text_string_to_metric_families
 
 BASE = sys.argv[1]
@@ -170,6 +172,30 @@ def responses_stream():
     assert final.output_text == text[: text.index(text[4:7])] and final.status == "completed"
 
 
+class Bird(pydantic.BaseModel):
+    art: Literal["Möwe", "Storch"]
+    jung: bool
+
+
+def parse():
+    """Answers as objects: the schema of a class goes in, one of its objects comes out."""
+    asked = client.chat.completions.parse(model="any", messages=QUESTION, temperature=1, seed=1, response_format=Bird)
+    assert isinstance(asked.choices[0].message.parsed, Bird) and asked.choices[0].finish_reason == "stop"
+    responded = client.responses.parse(model="any", input=RESPONSE["input"], temperature=1, text_format=Bird)
+    assert isinstance(responded.output_parsed, Bird) and responded.status == "completed"
+    with client.responses.stream(model="any", input=RESPONSE["input"], temperature=1, text_format=Bird) as stream:
+        deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
+        final = stream.get_final_response()
+    assert Bird.model_validate_json("".join(deltas)) == final.output_parsed
+    tool = openai.pydantic_function_tool(Bird, name="keep")
+    called = client.chat.completions.parse(
+        model="any", messages=QUESTION, temperature=1, tools=[tool], tool_choice="required", parallel_tool_calls=False
+    )
+    (call,) = called.choices[0].message.tool_calls
+    assert call.function.name == "keep" and isinstance(call.function.parsed_arguments, Bird)
+    assert called.choices[0].finish_reason == "tool_calls"
+
+
 def models():
     (model,) = client.models.list().data
     assert client.models.retrieve(model.id).owned_by == "moewe" and model.created > 0
@@ -217,7 +243,7 @@ def metrics():
 
 checks = [
     chat, chat_stream, chat_stream_helper, chat_choices, chat_logprobs, chat_stop_and_prefill, chat_parts,
-    completions, completions_echo, responses, responses_stream, models, errors, cancel, metrics,
+    completions, completions_echo, responses, responses_stream, parse, models, errors, cancel, metrics,
 ]
 for check in checks:
     check()

@@ -116,6 +116,38 @@ fn a_last_turn_of_the_assistant_is_continued() {
 }
 
 #[test]
+fn prompts_end_as_requests_want_it() {
+    let serving = Serving::start(&["--chat-template", "chatml"]);
+    let user = json!({ "role": "user", "content": "Wer?" });
+    let begun = json!({ "role": "assistant", "content": "Die" });
+    let (turn, answer) = ("<|im_start|>user\nWer?<|im_end|>\n", "<|im_start|>assistant\n");
+    let (open, closed) = (format!("{turn}{answer}Die"), format!("{turn}{answer}Die<|im_end|>\n"));
+    let anew = format!("{closed}{answer}");
+    for (messages, continues, adds, expected) in [
+        (json!([user]), None, None, format!("{turn}{answer}")),
+        (json!([user]), Some(true), None, format!("{turn}{answer}")),
+        (json!([user]), None, Some(true), format!("{turn}{answer}")),
+        (json!([user]), None, Some(false), turn.to_owned()),
+        (json!([user]), Some(true), Some(false), turn.to_owned()),
+        (json!([user, begun]), None, None, open.clone()),
+        (json!([user, begun]), Some(true), None, open.clone()),
+        (json!([user, begun]), None, Some(false), open.clone()),
+        (json!([user, begun]), Some(true), Some(false), open.clone()),
+        (json!([user, begun]), Some(false), None, anew.clone()),
+        (json!([user, begun]), None, Some(true), anew),
+        (json!([user, begun]), Some(false), Some(false), closed),
+    ] {
+        let fields = json!({ "continue_final_message": continues, "add_generation_prompt": adds });
+        let request = question("", crate::with(json!({ "messages": messages }), fields));
+        let reply = serving.post("/apply-template", &request);
+        assert_eq!((reply.status, &reply.json()["prompt"]), (200, &json!(expected)), "{request}");
+    }
+    let both = json!({ "continue_final_message": true, "add_generation_prompt": true });
+    let reply = serving.post("/v1/chat/completions", &question("Wer?", both));
+    assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("continue_final_message")));
+}
+
+#[test]
 fn what_is_wrong_or_missing_is_named() {
     let serving = Serving::start(&["--chat-template", "chatml"]);
     let turns = |turns: Value| json!({ "messages": turns });

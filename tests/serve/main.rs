@@ -2,6 +2,7 @@
 
 mod anthropic;
 mod chat;
+mod faults;
 mod format;
 mod load;
 mod native;
@@ -228,7 +229,7 @@ fn wrong_fields_are_named() {
         (json!({ "stop": [""] }), "stop", "1 to 512"),
         (json!({ "stop": [1] }), "stop[0]", "expected a string"),
         (json!({ "logprobs": 21 }), "logprobs", "0 to 20"),
-        (json!({ "logit_bias": { "x": 1 } }), "logit_bias", "ids"),
+        (json!({ "logit_bias": { "": 1 } }), "logit_bias", "at least one token"),
         (json!({ "logit_bias": { "9999999": 1 } }), "logit_bias", "ids"),
         (json!({ "logit_bias": { "1": 101 } }), "logit_bias", "-100 to 100"),
         (json!({ "best_of": 3 }), "best_of", "same as n"),
@@ -407,6 +408,8 @@ fn a_signal_lets_answers_end() {
 fn what_cannot_be_served_is_said_before_anything_is_loaded() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
+    // Ollama's: taken now, by this test or by somebody else.
+    let _ollama = TcpListener::bind("127.0.0.1:11434");
     for (arguments, part) in [
         (&["--port", &port][..], "cannot listen on 127.0.0.1:"),
         (&["--host", "0.0.0.0", "--port", "0"], "give a key with --api-key"),
@@ -414,6 +417,7 @@ fn what_cannot_be_served_is_said_before_anything_is_loaded() {
         (&["no-such-model", "--port", "0"], "no model is called no-such-model"),
         (&["--api-key-file", "/no/such/file", "--port", "0"], "/no/such/file"),
         (&["--host", "no.such.host.invalid", "--port", "0"], "cannot listen on no.such.host.invalid"),
+        (&["--ollama"], "cannot listen on 127.0.0.1:11434"),
     ] {
         let mut child = command().args(arguments).env("MOEWE_MODELS", "/nonexistent").spawn().unwrap();
         let mut said = String::new();

@@ -92,6 +92,11 @@ fn prompts_of_all_kinds() {
     let both = [mixed.clone(), rest].concat();
     mixed.push(json!(" fliegt"));
     assert_eq!(content(json!(mixed)), content(json!(both)));
+    // llama-server's object around a text, alone and in a list.
+    let object = json!({ "prompt_string": "Die Möwe fliegt" });
+    assert_eq!(content(object.clone()), plain);
+    let list = whole(&serving.post("/completion", &ask(json!([object, ids]), json!({}))));
+    assert_eq!([&list[0]["content"], &list[1]["content"]], [&plain, &plain]);
     // Several are a list, in their order.
     let list =
         whole(&serving.post("/completion", &ask(json!(["Am Morgen", "Die Möwe fliegt", ids]), json!({}))));
@@ -117,9 +122,14 @@ fn stops_fields_and_progress() {
         whole(&serving.post("/completion", &ask(json!("Die Möwe fliegt"), json!({ "stop": [stop] }))));
     assert_eq!((&stopped["stop_type"], &stopped["stopping_word"]), (&json!("word"), &json!(stop)));
     assert_eq!(stopped["content"], text[..text.find(&stop).unwrap()]);
-    let fields = json!({ "response_fields": ["content", "generation_settings/n_predict", "timings/predicted_n", "nothing"] });
+    let fields = json!({ "response_fields": ["content", "generation_settings/n_predict", "timings/predicted_n", "nothing/such"] });
     let few = whole(&serving.post("/completion", &ask(json!("Die Möwe fliegt"), fields)));
-    assert_eq!(few, json!({ "content": text, "n_predict": 12, "predicted_n": 12 }));
+    assert_eq!(
+        few,
+        json!({ "content": text, "generation_settings/n_predict": 12, "timings/predicted_n": 12 })
+    );
+    let all = whole(&serving.post("/completion", &ask(json!("Die"), json!({ "response_fields": [] }))));
+    assert!(all.get("generation_settings").is_some());
     // How far a prompt has been read, from what was known to all of it, before the first token.
     let long = "Die Möwe fliegt über das Meer. ".repeat(20);
     let fields = json!({ "stream": true, "return_progress": true, "timings_per_token": true });
@@ -210,6 +220,80 @@ fn tokens_and_texts() {
     assert_eq!(counted["input_tokens"], count(json!({ "content": prompt })));
 }
 
+/// Odds before anything was done to them, and those by which the tokens were drawn.
+#[test]
+fn odds_are_the_models_or_the_draws() {
+    let serving = Serving::start(&["--exact"]);
+    let odds = |fields: Value| {
+        let request = ask(json!("Die Möwe fliegt"), json!({ "n_probs": 5, "n_predict": 6, "seed": 3 }));
+        let mut request = request;
+        request.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let told = whole(&serving.post("/completion", &request));
+        let odds = told["completion_probabilities"].as_array().unwrap().clone();
+        request["stream"] = true.into();
+        let events = pieces(&serving.post("/completion", &request));
+        let text: String = events.iter().map(|event| event["content"].as_str().unwrap()).collect();
+        assert_eq!(told["content"], text, "a seed gives the same text in pieces");
+        let streamed = events.iter().filter_map(|event| event["completion_probabilities"].as_array());
+        assert_eq!(streamed.flatten().cloned().collect::<Vec<_>>(), odds);
+        assert_eq!(odds.len(), 6);
+        odds
+    };
+    let number = |value: &Value| value.as_f64().unwrap();
+    let ids = |list: &Value| list.as_array().unwrap().iter().map(|one| one["id"].clone()).collect::<Vec<_>>();
+    let hot = json!({ "temperature": 1.5, "top_k": 3, "top_p": 1, "min_p": 0 });
+    let [own, drawn] = [false, true].map(|is_drawn| {
+        let mut fields = hot.clone();
+        fields["post_sampling_probs"] = is_drawn.into();
+        odds(fields)
+    });
+    for (own, drawn) in own.iter().zip(&drawn) {
+        assert_eq!(own["id"], drawn["id"], "what is told changes no token");
+        let (of_model, of_draw) = (&own["top_logprobs"], &drawn["top_probs"]);
+        assert_eq!((ids(of_model)[..3].to_vec(), 5), (ids(of_draw)[..3].to_vec(), ids(of_draw).len()));
+        // A softmax over three, whose distances the temperature made smaller.
+        let weights: Vec<f64> = (0..3).map(|at| (number(&of_model[at]["logprob"]) / 1.5).exp()).collect();
+        for at in 0..5 {
+            let expected = weights.get(at).map_or(0.0, |weight| weight / weights.iter().sum::<f64>());
+            let found = number(&of_draw[at]["prob"]);
+            assert!((found - expected).abs() < 1e-4, "{at}: {found} instead of {expected}");
+        }
+        assert!(number(&drawn["prob"]) > 0.0 && drawn.get("logprob").is_none());
+    }
+    // What is taken without a draw is certain.
+    for odds in odds(json!({ "post_sampling_probs": true })) {
+        assert_eq!((&odds["prob"], &odds["top_probs"][0]["prob"]), (&json!(1.0), &json!(1.0)));
+        assert_eq!((&odds["top_probs"][0]["id"], &odds["top_probs"][4]["prob"]), (&odds["id"], &json!(0.0)));
+    }
+}
+
+/// All ways to say that some tokens are not wanted.
+#[test]
+fn biases_of_ids_and_texts() {
+    let serving = Serving::start(&["--exact"]);
+    let told = |fields: Value| {
+        let mut fields = fields;
+        fields["return_tokens"] = true.into();
+        whole(&serving.post("/completion", &ask(json!("Die Möwe fliegt"), fields)))["tokens"].clone()
+    };
+    let free = told(json!({}));
+    let token = free[0].as_u64().unwrap();
+    let request = json!({ "tokens": [token] });
+    let text = whole(&serving.post("/detokenize", &request))["content"].as_str().unwrap().to_owned();
+    let without = told(json!({ "logit_bias": [[token, false]] }));
+    assert!(!without.as_array().unwrap().contains(&json!(token)) && without != free);
+    for bias in [
+        json!([[token, -100]]),
+        json!([[text, false]]),
+        json!({ token.to_string(): -100 }),
+        json!({ text.clone(): -100 }),
+        json!({ text.clone(): false }),
+    ] {
+        assert_eq!(told(json!({ "logit_bias": bias })), without, "{bias}");
+    }
+    assert_eq!(told(json!({ "logit_bias": { text: 0.0 } })), free);
+}
+
 #[test]
 fn places_and_properties() {
     let serving = Serving::start(&["--parallel", "2", "--alias", "gull"]);
@@ -233,7 +317,8 @@ fn places_and_properties() {
     let busy = busy.json();
     for slot in busy.as_array().unwrap() {
         assert_eq!((&slot["is_processing"], &slot["params"]["temperature"]), (&json!(true), &json!(0.5)));
-        assert!(slot["next_token"]["n_remain"].as_u64().unwrap() <= 400);
+        assert!(slot["next_token"][0]["n_remain"].as_u64().unwrap() <= 400);
+        assert_eq!(slot["next_token"][0]["has_next_token"], true);
     }
     let none = serving.get("/slots?fail_on_no_slot=1");
     assert_eq!((none.status, &none.json()["error"]["code"]), (503, &json!(503)));
@@ -249,13 +334,18 @@ fn what_is_wrong_or_missing_is_named() {
     for (fields, param) in [
         (json!({ "prompt": null }), "prompt"),
         (json!({ "prompt": {} }), "prompt"),
+        (json!({ "prompt": { "prompt_string": 3 } }), "prompt"),
+        (json!({ "prompt": { "prompt_string": "a", "multimodal_data": ["x"] } }), "prompt.multimodal_data"),
+        (json!({ "logit_bias": { "": -1 } }), "logit_bias"),
+        (json!({ "logit_bias": { "-1": -1 } }), "logit_bias"),
+        (json!({ "logit_bias": [["a"]] }), "logit_bias"),
         (json!({ "prompt": [99999999, "a"] }), "prompt"),
         (json!({ "n_predict": -3 }), "n_predict"),
         (json!({ "n_probs": 21 }), "n_probs"),
         (json!({ "n": 2 }), "n"),
         (json!({ "samplers": ["top_k"] }), "samplers"),
         (json!({ "t_max_predict_ms": 5 }), "t_max_predict_ms"),
-        (json!({ "post_sampling_probs": true }), "post_sampling_probs"),
+        (json!({ "post_sampling_probs": 1 }), "post_sampling_probs"),
         (json!({ "temperature": -1 }), "temperature"),
         (json!({ "xtc_probability": 0.5 }), "xtc_probability"),
     ] {

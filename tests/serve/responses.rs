@@ -71,6 +71,31 @@ fn events_put_together_are_the_whole() {
     }
 }
 
+/// llama-server's path and its fields: how far the prompt has been read, and what each delta took.
+#[test]
+fn progress_and_timings_are_told_where_they_are_asked_for() {
+    let serving = Serving::start(&["--exact", "--chat-template", "chatml", "--batch", "32"]);
+    let fields = json!({ "stream": true, "return_progress": true, "timings_per_token": true });
+    let input = json!("Die Möwe fliegt über das Meer. ".repeat(20));
+    let events = serving.post("/responses", &ask(input.clone(), fields)).named_events();
+    let progress: Vec<&Value> = events.iter().filter_map(|event| event.get("prompt_progress")).collect();
+    assert!(progress.len() > 3, "{progress:?}");
+    assert_eq!(progress[0]["processed"], progress[0]["cache"]);
+    let last = progress.last().unwrap();
+    assert_eq!(last["processed"], last["total"]);
+    for (number, event) in events.iter().enumerate() {
+        assert_eq!(event["sequence_number"], number);
+        assert!(event.get("prompt_progress").is_none() || event["type"] == "response.in_progress");
+        let is_told =
+            matches!(event["type"].as_str(), Some("response.output_text.delta" | "response.incomplete"));
+        assert_eq!(event["timings"]["predicted_n"].is_u64(), is_told, "{event}");
+    }
+    assert_eq!(events.last().unwrap()["timings"]["predicted_n"], 12);
+    let plain = serving.post("/responses", &ask(input, json!({ "stream": true }))).named_events();
+    let extra = |event: &Value| event.get("timings").is_some() || event.get("prompt_progress").is_some();
+    assert!(!plain.iter().any(extra));
+}
+
 #[test]
 fn items_are_the_conversation() {
     let serving = Serving::start(&["--exact", "--chat-template", "chatml"]);

@@ -1,7 +1,7 @@
 //! Tools over HTTP: what is no tool is refused by its path, templates get turns with calls as they want them, and what a
 //! model writes to call one is no part of what it says. A model with a script does the calling.
 
-use crate::script::Script;
+use crate::script::{HARMONY, Script};
 use crate::serving::Serving;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -145,6 +145,80 @@ fn calls_are_told_by_other_interfaces() {
     );
 }
 
+/// Blocks that stream are numbered one after the other, and each ends before the next begins.
+#[test]
+fn blocks_of_anthropic_stream_one_after_the_other() {
+    let (_folder, serving) = caller();
+    let tool = |name: &str| json!({ "name": name, "input_schema": { "type": "object" } });
+    let ask = |fields: Value| {
+        let mut request = json!({
+            "messages": [{ "role": "user", "content": "?" }], "max_tokens": 64, "temperature": 0, "stream": true,
+            "tools": [tool("weather"), tool("now")],
+        });
+        request.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        serving.post("/v1/messages", &request).named_events()
+    };
+    for (choice, kinds) in [
+        (json!(null), &["text", "tool_use", "tool_use"][..]),
+        (json!({ "type": "auto" }), &["text", "tool_use", "tool_use"]),
+        (json!({ "type": "auto", "disable_parallel_tool_use": true }), &["text", "tool_use"]),
+        (json!({ "type": "none" }), &["text"]),
+    ] {
+        let events = ask(json!({ "tool_choice": choice }));
+        let (mut begun, mut open) = (vec![], None);
+        for event in &events {
+            let index = event["index"].as_u64();
+            match event["type"].as_str().unwrap() {
+                "content_block_start" => {
+                    assert_eq!((open, index), (None, Some(begun.len() as u64)), "{event}");
+                    begun.push(event["content_block"]["type"].as_str().unwrap());
+                    open = index;
+                }
+                "content_block_delta" => assert_eq!(index, open, "{event}"),
+                "content_block_stop" => assert!(index == open && open.take().is_some(), "{event}"),
+                _ => assert_eq!((open, index), (None, None), "{event}"),
+            }
+        }
+        assert_eq!(begun, kinds, "{choice}");
+        let reason = if kinds.len() > 1 { "tool_use" } else { "end_turn" };
+        assert_eq!(events[events.len() - 2]["delta"]["stop_reason"], reason);
+    }
+}
+
+/// A call that has to come is all of the answer, whatever the template speaks of.
+#[test]
+fn anthropics_clients_force_calls() {
+    let schema = json!({
+        "type": "object", "properties": { "city": { "enum": ["Kiel", "K\u{f6}ln"] } }, "required": ["city"],
+        "additionalProperties": false,
+    });
+    let serving = Serving::start(&["--chat-template", "chatml"]);
+    let tool = |name: &str| json!({ "name": name, "input_schema": schema });
+    for (choice, names) in [
+        (json!({ "type": "any" }), &["one", "two"][..]),
+        (json!({ "type": "tool", "name": "two" }), &["two"]),
+    ] {
+        let request = json!({
+            "messages": [{ "role": "user", "content": "Wie ist das Wetter?" }], "max_tokens": 200,
+            "tools": [tool("one"), tool("two")], "tool_choice": choice, "seed": 1,
+        });
+        let reply = serving.post("/v1/messages", &request);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let message = reply.json();
+        assert_eq!(message["stop_reason"], "tool_use", "{message}");
+        for block in message["content"].as_array().unwrap() {
+            assert_eq!(block["type"], "tool_use", "{message}");
+            assert!(names.contains(&block["name"].as_str().unwrap()), "{message}");
+            assert!(["Kiel", "K\u{f6}ln"].contains(&block["input"]["city"].as_str().unwrap()), "{message}");
+        }
+    }
+    let free =
+        json!({ "messages": [{ "role": "user", "content": "?" }], "max_tokens": 9, "tools": [tool("one")] });
+    let reply = serving.post("/v1/messages", &free);
+    assert_eq!((reply.status, &reply.json()["error"]["type"]), (400, &json!("invalid_request_error")));
+    assert!(reply.text().contains("does not speak of tools"), "{}", reply.text());
+}
+
 #[test]
 fn templates_get_turns_as_they_want_them() {
     let (_folder, serving) = caller();
@@ -172,6 +246,31 @@ fn templates_get_turns_as_they_want_them() {
     );
     assert_eq!((&seen[0][3]["content"], &seen[0][3]["name"]), (&json!("noon"), &json!("clock")));
     assert_eq!(seen[1][0]["function"]["parameters"], json!({ "type": "object", "properties": {} }));
+}
+
+/// Gemma 4's template looks for the results of tools in the turn that called them.
+#[test]
+fn results_stand_where_a_template_looks_for_them() {
+    let template = TEMPLATE.replace("<|im_end|>\n{% endfor %}{% if add", "{% for r in m.tool_responses or [] %}<result>{{ r.name }}={{ r.response | tojson }}</result>{% endfor %}<|im_end|>\n{% endfor %}{% if add");
+    assert!(template.contains("tool_responses"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.jinja");
+    std::fs::write(&path, template).unwrap();
+    let serving = Serving::start(&["--chat-template", path.to_str().unwrap()]);
+    let call = |id: &str, name: &str| json!({ "id": id, "type": "function", "function": { "name": name, "arguments": "{}" } });
+    let messages = json!([
+        { "role": "user", "content": "?" },
+        { "role": "assistant", "content": "", "tool_calls": [call("call_1", "weather"), call("call_2", "now")] },
+        { "role": "tool", "tool_call_id": "call_1", "content": "rain" },
+        { "role": "tool", "tool_call_id": "call_2", "content": "{\"hour\": 12}" },
+        { "role": "assistant", "content": "Rain at noon." },
+    ]);
+    let reply = serving.post("/apply-template", &asked("", json!({ "messages": messages })));
+    let prompt = reply.json()["prompt"].as_str().unwrap().to_owned();
+    let results =
+        "</tool_call><result>weather=\"rain\"</result><result>now={\"hour\": 12}</result><|im_end|>\n";
+    assert!(prompt.contains(results) && !prompt.contains("<|im_start|>tool"), "{prompt}");
+    assert!(prompt.ends_with("<|im_start|>assistant\nRain at noon."), "{prompt}");
 }
 
 #[test]
@@ -227,6 +326,52 @@ const OTHERS: [&str; 3] = [
      {% for c in m.tool_calls or [] %}<call>{{ c.function.name }}{% for k, v in c.function.arguments | items %}<key>{{ k }}</key><value>{{ v if v is string else v | tojson }}</value>{% endfor %}</call>{% endfor %}{% endfor %}",
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}",
 ];
+
+/// gpt-oss' way: calls are messages to a tool, behind the thoughts.
+const CHANNELS: Script = Script {
+    template: "{% if tools %}<|start|>developer<|message|>{{ tools | tojson }}<|end|>{% endif %}{% for m in messages %}\
+        {% if m.tool_calls %}<|start|>assistant to=functions.{{ m.tool_calls[0].function.name }}<|channel|>commentary json<|message|>{{ m.tool_calls[0].function.arguments | tojson }}<|call|>\
+        {% else %}<|start|>{{ m.role }}<|channel|>final<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}<|start|>assistant",
+    ..HARMONY
+};
+
+#[test]
+fn calls_are_forced_in_channels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    CHANNELS.write(&path);
+    let serving = Serving::start(&[path.to_str().unwrap()]);
+    let parameters = json!({
+        "type": "object", "properties": { "warm": { "type": "boolean" } }, "required": ["warm"],
+        "additionalProperties": false,
+    });
+    let tool =
+        |name: &str| json!({ "type": "function", "function": { "name": name, "parameters": parameters } });
+    let ask = |choice: Value| {
+        let fields = json!({ "tools": [tool("one"), tool("two")], "tool_choice": choice, "max_tokens": 300 });
+        let reply = serving.post("/v1/chat/completions", &asked("Wie ist das Wetter?", fields));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()["choices"][0].clone()
+    };
+    // Of itself it would only greet.
+    let free = ask(json!("auto"));
+    assert_eq!((&free["message"]["content"], &free["finish_reason"]), (&json!("Hello!"), &json!("stop")));
+    let two = json!({ "type": "function", "function": { "name": "two" } });
+    for (choice, names) in [(json!("required"), &["one", "two"][..]), (two, &["two"])] {
+        let forced = ask(choice);
+        assert_eq!(forced["finish_reason"], "tool_calls", "{forced}");
+        let message = &forced["message"];
+        assert_eq!(
+            (&message["content"], &message["reasoning_content"]),
+            (&Value::Null, &json!("A greeting."))
+        );
+        let calls = message["tool_calls"].as_array().unwrap();
+        let function = &calls[0]["function"];
+        assert!(calls.len() == 1 && names.contains(&function["name"].as_str().unwrap()), "{forced}");
+        let arguments: Value = serde_json::from_str(function["arguments"].as_str().unwrap()).unwrap();
+        assert!(arguments["warm"].is_boolean(), "{forced}");
+    }
+}
 
 #[test]
 fn calls_are_forced() {

@@ -6,7 +6,8 @@
 pub(crate) use crate::exact::{Tensors as Arrays, of_file, relative as difference, tensors as arrays};
 
 use crate::exact;
-use moewe_convert::adapter::{Named, write};
+use moewe_convert::adapter::Named;
+use moewe_convert::convert_adapter;
 use moewe_convert::{Options, Pad, Recipe, convert};
 use moewe_engine::gguf::{Existing, Gguf};
 use moewe_engine::model::Adapter;
@@ -67,7 +68,7 @@ pub(crate) fn f32s() -> &'static Format {
 /// An adapter as a GGUF file.
 pub(crate) fn written(adapter: &Path, base: &Path, folder: &Path, name: &str) -> PathBuf {
     let out = folder.join(name);
-    write(adapter, base, &out, f32s(), Existing::Keep).unwrap();
+    convert_adapter(adapter, base, &out, f32s(), Existing::Keep).unwrap();
     out
 }
 

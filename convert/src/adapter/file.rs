@@ -2,8 +2,7 @@
 
 use super::{Change, Changes, Low, turned};
 use crate::general;
-use crate::open::Opened;
-use crate::options::Options;
+use crate::source::Source;
 use moewe_engine::gguf::{Destination, Existing, Metadata, Writer};
 use moewe_engine::quant::{Format, Kind};
 use moewe_engine::{Error, Result};
@@ -28,9 +27,9 @@ pub struct Written {
 ///
 /// # Errors
 /// An adapter that does not fit the base, or that no such file can hold; an `out` that exists and is kept.
-pub fn write(
+pub(crate) fn write(
     path: &Path,
-    base: &Path,
+    base: &dyn Source,
     out: &Path,
     format: &'static Format,
     existing: Existing,
@@ -39,22 +38,20 @@ pub fn write(
         let hint = "adapters are written as F32, F16 or BF16";
         return Err(Error::unsupported(format!("an adapter in {format}"), hint));
     }
-    let opened = Opened::new(base)?;
-    let source = opened.source(&Options::new(format))?;
-    let changes = Changes::read(path, &*source)?;
+    let changes = Changes::read(path, base)?;
     let alpha = if changes.alpha == 0.0 { 1.0 } else { changes.alpha };
     let mut pairs = Vec::new();
     for (name, change) in &changes.tensors {
         pairs.push(pair(name, change, alpha).map_err(|error| error.in_file(path))?);
     }
-    let architecture = source.metadata().require_str("general.architecture")?.to_owned();
+    let architecture = base.metadata().require_str("general.architecture")?.to_owned();
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", architecture.as_str());
     metadata.set("general.type", "adapter");
     metadata.set("general.name", changes.name.as_str());
-    if let Ok(Some(base)) = source.metadata().str("general.name") {
+    if let Ok(Some(name)) = base.metadata().str("general.name") {
         metadata.set("general.base_model.count", 1u32);
-        metadata.set("general.base_model.0.name", base);
+        metadata.set("general.base_model.0.name", name);
     }
     metadata.set("adapter.type", "lora");
     metadata.set("adapter.lora.alpha", alpha as f32);

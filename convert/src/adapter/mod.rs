@@ -7,7 +7,8 @@ mod peft;
 mod placed;
 mod settings;
 
-pub use file::write;
+pub use file::Written;
+pub(crate) use file::write;
 pub(crate) use merged::Merged;
 
 use crate::hf::templates;

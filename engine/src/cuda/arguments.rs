@@ -1,6 +1,5 @@
 //! What launches are told: places on the device, shapes, and numbers that kernels read instead of enums.
 
-use super::device::Memory;
 use crate::quant::Format;
 
 /// An argument of a kernel, as its bytes.
@@ -10,12 +9,6 @@ pub struct Argument(pub(super) [u8; 8]);
 impl From<u64> for Argument {
     fn from(address: u64) -> Self {
         Self(address.to_ne_bytes())
-    }
-}
-
-impl From<&Memory> for Argument {
-    fn from(memory: &Memory) -> Self {
-        memory.address().into()
     }
 }
 

@@ -349,6 +349,12 @@ impl Memory {
     }
 }
 
+impl From<&Memory> for Argument {
+    fn from(memory: &Memory) -> Self {
+        memory.address().into()
+    }
+}
+
 impl Drop for Memory {
     fn drop(&mut self) {
         let _ = self.device.enter();

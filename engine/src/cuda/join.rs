@@ -11,8 +11,6 @@ use super::launch::{NORM_SHARED, arguments, choice_arguments, decode_shared, rou
 use super::written::{ExpertProduct, Launch, Product, What};
 use crate::quant::Format;
 
-/// Rows of a step up to which it pays that every row reads the weights for itself.
-pub const MOST_ROWS: usize = 4;
 /// Shared memory that every block may have.
 const MOST_SHARED: usize = 48 << 10;
 /// Blocks up to which each makes its inputs itself.

@@ -2,7 +2,6 @@
 
 use super::arguments::Argument;
 use super::device::{Device, Function, Memory};
-use super::join::MOST_ROWS;
 use super::modules::Modules;
 use super::written::{Launch, What};
 use crate::error::{Error, Result};
@@ -10,6 +9,8 @@ use crate::quant::Format;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// Rows of a step up to which it pays that every row reads the weights for itself.
+pub const MOST_ROWS: usize = 4;
 /// Threads of a block.
 const THREADS: u32 = 128;
 /// Counters of blocks that have arrived, each of which goes back to zero.

@@ -3,9 +3,10 @@
 //! `analysis` is thought, `final` is said; so is `commentary`, unless it goes to a tool: ` to=functions.name` in a head makes
 //! the message a call of it, where tools are on offer. Else what is meant for a tool counts as thought.
 
-use super::calls::{Fed, Scanner};
+use super::calls::{Fed, Rules, Scanner};
 use super::trial::{ANSWER, Trial};
-use super::{Family, Offer, Piece, Split, Stage, begun};
+use super::{Family, Offer, Piece, Split, Stage, Tool, begun};
+use crate::tokenizer::Tokenizer;
 use std::sync::Arc;
 
 const START: &str = "<|start|>";
@@ -32,6 +33,23 @@ pub(super) fn detect(trial: &Trial) -> Option<Arc<dyn Family>> {
     texts.any(is_final).then(|| Arc::new(Harmony) as Arc<dyn Family>)
 }
 
+/// A grammar in Lark of an answer that calls one of these tools, the thoughts before it included: both are messages with
+/// heads. A message to a tool ends the turn, so there is one call.
+fn grammar(offer: &Offer, tokenizer: &Tokenizer) -> String {
+    let mut rules = Rules::new(tokenizer);
+    let mut call = |tool: &Tool| {
+        let head = format!("commentary {RECIPIENT}{} {CONSTRAIN}json{MESSAGE}", tool.name);
+        format!("{} {}", rules.literal(&head), rules.json(&tool.parameters))
+    };
+    let calls: Vec<String> = offer.tools.iter().map(&mut call).collect();
+    let calls = rules.rule(&calls.join(" | "));
+    let [head, next] = [format!("analysis{MESSAGE}"), format!("{START}assistant{CHANNEL}")];
+    let thought = rules.free_text("<|end|>");
+    let thought = format!("{} {thought} {}", rules.literal(&head), rules.literal(&next));
+    let channel = rules.literal(CHANNEL);
+    rules.grammar(&format!("{channel} ({thought})? {calls}"))
+}
+
 impl Family for Harmony {
     fn name(&self) -> &'static str {
         "harmony"
@@ -39,6 +57,10 @@ impl Family for Harmony {
 
     fn has_calls(&self) -> bool {
         true
+    }
+
+    fn grammar_of_calls(&self, offer: &Offer, tokenizer: &Tokenizer) -> Option<String> {
+        Some(grammar(offer, tokenizer))
     }
 
     fn splitter(&self, prompt: &str, offer: Option<&Arc<Offer>>) -> Box<dyn Split> {

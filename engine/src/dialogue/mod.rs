@@ -82,6 +82,11 @@ trait Family: Debug + Send + Sync {
         false
     }
 
+    /// A grammar in Lark of whole answers that call a tool, where calls are a part of it.
+    fn grammar_of_calls(&self, _: &Offer, _: &Tokenizer) -> Option<String> {
+        None
+    }
+
     /// Begins to split the text that follows `prompt`. Calls are told apart where there is an offer, if they are a part
     /// of the family.
     fn splitter(&self, prompt: &str, offer: Option<&Arc<Offer>>) -> Box<dyn Split>;
@@ -174,9 +179,17 @@ impl Dialogue {
     }
 
     /// A grammar in llguidance's kind of Lark for answers that call a tool, or several where there may be several. It begins
-    /// behind the thoughts. `None` where calls are no part of the answer's text.
+    /// behind the thoughts, unless it [covers](Self::rules_thoughts) them. `None` where the template knows no calls.
     pub fn grammar_of_calls(&self, offer: &Offer, tokenizer: &Tokenizer) -> Option<String> {
-        Some(self.calls.as_ref()?.grammar(offer, tokenizer))
+        match &self.calls {
+            Some(calls) => Some(calls.grammar(offer, tokenizer)),
+            None => self.manner.and_then(|_| self.family.grammar_of_calls(offer, tokenizer)),
+        }
+    }
+
+    /// Whether that grammar says where thoughts stand, too: it begins with the answer then.
+    pub fn rules_thoughts(&self) -> bool {
+        self.calls.is_none() && self.family.has_calls()
     }
 
     /// The same of a single call, from behind the mark that begins it. `None` where nothing announces a call.

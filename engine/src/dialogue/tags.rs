@@ -55,7 +55,13 @@ fn beside<'t>(text: &'t str, word: &str) -> Option<(&'t str, &'t str)> {
 fn empty_pair(before: &str) -> Option<Pair> {
     let close = last_tag(before)?;
     let open = last_tag(before.trim_end().strip_suffix(close)?)?;
-    (closing(open) == close).then(|| Pair::new(open, close))
+    (closing(open) == close || is_mirrored(open, close)).then(|| Pair::new(open, close))
+}
+
+/// Whether they are `<|name>word` and `<name|>`.
+fn is_mirrored(open: &str, close: &str) -> bool {
+    let name = open.strip_prefix("<|").and_then(|rest| rest.split_once('>'));
+    name.is_some_and(|(name, _)| close.strip_prefix('<') == Some(&*format!("{name}|>")))
 }
 
 /// The tag that the beginning of every answer opens.

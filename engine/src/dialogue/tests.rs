@@ -15,6 +15,7 @@ const SEED: &str = "{% for m in messages %}<seed:bos>{{ m.role }}\n{% if m.reaso
 const MAGISTRAL: &str = "{% for m in messages %}{% if m.role == 'user' %}[INST]{{ m.content }}[/INST]{% elif m.content is string %}{{ m.content }}</s>{% else %}{% for b in m.content %}{% if b.type == 'thinking' %}[THINK]{{ b.thinking }}[/THINK]{% else %}{{ b.text }}{% endif %}{% endfor %}</s>{% endif %}{% endfor %}";
 const COHERE: &str = "{% for m in messages %}<|START_OF_TURN_TOKEN|>{{ m.role }}{% if m.reasoning %}<|START_THINKING|>{{ m.reasoning }}<|END_THINKING|>{% endif %}<|START_RESPONSE|>{{ m.content }}{% endfor %}";
 const GEMMA4: &str = "{% for m in messages %}<|turn>{{ m.role }}\n{% if m.reasoning %}<|channel>thought\n{{ m.reasoning }}<channel|>{% endif %}{{ m.content }}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n{% endif %}";
+const GEMMA4_FIRST: &str = "{% for m in messages %}<|turn>{{ m.role }}\n{{ m.content }}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n{% if not enable_thinking | default(false) %}<|channel>thought\n<channel|>{% endif %}{% endif %}";
 const GPT_OSS: &str = "{% for m in messages %}{% if m.role == 'user' %}<|start|>user<|message|>{{ m.content }}<|end|>{% elif loop.last and not add_generation_prompt %}{% if 'thinking' in m %}<|start|>assistant<|channel|>analysis<|message|>{{ m.thinking }}<|end|>{% endif %}<|start|>assistant<|channel|>final<|message|>{{ m.content }}<|return|>{% else %}<|start|>assistant<|channel|>final<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}";
 const HUNYUAN: &str = "{% for m in messages %}{% set c = m.content %}{% if m.role == 'user' %}{{ bos_token }}{{ c }}<|extra_0|>{% else %}{% if '<answer>' in c and not loop.last %}{% set c = c.split('<answer>')[-1].strip('</answer>').strip() %}{% endif %}{{ c }}{{ eos_token }}{% endif %}{% endfor %}{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n{% endif %}";
 const TAGGED: &str = "{% for m in messages %}<turn>{{ m.role }}\n{% if m.role == 'user' %}{{ m.content }}{% else %}{% if m.reasoning %}<think>{{ m.reasoning }}</think>{% endif %}<answer>{{ m.content }}</answer>{% endif %}\n{% endfor %}{% if add_generation_prompt %}<turn>assistant\n{% endif %}";
@@ -61,6 +62,7 @@ fn families_are_recognized_by_what_templates_write() {
         (MAGISTRAL, "tags", "[THINK]R[/THINK]A"),
         (COHERE, "tags", "<|START_THINKING|>R<|END_THINKING|>A"),
         (GEMMA4, "tags", "<|channel>thought\nR<channel|>A"),
+        (GEMMA4_FIRST, "tags", "<|channel>thought\nR<channel|>A"),
         (HUNYUAN, "tags", "<think>\nR\n</think>\n<answer>\nA\n</answer>"),
         (TAGGED, "tags", "<think>R</think><answer>A</answer>"),
         (

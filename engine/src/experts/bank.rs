@@ -10,8 +10,8 @@
 
 use super::frequency::Frequency;
 use super::plan::Plan;
-use super::queue::Queue;
-use super::readers::{Done, Job, Readers};
+use super::queue::{Job, Queue};
+use super::readers::{Done, Readers};
 use super::slots::{Slot, SlotShape, Which};
 use super::statistics::Counters;
 use super::{ExpertLayer, Layers, Stack, count_of};

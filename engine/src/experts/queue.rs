@@ -1,9 +1,20 @@
 //! Jobs for the threads that read experts: what is wanted goes first, a guess only when nothing is wanted.
 
-use super::readers::Job;
+use super::slots::Which;
+use crate::os::pages::Pages;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// A matrix of an expert wanted in a slot.
+pub(super) struct Job {
+    /// Which of the bank's requests it is part of.
+    pub(super) ticket: u64,
+    pub(super) layer: usize,
+    pub(super) expert: u32,
+    pub(super) which: Which,
+    pub(super) pages: Pages,
+}
 
 /// Jobs waiting for a thread.
 #[derive(Default)]

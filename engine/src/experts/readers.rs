@@ -5,13 +5,11 @@
 use super::Layers;
 use super::Stack;
 use super::plan::Plan;
-use super::queue::Queue;
-use super::slots::Which;
+use super::queue::{Job, Queue};
 use crate::error::{Error, Result};
 use crate::gguf::Bytes;
 use crate::kernels::{Layout, MatrixRef};
 use crate::os::mapping::Mapping;
-use crate::os::pages::Pages;
 use crate::os::read::{ReadBuffer, ReadFile};
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,16 +24,6 @@ const PIECE: usize = 2 << 20;
 
 /// What the threads' own buffers take, panels of more than a piece aside.
 pub const READ_BUFFER_BYTES: u64 = (THREADS * PIECE) as u64;
-
-/// A matrix of an expert wanted in a slot.
-pub(super) struct Job {
-    /// Which of the bank's requests it is part of.
-    pub(super) ticket: u64,
-    pub(super) layer: usize,
-    pub(super) expert: u32,
-    pub(super) which: Which,
-    pub(super) pages: Pages,
-}
 
 /// A job that ended.
 pub(super) struct Done {

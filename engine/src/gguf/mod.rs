@@ -9,6 +9,7 @@ mod cursor;
 mod destination;
 mod metadata;
 mod mistaken;
+mod part;
 mod read;
 mod split;
 mod tensor;

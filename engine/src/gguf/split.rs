@@ -3,8 +3,8 @@
 //! Source of the keys and the naming: llama.cpp's gguf-split. Metadata comes from the first part alone.
 
 use super::metadata::Metadata;
+use super::part::Part;
 use super::quoted;
-use super::read::{Part, open_part};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -54,7 +54,7 @@ pub(super) fn open_siblings(path: &Path, first: Part) -> Result<Vec<Part>> {
 }
 
 fn open_sibling(path: &Path, number: u64, count: u64) -> Result<Part> {
-    let part = open_part(path)?;
+    let part = Part::open(path)?;
     for (name, expected) in [(NUMBER_KEY, number), (COUNT_KEY, count)] {
         let found = part.metadata.require_u64(name).map_err(|e| e.in_file(path))?;
         if found != expected {

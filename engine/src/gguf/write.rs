@@ -5,7 +5,7 @@
 
 use super::destination::{Destination, Existing};
 use super::metadata::Metadata;
-use super::read::alignment;
+use super::part::alignment;
 use super::tensor::TensorInfo;
 use super::{MAGIC, VERSION, quoted};
 use crate::error::{Error, Result};

@@ -5,14 +5,23 @@
 //! and every word as possible everywhere: this may see a danger where there is none, and misses none.
 
 use super::characters::Characters;
-use super::gbnf::Node;
-use super::lark::{Part, emptiness};
+use super::gbnf::{Node, emptiness};
 use std::collections::HashSet;
 
 /// Larger words, more pairs of places, or rules that take more rounds count as unclear.
 const MOST_PLACES: usize = 4000;
 const MOST_RULES: usize = 100_000;
 const MOST_STEPS: usize = 300_000;
+
+/// A part of a rule in terms of words and rules.
+#[derive(Clone, Debug)]
+pub(super) enum Part {
+    Word(usize),
+    Rule(usize),
+    Sequence(Vec<Part>),
+    Choice(Vec<Part>),
+    Repeat(Box<Part>, u32, Option<u32>),
+}
 
 /// Whether `words` are cut as the rules mean, which are `parts` in terms of words and of each other.
 pub(super) fn is_clear(rules: &[Node], words: &[Node], parts: &[(usize, Part)]) -> bool {

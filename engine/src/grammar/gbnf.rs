@@ -50,6 +50,28 @@ pub(super) fn read(text: &str) -> Result<Rules> {
     Ok(Rules { root, rules: rules.into_iter().flatten().collect() })
 }
 
+/// Whether a regular part can be the empty text, and whether it can be nothing else.
+pub(super) fn emptiness(node: &Node, rules: &[Node]) -> (bool, bool) {
+    let each = |nodes: &[Node]| nodes.iter().map(|node| emptiness(node, rules)).collect::<Vec<_>>();
+    match node {
+        Node::Text(text) => (text.is_empty(), text.is_empty()),
+        Node::Class(_) => (false, false),
+        Node::Rule(rule) => emptiness(&rules[*rule], rules),
+        Node::Sequence(items) => {
+            let items = each(items);
+            (items.iter().all(|item| item.0), items.iter().all(|item| item.1))
+        }
+        Node::Choice(choices) => {
+            let choices = each(choices);
+            (choices.iter().any(|choice| choice.0), choices.iter().all(|choice| choice.1))
+        }
+        Node::Repeat(item, least, most) => {
+            let (can_be, is) = emptiness(item, rules);
+            (can_be || *least == 0, is || *most == Some(0))
+        }
+    }
+}
+
 struct Reader<'g> {
     text: &'g str,
     rest: &'g str,

@@ -4,9 +4,9 @@
 //! than against rules. Where greed could cut otherwise than the grammar means (`ambiguity.rs`), words are smaller, at
 //! last single characters: slower, and exact.
 
-use super::ambiguity::is_clear;
+use super::ambiguity::{Part, is_clear};
 use super::characters::literal;
-use super::gbnf::{Node, Rules, read};
+use super::gbnf::{Node, Rules, emptiness, read};
 use crate::Result;
 use std::collections::HashMap;
 
@@ -32,16 +32,6 @@ pub(super) fn of_gbnf(text: &str) -> Result<String> {
     let mut writer = Writer::new(&rules, Size::Character);
     let parts = writer.parts();
     Ok(writer.text(&parts))
-}
-
-/// A part of a rule in terms of words and rules.
-#[derive(Clone, Debug)]
-pub(super) enum Part {
-    Word(usize),
-    Rule(usize),
-    Sequence(Vec<Part>),
-    Choice(Vec<Part>),
-    Repeat(Box<Part>, u32, Option<u32>),
 }
 
 /// How much a word holds.
@@ -254,27 +244,5 @@ fn times(least: u32, most: Option<u32>) -> String {
         (0, Some(1)) => "?".into(),
         (least, None) => format!("{{{least},}}"),
         (least, Some(most)) => format!("{{{least},{most}}}"),
-    }
-}
-
-/// Whether a regular part can be the empty text, and whether it can be nothing else.
-pub(super) fn emptiness(node: &Node, rules: &[Node]) -> (bool, bool) {
-    let each = |nodes: &[Node]| nodes.iter().map(|node| emptiness(node, rules)).collect::<Vec<_>>();
-    match node {
-        Node::Text(text) => (text.is_empty(), text.is_empty()),
-        Node::Class(_) => (false, false),
-        Node::Rule(rule) => emptiness(&rules[*rule], rules),
-        Node::Sequence(items) => {
-            let items = each(items);
-            (items.iter().all(|item| item.0), items.iter().all(|item| item.1))
-        }
-        Node::Choice(choices) => {
-            let choices = each(choices);
-            (choices.iter().any(|choice| choice.0), choices.iter().all(|choice| choice.1))
-        }
-        Node::Repeat(item, least, most) => {
-            let (can_be, is) = emptiness(item, rules);
-            (can_be || *least == 0, is || *most == Some(0))
-        }
     }
 }

@@ -7,6 +7,7 @@
 
 mod ambiguity;
 mod characters;
+mod compile;
 mod gbnf;
 mod lark;
 mod mask;

@@ -53,7 +53,6 @@ impl<'a> Quantized<'a> {
 
 /// One quantized row; the arrays per group are those of the weights' group size.
 #[derive(Clone, Copy)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "x86's kernels alone read all of them"))]
 pub(super) struct QuantizedRow<'a> {
     pub(super) codes: &'a [i8],
     /// Per 32.
@@ -66,7 +65,6 @@ pub(super) struct QuantizedRow<'a> {
     pub(super) pairs: &'a [f32],
 }
 
-#[cfg(target_arch = "x86_64")]
 impl QuantizedRow<'_> {
     /// Checks what bounds every load of the inner loops: a row of `width` with weights' groups of `group`.
     #[inline(always)]

@@ -261,6 +261,7 @@ impl Select {
             Isa::Portable => |task| Isa::Portable.run(Attend::<C, Exact>::new(task)),
             Isa::Avx2 | Isa::AvxVnni => |task| Isa::Avx2.run(Attend::<C, Exact>::new(task)),
             Isa::Avx512Vnni | Isa::Amx => |task| Isa::Avx512Vnni.run(Attend::<C, Exact>::new(task)),
+            Isa::NeonDot | Isa::NeonI8mm => |task| Isa::NeonDot.run(Attend::<C, Exact>::new(task)),
         }
     }
 }

@@ -95,7 +95,6 @@ pub(super) struct Panel<'a> {
     pub(super) shape: Shape,
 }
 
-#[cfg(target_arch = "x86_64")]
 impl Panel<'_> {
     /// Groups of a row, after checking once what bounds every load of the inner loops.
     #[inline(always)]

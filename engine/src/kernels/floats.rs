@@ -59,12 +59,12 @@ pub(super) unsafe fn rows_body<F: Float, const FMA: bool>(job: &Job<'_>, range: 
 }
 
 #[inline(always)]
-fn weights<'a, F: Float>(job: &Job<'a>, row: usize) -> &'a [u8] {
+pub(super) fn weights<'a, F: Float>(job: &Job<'a>, row: usize) -> &'a [u8] {
     &job.matrix.bytes[row * job.matrix.cols * size_of::<F>()..][..job.matrix.cols * size_of::<F>()]
 }
 
 #[inline(always)]
-fn load<F: Float>(bytes: &[u8], i: usize) -> f32 {
+pub(super) fn load<F: Float>(bytes: &[u8], i: usize) -> f32 {
     bytemuck::pod_read_unaligned::<F>(&bytes[i * size_of::<F>()..][..size_of::<F>()]).to_f32()
 }
 

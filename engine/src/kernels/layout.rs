@@ -25,7 +25,7 @@ impl Layout {
     pub fn of(isa: Isa) -> Self {
         match isa {
             Isa::Portable => Self::Rows,
-            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Amx => Self::Panels,
+            _ => Self::Panels,
         }
     }
 

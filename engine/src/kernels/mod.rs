@@ -1,10 +1,14 @@
 //! Matrix kernels: weights in any format times activations, for every instruction set.
 //!
 //! One generic body per kind (`blocks.rs`, `floats.rs`) is compiled for each instruction set (`portable.rs`,
-//! `avx2.rs`, `avx512.rs`), which supply the inner loops. The choice is made once per matrix, by format and
+//! `avx2.rs`, `avx512.rs`, `neon.rs`), which supply the inner loops. The choice is made once per matrix, by format and
 //! [`Isa`]; inside, only the number of input rows decides, so results do not depend on threads or caches. Packed
 //! matrices (`layout.rs`) have kernels of their own in `panels/`.
 #![allow(unsafe_code)]
+#![cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, reason = "no set of instructions there has panels")
+)]
 
 mod activations;
 mod attention;
@@ -17,6 +21,8 @@ mod experts;
 mod floats;
 mod layout;
 mod low_rank;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod panels;
 mod portable;
 mod recurrence;
@@ -172,6 +178,8 @@ impl Visit for Select {
             Isa::Avx2 => avx2::rows_of_blocks::<B, false>,
             #[cfg(target_arch = "x86_64")]
             Isa::AvxVnni => avx2::rows_of_blocks::<B, true>,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot | Isa::NeonI8mm => neon::rows_of_blocks::<B>,
             _ => portable::rows_of_blocks::<B>,
         };
         Kernel { rows, packed: rows, inputs: Some(B::INPUTS), isa: self.0 }
@@ -183,6 +191,8 @@ impl Visit for Select {
             Isa::Avx512Vnni | Isa::Amx => avx512::rows_of_floats::<F>,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::AvxVnni => avx2::rows_of_floats::<F>,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot | Isa::NeonI8mm => neon::rows_of_floats::<F>,
             _ => portable::rows_of_floats::<F>,
         };
         Kernel { rows, packed: rows, inputs: None, isa: self.0 }
@@ -244,19 +254,31 @@ pub(crate) fn prefetch(address: *const u8) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: likewise.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address, options(readonly, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = address;
 }
 
 /// Asks for a cache line that will be asked for again: no nearer than the second-level cache.
-#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn prefetch_far(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
     // SAFETY: as above.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T1>(address.cast());
     }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{}]", in(reg) address, options(readonly, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = address;
 }
 
 /// Rows of a matrix that one task takes: whole panels, several tasks per thread.

@@ -222,3 +222,26 @@ fn an_input_has_the_bits_that_it_has_alone() {
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
+
+/// What `tests/neon/counts.sh` counts: a job that is computed so many times. The environment says which; on its own it
+/// only shows that it runs.
+#[test]
+#[ignore = "a loop for counting instructions"]
+fn a_job_again_and_again() {
+    let var = |name: &str, or: usize| std::env::var(name).map_or(or, |value| value.parse().unwrap());
+    let format = std::env::var("MOEWE_COUNT_FORMAT").unwrap_or("Q4_K".into());
+    let isa = std::env::var("MOEWE_COUNT_ISA").map_or(Isa::detect(), |name| Isa::parse(&name).unwrap());
+    let case = Case::new(Format::by_name(&format).unwrap(), PANEL, 4096, var("MOEWE_COUNT_INPUTS", 1));
+    let (codes, extras) = case.quantized(isa);
+    let picks: Vec<Pick> = (0..case.inputs as u32).map(|i| Pick { input: i, output: i }).collect();
+    let bytes = case.packed(isa);
+    let matrix = MatrixRef { layout: Layout::of(isa), bytes: &bytes, ..case.matrix() };
+    let mut out = vec![0.0; case.rows * case.inputs];
+    let output = Output::new(&mut out, case.rows, 0);
+    let job = Job { matrix, inputs: case.inputs(&codes, &extras), picks: &picks, output };
+    let (team, kernel) = (Team::new(1), select(case.format, isa));
+    for _ in 0..var("MOEWE_COUNT_TIMES", 1) {
+        matmul(&team, kernel, &job);
+    }
+    assert!(out.iter().all(|value| value.is_finite()));
+}

@@ -6,7 +6,7 @@
 //! weights as they then stand. Sixteen rows go side by side, one per lane. Formats differ in data only, so this is
 //! compiled once per instruction set. Where the inputs' statistics come from is not known here.
 
-use super::search::{Coder, Octet, Octets, Scalars, Settle};
+use super::search::{BlockCodes, Coder, Octet, Octets, Scalars, Settle};
 use super::{Portable, Quantize, QuantizeRow, quantize_blocks};
 use crate::simd::{Isa, LANES, Lanes, Work};
 
@@ -15,21 +15,7 @@ pub(super) trait Recode: Quantize {
     /// How codes are chosen.
     const CODER: Coder;
     /// Writes other codes into the block.
-    fn recode(&mut self, codes: &Codes);
-}
-
-/// The codes of a block, by weights or by eights, as the format has them.
-pub(super) struct Codes {
-    pub(super) scalars: [i8; 256],
-    pub(super) octets: [Octet; 32],
-}
-
-impl Codes {
-    /// Those of a format whose blocks are shorter.
-    #[inline(always)]
-    pub(super) fn first<const N: usize>(&self) -> &[i8; N] {
-        self.scalars.first_chunk().expect("at most 256 codes")
-    }
+    fn recode(&mut self, codes: &BlockCodes);
 }
 
 /// How errors are carried on among consecutive columns of a matrix: the second moments of its inputs, split into
@@ -105,7 +91,7 @@ pub(super) struct Recoding {
     group: usize,
     quantize: QuantizeRow,
     steps: fn(&[u8], &mut Steps),
-    recode: fn(&mut [u8], &Codes),
+    recode: fn(&mut [u8], &BlockCodes),
 }
 
 /// Scales and mins of one block's groups.
@@ -214,7 +200,8 @@ impl Rows<'_> {
             quantize(&weights[..block_len], Some(importance), bytes);
             steps(bytes, found);
         }
-        let mut codes = std::array::from_fn(|_| Codes { scalars: [0; 256], octets: [Octet::default(); 32] });
+        let mut codes =
+            std::array::from_fn(|_| BlockCodes { scalars: [0; 256], octets: [Octet::default(); 32] });
         pass.run::<L, S>(&targets[..block_len], &all, settle, errors, &mut codes);
         for (row, codes) in codes[..rows].iter().enumerate() {
             recode(&mut self.bytes[place(row)..][..block_bytes], codes);
@@ -251,7 +238,7 @@ impl Pass<'_> {
         steps: &[Steps; LANES],
         settle: &mut S,
         errors: &mut Vec<[f32; LANES]>,
-        codes: &mut [Codes; LANES],
+        codes: &mut [BlockCodes; LANES],
     ) {
         for at in (0..targets.len()).step_by(S::LEN) {
             let group = at / self.group;

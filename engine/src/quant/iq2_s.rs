@@ -10,9 +10,9 @@
 //!              weight = (d * (scale + 0.5) / 4) * sign * value of the point (8, 25 or 43)
 //! ```
 
-use super::compensate::{self, Recode};
+use super::compensate::Recode;
 use super::grids::{self, LEVELS_2};
-use super::search::{Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
+use super::search::{BlockCodes, Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
 use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -97,7 +97,7 @@ impl Recode for Iq2S {
     const CODER: Coder = Coder::Octets(&LATTICE);
 
     #[inline(always)]
-    fn recode(&mut self, codes: &compensate::Codes) {
+    fn recode(&mut self, codes: &BlockCodes) {
         [self.low, self.signs] = pack(&codes.octets);
         self.upper = pack_upper(&codes.octets);
     }

@@ -10,9 +10,9 @@
 //!              weight = (d * (scale + 0.5) / 4) * sign * value of the point (8, 25 or 43)
 //! ```
 
-use super::compensate::{self, Recode};
+use super::compensate::Recode;
 use super::grids::{self, LEVELS_2};
-use super::search::{Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
+use super::search::{BlockCodes, Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
 use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -101,7 +101,7 @@ impl Recode for Iq2Xxs {
     const CODER: Coder = Coder::Octets(&LATTICE);
 
     #[inline(always)]
-    fn recode(&mut self, codes: &compensate::Codes) {
+    fn recode(&mut self, codes: &BlockCodes) {
         for (group, octets) in self.groups.iter_mut().zip(codes.octets.as_chunks().0) {
             *group = pack(octets, group[1][3] >> 4);
         }

@@ -10,9 +10,9 @@
 //!                weight = (d * (2 * scale + 1)) * sign * value of the point (odd, 1 to 15)
 //! ```
 
-use super::compensate::{self, Recode};
+use super::compensate::Recode;
 use super::grids;
-use super::search::{Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
+use super::search::{BlockCodes, Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
 use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -102,7 +102,7 @@ impl Recode for Iq3S {
     const CODER: Coder = Coder::Octets(&LATTICE);
 
     #[inline(always)]
-    fn recode(&mut self, codes: &compensate::Codes) {
+    fn recode(&mut self, codes: &BlockCodes) {
         (self.low, self.ninth, self.signs) = pack(&codes.octets);
     }
 }

@@ -9,10 +9,10 @@
 //!              weight = (d * (scale + 0.5) / 2) * sign * value of the point (4, 12, 20, 28, 36, 44, 52 or 62)
 //! ```
 
-use super::compensate::{self, Recode};
+use super::compensate::Recode;
 use super::grids;
 use super::iq2_xxs::pack_signs;
-use super::search::{Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
+use super::search::{BlockCodes, Coder, Codes, Lattice, Octet, Points, Signs, lattice_block};
 use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -96,7 +96,7 @@ impl Recode for Iq3Xxs {
     const CODER: Coder = Coder::Octets(&LATTICE);
 
     #[inline(always)]
-    fn recode(&mut self, codes: &compensate::Codes) {
+    fn recode(&mut self, codes: &BlockCodes) {
         self.indices = pack(&codes.octets);
         for (group, octets) in self.groups.iter_mut().zip(codes.octets.as_chunks().0) {
             *group = (pack_signs(octets) | u32::from(group[3] >> 4) << 28).to_le_bytes();

@@ -6,8 +6,8 @@
 //!               weight = d * VALUES[index]
 //! ```
 
-use super::compensate::{Codes, Recode};
-use super::search::{Codebook, Coder, Prepared, Scalars, scaled_group};
+use super::compensate::Recode;
+use super::search::{BlockCodes, Codebook, Coder, Prepared, Scalars, scaled_group};
 use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -79,7 +79,7 @@ impl Recode for Iq4Nl {
     const CODER: Coder = Coder::Scalars(Scalars::Listed(&VALUES));
 
     #[inline(always)]
-    fn recode(&mut self, codes: &Codes) {
+    fn recode(&mut self, codes: &BlockCodes) {
         self.indices = pack(codes.first());
     }
 }

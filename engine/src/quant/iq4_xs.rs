@@ -8,9 +8,9 @@
 //!                weight = (d * (scale - 32)) * VALUES[index]
 //! ```
 
-use super::compensate::{Codes, Recode};
+use super::compensate::Recode;
 use super::iq4_nl::{self, Uneven, VALUES};
-use super::search::{Coder, Prepared, Scalars, scaled_block};
+use super::search::{BlockCodes, Coder, Prepared, Scalars, scaled_block};
 use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -80,7 +80,7 @@ impl Recode for Iq4Xs {
     const CODER: Coder = Coder::Scalars(Scalars::Listed(&VALUES));
 
     #[inline(always)]
-    fn recode(&mut self, codes: &Codes) {
+    fn recode(&mut self, codes: &BlockCodes) {
         self.indices = pack(&codes.scalars);
     }
 }

@@ -37,13 +37,10 @@ mod tests;
 
 pub use compensate::Factor;
 pub use float::{Bf16, F16, F32, Float, f16_from_f32, f16_to_f32};
-#[cfg(any(test, target_arch = "x86_64"))]
-pub(crate) use q2_k::Q2K;
 pub use widen::{Portable, Widen};
-#[cfg(target_arch = "x86_64")]
 pub(crate) use {
     iq4_nl::Iq4Nl, iq4_nl::VALUES as IQ4_VALUES, iq4_xs::Iq4Xs, mxfp4::DOUBLED as MXFP4_VALUES, mxfp4::Mxfp4,
-    q3_k::Q3K, q4_0::Q4_0, q4_k::Q4K, q5_k::Q5K, q6_k::Q6K, q8_0::Q8_0,
+    q2_k::Q2K, q3_k::Q3K, q4_0::Q4_0, q4_k::Q4K, q5_k::Q5K, q6_k::Q6K, q8_0::Q8_0,
 };
 
 use crate::simd::{Isa, Lanes, Work};

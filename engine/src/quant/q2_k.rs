@@ -8,8 +8,8 @@
 //!                weight = (d * scale) * code - (dmin * min)
 //! ```
 
-use super::compensate::{Codes, Recode};
-use super::search::{Coder, Prepared, Scalars, affine_block};
+use super::compensate::Recode;
+use super::search::{BlockCodes, Coder, Prepared, Scalars, affine_block};
 use super::{Block, Grain, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -75,7 +75,7 @@ impl Recode for Q2K {
     const CODER: Coder = Coder::Scalars(Scalars::Whole(0.0, 3.0));
 
     #[inline(always)]
-    fn recode(&mut self, codes: &Codes) {
+    fn recode(&mut self, codes: &BlockCodes) {
         self.codes = pack(&codes.scalars);
     }
 }

@@ -8,8 +8,8 @@
 //!                weight = (d * (scale - 32)) * (code - 4)
 //! ```
 
-use super::compensate::{Codes, Recode};
-use super::search::{Coder, Linear, Prepared, Scalars, scaled_block};
+use super::compensate::Recode;
+use super::search::{BlockCodes, Coder, Linear, Prepared, Scalars, scaled_block};
 use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -104,7 +104,7 @@ impl Recode for Q3K {
     const CODER: Coder = Coder::Scalars(Scalars::Whole(-4.0, 3.0));
 
     #[inline(always)]
-    fn recode(&mut self, codes: &Codes) {
+    fn recode(&mut self, codes: &BlockCodes) {
         (self.third, self.codes) = pack(&codes.scalars);
     }
 }

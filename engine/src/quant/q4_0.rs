@@ -6,8 +6,8 @@
 //!               weight = d * (code - 8)
 //! ```
 
-use super::compensate::{Codes, Recode};
-use super::search::{Coder, Linear, Prepared, Scalars, scaled_group};
+use super::compensate::Recode;
+use super::search::{BlockCodes, Coder, Linear, Prepared, Scalars, scaled_group};
 use super::{Block, Quantize, Widen, bits, float};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -64,7 +64,7 @@ impl Recode for Q4_0 {
     const CODER: Coder = Coder::Scalars(Scalars::Whole(-8.0, 7.0));
 
     #[inline(always)]
-    fn recode(&mut self, codes: &Codes) {
+    fn recode(&mut self, codes: &BlockCodes) {
         self.codes = pack(codes.first());
     }
 }

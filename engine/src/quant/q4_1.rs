@@ -7,8 +7,8 @@
 //!               weight = d * code + m
 //! ```
 
-use super::compensate::{Codes, Recode};
-use super::search::{Coder, Prepared, Scalars, affine_group};
+use super::compensate::Recode;
+use super::search::{BlockCodes, Coder, Prepared, Scalars, affine_group};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -55,7 +55,7 @@ impl Recode for Q4_1 {
     const CODER: Coder = Coder::Scalars(Scalars::Whole(0.0, 15.0));
 
     #[inline(always)]
-    fn recode(&mut self, codes: &Codes) {
+    fn recode(&mut self, codes: &BlockCodes) {
         self.codes = pack(codes.first());
     }
 }

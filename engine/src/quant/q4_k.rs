@@ -8,8 +8,8 @@
 //!                weight = (d * scale) * code - (dmin * min)
 //! ```
 
-use super::compensate::{Codes, Recode};
-use super::search::{Coder, Prepared, Scalars, affine_block};
+use super::compensate::Recode;
+use super::search::{BlockCodes, Coder, Prepared, Scalars, affine_block};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -94,7 +94,7 @@ impl Recode for Q4K {
     const CODER: Coder = Coder::Scalars(Scalars::Whole(0.0, 15.0));
 
     #[inline(always)]
-    fn recode(&mut self, codes: &Codes) {
+    fn recode(&mut self, codes: &BlockCodes) {
         self.codes = pack(&codes.scalars);
     }
 }

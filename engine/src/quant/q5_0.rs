@@ -7,8 +7,8 @@
 //!               weight = d * (code - 16)
 //! ```
 
-use super::compensate::{Codes, Recode};
-use super::search::{Coder, Linear, Prepared, Scalars, scaled_group};
+use super::compensate::Recode;
+use super::search::{BlockCodes, Coder, Linear, Prepared, Scalars, scaled_group};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -56,7 +56,7 @@ impl Recode for Q5_0 {
     const CODER: Coder = Coder::Scalars(Scalars::Whole(-16.0, 15.0));
 
     #[inline(always)]
-    fn recode(&mut self, codes: &Codes) {
+    fn recode(&mut self, codes: &BlockCodes) {
         (self.codes, self.fifth) = pack(codes.first());
     }
 }

@@ -8,8 +8,8 @@
 //!                weight = (d * scale) * (code - 32)
 //! ```
 
-use super::compensate::{Codes, Recode};
-use super::search::{Coder, Linear, Prepared, Scalars, scaled_block};
+use super::compensate::Recode;
+use super::search::{BlockCodes, Coder, Linear, Prepared, Scalars, scaled_block};
 use super::{Block, Quantize, Widen, bits};
 use crate::simd::Lanes;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -79,7 +79,7 @@ impl Recode for Q6K {
     const CODER: Coder = Coder::Scalars(Scalars::Whole(-32.0, 31.0));
 
     #[inline(always)]
-    fn recode(&mut self, codes: &Codes) {
+    fn recode(&mut self, codes: &BlockCodes) {
         (self.low, self.upper) = pack(&codes.scalars);
     }
 }

@@ -116,6 +116,12 @@ impl Sampler {
         self.seed
     }
 
+    /// What the steps made of the scores of the latest choice among all tokens, `(vocabulary)`: -infinity for those that
+    /// could not be drawn. With temperature 0 only those steps were applied that can change which token is the best one.
+    pub fn scores(&self) -> &[f32] {
+        &self.scores
+    }
+
     /// Says that an answer begins after `position` tokens of history: presence and frequency count from there.
     pub fn begin_answer(&mut self, position: usize) {
         self.answer_start = position;

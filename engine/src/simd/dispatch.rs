@@ -4,6 +4,8 @@
 #![allow(unsafe_code)]
 
 use super::Isa;
+#[cfg(target_arch = "aarch64")]
+use super::lanes::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
 use super::lanes::{Lanes, Portable};
@@ -32,6 +34,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx512Vnni | Isa::Amx => unsafe { avx512(work) },
+            // Every aarch64 machine has what these lanes need.
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot | Isa::NeonI8mm => work.run::<Neon>(),
             _ => work.run::<Portable>(),
         }
     }

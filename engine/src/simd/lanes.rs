@@ -4,11 +4,17 @@
 //! [`Lanes::multiply_add`] is exact IEEE arithmetic in a fixed order, so results are the same bits everywhere.
 //! [`super::dispatch`] chooses the type.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use super::Isa;
 use half::{bf16, f16};
+#[cfg(target_arch = "aarch64")]
+pub(super) use neon::Neon;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{widen, widen_upper};
 use std::ops::{Add, Div, Mul, Sub};
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{Avx2, Avx512};

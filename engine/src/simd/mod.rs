@@ -8,14 +8,20 @@ mod lanes;
 
 pub use dispatch::Work;
 pub use lanes::{LANES, Lanes, ROUND, f16_to_f32};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use lanes::{widen, widen_upper};
 
 use crate::error::{Error, Result};
 
-/// An instruction set with kernels of its own, in rising order of speed.
+/// An instruction set with kernels of its own, those of a processor in rising order of speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// Plain Rust, as the compiler's baseline allows: the slow twin of every other.
     Portable,
+    /// NEON with products of bytes (`dotprod`): Armv8.2 and later, all of Apple's.
+    NeonDot,
+    /// The same with products of small matrices of bytes (`i8mm`): Armv8.6 and later.
+    NeonI8mm,
     /// AVX2, FMA and F16C: laptops since 2013.
     Avx2,
     /// AVX2 with VNNI byte dot products: laptops since 2021.
@@ -27,13 +33,16 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// All of them, slowest first.
-    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Amx];
+    /// All of them, those of a processor slowest first.
+    pub const ALL: [Isa; 7] =
+        [Isa::Portable, Isa::NeonDot, Isa::NeonI8mm, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Amx];
 
     /// The name that `--isa` takes.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
+            Isa::NeonDot => "neondot",
+            Isa::NeonI8mm => "i8mm",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
@@ -60,9 +69,20 @@ impl Isa {
                         && has!("avx512vnni")
                 }
                 Isa::Amx => Isa::Avx512Vnni.is_available() && has_tiles(),
+                Isa::NeonDot | Isa::NeonI8mm => false,
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        {
+            use std::arch::is_aarch64_feature_detected as has;
+            match self {
+                Isa::Portable => true,
+                Isa::NeonDot => has!("dotprod"),
+                Isa::NeonI8mm => has!("dotprod") && has!("i8mm"),
+                Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Amx => false,
+            }
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         {
             self == Isa::Portable
         }
@@ -73,9 +93,11 @@ impl Isa {
         Self::ALL.into_iter().filter(|isa| isa.is_available())
     }
 
-    /// The fastest of this machine.
+    /// The fastest of this machine. Apple's processors begin an instruction of `i8mm` half as often as one of
+    /// `dotprod`, so nothing makes up for the order that it wants its operands in.
     pub fn detect() -> Isa {
-        Self::available().last().unwrap_or(Isa::Portable)
+        let pays = |isa: &Isa| *isa != Isa::NeonI8mm || cfg!(not(target_vendor = "apple"));
+        Self::available().filter(pays).last().unwrap_or(Isa::Portable)
     }
 
     /// The set of that name.

@@ -8,6 +8,7 @@
 mod built_in;
 mod date;
 mod generation;
+mod lists;
 mod message;
 mod rendered;
 
@@ -107,7 +108,8 @@ impl ChatTemplate {
         }
         let source = source.replace("\r\n", "\n"); // as Jinja2 reads files
         let mut environment = environment();
-        let compiled = environment.add_template_owned(NAME, generation::with_marks(&source));
+        let compiled =
+            environment.add_template_owned(NAME, generation::with_marks(&lists::replaced(&source)));
         compiled
             .map_err(|error| Error::malformed(format!("key `{KEY}`"), "a Jinja template", explain(&error)))?;
         let (bos, eos) = (bos.to_owned(), eos.to_owned());

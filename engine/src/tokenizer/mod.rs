@@ -40,8 +40,8 @@ use vocabulary::{Texts, Vocabulary};
 pub use chat_template::{BUILT_IN, ChatTemplate, Message, Rendered, built_in, date};
 pub(crate) use ends::of_metadata as ends_of_metadata;
 pub use normalizer::{Normalizer, STEPS as NORMALIZER_STEPS, SpacePrefix};
-pub use spec::{SpecialIds, VocabularySpec};
-pub use special::{Matching, Special};
+pub use spec::{Matching, SpecialIds, VocabularySpec};
+pub use special::Special;
 pub use stream::StreamDecoder;
 pub use vocabulary::TokenType;
 

@@ -4,7 +4,6 @@
 //! checked by the vocabulary that is built from them.
 
 use super::normalizer::{self, SpacePrefix};
-use super::special::Matching;
 use crate::gguf::{Array, Metadata};
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -46,6 +45,19 @@ pub struct VocabularySpec<'a> {
     pub matching: Matching,
     /// `eog_token_ids`: tokens that end an answer, besides those that have a role.
     pub ends: Vec<u32>,
+}
+
+/// How tokens are matched that differ from the rest: lists of ids, as Hugging Face's added tokens have flags.
+#[derive(Clone, Debug, Default)]
+pub struct Matching {
+    /// `moewe.tokenizer.lstrip`: takes the white space before it.
+    pub lstrip: Vec<u32>,
+    /// `moewe.tokenizer.rstrip`: takes the white space after it.
+    pub rstrip: Vec<u32>,
+    /// `moewe.tokenizer.single_word`: only where no letter, digit or underscore touches it.
+    pub single_word: Vec<u32>,
+    /// `moewe.tokenizer.normalized`: looked for, in its normalized spelling, after the normalizer.
+    pub normalized: Vec<u32>,
 }
 
 impl<'a> VocabularySpec<'a> {

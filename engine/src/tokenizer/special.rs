@@ -4,6 +4,7 @@
 //! the end of a turn. Which tokens are special is the vocabulary's word.
 
 use super::normalizer::Spelling;
+use super::spec::Matching;
 use super::stand_ins;
 use super::vocabulary::{TokenType, Vocabulary};
 use crate::{Error, Result};
@@ -27,19 +28,6 @@ pub enum Special {
 pub(super) enum Fragment<'a> {
     Text(&'a str),
     Token(u32),
-}
-
-/// How tokens are matched that differ from the rest: lists of ids, as Hugging Face's added tokens have flags.
-#[derive(Clone, Debug, Default)]
-pub struct Matching {
-    /// `moewe.tokenizer.lstrip`: takes the white space before it.
-    pub lstrip: Vec<u32>,
-    /// `moewe.tokenizer.rstrip`: takes the white space after it.
-    pub rstrip: Vec<u32>,
-    /// `moewe.tokenizer.single_word`: only where no letter, digit or underscore touches it.
-    pub single_word: Vec<u32>,
-    /// `moewe.tokenizer.normalized`: looked for, in its normalized spelling, after the normalizer.
-    pub normalized: Vec<u32>,
 }
 
 /// [`Matching`] for look-ups.

@@ -1,8 +1,8 @@
 //! The commands of a chat: a table of names, help and what they do. A command is one function and one line.
 
 use super::Talk;
+use super::confirm::confirm;
 use super::conversation::{Conversation, Saved};
-use super::input;
 use crate::cli::heat;
 use crate::cli::options::describe_memory;
 use crate::cli::output::{self, note};
@@ -182,7 +182,7 @@ fn save(talk: &mut Talk<'_>, file: &str) -> Result<Next> {
     let path = &path(file)?;
     target::refuse_model(path, [talk.partner.engine().gguf()])?;
     let asks = forced.is_none() && talk.is_interactive && path.is_file();
-    if asks && !input::confirm(&format!("{file} exists; replace it? [y/N] "))? {
+    if asks && !confirm(&format!("{file} exists; replace it? [y/N] "))? {
         note("nothing is saved");
         return Ok(Next::Read);
     }

@@ -41,15 +41,6 @@ pub(super) fn open() -> Result<Box<dyn Read>> {
     if is_interactive() { Ok(Box::new(Terminal::new()?)) } else { Ok(Box::new(Lines(stdin().lock()))) }
 }
 
-/// Asks a person at the terminal; whatever is not yes is no.
-pub(super) fn confirm(question: &str) -> Result<bool> {
-    match Editor::<(), FileHistory>::new()?.readline(question) {
-        Ok(answer) => Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")),
-        Err(ReadlineError::Interrupted | ReadlineError::Eof) => Ok(false),
-        Err(error) => Err(error).context("cannot read from the terminal"),
-    }
-}
-
 const FENCE: &str = "\"\"\"";
 
 /// Whether `text` is a whole message: no backslash at its end, and no `"""` at its beginning without a second one.

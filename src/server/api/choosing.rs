@@ -5,6 +5,7 @@ use crate::server::format::Format;
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
 use moewe_engine::sampler::Sampling;
+use moewe_engine::tokenizer::Special;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -59,7 +60,7 @@ pub(super) struct Choosing {
     /// Whether the answer comes as server-sent events.
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
-    /// Numbers from -100 to 100 by token ids; -100 excludes.
+    /// Numbers from -100 to 100 by token ids or texts; -100 excludes.
     logit_bias: Option<Value>,
     /// Go on where the model would end.
     ignore_eos: Option<bool>,
@@ -232,12 +233,13 @@ pub(super) fn refuse_unless_neutral(name: &str, value: Option<&Value>) -> Result
     if is_neutral { Ok(()) } else { Err(Refusal::field(name, "this server does not support it")) }
 }
 
-/// `{"42": -1.5}`, or llama-server's `[[42, -1.5], ["text", false]]`.
+/// `{"42": -1.5}`, or llama-server's `[[42, -1.5], ["text", false]]` and `{"text": -1.5}`; a text biases each of its tokens.
 fn biases(value: &Value, model: &Model) -> Result<Vec<(u32, f32)>, Refusal> {
     let wrong = |what: &str| Refusal::field("logit_bias", what);
     let entries: Vec<(Value, &Value)> = match value {
         Value::Object(map) => {
-            map.iter().map(|(key, bias)| (Value::from(key.parse::<u32>().ok()), bias)).collect()
+            let token = |key: &String| key.parse::<i64>().map_or_else(|_| key.as_str().into(), Value::from);
+            map.iter().map(|(key, bias)| (token(key), bias)).collect()
         }
         Value::Array(list) => {
             let pair = |pair: &'_ Value| pair.as_array().filter(|pair| pair.len() == 2).is_some();
@@ -263,8 +265,12 @@ fn biases(value: &Value, model: &Model) -> Result<Vec<(u32, f32)>, Refusal> {
         };
         let tokens = match &token {
             Value::String(text) => {
-                let tokens = model.tokenizer().encode(text, moewe_engine::tokenizer::Special::Plain);
-                tokens.map_err(|error| wrong(&error.to_string()))?
+                let tokens = model.tokenizer().encode(text, Special::Plain);
+                let tokens = tokens.map_err(|error| wrong(&error.to_string()))?;
+                if tokens.is_empty() {
+                    return Err(wrong("expected texts of at least one token"));
+                }
+                tokens
             }
             token => {
                 let id = token.as_u64().and_then(|id| u32::try_from(id).ok());

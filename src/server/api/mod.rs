@@ -16,8 +16,15 @@ mod usage;
 
 pub(super) use document::document;
 
+use super::Shared;
+use super::body::Body;
+use super::chat::Chat;
+use super::model::Model;
+use super::refusal::Refusal;
+use choosing::Choosing;
 use moewe_engine::tokenizer::date;
 use ring::rand::{SecureRandom, SystemRandom};
+use serde::de::DeserializeOwned;
 use std::time::SystemTime;
 
 /// How a request is called in what is said about it.
@@ -32,6 +39,19 @@ pub(super) fn identifier(prefix: &str) -> String {
     let _ = SystemRandom::new().fill(&mut bytes);
     let letters = bytes.iter().map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()]));
     format!("{prefix}{}", letters.collect::<String>())
+}
+
+/// How many tokens the prompt has that a body's conversation becomes; `read` makes one of an interface's own fields.
+async fn count_tokens<T: DeserializeOwned>(
+    shared: &Shared,
+    body: &Body,
+    read: impl FnOnce(T, &Choosing, &Model) -> Result<Chat, Refusal>,
+) -> Result<usize, Refusal> {
+    let model = shared.model()?.clone();
+    let (choosing, own): (Choosing, T) = (body.read()?, body.read()?);
+    choosing.is_for(&model, shared.settings.strict_model)?;
+    let (_, tokens) = read(own, &choosing, &model)?.prompt(&model).await?;
+    Ok(tokens.len())
 }
 
 /// Seconds since 1970.

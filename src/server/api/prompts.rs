@@ -1,5 +1,6 @@
 //! Prompts as requests write them: texts, token ids, lists of either, and what stands before and behind a gap.
 
+use crate::server::api::choosing::refuse_unless_neutral;
 use crate::server::body::ids;
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
@@ -14,7 +15,8 @@ pub(super) struct Prompt {
     pub(super) tokens: Vec<u32>,
 }
 
-/// Texts get what the model's file puts before a text, ids are taken as they are; a list with ids and texts is one prompt.
+/// Texts get what the model's file puts before a text, ids are taken as they are; a list with ids and texts is one prompt,
+/// and `{"prompt_string"}` is llama-server's way to write one.
 ///
 /// # Errors
 /// What is no prompt.
@@ -50,25 +52,36 @@ fn one(value: &Value, model: &Model) -> Result<Prompt, Refusal> {
         }
         (_, Some(Ok(tokens))) => Ok(Prompt { text: model.tokenizer().decode(&tokens), tokens }),
         (_, Some(Err(id))) => Err(Refusal::field("prompt", format!("the model has no token {id}"))),
-        (Value::Array(list), None) if is_mixed(list) => {
-            let mut tokens = vec![];
-            for (at, entry) in list.iter().enumerate() {
-                match (entry, ids(&Value::Array(vec![entry.clone()]), model.engine.config().vocab_size)) {
-                    (Value::String(text), _) if at == 0 => {
-                        let first = model.tokenizer().encode_with_bos(text, Special::Parse);
-                        tokens.extend(first.map_err(refused)?);
-                    }
-                    (Value::String(text), _) => {
-                        tokens.extend(model.tokenizer().encode(text, Special::Parse).map_err(refused)?);
-                    }
-                    (_, Some(Ok(id))) => tokens.extend(id),
-                    _ => return Err(Refusal::field("prompt", format!("the model has no token {entry}"))),
-                }
+        (Value::Array(list), None) if is_mixed(list) => mixed(list, model),
+        (Value::Object(fields), _) => match fields.get("prompt_string") {
+            Some(text @ (Value::String(_) | Value::Array(_))) => {
+                let path = "prompt.multimodal_data";
+                refuse_unless_neutral(path, fields.get("multimodal_data"))?;
+                one(text, model)
             }
-            Ok(Prompt { text: model.tokenizer().decode(&tokens), tokens })
-        }
+            _ => Err(wrong()),
+        },
         _ => Err(wrong()),
     }
+}
+
+/// Ids and texts side by side; what the file puts before a text stands before one at the beginning only.
+fn mixed(list: &[Value], model: &Model) -> Result<Prompt, Refusal> {
+    let (tokenizer, vocabulary) = (model.tokenizer(), model.engine.config().vocab_size);
+    let mut tokens = vec![];
+    for (at, entry) in list.iter().enumerate() {
+        match (entry, ids(&Value::Array(vec![entry.clone()]), vocabulary)) {
+            (Value::String(text), _) if at == 0 => {
+                tokens.extend(tokenizer.encode_with_bos(text, Special::Parse).map_err(refused)?);
+            }
+            (Value::String(text), _) => {
+                tokens.extend(tokenizer.encode(text, Special::Parse).map_err(refused)?);
+            }
+            (_, Some(Ok(id))) => tokens.extend(id),
+            _ => return Err(Refusal::field("prompt", format!("the model has no token {entry}"))),
+        }
+    }
+    Ok(Prompt { text: tokenizer.decode(&tokens), tokens })
 }
 
 fn refused(error: moewe_engine::Error) -> Refusal {

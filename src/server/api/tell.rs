@@ -29,10 +29,13 @@ pub(in crate::server) struct Framing {
     shape: Shape,
     /// What is said where nothing happens.
     ping: &'static str,
+    /// After how long.
+    silence: Duration,
     /// What follows the last event of an answer that ended well.
     done: &'static str,
 }
 
+#[derive(Clone, Copy)]
 enum Shape {
     /// Server-sent events.
     Events,
@@ -42,25 +45,25 @@ enum Shape {
     Lines,
 }
 
+const PLAIN: Framing =
+    Framing { interface: Interface::Native, shape: Shape::Events, ping: COMMENT, silence: SILENCE, done: "" };
 /// OpenAI's chats and completions.
 pub(super) static OPENAI: Framing =
-    Framing { interface: Interface::OpenAi, shape: Shape::Events, ping: COMMENT, done: "data: [DONE]\n\n" };
+    Framing { interface: Interface::OpenAi, shape: Shape::Events, done: "data: [DONE]\n\n", ..PLAIN };
 /// OpenAI's responses.
-pub(super) static RESPONSES: Framing =
-    Framing { interface: Interface::OpenAi, shape: Shape::Named, ping: COMMENT, done: "" };
+pub(super) static RESPONSES: Framing = Framing { interface: Interface::OpenAi, shape: Shape::Named, ..PLAIN };
 /// Anthropic's messages.
 pub(super) static ANTHROPIC: Framing = Framing {
     interface: Interface::Anthropic,
     shape: Shape::Named,
     ping: "event: ping\ndata: {\"type\":\"ping\"}\n\n",
-    done: "",
+    ..PLAIN
 };
 /// Ollama's chats and completions.
 pub(super) static OLLAMA: Framing =
-    Framing { interface: Interface::Ollama, shape: Shape::Lines, ping: "", done: "" };
+    Framing { interface: Interface::Ollama, shape: Shape::Lines, ping: "", ..PLAIN };
 /// llama-server's completions.
-pub(in crate::server) static NATIVE: Framing =
-    Framing { interface: Interface::Native, shape: Shape::Events, ping: COMMENT, done: "" };
+pub(in crate::server) static NATIVE: Framing = PLAIN;
 
 impl Framing {
     fn write(&self, events: &[Value]) -> String {
@@ -162,7 +165,7 @@ fn stream<T: Tell>(
             return Some((Ok::<_, Infallible>(Bytes::from(first)), Some((answers, teller, request, None))));
         }
         loop {
-            let text = match answers.next(SILENCE).await {
+            let text = match answers.next(framing.silence).await {
                 Heard::Silence => framing.ping.to_owned(),
                 Heard::Event(_, Event::Failed(failure)) => {
                     // Nothing says that it is done: clients would take it for a success.
@@ -186,4 +189,56 @@ fn stream<T: Tell>(
         }
     });
     framing.response(Body::from_stream(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::api::openai::responses;
+    use axum::body::BodyDataStream;
+    use futures_util::StreamExt;
+    use moewe_engine::generate::Ending;
+    use tokio::sync::mpsc::channel;
+
+    async fn next(body: &mut BodyDataStream) -> Option<String> {
+        Some(String::from_utf8(body.next().await?.unwrap().to_vec()).unwrap())
+    }
+
+    /// Silence is broken by pings in the interface's way, and changes nothing of what follows.
+    #[tokio::test]
+    async fn silence_is_no_end() {
+        for (framing, is_told) in
+            [(&OPENAI, true), (&RESPONSES, true), (&ANTHROPIC, true), (&NATIVE, true), (&OLLAMA, false)]
+        {
+            assert_eq!(framing.silence, SILENCE);
+            let silence = Duration::from_millis(1);
+            let framing: &'static Framing = Box::leak(Box::new(Framing { silence, ..*framing }));
+            let (sender, events) = channel(8);
+            sender.try_send((0, Event::Begun { usage: Usage::default() })).unwrap();
+            let response = tell(Answers::of(events), responses::teller(), framing, true, "").await.unwrap();
+            let mut body = response.into_body().into_data_stream();
+            assert!(next(&mut body).await.unwrap().contains("response.created"));
+            if is_told {
+                for _ in 0..3 {
+                    assert_eq!(next(&mut body).await.unwrap(), framing.ping);
+                }
+            } else {
+                let heard = tokio::time::timeout(silence * 20, next(&mut body)).await;
+                assert!(framing.ping.is_empty() && heard.is_err(), "{heard:?}");
+            }
+            let ended = Event::Ended {
+                ending: Ending::EndOfText,
+                stop: None,
+                pieces: vec![],
+                usage: Usage::default(),
+            };
+            sender.try_send((0, ended)).unwrap();
+            drop(sender);
+            let mut rest = String::new();
+            while let Some(more) = next(&mut body).await {
+                rest += &more;
+            }
+            assert!(rest.contains("response.completed") && rest.ends_with(framing.done), "{rest}");
+        }
+    }
 }

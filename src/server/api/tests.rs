@@ -146,8 +146,11 @@ fn blocks_of_anthropic() {
     assert_eq!(whole["usage"]["cache_read_input_tokens"], 4);
     // Put together as the protocol says, the events are the whole.
     let mut blocks: Vec<Value> = vec![];
-    let mut json = String::new();
+    let (mut json, mut latest) = (String::new(), Value::Null);
     for event in &events {
+        if event["type"] == "content_block_delta" {
+            latest = event["delta"]["type"].clone();
+        }
         match event["type"].as_str().unwrap() {
             "message_start" => assert_eq!(event["message"]["content"], json!([])),
             "content_block_start" => {
@@ -160,6 +163,7 @@ fn blocks_of_anthropic() {
                 let (key, more) = match delta["type"].as_str().unwrap() {
                     "text_delta" => ("text", &delta["text"]),
                     "thinking_delta" => ("thinking", &delta["thinking"]),
+                    "signature_delta" => ("signature", &delta["signature"]),
                     "input_json_delta" => ("", &delta["partial_json"]),
                     other => panic!("{other}"),
                 };
@@ -171,6 +175,7 @@ fn blocks_of_anthropic() {
             }
             "content_block_stop" => {
                 let block = blocks.last_mut().unwrap();
+                assert_eq!(block["type"] == "thinking", latest == "signature_delta");
                 assert_eq!(event["index"], blocks_index(&events, event));
                 if block["type"] == "tool_use" {
                     block["input"] = serde_json::from_str(&json).unwrap();

@@ -1,6 +1,6 @@
 //! One request on its way: its text, its place in the batch, and what its client has not taken yet.
 
-use super::odds::TokenOdds;
+use super::odds::{Telling, TokenOdds};
 use moewe_engine::dialogue::{Piece, Reader};
 use moewe_engine::generate::{Ending, Event as Brought, Generation, Guide, Guided};
 use moewe_engine::grammar::Constraint;
@@ -24,8 +24,8 @@ pub(crate) struct Request {
     pub(crate) reader: Reader,
     /// What its text has to be.
     pub(crate) constraint: Option<Constraint>,
-    /// How many of the likeliest tokens are told beside each token; `None` for no odds at all.
-    pub(crate) odds: Option<usize>,
+    /// Which odds are told beside each token, if any.
+    pub(crate) odds: Option<Telling>,
     /// Whether the odds of the prompt's own tokens are told as well.
     pub(crate) scores: bool,
     /// Whether beginnings are shared with others, and this one's kept.
@@ -95,7 +95,7 @@ pub(super) struct Conversation {
     sampling: Sampling,
     limit: Option<usize>,
     vocabulary: usize,
-    odds: Option<usize>,
+    odds: Option<Telling>,
     scored: Option<usize>, // tokens of the prompt whose odds were told, where they are wanted
     reuses: bool,
     progress: bool,
@@ -274,7 +274,7 @@ impl Conversation {
     /// Tells the odds of the prompt's tokens that follow rows from position `held` on.
     pub(super) fn score(&mut self, batch: &mut Batch<'_>, held: usize, count: usize) {
         let Some(scored) = self.scored else { return };
-        let top = self.odds.unwrap_or(0);
+        let top = self.odds.map_or(0, |telling| telling.top);
         let until = (held + count + 1).min(self.usage.prompt_tokens);
         if let Err(error) = batch.fetch() {
             return self.fail(Failure::Engine(error.to_string()));
@@ -311,7 +311,8 @@ impl Conversation {
             return None;
         }
         let token = self.tokens()[self.tokens().len() - 1];
-        let odds = self.odds.map(|top| TokenOdds::new(batch.logits(row), token, top));
+        let telling = self.odds.zip(self.sampler.as_ref());
+        let odds = telling.map(|(telling, sampler)| telling.odds(batch.logits(row), sampler, token));
         self.usage.completion_tokens += 1;
         // The token that brings a stop string has odds, too.
         self.usage.answer = self.since.elapsed();

@@ -15,7 +15,7 @@ mod turns;
 
 pub(crate) use board::Slot;
 pub(crate) use conversation::{Event, Failure, Request, Usage};
-pub(crate) use odds::TokenOdds;
+pub(crate) use odds::{By, Telling, TokenOdds};
 
 use super::metrics::Metrics;
 use board::Board;

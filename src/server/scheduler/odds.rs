@@ -1,4 +1,42 @@
-//! What the model itself thinks of a token and of the likeliest ones, before anything was done to its distribution.
+//! How likely a token and the likeliest ones were: by the model itself, before anything was done to its distribution, or
+//! by what the token was drawn from. What is told of them to whom is not decided here.
+
+use moewe_engine::sampler::Sampler;
+
+/// The odds that are told beside tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Telling {
+    /// How many of the likeliest tokens.
+    pub(crate) top: usize,
+    pub(crate) by: By,
+}
+
+/// Whose odds they are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum By {
+    /// The model's own.
+    Model,
+    /// Those of the draw: after penalties, temperature and all that excludes.
+    Draw,
+}
+
+impl Telling {
+    /// The model's own odds, of so many tokens.
+    pub(crate) fn of_model(top: usize) -> Self {
+        Self { top, by: By::Model }
+    }
+
+    /// Of a token that this sampler has chosen by these logits just now.
+    pub(crate) fn odds(self, logits: &[f32], sampler: &Sampler, token: u32) -> TokenOdds {
+        match self.by {
+            By::Model => TokenOdds::new(logits, token, self.top),
+            By::Draw if sampler.sampling().temperature == 0.0 => {
+                TokenOdds::new(sampler.scores(), token, self.top).certain()
+            }
+            By::Draw => TokenOdds::new(sampler.scores(), token, self.top),
+        }
+    }
+}
 
 /// Natural logarithms of probabilities.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,11 +71,43 @@ impl TokenOdds {
         let top = best.into_iter().map(|(token, logit)| (token, of(logit))).collect();
         Self { token, chosen: of(logits[token as usize]), top }
     }
+
+    /// The same where the token was taken without a draw: nothing else could be.
+    fn certain(mut self) -> Self {
+        self.chosen = 0.0;
+        let token = self.token;
+        let odds = |other: u32| if other == token { 0.0 } else { f32::NEG_INFINITY };
+        self.top.iter_mut().for_each(|entry| entry.1 = odds(entry.0));
+        self
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use moewe_engine::sampler::Sampling;
+
+    #[test]
+    fn odds_of_a_draw() {
+        let logits = [1f32, 3.0, 2.0, f32::NEG_INFINITY];
+        let drawn = |temperature: f32| {
+            let sampling = Sampling { temperature, top_k: 2, seed: Some(1), ..Sampling::default() };
+            let mut sampler = Sampler::new(sampling, logits.len()).unwrap();
+            let token = sampler.sample(&logits, &[]).unwrap();
+            let telling = Telling { top: 3, by: By::Draw };
+            (token, telling.odds(&logits, &sampler, token))
+        };
+        let (token, odds) = drawn(0.5);
+        // Twice the distance, and the third is out.
+        let sum = 1.0 + (-2f64).exp();
+        assert!((f64::from(odds.top[0].1) - (1.0 / sum).ln()).abs() < 1e-6);
+        assert!((f64::from(odds.top[1].1) - (-2.0 - sum.ln())).abs() < 1e-6);
+        assert_eq!(odds.top[2], (0, f32::NEG_INFINITY));
+        assert!(token == 1 || token == 2);
+        let (token, odds) = drawn(0.0);
+        assert_eq!((token, odds.chosen), (1, 0.0));
+        assert_eq!(odds.top, [(1, 0.0), (2, f32::NEG_INFINITY), (0, f32::NEG_INFINITY)]);
+    }
 
     #[test]
     fn odds_of_a_distribution() {

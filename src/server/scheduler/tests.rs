@@ -295,7 +295,7 @@ fn odds_of_a_prompt_are_those_of_a_session() {
     let running = Running::parallel(&engine, 1);
     let prompt = prompt(&engine, &"Die Möwe fliegt über das Meer. ".repeat(8));
     let (mut request, mut events) = running.request(1, &prompt, 0, 64);
-    (request.odds, request.scores) = (Some(2), true);
+    (request.odds, request.scores) = (Some(Telling::of_model(2)), true);
     running.scheduler.submit(request);
     let mut scored = vec![];
     while let Some((_, event)) = events.blocking_recv() {

@@ -120,37 +120,10 @@ impl Encoder {
         Error::malformed(&self.path, "encode", "a token for every text", error)
     }
 
-    /// Whether texts may be cut by [`pieces`] without other ids coming out.
+    /// Whether texts may be cut by [`pieces`](super::pieces::pieces) without other ids coming out.
     pub fn may_cut(&self) -> bool {
         self.splitter.is_some()
     }
-}
-
-/// Cuts `text` into pieces of about `size` bytes after line breaks between two lines that neither end nor begin with
-/// white space: there every rule of [`PRE_TOKENIZERS`] begins a new word.
-pub fn pieces(text: &str, size: usize) -> Vec<&str> {
-    let mut pieces = Vec::with_capacity(text.len() / size.max(1) + 1);
-    let mut rest = text;
-    while let Some(end) = boundary(rest, size) {
-        let (piece, after) = rest.split_at(end);
-        pieces.push(piece);
-        rest = after;
-    }
-    pieces.push(rest);
-    pieces
-}
-
-/// The first such line break that ends `size` bytes or more.
-fn boundary(text: &str, size: usize) -> Option<usize> {
-    let start = size.max(1);
-    let breaks = text.as_bytes().get(start..)?.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
-    breaks
-        .map(|(at, _)| start + at)
-        .find(|&at| {
-            let (before, after) = (text[..at].chars().next_back(), text[at + 1..].chars().next());
-            before.is_some_and(|c| !c.is_whitespace()) && after.is_some_and(|c| !c.is_whitespace())
-        })
-        .map(|at| at + 1)
 }
 
 /// A file of a tokenizer, whose length is bounded.

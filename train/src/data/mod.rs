@@ -16,6 +16,7 @@ pub mod mixture;
 mod npy;
 mod partial;
 mod permutation;
+pub mod pieces;
 pub mod prepare;
 pub mod progress;
 mod shard_writer;

@@ -5,11 +5,12 @@
 
 use super::batches::Pass;
 use super::corpus::{Separator, Source};
-use super::encoder::{Encoder, pieces};
+use super::encoder::Encoder;
 use super::holdout::{Border, Document};
 use super::manifest::{self, Counts, Entry, Manifest};
 pub use super::npy::Dtype;
 use super::partial::Partial;
+use super::pieces::pieces;
 use super::progress::{Progress, Report};
 use super::shard_writer::{Cut, ShardWriter};
 use crate::{Error, Result};

@@ -5,7 +5,7 @@
 
 use super::batches::Pass;
 use super::corpus::{Separator, Source};
-use super::encoder::pieces;
+use super::pieces::pieces;
 use super::progress::{Progress, Report};
 use crate::{Error, Result};
 use moewe_engine::tokenizer::bytes::CHARACTERS;

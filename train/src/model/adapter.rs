@@ -2,7 +2,8 @@
 //! which matrices have an adapter, how the adapter's parameters are called, and how they begin.
 
 use super::config::Config;
-use super::parameters::{Piece, Role, Spec, specs};
+use super::parameters::{Spec, specs};
+use super::roles::{Piece, Role};
 use crate::random::Random;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};

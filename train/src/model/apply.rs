@@ -1,8 +1,8 @@
 //! The matrices of a model as they are applied: in the precision of the computation, with what is learned beside them.
 
 use super::adapter::{self, Adapter, Lora};
-use super::parameters::Role;
-use super::transformer::{Model, Parameter};
+use super::roles::Role;
+use super::weights::{Model, Parameter};
 use crate::ops::{Dropout, Gradient, GroupedLinear, GroupedLowRank, Learned, Linear, LowRank, wide};
 use crate::random::Random;
 use crate::{Error, Result};

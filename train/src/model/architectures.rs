@@ -1,29 +1,10 @@
 //! The table of architectures, and a config.json's way to its row.
 
-use super::config::Config;
+use super::config::{Architecture, Config};
 use super::keys::Keys;
-use super::parameters::{Piece, Role};
 use super::{llama, mistral, mixtral, moe_124m, moe_gpt, olmoe, qwen3, qwen3_moe, tachyon};
 use crate::Result;
 use serde_json::Value;
-
-/// How an architecture's own code calls things.
-pub struct Architecture {
-    /// `model_type` in config.json.
-    pub model_type: &'static str,
-    /// `architectures` in config.json.
-    pub class: &'static str,
-    /// The key of the vocabulary's size.
-    pub vocabulary_key: &'static str,
-    /// The key of the context's length.
-    pub context_key: &'static str,
-    pub(super) read: fn(&Keys) -> Result<Config>,
-    /// The tensors of its dense twin, `(out, in)` each, that an expert of this role is made of, one below the other.
-    pub dense_twin: fn(Role, usize) -> Option<Vec<String>>,
-    /// The one tensor that newer releases have for this role, whose weights it may come from.
-    pub fused: fn(Role, usize, &[usize]) -> Option<Piece>,
-    pub(super) pieces: fn(&Config, Role, usize, &[usize]) -> Vec<Piece>,
-}
 
 /// All of them.
 pub static ARCHITECTURES: &[&Architecture] = &[

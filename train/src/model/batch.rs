@@ -1,7 +1,7 @@
 //! What goes through a model: tokens in rows, how texts lie in them and what of them is learned; how a pass treats them,
 //! and the losses that come of it.
 
-use super::router::ExpertLoad;
+use super::router::{Average, ExpertLoad};
 use crate::ops::IGNORED;
 use crate::{Error, Result};
 
@@ -119,9 +119,6 @@ impl Batch<'_> {
         (self.tokens.chunks_exact(length).flat_map(row).collect(), self.rows * (length - 1))
     }
 }
-
-/// Makes the means over all ranks of the numbers it is given.
-pub type Average<'a> = dyn Fn(&mut [f64]) -> Result<()> + Sync + 'a;
 
 /// How a batch goes through the model.
 #[derive(Clone, Copy)]

@@ -1,8 +1,28 @@
 //! What a model is, whatever its architecture calls it. The files of the architectures fill this in from config.json.
 
-use super::Architecture;
+use super::keys::Keys;
+use super::roles::{Piece, Role};
+use crate::Result;
 use crate::ops::{Activation, NormKind, RotationStyle};
 use serde_json::Value;
+
+/// How an architecture's own code calls things.
+pub struct Architecture {
+    /// `model_type` in config.json.
+    pub model_type: &'static str,
+    /// `architectures` in config.json.
+    pub class: &'static str,
+    /// The key of the vocabulary's size.
+    pub vocabulary_key: &'static str,
+    /// The key of the context's length.
+    pub context_key: &'static str,
+    pub(super) read: fn(&Keys) -> Result<Config>,
+    /// The tensors of its dense twin, `(out, in)` each, that an expert of this role is made of, one below the other.
+    pub dense_twin: fn(Role, usize) -> Option<Vec<String>>,
+    /// The one tensor that newer releases have for this role, whose weights it may come from.
+    pub fused: fn(Role, usize, &[usize]) -> Option<Piece>,
+    pub(super) pieces: fn(&Config, Role, usize, &[usize]) -> Vec<Piece>,
+}
 
 /// The shape and the rules of a model.
 #[derive(Clone)]

@@ -1,10 +1,9 @@
 //! What Llama and its descendants share: the keys of config.json and the tensor names, with what differs as data.
 
-use super::Architecture;
-use super::config::{Balance, Biases, Config, Experts, HeadNorms, Initialisation, Position};
+use super::config::{Architecture, Balance, Biases, Config, Experts, HeadNorms, Initialisation, Position};
 use super::keys::Keys;
 use super::names::qkv_pieces;
-use super::parameters::{Piece, Role};
+use super::roles::{Piece, Role};
 use crate::Result;
 use crate::ops::{Activation, NormKind, RotationStyle};
 use serde_json::Value;

@@ -2,9 +2,9 @@
 //! stream, which stays in the precision of sums.
 
 use super::batch::{Batch, Pass};
-use super::parameters::Role;
+use super::roles::Role;
 use super::router::{Routing, Spread};
-use super::transformer::{Model, Parameter};
+use super::weights::{Model, Parameter};
 use crate::Result;
 use crate::ops::{Attended, Attention, Dropout, HeadNorm, Heads, Linear, wide};
 use crate::random::Random;

@@ -1,7 +1,6 @@
 //! Llama: grouped heads, rotation of halves, a dense SwiGLU network in every layer.
 
-use super::Architecture;
-use super::config::Config;
+use super::config::{Architecture, Config};
 use super::family::{self, Kind, Window};
 use super::keys::Keys;
 use crate::Result;

@@ -1,7 +1,6 @@
 //! Mistral: Llama with a window, which must be as long as the context that is trained.
 
-use super::Architecture;
-use super::config::Config;
+use super::config::{Architecture, Config};
 use super::family::{self, Kind, Window};
 use super::keys::Keys;
 use crate::Result;

@@ -1,11 +1,10 @@
 //! Mixtral: Llama with routed SwiGLU experts in every layer, in the tensor names of its first releases, which every
 //! reader knows.
 
-use super::Architecture;
-use super::config::Config;
+use super::config::{Architecture, Config};
 use super::family::{self, Kind, Window};
 use super::keys::Keys;
-use super::parameters::{Piece, Role};
+use super::roles::{Piece, Role};
 use crate::Result;
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {

@@ -20,19 +20,22 @@ mod parameters;
 mod presets;
 mod qwen3;
 mod qwen3_moe;
+mod roles;
 mod router;
 mod tachyon;
 #[cfg(test)]
 mod tests;
 mod transformer;
+mod weights;
 
 pub use adapter::{Lora, Target, Trained};
-pub use architectures::{ARCHITECTURES, Architecture};
-pub use batch::{Average, Batch, Losses, PackedRow, Packing, Pass};
-pub use config::{Balance, Biases, Config, Experts, HeadNorms, Initialisation, Position};
+pub use architectures::ARCHITECTURES;
+pub use batch::{Batch, Losses, PackedRow, Packing, Pass};
+pub use config::{Architecture, Balance, Biases, Config, Experts, HeadNorms, Initialisation, Position};
 pub use keys::Keys;
 use names::{GatedNames, qkv_pieces};
-pub use parameters::{Piece, Role, Spec};
+pub use parameters::Spec;
 pub use presets::{PRESETS, Preset};
-pub use router::ExpertLoad;
-pub use transformer::{Model, Parameter, Values};
+pub use roles::{Piece, Role};
+pub use router::{Average, ExpertLoad};
+pub use weights::{Model, Parameter, Values};

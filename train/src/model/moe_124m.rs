@@ -1,10 +1,9 @@
 //! 124M-MoE: learned positions, layer norms, experts with biases, an untied head. The load-balance loss and the z-loss
 //! that its description promises stand under keys of our own.
 
-use super::Architecture;
-use super::config::{Balance, Biases, Config, Experts, Initialisation, Position};
+use super::config::{Architecture, Balance, Biases, Config, Experts, Initialisation, Position};
 use super::keys::Keys;
-use super::parameters::{Piece, Role};
+use super::roles::{Piece, Role};
 use crate::Result;
 use crate::ops::{Activation, NormKind};
 use serde_json::Value;

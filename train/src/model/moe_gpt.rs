@@ -1,9 +1,9 @@
 //! German MoE GPT: layer norms, rotation of neighbouring pairs, dense and expert layers in turn, expert capacity.
 
-use super::config::{Balance, Biases, Config, Experts, Initialisation, Position};
+use super::GatedNames;
+use super::config::{Architecture, Balance, Biases, Config, Experts, Initialisation, Position};
 use super::keys::Keys;
-use super::parameters::{Piece, Role};
-use super::{Architecture, GatedNames};
+use super::roles::{Piece, Role};
 use crate::ops::{Activation, NormKind, RotationStyle};
 use crate::{Error, Result};
 use serde_json::Value;

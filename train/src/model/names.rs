@@ -1,7 +1,7 @@
 //! Export names that several architectures share: parts of stacked matrices.
 
 use super::config::Config;
-use super::parameters::Piece;
+use super::roles::Piece;
 
 /// Names of the two halves of a gated matrix.
 pub(super) struct GatedNames {

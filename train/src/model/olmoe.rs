@@ -1,7 +1,6 @@
 //! OLMoE: norms over all heads of queries and of keys together, routers whose weights need not add up to 1.
 
-use super::Architecture;
-use super::config::{Config, Experts, HeadNorms};
+use super::config::{Architecture, Config, Experts, HeadNorms};
 use super::family::{self, Kind, Window};
 use super::keys::Keys;
 use crate::Result;

@@ -1,7 +1,8 @@
 //! Named sizes: the config.json of every folder in `models/`, compiled in.
 
 use super::config::Config;
-use super::parameters::{Role, specs};
+use super::parameters::specs;
+use super::roles::Role;
 use crate::{Error, Result};
 
 /// A named size.

@@ -1,7 +1,6 @@
 //! Qwen3: Llama with a norm over each head of queries and keys.
 
-use super::Architecture;
-use super::config::{Config, HeadNorms};
+use super::config::{Architecture, Config, HeadNorms};
 use super::family::{self, Kind, Window};
 use super::keys::Keys;
 use crate::Result;

@@ -1,7 +1,6 @@
 //! Qwen3 with experts: in all layers, or in every n-th but those that `mlp_only_layers` names.
 
-use super::Architecture;
-use super::config::{Config, Experts, HeadNorms};
+use super::config::{Architecture, Config, Experts, HeadNorms};
 use super::family::{self, Kind, Window};
 use super::keys::Keys;
 use crate::Result;

@@ -4,10 +4,12 @@
 //! Sources: top-k gating with noise, Shazeer et al. 2017; load balance and capacity, Fedus et al. 2021; z-loss, Zoph et
 //! al. 2022.
 
-use super::batch::Average;
 use super::config::{Balance, Experts};
 use crate::ops::{Dispatch, Groups};
 use rayon::prelude::*;
+
+/// Makes the means over all ranks of the numbers it is given.
+pub type Average<'a> = dyn Fn(&mut [f64]) -> crate::Result<()> + Sync + 'a;
 
 const DROPPED: u32 = u32::MAX;
 

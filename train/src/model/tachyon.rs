@@ -1,9 +1,9 @@
 //! Tachyon, the Acceleron series: RMS norms, norms of queries and keys, grouped heads, shared experts.
 
-use super::config::{Balance, Biases, Config, Experts, HeadNorms, Initialisation, Position};
+use super::config::{Architecture, Balance, Biases, Config, Experts, HeadNorms, Initialisation, Position};
 use super::keys::Keys;
-use super::parameters::{Piece, Role};
-use super::{Architecture, GatedNames, qkv_pieces};
+use super::roles::{Piece, Role};
+use super::{GatedNames, qkv_pieces};
 use crate::Result;
 use crate::ops::{Activation, NormKind, RotationStyle};
 use serde_json::Value;

@@ -7,21 +7,30 @@ use crate::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
 
 /// Writes rules of llguidance's kind of Lark.
-pub(super) struct Rules<'t> {
+pub(in crate::dialogue) struct Rules<'t> {
     tokenizer: &'t Tokenizer,
     lines: Vec<String>,
 }
 
-impl Rules<'_> {
+impl<'t> Rules<'t> {
+    pub(in crate::dialogue) fn new(tokenizer: &'t Tokenizer) -> Self {
+        Self { tokenizer, lines: vec![] }
+    }
+
+    /// The grammar that begins with `start`.
+    pub(in crate::dialogue) fn grammar(self, start: &str) -> String {
+        format!("start: {start}\n{}\n", self.lines.join("\n"))
+    }
+
     /// A rule for `body`; its name.
-    pub(super) fn rule(&mut self, body: &str) -> String {
+    pub(in crate::dialogue) fn rule(&mut self, body: &str) -> String {
         let name = format!("r{}", self.lines.len());
         self.lines.push(format!("{name}: {body}"));
         name
     }
 
     /// JSON of a schema, spaced as templates space it.
-    pub(super) fn json(&mut self, schema: &Value) -> String {
+    pub(in crate::dialogue) fn json(&mut self, schema: &Value) -> String {
         let mut schema = schema.as_object().cloned().unwrap_or_default();
         let spaces = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
         schema.insert("x-guidance".to_owned(), spaces);
@@ -37,8 +46,18 @@ impl Rules<'_> {
         name
     }
 
+    /// Any text, and the quote that ends it.
+    pub(in crate::dialogue) fn free_text(&mut self, quote: &str) -> String {
+        if self.control(quote).is_none_or(|(_, length)| length != quote.len()) {
+            return self.text(quote, quote);
+        }
+        let name = format!("T{}", self.lines.len());
+        self.lines.push(format!("{name}: /(?s:.*)/"));
+        format!("{name} {}", self.literal(quote))
+    }
+
     /// A fixed text, in which control tokens are found and what varies is some letters and digits.
-    pub(super) fn literal(&self, text: &str) -> String {
+    pub(in crate::dialogue) fn literal(&self, text: &str) -> String {
         let (mut parts, mut rest, mut plain) = (vec![], text, String::new());
         let flush = |plain: &mut String, parts: &mut Vec<String>| {
             if !plain.is_empty() {
@@ -89,9 +108,9 @@ impl Calls {
         if self.is_bare {
             return None; // every answer that begins like JSON would have to be a call
         }
-        let mut rules = Rules { tokenizer, lines: vec![] };
+        let mut rules = Rules::new(tokenizer);
         let call = self.call(offer, &mut rules);
-        Some(format!("start: /[ \\n]{{0,4}}/ {call}\n{}\n", rules.lines.join("\n")))
+        Some(rules.grammar(&format!("/[ \\n]{{0,4}}/ {call}")))
     }
 
     /// A rule of a call of any of these tools.
@@ -102,7 +121,7 @@ impl Calls {
 
     /// A grammar in Lark of a call of one of these tools, or of several calls where there may be several.
     pub(in crate::dialogue) fn grammar(&self, offer: &Offer, tokenizer: &Tokenizer) -> String {
-        let mut rules = Rules { tokenizer, lines: vec![] };
+        let mut rules = Rules::new(tokenizer);
         let call = self.call(offer, &mut rules);
         let [before, between, behind] = [&self.before, &self.between, &self.behind];
         let mut start = format!("{} {call}", rules.literal(before.trim_start()));
@@ -111,7 +130,8 @@ impl Calls {
         {
             start += &format!(" ({} {call})*", rules.literal(between));
         }
-        format!("start: {start} {}\n{}\n", rules.literal(behind.trim_end()), rules.lines.join("\n"))
+        let behind = rules.literal(behind.trim_end());
+        rules.grammar(&format!("{start} {behind}"))
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod forced;
 mod json;
+mod keyed;
+mod literal;
 mod marks;
 mod named;
 mod object;
@@ -19,13 +21,13 @@ mod written;
 use super::Piece;
 use super::trial::Trial;
 use crate::tokenizer::ChatTemplate;
-use forced::Rules;
 use marks::Mark;
 use serde_json::Value;
 use std::fmt::Debug;
 use std::sync::Arc;
 use written::{MANNERS, Written};
 
+pub(super) use forced::Rules;
 pub(super) use json::{Fed, Scanner};
 pub use offer::{Offer, Tool};
 pub(super) use split::Splitter;
@@ -37,6 +39,11 @@ pub use written::Manner;
 trait Kind: Debug + Send + Sync {
     /// For people.
     fn name(&self) -> &'static str;
+
+    /// Whether a call begins with it, in a list where nothing stands before one.
+    fn begins(&self, c: char) -> bool {
+        c == '{'
+    }
 
     /// Begins to read a call, from behind what stands before it. Where that is nothing (`is_bare`) only names that are on
     /// offer make a call.
@@ -74,7 +81,7 @@ type Recognized = (Arc<dyn Kind>, Vec<(usize, usize)>);
 type Detect = fn(&Written) -> Option<Recognized>;
 
 /// All kinds; the first that recognizes itself.
-static KINDS: &[Detect] = &[object::detect, named::detect, parameters::detect];
+static KINDS: &[Detect] = &[object::detect, named::detect, parameters::detect, keyed::detect];
 
 /// How calls are written.
 #[derive(Clone, Debug)]
@@ -88,8 +95,9 @@ pub(super) struct Calls {
     starts: Vec<Mark>,
     /// The end of `open`, which models forget the beginning of.
     short: Option<Mark>,
-    /// Behind a call and between two.
+    /// Behind a call and between two; those behind the first so many close the list.
     ends: Vec<Mark>,
+    separators: usize,
     /// Whether nothing stands before a call, which then is the beginning of an answer.
     is_bare: bool,
     /// What the template writes before calls, between two and behind the last.
@@ -108,7 +116,7 @@ impl Calls {
             let written = Written::new(template, trial, thought, manner)?;
             KINDS.iter().find_map(|detect| {
                 let (kind, places) = detect(&written)?;
-                let manner = manner.with_ids(template);
+                let manner = manner.with_rest(template);
                 let calls = Self::around(&written, &places, kind, manner, template.source())?;
                 calls.reads(&written, places.len()).then_some(calls)
             })
@@ -125,6 +133,7 @@ impl Calls {
             starts: vec![],
             short: None,
             ends: vec![],
+            separators: 0,
             is_bare: true,
             before: String::new(),
             between: String::new(),
@@ -162,6 +171,7 @@ impl Calls {
         let mut section = Mark::new(&before[..before.len() - open.len()]);
         let open = Mark::new(open);
         let mut ends = Mark::new(close).words().to_vec();
+        let mut separators = ends.len();
         if !section.is_empty() {
             let behind = behind.trim_start().strip_prefix(close.trim()).unwrap_or(behind);
             // What closes the list: signs up to its tag.
@@ -176,6 +186,7 @@ impl Calls {
         let is_bare = section.is_empty() && open.is_empty();
         if is_bare {
             ends.push(";".to_owned());
+            separators = ends.len();
             section = Mark::new(if source.contains(PYTHON) { PYTHON } else { "" });
         }
         let starts: Vec<Mark> =
@@ -187,8 +198,20 @@ impl Calls {
         let texts = [before, between.unwrap_or_default(), behind].map(str::to_owned);
         let [before, between, behind] = if is_bare { Default::default() } else { texts };
         let is_usable = !is_bare || kind.name() == "object";
-        let calls =
-            Self { manner, kind, section, open, starts, short, ends, is_bare, before, between, behind };
+        let calls = Self {
+            manner,
+            kind,
+            section,
+            open,
+            starts,
+            short,
+            ends,
+            separators,
+            is_bare,
+            before,
+            between,
+            behind,
+        };
         is_usable.then_some(calls)
     }
 

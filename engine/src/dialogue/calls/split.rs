@@ -27,6 +27,8 @@ pub(in crate::dialogue) struct Splitter {
     spoke: bool,
     /// Whether there was a call.
     called: bool,
+    /// Whether the list of calls has ended: what follows is no call unless something announces it.
+    is_closed: bool,
 }
 
 enum Place {
@@ -53,6 +55,7 @@ impl Splitter {
             call: 0,
             spoke: false,
             called: false,
+            is_closed: false,
         }
     }
 
@@ -162,7 +165,7 @@ impl Splitter {
 
     /// Behind the mark of a list or of a call.
     fn go_behind(&mut self, is_list: bool) {
-        self.call = self.raw.len();
+        (self.call, self.is_closed) = (self.raw.len(), false);
         let call = || Place::Call { body: self.calls.body(&self.offer), is_told: false };
         self.place = if is_list { Place::Between } else { call() };
     }
@@ -186,7 +189,8 @@ impl Splitter {
         if text.is_empty() {
             return self.held.len() < LONGEST_SPACE;
         }
-        if self.calls.open.is_empty() && text == "{" {
+        let may_begin = self.calls.open.is_empty() && !self.is_closed;
+        if may_begin && self.calls.kind.begins(c) && text.len() == c.len_utf8() {
             self.begin(c);
             return true;
         }
@@ -202,8 +206,9 @@ impl Splitter {
         }
         // Behind the beginning of a list nothing ends yet.
         let ends = self.calls.ends.iter().filter(|_| self.raw.is_empty());
-        if ends.clone().any(|mark| matches!(mark.at(text), Found::Whole(_))) {
+        if let Some(at) = ends.clone().position(|mark| matches!(mark.at(text), Found::Whole(_))) {
             self.held.clear();
+            self.is_closed |= at >= self.calls.separators;
             return true;
         }
         starts.chain(ends).any(|mark| mark.at(text) == Found::Begun)

@@ -97,6 +97,7 @@ fn kinds_are_recognized_by_what_templates_write() {
     assert!(manner("deepseek-v3").text_arguments && manner("deepseek-v3").null_content);
     assert!(manner("nemo").short_ids && !manner("mistral-small").short_ids);
     assert!(manner("kimi-k2").named_ids && !manner("qwen3").text_arguments);
+    assert!(manner("gemma4").inner_results && !manner("qwen3").inner_results);
 }
 
 #[test]
@@ -251,6 +252,8 @@ proptest! {
         ].into_iter().collect();
         let calls = [("get_weather", first), ("now", others.into_iter().collect())];
         let words = if dialogue.manner().null_content { String::new() } else { words };
+        // What they write of texts with quotes cannot be told from other texts; `literal.rs` has a test of its own.
+        prop_assume!(!matches!(name, "gemma4" | "lfm2.5"));
         let calls = if matches!(name, "llama3.1" | "gpt-oss") { &calls[..1] } else { &calls[..] };
         let offer = offer(true);
         let prompt = template.render(std::slice::from_ref(&question), true).unwrap();

@@ -22,11 +22,20 @@ pub struct Manner {
     pub named_ids: bool,
     /// Ids of nine letters and digits: the template refuses longer ones.
     pub short_ids: bool,
+    /// Results of tools as `tool_responses` (`name`, `response`) of the turn that called them: turns of their own would be
+    /// written like anybody's.
+    pub inner_results: bool,
 }
 
 /// All that are tried, the most common first.
 pub(super) const MANNERS: [Manner; 6] = {
-    let usual = Manner { text_arguments: false, null_content: false, named_ids: false, short_ids: false };
+    let usual = Manner {
+        text_arguments: false,
+        null_content: false,
+        named_ids: false,
+        short_ids: false,
+        inner_results: false,
+    };
     let null = Manner { null_content: true, ..usual };
     [
         usual,
@@ -115,11 +124,12 @@ fn tools() -> Map<String, Value> {
 }
 
 impl Manner {
-    /// The same with short ids, where the template refuses others.
-    pub(super) fn with_ids(self, template: &ChatTemplate) -> Self {
+    /// The same with short ids, where the template refuses others, and with results where it looks for them.
+    pub(super) fn with_rest(self, template: &ChatTemplate) -> Self {
         const LONG: &str = "call_0123456789abcdefghijkl";
         let refuses = rendered(template, self, 1, "", [LONG; 2]).is_none();
-        Self { short_ids: refuses && !self.named_ids, ..self }
+        let inner_results = takes_results(template, self);
+        Self { short_ids: refuses && !self.named_ids, inner_results, ..self }
     }
 }
 
@@ -127,6 +137,15 @@ impl Manner {
 pub(super) fn names_a_tool(template: &ChatTemplate, manner: Manner, before: &str) -> bool {
     let name = before.to_owned() + NAMES[0];
     render(template, manner, 1, "").is_some_and(|text| text.contains(&name))
+}
+
+/// Whether a template writes the results that a turn with calls holds.
+fn takes_results(template: &ChatTemplate, manner: Manner) -> bool {
+    const RESULT: &str = "Zx7RESULT";
+    let turn = turn(manner, 1, "", IDS);
+    let turn = turn.with("tool_responses", json!([{"name": NAMES[0], "response": RESULT}]));
+    let rendered = template.render_with(&[Message::new("user", QUESTION), turn], false, &tools());
+    rendered.is_ok_and(|rendered| rendered.text().contains(RESULT))
 }
 
 /// Whether a template tells the model which tools there are.
@@ -164,6 +183,12 @@ fn rendered(
     words: &str,
     ids: [&str; 2],
 ) -> Option<String> {
+    let turns = [Message::new("user", QUESTION), turn(manner, count, words, ids)];
+    Some(template.render_with(&turns, false, &tools()).ok()?.text().to_owned())
+}
+
+/// An answer that calls so many tools.
+fn turn(manner: Manner, count: usize, words: &str, ids: [&str; 2]) -> Message {
     let id = |number: usize| match manner.named_ids {
         true => format!("functions.{}:{number}", NAMES[number]),
         false => ids[number].to_owned(),
@@ -179,10 +204,7 @@ fn rendered(
         })
         .collect();
     let content = if manner.null_content && words.is_empty() { Value::Null } else { Value::from(words) };
-    let answer =
-        Message::new("assistant", "").with("content", content).with("tool_calls", Value::from(calls));
-    let rendered = template.render_with(&[Message::new("user", QUESTION), answer], false, &tools()).ok()?;
-    Some(rendered.text().to_owned())
+    Message::new("assistant", "").with("content", content).with("tool_calls", Value::from(calls))
 }
 
 /// The outermost JSON objects of a text, and those within braces that are none.

@@ -73,23 +73,83 @@ fn whatever_is_forced_is_a_call() {
     }
 }
 
+/// A dialogue of a template, and a tool with one text.
+fn with_text(name: &str) -> (Dialogue, Arc<Offer>) {
+    let (_, _, source) = TEMPLATES.iter().find(|(known, ..)| *known == name).unwrap();
+    let dialogue = Dialogue::of(&ChatTemplate::new(source, "<s>", "</s>").unwrap());
+    let parameters = json!({
+        "type": "object", "properties": { "text": { "type": "string" } }, "required": ["text"],
+        "additionalProperties": false,
+    });
+    (dialogue, Arc::new(Offer { tools: vec![Tool { name: "f".into(), parameters }], several: false }))
+}
+
 /// A text among parameters may hold anything but the tag that ends it.
 #[test]
 fn free_texts_end_at_their_tag() {
-    let (_, _, source) = TEMPLATES.iter().find(|(name, ..)| *name == "qwen3-coder").unwrap();
-    let dialogue = Dialogue::of(&ChatTemplate::new(source, "<s>", "</s>").unwrap());
-    let parameters =
-        json!({ "type": "object", "properties": { "text": { "type": "string" } }, "required": ["text"] });
-    let offer = Arc::new(Offer { tools: vec![Tool { name: "f".into(), parameters }], several: false });
-    let lark = dialogue.grammar_of_calls(&offer, &VOCABULARY.0).unwrap();
-    let mut matcher = compile(&Grammar::Lark(lark)).unwrap();
-    let text =
-        "<tool_call>\n<function=f>\n<parameter=text>\na </b>\n\nü {\n</parameter>\n</function>\n</tool_call>";
-    for (at, byte) in text.bytes().enumerate() {
-        assert!(!matcher.must_end(), "{at}");
-        matcher.advance_bytes(&[byte]).unwrap_or_else(|error| panic!("{at}: {error}"));
+    let value = "a </b>\n\nü { \"";
+    for (name, before, behind) in [
+        (
+            "qwen3-coder",
+            "<tool_call>\n<function=f>\n<parameter=text>\n",
+            "\n</parameter>\n</function>\n</tool_call>",
+        ),
+        ("gemma4", "<|tool_call>call:f{text:<|\"|>", "<|\"|>}<tool_call|>"),
+    ] {
+        let (dialogue, offer) = with_text(name);
+        let lark = dialogue.grammar_of_calls(&offer, &VOCABULARY.0).unwrap();
+        let mut matcher = compile(&Grammar::Lark(lark)).unwrap();
+        let text = format!("{before}{value}{behind}");
+        for (at, byte) in text.bytes().enumerate() {
+            assert!(!matcher.must_end(), "{at}");
+            matcher.advance_bytes(&[byte]).unwrap_or_else(|error| panic!("{name}: {at}: {error}"));
+        }
+        assert!(matcher.may_end().unwrap());
+        let (calls, _) = read(&dialogue, &offer, text.as_bytes());
+        assert_eq!(calls, [("f".to_owned(), json!({ "text": value }))]);
     }
-    assert!(matcher.may_end().unwrap());
-    let (calls, _) = read(&dialogue, &offer, text.as_bytes());
-    assert_eq!(calls, [("f".to_owned(), json!({ "text": "a </b>\n\nü {" }))]);
+}
+
+/// Control tokens are tokens in a grammar, not the texts that they are called by.
+#[test]
+fn control_tokens_stand_around_calls() {
+    let marks = [
+        "<|tool_call>",
+        "<tool_call|>",
+        "<|\"|>",
+        "<|start|>",
+        "<|channel|>",
+        "<|message|>",
+        "<|constrain|>",
+        "<|end|>",
+    ];
+    let bytes: Vec<String> = CHARACTERS.iter().map(char::to_string).collect();
+    let tokens = bytes.iter().map(String::as_str).chain(marks).collect();
+    let types = [vec![1; 256], vec![3; marks.len()]].concat();
+    let spec = VocabularySpec { model: "gpt2", pre: "gpt-2", tokens, types, ..Default::default() };
+    let tokenizer = Tokenizer::new(&spec).unwrap();
+    let vocabulary = Vocabulary::new(&tokenizer, tokenizer.vocabulary_size()).unwrap();
+    let call = "commentary to=functions.f <|constrain|>json<|message|>{\"text\": \"a\"}";
+    let thought = "analysis<|message|>Hm {\n<|end|><|start|>assistant<|channel|>";
+    for (name, text, is_whole) in [
+        ("gemma4", "<|tool_call>call:f{text:<|\"|>ü \"}\n<|\"|>}<tool_call|>", true),
+        ("gemma4", "<|tool_call>call:f{text:\"", false),
+        ("gemma4", "<|tool_call>call:g", false),
+        ("gpt-oss", &format!("<|channel|>{call}"), true),
+        ("gpt-oss", &format!("<|channel|>{thought}{call}"), true),
+        ("gpt-oss", &format!("<|channel|>{thought}{thought}"), false),
+        ("gpt-oss", "<|channel|>final", false),
+        ("gpt-oss", "Hm", false),
+    ] {
+        let (dialogue, offer) = with_text(name);
+        assert_eq!(dialogue.rules_thoughts(), name == "gpt-oss");
+        let lark = dialogue.grammar_of_calls(&offer, &tokenizer).unwrap();
+        let mut matcher = vocabulary.compile(&Grammar::Lark(lark)).unwrap();
+        let tokens = tokenizer.encode(text, Special::Parse).unwrap();
+        let is_followed = tokens.iter().all(|&token| {
+            let is_allowed = matches!(matcher.allowed().unwrap(), Next::Tokens(mask) if mask.allows(token));
+            is_allowed && matcher.advance(token).is_ok()
+        });
+        assert_eq!(is_followed && matcher.may_end().unwrap(), is_whole, "{name}: {text}");
+    }
 }

@@ -6,7 +6,7 @@ use super::codes::PanelBlock;
 use super::products::{Part, Passes, Sums, rows_body};
 use super::tiles::{Cut, FEW_FOURS};
 use super::unpacked::{COLUMNS, UNPACKED, Unpacked};
-use super::words::Pair;
+use super::words_x86::Pair;
 use std::ops::Range;
 
 /// Whether unpacking columns once for so many inputs pays. Blocks of one group come out of their bits in few steps.

@@ -42,11 +42,11 @@ impl Passes for Avx512 {
         // SAFETY: compiled for the instructions; the rest is the caller's promise.
         unsafe {
             match len {
-                12 => B::pass_on_avx512::<12>(part, inputs, sums),
-                8 => B::pass_on_avx512::<8>(part, inputs, sums),
-                4 => B::pass_on_avx512::<4>(part, inputs, sums),
-                2 => B::pass_on_avx512::<2>(part, inputs, sums),
-                _ => B::pass_on_avx512::<1>(part, inputs, sums),
+                12 => B::pass::<__m512i, 12>(part, inputs, sums),
+                8 => B::pass::<__m512i, 8>(part, inputs, sums),
+                4 => B::pass::<__m512i, 4>(part, inputs, sums),
+                2 => B::pass::<__m512i, 2>(part, inputs, sums),
+                _ => B::pass::<__m512i, 1>(part, inputs, sums),
             }
         }
     }

@@ -7,11 +7,14 @@
 
 use super::super::activations::QuantizedRow;
 use super::products::{Part, Sums, pass_body};
+#[cfg(target_arch = "x86_64")]
 use super::unpacked::Unpacked;
-use super::words::{Pair, Words};
+use super::whole::BlockSums;
+use super::words::Words;
+#[cfg(target_arch = "x86_64")]
+use super::words_x86::Pair;
 use super::{PANEL, WORD, formats, words_come_first};
 use crate::quant::Block;
-use std::arch::x86_64::__m512i;
 use std::ops::Range;
 
 /// Where bits of four neighbouring codes are: in every byte of a word, by its place in a panel, after a move to the right;
@@ -42,6 +45,10 @@ pub(super) trait PanelBlock: Block {
     const VALUES: Option<[i8; 16]> = None;
     /// Whether a pass leaves every word soon after it came, so that memory is read as one stream. Bits of groups that are
     /// far from each other would share words.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "AVX-512 alone leaves a stream to the processor")
+    )]
     const IS_STREAM: bool = true;
     /// How many steps are written out together, where a block has more: numbers that depend on a step's place among
     /// them are constants.
@@ -58,20 +65,25 @@ pub(super) trait PanelBlock: Block {
         None
     }
 
-    /// The body of [`Passes::pass`](super::products::Passes::pass) on AVX-512.
+    /// The body of [`Passes::pass`](super::products::Passes::pass) with a panel as it is, but on AVX2.
     ///
     /// # Safety
     /// As there.
     #[inline(always)]
-    unsafe fn pass_on_avx512<const N: usize>(part: &Part<'_>, inputs: &QuantizedRow<'_>, sums: &Sums<'_>) {
+    unsafe fn pass<W: BlockSums, const N: usize>(
+        part: &Part<'_>,
+        inputs: &QuantizedRow<'_>,
+        sums: &Sums<'_>,
+    ) {
         // SAFETY: the caller's promises.
-        unsafe { pass_body::<Self, __m512i, N>(part, inputs, sums) }
+        unsafe { pass_body::<Self, W, N>(part, inputs, sums) }
     }
 
     /// The body of [`Passes::begin`](super::products::Passes::begin) on AVX2, where columns come out of their bits.
     ///
     /// # Safety
     /// As there.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn unpack_on_avx2<const VNNI: bool>(panel: &mut Unpacked, part: &Part<'_>) {
         // SAFETY: the caller's promises.
@@ -82,6 +94,7 @@ pub(super) trait PanelBlock: Block {
     ///
     /// # Safety
     /// As there.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn pass_on_avx2<const VNNI: bool, const N: usize>(
         panel: Option<&Unpacked>,
@@ -98,6 +111,7 @@ pub(super) trait PanelBlock: Block {
 ///
 /// # Safety
 /// As there.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) unsafe fn pass_steps_on_avx2<B: PanelBlock, const VNNI: bool, const N: usize>(
     panel: Option<&Unpacked>,
@@ -108,7 +122,7 @@ pub(super) unsafe fn pass_steps_on_avx2<B: PanelBlock, const VNNI: bool, const N
     // SAFETY: the caller's promises.
     unsafe {
         match panel {
-            Some(panel) => panel.pass_body::<B, VNNI, N>(part, inputs, sums),
+            Some(panel) => panel.pass_body::<B, Pair<VNNI>, N>(part, inputs, sums),
             None => pass_body::<B, Pair<VNNI>, N>(part, inputs, sums),
         }
     }
@@ -314,7 +328,7 @@ pub(super) unsafe fn stored_codes<B: PanelBlock, W: Words>(words: *const u8, gro
     // SAFETY: the caller's promises.
     unsafe {
         let Bits { word, right, mask } = B::low(group, quad);
-        let mut codes: W = formats::word::<W>(words, word).right(right).and(formats::in_all_bytes(mask));
+        let mut codes: W = formats::word::<W>(words, word).bits(right, mask);
         if let Some(Bits { word, right, mask }) = B::upper(group, quad) {
             let upper = formats::word::<W>(words, word).right_or_left(right);
             codes = codes.or_masked(upper, formats::in_all_bytes(mask));

@@ -4,11 +4,15 @@
 //! block is a register, or two, and has the number of its place in a panel (`ORDER`). Nothing here multiplies.
 
 use super::super::activations::QuantizedRow;
-use super::codes::{Bits, Factors, Head, PanelBlock, pass_steps_on_avx2};
+#[cfg(target_arch = "x86_64")]
+use super::codes::pass_steps_on_avx2;
+use super::codes::{Bits, Factors, Head, PanelBlock};
 use super::products::{Part, Sums};
-use super::unpacked::Unpacked;
-use super::words::{Pair, Words};
-use super::{PANEL, WORD, whole, whole_avx2};
+use super::whole::{self, BlockSums};
+use super::words::Words;
+use super::{PANEL, WORD};
+#[cfg(target_arch = "x86_64")]
+use super::{unpacked::Unpacked, whole_avx2, words_x86::Pair};
 use crate::quant::{IQ4_VALUES, Iq4Nl, Iq4Xs, MXFP4_VALUES, Mxfp4, Q2K, Q3K, Q4_0, Q4K, Q5K, Q6K, Q8_0};
 use std::ops::Range;
 
@@ -263,11 +267,16 @@ impl PanelBlock for Q2K {
     }
 
     #[inline(always)]
-    unsafe fn pass_on_avx512<const N: usize>(part: &Part<'_>, inputs: &QuantizedRow<'_>, sums: &Sums<'_>) {
+    unsafe fn pass<W: BlockSums, const N: usize>(
+        part: &Part<'_>,
+        inputs: &QuantizedRow<'_>,
+        sums: &Sums<'_>,
+    ) {
         // SAFETY: the caller's promises.
-        unsafe { whole::pass_body::<Self, N>(part, inputs, sums) }
+        unsafe { whole::pass_body::<Self, W, N>(part, inputs, sums) }
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn unpack_on_avx2<const VNNI: bool>(panel: &mut Unpacked, part: &Part<'_>) {
         // SAFETY: as above.
@@ -279,6 +288,7 @@ impl PanelBlock for Q2K {
         }
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn pass_on_avx2<const VNNI: bool, const N: usize>(
         panel: Option<&Unpacked>,

@@ -5,9 +5,9 @@
 //! blocks' bytes that make no whole word (an F16 scale at either end) come before them or behind them, row by row, so
 //! that words lie on lines of the cache. Codes stay packed in their bits. This file owns the table of formats;
 //! `packing.rs` makes panels of rows, `formats.rs` and `codes.rs` read blocks out of a panel, `tiles.rs` lays inputs side
-//! by side, `products.rs` multiplies both over `words.rs`, compiled in `avx2.rs`, which has `unpacked.rs` for many inputs,
-//! and `avx512.rs`. Q2_K has products of its own there (`whole_avx2.rs`, `whole.rs`). `bf16.rs` makes tiles of BF16 of
-//! both, which `amx.rs` multiplies by the tile unit (`unit.rs`).
+//! by side, `products.rs` multiplies both over `words.rs`, compiled in `avx2.rs`, `avx512.rs` and `neon.rs`; the first and
+//! the last have `unpacked.rs` for many inputs. Q2_K has products of its own (`whole.rs`, `whole_avx2.rs`). `bf16.rs`
+//! makes tiles of BF16 of both, which `amx.rs` multiplies by the tile unit (`unit.rs`).
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -17,39 +17,33 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
-#[cfg(target_arch = "x86_64")]
 mod codes;
-#[cfg(target_arch = "x86_64")]
 mod formats;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod packing;
-#[cfg(target_arch = "x86_64")]
 mod products;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod unit;
-#[cfg(target_arch = "x86_64")]
 mod unpacked;
-#[cfg(target_arch = "x86_64")]
 mod whole;
 #[cfg(target_arch = "x86_64")]
 mod whole_avx2;
-#[cfg(target_arch = "x86_64")]
 mod words;
+#[cfg(target_arch = "aarch64")]
+mod words_neon;
+#[cfg(target_arch = "x86_64")]
+mod words_x86;
 
-#[cfg(target_arch = "x86_64")]
-use super::PANEL;
-use super::RowsFn;
-#[cfg(target_arch = "x86_64")]
-use crate::quant;
-use crate::quant::Format;
+use super::{PANEL, RowsFn};
+use crate::quant::{self, Format};
 use crate::simd::Isa;
 use std::ops::Range;
 
 /// The formats with panels.
-#[cfg(target_arch = "x86_64")]
 static TABLE: &[Panels] = &[
     Panels::of::<quant::Q4_0>(),
     Panels::of::<quant::Q8_0>(),
@@ -62,8 +56,6 @@ static TABLE: &[Panels] = &[
     Panels::of::<quant::Iq4Xs>(),
     Panels::of::<quant::Mxfp4>(),
 ];
-#[cfg(not(target_arch = "x86_64"))]
-static TABLE: &[Panels] = &[];
 
 /// Bytes of a word.
 const WORD: usize = 4;
@@ -90,21 +82,28 @@ pub(super) fn of(format: &Format) -> Option<&'static Panels> {
     TABLE.iter().find(|panels| panels.id == format.id)
 }
 
-#[cfg(target_arch = "x86_64")]
 impl Panels {
     const fn of<B: codes::PanelBlock>() -> Self {
         Self { id: B::ID, odd_first: B::ODD_FIRST, order: B::ORDER, rows: rows_of::<B> }
     }
 }
 
-#[cfg(target_arch = "x86_64")]
 fn rows_of<B: codes::PanelBlock>(isa: Isa) -> RowsFn {
     match isa {
-        Isa::Portable => unreachable!("its matrices lie in rows"),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDot => neon::rows_of_panels::<B>,
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonI8mm => neon::rows_of_panels_with_i8mm::<B>,
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::rows_of_panels::<B>,
+        #[cfg(target_arch = "x86_64")]
         Isa::AvxVnni => avx2::rows_of_panels_with_vnni::<B>,
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => avx512::rows_of_panels::<B>,
+        #[cfg(target_arch = "x86_64")]
         Isa::Amx => amx::rows_of_panels::<B>,
+        // Sets are chosen where they are available.
+        _ => unreachable!("the matrices of {isa} lie in rows"),
     }
 }
 

@@ -125,8 +125,36 @@ pub(super) fn turn(rows: [&Four; FOUR]) -> [Four; FOUR] {
 }
 
 /// The first word of each row, then the second ones and so on.
-#[cfg(not(target_arch = "x86_64"))]
-fn turn(rows: [&Four; FOUR]) -> [Four; FOUR] {
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+pub(super) fn turn(rows: [&Four; FOUR]) -> [Four; FOUR] {
+    use std::arch::aarch64::*;
+    use std::mem::transmute;
+    // SAFETY: every aarch64 machine has NEON, and a register is sixteen bytes.
+    unsafe {
+        let [a, b, c, d] = rows;
+        let (a, b) = (vld1q_u8(a.as_ptr()), vld1q_u8(b.as_ptr()));
+        let (c, d) = (vld1q_u8(c.as_ptr()), vld1q_u8(d.as_ptr()));
+        let [a, b, c, d] = [
+            vreinterpretq_u32_u8(a),
+            vreinterpretq_u32_u8(b),
+            vreinterpretq_u32_u8(c),
+            vreinterpretq_u32_u8(d),
+        ];
+        let (ac, bd) = (vzip1q_u32(a, c), vzip1q_u32(b, d));
+        let (ac_high, bd_high) = (vzip2q_u32(a, c), vzip2q_u32(b, d));
+        transmute([
+            vzip1q_u32(ac, bd),
+            vzip2q_u32(ac, bd),
+            vzip1q_u32(ac_high, bd_high),
+            vzip2q_u32(ac_high, bd_high),
+        ])
+    }
+}
+
+/// The first word of each row, then the second ones and so on.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub(super) fn turn(rows: [&Four; FOUR]) -> [Four; FOUR] {
     std::array::from_fn(|word| {
         let mut turned = Four::default();
         for (place, row) in turned.as_chunks_mut::<WORD>().0.iter_mut().zip(&rows) {

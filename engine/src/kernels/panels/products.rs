@@ -2,7 +2,8 @@
 //!
 //! Codes meet the inputs as they come out of their bits. Inputs pass in tiles (`tiles.rs`), so that unpacking is shared;
 //! the arithmetic and its order are those of one input, so a row's result does not depend on how many inputs there are.
-//! Written once over [`Words`]; `avx2.rs` and `avx512.rs` compile it for their instructions.
+//! Written once over [`Words`]; `avx2.rs`, `avx512.rs` and `neon.rs` compile it for their
+//! instructions.
 
 use super::super::activations::QuantizedRow;
 use super::super::{Job, PANEL, Pick, blocks};
@@ -27,9 +28,11 @@ impl Ahead {
     pub(super) const FAR: Self = Self { far: 16 << 10, near: 4 << 10 };
 
     /// For the second-level cache alone: the nearest one is asked for what is there, which costs less than a branch.
+    #[cfg(target_arch = "x86_64")]
     pub(super) const SECOND_LEVEL: Self = Self { far: 8 << 10, near: 0 };
 
     /// Asks for what is there.
+    #[cfg(target_arch = "x86_64")]
     pub(super) const NOT: Self = Self { far: 0, near: 0 };
 }
 
@@ -256,7 +259,9 @@ pub(super) fn prefetch<B: PanelBlock, W: Words>(block: &[u8], step: usize, ahead
     for line in number * lines / stretch..(number + 1) * lines / stretch {
         let line = block.as_ptr().wrapping_add((first + line) * 64);
         super::super::prefetch_far(line.wrapping_add(ahead.far));
-        super::super::prefetch(line.wrapping_add(ahead.near));
+        if W::ASKS_TWICE {
+            super::super::prefetch(line.wrapping_add(ahead.near));
+        }
     }
 }
 
@@ -280,8 +285,11 @@ unsafe fn add_packed<B: PanelBlock, W: Words, const N: usize>(
 }
 
 /// The products of a step's codes; `number` counts the row's steps.
+///
+/// # Safety
+/// Needs the instructions of `W`; the inputs must be whole.
 #[inline(always)]
-unsafe fn dots<B: PanelBlock, W: Words, const N: usize>(
+pub(super) unsafe fn dots<B: PanelBlock, W: Words, const N: usize>(
     step: &impl Step<W>,
     number: usize,
     inputs: &QuantizedRow<'_>,
@@ -290,13 +298,8 @@ unsafe fn dots<B: PanelBlock, W: Words, const N: usize>(
     // SAFETY: the caller's promises.
     unsafe {
         let mut products = begin::<B, W, N>(number, inputs);
-        for quad in 0..quads {
-            let codes = step.codes(quad);
-            let fours = inputs.codes.as_ptr().cast::<i32>().add((number * quads + quad) * N);
-            for (n, products) in products.iter_mut().enumerate() {
-                *products = W::multiply::<B>(*products, quad, codes, fours.add(n));
-            }
-        }
+        let fours = inputs.codes.as_ptr().cast::<i32>().add(number * quads * N);
+        W::add_products::<B, _, N>(&mut products, step, quads, fours);
         end::<B, W, N>(products, number, inputs)
     }
 }
@@ -304,7 +307,7 @@ unsafe fn dots<B: PanelBlock, W: Words, const N: usize>(
 /// No products of a step yet.
 ///
 /// # Safety
-/// Here and below: needs the instructions of `W`; the inputs must be whole.
+/// As above, here and below.
 #[inline(always)]
 pub(super) unsafe fn begin<B: PanelBlock, W: Words, const N: usize>(
     number: usize,

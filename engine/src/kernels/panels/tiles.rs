@@ -14,9 +14,10 @@ use std::ops::Range;
 pub(super) struct Cut(&'static [usize]);
 
 /// For registers that hold four codes of each row: as many sums and products as fit into 32 registers.
+#[cfg(target_arch = "x86_64")]
 pub(super) static FOURS: Cut = Cut(&[12, 8, 4, 2, 1]);
 
-/// The same for 16 registers, of which sixteen rows take two.
+/// For 16 registers, of which sixteen rows take two, or 32, of which they take four.
 pub(super) static FEW_FOURS: Cut = Cut(&[4, 2, 1]);
 
 /// Inputs whose tiles are made at once stay in the second-level cache, and the panels that they meet in the first.
@@ -119,7 +120,11 @@ impl Tiles {
         let (groups, scales) = (first * groups, first * (width / GROUP));
         // SAFETY: the caller's promise.
         unsafe {
-            interleave::<W, N>(&rows.map(|row| row.codes), &mut self.codes[first * width..]);
+            if W::TAKES_EIGHTS {
+                interleave_eights(&rows.map(|row| row.codes), &mut self.codes[first * width..]);
+            } else {
+                interleave::<W, N>(&rows.map(|row| row.codes), &mut self.codes[first * width..]);
+            }
             interleave::<W, N>(&rows.map(|row| bytes(row.scales)), bytes_mut(&mut self.scales[scales..]));
             if reads_sums::<B, W>() {
                 interleave::<W, N>(&rows.map(|row| bytes(row.sums)), bytes_mut(&mut self.sums[groups..]));
@@ -202,6 +207,17 @@ unsafe fn interleave<W: Words, const N: usize>(rows: &[&[i8]; N], out: &mut [i8]
     for at in (whole..len).step_by(4) {
         for (n, row) in rows.iter().enumerate() {
             out[at * N + n * 4..][..4].copy_from_slice(&row[at..at + 4]);
+        }
+    }
+}
+
+/// Eight codes of each row in turn.
+fn interleave_eights<const N: usize>(rows: &[&[i8]; N], out: &mut [i8]) {
+    let eights = rows.map(|row| row.as_chunks::<8>().0);
+    let out = out.as_chunks_mut::<8>().0.as_chunks_mut::<N>().0;
+    for (number, out) in out[..eights[0].len()].iter_mut().enumerate() {
+        for (out, eights) in out.iter_mut().zip(eights) {
+            *out = eights[number];
         }
     }
 }

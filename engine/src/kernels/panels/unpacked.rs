@@ -3,9 +3,9 @@
 use super::super::PANEL;
 use super::super::activations::QuantizedRow;
 use super::WORD;
-use super::codes::{PackedStep, PanelBlock, Step, each_quad, each_step, open, step_columns, steps};
-use super::products::{Part, Sums, add_dots, begin, end, prefetch};
-use super::words::{Pair, Words, settle_products};
+use super::codes::{PackedStep, PanelBlock, Step, each_step, open, step_columns, steps};
+use super::products::{Part, Sums, add_dots, prefetch};
+use super::words::Words;
 use std::cell::RefCell;
 
 /// Bytes of a line: four codes, or one number, of sixteen rows.
@@ -20,7 +20,8 @@ pub(super) struct Unpacked {
     pub(super) codes: Vec<i8>,   // (columns / 4, 16, 4)
     pub(super) scales: Vec<f32>, // (steps, 16); whole ones, the bits of two i16: (groups, 16)
     pub(super) mins: Vec<f32>,   // (groups, 16); whole ones: (groups / 2, 16)
-    pub(super) units: Vec<f32>,  // (blocks, 2, 16), of whole scales and whole mins
+    #[cfg(target_arch = "x86_64")]
+    pub(super) units: Vec<f32>, // (blocks, 2, 16), of whole scales and whole mins
 }
 
 thread_local! {
@@ -76,17 +77,17 @@ impl Unpacked {
     /// # Safety
     /// As there.
     #[inline(always)]
-    pub(super) unsafe fn pass_body<B: PanelBlock, const VNNI: bool, const N: usize>(
+    pub(super) unsafe fn pass_body<B: PanelBlock, W: UnpackedDots, const N: usize>(
         &self,
         part: &Part<'_>,
         inputs: &QuantizedRow<'_>,
         sums: &Sums<'_>,
     ) {
-        self.check::<B, Pair<VNNI>>(part.steps.len());
-        let width = step_columns::<B, Pair<VNNI>>();
+        self.check::<B, W>(part.steps.len());
+        let width = step_columns::<B, W>();
         // SAFETY: the checks bound all that is read of a step; outputs by the caller's promise.
         unsafe {
-            let mut all = sums.read::<B, Pair<VNNI>, N>(part, inputs);
+            let mut all = sums.read::<B, W, N>(part, inputs);
             for number in 0..part.steps.len() {
                 let step = UnpackedStep {
                     codes: self.codes.as_ptr().add(number * width * PANEL).cast(),
@@ -94,48 +95,34 @@ impl Unpacked {
                     mins: self.mins.as_ptr().add(number * width / B::GROUP * PANEL),
                 };
                 let number = part.steps.start + number;
-                let dots = step.dots::<B, VNNI, N>(number, inputs);
-                let scales = Step::<Pair<VNNI>>::scales(&step);
-                add_dots::<B, Pair<VNNI>, N>(&mut all, (dots, scales), &step, number, inputs);
+                let dots = W::dots::<B, N>(step, number, inputs);
+                let scales = Step::<W>::scales(&step);
+                add_dots::<B, W, N>(&mut all, (dots, scales), &step, number, inputs);
             }
-            sums.write::<Pair<VNNI>, N>(all);
+            sums.write::<W, N>(all);
         }
     }
+}
+
+/// Registers that take steps out of memory.
+pub(super) trait UnpackedDots: Words {
+    /// [`super::products::dots`] of such a step.
+    ///
+    /// # Safety
+    /// As there; the step's pointers must lead to all of its numbers.
+    unsafe fn dots<B: PanelBlock, const N: usize>(
+        step: UnpackedStep,
+        number: usize,
+        inputs: &QuantizedRow<'_>,
+    ) -> [Self; N];
 }
 
 /// Where a step is, see [`Unpacked`].
 #[derive(Clone, Copy)]
-struct UnpackedStep {
-    codes: *const u8,
+pub(super) struct UnpackedStep {
+    pub(super) codes: *const u8,
     scales: *const f32,
     mins: *const f32,
-}
-
-impl UnpackedStep {
-    /// [`super::products::dots`] for few registers: an input is loaded where it is multiplied.
-    #[inline(always)]
-    unsafe fn dots<B: PanelBlock, const VNNI: bool, const N: usize>(
-        mut self,
-        number: usize,
-        inputs: &QuantizedRow<'_>,
-    ) -> [Pair<VNNI>; N] {
-        let quads = const { B::GROUP / WORD };
-        // SAFETY: the caller's promises.
-        unsafe {
-            let mut fours = inputs.codes.as_ptr().cast::<i32>().add(number * quads * N);
-            let mut products = begin::<B, Pair<VNNI>, N>(number, inputs);
-            each_quad!(quads, |quad| {
-                let codes: Pair<VNNI> = self.codes(quad);
-                for (n, products) in products.iter_mut().enumerate() {
-                    *products = Pair::<VNNI>::multiply::<B>(*products, quad, codes, fours.add(quad * N + n));
-                }
-                for products in &mut products {
-                    settle_products(products.current::<B, VNNI>(quad), &mut self.codes, &mut fours);
-                }
-            });
-            end::<B, Pair<VNNI>, N>(products, number, inputs)
-        }
-    }
 }
 
 impl<W: Words> Step<W> for UnpackedStep {

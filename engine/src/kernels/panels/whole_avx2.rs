@@ -9,7 +9,8 @@ use super::super::activations::{GROUP, QuantizedRow};
 use super::codes::{Factors, Head, PanelBlock, each_quad, each_step, open, steps, stored_codes};
 use super::products::{Ahead, Part, Sums, prefetch};
 use super::unpacked::{LINE, Unpacked};
-use super::words::{Pair, Words, settle_products};
+use super::words::Words;
+use super::words_x86::{Pair, settle_products};
 use std::arch::x86_64::*;
 
 /// A register of words of sixteen rows.

@@ -1,10 +1,23 @@
 //! Choosing codes for scales that stand: the nearest code of each weight, or the nearest point of each eight, for
 //! sixteen rows at a time.
 
-use super::super::compensate::Codes;
 use super::lattice::{Lattice, Octet, minus_signs};
 use super::nearest::{Query, Tables};
 use crate::simd::{LANES, Lanes};
+
+/// The codes of a block, by weights or by eights, as the format has them.
+pub(crate) struct BlockCodes {
+    pub(crate) scalars: [i8; 256],
+    pub(crate) octets: [Octet; 32],
+}
+
+impl BlockCodes {
+    /// Those of a format whose blocks are shorter.
+    #[inline(always)]
+    pub(crate) fn first<const N: usize>(&self) -> &[i8; N] {
+        self.scalars.first_chunk().expect("at most 256 codes")
+    }
+}
 
 /// How a format's codes are chosen.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +47,7 @@ pub(crate) trait Settle<L: Lanes> {
     /// columns, `steps` are scale and min.
     fn settle(&mut self, x: &[L; 8], importance: &[f32], steps: (L, L)) -> ([Self::Cell; LANES], [L; 8]);
     /// Writes a cell among the codes of its block.
-    fn put(codes: &mut Codes, at: usize, cell: Self::Cell);
+    fn put(codes: &mut BlockCodes, at: usize, cell: Self::Cell);
 }
 
 impl Scalars {
@@ -68,7 +81,7 @@ impl<L: Lanes> Settle<L> for Scalars {
     }
 
     #[inline(always)]
-    fn put(codes: &mut Codes, at: usize, cell: i8) {
+    fn put(codes: &mut BlockCodes, at: usize, cell: i8) {
         codes.scalars[at] = cell;
     }
 }
@@ -113,7 +126,7 @@ impl<L: Lanes> Settle<L> for Octets<L> {
     }
 
     #[inline(always)]
-    fn put(codes: &mut Codes, at: usize, cell: Octet) {
+    fn put(codes: &mut BlockCodes, at: usize, cell: Octet) {
         codes.octets[at / 8] = cell;
     }
 }

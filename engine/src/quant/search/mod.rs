@@ -12,7 +12,7 @@ mod scaled;
 mod ternary;
 
 pub(super) use affine::{affine_block, affine_group};
-pub(super) use coder::{Coder, Octets, Scalars, Settle};
+pub(super) use coder::{BlockCodes, Coder, Octets, Scalars, Settle};
 pub(super) use lattice::{Lattice, Octet, Signs, lattice_block};
 pub(super) use length::restore_length;
 pub(super) use nearest::{Codes, Points};

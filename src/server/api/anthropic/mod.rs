@@ -6,11 +6,12 @@ mod turns;
 use crate::server::Shared;
 use crate::server::api::RequestId;
 use crate::server::api::choosing::{self, Choosing};
+use crate::server::api::count_tokens;
 use crate::server::api::document::MessagesRequest;
 use crate::server::api::tell::{ANTHROPIC, tell as tell_answers};
 use crate::server::body::{Body, within};
 use crate::server::chat::Chat;
-use crate::server::messages::{Messages, variables};
+use crate::server::messages::{Messages, Tail, variables};
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
 use crate::server::tools::{Choice, Tools};
@@ -97,7 +98,7 @@ impl AnthropicMessages {
         let messages = turns::read(self.messages.as_ref(), self.system.as_ref())?;
         let limit = choosing.max_tokens.unwrap_or(USUAL_LIMIT);
         Ok(Chat {
-            messages: Messages::read(Some(messages), true)?,
+            messages: Messages::read(Some(messages), Tail::default())?,
             tools,
             variables,
             format: choosing.format(None)?,
@@ -144,11 +145,9 @@ pub(in crate::server) async fn count(
     State(shared): State<Arc<Shared>>,
     body: Body,
 ) -> Result<Json<Value>, Refusal> {
-    let model = shared.model()?.clone();
-    let (choosing, own): (Choosing, AnthropicMessages) = (body.read()?, body.read()?);
-    choosing.is_for(&model, shared.settings.strict_model)?;
-    let (_, tokens) = own.read(&choosing, &model)?.prompt(&model).await?;
-    Ok(Json(json!({ "input_tokens": tokens.len() })))
+    let read = |own: AnthropicMessages, choosing: &Choosing, model: &Model| own.read(choosing, model);
+    let tokens = count_tokens(&shared, &body, read).await?;
+    Ok(Json(json!({ "input_tokens": tokens })))
 }
 
 /// Tells one answer.

@@ -10,6 +10,7 @@ use crate::server::ask::{Ask, aside};
 use crate::server::body::{Body, within};
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
+use crate::server::scheduler::{By, Telling};
 use axum::extract::State;
 use axum::response::Response;
 use moewe_engine::dialogue::Dialogue;
@@ -47,8 +48,8 @@ pub(in crate::server::api) struct NativeCompletion {
     n_indent: Option<Value>,
     /// Not supported.
     t_max_predict_ms: Option<Value>,
-    /// Not supported.
-    post_sampling_probs: Option<Value>,
+    /// Whether `n_probs` are told of what the tokens were drawn from, instead of the model's own.
+    post_sampling_probs: Option<bool>,
     /// Not supported.
     image_data: Option<Value>,
 }
@@ -68,6 +69,13 @@ pub(in crate::server::api) struct NativeInfill {
 }
 
 impl NativeCompletion {
+    /// Which odds are told beside each token, if any.
+    fn telling(&self) -> Result<Option<Telling>, Refusal> {
+        let top = within("n_probs", self.n_probs.unwrap_or(0), 0, MOST_ODDS as u64)? as usize;
+        let by = if self.post_sampling_probs == Some(true) { By::Draw } else { By::Model };
+        Ok((top > 0).then_some(Telling { top, by }))
+    }
+
     fn refuse_what_we_have_not(&self) -> Result<(), Refusal> {
         // These say nothing from there down.
         let above = |value: &Option<Value>, least: f64| {
@@ -79,7 +87,6 @@ impl NativeCompletion {
             ("min_keep", above(&self.min_keep, 1.0)),
             ("n_indent", above(&self.n_indent, 0.0)),
             ("t_max_predict_ms", above(&self.t_max_predict_ms, 0.0)),
-            ("post_sampling_probs", self.post_sampling_probs.clone()),
             ("image_data", self.image_data.clone()),
         ] {
             refuse_unless_neutral(name, value.as_ref())?;
@@ -152,7 +159,7 @@ async fn answer(
     choosing.count(1)?;
     own.refuse_what_we_have_not()?;
     let (sampling, stops) = (choosing.sampling(&model)?, choosing.stops()?);
-    let odds = within("n_probs", own.n_probs.unwrap_or(0), 0, MOST_ODDS as u64)? as usize;
+    let telling = own.telling()?;
     let limit = own.n_predict.map(|limit| within("n_predict", limit, -2, i64::MAX)).transpose()?;
     let limit = match limit {
         None => choosing.max_tokens.map(|limit| limit as usize),
@@ -170,14 +177,14 @@ async fn answer(
         constraint,
         offer: None,
         text: String::new(),
-        odds: (odds > 0).then_some(odds),
+        odds: telling,
         scores: false,
         reuses: choosing.reuses(),
         progress: streams && own.return_progress == Some(true),
     };
     let shows = Shows {
         streams,
-        odds: odds > 0,
+        odds: telling.map(|telling| telling.by),
         timings: own.timings_per_token == Some(true),
         tokens: own.return_tokens == Some(true),
         fields: own.response_fields.unwrap_or_default(),

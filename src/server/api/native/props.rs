@@ -74,11 +74,11 @@ pub(in crate::server) async fn slots(
             "n_ctx": context,
             "is_processing": slot.is_processing,
             "params": sampling.map_or_else(|| json!({}), |sampling| settings(sampling, slot.limit, &[])),
-            "next_token": {
+            "next_token": [{
                 "has_next_token": slot.is_processing,
                 "n_remain": most.saturating_sub(slot.told),
                 "n_decoded": slot.told,
-            },
+            }],
         })
     });
     Ok(Json(slots.collect()))

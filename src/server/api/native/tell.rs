@@ -4,7 +4,7 @@ use crate::server::api::answer::{Answer, News};
 use crate::server::api::tell::Tell;
 use crate::server::api::usage::{progress, timings};
 use crate::server::model::Model;
-use crate::server::scheduler::{Event, TokenOdds, Usage};
+use crate::server::scheduler::{By, Event, TokenOdds, Usage};
 use moewe_engine::generate::Ending;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -20,7 +20,8 @@ pub(super) struct Head {
 /// What is wanted besides texts.
 pub(super) struct Shows {
     pub(super) streams: bool,
-    pub(super) odds: bool,
+    /// Whose odds.
+    pub(super) odds: Option<By>,
     /// In every event.
     pub(super) timings: bool,
     pub(super) tokens: bool,
@@ -49,26 +50,26 @@ impl Teller {
         Self { head, shows, choices }
     }
 
+    /// Logarithms of the model's own probabilities, or those of the draw.
     fn odds(&self, odds: &[TokenOdds]) -> Vec<Value> {
+        let is_draw = self.shows.odds == Some(By::Draw);
+        let (own, top) = if is_draw { ("prob", "top_probs") } else { ("logprob", "top_logprobs") };
         let entry = |token: u32, logarithm: f32| {
             let bytes = self.head.model.tokenizer().piece_bytes(token);
             // JSON has no infinity.
-            let logarithm = logarithm.max(f32::MIN);
-            json!({
-                "id": token, "token": String::from_utf8_lossy(bytes), "bytes": bytes, "logprob": logarithm,
-            })
+            let told = if is_draw { logarithm.exp() } else { logarithm.max(f32::MIN) };
+            json!({ "id": token, "token": String::from_utf8_lossy(bytes), "bytes": bytes, own: told })
         };
         let whole = |odds: &TokenOdds| {
             let mut whole = entry(odds.token, odds.chosen);
-            whole["top_logprobs"] =
-                odds.top.iter().map(|(token, logarithm)| entry(*token, *logarithm)).collect();
+            whole[top] = odds.top.iter().map(|(token, logarithm)| entry(*token, *logarithm)).collect();
             whole
         };
         odds.iter().map(whole).collect()
     }
 
     fn piece(&mut self, index: usize, news: &News) -> Value {
-        let odds = self.shows.odds.then(|| self.odds(&news.odds));
+        let odds = self.shows.odds.map(|_| self.odds(&news.odds));
         let choice = &mut self.choices[index];
         let answer = &choice.answer;
         let mut piece = json!({
@@ -120,19 +121,18 @@ impl Teller {
             "tokens_cached": answer.usage.cached_tokens,
             "timings": timings(&answer.usage),
         });
-        if self.shows.odds && !streams {
+        if self.shows.odds.is_some() && !streams {
             last["completion_probabilities"] = std::mem::take(&mut choice.odds).into();
         }
         Some(if self.shows.fields.is_empty() { last } else { only(&last, &self.shows.fields) })
     }
 }
 
-/// Of an object these fields, whose paths are written with slashes; what is found keeps the last name of its path.
+/// Of an object these fields, whose paths are written with slashes and are the names of what is found.
 fn only(whole: &Value, fields: &[String]) -> Value {
     let field = |field: &String| {
-        let path = format!("/{}", field.trim_start_matches('/'));
-        let name = path.rsplit('/').next().unwrap_or_default().to_owned();
-        Some((name, whole.pointer(&path)?.clone()))
+        let found = whole.pointer(&format!("/{}", field.trim_start_matches('/')))?;
+        Some((field.clone(), found.clone()))
     };
     Value::Object(fields.iter().filter_map(field).collect::<Map<_, _>>())
 }

@@ -8,7 +8,7 @@ use crate::server::api::document::OllamaChatRequest;
 use crate::server::api::tell::{OLLAMA, tell};
 use crate::server::body::Body;
 use crate::server::chat::Chat;
-use crate::server::messages::Messages;
+use crate::server::messages::{Messages, Tail};
 use crate::server::refusal::Refusal;
 use crate::server::tools::{Choice, Tools};
 use axum::Json;
@@ -47,7 +47,7 @@ pub(in crate::server) async fn chat(
     let variables = usual.variables(&model)?;
     let Making { sampling, format, stops, limit, odds, reuses, streams } = making;
     let chat = Chat {
-        messages: Messages::read(Some(read(&turns)?.into()), true)?,
+        messages: Messages::read(Some(read(&turns)?.into()), Tail::default())?,
         tools: Tools { list: own.tools.unwrap_or_default(), choice: Choice::Auto, several: true },
         variables,
         format,

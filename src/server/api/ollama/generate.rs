@@ -11,9 +11,10 @@ use crate::server::ask::{Ask, aside};
 use crate::server::body::{Body, ids};
 use crate::server::chat::Chat;
 use crate::server::format::Format;
-use crate::server::messages::Messages;
+use crate::server::messages::{Messages, Tail};
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
+use crate::server::scheduler::Telling;
 use crate::server::tools::Tools;
 use axum::Json;
 use axum::extract::State;
@@ -92,7 +93,7 @@ impl Generate {
         }
         turns.push(json!({ "role": "user", "content": self.prompt.unwrap_or_default() }));
         let chat = Chat {
-            messages: Messages::read(Some(turns.into()), true)?,
+            messages: Messages::read(Some(turns.into()), Tail::default())?,
             tools: Tools::default(),
             variables: usual.variables(model)?,
             format: Format::default(),
@@ -157,7 +158,7 @@ pub(in crate::server) async fn generate(
         constraint: making.format.compile(&model, Begins::AfterThought).await?,
         offer: None,
         text,
-        odds: making.odds,
+        odds: making.odds.map(Telling::of_model),
         scores: false,
         reuses: making.reuses,
         progress: false,

@@ -3,11 +3,12 @@
 use super::{Frame, finish_reason, logprobs};
 use crate::server::api::answer::{Answer, Call, News, Part};
 use crate::server::api::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
+use crate::server::api::count_tokens;
 use crate::server::api::document::ChatRequest;
 use crate::server::api::tell::{OPENAI, Tell, tell};
 use crate::server::api::usage::{progress, timings};
 use crate::server::body::{Body, within};
-use crate::server::messages::{Messages, variables};
+use crate::server::messages::{Messages, Tail, variables};
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
 use crate::server::scheduler::{Event, TokenOdds, Usage};
@@ -28,6 +29,8 @@ pub(in crate::server::api) struct Chat {
     messages: Option<Value>,
     /// Whether a last turn of the assistant is continued rather than answered.
     continue_final_message: Option<bool>,
+    /// Whether the prompt ends with the beginning of an answer, which is usual.
+    add_generation_prompt: Option<bool>,
     /// Most tokens of an answer.
     max_completion_tokens: Option<u64>,
     logprobs: Option<bool>,
@@ -36,7 +39,7 @@ pub(in crate::server::api) struct Chat {
     top_logprobs: Option<u64>,
     /// `text`, `json_object`, or `json_schema` with a schema.
     response_format: Option<Value>,
-    /// Not supported, unless `tool_choice` is `none`.
+    /// What the model may call: functions by name, description and the schema of their parameters.
     tools: Option<Value>,
     /// `none`, `auto`, `required`, or a function by its name.
     tool_choice: Option<Value>,
@@ -102,6 +105,20 @@ impl Chat {
         Ok(Tools { list, choice, several: self.parallel_tool_calls.unwrap_or(true) })
     }
 
+    /// What the prompt ends with.
+    fn tail(&self) -> Result<Tail, Refusal> {
+        match (self.continue_final_message, self.add_generation_prompt) {
+            (Some(true), Some(true)) => {
+                let message = "a last turn is either continued or answered: leave out one of the two";
+                Err(Refusal::field("continue_final_message", message))
+            }
+            (Some(false), Some(false)) => Ok(Tail::Closed),
+            (_, Some(false)) => Ok(Tail::Open),
+            (Some(false), _) | (_, Some(true)) => Ok(Tail::Begun),
+            (_, None) => Ok(Tail::Usual),
+        }
+    }
+
     /// How many of the likeliest tokens are told, if any.
     fn odds(&self) -> Result<Option<usize>, Refusal> {
         let top = within("top_logprobs", self.top_logprobs.unwrap_or(0), 0, MOST_ODDS as u64)?;
@@ -124,10 +141,10 @@ impl Chat {
         let count = choosing.count(shared.settings.limits.parallel)?;
         let (sampling, stops, odds) = (choosing.sampling(model)?, choosing.stops()?, self.odds()?);
         let variables = variables(model, self.reasoning_effort.as_ref(), self.chat_template_kwargs.as_ref())?;
-        let tools = self.tools()?;
+        let (tools, tail) = (self.tools()?, self.tail()?);
         let limits = [choosing.max_tokens, self.max_completion_tokens];
         Ok(conversation::Chat {
-            messages: Messages::read(self.messages, self.continue_final_message.unwrap_or(true))?,
+            messages: Messages::read(self.messages, tail)?,
             tools,
             variables,
             format: choosing.format(self.response_format.as_ref())?,
@@ -178,11 +195,9 @@ pub(in crate::server) async fn count(
     State(shared): State<Arc<Shared>>,
     body: Body,
 ) -> Result<Json<Value>, Refusal> {
-    let model = shared.model()?.clone();
-    let (choosing, own): (Choosing, Chat) = (body.read()?, body.read()?);
-    choosing.is_for(&model, shared.settings.strict_model)?;
-    let (_, tokens) = own.read(&choosing, &shared, &model)?.prompt(&model).await?;
-    Ok(Json(json!({ "object": "response.input_tokens", "input_tokens": tokens.len() })))
+    let read = |own: Chat, choosing: &Choosing, model: &Model| own.read(choosing, &shared, model);
+    let tokens = count_tokens(&shared, &body, read).await?;
+    Ok(Json(json!({ "object": "response.input_tokens", "input_tokens": tokens })))
 }
 
 /// Tells the answers, in pieces or as a whole.

@@ -13,7 +13,7 @@ use crate::server::ask::{Ask, aside};
 use crate::server::body::{Body, within};
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
-use crate::server::scheduler::{Event, Usage};
+use crate::server::scheduler::{Event, Telling, Usage};
 use axum::extract::State;
 use axum::response::Response;
 use moewe_engine::dialogue::Dialogue;
@@ -81,7 +81,7 @@ pub(in crate::server) async fn complete(
         stops,
         constraint,
         text: String::new(),
-        odds: odds.map(|odds| odds as usize),
+        odds: odds.map(|odds| Telling::of_model(odds as usize)),
         scores: echo && odds.is_some(),
         reuses: choosing.reuses(),
         progress: choosing.streams() && own.return_progress == Some(true),

@@ -1,7 +1,5 @@
 //! What happened to an example on its way into a row, in words for a person.
 
-use super::mask::Masked;
-
 /// Something that is counted and told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Note {
@@ -53,42 +51,5 @@ impl Note {
             }
             Self::SpellsControl => "with control tokens spelled in messages, which are read as text",
         }
-    }
-}
-
-impl Masked {
-    /// Cuts an example that is longer than `context`: after the last answer that fits, else within the first. Afterwards
-    /// the first token is no label, since nothing predicts it.
-    pub(super) fn cut(&mut self, context: usize) {
-        let length = self.encoded.tokens.len();
-        if length > context {
-            let whole = self.answers.iter().rfind(|answer| answer.end <= context);
-            let (end, note) = match whole {
-                Some(answer) => (answer.end, Note::LaterTurns),
-                None => (context, Note::LongAnswer),
-            };
-            self.encoded.tokens.truncate(end);
-            self.encoded.places.truncate(end);
-            self.trained.truncate(end);
-            // What was beyond the context is not learnt, so it cannot be learnt wrongly.
-            self.notes.retain(|note| *note != Note::Endless);
-            self.notes.push(note);
-        }
-        if let Some(first) = self.trained.first_mut() {
-            *first = false;
-        }
-        if !self.trained.contains(&true) && !self.is_left_out() {
-            let note = if length > context { Note::LongPrompt } else { Note::NothingTrained };
-            self.notes = vec![note];
-        }
-    }
-
-    pub(super) fn is_left_out(&self) -> bool {
-        self.notes.iter().any(|note| note.is_left_out())
-    }
-
-    /// Tokens that are labels.
-    pub(super) fn labels(&self) -> usize {
-        self.trained.iter().filter(|is_trained| **is_trained).count()
     }
 }

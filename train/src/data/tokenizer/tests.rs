@@ -1,7 +1,8 @@
 //! Small tokenizers, held to the crate that they are written for and to the converter.
 
 use super::super::corpus::Source;
-use super::super::encoder::{Encoder, pieces};
+use super::super::encoder::Encoder;
+use super::super::pieces::pieces;
 use super::*;
 use moewe_engine::gguf::Metadata;
 use moewe_engine::tokenizer::Special;

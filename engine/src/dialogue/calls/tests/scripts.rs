@@ -212,5 +212,32 @@ pub(super) const SCRIPTS: &[Script] = &[
         &[("now", "{}")],
     ),
     ("gpt-oss", "<|channel|>commentary to=functions.now<|message|>five", "five", &[]),
+    (
+        "gemma4",
+        "Gut.<|tool_call>call:get_weather{city:<|\"|>Bad \"Ems\"<|\"|>,days:3,options:{a:[true,<|\"|>}<|\"|>]}}<tool_call|><|tool_call>call:now{}<tool_call|>",
+        "Gut.",
+        &[
+            ("get_weather", "{\"city\":\"Bad \\\"Ems\\\"\",\"days\":3,\"options\":{\"a\":[true,\"}\"]}}"),
+            ("now", "{}"),
+        ],
+    ),
+    ("gemma4", "<|tool_call>call:now{a:<|\"|>b", "", &[("now", "{\"a\":\"b")]),
+    ("gemma4", "<|tool_call>call: me{", "", &[("me", "{")]),
+    ("gemma4", "<|tool_call>now{}<tool_call|>", "<|tool_call>now{}<tool_call|>", &[]),
+    ("gemma4", "A <|tool_call>call:x y", "A <|tool_call>call:x y", &[]),
+    (
+        "lfm2.5",
+        "Hm.<|tool_call_start|>[get_weather(city='Köln', days=3, options={\"a\": [null]}), now()]<|tool_call_end|>",
+        "Hm.",
+        &[("get_weather", "{\"city\":\"Köln\",\"days\":3,\"options\":{\"a\":[null]}}"), ("now", "{}")],
+    ),
+    (
+        "lfm2.5",
+        "<|tool_call_start|>[now(a=True, b=[None, \"c\"])]<|tool_call_end|>\nIt rains.",
+        "It rains.",
+        &[("now", "{\"a\":true,\"b\":[null,\"c\"]}")],
+    ),
+    ("lfm2.5", "<|tool_call_start|>[print 1]", "<|tool_call_start|>[print 1]", &[]),
+    ("lfm2.5", "[now()]", "[now()]", &[]),
     ("gpt-oss", "<|channel|>commentary to=functions.now<|message|>{\"a\": x", "x", &[("now", "{\"a\": ")]),
 ];

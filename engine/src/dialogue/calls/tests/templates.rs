@@ -1,7 +1,7 @@
 //! Chat templates that write calls as those that come with the models do, and little else.
 
 /// Name, kind of syntax, template.
-pub(crate) const TEMPLATES: [(&str, &str, &str); 18] = [
+pub(crate) const TEMPLATES: [(&str, &str, &str); 20] = [
     ("qwen2.5", "object", QWEN2),
     ("qwen3", "object", QWEN3),
     ("apriel", "object", APRIEL),
@@ -20,6 +20,8 @@ pub(crate) const TEMPLATES: [(&str, &str, &str); 18] = [
     ("minimax-m2", "parameters", MINIMAX2),
     ("deepseek-v3.2", "parameters", DEEPSEEK32),
     ("gpt-oss", "harmony", GPT_OSS),
+    ("gemma4", "keyed", GEMMA4),
+    ("lfm2.5", "keyed", LFM2),
 ];
 
 const QWEN2: &str = "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}\
@@ -106,3 +108,17 @@ const GPT_OSS: &str = "{% if tools %}<|start|>developer<|message|>{% for t in to
 {% elif m.tool_calls %}{% if m.content %}<|start|>assistant<|channel|>analysis<|message|>{{ m.content }}<|end|>{% endif %}<|start|>assistant to=functions.{{ m.tool_calls[0].function.name }}<|channel|>commentary json<|message|>{{ m.tool_calls[0].function.arguments | tojson }}<|call|>\
 {% else %}<|start|>assistant<|channel|>final<|message|>{{ m.content }}<|return|>{% endif %}{% endfor %}\
 {% if add_generation_prompt %}<|start|>assistant{% endif %}";
+
+const GEMMA4: &str = "{% macro write(value) %}{% if value is string %}<|\"|>{{ value }}<|\"|>{% elif value is boolean %}{{ 'true' if value else 'false' }}\
+{% elif value is mapping %}{{ '{' }}{% for k, v in value | dictsort %}{% if not loop.first %},{% endif %}{{ k }}:{{ write(v) }}{% endfor %}}\
+{% elif value is sequence %}[{% for v in value %}{{ write(v) }}{% if not loop.last %},{% endif %}{% endfor %}]{% else %}{{ value }}{% endif %}{% endmacro %}\
+{{ bos_token }}{% if tools %}<|turn>system\n{% for t in tools %}<|tool>declaration:{{ t.function.name }}<tool|>{% endfor %}<turn|>\n{% endif %}\
+{% for m in messages %}<|turn>{{ 'model' if m.role == 'assistant' else m.role }}\n\
+{% for c in m.tool_calls or [] %}<|tool_call>call:{{ c.function.name }}{{ write(c.function.arguments) }}<tool_call|>{% endfor %}\
+{% for r in m.tool_responses or [] %}<|tool_response>response:{{ r.name }}{value:{{ write(r.response) }}}<tool_response|>{% endfor %}{{ m.content }}<turn|>\n{% endfor %}\
+{% if add_generation_prompt %}<|turn>model\n{% endif %}";
+
+const LFM2: &str = "{% macro write(value) %}{% if value is string %}'{{ value }}'{% elif value is mapping %}{{ value | tojson }}{% else %}{{ value | string }}{% endif %}{% endmacro %}\
+{{ bos_token }}{% if tools %}<|im_start|>system\nList of tools: {{ tools | tojson }}<|im_end|>\n{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\
+{% if m.tool_calls %}<|tool_call_start|>[{% for c in m.tool_calls %}{{ c.function.name }}({% for k, v in c.function.arguments.items() %}{{ k }}={{ write(v) }}{% if not loop.last %}, {% endif %}{% endfor %})\
+{% if not loop.last %}, {% endif %}{% endfor %}]<|tool_call_end|>{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";

@@ -5,12 +5,13 @@ mod tell;
 
 use crate::server::Shared;
 use crate::server::api::choosing::{Choosing, refuse_unless_neutral};
+use crate::server::api::count_tokens;
 use crate::server::api::document::ResponseRequest;
 use crate::server::api::tell::{RESPONSES, tell as tell_answers};
 use crate::server::body::Body;
 use crate::server::chat::Chat;
 use crate::server::format::Format;
-use crate::server::messages::{Messages, variables};
+use crate::server::messages::{Messages, Tail, variables};
 use crate::server::model::Model;
 use crate::server::refusal::Refusal;
 use crate::server::tools::{Choice, Tools};
@@ -41,6 +42,10 @@ pub(in crate::server::api) struct Response {
     text: Option<Value>,
     /// `effort` is a variable of the template; `none` asks the model not to think.
     reasoning: Option<Value>,
+    /// How far the prompt has been read, in events of a stream.
+    return_progress: Option<bool>,
+    /// `timings` in a stream's deltas and its last event.
+    timings_per_token: Option<bool>,
     /// Not supported: nothing is kept here.
     previous_response_id: Option<Value>,
     /// Not supported.
@@ -105,7 +110,7 @@ impl Response {
         let messages = items::read(self.input.as_ref(), self.instructions.as_deref())?;
         let limits = [choosing.max_tokens, self.max_output_tokens];
         Ok(Chat {
-            messages: Messages::read(Some(messages), true)?,
+            messages: Messages::read(Some(messages), Tail::default())?,
             tools: self.tools()?,
             variables: variables(model, effort, None)?,
             format: Format::of_response(self.format())?,
@@ -115,7 +120,7 @@ impl Response {
             count: 1,
             odds: None,
             reuses: choosing.reuses(),
-            progress: false,
+            progress: choosing.streams() && self.return_progress == Some(true),
         })
     }
 
@@ -154,7 +159,8 @@ pub(in crate::server) async fn respond(
     let (choosing, own): (Choosing, Response) = (body.read()?, body.read()?);
     choosing.is_for(&model, shared.settings.strict_model)?;
     let chat = own.read(&choosing, &model)?;
-    let teller = Teller::new(&model.name, own.echo(&chat));
+    let mut teller = Teller::new(&model.name, own.echo(&chat));
+    teller.has_timings = own.timings_per_token == Some(true);
     let answers = chat.submit(&shared, &model).await?;
     tell_answers(answers, teller, &RESPONSES, choosing.streams(), "").await
 }
@@ -168,11 +174,9 @@ pub(in crate::server) async fn count(
     State(shared): State<Arc<Shared>>,
     body: Body,
 ) -> Result<Json<Value>, Refusal> {
-    let model = shared.model()?.clone();
-    let (choosing, own): (Choosing, Response) = (body.read()?, body.read()?);
-    choosing.is_for(&model, shared.settings.strict_model)?;
-    let (_, tokens) = own.read(&choosing, &model)?.prompt(&model).await?;
-    Ok(Json(json!({ "object": "response.input_tokens", "input_tokens": tokens.len() })))
+    let read = |own: Response, choosing: &Choosing, model: &Model| own.read(choosing, model);
+    let tokens = count_tokens(&shared, &body, read).await?;
+    Ok(Json(json!({ "object": "response.input_tokens", "input_tokens": tokens })))
 }
 
 /// Tells one answer.

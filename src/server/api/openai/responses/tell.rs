@@ -2,6 +2,7 @@
 
 use crate::server::api::answer::{Answer, News, Part};
 use crate::server::api::tell::Tell;
+use crate::server::api::usage::{progress, timings};
 use crate::server::api::{identifier, now};
 use crate::server::scheduler::{Event, Usage};
 use serde_json::{Map, Value, json};
@@ -13,6 +14,8 @@ pub(in crate::server::api) struct Teller {
     /// How items are called, but for their prefix.
     item: String,
     answer: Answer,
+    /// Whether deltas and the last event say what the answer took so far.
+    pub(super) has_timings: bool,
     is_open: bool, // the last item
     said: u64,     // events
 }
@@ -23,7 +26,8 @@ impl Teller {
             "id": identifier("resp_"), "object": "response", "created_at": now(), "model": model,
         });
         let head = head.as_object().cloned().unwrap_or_default();
-        Self { head, echo, item: identifier(""), answer: Answer::default(), is_open: false, said: 0 }
+        let (item, answer) = (identifier(""), Answer::default());
+        Self { head, echo, item, answer, has_timings: false, is_open: false, said: 0 }
     }
 
     fn status(&self) -> &'static str {
@@ -168,7 +172,11 @@ impl Teller {
             Part::Text(_) => ("output_text.delta", json!({ "delta": news.text, "logprobs": [] })),
             Part::Call(_) => ("function_call_arguments.delta", json!({ "delta": news.text })),
         };
-        events.push(self.inside(part, kind, fields));
+        let mut event = self.inside(part, kind, fields);
+        if self.has_timings {
+            event["timings"] = timings(&self.answer.usage);
+        }
+        events.push(event);
     }
 }
 
@@ -179,6 +187,10 @@ impl Tell for Teller {
     }
 
     fn say(&mut self, _: usize, event: Event) -> Vec<Value> {
+        if let Event::Read { read, usage } = event {
+            let fields = json!({ "response": self.response(), "prompt_progress": progress(read, &usage) });
+            return vec![self.event("in_progress", fields)];
+        }
         let mut events = vec![];
         for news in self.answer.take(event) {
             self.tell(&news, &mut events);
@@ -190,8 +202,11 @@ impl Tell for Teller {
     }
 
     fn end(&mut self) -> Vec<Value> {
-        let response = json!({ "response": self.response() });
-        vec![self.event(self.status(), response)]
+        let mut fields = json!({ "response": self.response() });
+        if self.has_timings {
+            fields["timings"] = timings(&self.answer.usage);
+        }
+        vec![self.event(self.status(), fields)]
     }
 
     fn fail(&mut self, error: Value) -> Vec<Value> {
