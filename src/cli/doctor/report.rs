@@ -214,7 +214,7 @@ fn fit(model: &Outlook) -> String {
         Some(Fit::Memory) => "whole".to_owned(),
         Some(Fit::ExpertsFromDisk) => {
             let share = model.share_of_experts_in_memory.unwrap_or(0.0) * 100.0;
-            format!("{share:.0} % of experts")
+            format!("{share:.0} %")
         }
         Some(Fit::TooLarge) => "no".to_owned(),
         Some(Fit::Unknown) | None => "unknown".to_owned(),
@@ -225,7 +225,8 @@ fn speed(speed: Speed) -> String {
     let shown = |rate: f64| match rate {
         _ if rate >= 10.0 => format!("{rate:.0}"),
         _ if rate >= 0.1 => format!("{rate:.1}"),
-        _ => format!("{rate:.2}"),
+        _ if rate >= 0.01 => format!("{rate:.2}"),
+        _ => "0.00".to_owned(),
     };
     format!("{} to {}", shown(speed.least), shown(speed.most))
 }
