@@ -91,14 +91,16 @@ archive() {
 
 # What the program is made of. The tool writes beside every Cargo.toml of the workspace, and where that lies.
 materials() {
-    cargo cyclonedx --quiet --format json --spec-version 1.5 --target "$triple" --no-build-deps --override-filename "$name.cdx"
-    python3 - "$name.cdx.json" "$out" <<'END'
+    cargo cyclonedx --quiet --format json --spec-version 1.5 --target "$triple" --no-build-deps --override-filename materials
+    mv materials.json "$built"
+    rm -f ./*/materials.json
+    python3 - "$built/materials.json" "$out/$name.cdx.json" <<'END'
 import pathlib, sys
-made, out = sys.argv[1:]
-text = pathlib.Path(made).read_bytes().replace(pathlib.Path.cwd().as_uri().encode(), b"file:///moewe")
-pathlib.Path(out, made).write_bytes(text)
+made, out = map(pathlib.Path, sys.argv[1:])
+text = made.read_bytes().replace(pathlib.Path.cwd().as_uri().encode(), b"file:///moewe")
+text = text.replace(b"file:///moewe#moewe@", b"file:///moewe#")  # cargo leaves the name out where the folder has it
+out.write_bytes(text)
 END
-    rm -f "$name.cdx.json" ./*/"$name.cdx.json"
 }
 
 debian() {

@@ -69,7 +69,7 @@ fn figures_are_those_of_a_machine() {
         number
     };
     let threads = positive("/cpu/threads");
-    assert_eq!(threads as usize, std::thread::available_parallelism().unwrap().get().min(512));
+    assert!(threads as usize <= std::thread::available_parallelism().unwrap().get(), "{threads}");
     assert_eq!(report["bandwidth"]["threads"], report["cpu"]["threads"]);
     assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
     let sets = &report["instruction_sets"];

@@ -59,7 +59,7 @@ fn write_over(
     progress: &dyn Progress,
 ) -> Result<Written> {
     let bytes = memory::available().map_or(BYTES, |bytes| bytes / 4);
-    let memory = Some(MemoryLimit::Share(SHARE));
+    let memory = MemoryLimit::share_of_known(SHARE);
     let engine_options =
         session::Options { context: Some(text.context), all_logits: true, memory, ..Default::default() };
     let engine = Engine::open(base.path(), engine_options)?;

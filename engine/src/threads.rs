@@ -6,6 +6,7 @@
 //! Waiting is a brief spin, then sleep: on a busy machine a spinning team collapses.
 #![allow(unsafe_code)]
 
+use crate::os::cores;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -299,6 +300,7 @@ impl Worker {
 }
 
 fn serve(number: usize, shared: &Shared, asleep: &AtomicBool) {
+    cores::prefer_fast();
     while !shared.closing.load(Ordering::SeqCst) {
         let seen = shared.work_on_current(number);
         let mut spin = Spin::default();

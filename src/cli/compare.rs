@@ -32,7 +32,7 @@ pub(super) struct Compare {
     /// Tokens per chunk
     #[arg(long, short = 'c', value_name = "N", default_value_t = 512)]
     context: usize,
-    /// Threads [default: one per core]
+    /// Threads [default: one per core, where cores differ one per fast core]
     #[arg(short = 't', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: Option<u16>,
     /// Draw bits per weight against divergence
@@ -104,7 +104,7 @@ impl Compare {
             threads: bounded_threads(self.threads),
             context: Some(self.context),
             all_logits: true,
-            memory: Some(MemoryLimit::of_each(1 + self.others.len())),
+            memory: MemoryLimit::of_each(1 + self.others.len()),
             ..Options::default()
         };
         Ok(Engine::from_gguf(place.open()?, options).map_err(|error| error.in_file(place.to_string()))?)

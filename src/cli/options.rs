@@ -23,7 +23,7 @@ pub(crate) struct ModelOptions {
     /// A GGUF file, the first part of a split one, a name from `moewe list`, a remote one such as hf:OWNER/REPO:Q4_K_M,
     /// or a checkpoint, which is converted on the way [default: the model in the program]
     pub(crate) model: Option<OsString>,
-    /// Threads, at most one per core [default: one per core]
+    /// Threads, at most one per core [default: one per core, where cores differ one per fast core]
     #[arg(short = 't', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub(crate) threads: Option<u16>,
     /// Positions of the context [default: the model's, lowered to what memory leaves]
@@ -187,7 +187,8 @@ impl ModelOptions {
         if engine.expert_statistics().is_some() && engine.memory().experts.experts() > 0 {
             describe_memory(engine.memory()).into_iter().for_each(output::note);
         } else {
-            describe_limit(engine.memory()).into_iter().for_each(output::note);
+            let plan = engine.memory();
+            describe_limit(plan.limit, plan.machine, plan.total()).into_iter().for_each(output::note);
         }
     }
 }
@@ -279,15 +280,23 @@ pub(crate) fn describe_memory(plan: &MemoryPlan) -> Vec<String> {
             output::bytes(machine)
         ));
     }
-    lines.extend(describe_limit(plan));
+    lines.extend(describe_limit(plan.limit, plan.machine, plan.total()));
     lines
 }
 
-/// A line about a limit that cannot be kept.
-fn describe_limit(plan: &MemoryPlan) -> Option<String> {
-    let limit = plan.limit.filter(|&limit| limit < plan.total())?;
-    let (limit, total) = (output::bytes(limit), output::bytes(plan.total()));
-    Some(format!("memory: {limit} are too little for what every token needs; it takes {total}"))
+/// A line about a limit that cannot be kept, or that there is none.
+fn describe_limit(limit: Option<u64>, machine: Option<u64>, total: u64) -> Option<String> {
+    match (limit, machine) {
+        (None, None) => Some(
+            "memory: this system does not say how much is free, so there is no limit; --memory 6G sets one"
+                .into(),
+        ),
+        (Some(limit), _) if limit < total => {
+            let (limit, total) = (output::bytes(limit), output::bytes(total));
+            Some(format!("memory: {limit} are too little for what every token needs; it takes {total}"))
+        }
+        _ => None,
+    }
 }
 
 /// One line about a model: name, architecture, size.
@@ -323,4 +332,24 @@ fn adapter(text: &str) -> Result<Adapter> {
         );
     }
     Ok(Adapter::open(path, scale)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_is_none_or_too_small_is_said() {
+        for (limit, machine, said) in [
+            (None, None, Some("does not say how much is free")),
+            (Some(5), None, Some("too little")),
+            (Some(5), Some(100), Some("too little")),
+            (Some(10), Some(100), None),
+            (None, Some(100), None),
+        ] {
+            let line = describe_limit(limit, machine, 10);
+            assert_eq!(line.is_some(), said.is_some(), "{line:?}");
+            assert!(line.unwrap_or_default().contains(said.unwrap_or_default()));
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! stdout is written with `writeln!`, never `println!`, so that a closed pipe is an error and not a panic.
 
 use anyhow::{Context, Result};
+use moewe_engine::os::terminal;
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write, stderr, stdout};
@@ -19,7 +20,9 @@ pub(crate) fn note(line: impl Display) {
 
 /// Whether a stream shows colours: a terminal whose owner has not refused them.
 pub(crate) fn has_colours(stream: &impl IsTerminal) -> bool {
-    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    stream.is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && terminal::takes_escapes()
 }
 
 /// `line` in the background, where stderr shows colours.

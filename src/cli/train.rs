@@ -35,9 +35,11 @@ fn replaced_by(command: &mut process::Command) -> std::io::Error {
 }
 
 /// Runs `command` and ends with its status, where a process cannot become another. Both are in one console group, so
-/// Ctrl-C and a closing console reach `command` without our help.
+/// Ctrl-C and a closing console reach `command` without our help; this process takes them as well, and waits until
+/// `command` has saved what it has to.
 #[cfg(not(unix))]
 fn replaced_by(command: &mut process::Command) -> std::io::Error {
+    let _listener = moewe_engine::os::interrupt::listen_to_all();
     match command.status() {
         Ok(status) => process::exit(status.code().unwrap_or(1)),
         Err(error) => error,

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Where to listen.
@@ -32,7 +32,7 @@ impl Socket {
     /// # Errors
     /// One that is taken, or open to the net without a key.
     pub(super) fn open(address: &Address, has_keys: bool) -> Result<Self> {
-        if address.host.contains('/') {
+        if address.host.contains(std::path::is_separator) {
             #[cfg(unix)]
             return Ok(Self::Path(path::PathSocket::open(address.host.as_ref())?));
             #[cfg(not(unix))]
@@ -61,7 +61,7 @@ impl Socket {
         match self {
             Self::Net(socket) => socket.local_addr(),
             #[cfg(unix)]
-            Self::Path(_) => Ok((Ipv4Addr::LOCALHOST, 0).into()),
+            Self::Path(_) => Ok((std::net::Ipv4Addr::LOCALHOST, 0).into()),
         }
     }
 

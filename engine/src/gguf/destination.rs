@@ -296,7 +296,7 @@ fn rename(out: NamedTempFile, target: &Path, file: &Path, existing: Existing) ->
     if existing == Existing::Replace {
         // What has the name now may be something else than at the beginning.
         let Place::File(_) = place(target, existing)? else { return Err(not_regular(target)) };
-        return out.persist(file).map(drop).map_err(|e| io(e.error));
+        return out.persist(file).map(drop).map_err(|e| io(files::explain_rename(e.error)));
     }
     let error = match out.persist_noclobber(file) {
         Ok(_) => return Ok(()),

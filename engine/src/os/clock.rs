@@ -20,7 +20,34 @@ fn offset(moment: i64) -> i64 {
     if done.is_null() { 0 } else { fields.tm_gmtoff as i64 }
 }
 
-#[cfg(not(unix))]
+#[cfg(windows)]
+fn offset(moment: i64) -> i64 {
+    local(moment).map_or(0, |local| local - moment)
+}
+
+/// The wall clock at `moment`, in seconds as if it were UTC, by this machine's time zone and its rules for summer.
+#[cfg(windows)]
+fn local(moment: i64) -> Option<i64> {
+    use windows_sys::Win32::Foundation::{FILETIME, SYSTEMTIME};
+    use windows_sys::Win32::System::Time::{
+        FileTimeToSystemTime, SystemTimeToFileTime, SystemTimeToTzSpecificLocalTime,
+    };
+    const TICKS: i64 = 10_000_000; // of FILETIME in a second
+    const BEFORE_1970: i64 = 11_644_473_600; // seconds from its beginning in 1601
+    let ticks = moment.checked_add(BEFORE_1970)?.checked_mul(TICKS)?;
+    let mut time = FILETIME { dwLowDateTime: ticks as u32, dwHighDateTime: (ticks >> 32) as u32 };
+    let (mut utc, mut here) = (SYSTEMTIME::default(), SYSTEMTIME::default());
+    // SAFETY: all pointers are to live structs, but for the null that stands for this machine's time zone.
+    let done = unsafe {
+        FileTimeToSystemTime(&time, &mut utc) != 0
+            && SystemTimeToTzSpecificLocalTime(std::ptr::null(), &utc, &mut here) != 0
+            && SystemTimeToFileTime(&here, &mut time) != 0
+    };
+    let ticks = i64::from(time.dwHighDateTime) << 32 | i64::from(time.dwLowDateTime);
+    done.then_some(ticks / TICKS - BEFORE_1970)
+}
+
+#[cfg(not(any(unix, windows)))]
 fn offset(_moment: i64) -> i64 {
     0
 }

@@ -1,11 +1,12 @@
 //! What happens when a mapped file shrinks or its disk fails: one line that names the file, and the end.
 //!
-//! Touching a page that the system cannot bring raises SIGBUS, in the middle of any loop: nothing can go on from there.
-//! A program says once that it wants this; a library must not take a signal by itself. Mappings are known to the
-//! handler by address. Systems without POSIX signals keep their own way.
+//! Touching a page that the system cannot bring raises SIGBUS, or an exception on Windows, where a mapped file cannot
+//! shrink, but a disk or a share can fail. It happens in the middle of any loop: nothing can go on from there. A program
+//! says once that it wants this; a library must not take a signal by itself. Mappings are known to the handler by address.
 
 use std::ops::Range;
 use std::path::Path;
+use watched::Entry;
 
 /// From now on a fault in a mapped file ends the process with a line on stderr and [`STATUS`].
 pub fn explain() {
@@ -17,13 +18,13 @@ pub const STATUS: i32 = 135;
 
 /// Makes a mapping known by its file's name until dropped.
 pub(super) struct Watched {
-    _entry: platform::Entry,
+    _entry: Entry,
 }
 
 impl Watched {
     /// Watches the addresses `range`, where the bytes of `path` are.
     pub(super) fn new(range: Range<*const u8>, path: &Path) -> Self {
-        Self { _entry: platform::Entry::new(range.start as usize..range.end as usize, path) }
+        Self { _entry: Entry::new(range.start as usize..range.end as usize, path) }
     }
 }
 
@@ -33,15 +34,18 @@ impl std::fmt::Debug for Watched {
     }
 }
 
-#[cfg(unix)]
-mod platform {
-    use super::STATUS;
+/// What to say behind the name of the file.
+#[cfg(any(unix, windows))]
+const REASON: &[u8] =
+    b": became shorter while it was in use, or its disk failed; put the whole file back and start again\n";
+
+/// Which addresses are which file's, for a handler that may not lock.
+mod watched {
     use std::cell::UnsafeCell;
     use std::ops::Range;
-    use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
     use std::ptr::null_mut;
-    use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
     use std::sync::{Mutex, PoisonError};
 
     /// All nodes ever made, newest first. A handler can walk it at any time: nodes are never freed, only used again.
@@ -76,7 +80,7 @@ mod platform {
                 node
             });
             // SAFETY: the node is free and the lock is held, so nobody reads or writes the name.
-            unsafe { *node.name.get() = path.as_os_str().as_bytes().to_vec() };
+            unsafe { *node.name.get() = path.as_os_str().as_encoded_bytes().to_vec() };
             node.start.store(range.start, Ordering::Relaxed);
             node.end.store(range.end, Ordering::Release);
             Self(std::ptr::from_ref(node).cast_mut())
@@ -98,6 +102,7 @@ mod platform {
     }
 
     /// The name of the file mapped at an address.
+    #[cfg(any(unix, windows, test))]
     pub(super) fn name_at(address: usize) -> Option<&'static [u8]> {
         let holds = |node: &&Node| {
             let end = node.end.load(Ordering::Acquire);
@@ -107,15 +112,31 @@ mod platform {
         // not change.
         nodes().find(holds).map(|node| unsafe { (*node.name.get()).as_slice() })
     }
+}
+
+#[cfg(unix)]
+mod platform {
+    use super::watched::name_at;
+    use super::{REASON, STATUS};
+    use std::ptr::null_mut;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// The signals of a page that cannot be brought, and what they did before. macOS raises the second for some volumes.
+    static SIGNALS: [(libc::c_int, OnceLock<libc::sigaction>); SIGNAL_COUNT] = [
+        (libc::SIGBUS, OnceLock::new()),
+        #[cfg(target_os = "macos")]
+        (libc::SIGSEGV, OnceLock::new()),
+    ];
+    const SIGNAL_COUNT: usize = if cfg!(target_os = "macos") { 2 } else { 1 };
 
     extern "C" fn faulted(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
         static ENDING: AtomicBool = AtomicBool::new(false);
         // SAFETY: the system hands a valid siginfo to handlers with SA_SIGINFO.
         let address = unsafe { (*info).si_addr() } as usize;
         let Some(name) = name_at(address) else {
-            // Not ours: the default action follows when the instruction runs again.
-            // SAFETY: signal is async-signal-safe.
-            unsafe { libc::signal(signal, libc::SIG_DFL) };
+            // Not ours: what was done before follows when the instruction runs again.
+            restore(signal);
             return;
         };
         if ENDING.swap(true, Ordering::AcqRel) {
@@ -126,8 +147,7 @@ mod platform {
             }
         }
         crate::os::terminal::restore();
-        let reason = b": became shorter while it was in use, or its disk failed; put the whole file back and start again\n";
-        for part in [b"error: ".as_slice(), name, reason] {
+        for part in [b"error: ".as_slice(), name, REASON] {
             // SAFETY: write is async-signal-safe and the bytes are alive.
             unsafe { libc::write(libc::STDERR_FILENO, part.as_ptr().cast(), part.len()) };
         }
@@ -135,41 +155,87 @@ mod platform {
         unsafe { libc::_exit(STATUS) }
     }
 
+    /// What std installs tells of a stack that overflowed, which macOS reports by the same signals.
+    fn restore(signal: libc::c_int) {
+        let previous =
+            SIGNALS.iter().find(|(known, _)| *known == signal).and_then(|(_, previous)| previous.get());
+        // SAFETY: both are async-signal-safe, and `previous` is what the system handed out for this signal.
+        unsafe {
+            match previous {
+                Some(previous) => _ = libc::sigaction(signal, previous, null_mut()),
+                None => _ = libc::signal(signal, libc::SIG_DFL),
+            }
+        }
+    }
+
     pub(super) fn install() {
         // SAFETY: sigaction is a C struct for which all zeros are valid: no flags, an empty mask.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = faulted;
         action.sa_sigaction = handler as libc::sighandler_t;
-        action.sa_flags = libc::SA_SIGINFO;
-        // SAFETY: the pointer is to a live struct; the handler touches atomics and async-signal-safe calls only.
-        unsafe { libc::sigaction(libc::SIGBUS, &action, null_mut()) };
+        // On the stack that std keeps for handlers: a signal may say that the thread's own is full.
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        for (signal, previous) in &SIGNALS {
+            let mut before = action;
+            // SAFETY: the pointers are to live structs; the handler touches atomics and async-signal-safe calls only.
+            if unsafe { libc::sigaction(*signal, &action, &mut before) } == 0 {
+                previous.get_or_init(|| before);
+            }
+        }
     }
 }
 
-#[cfg(not(unix))]
+#[cfg(windows)]
 mod platform {
-    use std::ops::Range;
-    use std::path::Path;
+    use super::watched::name_at;
+    use super::{REASON, STATUS};
+    use std::io::Write;
+    use std::sync::Once;
+    use windows_sys::Win32::Foundation::EXCEPTION_IN_PAGE_ERROR;
+    use windows_sys::Win32::System::Diagnostics::Debug::{
+        AddVectoredExceptionHandler, EXCEPTION_CONTINUE_SEARCH, EXCEPTION_POINTERS,
+    };
+    use windows_sys::Win32::System::Threading::{GetCurrentProcess, TerminateProcess};
 
-    pub(super) struct Entry;
-
-    impl Entry {
-        pub(super) fn new(_range: Range<usize>, _path: &Path) -> Self {
-            Self
-        }
+    unsafe extern "system" fn faulted(exception: *mut EXCEPTION_POINTERS) -> i32 {
+        // SAFETY: the system hands a valid record to its handlers.
+        let record = unsafe { &*(*exception).ExceptionRecord };
+        let is_ours = record.ExceptionCode == EXCEPTION_IN_PAGE_ERROR;
+        let address = record.ExceptionInformation[1]; // that was touched
+        let Some(name) = is_ours.then_some(address).and_then(name_at) else {
+            return EXCEPTION_CONTINUE_SEARCH;
+        };
+        crate::os::terminal::restore();
+        // Runs on the thread that touched the page, in the midst of a loop over a file's bytes: where no lock of stderr is
+        // held and whatever it needs may be called.
+        let line = [b"error: ", name, REASON].concat();
+        let _ = std::io::stderr().write_all(String::from_utf8_lossy(&line).as_bytes());
+        // SAFETY: ends the process at once; nothing is passed but a handle that needs no closing and a number.
+        unsafe { TerminateProcess(GetCurrentProcess(), STATUS as u32) };
+        EXCEPTION_CONTINUE_SEARCH
     }
 
+    pub(super) fn install() {
+        static HANDLER: Once = Once::new();
+        // SAFETY: the handler is a function for the whole life of the process. Without it the system ends the process as
+        // it would anyway.
+        HANDLER.call_once(|| _ = unsafe { AddVectoredExceptionHandler(1, Some(faulted)) });
+    }
+}
+
+#[cfg(not(any(unix, windows)))]
+mod platform {
     pub(super) fn install() {}
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn addresses_have_the_name_of_their_file_while_it_is_mapped() {
         let bytes = [[0u8; 64]; 3];
-        let name = |i: usize| platform::name_at(bytes[i].as_ptr() as usize + 63);
+        let name = |i: usize| watched::name_at(bytes[i].as_ptr() as usize + 63);
         let watch = |i: usize, name: &str| Watched::new(bytes[i].as_ptr_range(), Path::new(name));
         let (first, second) = (watch(0, "first"), watch(1, "second"));
         assert_eq!([name(0), name(1), name(2)], [Some(&b"first"[..]), Some(b"second"), None]);

@@ -3,6 +3,7 @@
 use super::link;
 use crate::error::{Error, Result};
 use std::fs::{self, File, FileType};
+use std::io;
 use std::path::Path;
 
 /// Refuses what is no regular file, before it is opened: a pipe without a writer would be waited for.
@@ -36,6 +37,19 @@ pub fn is_stdin_fed() -> bool {
     platform::is_stdin_fed()
 }
 
+/// Why a file could not take another's place, as far as the system's words leave it open.
+pub fn explain_rename(error: io::Error) -> io::Error {
+    match platform::is_in_use(&error) {
+        true => io::Error::new(
+            error.kind(),
+            format!(
+                "a program has the file open, which this system then does not replace; end it first ({error})"
+            ),
+        ),
+        false => error,
+    }
+}
+
 #[cfg(unix)]
 mod platform {
     use std::os::fd::AsFd;
@@ -55,6 +69,10 @@ mod platform {
         let kind = status.map(|status| status.file_type());
         kind.is_ok_and(|kind| !kind.is_char_device() && !kind.is_block_device())
     }
+
+    pub(super) fn is_in_use(_error: &std::io::Error) -> bool {
+        false
+    }
 }
 
 #[cfg(not(unix))]
@@ -70,6 +88,16 @@ mod platform {
     pub(super) fn is_stdin_fed() -> bool {
         !std::io::IsTerminal::is_terminal(&std::io::stdin())
     }
+
+    /// Windows: opened without leave to delete; mapped; or both of them as "access denied", which is what a mapped target
+    /// mostly gives.
+    pub(super) fn is_in_use(error: &std::io::Error) -> bool {
+        const SHARING_VIOLATION: i32 = 32;
+        const USER_MAPPED_FILE: i32 = 1224;
+        const ACCESS_DENIED: i32 = 5;
+        let codes = [SHARING_VIOLATION, USER_MAPPED_FILE, ACCESS_DENIED];
+        cfg!(windows) && error.raw_os_error().is_some_and(|code| codes.contains(&code))
+    }
 }
 
 #[cfg(test)]
@@ -84,5 +112,12 @@ mod tests {
         assert!(is_at(&file, &here) && !is_at(&file, &there));
         fs::rename(&here, &there).unwrap();
         assert!(!is_at(&file, &here) && is_at(&file, &there));
+    }
+
+    #[test]
+    fn a_file_in_use_is_named_as_the_reason_where_it_is_one() {
+        let explained = explain_rename(io::Error::from_raw_os_error(5));
+        assert_eq!(explained.to_string().contains("has the file open"), cfg!(windows), "{explained}");
+        assert!(!explain_rename(io::ErrorKind::NotFound.into()).to_string().contains("has the file open"));
     }
 }

@@ -1,7 +1,7 @@
 //! What this machine is, for people: system, processor, memory, and the limits that this process is under.
 //!
-//! Facts only, and each may be unknown. Nothing in the program decides by them; how much memory may be taken is told by
-//! `memory.rs`, which instruction set is used by `simd/`. One file per system: everything here is one call of libc or of
+//! Facts only, and each may be unknown. How much memory may be taken is told by `memory/`, how many threads are started by
+//! `cores.rs`, which instruction set is used by `simd/`. One file per system: everything here is one call of libc or of
 //! windows-sys, so a library for it would bring more code than it saves.
 
 #[cfg(target_os = "linux")]

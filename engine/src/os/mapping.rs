@@ -9,6 +9,7 @@ use super::files::regular;
 use crate::error::{Error, Result};
 use memmap2::Mmap;
 use std::fs::File;
+use std::io;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
@@ -50,43 +51,32 @@ impl Mapping {
 
     /// Tells the system that pages will be touched without order: no read-ahead.
     pub fn advise_random(&self) {
-        #[cfg(unix)]
-        self.hint("random", self.map.advise(memmap2::Advice::Random));
+        self.hint("random", platform::random(&self.map));
     }
 
     /// Tells the system to read these bytes soon; out-of-range ends are cut off.
     pub fn advise_will_need(&self, range: Range<usize>) {
-        let end = range.end.min(self.map.len());
-        if range.start >= end {
-            return;
+        if let Some(range) = self.within(range) {
+            self.hint("will need", platform::will_need(&self.map, range));
         }
-        #[cfg(unix)]
-        self.hint(
-            "will need",
-            self.map.advise_range(memmap2::Advice::WillNeed, range.start, end - range.start),
-        );
     }
 
     /// Tells the system that these bytes will not be touched soon: their pages leave this process's memory and come back
     /// from the file when they are. Out-of-range ends are cut off.
     pub fn advise_done(&self, range: Range<usize>) {
-        let end = range.end.min(self.map.len());
-        if range.start >= end {
-            return;
-        }
-        #[cfg(unix)]
-        {
-            let advice = memmap2::UncheckedAdvice::DontNeed;
-            // SAFETY: the mapping is read-only and backed by its file, so a dropped page returns with the same bytes.
-            self.hint("done", unsafe {
-                self.map.unchecked_advise_range(advice, range.start, end - range.start)
-            });
+        if let Some(range) = self.within(range) {
+            self.hint("done", platform::done(&self.map, range));
         }
     }
 
+    /// What of a range is in the file; `None` for nothing.
+    fn within(&self, range: Range<usize>) -> Option<Range<usize>> {
+        let end = range.end.min(self.map.len());
+        (range.start < end).then_some(range.start..end)
+    }
+
     /// A hint that fails changes nothing but speed.
-    #[cfg(unix)]
-    fn hint(&self, advice: &str, outcome: std::io::Result<()>) {
+    fn hint(&self, advice: &str, outcome: io::Result<()>) {
         if let Err(error) = outcome {
             tracing::debug!(path = %self.path.display(), advice, %error, "the system refused advice");
         }
@@ -98,6 +88,85 @@ impl Deref for Mapping {
 
     fn deref(&self) -> &[u8] {
         &self.map
+    }
+}
+
+#[cfg(unix)]
+mod platform {
+    use memmap2::{Advice, Mmap, UncheckedAdvice};
+    use std::io;
+    use std::ops::Range;
+
+    pub(super) fn random(map: &Mmap) -> io::Result<()> {
+        map.advise(Advice::Random)
+    }
+
+    pub(super) fn will_need(map: &Mmap, range: Range<usize>) -> io::Result<()> {
+        map.advise_range(Advice::WillNeed, range.start, range.len())
+    }
+
+    pub(super) fn done(map: &Mmap, range: Range<usize>) -> io::Result<()> {
+        // SAFETY: the mapping is read-only and backed by its file, so a dropped page returns with the same bytes.
+        unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) }
+    }
+}
+
+#[cfg(windows)]
+mod platform {
+    use memmap2::Mmap;
+    use std::io;
+    use std::ops::Range;
+    use windows_sys::Win32::Foundation::{ERROR_NOT_LOCKED, TRUE};
+    use windows_sys::Win32::System::Memory::{
+        PrefetchVirtualMemory, VirtualUnlock, WIN32_MEMORY_RANGE_ENTRY,
+    };
+    use windows_sys::Win32::System::Threading::GetCurrentProcess;
+
+    /// Pages without order are what Windows expects of a mapping.
+    pub(super) fn random(_map: &Mmap) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn will_need(map: &Mmap, range: Range<usize>) -> io::Result<()> {
+        let bytes = &map[range];
+        let start = bytes.as_ptr().cast_mut().cast();
+        let range = WIN32_MEMORY_RANGE_ENTRY { VirtualAddress: start, NumberOfBytes: bytes.len() };
+        // SAFETY: one live entry, whose addresses are in the mapping; the call reads both and keeps neither.
+        match unsafe { PrefetchVirtualMemory(GetCurrentProcess(), 1, &range, 0) } {
+            TRUE => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Unlocking pages that are not locked fails, and takes them from the working set.
+    pub(super) fn done(map: &Mmap, range: Range<usize>) -> io::Result<()> {
+        let bytes = &map[range];
+        // SAFETY: the addresses are in the mapping, which is read-only and backed by its file, so a dropped page returns
+        // with the same bytes.
+        if unsafe { VirtualUnlock(bytes.as_ptr().cast(), bytes.len()) } == TRUE {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() == Some(ERROR_NOT_LOCKED as i32) { Ok(()) } else { Err(error) }
+    }
+}
+
+#[cfg(not(any(unix, windows)))]
+mod platform {
+    use memmap2::Mmap;
+    use std::io::Result;
+    use std::ops::Range;
+
+    pub(super) fn random(_map: &Mmap) -> Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn will_need(_map: &Mmap, _range: Range<usize>) -> Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn done(_map: &Mmap, _range: Range<usize>) -> Result<()> {
+        Ok(())
     }
 }
 

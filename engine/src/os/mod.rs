@@ -1,13 +1,15 @@
-//! What differs between operating systems: file mappings, reads, memory, signals, the clock and the terminal.
+//! What differs between operating systems: file mappings, reads, memory, cores, signals, the clock and the terminal.
 //!
 //! The only place that names a platform; nothing here knows models, formats or tensors.
 
 #![allow(unsafe_code)]
 
 pub mod clock;
+pub mod cores;
 pub mod disk;
 pub mod fault;
 pub mod files;
+pub mod host;
 pub mod interrupt;
 pub mod link;
 pub mod machine;

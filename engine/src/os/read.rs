@@ -55,7 +55,7 @@ impl ReadFile {
         let is_direct = direct.is_some();
         let file = direct.map_or_else(|| mapping.file().try_clone(), Ok);
         let file = file.map_err(|e| Error::io(&path, "open for reading", e))?;
-        Ok(Self { file: platform::File::from(file), path, is_direct })
+        Ok(Self { file: platform::File::new(file, is_direct), path, is_direct })
     }
 
     /// Whether reads go past the page cache.
@@ -111,7 +111,7 @@ mod platform {
     pub(super) struct File(std::fs::File);
 
     impl File {
-        pub(super) fn from(file: std::fs::File) -> Self {
+        pub(super) fn new(file: std::fs::File, _is_direct: bool) -> Self {
             Self(file)
         }
 
@@ -129,17 +129,90 @@ mod platform {
         std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(same).ok()
     }
 
-    #[cfg(not(target_os = "linux"))]
+    /// The same. A copy of the handle would share the flag with the mapping, so the file is opened anew by its path,
+    /// if that still leads to it.
+    #[cfg(target_os = "macos")]
+    pub(super) fn reopen_direct(file: &std::fs::File) -> Option<std::fs::File> {
+        use std::ffi::{CStr, OsStr};
+        use std::os::fd::AsRawFd;
+        use std::os::unix::{ffi::OsStrExt, fs::MetadataExt};
+        let mut path = [0u8; libc::PATH_MAX as usize];
+        // SAFETY: the call writes a path of at most PATH_MAX bytes with its zero to the live array.
+        let status = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETPATH, path.as_mut_ptr()) };
+        let path = CStr::from_bytes_until_nul(&path).ok().filter(|_| status != -1)?;
+        let again = std::fs::File::open(OsStr::from_bytes(path.to_bytes())).ok()?;
+        let (one, other) = (file.metadata().ok()?, again.metadata().ok()?);
+        if (one.dev(), one.ino()) != (other.dev(), other.ino()) {
+            return None;
+        }
+        // SAFETY: a plain system call on an open descriptor; no memory is passed.
+        let status = unsafe { libc::fcntl(again.as_raw_fd(), libc::F_NOCACHE, 1) };
+        (status != -1).then_some(again)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
     pub(super) fn reopen_direct(_file: &std::fs::File) -> Option<std::fs::File> {
         None
     }
 }
 
-#[cfg(not(unix))]
+#[cfg(windows)]
+mod platform {
+    use std::io;
+    use std::os::windows::fs::FileExt;
+    use std::os::windows::io::{AsRawHandle, FromRawHandle};
+    use std::sync::{Mutex, PoisonError};
+    use windows_sys::Win32::Foundation::{GENERIC_READ, INVALID_HANDLE_VALUE};
+    use windows_sys::Win32::Storage::FileSystem::{
+        FILE_FLAG_NO_BUFFERING, FILE_FLAGS_AND_ATTRIBUTES, FILE_SHARE_DELETE, FILE_SHARE_READ,
+        FILE_SHARE_WRITE, ReOpenFile,
+    };
+
+    /// Reads of one handle wait for each other, so every reader has its own while it reads.
+    #[derive(Debug)]
+    pub(super) struct File {
+        idle: Mutex<Vec<std::fs::File>>,
+        original: std::fs::File,
+        flags: FILE_FLAGS_AND_ATTRIBUTES,
+    }
+
+    impl File {
+        pub(super) fn new(original: std::fs::File, is_direct: bool) -> Self {
+            let flags = if is_direct { FILE_FLAG_NO_BUFFERING } else { 0 };
+            Self { idle: Mutex::default(), original, flags }
+        }
+
+        pub(super) fn read_at(&self, out: &mut [u8], position: u64) -> io::Result<usize> {
+            let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let handle = idle().pop();
+            let Some(handle) = handle.or_else(|| reopen(&self.original, self.flags)) else {
+                return self.original.seek_read(out, position);
+            };
+            let read = handle.seek_read(out, position);
+            idle().push(handle);
+            read
+        }
+    }
+
+    pub(super) fn reopen_direct(file: &std::fs::File) -> Option<std::fs::File> {
+        reopen(file, FILE_FLAG_NO_BUFFERING)
+    }
+
+    /// A second handle to the same file, whatever has its name by now.
+    fn reopen(file: &std::fs::File, flags: FILE_FLAGS_AND_ATTRIBUTES) -> Option<std::fs::File> {
+        let share = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
+        // SAFETY: a plain system call on an open handle; no memory is passed.
+        let handle = unsafe { ReOpenFile(file.as_raw_handle(), GENERIC_READ, share, flags) };
+        // SAFETY: the handle is a new one, open, and nobody else's.
+        (handle != INVALID_HANDLE_VALUE).then(|| unsafe { std::fs::File::from_raw_handle(handle) })
+    }
+}
+
+#[cfg(not(any(unix, windows)))]
 use portable as platform;
 
 /// For systems without positional reads: one reader at a time.
-#[cfg(any(test, not(unix)))]
+#[cfg(any(test, not(any(unix, windows))))]
 mod portable {
     use std::io::{self, Read, Seek, SeekFrom};
     use std::sync::{Mutex, PoisonError};
@@ -148,7 +221,7 @@ mod portable {
     pub(super) struct File(Mutex<std::fs::File>);
 
     impl File {
-        pub(super) fn from(file: std::fs::File) -> Self {
+        pub(super) fn new(file: std::fs::File, _is_direct: bool) -> Self {
             Self(Mutex::new(file))
         }
 
@@ -159,7 +232,7 @@ mod portable {
         }
     }
 
-    #[cfg(not(unix))]
+    #[cfg(not(any(unix, windows)))]
     pub(super) fn reopen_direct(_file: &std::fs::File) -> Option<std::fs::File> {
         None
     }
@@ -188,7 +261,7 @@ mod tests {
         let path = folder.path().join("bytes");
         std::fs::write(&path, bytes()).unwrap();
         let mapping = Mapping::open(&path).unwrap();
-        let portable = portable::File::from(File::open(&path).unwrap());
+        let portable = portable::File::new(File::open(&path).unwrap(), false);
         let mut buffer = ReadBuffer::new(LEN).unwrap();
         for past_cache in [false, true] {
             let file = ReadFile::open(&mapping, past_cache).unwrap();
@@ -204,12 +277,33 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_became_shorter_is_an_error_with_name_and_place() {
+    fn several_threads_read_at_once() {
         let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let path = folder.path().join("bytes");
         std::fs::write(&path, bytes()).unwrap();
         let mapping = Mapping::open(&path).unwrap();
-        File::options().write(true).open(&path).unwrap().set_len(SECTOR as u64).unwrap();
+        for past_cache in [false, true] {
+            let file = ReadFile::open(&mapping, past_cache).unwrap();
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        let mut buffer = ReadBuffer::new(LEN).unwrap();
+                        for (start, end) in places() {
+                            let found = file.read(start as u64, end - start, &mut buffer).unwrap();
+                            assert_eq!(found, &mapping[start..end], "{start}..{end}");
+                        }
+                    });
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_read_beyond_the_end_is_an_error_with_name_and_place() {
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = folder.path().join("bytes");
+        std::fs::write(&path, &bytes()[..SECTOR]).unwrap();
+        let mapping = Mapping::open(&path).unwrap();
         let mut buffer = ReadBuffer::new(LEN).unwrap();
         for past_cache in [false, true] {
             let file = ReadFile::open(&mapping, past_cache).unwrap();

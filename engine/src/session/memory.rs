@@ -36,9 +36,10 @@ pub enum MemoryLimit {
 }
 
 impl MemoryLimit {
-    /// What each of so many models may take that are open together, where nobody says.
-    pub fn of_each(models: usize) -> Self {
-        Self::Share(DEFAULT_SHARE / models.max(1) as f64)
+    /// What each of so many models may take that are open together, where nobody says; `None` where the system does not
+    /// tell what is free.
+    pub fn of_each(models: usize) -> Option<Self> {
+        Self::share_of_known(DEFAULT_SHARE / models.max(1) as f64)
     }
 
     /// Bytes that a model takes by default where so many are free.
@@ -46,11 +47,38 @@ impl MemoryLimit {
         (free as f64 * DEFAULT_SHARE) as u64
     }
 
-    fn bytes(self, free: Option<u64>) -> Option<u64> {
+    /// A part of what is free, above 0 and at most 1, for programs that choose it for a person; `None` where the system
+    /// does not tell what is free.
+    pub fn share_of_known(part: f64) -> Option<Self> {
+        memory::available().map(|_| Self::Share(part))
+    }
+
+    /// Bytes, of so many that are free; `None` where experts alone are limited.
+    fn bytes(self, free: u64) -> Option<u64> {
         match self {
             Self::Bytes(bytes) => Some(bytes),
-            Self::Share(share) => free.map(|free| (free as f64 * share) as u64),
+            Self::Share(share) => Some((free as f64 * share) as u64),
             Self::Experts(_) => None,
+        }
+    }
+}
+
+/// The most that a model may take of a machine that has so much for it, or does not say.
+///
+/// # Errors
+/// When a part of an amount is wished that is not known.
+fn limit(wished: Option<MemoryLimit>, machine: Option<u64>) -> Result<Option<u64>> {
+    match (wished, machine) {
+        (Some(MemoryLimit::Share(share)), None) => {
+            let percent = 100.0 * share;
+            Err(Error::request(format!(
+                "--memory {percent}% is a part of what is free, and this system does not say how much that is; name an \
+                 amount, such as --memory 6G"
+            )))
+        }
+        (None, None) => Ok(None),
+        (wished, machine) => {
+            Ok(wished.unwrap_or(MemoryLimit::Share(DEFAULT_SHARE)).bytes(machine.unwrap_or_default()))
         }
     }
 }
@@ -141,10 +169,10 @@ impl CardPlan {
         (context_length, cache): (usize, u64),
         free: u64,
     ) -> Result<Self> {
-        let limit = options.vram.unwrap_or(MemoryLimit::of_each(1));
+        let limit = options.vram.unwrap_or(MemoryLimit::Share(DEFAULT_SHARE));
         let (limit, own) = match limit {
             MemoryLimit::Experts(bytes) => (free, Some(bytes)),
-            _ => (limit.bytes(Some(free)).unwrap_or(free).min(free), None),
+            _ => (limit.bytes(free).unwrap_or(free).min(free), None),
         };
         let dense = model.dense_bytes();
         let with_logits = logit_rows(options);
@@ -174,11 +202,12 @@ impl MemoryPlan {
     /// Plans for one session of `model`.
     ///
     /// # Errors
-    /// When the context asked for is none, or the cache's format does not fit the model.
+    /// When the context asked for is none, the cache's format does not fit the model, or memory is asked for as a part of
+    /// what the system does not tell.
     pub(super) fn new(model: &Model, options: &Options, layout: Layout) -> Result<Self> {
         let (free, program) = (memory::available(), memory::resident());
-        let limit = options.memory.unwrap_or(MemoryLimit::of_each(1));
-        let limit = limit.bytes(free.map(|free| free + program));
+        let machine = free.map(|free| free + program);
+        let limit = limit(options.memory, machine)?;
         let dense = model.dense_bytes();
         let with_logits = logit_rows(options);
         let buffers = scratch_bytes(model, options.batch, with_logits) + experts::READ_BUFFER_BYTES;
@@ -189,7 +218,6 @@ impl MemoryPlan {
         let fixed = program + dense + buffers + states + UNCOUNTED;
         let left = limit.map(|limit| limit.saturating_sub(fixed));
         let per_position = KvCache::page_bytes(&model.config, options.cache)?.div_ceil(PAGE) as u64;
-        let machine = free.map(|free| free + program);
         // What a person asks for may exceed their limit, which is then said, but not the machine; a quarter of what it
         // has is left to experts.
         let room = machine.or(limit).map(|bytes| bytes.saturating_sub(fixed));
@@ -302,6 +330,24 @@ mod tests {
         ] {
             assert_eq!(most_positions(room, per_position), expected, "{room:?} by {per_position}");
         }
+    }
+
+    #[test]
+    fn a_part_of_what_nobody_knows_is_an_error() {
+        use MemoryLimit::{Bytes, Experts, Share};
+        for (wished, machine, expected) in [
+            (Some(Share(0.5)), Some(1000), Some(500)),
+            (None, Some(1000), Some(900)),
+            (Some(Bytes(70)), Some(1000), Some(70)),
+            (Some(Experts(5)), Some(1000), None),
+            (Some(Bytes(70)), None, Some(70)),
+            (Some(Experts(5)), None, None),
+            (None, None, None),
+        ] {
+            assert_eq!(limit(wished, machine).unwrap(), expected, "{wished:?} of {machine:?}");
+        }
+        let message = limit(Some(Share(0.5)), None).unwrap_err().to_string();
+        assert!(message.contains("--memory 50% is a part") && message.contains("does not say"), "{message}");
     }
 
     #[test]

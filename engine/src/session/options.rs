@@ -3,10 +3,10 @@
 use super::MemoryLimit;
 use crate::error::{Error, Result};
 use crate::model::Adapter;
+use crate::os::cores;
 use crate::quant::Format;
 use crate::simd::Isa;
 use std::str::FromStr;
-use std::thread;
 
 /// What the German MoE GPT's expert capacity does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl FromStr for DeviceChoice {
 /// How to load a model.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Threads of the forward; `None` for one per core this process may use.
+    /// Threads of the forward; `None` for one per core this process may use, of fast and slow ones the fast.
     pub threads: Option<usize>,
     /// Instruction set; `None` for the fastest of the machine.
     pub isa: Option<Isa>,
@@ -88,8 +88,7 @@ pub struct Options {
 impl Options {
     /// Threads and instruction set, as wished or as the machine has them.
     pub fn hardware(&self) -> (usize, Isa) {
-        let all = || thread::available_parallelism().map_or(1, |threads| threads.get());
-        (self.threads.unwrap_or_else(all).clamp(1, 512), self.isa.unwrap_or_else(Isa::detect))
+        (self.threads.unwrap_or_else(cores::fast).clamp(1, 512), self.isa.unwrap_or_else(Isa::detect))
     }
 }
 

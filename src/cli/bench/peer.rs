@@ -67,21 +67,48 @@ fn own() -> Result<Speed> {
     Ok(Speed { prefill: figure("prefill_tokens_per_second"), decode: figure("decode_tokens_per_second") })
 }
 
-/// A llama-bench: the shell takes the command apart, so it may have options and quotes.
+/// A llama-bench, whose command may have options and quotes.
 fn peer(bench: &Bench, command: &str, file: &Path) -> Result<Speed> {
     let threads = bench.model.options()?.hardware().0.to_string();
     let (prompt, generate) = (bench.prompt.to_string(), bench.generate.to_string());
-    let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("{command} \"$@\""), "sh"]);
-    shell.arg("-m").arg(file);
-    shell.args(["-t", &threads, "-p", &prompt, "-n", &generate, "-r", "1", "-o", "json"]);
-    let tests = figures(&mut shell, command)?;
+    let mut program = taken_apart(command);
+    program.arg("-m").arg(file);
+    program.args(["-t", &threads, "-p", &prompt, "-n", &generate, "-r", "1", "-o", "json"]);
+    let tests = figures(&mut program, command)?;
     let tests = tests.as_array().with_context(|| format!("`{command}` printed no list of tests"))?;
     let speed = |prompt: bool| {
         let is_wanted = |test: &&Value| (test["n_prompt"].as_u64() > Some(0)) == prompt;
         tests.iter().find(is_wanted).and_then(|test| test["avg_ts"].as_f64())
     };
     Ok(Speed { prefill: speed(true), decode: speed(false) })
+}
+
+/// A command to which arguments can be added: the shell takes it apart.
+#[cfg(not(windows))]
+fn taken_apart(command: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{command} \"$@\""), "sh"]);
+    shell
+}
+
+/// The same, where programs take their options apart themselves and backslashes stand in paths.
+#[cfg(windows)]
+fn taken_apart(command: &str) -> Command {
+    use std::os::windows::process::CommandExt;
+    let (program, options) = program_and_options(command);
+    let mut command = Command::new(program);
+    command.raw_arg(options);
+    command
+}
+
+/// The program in front of a command, which has quotes where its path has spaces, and what follows.
+#[cfg(any(windows, test))]
+fn program_and_options(command: &str) -> (&str, &str) {
+    let command = command.trim();
+    match command.strip_prefix('"').and_then(|rest| rest.split_once('"')) {
+        Some((program, options)) => (program, options.trim_start()),
+        None => command.split_once(char::is_whitespace).unwrap_or((command, "")),
+    }
 }
 
 /// The JSON that a command prints.
@@ -106,4 +133,21 @@ fn print(rows: &[Value]) -> Result<()> {
         table.row(std::iter::once(program).chain(names.map(figure)));
     }
     table.print()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_windows_keeps_its_backslashes() {
+        for (command, program, options) in [
+            (r"C:\x\llama-bench.exe", r"C:\x\llama-bench.exe", ""),
+            (r"..\bench.exe -fa 1 -ngl 0", r"..\bench.exe", "-fa 1 -ngl 0"),
+            (r#""C:\Program Files\b.exe"  -o "a b""#, r"C:\Program Files\b.exe", r#"-o "a b""#),
+            (r#" "open"#, r#""open"#, ""),
+        ] {
+            assert_eq!(program_and_options(command), (program, options), "{command}");
+        }
+    }
 }

@@ -19,7 +19,10 @@ pub(super) fn print(report: &Report) -> Result<()> {
     let limit = report.memory.default_limit_bytes.map_or("memory".to_owned(), bytes);
     output::print(hanging(
         "",
-        &format!("WELL-KNOWN MODELS at 4 bits, in {limit}; tokens per second are computed"),
+        &format!(
+            "WELL-KNOWN MODELS at 4 bits in {limit}. FITS: how many of the experts do; the others are read from the \
+             disk when they are needed. TOKENS/S: computed"
+        ),
         0,
     ))?;
     table(&report.known_models).print()?;

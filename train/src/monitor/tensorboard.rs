@@ -6,6 +6,7 @@
 use super::protobuf::Message;
 use super::{Event, ExpertLoad, Settings, Sink, Start, StepReport, Validation};
 use crate::{Error, Result};
+use moewe_engine::os::host;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -45,9 +46,8 @@ fn now() -> f64 {
 }
 
 fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let name = name.or_else(|| std::env::var("HOSTNAME").ok()).or_else(|| std::env::var("COMPUTERNAME").ok());
-    let name: String = name.unwrap_or_default().trim().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let name = host::name().unwrap_or_default();
+    let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
     if name.is_empty() { "localhost".into() } else { name }
 }
 

@@ -1,6 +1,7 @@
 //! macOS: what `sysctl` tells.
 
 use super::{Cpu, Memory, System, address_limit};
+use crate::os::cores::number;
 use std::ffi::CStr;
 use std::ptr::{from_mut, null_mut};
 
@@ -39,12 +40,6 @@ fn swap() -> Option<libc::xsw_usage> {
     read(c"vm.swapusage", from_mut(&mut usage).cast(), size_of::<libc::xsw_usage>())
         .filter(|&bytes| bytes == size_of::<libc::xsw_usage>())
         .map(|_| usage)
-}
-
-/// What the system knows under a name, of four or eight bytes.
-fn number(name: &CStr) -> Option<u64> {
-    let mut value = 0u64; // little-endian: four bytes are the lower half
-    read(name, from_mut(&mut value).cast(), size_of::<u64>()).map(|_| value)
 }
 
 fn text(name: &CStr) -> Option<String> {

@@ -1,46 +1,25 @@
-//! How much memory this process may still take, and how much it has taken.
+//! Memory as Linux tells it: files in `/proc`, and those of control groups.
 
 use std::path::{Path, PathBuf};
 
-/// Bytes that can be allocated without pushing others out: the machine's free and reclaimable memory, or what the
-/// tightest of this process' control groups leaves of its limit. `None` where the system does not tell.
-pub fn available() -> Option<u64> {
+pub(super) fn available() -> Option<u64> {
     let machine = kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     Some(group_folders(&groups).iter().filter_map(|folder| left_in_group(folder)).fold(machine, u64::min))
 }
 
-/// The largest resident size that this process has had, in bytes; 0 where the system does not tell.
-pub fn peak_resident() -> u64 {
+pub(super) fn peak_resident() -> u64 {
     status("VmHWM:")
 }
 
-/// The resident size of this process now, in bytes; 0 where the system does not tell.
-pub fn resident() -> u64 {
+pub(super) fn resident() -> u64 {
     status("VmRSS:")
 }
 
-/// Tells the allocator to keep freed memory for the next request instead of giving its pages back: for programs whose
-/// large buffers come and go in every step. Where the system's allocator has no such switch, nothing happens.
-pub fn keep_freed() {
-    platform::keep_freed();
-}
-
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-mod platform {
-    pub(super) fn keep_freed() {
-        // SAFETY: mallopt changes settings of the allocator under its own lock. A refused setting changes nothing.
-        unsafe {
-            libc::mallopt(libc::M_MMAP_MAX, 0); // large blocks come from the heap, too
-            libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
-            libc::mallopt(libc::M_ARENA_MAX, 1); // the heaps of other threads cannot hold large blocks
-        }
-    }
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-mod platform {
-    pub(super) fn keep_freed() {}
+/// The machine's memory.
+#[cfg(test)]
+pub(super) fn whole() -> u64 {
+    kilobytes(&std::fs::read_to_string("/proc/meminfo").unwrap(), "MemTotal:").unwrap()
 }
 
 fn status(key: &str) -> u64 {
