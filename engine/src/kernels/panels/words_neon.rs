@@ -251,7 +251,7 @@ unsafe fn add_by_lane<const I8MM: bool, const N: usize>(
             let codes = step.codes(quad);
             each_quad!(N, |n| {
                 let number = quad * N + n;
-                if number % 4 == 0 {
+                if number.is_multiple_of(4) {
                     words = vld1q_s32(inputs.add(number));
                 }
                 products[n] = match number % 4 {
