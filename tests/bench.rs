@@ -2,12 +2,14 @@
 
 #[path = "support/command.rs"]
 mod command;
+#[cfg(unix)]
 mod support;
 
 use command::{moewe, stderr};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Output;
+#[cfg(unix)]
 use support::Tiny;
 
 fn bench(folder: &Path, arguments: &[&str]) -> Output {

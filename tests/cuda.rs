@@ -100,6 +100,34 @@ fn inside(test: &str, settings: &[(&str, &str)]) -> Option<String> {
     Some(said)
 }
 
+/// What the doctor tells of a card that is served, and of what is not.
+#[test]
+fn the_doctor_tells_of_cards() {
+    let folder = tempfile::tempdir().unwrap();
+    let gpu = |settings: &[(&str, &str)]| {
+        let output = run(folder.path(), &["doctor", "--json"], settings)?;
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        Some((report["gpu"].clone(), report["advice"].to_string()))
+    };
+    let Some((found, advice)) = gpu(&[]) else { return };
+    let card = &found["cards"][0];
+    assert!(card["is_served"] == true && card["memory_bytes"].as_u64() > Some(0), "{card}");
+    assert!(found["why_not"].is_null() && found["cuda"].is_string(), "{found}");
+    assert!(advice.contains("--device cuda"), "{advice}");
+    if is_left_out() {
+        return;
+    }
+    for (setting, cards, part) in [
+        (("MOEWE_EMULATION_CAPABILITY", "7.5"), 1, "compute capability 8.0 or later"),
+        (("MOEWE_EMULATION_DRIVER", "11040"), 0, "knows CUDA 11.4"),
+        (("MOEWE_EMULATION_NO_DEVICE", "1"), 0, "CUDA_ERROR_NO_DEVICE"),
+    ] {
+        let Some((found, _)) = gpu(&[setting]) else { return };
+        assert!(found["why_not"].as_str().is_some_and(|why| why.contains(part)), "{found}");
+        assert_eq!(found["cards"].as_array().map(Vec::len), Some(cards), "{found}");
+    }
+}
+
 /// Whatever fits, and in whatever order threads and streams run: the same bits.
 #[test]
 fn memory_and_order_change_no_bit() {

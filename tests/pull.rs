@@ -14,7 +14,9 @@ use moewe_engine::gguf::Metadata;
 use pulling::{FILE, Place, gguf, model};
 use serde_json::Value;
 use std::fs;
-use std::process::{Command, Stdio};
+#[cfg(unix)]
+use std::process::Command;
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 

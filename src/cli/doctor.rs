@@ -29,7 +29,7 @@ pub(super) struct Doctor {
 }
 
 /// All that is told. Sizes are in bytes, rates in bytes per second; what is not known is null.
-#[derive(Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Report {
     version: &'static str,
     build: machine::Build,

@@ -4,7 +4,7 @@ use moewe_engine::cuda::{Card, survey};
 use moewe_engine::os::machine;
 use serde::Serialize;
 
-#[derive(Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Gpu {
     /// As NVIDIA counts, where the system tells.
     pub(super) driver: Option<String>,
@@ -15,7 +15,7 @@ pub(super) struct Gpu {
     pub(super) why_not: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Device {
     pub(super) name: String,
     pub(super) memory_bytes: u64,

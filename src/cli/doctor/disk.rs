@@ -29,7 +29,7 @@ const PIECE: u64 = 4 << 20;
 /// Time for reading in order, and for reading pieces.
 const READING: Duration = Duration::from_millis(550);
 
-#[derive(Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Disk {
     /// The models' folder that was looked at.
     pub(super) folder: Option<String>,
@@ -42,7 +42,7 @@ pub(super) struct Disk {
     pub(super) why_not: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Rates {
     pub(super) file: String,
     pub(super) is_temporary: bool,

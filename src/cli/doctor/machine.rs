@@ -17,7 +17,7 @@ const FORMAT: &str = "Q4_K";
 const TIME: Duration = Duration::from_millis(350);
 
 /// How the program was built.
-#[derive(Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Build {
     pub(super) target: &'static str,
     pub(super) profile: &'static str,
@@ -38,7 +38,7 @@ impl Build {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct System {
     pub(super) name: Option<String>,
     pub(super) kernel: Option<String>,
@@ -49,7 +49,7 @@ pub(super) fn system() -> System {
     System { name: system.name, kernel: system.kernel }
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Cpu {
     pub(super) name: Option<String>,
     pub(super) physical_cores: Option<usize>,
@@ -81,17 +81,18 @@ pub(super) fn cpu() -> Cpu {
 }
 
 /// What AMX's tiles are here.
-#[derive(Clone, Copy, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Tiles {
     /// The processor has none.
+    #[default]
     Absent,
     /// It has, and the system does not let this process use them.
     Refused,
     Granted,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct InstructionSets {
     /// Slowest first.
     pub(super) available: Vec<&'static str>,
@@ -115,7 +116,7 @@ pub(super) fn instruction_sets() -> InstructionSets {
     InstructionSets { available, chosen: chosen.name(), why, tiles }
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Memory {
     pub(super) total_bytes: Option<u64>,
     pub(super) available_bytes: Option<u64>,
@@ -147,7 +148,7 @@ pub(super) fn memory() -> Memory {
 }
 
 /// How fast all threads together read memory, and pass weights of a format as decoding does.
-#[derive(Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Bandwidth {
     pub(super) threads: usize,
     pub(super) format: &'static str,
@@ -158,13 +159,7 @@ pub(super) struct Bandwidth {
 
 pub(super) fn bandwidth(free: Option<u64>) -> Bandwidth {
     let (threads, isa) = Options::default().hardware();
-    let none = Bandwidth {
-        threads,
-        format: FORMAT,
-        read_bytes_per_second: None,
-        kernel_bytes_per_second: None,
-        why_not: None,
-    };
+    let none = Bandwidth { threads, format: FORMAT, ..Bandwidth::default() };
     if free.is_some_and(|free| free < ROOM) {
         return Bandwidth { why_not: Some("less than 1 GiB of memory is free".to_owned()), ..none };
     }

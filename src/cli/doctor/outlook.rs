@@ -92,7 +92,7 @@ pub(super) struct Speed {
 }
 
 /// A model on this machine.
-#[derive(Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Outlook {
     pub(super) name: String,
     /// Where the numbers are from: a configuration's address, or the file.
@@ -209,23 +209,8 @@ fn hits(share: f64) -> f64 {
 }
 
 impl Outlook {
-    fn nothing(name: String, source: String) -> Self {
-        Self {
-            name,
-            source,
-            architecture: None,
-            parameters: None,
-            active_parameters: None,
-            bits_per_weight: None,
-            bytes: None,
-            memory_bytes: None,
-            bytes_per_token: None,
-            fit: None,
-            share_of_experts_in_memory: None,
-            tokens_per_second: None,
-            fits_on_disk: None,
-            why_not: None,
-        }
+    fn called(name: String, source: String) -> Self {
+        Self { name, source, ..Self::default() }
     }
 
     fn weigh(self, demand: &Demand, machine: &Machine) -> Self {
@@ -252,13 +237,13 @@ impl Outlook {
             bits_per_weight: Some(shape.bits),
             bytes: Some(bytes),
             fits_on_disk: machine.room.map(|room| bytes <= room),
-            ..Self::nothing(shape.short_name(), source)
+            ..Self::called(shape.short_name(), source)
         };
         known.weigh(&demand, machine)
     }
 
     fn of_file(name: String, path: &Path, machine: &Machine) -> Self {
-        let nothing = Self::nothing(name, path.display().to_string());
+        let nothing = Self::called(name, path.display().to_string());
         let weighed = || {
             let gguf = Gguf::open(path)?;
             let (model, weights) = (Model::bind(&gguf)?, inspect::model(&gguf));
@@ -271,7 +256,7 @@ impl Outlook {
                 active_parameters: Some(active as u64),
                 bits_per_weight: Some(weights.bits_per_weight()),
                 bytes: Some(gguf.file_len()),
-                ..Self::nothing(nothing.name.clone(), nothing.source.clone())
+                ..Self::called(nothing.name.clone(), nothing.source.clone())
             };
             Ok::<_, moewe_engine::Error>(known.weigh(&demand, machine))
         };

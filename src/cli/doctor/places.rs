@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 const DEPTH: usize = 4; // folders within a folder whose room is counted
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct Folder {
     pub(super) what: &'static str,
     pub(super) path: String,
@@ -51,7 +51,7 @@ fn room(folder: &Path, depth: usize) -> u64 {
     entries.map(of).sum()
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct Variable {
     pub(super) name: &'static str,
     /// `set` in the place of what may be a secret.

@@ -19,7 +19,10 @@ pub(super) fn print(report: &Report) -> Result<()> {
     let limit = report.memory.default_limit_bytes.map_or("memory".to_owned(), bytes);
     output::print(hanging(
         "",
-        &format!("WELL-KNOWN MODELS at 4 bits, in {limit}; tokens per second are computed"),
+        &format!(
+            "WELL-KNOWN MODELS at 4 bits in {limit}. FITS: how many of the experts do; the others are read from the \
+             disk when they are needed. TOKENS/S: computed"
+        ),
         0,
     ))?;
     table(&report.known_models).print()?;
@@ -214,7 +217,7 @@ fn fit(model: &Outlook) -> String {
         Some(Fit::Memory) => "whole".to_owned(),
         Some(Fit::ExpertsFromDisk) => {
             let share = model.share_of_experts_in_memory.unwrap_or(0.0) * 100.0;
-            format!("{share:.0} % of experts")
+            format!("{share:.0} %")
         }
         Some(Fit::TooLarge) => "no".to_owned(),
         Some(Fit::Unknown) | None => "unknown".to_owned(),
@@ -225,7 +228,8 @@ fn speed(speed: Speed) -> String {
     let shown = |rate: f64| match rate {
         _ if rate >= 10.0 => format!("{rate:.0}"),
         _ if rate >= 0.1 => format!("{rate:.1}"),
-        _ => format!("{rate:.2}"),
+        _ if rate >= 0.01 => format!("{rate:.2}"),
+        _ => "0.00".to_owned(),
     };
     format!("{} to {}", shown(speed.least), shown(speed.most))
 }
