@@ -62,7 +62,10 @@ windows convert "$golden/mixtral" -o "Möwe ü.gguf" --bits 4 >/dev/null 2>&1 &&
 ok "convert replaces nothing unasked"
 windows convert "$golden/mixtral" -o "Möwe ü.gguf" --bits 4 --force >/dev/null 2>&1 || bad "convert --force"
 ok "convert --force"
-same "logits" logits "Möwe ü.gguf" --prompt "Haus" || true
+"$native" logits linux.gguf --tokens 5,9,11 -o linux.safetensors --isa avx2 >/dev/null 2>&1
+windows logits "Möwe ü.gguf" --tokens 5,9,11 -o windows.safetensors --isa avx2 >/dev/null 2>&1
+cmp linux.safetensors windows.safetensors || bad "logits differ"
+ok "logits"
 
 printf 'Hallo\n/stats\n' | windows chat --seed 1 -n 8 -t 2 >chat.txt 2>chat-errors.txt || bad "chat" "$(cat chat-errors.txt)"
 [ -s chat.txt ] || bad "chat says nothing"
@@ -71,6 +74,9 @@ ok "chat, piped"
 if windows run no-such-model.gguf --prompt x >/dev/null 2>wrong.txt; then bad "a wrong name ended well"; fi
 grep -q no-such-model wrong.txt || bad "a wrong name" "$(cat wrong.txt)"
 ok "a wrong name"
-windows list >/dev/null || bad "list"
+windows doctor --json >doctor.json 2>/dev/null || bad "doctor"
+grep -q '"target": *"x86_64-pc-windows' doctor.json || bad "doctor" "$(cat doctor.json)"
+ok "doctor"
+windows list >/dev/null 2>&1 || bad "list"
 ok "list"
 printf '%d checks passed under Wine\n' "$passed"
