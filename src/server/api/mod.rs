@@ -1,4 +1,4 @@
-//! What clients speak: an interface is a folder that maps its JSON to a [`Chat`](super::chat::Chat) or an
+//! What clients speak: an interface is a folder that maps its JSON to a [`Chat`] or an
 //! [`Ask`](super::ask::Ask), and events to its JSON. The files here are what all of them share.
 
 pub(super) mod anthropic;
