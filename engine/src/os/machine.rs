@@ -5,8 +5,6 @@
 //! windows-sys, so a library for it would bring more code than it saves.
 
 #[cfg(target_os = "linux")]
-mod groups;
-#[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "macos")]
 mod macos;

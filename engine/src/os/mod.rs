@@ -9,6 +9,8 @@ pub mod cores;
 pub mod disk;
 pub mod fault;
 pub mod files;
+#[cfg(target_os = "linux")]
+mod groups;
 pub mod host;
 pub mod interrupt;
 pub mod link;

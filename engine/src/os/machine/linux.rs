@@ -1,6 +1,7 @@
 //! Linux: what `/proc` and `/sys` tell.
 
-use super::{Cpu, HugePages, Memory, System, address_limit, groups};
+use super::{Cpu, HugePages, Memory, System, address_limit};
+use crate::os::groups;
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
@@ -21,8 +22,7 @@ pub(super) fn cpu() -> Cpu {
     let devices = Path::new("/sys/devices");
     let (physical, logical) = cores(&devices.join("system/cpu")).unzip();
     let kinds = hybrid(devices).or_else(|| capacities(&devices.join("system/cpu")));
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let quota = groups::quota(&groups::folders(&groups, "cpu"));
+    let quota = groups::quota(&groups::own("cpu"));
     Cpu { name: name(), physical, logical, kinds, allowed: allowed(), quota }
 }
 
@@ -95,14 +95,13 @@ fn allowed() -> Option<usize> {
 
 pub(super) fn memory() -> Memory {
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let huge = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok();
     let swap = kilobytes(&info, "SwapTotal:");
     Memory {
         total: kilobytes(&info, "MemTotal:"),
         swap,
         swap_used: swap.zip(kilobytes(&info, "SwapFree:")).map(|(all, free)| all.saturating_sub(free)),
-        limit: groups::memory_limit(&groups::folders(&groups, "memory")),
+        limit: groups::memory_limit(&groups::own("memory")),
         addresses: address_limit(),
         huge_pages: huge.map(|choice| huge_pages(&choice)),
     }

@@ -1,11 +1,11 @@
 //! Memory as Linux tells it: files in `/proc`, and those of control groups.
 
-use std::path::{Path, PathBuf};
+use crate::os::groups;
+use std::path::Path;
 
 pub(super) fn available() -> Option<u64> {
     let machine = kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
-    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    Some(group_folders(&groups).iter().filter_map(|folder| left_in_group(folder)).fold(machine, u64::min))
+    Some(groups::own("memory").iter().filter_map(|folder| left_in_group(folder)).fold(machine, u64::min))
 }
 
 pub(super) fn peak_resident() -> u64 {
@@ -32,32 +32,12 @@ fn kilobytes(text: &str, key: &str) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Folders of all control groups above this process, of version 2 and of version 1's memory controller. Inside a
-/// container the paths of `/proc/self/cgroup` may be the host's; the mounted root is then the container's own group.
-fn group_folders(groups: &str) -> Vec<PathBuf> {
-    let mut folders = vec![];
-    for line in groups.lines() {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
-        let root = match controllers {
-            "" => Path::new("/sys/fs/cgroup"),
-            _ if controllers.split(',').any(|name| name == "memory") => Path::new("/sys/fs/cgroup/memory"),
-            _ => continue,
-        };
-        let inside = Path::new(path.trim_start_matches('/'));
-        folders.extend(inside.ancestors().map(|part| root.join(part)));
-    }
-    folders
-}
-
-/// What a control group leaves: its limit less what is used and cannot be reclaimed. Absurd limits count as none.
+/// What a control group leaves: its limit less what is used and cannot be reclaimed.
 fn left_in_group(folder: &Path) -> Option<u64> {
-    let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
-    let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
-    let limit = number("memory.max").or_else(|| number("memory.limit_in_bytes"));
-    let limit = limit.filter(|bytes| *bytes < 1 << 60)?;
+    let limit = groups::memory_limit_of(folder)?;
+    let number = |name: &str| groups::text(folder, name)?.parse::<u64>().ok();
     let used = number("memory.current").or_else(|| number("memory.usage_in_bytes")).unwrap_or(0);
-    let cached = file_cache(&read("memory.stat").unwrap_or_default());
+    let cached = file_cache(&groups::text(folder, "memory.stat").unwrap_or_default());
     Some(limit.saturating_sub(used.saturating_sub(cached)))
 }
 
@@ -82,13 +62,6 @@ mod tests {
         let text = "MemTotal:       100 kB\nMemAvailable:    42 kB\n";
         assert_eq!(kilobytes(text, "MemAvailable:"), Some(42 * 1024));
         assert_eq!(kilobytes(text, "Swap:"), None);
-    }
-
-    #[test]
-    fn finds_the_groups_of_both_versions() {
-        let folders = group_folders("4:cpu,memory:/a/b\n3:cpuset:/\n0::/user\nnonsense\n");
-        let expected = ["memory/a/b", "memory/a", "memory/", "user", ""];
-        assert_eq!(folders, expected.map(|part| Path::new("/sys/fs/cgroup").join(part)));
     }
 
     #[test]

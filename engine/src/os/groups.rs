@@ -6,9 +6,14 @@ use std::path::{Path, PathBuf};
 /// No group has a limit as large as this: version 1 writes the largest multiple of a page.
 const NO_LIMIT: u64 = 1 << 60;
 
+/// Folders of this process' own groups that have `controller`, and of all above them.
+pub(super) fn own(controller: &str) -> Vec<PathBuf> {
+    folders(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default(), controller)
+}
+
 /// Folders of all groups above this process that have `controller`, of version 2 and of version 1. Inside a container the
 /// paths of `/proc/self/cgroup` may be the host's; the mounted root is then the container's own group.
-pub(super) fn folders(groups: &str, controller: &str) -> Vec<PathBuf> {
+fn folders(groups: &str, controller: &str) -> Vec<PathBuf> {
     let mut folders = vec![];
     for line in groups.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -28,9 +33,13 @@ pub(super) fn folders(groups: &str, controller: &str) -> Vec<PathBuf> {
 
 /// The tightest limit on memory in these folders.
 pub(super) fn memory_limit(folders: &[PathBuf]) -> Option<u64> {
-    let number = |folder: &Path, name: &str| text(folder, name)?.parse().ok();
-    let limit = |folder: &PathBuf| number(folder, "memory.max").or(number(folder, "memory.limit_in_bytes"));
-    folders.iter().filter_map(limit).filter(|&bytes: &u64| bytes < NO_LIMIT).min()
+    folders.iter().filter_map(|folder| memory_limit_of(folder)).min()
+}
+
+/// The limit on memory in one of these folders. Absurd limits count as none.
+pub(super) fn memory_limit_of(folder: &Path) -> Option<u64> {
+    let number = |name: &str| text(folder, name)?.parse().ok();
+    number("memory.max").or_else(|| number("memory.limit_in_bytes")).filter(|&bytes: &u64| bytes < NO_LIMIT)
 }
 
 /// The tightest limit on processor time in these folders, in processors.
@@ -49,7 +58,8 @@ fn quota_of(folder: &Path) -> Option<f64> {
     (time > 0.0 && period > 0.0).then_some(time / period)
 }
 
-fn text(folder: &Path, name: &str) -> Option<String> {
+/// A file of a group, without the end of its line.
+pub(super) fn text(folder: &Path, name: &str) -> Option<String> {
     Some(fs::read_to_string(folder.join(name)).ok()?.trim().to_owned())
 }
 
@@ -62,6 +72,13 @@ mod tests {
         let found = folders("4:cpu,cpuacct:/a/b\n3:cpuset:/\n0::/user\nnonsense\n", "cpu");
         let expected = ["cpu/a/b", "cpu/a", "cpu/", "user", ""];
         assert_eq!(found, expected.map(|part| Path::new("/sys/fs/cgroup").join(part)));
+    }
+
+    #[test]
+    fn finds_the_groups_of_both_versions() {
+        let folders = folders("4:cpu,memory:/a/b\n3:cpuset:/\n0::/user\nnonsense\n", "memory");
+        let expected = ["memory/a/b", "memory/a", "memory/", "user", ""];
+        assert_eq!(folders, expected.map(|part| Path::new("/sys/fs/cgroup").join(part)));
     }
 
     #[test]
