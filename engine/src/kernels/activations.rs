@@ -17,7 +17,7 @@ const EXTRAS: usize = 8;
 
 /// The inputs of a matmul, row-major.
 #[derive(Clone, Copy)]
-pub struct Inputs<'a> {
+pub(crate) struct Inputs<'a> {
     values: &'a [f32],
     width: usize,
     /// By [`Grain`].
@@ -33,19 +33,19 @@ struct Coded<'a> {
 }
 
 /// One quantized row as a destination.
-pub struct Quantized<'a> {
+pub(crate) struct Quantized<'a> {
     pub(super) codes: &'a mut [i8],
     pub(super) extras: &'a mut [f32],
 }
 
 impl<'a> Quantized<'a> {
     /// Length of the extras of a row.
-    pub fn extras_len(width: usize) -> usize {
+    pub(crate) fn extras_len(width: usize) -> usize {
         width.div_ceil(GROUP) * EXTRAS
     }
 
     /// A destination for one row: `width` codes and [`Quantized::extras_len`] extras.
-    pub fn new(codes: &'a mut [i8], extras: &'a mut [f32]) -> Self {
+    pub(crate) fn new(codes: &'a mut [i8], extras: &'a mut [f32]) -> Self {
         assert_eq!(extras.len(), Self::extras_len(codes.len()));
         Self { codes, extras }
     }
@@ -77,12 +77,12 @@ impl QuantizedRow<'_> {
 
 impl<'a> Inputs<'a> {
     /// Rows of floats, `width` wide.
-    pub fn floats(values: &'a [f32], width: usize) -> Self {
+    pub(crate) fn floats(values: &'a [f32], width: usize) -> Self {
         Self { values, width, coded: [Coded::default(); 2], are_apart: false }
     }
 
     /// The same rows with a quantized twin.
-    pub fn with_codes(mut self, grain: Grain, codes: &'a [i8], extras: &'a [f32]) -> Self {
+    pub(crate) fn with_codes(mut self, grain: Grain, codes: &'a [i8], extras: &'a [f32]) -> Self {
         assert!(self.width.is_multiple_of(grain.neighbours()));
         self.coded[grain as usize] = Coded { codes, extras };
         self
@@ -90,7 +90,7 @@ impl<'a> Inputs<'a> {
 
     /// The same rows, each of which becomes to the bit what it becomes alone: kernels without panels add up in another
     /// order where many inputs share a row of weights.
-    pub fn apart(self) -> Self {
+    pub(crate) fn apart(self) -> Self {
         Self { are_apart: true, ..self }
     }
 
@@ -100,7 +100,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// Width of a row.
-    pub fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.width
     }
 

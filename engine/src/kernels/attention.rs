@@ -35,67 +35,67 @@ const TILE: usize = 32;
 
 /// Rows of all heads in pages.
 #[derive(Clone, Copy)]
-pub struct CachedPages<'a> {
+pub(crate) struct CachedPages<'a> {
     /// The pages.
-    pub pages: &'a [Arc<Vec<u8>>],
+    pub(crate) pages: &'a [Arc<Vec<u8>>],
     /// Where the rows begin in each.
-    pub at: usize,
+    pub(crate) at: usize,
 }
 
 impl<'a> CachedPages<'a> {
     /// A page's rows and what follows them.
-    pub fn page(&self, number: usize) -> &'a [u8] {
+    pub(crate) fn page(&self, number: usize) -> &'a [u8] {
         &self.pages[number][self.at..]
     }
 }
 
 /// One key head over neighbouring rows of one sequence.
-pub struct AttentionTask<'a> {
+pub(crate) struct AttentionTask<'a> {
     /// Pages of keys, each `(head, position in page, key_length)` in the cache's format.
-    pub keys: CachedPages<'a>,
+    pub(crate) keys: CachedPages<'a>,
     /// Pages of values, likewise; `None` where a key's first columns are the value.
-    pub values: Option<CachedPages<'a>>,
+    pub(crate) values: Option<CachedPages<'a>>,
     /// Which key head.
-    pub head: usize,
+    pub(crate) head: usize,
     /// Positions per page, a multiple of 32.
-    pub page_len: usize,
+    pub(crate) page_len: usize,
     /// Width of a key.
-    pub key_length: usize,
+    pub(crate) key_length: usize,
     /// Width of a value.
-    pub value_length: usize,
+    pub(crate) value_length: usize,
     /// Factor on the products.
-    pub scale: f32,
+    pub(crate) scale: f32,
     /// How many positions a row sees back, itself included; `None` for all.
-    pub window: Option<usize>,
+    pub(crate) window: Option<usize>,
     /// One logit per query head that takes probability and gives nothing (gpt-oss).
-    pub sinks: Option<&'a [f32]>,
+    pub(crate) sinks: Option<&'a [f32]>,
     /// The queries.
-    pub queries: Queries<'a>,
+    pub(crate) queries: Queries<'a>,
     /// First row of the batch.
-    pub row: usize,
+    pub(crate) row: usize,
     /// Rows; the first stands at `position`, the others follow.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Position of the first row.
-    pub position: usize,
+    pub(crate) position: usize,
     /// Row-major results, head after head from column `at`.
-    pub output: Output<'a>,
+    pub(crate) output: Output<'a>,
 }
 
 /// Query heads in row-major rows.
 #[derive(Clone, Copy)]
-pub struct Queries<'a> {
+pub(crate) struct Queries<'a> {
     /// All rows.
-    pub values: &'a [f32],
+    pub(crate) values: &'a [f32],
     /// Width of a row.
-    pub width: usize,
+    pub(crate) width: usize,
     /// Column of the first head that shares the key head.
-    pub at: usize,
+    pub(crate) at: usize,
     /// Number of the first head that shares the key head.
-    pub first: usize,
+    pub(crate) first: usize,
     /// Heads that share it.
-    pub count: usize,
+    pub(crate) count: usize,
     /// Columns from one head to the next.
-    pub stride: usize,
+    pub(crate) stride: usize,
 }
 
 impl<'a> AttentionTask<'a> {
@@ -140,26 +140,26 @@ impl<'a> AttentionTask<'a> {
 }
 
 /// Computes every query of a task. No other task may write the same places of the output.
-pub type AttentionKernel = unsafe fn(&AttentionTask<'_>);
+pub(crate) type AttentionKernel = unsafe fn(&AttentionTask<'_>);
 
 /// Neighbouring rows of a batch that belong to one sequence and stand at consecutive positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowBlock {
+pub(crate) struct RowBlock {
     /// First row of the batch.
-    pub row: usize,
+    pub(crate) row: usize,
     /// Rows.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Position of the first.
-    pub position: usize,
+    pub(crate) position: usize,
     /// Whose cache they see.
-    pub sequence: usize,
+    pub(crate) sequence: usize,
 }
 
 /// Attention of all blocks and key heads: `task` describes a block's first key head; rows and heads are filled in.
 ///
 /// # Panics
 /// When blocks overlap.
-pub fn attention<'a>(
+pub(crate) fn attention<'a>(
     team: &Team,
     kernel: AttentionKernel,
     blocks: &[RowBlock],
@@ -182,7 +182,7 @@ pub fn attention<'a>(
 ///
 /// # Panics
 /// When this machine lacks the instruction set.
-pub fn select_attention(format: &Format, isa: Isa) -> AttentionKernel {
+pub(crate) fn select_attention(format: &Format, isa: Isa) -> AttentionKernel {
     assert!(isa.is_available(), "{isa} is not available");
     visit(format, Select(isa))
 }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 /// The entries of a batch sorted by expert, each slot in at most one place. Buffers are kept between layers.
 #[derive(Clone, Debug, Default)]
-pub struct Dispatch {
+pub(crate) struct Dispatch {
     /// `input` is the row, `output` the slot `row * used + choice`.
     picks: Vec<Pick>,
     /// The same with the slot as input, for the matrix after the hidden layer.
@@ -24,7 +24,7 @@ pub struct Dispatch {
 
 impl Dispatch {
     /// Counting sort of `slots` slots, `used` per row; `expert` names each slot's expert, `None` where it was dropped.
-    pub fn sort(
+    pub(crate) fn sort(
         &mut self,
         expert_count: usize,
         used: usize,
@@ -56,12 +56,12 @@ impl Dispatch {
     }
 
     /// Experts that have work, in order.
-    pub fn active(&self) -> &[u32] {
+    pub(crate) fn active(&self) -> &[u32] {
         &self.active
     }
 
     /// Input rows of an expert, and the slot of each result.
-    pub fn picks(&self, expert: u32) -> &[Pick] {
+    pub(crate) fn picks(&self, expert: u32) -> &[Pick] {
         &self.picks[self.range(expert)]
     }
 
@@ -72,11 +72,11 @@ impl Dispatch {
 
 /// Some experts of a dispatch: those whose weights are there.
 #[derive(Clone, Copy)]
-pub struct Share<'a> {
+pub(crate) struct Share<'a> {
     /// The batch's entries.
-    pub dispatch: &'a Dispatch,
+    pub(crate) dispatch: &'a Dispatch,
     /// Which experts, each once.
-    pub experts: &'a [u32],
+    pub(crate) experts: &'a [u32],
 }
 
 impl Share<'_> {
@@ -87,7 +87,7 @@ impl Share<'_> {
 }
 
 /// The same matrix of several experts of a layer.
-pub trait ExpertMatrices: Sync {
+pub(crate) trait ExpertMatrices: Sync {
     /// One expert's matrix; all have the same shape and format.
     fn matrix(&self, expert: u32) -> MatrixRef<'_>;
     /// One expert's bias.
@@ -99,11 +99,11 @@ pub trait ExpertMatrices: Sync {
 }
 
 /// Matrices with the kernel of their format.
-pub struct ExpertKernel<'a, M> {
+pub(crate) struct ExpertKernel<'a, M> {
     /// The matrices.
-    pub matrices: &'a M,
+    pub(crate) matrices: &'a M,
     /// The kernel.
-    pub kernel: Kernel,
+    pub(crate) kernel: Kernel,
 }
 
 impl<M: ExpertMatrices> ExpertKernel<'_, M> {
@@ -138,17 +138,17 @@ impl<M: ExpertMatrices> ExpertKernel<'_, M> {
 }
 
 /// Where a hidden layer's results go: `up` ends as the activation's result.
-pub struct Hidden<'a> {
+pub(crate) struct Hidden<'a> {
     /// Slots of the gate, unused where there is none.
-    pub gate: Output<'a>,
+    pub(crate) gate: Output<'a>,
     /// Slots of the hidden layer.
-    pub up: Output<'a>,
+    pub(crate) up: Output<'a>,
     /// Between them.
-    pub activation: Activation,
+    pub(crate) activation: Activation,
 }
 
 /// Gate, up and activation of these experts, into slots `rows` wide.
-pub fn hidden<M: ExpertMatrices>(
+pub(crate) fn hidden<M: ExpertMatrices>(
     team: &Team,
     share: Share<'_>,
     gate: Option<&ExpertKernel<'_, M>>,
@@ -173,17 +173,23 @@ pub fn hidden<M: ExpertMatrices>(
 }
 
 /// The quantized twin of slots `width` wide.
-pub struct SlotCodes<'a> {
+pub(crate) struct SlotCodes<'a> {
     /// Columns.
-    pub width: usize,
+    pub(crate) width: usize,
     /// `(slots, width)`.
-    pub codes: &'a mut [i8],
+    pub(crate) codes: &'a mut [i8],
     /// `(slots, Quantized::extras_len(width))`.
-    pub extras: &'a mut [f32],
+    pub(crate) extras: &'a mut [f32],
 }
 
 /// Quantizes the slots of these experts, `values` being all slots' rows.
-pub fn quantize_slots(team: &Team, share: Share<'_>, kernel: Kernel, values: &[f32], out: SlotCodes<'_>) {
+pub(crate) fn quantize_slots(
+    team: &Team,
+    share: Share<'_>,
+    kernel: Kernel,
+    values: &[f32],
+    out: SlotCodes<'_>,
+) {
     let (width, extras_len) = (out.width, Quantized::extras_len(out.width));
     let (codes, extras) = (SharedSlice::new(out.codes), SharedSlice::new(out.extras));
     let quantize = |expert: u32| {
@@ -202,7 +208,7 @@ pub fn quantize_slots(team: &Team, share: Share<'_>, kernel: Kernel, values: &[f
 }
 
 /// The matrix after the hidden layer: slots in, slots out.
-pub fn down<M: ExpertMatrices>(
+pub(crate) fn down<M: ExpertMatrices>(
     team: &Team,
     share: Share<'_>,
     down: &ExpertKernel<'_, M>,

@@ -9,7 +9,7 @@ use crate::simd::Isa;
 
 /// One way for weights to lie. An instruction set has one, always.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub(crate) enum Layout {
     /// Row after row, as in the file.
     Rows,
     /// Formats with a panel kernel sixteen rows side by side, all others row after row.
@@ -19,10 +19,10 @@ pub enum Layout {
 impl Layout {
     /// Packing may go piece by piece in multiples of so many rows; only the last piece may have fewer. Four panels end
     /// where a line of the cache does.
-    pub const ROWS_TOGETHER: usize = 4 * PANEL;
+    pub(crate) const ROWS_TOGETHER: usize = 4 * PANEL;
 
     /// What the kernels of an instruction set want.
-    pub fn of(isa: Isa) -> Self {
+    pub(crate) fn of(isa: Isa) -> Self {
         match isa {
             Isa::Portable => Self::Rows,
             _ => Self::Panels,
@@ -30,12 +30,12 @@ impl Layout {
     }
 
     /// Whether packing moves the bytes of this format at all.
-    pub fn is_other_than_rows(self, format: &Format) -> bool {
+    pub(crate) fn is_other_than_rows(self, format: &Format) -> bool {
         self == Self::Panels && panels::of(format).is_some()
     }
 
     /// Bytes of a packed matrix of `rows` outputs and `cols` inputs: as many as in the file.
-    pub fn packed_bytes(self, format: &Format, rows: usize, cols: usize) -> usize {
+    pub(crate) fn packed_bytes(self, format: &Format, rows: usize, cols: usize) -> usize {
         rows * format.row_bytes(cols)
     }
 
@@ -43,7 +43,7 @@ impl Layout {
     ///
     /// # Panics
     /// When `rows` are packed already or `out` has another length.
-    pub fn pack(self, rows: MatrixRef<'_>, out: &mut [u8]) {
+    pub(crate) fn pack(self, rows: MatrixRef<'_>, out: &mut [u8]) {
         assert_eq!(rows.layout, Self::Rows);
         match panels::of(rows.format) {
             Some(panels) if self == Self::Panels => panels.pack(rows, out),

@@ -30,16 +30,14 @@ mod recurrence;
 mod tests;
 
 use activations::QuantizeRow;
-pub use activations::{Inputs, Quantized};
-pub use attention::{
-    AttentionKernel, AttentionTask, CachedPages, Queries, RowBlock, attention, select_attention,
-};
-pub use experts::{
+pub(crate) use activations::{Inputs, Quantized};
+pub(crate) use attention::{AttentionTask, CachedPages, Queries, RowBlock, attention, select_attention};
+pub(crate) use experts::{
     Dispatch, ExpertKernel, ExpertMatrices, Hidden, Share, SlotCodes, down, hidden, quantize_slots,
 };
-pub use layout::Layout;
-pub use low_rank::LowRank;
-pub use recurrence::{Convolution, STATE_COLUMNS, Scan, ScanHead, Taken, convolve, scan};
+pub(crate) use layout::Layout;
+pub(crate) use low_rank::LowRank;
+pub(crate) use recurrence::{Convolution, STATE_COLUMNS, Scan, ScanHead, Taken, convolve, scan};
 
 use crate::quant::{Block, Float, Format, Grain, Visit, visit};
 use crate::simd::Isa;
@@ -54,22 +52,22 @@ const WIDE: usize = 4;
 
 /// A matrix. `bytes` holds exactly `rows * cols` weights.
 #[derive(Clone, Copy)]
-pub struct MatrixRef<'a> {
+pub(crate) struct MatrixRef<'a> {
     /// How the weights are stored.
-    pub format: &'static Format,
+    pub(crate) format: &'static Format,
     /// Output width.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Input width.
-    pub cols: usize,
+    pub(crate) cols: usize,
     /// How the rows lie.
-    pub layout: Layout,
+    pub(crate) layout: Layout,
     /// The blocks.
-    pub bytes: &'a [u8],
+    pub(crate) bytes: &'a [u8],
 }
 
 impl<'a> MatrixRef<'a> {
     /// Bytes of one row.
-    pub fn row_bytes(&self) -> usize {
+    pub(crate) fn row_bytes(&self) -> usize {
         self.format.row_bytes(self.cols)
     }
 
@@ -77,41 +75,41 @@ impl<'a> MatrixRef<'a> {
     ///
     /// # Panics
     /// When they do not lie one after the other.
-    pub fn slice_rows(&self, range: Range<usize>) -> MatrixRef<'a> {
+    pub(crate) fn slice_rows(&self, range: Range<usize>) -> MatrixRef<'a> {
         assert_eq!(self.layout, Layout::Rows);
         let bytes = &self.bytes[range.start * self.row_bytes()..range.end * self.row_bytes()];
         MatrixRef { rows: range.len(), bytes, ..*self }
     }
 
     /// One row as floats.
-    pub fn row_to_f32(&self, row: usize, out: &mut [f32]) {
+    pub(crate) fn row_to_f32(&self, row: usize, out: &mut [f32]) {
         (self.format.dequantize)(self.slice_rows(row..row + 1).bytes, &mut out[..self.cols]);
     }
 }
 
 /// Which input row goes to which output row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pick {
+pub(crate) struct Pick {
     /// Row of the inputs.
-    pub input: u32,
+    pub(crate) input: u32,
     /// Row of the output.
-    pub output: u32,
+    pub(crate) output: u32,
 }
 
 /// Where results go: row-major, `stride` wide, the matrix' first output at column `at`.
 #[derive(Clone, Copy)]
-pub struct Output<'a> {
+pub(crate) struct Output<'a> {
     /// The whole buffer.
-    pub values: SharedSlice<'a, f32>,
+    pub(crate) values: SharedSlice<'a, f32>,
     /// Width of an output row.
-    pub stride: usize,
+    pub(crate) stride: usize,
     /// Column of the matrix' first row.
-    pub at: usize,
+    pub(crate) at: usize,
 }
 
 impl<'a> Output<'a> {
     /// A buffer of rows `stride` wide that receives a matrix' outputs at column `at`.
-    pub fn new(values: &'a mut [f32], stride: usize, at: usize) -> Self {
+    pub(crate) fn new(values: &'a mut [f32], stride: usize, at: usize) -> Self {
         Self { values: SharedSlice::new(values), stride, at }
     }
 
@@ -128,22 +126,22 @@ impl<'a> Output<'a> {
 }
 
 /// A matmul: some rows of a matrix times picked input rows.
-pub struct Job<'a> {
+pub(crate) struct Job<'a> {
     /// The weights.
-    pub matrix: MatrixRef<'a>,
+    pub(crate) matrix: MatrixRef<'a>,
     /// The activations; quantized ones where the format stores blocks.
-    pub inputs: Inputs<'a>,
+    pub(crate) inputs: Inputs<'a>,
     /// Which inputs, and where each result row goes.
-    pub picks: &'a [Pick],
+    pub(crate) picks: &'a [Pick],
     /// Where the results go.
-    pub output: Output<'a>,
+    pub(crate) output: Output<'a>,
 }
 
 type RowsFn = unsafe fn(&Job<'_>, Range<usize>);
 
 /// The code that computes matrices of one format on one instruction set.
 #[derive(Clone, Copy)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     rows: RowsFn,
     /// The same for packed matrices of this instruction set's layout.
     packed: RowsFn,
@@ -156,7 +154,7 @@ pub struct Kernel {
 ///
 /// # Panics
 /// When this machine lacks the instruction set.
-pub fn select(format: &Format, isa: Isa) -> Kernel {
+pub(crate) fn select(format: &Format, isa: Isa) -> Kernel {
     assert!(isa.is_available(), "{isa} is not available");
     let kernel = visit(format, Select(isa));
     match panels::of(format) {
@@ -201,7 +199,7 @@ impl Visit for Select {
 
 impl Kernel {
     /// How activations must be quantized, if they must.
-    pub fn inputs(&self) -> Option<Grain> {
+    pub(crate) fn inputs(&self) -> Option<Grain> {
         self.inputs
     }
 
@@ -212,7 +210,7 @@ impl Kernel {
     }
 
     /// Quantizes one row of activations, where the kernel wants that.
-    pub fn quantize(&self, row: &[f32], out: &mut Quantized<'_>) {
+    pub(crate) fn quantize(&self, row: &[f32], out: &mut Quantized<'_>) {
         if let Some(grain) = self.inputs {
             self.isa.run(QuantizeRow(row, grain, out));
         }
@@ -225,7 +223,7 @@ impl Kernel {
     ///
     /// # Panics
     /// When shapes do not fit: callers check them once, when weights are bound.
-    pub unsafe fn rows(&self, job: &Job<'_>, range: Range<usize>) {
+    pub(crate) unsafe fn rows(&self, job: &Job<'_>, range: Range<usize>) {
         assert!(range.end <= job.matrix.rows);
         assert_eq!(job.matrix.bytes.len(), job.matrix.row_bytes() * job.matrix.rows);
         assert_eq!(job.inputs.width(), job.matrix.cols);
@@ -282,7 +280,7 @@ fn prefetch_far(address: *const u8) {
 }
 
 /// Rows of a matrix that one task takes: whole panels, several tasks per thread.
-pub fn rows_per_task(rows: usize, threads: usize) -> usize {
+pub(crate) fn rows_per_task(rows: usize, threads: usize) -> usize {
     if threads == 1 {
         return rows.max(1);
     }
@@ -294,7 +292,7 @@ pub fn rows_per_task(rows: usize, threads: usize) -> usize {
 const INPUTS_PER_TASK: usize = 96;
 
 /// Runs a whole job on the team.
-pub fn matmul(team: &Team, kernel: Kernel, job: &Job<'_>) {
+pub(crate) fn matmul(team: &Team, kernel: Kernel, job: &Job<'_>) {
     let (rows, inputs) = (job.matrix.rows, job.picks.len());
     let shares = if kernel.takes_inputs_apart(job) { (inputs / INPUTS_PER_TASK).max(1) } else { 1 };
     let chunk = rows_per_task(rows * shares, team.threads());

@@ -16,37 +16,37 @@ use std::ops::Range;
 const CHANNELS: usize = 256;
 
 /// Columns of a state that lie together, and belong to one task.
-pub const STATE_COLUMNS: usize = 2 * LANES;
+pub(crate) const STATE_COLUMNS: usize = 2 * LANES;
 
 /// Running sums over the rows of a state.
 const SUMS: usize = 4;
 
 /// One sequence's rows of a convolution.
 #[derive(Clone, Copy)]
-pub struct Convolution<'a> {
+pub(crate) struct Convolution<'a> {
     /// Where the channels are, and stay.
-    pub x: Output<'a>,
+    pub(crate) x: Output<'a>,
     /// First row.
-    pub row: usize,
+    pub(crate) row: usize,
     /// Rows.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// `(taps, channels)`.
-    pub weights: &'a [f32],
+    pub(crate) weights: &'a [f32],
     /// `(channels)`.
-    pub bias: Option<&'a [f32]>,
+    pub(crate) bias: Option<&'a [f32]>,
     /// On the sums.
-    pub activation: Option<Activation>,
+    pub(crate) activation: Option<Activation>,
     /// The last `taps - 1` inputs, the oldest first: `(taps - 1, channels)`.
-    pub state: SharedSlice<'a, f32>,
+    pub(crate) state: SharedSlice<'a, f32>,
     /// How many there are.
-    pub channels: usize,
+    pub(crate) channels: usize,
 }
 
 /// Computes a convolution in place.
 ///
 /// # Panics
 /// When shapes do not fit.
-pub fn convolve(team: &Team, isa: Isa, job: &Convolution<'_>) {
+pub(crate) fn convolve(team: &Team, isa: Isa, job: &Convolution<'_>) {
     assert!(job.weights.len() >= job.channels && job.weights.len().is_multiple_of(job.channels));
     assert_eq!(job.state.len(), job.weights.len() - job.channels);
     team.run(job.channels.div_ceil(CHANNELS), |task| {
@@ -126,7 +126,7 @@ fn part(values: &[f32]) -> [f32; LANES] {
 
 /// How a state takes a value in.
 #[derive(Clone, Copy)]
-pub enum Taken {
+pub(crate) enum Taken {
     /// `d = strength * (v - S'k)`.
     Difference,
     /// `d = strength * v`; the output gets so many `v` besides.
@@ -135,47 +135,47 @@ pub enum Taken {
 
 /// One sequence's rows of a recurrence, as `ScanStep` of the model describes it.
 #[derive(Clone, Copy)]
-pub struct Scan<'a> {
+pub(crate) struct Scan<'a> {
     /// Rows of queries, keys and values.
-    pub x: &'a [f32],
+    pub(crate) x: &'a [f32],
     /// Columns of a row.
-    pub width: usize,
+    pub(crate) width: usize,
     /// First row.
-    pub row: usize,
+    pub(crate) row: usize,
     /// Rows.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Value heads.
-    pub heads: usize,
+    pub(crate) heads: usize,
     /// Columns of a query and of a key.
-    pub key_length: usize,
+    pub(crate) key_length: usize,
     /// Columns of a value.
-    pub value_length: usize,
+    pub(crate) value_length: usize,
     /// Per row and head the decay of the state and the strength of what comes in.
-    pub factors: &'a [f32],
+    pub(crate) factors: &'a [f32],
     /// `(heads, column group, key_length, STATE_COLUMNS)`.
-    pub state: SharedSlice<'a, f32>,
+    pub(crate) state: SharedSlice<'a, f32>,
     /// Where the results of all heads go.
-    pub output: Output<'a>,
+    pub(crate) output: Output<'a>,
 }
 
 /// What one head reads.
 #[derive(Clone, Copy)]
-pub struct ScanHead {
+pub(crate) struct ScanHead {
     /// Column of its query.
-    pub query: usize,
+    pub(crate) query: usize,
     /// Column of its key.
-    pub key: usize,
+    pub(crate) key: usize,
     /// Column of its value.
-    pub value: usize,
+    pub(crate) value: usize,
     /// How values come in.
-    pub taken: Taken,
+    pub(crate) taken: Taken,
 }
 
 /// Computes all heads of a recurrence.
 ///
 /// # Panics
 /// When the state is not that of so many heads, or rows are narrower than their results.
-pub fn scan(team: &Team, isa: Isa, job: &Scan<'_>, head: impl Fn(usize) -> ScanHead + Sync) {
+pub(crate) fn scan(team: &Team, isa: Isa, job: &Scan<'_>, head: impl Fn(usize) -> ScanHead + Sync) {
     let groups = job.value_length.div_ceil(STATE_COLUMNS);
     assert_eq!(job.state.len(), job.heads * groups * job.key_length * STATE_COLUMNS);
     assert!(job.output.stride >= job.heads * job.value_length);

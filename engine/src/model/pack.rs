@@ -23,7 +23,7 @@ impl Model {
     ///
     /// # Errors
     /// When the system has no room for them.
-    pub fn pack(&self, layout: Layout) -> Result<()> {
+    pub(crate) fn pack(&self, layout: Layout) -> Result<()> {
         let matrices: Vec<_> =
             self.weights.dense().filter(|matrix| layout.is_other_than_rows(matrix.format)).collect();
         let lengths = matrices.iter().map(|matrix| room(matrix));

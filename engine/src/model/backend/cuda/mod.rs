@@ -53,7 +53,7 @@ pub struct Setup<'p> {
     /// Positions of a session.
     pub context_length: usize,
     /// How weights lie: as the CPU's kernels want them, so that an expert is copied as it is in the store.
-    pub layout: Layout,
+    pub(crate) layout: Layout,
     /// Slots of experts on the card.
     pub experts: &'p Plan,
 }
