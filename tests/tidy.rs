@@ -119,7 +119,6 @@ const TIED: &[&str] = &[
     "moewe::server: api, experts, routes",
     "moewe::server: metrics, scheduler",
     "moewe::server::api: anthropic, document, native, ollama, openai",
-    "moewe_engine::kernels::panels: codes, formats, products, tiles, unpacked, whole, whole_avx2, words, words_x86",
     "moewe_engine::model: backend, bind, config, ffn, kinds, kv_cache, mixer, moe, observe, weights",
     "moewe_engine::session: memory, options",
 ];

@@ -134,7 +134,7 @@ impl<'a> KernelBench<'a> {
         for (row, bytes) in weights.chunks_exact(COLS).zip(pattern.chunks_exact_mut(row_bytes)) {
             quantize(row, None, bytes);
         }
-        let layout = Layout::of(isa);
+        let layout = Layout::of(isa, format);
         let rows =
             MatrixRef { format, rows: PATTERN_ROWS, cols: COLS, layout: Layout::Rows, bytes: &pattern };
         let mut packed = vec![0; pattern.len()];

@@ -24,7 +24,7 @@ impl Weights {
 
     /// The same as the kernels of an instruction set want it.
     pub fn packed(&self, isa: Isa) -> Self {
-        let layout = Layout::of(isa);
+        let layout = Layout::of(isa, self.format);
         let mut bytes = vec![0; self.bytes.len()];
         layout.pack(self.matrix(), &mut bytes);
         Self { layout, bytes, ..*self }
@@ -32,7 +32,7 @@ impl Weights {
 
     /// Whether sixteen rows lie side by side.
     pub fn is_panels(&self) -> bool {
-        self.layout.is_other_than_rows(self.format)
+        self.layout == Layout::Panels
     }
 
     /// The blocks as they lie.
@@ -67,14 +67,14 @@ pub(super) struct Rows {
     width: usize,
     values: Vec<f32>,
     codes: Vec<i8>,
-    extras: Vec<f32>,
+    extras: Vec<u32>,
     picks: Vec<Pick>,
 }
 
 impl Rows {
     pub(super) fn new(kernel: Kernel, values: Vec<f32>, width: usize) -> Self {
         let (count, extras_len) = (values.len() / width, Quantized::extras_len(width));
-        let (mut codes, mut extras) = (vec![0; values.len()], vec![0.0; count * extras_len]);
+        let (mut codes, mut extras) = (vec![0; values.len()], vec![0; count * extras_len]);
         let quantized = codes.chunks_exact_mut(width).zip(extras.chunks_exact_mut(extras_len));
         for (row, (codes, extras)) in values.chunks_exact(width).zip(quantized) {
             kernel.quantize(row, &mut Quantized::new(codes, extras));

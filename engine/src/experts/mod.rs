@@ -26,6 +26,7 @@ use crate::error::Result;
 use crate::gguf::Bytes;
 use crate::kernels::{Dispatch, Layout, LowRank, MatrixRef};
 use crate::quant::Format;
+use crate::simd::Isa;
 use bank::Bank;
 use queue::Queue;
 use statistics::Counters;
@@ -65,11 +66,12 @@ impl Stack {
     }
 
     fn row_bytes(&self) -> usize {
-        self.matrix(0).row_bytes()
+        self.format.row_bytes(self.cols)
     }
 
-    fn packed_bytes(&self, layout: Layout) -> usize {
-        layout.packed_bytes(self.format, self.rows, self.cols)
+    /// Of one expert's matrix, packed or not.
+    pub(crate) fn expert_bytes(&self) -> usize {
+        self.rows * self.row_bytes()
     }
 }
 
@@ -157,8 +159,8 @@ impl ExpertStore {
     }
 
     /// How `budget` bytes of slots are best divided among the layers; `None` for no limit.
-    pub(crate) fn plan(&self, layout: Layout, budget: Option<u64>) -> Plan {
-        Plan::new(&self.layers, layout, budget)
+    pub(crate) fn plan(&self, isa: Isa, budget: Option<u64>) -> Plan {
+        Plan::new(&self.layers, isa, budget)
     }
 
     /// Sets up the slots of a plan, empty, and the threads that fill them. `look_ahead` is how many experts per row are

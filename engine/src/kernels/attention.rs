@@ -12,7 +12,8 @@ mod pairs;
 mod tests;
 mod tile;
 
-use super::Output;
+use super::cache::prefetch;
+use super::job::Output;
 use crate::quant::{Block, Float, Format, Visit, visit};
 use crate::simd::{Isa, LANES, Lanes, Work};
 use crate::threads::Team;
@@ -412,7 +413,7 @@ impl<'a> CachedRows<'a> {
         for Rows { bytes, .. } in [Some(self.keys), self.values].into_iter().flatten() {
             let lines = bytes.len().div_ceil(64);
             for line in share * lines / shares..(share + 1) * lines / shares {
-                super::prefetch(bytes[line * 64..].as_ptr());
+                prefetch(bytes[line * 64..].as_ptr());
             }
         }
     }

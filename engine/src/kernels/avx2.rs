@@ -5,7 +5,9 @@
 
 use super::activations::QuantizedRow;
 use super::blocks::{ByteDots, Panel, Shape, UnpackedRow, by_shape};
-use super::{Job, PANEL, blocks, floats};
+use super::job::Job;
+use super::matrix::PANEL;
+use super::{blocks, floats};
 use crate::quant::{Block, F16, Float, Widen};
 use std::arch::x86_64::*;
 use std::ops::Range;

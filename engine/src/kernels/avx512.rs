@@ -2,7 +2,9 @@
 
 use super::activations::QuantizedRow;
 use super::blocks::{ByteDots, Panel, Shape, UnpackedRow, by_shape};
-use super::{Job, PANEL, blocks, floats};
+use super::job::Job;
+use super::matrix::PANEL;
+use super::{blocks, floats};
 use crate::quant::{Block, Float};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -118,7 +120,7 @@ unsafe fn sixteen_rows<const N: usize, const GROUP: usize, const SIGNED: bool>(
             let mut dots = [_mm512_setzero_si512(); N];
             if SIGNED {
                 for (dots, input) in dots.iter_mut().zip(inputs) {
-                    *dots = _mm512_set1_epi32(input.offsets.as_ptr().add(g).cast::<i32>().read());
+                    *dots = _mm512_set1_epi32(*input.offsets.as_ptr().add(g));
                 }
             }
             for k in 0..GROUP / 4 {

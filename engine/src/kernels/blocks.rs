@@ -4,7 +4,9 @@
 //! (four neighbouring codes of each row side by side) which every input then passes. No format is named here.
 
 use super::activations::QuantizedRow;
-use super::{Job, PANEL, grow};
+use super::cache::{grow, prefetch};
+use super::job::{Job, Pick};
+use super::matrix::PANEL;
 use crate::quant::{Block, Widen};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -173,7 +175,7 @@ fn unpack_row<B: Block, D: ByteDots>(job: &Job<'_>, row: usize, scratch: &mut Sc
     let scales = scratch.scales.chunks_exact_mut(groups).zip(scratch.mins.chunks_exact_mut(groups));
     for ((block, codes), (scales, mins)) in bytes.chunks_exact(size_of::<B>()).zip(codes).zip(scales) {
         for line in 0..size_of::<B>().div_ceil(64) {
-            super::prefetch(block.as_ptr().wrapping_add(PREFETCH + line * 64));
+            prefetch(block.as_ptr().wrapping_add(PREFETCH + line * 64));
         }
         bytemuck::pod_read_unaligned::<B>(block).unpack::<D::Widen>(codes, scales, mins);
     }
@@ -274,7 +276,7 @@ unsafe fn pass_tile<B: Block, D: ByteDots, const N: usize>(
     job: &Job<'_>,
     rows: &Range<usize>,
     panel: &Panel<'_>,
-    picks: &[super::Pick; N],
+    picks: &[Pick; N],
 ) {
     let inputs = picks.map(|pick| job.inputs.quantized::<B>(pick.input));
     // SAFETY: the caller's promises.

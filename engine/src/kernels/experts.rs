@@ -3,7 +3,11 @@
 //! Each (row, choice) of a batch has a slot; results of gate, up and down go to slots, which makes them disjoint
 //! between experts however the router chose.
 
-use super::{Inputs, Job, Kernel, LowRank, MatrixRef, Output, Pick, Quantized, rows_per_task};
+use super::activations::{Inputs, Quantized};
+use super::job::{Job, Output, Pick};
+use super::kernel::{Kernel, rows_per_task};
+use super::low_rank::LowRank;
+use super::matrix::MatrixRef;
 use crate::ops::Activation;
 use crate::threads::{SharedSlice, Team};
 use std::ops::Range;
@@ -128,7 +132,7 @@ impl<M: ExpertMatrices> ExpertKernel<'_, M> {
             // SAFETY: the caller's promise.
             let values = unsafe { output.slice(pick.output, range.clone()) };
             if let Some(low_rank) = low_rank {
-                low_rank.add(self.kernel.isa, inputs.row(pick.input), range.clone(), values);
+                low_rank.add(self.kernel.isa(), inputs.row(pick.input), range.clone(), values);
             }
             if let Some(bias) = bias {
                 values.iter_mut().zip(&bias[range.clone()]).for_each(|(value, bias)| *value += bias);
@@ -166,7 +170,7 @@ pub(crate) fn hidden<M: ExpertMatrices>(
             }
             for pick in picks {
                 let gate = gate.map(|_| &*out.gate.slice(pick.output, range.clone()));
-                out.activation.combine(up.kernel.isa, gate, out.up.slice(pick.output, range.clone()));
+                out.activation.combine(up.kernel.isa(), gate, out.up.slice(pick.output, range.clone()));
             }
         }
     });
@@ -179,7 +183,7 @@ pub(crate) struct SlotCodes<'a> {
     /// `(slots, width)`.
     pub(crate) codes: &'a mut [i8],
     /// `(slots, Quantized::extras_len(width))`.
-    pub(crate) extras: &'a mut [f32],
+    pub(crate) extras: &'a mut [u32],
 }
 
 /// Quantizes the slots of these experts, `values` being all slots' rows.

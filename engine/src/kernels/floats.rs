@@ -3,7 +3,8 @@
 //! Few inputs: dots along the row in 64 running sums. Many inputs: panels of sixteen rows, a slice of the row
 //! length at a time so that the panel stays in the first-level cache.
 
-use super::{Job, PANEL, Pick};
+use super::job::{Job, Pick};
+use super::matrix::PANEL;
 use crate::quant::Float;
 use std::cell::RefCell;
 use std::ops::Range;

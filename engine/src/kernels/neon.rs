@@ -5,7 +5,9 @@
 
 use super::activations::{GROUP, QuantizedRow};
 use super::blocks::{ByteDots, Panel, Shape, UnpackedRow};
-use super::{Job, PANEL, blocks, floats};
+use super::job::Job;
+use super::matrix::PANEL;
+use super::{blocks, floats};
 use crate::quant::{Block, F16, Float, Widen};
 use crate::simd::{Isa, LANES, Lanes, Work};
 use std::arch::aarch64::*;

@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::Output;
+use super::job::Output;
 use crate::ops::Activation;
 use crate::simd::{Isa, LANES, Lanes, Work};
 use crate::threads::{SharedSlice, Team};

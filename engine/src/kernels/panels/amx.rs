@@ -5,13 +5,15 @@
 //! (measured on Emerald Rapids). With BF16 the scales are in the weights and in the inputs, both rounded to eight bits
 //! of mantissa.
 
-use super::super::{Job, PANEL, Pick, blocks, grow, prefetch};
+use super::super::blocks;
+use super::super::cache::{grow, prefetch};
+use super::super::job::{Job, Pick};
+use super::super::matrix::PANEL;
 use super::avx512;
 use super::bf16::{COLUMNS, InputTiles, LINES, Line, Meanwhile, SIDE, WeightTiles};
-use super::codes::{PanelBlock, step_columns};
+use super::codes::{PanelBlock, Scheme};
 use super::products::end_of_panels;
 use super::unit::{Amx, Sums, Unit};
-use super::words::Words;
 use std::arch::x86_64::__m512i;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -69,7 +71,7 @@ unsafe fn rows_body<B: PanelBlock, U: Unit>(job: &Job<'_>, range: Range<usize>) 
         }
         unit.end();
         if whole < range.end {
-            blocks::rows_body::<B, <__m512i as Words>::Rows>(job, whole..range.end);
+            blocks::rows_body::<B, super::super::avx512::Vnni>(job, whole..range.end);
         }
     }
     SCRATCH.set(scratch);
@@ -192,7 +194,9 @@ impl<'a> Parts<'a> {
 
     /// How often the making of its weights goes on with something else.
     fn shares<B: PanelBlock>(&self, number: usize) -> usize {
-        self.steps(number).count * COLUMNS / step_columns::<B, __m512i>() * self.rows(number).len() / PANEL
+        self.steps(number).count * COLUMNS / const { Scheme::of::<B, __m512i>().columns }
+            * self.rows(number).len()
+            / PANEL
     }
 
     /// Makes its weights.
@@ -332,7 +336,7 @@ mod tests {
 
     fn compute<B: PanelBlock, U: Unit>(case: &Case) -> Vec<f32> {
         let bytes = &case.packed(Isa::Avx512Vnni);
-        let matrix = MatrixRef { layout: Layout::of(Isa::Avx512Vnni), bytes, ..case.matrix() };
+        let matrix = MatrixRef { layout: Layout::Panels, bytes, ..case.matrix() };
         let (codes, extras) = case.quantized(Isa::Avx512Vnni);
         let inputs = case.inputs(&codes, &extras);
         let picks: Vec<Pick> =

@@ -1,11 +1,13 @@
 //! Panels on AVX2, with and without VNNI.
 
-use super::super::Job;
 use super::super::activations::QuantizedRow;
+use super::super::avx2;
+use super::super::job::Job;
 use super::codes::PanelBlock;
 use super::products::{Part, Passes, Sums, rows_body};
 use super::tiles::{Cut, FEW_FOURS};
 use super::unpacked::{COLUMNS, UNPACKED, Unpacked};
+use super::whole_avx2;
 use super::words_x86::Pair;
 use std::ops::Range;
 
@@ -37,6 +39,7 @@ macro_rules! compiled_for {
 
         impl Passes for $name {
             type Words = Pair<$vnni>;
+            type Rows = avx2::Avx2<$vnni>;
             const CUT: &'static Cut = &FEW_FOURS;
 
             fn columns<B: PanelBlock>(inputs: usize) -> usize {
@@ -48,7 +51,7 @@ macro_rules! compiled_for {
                 self.is_unpacked = are_many::<B, $vnni>(inputs);
                 if self.is_unpacked {
                     // SAFETY: compiled for the instructions.
-                    unsafe { B::unpack_on_avx2::<$vnni>(&mut self.panel, part) }
+                    unsafe { whole_avx2::unpack::<B, $vnni>(&mut self.panel, part) }
                 }
             }
 
@@ -64,9 +67,9 @@ macro_rules! compiled_for {
                 // SAFETY: compiled for the instructions; the rest is the caller's promise.
                 unsafe {
                     match len {
-                        4 => B::pass_on_avx2::<$vnni, 4>(panel, part, inputs, sums),
-                        2 => B::pass_on_avx2::<$vnni, 2>(panel, part, inputs, sums),
-                        _ => B::pass_on_avx2::<$vnni, 1>(panel, part, inputs, sums),
+                        4 => whole_avx2::pass::<B, $vnni, 4>(panel, part, inputs, sums),
+                        2 => whole_avx2::pass::<B, $vnni, 2>(panel, part, inputs, sums),
+                        _ => whole_avx2::pass::<B, $vnni, 1>(panel, part, inputs, sums),
                     }
                 }
             }

@@ -4,10 +4,14 @@
 //! neighbouring columns of a panel's sixteen rows, and sixteen of them are 32 columns. Rounding is to the nearest. Inputs
 //! are the bytes times their scale that the other kernels take, so that a long prompt computes what a token alone does.
 
-use super::super::{Inputs, PANEL, Pick, grow};
-use super::WORD;
-use super::codes::{PackedStep, PanelBlock, Step, each_step, open, step_columns};
+use super::super::activations::Inputs;
+use super::super::cache::grow;
+use super::super::job::Pick;
+use super::super::matrix::PANEL;
+use super::codes::{PanelBlock, Scheme, each_step, open};
+use super::packing::WORD;
 use super::products::{Ahead, prefetch};
+use super::steps::{PackedStep, Step};
 use std::arch::x86_64::*;
 
 /// Columns of a tile.
@@ -69,7 +73,7 @@ impl WeightTiles {
                 let (head, words) = open::<B, __m512i>(block.as_ptr(), offset + number * block.len());
                 each_step!(B, __m512i, |step| {
                     prefetch::<B, __m512i>(block, step, Ahead::FAR);
-                    let width = step_columns::<B, __m512i>();
+                    let width = const { Scheme::of::<B, __m512i>().columns };
                     let column = number * B::LEN + step * width;
                     let tile = column / COLUMNS * SIDE + panel;
                     let out = lines.as_mut_ptr().add(tile * LINES + column % COLUMNS / 2);

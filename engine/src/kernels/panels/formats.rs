@@ -3,38 +3,16 @@
 //! The bits are those of the format's file in `quant/`, whose drawing says where they are; here every 32-bit word of the
 //! block is a register, or two, and has the number of its place in a panel (`ORDER`). Nothing here multiplies.
 
-use super::super::activations::QuantizedRow;
-#[cfg(target_arch = "x86_64")]
-use super::codes::pass_steps_on_avx2;
-use super::codes::{Bits, Factors, Head, PanelBlock};
-use super::products::{Part, Sums};
-use super::whole::{self, BlockSums};
-use super::words::Words;
-use super::{PANEL, WORD};
-#[cfg(target_arch = "x86_64")]
-use super::{unpacked::Unpacked, whole_avx2, words_x86::Pair};
+use super::codes::{Bits, Factors, Head, PanelBlock, word};
+use super::words::{Words, in_all_bytes};
 use crate::quant::{IQ4_VALUES, Iq4Nl, Iq4Xs, MXFP4_VALUES, Mxfp4, Q2K, Q3K, Q4_0, Q4K, Q5K, Q6K, Q8_0};
 use std::ops::Range;
-
-/// A word of each row's block.
-#[inline(always)]
-pub(super) unsafe fn word<W: Words>(words: *const u8, number: usize) -> W {
-    // SAFETY: callers are compiled for `W` and stay inside their format's block.
-    unsafe { W::load(words.add(number * WORD * PANEL)) }
-}
 
 /// Four words that follow each other.
 #[inline(always)]
 unsafe fn four_words<W: Words>(words: *const u8, first: usize) -> [W; 4] {
     // SAFETY: as above.
     unsafe { [word(words, first), word(words, first + 1), word(words, first + 2), word(words, first + 3)] }
-}
-
-/// A byte in all bytes.
-#[inline(always)]
-pub(super) unsafe fn in_all_bytes<W: Words>(byte: i8) -> W {
-    // SAFETY: as above.
-    unsafe { W::splat(i32::from_ne_bytes([byte as u8; 4])) }
 }
 
 /// A byte of each word, from 0 up.
@@ -264,46 +242,6 @@ impl PanelBlock for Q2K {
     fn low(group: usize, quad: usize) -> Bits {
         let word = 5 + 8 * (group / 8) + 4 * (group % 2) + quad;
         Bits { word, right: pair(group), mask: 3 }
-    }
-
-    #[inline(always)]
-    unsafe fn pass<W: BlockSums, const N: usize>(
-        part: &Part<'_>,
-        inputs: &QuantizedRow<'_>,
-        sums: &Sums<'_>,
-    ) {
-        // SAFETY: the caller's promises.
-        unsafe { whole::pass_body::<Self, W, N>(part, inputs, sums) }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    unsafe fn unpack_on_avx2<const VNNI: bool>(panel: &mut Unpacked, part: &Part<'_>) {
-        // SAFETY: as above.
-        unsafe {
-            match VNNI {
-                true => panel.fill::<Self, Pair<true>>(part),
-                false => panel.fill_whole::<Self>(part),
-            }
-        }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    unsafe fn pass_on_avx2<const VNNI: bool, const N: usize>(
-        panel: Option<&Unpacked>,
-        part: &Part<'_>,
-        inputs: &QuantizedRow<'_>,
-        sums: &Sums<'_>,
-    ) {
-        // SAFETY: as above.
-        unsafe {
-            match (VNNI, panel) {
-                (true, panel) => pass_steps_on_avx2::<Self, true, N>(panel, part, inputs, sums),
-                (false, Some(panel)) => panel.pass_whole::<Self, N>(part, inputs, sums),
-                (false, None) => whole_avx2::pass_body::<Self, N>(part, inputs, sums),
-            }
-        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Panels on NEON, with products of bytes and with those of small matrices.
 
-use super::super::Job;
 use super::super::activations::QuantizedRow;
+use super::super::job::Job;
+use super::super::neon;
 use super::codes::PanelBlock;
 use super::products::{Part, Passes, Sums, rows_body};
 use super::tiles::{Cut, FEW_FOURS};
 use super::unpacked::{COLUMNS, UNPACKED, Unpacked};
+use super::whole::pass;
 use super::words_neon::Quad;
 use std::ops::Range;
 
@@ -42,7 +44,7 @@ macro_rules! compiled_for {
                 unsafe {
                     match self.is_unpacked {
                         true => self.panel.pass_body::<B, Quad<$i8mm>, N>(part, inputs, sums),
-                        false => B::pass::<Quad<$i8mm>, N>(part, inputs, sums),
+                        false => pass::<B, Quad<$i8mm>, N>(part, inputs, sums),
                     }
                 }
             }
@@ -50,6 +52,7 @@ macro_rules! compiled_for {
 
         impl Passes for $name {
             type Words = Quad<$i8mm>;
+            type Rows = neon::NeonDot;
             const CUT: &'static Cut = &FEW_FOURS;
 
             fn columns<B: PanelBlock>(inputs: usize) -> usize {

@@ -1,7 +1,9 @@
 //! Packing, and panel kernels against the kernels of rows, bit for bit.
 
+use super::super::Layout;
+use super::super::matrix::PANEL;
 use super::super::tests::Case;
-use super::super::{Layout, MatrixRef, PANEL};
+use super::packing::WORD;
 use super::*;
 use crate::quant::{self, FORMATS, Kind};
 use crate::simd::Isa;
@@ -9,10 +11,8 @@ use half::f16;
 
 /// Formats with panels and the instruction sets of this machine that have them.
 fn panelled() -> impl Iterator<Item = (&'static Format, Isa)> {
-    let has_panels = |isa: &Isa| Layout::of(*isa) == Layout::Panels;
-    Isa::available()
-        .filter(has_panels)
-        .flat_map(|isa| FORMATS.iter().filter(|format| of(format).is_some()).map(move |format| (format, isa)))
+    let have_panels = |(format, isa): &(&'static Format, Isa)| Layout::of(*isa, format) == Layout::Panels;
+    Isa::available().flat_map(|isa| FORMATS.iter().map(move |format| (format, isa))).filter(have_panels)
 }
 
 #[test]
@@ -27,8 +27,7 @@ fn a_panel_holds_the_words_of_its_rows_in_turn() {
             let odd = format.block_bytes % WORD;
             let words = format.block_bytes / WORD;
             let order = Box::leak(Box::new([1..words, 0..1]));
-            let panels = Panels { id: format.id, odd_first, order, rows: |_| |_, _| () };
-            panels.pack(matrix, &mut packed);
+            Packing { odd_first, order }.pack(matrix, &mut packed);
             for (row, column) in [(0, 0), (5, 1), (15, 0), (16, 1), (31, 1)] {
                 let block = &bytes[row * row_bytes + column * format.block_bytes..][..format.block_bytes];
                 let offset = row / PANEL * PANEL * row_bytes + column * PANEL * format.block_bytes;
@@ -57,7 +56,7 @@ fn a_panel_holds_the_words_of_its_rows_in_turn() {
 fn every_word_has_a_place() {
     for panels in TABLE {
         let format = FORMATS.iter().find(|format| format.id == panels.id).unwrap();
-        let mut words: Vec<usize> = panels.order.iter().cloned().flatten().collect();
+        let mut words: Vec<usize> = panels.packing.order.iter().cloned().flatten().collect();
         words.sort_unstable();
         assert_eq!(words, Vec::from_iter(0..format.block_bytes / WORD), "{format}");
     }

@@ -1,6 +1,6 @@
 //! The tile unit: AMX's eight registers as sums of inputs times weights, and its plain twin.
 
-use super::super::PANEL;
+use super::super::matrix::PANEL;
 use super::bf16::{LINES, Line};
 use std::arch::asm;
 

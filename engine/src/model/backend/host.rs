@@ -29,7 +29,7 @@ pub struct HostBuffer {
 #[derive(Default)]
 struct Coded {
     codes: Vec<i8>,
-    extras: Vec<f32>,
+    extras: Vec<u32>,
     /// Whether they are those of the values.
     is_current: bool,
 }
