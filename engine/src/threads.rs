@@ -330,18 +330,13 @@ pub(crate) struct SharedSlice<'a, T> {
 
 // SAFETY: access goes through `slice`, whose caller promises disjoint ranges.
 unsafe impl<T: Send> Send for SharedSlice<'_, T> {}
-// SAFETY: as above.
+// SAFETY: tasks that share the slice reach its elements through `slice` only, each its own, which may be sent to it.
 unsafe impl<T: Send> Sync for SharedSlice<'_, T> {}
 
 impl<'a, T> SharedSlice<'a, T> {
     /// Takes the slice over for the time of a job.
     pub(crate) fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), lifetime: std::marker::PhantomData }
-    }
-
-    /// Elements.
-    pub(crate) fn len(&self) -> usize {
-        self.len
     }
 
     /// The elements `start..start + len`.
@@ -355,7 +350,7 @@ impl<'a, T> SharedSlice<'a, T> {
     #[inline(always)]
     pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [T] {
         assert!(start <= self.len && len <= self.len - start);
-        // SAFETY: inside the slice by the assert; disjoint by the caller's promise.
+        // SAFETY: inside the slice by the assert; that no other task has these elements is the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
 }

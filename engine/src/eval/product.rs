@@ -3,7 +3,9 @@
 //! Owns a matrix as it lies in a file or as an instruction set's kernels want it, and inputs as they meet it. How products
 //! are computed is the kernels' matter.
 
-use crate::kernels::{Inputs, Job, Kernel, Layout, MatrixRef, Output, Pick, Quantized, matmul, select};
+use crate::kernels::{
+    Inputs, Job, Kernel, Layout, MatrixRef, Output, Pick, Picks, Quantized, matmul, select,
+};
 use crate::quant::Format;
 use crate::simd::Isa;
 use crate::threads::Team;
@@ -94,6 +96,6 @@ impl Rows {
             inputs = inputs.with_codes(grain, &self.codes, &self.extras);
         }
         let output = Output::new(out, matrix.rows, 0);
-        matmul(team, kernel, &Job { matrix, inputs, picks: &self.picks, output });
+        matmul(team, kernel, Job::new(matrix, inputs, Picks::new(&self.picks), output));
     }
 }

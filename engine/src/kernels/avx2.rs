@@ -36,7 +36,7 @@ pub(super) unsafe fn add_dots<const VNNI: bool>(
     }
     let mut sums = sums;
     // Written out, so that the same functions serve machines with and without the instruction.
-    // SAFETY: the caller's promise; touches registers alone.
+    // SAFETY: the caller has the instruction, and it touches registers alone.
     unsafe {
         std::arch::asm!(
             "{{vex}} vpdpbusd {sums}, {codes}, {input}",
@@ -89,7 +89,7 @@ impl<const VNNI: bool> ByteDots for Avx2<VNNI> {
 
     #[inline(always)]
     unsafe fn row(weights: &UnpackedRow<'_>, input: &QuantizedRow<'_>, shape: Shape) -> f32 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller is compiled for the same instructions; `row` checks lengths before it loads.
         unsafe { by_shape!(shape, |GROUP, SIGNED| row::<VNNI, GROUP, SIGNED>(weights, input)) }
     }
 
@@ -178,12 +178,13 @@ unsafe fn half_panel<const VNNI: bool, const GROUP: usize, const SIGNED: bool>(
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn rows_of_blocks<B: Block, const VNNI: bool>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: compiled for the instructions; outputs by the caller's promise.
+    // SAFETY: compiled for the instructions; the rows of these outputs are this task's own, as
+    // [`RowsFn`](super::job::RowsFn) has it.
     unsafe { blocks::rows_body::<B, Avx2<VNNI>>(job, range) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn rows_of_floats<F: Float>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: outputs by the caller's promise.
+    // SAFETY: there are no pointers; the rows of these outputs are this task's own, as `RowsFn` has it.
     unsafe { floats::rows_body::<F, true>(job, range) }
 }

@@ -150,7 +150,7 @@ pub(super) unsafe fn rows_body<B: Block, D: ByteDots>(job: &Job<'_>, range: Rang
     // Taken out and put back: a closure would be compiled without the caller's instructions.
     let mut scratch = SCRATCH.take();
     scratch.prepare(job.matrix.cols, B::GROUP);
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions of `D` and the outputs of `range`.
     unsafe {
         if job.picks.len() < job.inputs.wide() {
             narrow::<B, D>(job, range, &mut scratch);
@@ -192,9 +192,9 @@ unsafe fn narrow<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>, scra
             scales: &scratch.scales[..groups],
             mins: if B::HAS_MIN { &scratch.mins[..groups] } else { &[] },
         };
-        for pick in job.picks {
+        for pick in job.picks.iter() {
             let input = job.inputs.quantized::<B>(pick.input);
-            // SAFETY: the caller's promises; this row of this output belongs to this task.
+            // SAFETY: the caller has the instructions of `D`, and this row of the outputs of all picks.
             unsafe {
                 let sum = D::row(&unpacked, &input, shape_of::<B>());
                 job.output.slice(pick.output, row..row + 1)[0] = sum;
@@ -209,7 +209,7 @@ unsafe fn wide<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>, scratc
     while start < range.end {
         let rows = start..range.end.min(start + PANEL);
         fill_panel::<B, D>(job, rows.clone(), scratch);
-        // SAFETY: the caller's promises.
+        // SAFETY: the caller has the instructions of `D`, and these rows, a part of the range, of all outputs.
         unsafe { pass_panel::<B, D>(job, rows, scratch) };
         start += PANEL;
     }
@@ -257,7 +257,7 @@ unsafe fn pass_panel<B: Block, D: ByteDots>(job: &Job<'_>, rows: Range<usize>, s
     };
     let (tiles, rest) = job.picks.as_chunks::<TILE>();
     let (quads, singles) = rest.as_chunks::<4>();
-    // SAFETY: the caller's promises, for each of the three.
+    // SAFETY: the caller has the instructions of `D`, and these rows of all outputs; each pick is in one of the three.
     unsafe {
         for tile in tiles {
             pass_tile::<B, D, TILE>(job, &rows, &panel, tile);
@@ -279,7 +279,7 @@ unsafe fn pass_tile<B: Block, D: ByteDots, const N: usize>(
     picks: &[Pick; N],
 ) {
     let inputs = picks.map(|pick| job.inputs.quantized::<B>(pick.input));
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions of `D`, which alone are asked for.
     let sums = unsafe { D::panel(panel, &inputs) };
     for (pick, sums) in picks.iter().zip(&sums) {
         // SAFETY: these rows of this output belong to this task.

@@ -17,7 +17,7 @@ pub(crate) fn prefetch(address: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: likewise.
+    // SAFETY: the instruction reads nothing, whatever the address.
     unsafe {
         std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address, options(readonly, nostack, preserves_flags));
     }
@@ -29,13 +29,13 @@ pub(crate) fn prefetch(address: *const u8) {
 #[inline(always)]
 pub(super) fn prefetch_far(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: as above.
+    // SAFETY: every x86-64 has the instruction, and it reads nothing, whatever the address.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T1>(address.cast());
     }
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: as above.
+    // SAFETY: the instruction reads nothing, whatever the address.
     unsafe {
         std::arch::asm!("prfm pldl2keep, [{}]", in(reg) address, options(readonly, nostack, preserves_flags));
     }

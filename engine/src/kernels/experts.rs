@@ -4,7 +4,7 @@
 //! between experts however the router chose.
 
 use super::activations::{Inputs, Quantized};
-use super::job::{Job, Output, Pick};
+use super::job::{Job, Output, Pick, Picks, Places};
 use super::kernel::{Kernel, rows_per_task};
 use super::low_rank::LowRank;
 use super::matrix::MatrixRef;
@@ -57,6 +57,11 @@ impl Dispatch {
                 self.slot_picks[place] = Pick { input: slot as u32, output: slot as u32 };
             }
         }
+        // Whatever `expert` said the second time: every place was filled once, so no slot is in two of them.
+        assert!(
+            self.fill.iter().eq(&self.starts[1..]),
+            "a slot has the same expert whenever it is asked for"
+        );
     }
 
     /// Experts that have work, in order.
@@ -74,16 +79,25 @@ impl Dispatch {
     }
 }
 
-/// Some experts of a dispatch: those whose weights are there.
+/// Some experts of a dispatch: those whose weights are there, each once.
 #[derive(Clone, Copy)]
 pub(crate) struct Share<'a> {
-    /// The batch's entries.
-    pub(crate) dispatch: &'a Dispatch,
-    /// Which experts, each once.
-    pub(crate) experts: &'a [u32],
+    dispatch: &'a Dispatch,
+    experts: &'a [u32],
 }
 
-impl Share<'_> {
+impl<'a> Share<'a> {
+    /// # Panics
+    /// When an expert is named twice.
+    pub(crate) fn new(dispatch: &'a Dispatch, experts: &'a [u32]) -> Self {
+        let is_new = |(at, expert): (usize, &u32)| !experts[..at].contains(expert);
+        assert!(
+            experts.is_sorted_by(|a, b| a < b) || experts.iter().enumerate().all(is_new),
+            "experts, each once"
+        );
+        Self { dispatch, experts }
+    }
+
     /// Slots of these experts.
     fn slots(&self) -> usize {
         self.experts.iter().map(|&expert| self.dispatch.picks(expert).len()).sum()
@@ -112,24 +126,24 @@ pub(crate) struct ExpertKernel<'a, M> {
 
 impl<M: ExpertMatrices> ExpertKernel<'_, M> {
     /// # Safety
-    /// The rows of `range` of the picks' outputs must be the caller's own.
+    /// The columns of `range` of the picks' outputs must be the caller's own, and `output` have room for them.
     unsafe fn rows(
         &self,
         expert: u32,
         inputs: Inputs<'_>,
-        picks: &[Pick],
-        output: Output<'_>,
+        picks: Picks<'_>,
+        output: Places<'_>,
         range: Range<usize>,
     ) {
-        let job = Job { matrix: self.matrices.matrix(expert), inputs, picks, output };
-        // SAFETY: the caller's promise.
+        let job = Job::at(self.matrices.matrix(expert), inputs, picks, output);
+        // SAFETY: the kernel writes the rows of `range` of these picks, which are the caller's own.
         unsafe { self.kernel.rows(&job, range.clone()) };
         let (bias, low_rank) = (self.matrices.bias(expert), self.matrices.low_rank(expert));
         if bias.is_none() && low_rank.is_none() {
             return;
         }
-        for pick in picks {
-            // SAFETY: the caller's promise.
+        for pick in picks.iter() {
+            // SAFETY: the same places, which the kernel has left by now.
             let values = unsafe { output.slice(pick.output, range.clone()) };
             if let Some(low_rank) = low_rank {
                 low_rank.add(self.kernel.isa(), inputs.row(pick.input), range.clone(), values);
@@ -147,30 +161,35 @@ pub(crate) struct Hidden<'a> {
     pub(crate) gate: Output<'a>,
     /// Slots of the hidden layer.
     pub(crate) up: Output<'a>,
+    /// Outputs of either.
+    pub(crate) length: usize,
     /// Between them.
     pub(crate) activation: Activation,
 }
 
-/// Gate, up and activation of these experts, into slots `rows` wide.
+/// Gate, up and activation of these experts, into slots.
 pub(crate) fn hidden<M: ExpertMatrices>(
     team: &Team,
     share: Share<'_>,
     gate: Option<&ExpertKernel<'_, M>>,
     up: &ExpertKernel<'_, M>,
     inputs: Inputs<'_>,
-    out: &Hidden<'_>,
+    out: Hidden<'_>,
 ) {
-    each_range(team, share.experts, out.up.stride, |expert, range| {
-        let picks = share.dispatch.picks(expert);
-        // SAFETY: a task has its own expert or range, and `Dispatch` gives a slot to one expert only.
+    let Hidden { length, activation, .. } = out;
+    let (up_places, gate_places) = (out.up.places(length), out.gate.places(length));
+    each_range(team, share.experts, length, |expert, range| {
+        let picks = Picks::new(share.dispatch.picks(expert));
+        // SAFETY: a task has its own expert or its own range of it. A share has an expert once, and a dispatch gives a
+        // slot to one expert only, so these columns of these slots are the task's own; both buffers came by value.
         unsafe {
-            up.rows(expert, inputs, picks, out.up, range.clone());
+            up.rows(expert, inputs, picks, up_places, range.clone());
             if let Some(gate) = gate {
-                gate.rows(expert, inputs, picks, out.gate, range.clone());
+                gate.rows(expert, inputs, picks, gate_places, range.clone());
             }
-            for pick in picks {
-                let gate = gate.map(|_| &*out.gate.slice(pick.output, range.clone()));
-                out.activation.combine(up.kernel.isa(), gate, out.up.slice(pick.output, range.clone()));
+            for pick in picks.iter() {
+                let gate = gate.map(|_| &*gate_places.slice(pick.output, range.clone()));
+                activation.combine(up.kernel.isa(), gate, up_places.slice(pick.output, range.clone()));
             }
         }
     });
@@ -198,7 +217,8 @@ pub(crate) fn quantize_slots(
     let (codes, extras) = (SharedSlice::new(out.codes), SharedSlice::new(out.extras));
     let quantize = |expert: u32| {
         for slot in share.dispatch.picks(expert).iter().map(|pick| pick.output as usize) {
-            // SAFETY: `Dispatch` gives a slot to one expert only, and an expert is one task.
+            // SAFETY: an expert is one task, a share has it once, and a dispatch gives a slot to one expert only; the
+            // slots came by value.
             let (codes, extras) =
                 unsafe { (codes.slice(slot * width, width), extras.slice(slot * extras_len, extras_len)) };
             kernel.quantize(&values[slot * width..][..width], &mut Quantized::new(codes, extras));
@@ -211,18 +231,19 @@ pub(crate) fn quantize_slots(
     }
 }
 
-/// The matrix after the hidden layer: slots in, slots out.
+/// The matrix after the hidden layer, of `rows` outputs: slots in, slots out.
 pub(crate) fn down<M: ExpertMatrices>(
     team: &Team,
     share: Share<'_>,
     down: &ExpertKernel<'_, M>,
     hidden: Inputs<'_>,
-    out: Output<'_>,
+    (out, rows): (Output<'_>, usize),
 ) {
-    each_range(team, share.experts, out.stride, |expert, range| {
-        let picks = &share.dispatch.slot_picks[share.dispatch.range(expert)];
-        // SAFETY: as in `hidden`.
-        unsafe { down.rows(expert, hidden, picks, out, range) };
+    let places = out.places(rows);
+    each_range(team, share.experts, rows, |expert, range| {
+        let picks = Picks::new(&share.dispatch.slot_picks[share.dispatch.range(expert)]);
+        // SAFETY: as in `hidden`, a task has its own columns of its own slots.
+        unsafe { down.rows(expert, hidden, picks, places, range) };
     });
 }
 
@@ -234,4 +255,27 @@ fn each_range(team: &Team, experts: &[u32], rows: usize, work: impl Fn(u32, Rang
         let start = task % chunks * chunk;
         work(experts[task / chunks], start..rows.min(start + chunk));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    #[test]
+    fn an_expert_and_a_slot_are_one_task() {
+        let mut dispatch = Dispatch::default();
+        dispatch.sort(4, 2, 6, |slot| (slot != 3).then_some(slot as u32 % 3));
+        assert_eq!(dispatch.active(), [0, 1, 2]);
+        assert_eq!(Share::new(&dispatch, &[2, 0, 1]).slots(), 5);
+        assert!(catch_unwind(|| Share::new(&dispatch, &[2, 0, 2]).slots()).is_err());
+        // An answer that changes would leave places that nobody filled.
+        let asked = Cell::new(0);
+        let fickle = |_| {
+            asked.set(asked.get() + 1);
+            Some(asked.get() % 2)
+        };
+        assert!(catch_unwind(AssertUnwindSafe(|| Dispatch::default().sort(2, 1, 3, fickle))).is_err());
+    }
 }

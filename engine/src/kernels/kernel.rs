@@ -103,19 +103,17 @@ impl Kernel {
     /// Computes the matrix rows of `range` for all picks of the job.
     ///
     /// # Safety
-    /// No other task may write the same rows of the same output rows meanwhile.
+    /// No other task may write the same rows of the same outputs meanwhile.
     ///
     /// # Panics
-    /// When shapes do not fit: callers check them once, when weights are bound.
-    pub(crate) unsafe fn rows(&self, job: &Job<'_>, range: Range<usize>) {
+    /// When the matrix has no such rows, or lies as no kernel of the set wants it.
+    pub(super) unsafe fn rows(&self, job: &Job<'_>, range: Range<usize>) {
         assert!(range.end <= job.matrix.rows);
-        assert_eq!(job.matrix.bytes.len(), job.matrix.row_bytes() * job.matrix.rows);
-        assert_eq!(job.inputs.width(), job.matrix.cols);
         let rows = match job.matrix.layout {
             Layout::Rows => self.rows,
             Layout::Panels => self.packed.expect("panels of a format and a set that have them"),
         };
-        // SAFETY: `select` made sure of the instructions; disjoint outputs are the caller's promise.
+        // SAFETY: `select`, which alone makes kernels, made sure of the instructions; the caller's outputs are its own.
         unsafe { rows(job, range) }
     }
 }
@@ -133,16 +131,17 @@ pub(super) fn rows_per_task(rows: usize, threads: usize) -> usize {
 const INPUTS_PER_TASK: usize = 96;
 
 /// Runs a whole job on the team.
-pub(crate) fn matmul(team: &Team, kernel: Kernel, job: &Job<'_>) {
+pub(crate) fn matmul(team: &Team, kernel: Kernel, job: Job<'_>) {
     let (rows, inputs) = (job.matrix.rows, job.picks.len());
-    let shares = if kernel.takes_inputs_apart(job) { (inputs / INPUTS_PER_TASK).max(1) } else { 1 };
+    let shares = if kernel.takes_inputs_apart(&job) { (inputs / INPUTS_PER_TASK).max(1) } else { 1 };
     let chunk = rows_per_task(rows * shares, team.threads());
     // Tasks with the same rows follow each other: the weights are at hand.
     team.run(rows.div_ceil(chunk) * shares, |task| {
         let (start, share) = (task / shares * chunk, task % shares);
         let end = if share + 1 == shares { inputs } else { (share + 1) * INPUTS_PER_TASK };
-        let job = Job { picks: &job.picks[share * INPUTS_PER_TASK..end], ..*job };
-        // SAFETY: tasks write other rows of the matrix or other rows of the output.
-        unsafe { kernel.rows(&job, start..rows.min(start + chunk)) }
+        let part = job.part(share * INPUTS_PER_TASK..end);
+        // SAFETY: a task has its own rows of the matrix or its own picks, and so its own places; the output came by
+        // value, so no other job has it.
+        unsafe { kernel.rows(&part, start..rows.min(start + chunk)) }
     });
 }

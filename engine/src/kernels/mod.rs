@@ -34,12 +34,12 @@ mod recurrence;
 mod tests;
 
 pub(crate) use activations::{Inputs, Quantized};
-pub(crate) use attention::{AttentionTask, CachedPages, Queries, RowBlock, attention, select_attention};
+pub(crate) use attention::{Attended, CachedPages, Heads, Queries, RowBlock, attention, select_attention};
 pub(crate) use cache::{grow, prefetch};
 pub(crate) use experts::{
     Dispatch, ExpertKernel, ExpertMatrices, Hidden, Share, SlotCodes, down, hidden, quantize_slots,
 };
-pub(crate) use job::{Job, Output, Pick};
+pub(crate) use job::{Job, Output, Pick, Picks};
 pub(crate) use kernel::{Kernel, matmul, select};
 pub(crate) use low_rank::LowRank;
 pub(crate) use matrix::{Layout, MatrixRef};

@@ -61,11 +61,11 @@ fn panel_dots(codes: &[u8], input: &[i8]) -> [i32; PANEL] {
 }
 
 pub(super) unsafe fn rows_of_blocks<B: Block>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: no special instructions; outputs by the caller's promise.
+    // SAFETY: there are no special instructions; the rows of these outputs are this task's own, as `RowsFn` has it.
     unsafe { blocks::rows_body::<B, Portable>(job, range) }
 }
 
 pub(super) unsafe fn rows_of_floats<F: Float>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: outputs by the caller's promise.
+    // SAFETY: there are no pointers; the rows of these outputs are this task's own, as `RowsFn` has it.
     unsafe { floats::rows_body::<F, false>(job, range) }
 }

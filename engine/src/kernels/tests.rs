@@ -107,7 +107,7 @@ impl Case {
         let picks: Vec<Pick> = (0..self.inputs as u32).map(|i| Pick { input: i, output: i }).collect();
         let mut out = vec![f32::NAN; self.rows * self.inputs];
         let output = Output::new(&mut out, self.rows, 0);
-        matmul(&Team::new(2), kernel, &Job { matrix, inputs, picks: &picks, output });
+        matmul(&Team::new(2), kernel, Job::new(matrix, inputs, Picks::new(&picks), output));
         out
     }
 

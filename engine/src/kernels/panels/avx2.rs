@@ -32,7 +32,7 @@ macro_rules! compiled_for {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
             let mut passes = $name { panel: UNPACKED.take(), is_unpacked: false };
-            // SAFETY: compiled for the instructions; outputs by the caller's promise.
+            // SAFETY: compiled for the instructions; the rows of these outputs are this task's own, as `RowsFn` has it.
             unsafe { rows_body::<B, _>(job, range, &mut passes) };
             UNPACKED.set(passes.panel);
         }
@@ -64,7 +64,7 @@ macro_rules! compiled_for {
                 sums: &Sums<'_>,
             ) {
                 let panel = self.is_unpacked.then_some(&self.panel);
-                // SAFETY: compiled for the instructions; the rest is the caller's promise.
+                // SAFETY: compiled for the instructions; part, inputs and sums are as the trait has them.
                 unsafe {
                     match len {
                         4 => whole_avx2::pass::<B, $vnni, 4>(panel, part, inputs, sums),

@@ -15,7 +15,7 @@ struct Avx512;
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: compiled for the instructions; outputs by the caller's promise.
+    // SAFETY: compiled for the instructions; the rows of these outputs are this task's own, as `RowsFn` has it.
     unsafe { rows_body::<B, _>(job, range, &mut Avx512) }
 }
 
@@ -42,7 +42,7 @@ impl Passes for Avx512 {
         inputs: &QuantizedRow<'_>,
         sums: &Sums<'_>,
     ) {
-        // SAFETY: compiled for the instructions; the rest is the caller's promise.
+        // SAFETY: compiled for the instructions; part, inputs and sums are as the trait has them.
         unsafe {
             match len {
                 12 => pass::<B, __m512i, 12>(part, inputs, sums),

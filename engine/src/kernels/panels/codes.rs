@@ -94,7 +94,7 @@ pub(super) unsafe fn open<B: PanelBlock, W: Words>(
     offset: usize,
 ) -> (B::Head<W>, *const u8) {
     let odd_bytes = size_of::<B>() % WORD * PANEL;
-    // SAFETY: the caller's promise.
+    // SAFETY: sixteen blocks are their words and their odd bytes, whichever come first.
     unsafe {
         let (odds, words) = if odd_bytes == 0 || words_come_first(offset) {
             (block.add(size_of::<B>() * PANEL - odd_bytes), block)
@@ -211,7 +211,8 @@ pub(super) unsafe fn word<W: Words>(words: *const u8, number: usize) -> W {
 /// Needs the instructions of `W`, and a whole block.
 #[inline(always)]
 pub(super) unsafe fn stored_codes<B: PanelBlock, W: Words>(words: *const u8, group: usize, quad: usize) -> W {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions and a block's words, and a format names words of its block only (a test
+    // asks them all).
     unsafe {
         let Bits { word: number, right, mask } = B::low(group, quad);
         let mut codes = word::<W>(words, number).bits(right, mask);

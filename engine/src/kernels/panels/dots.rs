@@ -31,7 +31,7 @@ pub(super) trait Dots: Words {
         quads: usize,
         inputs: *const i32,
     ) {
-        // SAFETY: the caller's promises.
+        // SAFETY: the caller has the instructions, a whole step, and `quads * N` words of inputs.
         unsafe {
             for quad in 0..quads {
                 let codes = step.codes(quad);
@@ -97,7 +97,8 @@ pub(super) unsafe fn dots<B: PanelBlock, W: Dots, const N: usize>(
     inputs: &QuantizedRow<'_>,
 ) -> [W; N] {
     let quads = const { Scheme::of::<B, W>().columns } / 4;
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions and a whole step, and inputs have `quads * N` words for each of the
+    // row's steps.
     unsafe {
         let mut products = begin::<B, W, N>(number, inputs);
         let fours = inputs.codes.as_ptr().cast::<i32>().add(number * quads * N);
@@ -115,7 +116,7 @@ pub(super) unsafe fn begin<B: PanelBlock, W: Dots, const N: usize>(
     number: usize,
     inputs: &QuantizedRow<'_>,
 ) -> [W::Products; N] {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions, and inputs have an offset per step and input where any is read.
     unsafe {
         let mut products = [W::begin(None); N];
         if const { Scheme::of::<B, W>().reads_offsets } {
@@ -135,7 +136,7 @@ pub(super) unsafe fn end<B: PanelBlock, W: Dots, const N: usize>(
     number: usize,
     inputs: &QuantizedRow<'_>,
 ) -> [W; N] {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions, and inputs have an offset per step and input where any is read.
     unsafe {
         let offsets = inputs.offsets.as_ptr().wrapping_add(number * N);
         let mut dots = [W::splat(0); N];

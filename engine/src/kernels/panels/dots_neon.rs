@@ -36,7 +36,8 @@ impl<const I8MM: bool> Dots for Quad<I8MM> {
         quads: usize,
         inputs: *const i32,
     ) {
-        // SAFETY: the trait's conditions are the caller's promise.
+        // SAFETY: the caller has the instructions, with `i8mm` where `I8MM` says so, a whole step, and `quads * N`
+        // words of inputs.
         unsafe {
             match I8MM && N > 1 {
                 true => add_matrices(products, step, quads, inputs),
@@ -53,7 +54,7 @@ impl<const I8MM: bool> UnpackedDots for Quad<I8MM> {
         number: usize,
         inputs: &QuantizedRow<'_>,
     ) -> [Self; N] {
-        // SAFETY: the caller's promises.
+        // SAFETY: the caller has the instructions, and the step's pointers lead to all of its numbers.
         unsafe { dots::dots::<B, Self, N>(&step, number, inputs) }
     }
 }
@@ -94,7 +95,7 @@ impl<const I8MM: bool> BlockDots for Quad<I8MM> {
         step: &S,
         inputs: *const i32,
     ) {
-        // SAFETY: the caller's promises.
+        // SAFETY: the caller has the instructions, a whole step, and `QUADS * N` words of inputs.
         unsafe { Self::add_products::<B, S, N>(&mut sums[0], step, QUADS, inputs) }
     }
 }
@@ -197,7 +198,7 @@ unsafe fn mix<const I8MM: bool>([a, b]: [Quad<I8MM>; 2]) -> [Quad<I8MM>; 2] {
 /// What [`mix`] was given.
 #[inline(always)]
 unsafe fn unmix<const I8MM: bool>([low, high]: [Quad<I8MM>; 2]) -> [Quad<I8MM>; 2] {
-    // SAFETY: as above.
+    // SAFETY: every aarch64 machine has the instructions, and there is no pointer.
     unsafe {
         [
             Quad(
@@ -254,6 +255,6 @@ fn add_matrix(mut sums: int32x4_t, rows: int32x4_t, inputs: int32x4_t) -> int32x
 /// Adds products of the codes of four rows and as many of an input's.
 #[inline(always)]
 unsafe fn add_words(sums: int32x4_t, codes: int32x4_t, inputs: int32x4_t) -> int32x4_t {
-    // SAFETY: callers are compiled for products of bytes.
+    // SAFETY: callers are compiled for products of bytes, and there is no pointer.
     unsafe { add_dots(sums, vreinterpretq_s8_s32(codes), vreinterpretq_s8_s32(inputs)) }
 }

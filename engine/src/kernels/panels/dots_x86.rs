@@ -48,7 +48,7 @@ impl BlockDots for __m512i {
         step: &S,
         inputs: *const i32,
     ) {
-        // SAFETY: the trait's conditions are the caller's promise.
+        // SAFETY: the caller has AVX-512 VNNI, a whole step, and `QUADS * N` words of inputs.
         unsafe {
             unrolled!(QUADS, |quad| {
                 let codes = step.codes(quad);
@@ -90,7 +90,7 @@ fn settle_sums(mut a: __m512i, mut b: __m512i, mut address: *const u8) -> (__m51
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
 unsafe fn add_pairs(mut sum: __m512i, halves: __m512i, pair: *const i32) -> __m512i {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller has the instruction and a word at the address, which is read alone.
     unsafe {
         asm!(
             "vpdpwssd {sum}, {halves}, dword ptr [{pair}]{{1to16}}",
@@ -169,7 +169,7 @@ unsafe fn multiply<B: PanelBlock, const VNNI: bool>(
     codes: __m256i,
     inputs: __m256i,
 ) -> (__m256i, __m256i) {
-    // SAFETY: callers are compiled for AVX2, and have VNNI where they say so.
+    // SAFETY: callers are compiled for AVX2, and have VNNI where they say so; there is no pointer.
     unsafe {
         if VNNI {
             return (_mm256_dpbusd_avx_epi32(sums, codes, inputs), narrow);
@@ -204,7 +204,8 @@ impl<const VNNI: bool> UnpackedDots for Pair<VNNI> {
         inputs: &QuantizedRow<'_>,
     ) -> [Self; N] {
         let quads = const { B::GROUP / WORD };
-        // SAFETY: the caller's promises.
+        // SAFETY: the caller has the instructions and a whole step, and inputs have `quads * N` words for each of the
+        // row's steps.
         unsafe {
             let mut fours = inputs.codes.as_ptr().cast::<i32>().add(number * quads * N);
             let mut products = begin::<B, Self, N>(number, inputs);

@@ -27,7 +27,7 @@ macro_rules! compiled_for {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
             let mut passes = $name { panel: UNPACKED.take(), is_unpacked: false };
-            // SAFETY: compiled for the instructions; outputs by the caller's promise.
+            // SAFETY: compiled for the instructions; the rows of these outputs are this task's own, as `RowsFn` has it.
             unsafe { rows_body::<B, _>(job, range, &mut passes) };
             UNPACKED.set(passes.panel);
         }
@@ -40,7 +40,7 @@ macro_rules! compiled_for {
                 inputs: &QuantizedRow<'_>,
                 sums: &Sums<'_>,
             ) {
-                // SAFETY: compiled for the instructions; the rest is the caller's promise.
+                // SAFETY: compiled for the instructions; part, inputs and sums are as the trait has them.
                 unsafe {
                     match self.is_unpacked {
                         true => self.panel.pass_body::<B, Quad<$i8mm>, N>(part, inputs, sums),
@@ -76,7 +76,7 @@ macro_rules! compiled_for {
                 inputs: &QuantizedRow<'_>,
                 sums: &Sums<'_>,
             ) {
-                // SAFETY: compiled for the instructions; the rest is the caller's promise.
+                // SAFETY: compiled for the instructions; part, inputs and sums are as the trait has them.
                 unsafe {
                     match len {
                         4 => self.pass_tile::<B, 4>(part, inputs, sums),

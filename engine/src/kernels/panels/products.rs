@@ -110,7 +110,7 @@ impl Sums<'_> {
         let cols = self.job.matrix.cols;
         tiles::check::<B, W>(inputs, N * cols);
         assert!(part.steps.end <= cols / const { Scheme::of::<B, W>().columns });
-        // SAFETY: the caller's promise; sixteen floats each.
+        // SAFETY: the caller has the instructions; a place is sixteen floats of an output.
         unsafe {
             let places = self.places::<N>();
             for place in places {
@@ -130,7 +130,7 @@ impl Sums<'_> {
     /// Keeps the sums for the next part, or for good.
     #[inline(always)]
     pub(super) unsafe fn write<W: Words, const N: usize>(&self, sums: [W::Floats; N]) {
-        // SAFETY: the caller's promise; sixteen floats each.
+        // SAFETY: the caller has the instructions; a place is sixteen floats of an output.
         unsafe {
             for (sums, place) in sums.into_iter().zip(self.places::<N>()) {
                 W::store(sums, place);
@@ -169,12 +169,12 @@ pub(super) unsafe fn rows_body<B: PanelBlock, P: Passes>(job: &Job<'_>, range: R
     let whole = end_of_panels(job, &range);
     if range.start < whole {
         for picks in job.picks.chunks(P::CUT.at_once(job.matrix.cols)) {
-            // SAFETY: the caller's promises.
+            // SAFETY: the caller has the instructions of `P` and the outputs of these rows, whole panels of them.
             unsafe { panels_of_picks::<B, P>(job, picks, range.start..whole, passes) };
         }
     }
     if whole < range.end {
-        // SAFETY: as above.
+        // SAFETY: the instructions of `P` include those of its rows; these are the last rows of the range.
         unsafe { blocks::rows_body::<B, P::Rows>(job, whole..range.end) }
     }
 }
@@ -193,7 +193,8 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
     let steps = const { Scheme::of::<B, P::Words>().steps };
     let ahead = P::ahead::<B>(picks.len());
     let mut tiles = TILES.take();
-    // SAFETY: the caller's promises, for every tile.
+    // SAFETY: the caller has the instructions of `P` and these rows of the picks' outputs; a part has whole blocks,
+    // and a tile is what `fill` made for the same picks.
     unsafe {
         tiles.fill::<B, P::Words>(P::CUT, &job.inputs, picks);
         for start in rows.step_by(PANEL) {
@@ -281,7 +282,8 @@ unsafe fn add_packed<B: PanelBlock, W: Dots, const N: usize>(
     (first, number): (usize, usize),
     inputs: &QuantizedRow<'_>,
 ) {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions; `words` and `head` are those of one packed column of blocks, and the
+    // step is one of it.
     unsafe {
         for sums in sums.iter_mut() {
             (*sums, words) = W::settle(*sums, words);
@@ -299,7 +301,8 @@ unsafe fn add_step<B: PanelBlock, W: Dots, const N: usize>(
     number: usize,
     inputs: &QuantizedRow<'_>,
 ) {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions and a whole step; `Sums::read` checked that the inputs have as many
+    // steps.
     unsafe {
         let scales = step.scales();
         let dots = dots::<B, W, N>(step, number, inputs);
@@ -318,7 +321,8 @@ pub(super) unsafe fn add_dots<B: PanelBlock, W: Dots, const N: usize>(
 ) {
     let scheme = const { Scheme::of::<B, W>() };
     let columns = scheme.columns;
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions; a row has a scale per 32 columns and a sum per group, for each of `N`
+    // inputs, so those of a step below the row's last are there.
     unsafe {
         let input_scales = inputs.scales.as_ptr().add(number * columns / 32 * N);
         for (n, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {

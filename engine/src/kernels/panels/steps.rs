@@ -43,7 +43,7 @@ impl<B: PanelBlock, W: Words> PackedStep<'_, B, W> {
 impl<B: PanelBlock, W: Words> Step<W> for PackedStep<'_, B, W> {
     #[inline(always)]
     unsafe fn scales(&self) -> W::Floats {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller has the instructions; a step's groups are groups of its block.
         unsafe {
             if const { Scheme::of::<B, W>().is_whole } {
                 self.head.units().scales
@@ -55,14 +55,15 @@ impl<B: PanelBlock, W: Words> Step<W> for PackedStep<'_, B, W> {
 
     #[inline(always)]
     unsafe fn mins(&self, group: usize) -> W::Floats {
-        // SAFETY: as above.
+        // SAFETY: the caller has the instructions; a step's groups are groups of its block.
         unsafe { self.head.factors(self.group(group)).mins }
     }
 
     #[inline(always)]
     unsafe fn codes(&self, quad: usize) -> W {
         let (group, quad) = (self.group(quad / (B::GROUP / 4)), quad % (B::GROUP / 4));
-        // SAFETY: as above; formats name words of their block only.
+        // SAFETY: the caller has the instructions; the group is one of the block, which `words` leads to, and the quad
+        // one of the group.
         unsafe {
             let codes = stored_codes::<B, W>(self.words, group, quad);
             if const { Scheme::of::<B, W>().is_scaled } {
@@ -94,13 +95,13 @@ impl<W: Words> Step<W> for UnpackedStep {
 
     #[inline(always)]
     unsafe fn mins(&self, group: usize) -> W::Floats {
-        // SAFETY: as above.
+        // SAFETY: the pointer leads to sixteen mins of each group of the step.
         unsafe { W::load_floats(self.mins.add(group * PANEL)) }
     }
 
     #[inline(always)]
     unsafe fn codes(&self, quad: usize) -> W {
-        // SAFETY: as above.
+        // SAFETY: the pointer leads to a line of codes for each quad of the step.
         unsafe { W::load(self.codes.add(quad * LINE)) }
     }
 }

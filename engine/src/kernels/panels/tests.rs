@@ -3,6 +3,7 @@
 use super::super::Layout;
 use super::super::matrix::PANEL;
 use super::super::tests::Case;
+use super::codes::PanelBlock;
 use super::packing::WORD;
 use super::*;
 use crate::quant::{self, FORMATS, Kind};
@@ -60,6 +61,34 @@ fn every_word_has_a_place() {
         words.sort_unstable();
         assert_eq!(words, Vec::from_iter(0..format.block_bytes / WORD), "{format}");
     }
+}
+
+/// What every load of codes relies on.
+fn names_words_of_its_block<B: PanelBlock>() {
+    for (group, quad) in
+        (0..B::LEN / B::GROUP).flat_map(|group| (0..B::GROUP / 4).map(move |quad| (group, quad)))
+    {
+        let upper = B::upper(group, quad).map_or(0, |bits| bits.word);
+        assert!(B::low(group, quad).word.max(upper) < size_of::<B>() / WORD, "{}: {group}, {quad}", B::NAME);
+    }
+}
+
+#[test]
+fn formats_name_words_of_their_blocks() {
+    let checks = [
+        names_words_of_its_block::<quant::Q4_0>,
+        names_words_of_its_block::<quant::Q8_0>,
+        names_words_of_its_block::<quant::Q2K>,
+        names_words_of_its_block::<quant::Q3K>,
+        names_words_of_its_block::<quant::Q4K>,
+        names_words_of_its_block::<quant::Q5K>,
+        names_words_of_its_block::<quant::Q6K>,
+        names_words_of_its_block::<quant::Iq4Nl>,
+        names_words_of_its_block::<quant::Iq4Xs>,
+        names_words_of_its_block::<quant::Mxfp4>,
+    ];
+    assert_eq!(checks.len(), TABLE.len(), "every format with panels");
+    checks.iter().for_each(|check| check());
 }
 
 /// Blocks of bytes that random ones rarely are. Scales and mins become zeros, NaN, infinite, subnormal and very large.

@@ -84,7 +84,7 @@ impl Tiles {
         grow(&mut self.pairs, if scheme.is_whole { picks.len() * (width / GROUP) } else { 0 });
         for tile in cut.tiles(picks.len()) {
             let first = tile.start;
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller has the instructions.
             unsafe {
                 match tile.len() {
                     12 => self.copy::<B, W, 12>(inputs, picks, first),
@@ -122,7 +122,7 @@ impl Tiles {
             *row = inputs.quantized::<B>(pick.input);
         }
         let (groups, scales) = (first * groups, first * (width / GROUP));
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller has the instructions; slices are checked inside.
         unsafe {
             if W::TAKES_EIGHTS {
                 interleave_eights(&rows.map(|row| row.codes), &mut self.codes[first * width..]);

@@ -89,7 +89,7 @@ impl Unpacked {
     ) {
         self.check::<B, W>(part.steps.len());
         let width = const { Scheme::of::<B, W>().columns };
-        // SAFETY: the checks bound all that is read of a step; outputs by the caller's promise.
+        // SAFETY: the checks bound all that is read of a step; the sums are at this task's outputs.
         unsafe {
             let mut all = sums.read::<B, W, N>(part, inputs);
             for number in 0..part.steps.len() {

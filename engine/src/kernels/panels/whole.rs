@@ -21,7 +21,7 @@ pub(super) unsafe fn pass<B: PanelBlock, W: BlockDots, const N: usize>(
     inputs: &QuantizedRow<'_>,
     sums: &Sums<'_>,
 ) {
-    // SAFETY: the caller's promises are those of both.
+    // SAFETY: both want of the caller what this function wants.
     unsafe {
         if const { Scheme::of::<B, W>().is_whole } {
             pass_blocks::<B, W, N>(part, inputs, sums);
@@ -77,7 +77,8 @@ unsafe fn add_step<B: PanelBlock, W: BlockDots, const N: usize>(
 ) {
     const { assert!(!B::WHOLE || Scheme::of::<B, W>().columns == 4 * QUADS) };
     let pair = number * (B::LEN / GROUP) + step;
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions; `words` and `head` are those of one packed column of blocks; inputs
+    // have `QUADS * N` words and `N` pairs for each of the row's steps.
     unsafe {
         for (dot, mins) in dots.codes[0].iter_mut().zip(&mut dots.mins) {
             (*dot, *mins, words) = W::settle_sums(*dot, *mins, words);
@@ -102,7 +103,7 @@ unsafe fn add_block<B: PanelBlock, W: BlockDots, const N: usize>(
     number: usize,
     inputs: &QuantizedRow<'_>,
 ) {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions; inputs have a scale per 32 columns, so a block's first is there.
     unsafe {
         let units = head.units();
         let scales = inputs.scales.as_ptr().add(number * (B::LEN / GROUP) * N);

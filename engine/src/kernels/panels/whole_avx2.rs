@@ -28,7 +28,7 @@ const GROUPS: usize = 2;
 /// As there.
 #[inline(always)]
 pub(super) unsafe fn unpack<B: PanelBlock, const VNNI: bool>(panel: &mut Unpacked, part: &Part<'_>) {
-    // SAFETY: the caller's promises are those of both.
+    // SAFETY: both want of the caller what this function wants.
     unsafe {
         if const { Scheme::of::<B, Pair<VNNI>>().is_whole } {
             panel.fill_whole::<B>(part);
@@ -49,7 +49,7 @@ pub(super) unsafe fn pass<B: PanelBlock, const VNNI: bool, const N: usize>(
     inputs: &QuantizedRow<'_>,
     sums: &Sums<'_>,
 ) {
-    // SAFETY: the caller's promises are those of all.
+    // SAFETY: all of them want of the caller what this function wants.
     unsafe {
         if const { Scheme::of::<B, Pair<VNNI>>().is_whole } {
             match panel {
@@ -102,7 +102,8 @@ unsafe fn add_block<B: PanelBlock, const N: usize>(
     asked: Option<(&[u8], Ahead)>,
 ) {
     const { assert!(!B::WHOLE || (B::GROUP == 4 * QUADS && Scheme::of::<B, Row>().columns == GROUPS * B::GROUP)) };
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions, a whole block behind `block`, and inputs with scales for each of the
+    // row's blocks.
     unsafe {
         let zero = _mm256_setzero_si256();
         let mut dots = Dots { codes: [[zero; 2]; N], mins: [[zero; 2]; N] };
@@ -141,7 +142,7 @@ unsafe fn add_scaled(
     (unit, min_unit): (__m256, __m256),
     scale: __m256,
 ) -> __m256 {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller has the instructions, and there is no pointer.
     unsafe {
         let product = _mm256_mul_ps(unit, _mm256_cvtepi32_ps(dot));
         let product = _mm256_fnmadd_ps(min_unit, _mm256_cvtepi32_ps(mins), product);
@@ -158,7 +159,8 @@ unsafe fn add_step<const N: usize>(
     first: usize,
     inputs: &QuantizedRow<'_>,
 ) {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions and a whole block; inputs have `GROUPS * QUADS * N` words and `N` pairs
+    // for each step.
     unsafe {
         let mut fours = inputs.codes.as_ptr().cast::<i32>().add((first + step) * GROUPS * QUADS * N);
         add_group::<N>(dots, block, step * GROUPS, &mut fours);
@@ -182,7 +184,7 @@ unsafe fn add_group<const N: usize>(
     group: usize,
     fours: &mut *const i32,
 ) {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions and a whole block, and `QUADS * N` words of inputs at the address.
     unsafe {
         let mut narrow = [[_mm256_setzero_si256(); 2]; N];
         unrolled!(QUADS, |quad| {
@@ -218,25 +220,25 @@ impl<B: PanelBlock> WholeBlock for Packed<'_, B> {
 
     #[inline(always)]
     unsafe fn codes(&self, group: usize, quad: usize) -> Row {
-        // SAFETY: the caller's promise, here and below.
+        // SAFETY: the caller has AVX2; `words` leads to a packed column of blocks, and the group is one of it.
         unsafe { stored_codes::<B, Row>(self.words, group, quad) }
     }
 
     #[inline(always)]
     unsafe fn whole_scales(&self, group: usize) -> Row {
-        // SAFETY: as above.
+        // SAFETY: the caller has AVX2, and the group is one of the block.
         unsafe { self.head.whole_scales(group) }
     }
 
     #[inline(always)]
     unsafe fn whole_mins(&self, pair: usize) -> Row {
-        // SAFETY: as above.
+        // SAFETY: the caller has AVX2, and the pair is one of the block.
         unsafe { self.head.whole_mins(pair) }
     }
 
     #[inline(always)]
     unsafe fn units(&self) -> Factors<Row> {
-        // SAFETY: as above.
+        // SAFETY: the caller has AVX2.
         unsafe { self.head.units() }
     }
 }
@@ -288,19 +290,19 @@ impl WholeBlock for Plain {
 
     #[inline(always)]
     unsafe fn whole_scales(&self, group: usize) -> Row {
-        // SAFETY: as above.
+        // SAFETY: the pointer leads to sixteen scales of each group of the block.
         unsafe { Row::load(self.scales.add(group * PANEL).cast()) }
     }
 
     #[inline(always)]
     unsafe fn whole_mins(&self, pair: usize) -> Row {
-        // SAFETY: as above.
+        // SAFETY: the pointer leads to sixteen mins of each pair of groups of the block.
         unsafe { Row::load(self.mins.add(pair * PANEL).cast()) }
     }
 
     #[inline(always)]
     unsafe fn units(&self) -> Factors<Row> {
-        // SAFETY: as above.
+        // SAFETY: the pointer leads to sixteen units of scales and sixteen of mins.
         unsafe {
             Factors { scales: Row::load_floats(self.units), mins: Row::load_floats(self.units.add(PANEL)) }
         }
@@ -368,7 +370,7 @@ impl Unpacked {
         let groups = blocks * (B::LEN / B::GROUP);
         assert!(self.codes.len() == groups * QUADS * LINE && self.whole_scales.len() == groups * PANEL);
         assert!(self.whole_mins.len() == groups / GROUPS * PANEL && self.units.len() == blocks * 2 * PANEL);
-        // SAFETY: the checks bound all that is read of a block; outputs by the caller's promise.
+        // SAFETY: the checks bound all that is read of a block; the sums are at this task's outputs.
         unsafe {
             let mut all = sums.read::<B, Row, N>(part, inputs);
             for number in 0..blocks {

@@ -4,8 +4,11 @@
 //! numbers are exact, and floats are multiplied and added alike. What each set does is in `words_x86.rs` and
 //! `words_neon.rs`.
 
-/// One word per row. Everything here needs the instructions of the implementing set, and whole registers behind
-/// pointers.
+/// One word per row.
+///
+/// # Safety
+/// Everything here needs the instructions of the implementing set, and behind pointers what it reads or writes: sixteen
+/// words, F16 numbers, floats or bytes, or one float where it is a factor for all rows.
 pub(super) trait Words: Copy {
     /// A float per row.
     type Floats: Copy;
@@ -48,7 +51,7 @@ pub(super) trait Words: Copy {
     /// Some bits of each byte: moved right, and as many as the mask has.
     #[inline(always)]
     unsafe fn bits(self, right: i32, mask: i8) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller has the instructions, and there is no pointer.
         unsafe { self.right(right).and(in_all_bytes(mask)) }
     }
     /// Moves bits right and repeats the sign.
@@ -98,11 +101,12 @@ pub(super) unsafe fn in_all_bytes<W: Words>(byte: i8) -> W {
 
 /// Functions whose whole body is unsafe and that are part of their caller.
 macro_rules! instructions {
-    ($(fn $name:ident $(<$block:ident: $bound:ident>)? ($($arguments:tt)*) $(-> $out:ty)? $body:block)*) => {
-        $(#[inline(always)]
+    ($($(#[$doc:meta])* fn $name:ident $(<$block:ident: $bound:ident>)? ($($arguments:tt)*) $(-> $out:ty)? $body:block)*) => {
+        $($(#[$doc])*
+        #[inline(always)]
         #[allow(unused_unsafe)]
         unsafe fn $name $(<$block: $bound>)? ($($arguments)*) $(-> $out)? {
-            // SAFETY: the trait's conditions are the caller's promise.
+            // SAFETY: the caller has what the `# Safety` of the trait, or of the file, asks for.
             unsafe { $body }
         })*
     };
