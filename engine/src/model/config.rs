@@ -1,21 +1,12 @@
 //! What a model is made of, layer by layer, as plain data: the only description that the forward sees.
 
 use super::keys::Keys;
-use super::{Architecture, ffn, mixer, unread};
+use super::matrix::Norm;
+use super::state::Memory;
+use super::{Architecture, ffn, limit, mixer, unread};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::ops::Rope;
-
-/// Upper bounds of hyper-parameters, far above every published model: they size buffers.
-pub(super) mod limit {
-    pub(in crate::model) const LAYERS: usize = 4096;
-    pub(in crate::model) const WIDTH: usize = 1 << 20;
-    pub(in crate::model) const HEADS: usize = 1 << 14;
-    pub(in crate::model) const EXPERTS: usize = 1 << 16;
-    pub(in crate::model) const EXPERTS_USED: usize = 1 << 10;
-    pub(in crate::model) const CONTEXT: usize = 1 << 28;
-    pub(in crate::model) const TAPS: usize = 1 << 6;
-}
 
 /// A model's hyper-parameters.
 #[derive(Clone, Debug)]
@@ -46,6 +37,14 @@ pub struct Config {
     pub layers: Vec<Layer>,
 }
 
+impl Config {
+    /// What a sequence keeps of each layer.
+    pub fn memories(&self) -> Vec<Memory> {
+        let memory = |layer: &Layer| layer.mixer.as_ref().map_or(Memory::State(0), mixer::Shape::memory);
+        self.layers.iter().map(memory).collect()
+    }
+}
+
 /// One transformer layer.
 #[derive(Clone, Debug)]
 pub struct Layer {
@@ -55,30 +54,6 @@ pub struct Layer {
     pub mixer: Option<mixer::Shape>,
     /// The second half, where there is one.
     pub ffn: Option<ffn::Shape>,
-}
-
-/// A normalisation.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Norm {
-    /// Root mean square.
-    Rms {
-        /// Added to the mean square.
-        epsilon: f32,
-    },
-    /// Mean and variance, with bias where the file has one.
-    Layer {
-        /// Added to the variance.
-        epsilon: f32,
-    },
-}
-
-/// What a query or key norm spans.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QkNorm {
-    /// Each head by itself, one weight for all heads.
-    Head,
-    /// All heads as one row.
-    Row,
 }
 
 /// Reads a file's description.

@@ -4,11 +4,11 @@ pub mod dense;
 pub mod experts;
 
 use super::backend::Backend;
-use super::bind::LayerBinder;
+use super::binder::LayerBinder;
 use super::kinds::{Half, Kind, Pass, kinds};
-use super::kv_cache::Memory;
+use super::matrix::Matrix;
 use super::observe::Observe;
-use super::weights::Matrix;
+use super::state::Memory;
 use super::{Architecture, Keys};
 use crate::error::Result;
 
