@@ -6,7 +6,7 @@ use super::adapter::Adapters;
 use super::matrix::{Linear, Matrix, Norm, NormWeights};
 use crate::cuda::Vector;
 use crate::error::{Error, Result};
-use crate::gguf::{Bytes, Gguf, TensorInfo};
+use crate::gguf::{Bytes, Gguf, TensorInfo, TensorName};
 use crate::kernels::LowRank;
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -119,11 +119,7 @@ impl<'a> Binder<'a> {
 
     pub(super) fn refuse_surplus(&self, layers: usize) -> Result<()> {
         let used = self.used.borrow();
-        let beyond = |name: &str| {
-            let layer =
-                name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-            layer.is_some_and(|layer| layer >= layers)
-        };
+        let beyond = |name: &str| TensorName::of(name).layer.is_some_and(|layer| layer >= layers);
         let surplus =
             self.gguf.tensors().iter().find(|tensor| !used.contains(&tensor.name) && !beyond(&tensor.name));
         match surplus {
@@ -147,7 +143,7 @@ pub(in crate::model) struct LayerBinder<'a> {
 impl LayerBinder<'_> {
     /// The whole name.
     pub(super) fn name(&self, part: &str) -> String {
-        format!("blk.{}.{part}", self.layer)
+        TensorName::in_layer(self.layer, part).to_string()
     }
 
     /// Width of the residual stream.

@@ -5,7 +5,7 @@ use super::matrix::Norm;
 use super::state::Memory;
 use super::{Architecture, ffn, limit, mixer, unread};
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, TensorName};
 use crate::ops::Rope;
 
 /// A model's hyper-parameters.
@@ -111,7 +111,7 @@ fn read_layer_count(keys: &Keys<'_>) -> Result<usize> {
         return Err(keys.wrong("nextn_predict_layers", format!("less than {all}, the layers"), predicting));
     }
     for tensor in keys.gguf.tensors() {
-        let Some(layer) = layer_of(&tensor.name) else { continue };
+        let Some(layer) = TensorName::of(&tensor.name).layer else { continue };
         if layer >= all {
             let expected = format!("a layer below {all}, as key `{}` says", keys.full("block_count"));
             return Err(Error::malformed(
@@ -120,7 +120,7 @@ fn read_layer_count(keys: &Keys<'_>) -> Result<usize> {
                 format!("layer {layer}"),
             ));
         }
-        let predicts = || keys.gguf.tensor(&format!("blk.{layer}.nextn.eh_proj.weight")).is_some();
+        let predicts = || keys.has(layer, "nextn.eh_proj.weight");
         if layer >= all - predicting && !predicts() {
             let expected =
                 format!("layer {layer} to predict further tokens (tensor `blk.{layer}.nextn.eh_proj`)");
@@ -128,11 +128,6 @@ fn read_layer_count(keys: &Keys<'_>) -> Result<usize> {
         }
     }
     Ok(all - predicting)
-}
-
-/// The layer that a tensor belongs to.
-fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }
 
 /// The key that counts tokens may only repeat what is there: rows of the embedding, or tokens of the vocabulary.

@@ -28,7 +28,7 @@ pub(in crate::model) fn read(
     architecture: &Architecture,
     layer: usize,
 ) -> Result<Option<Shape>> {
-    if keys.gguf.tensor(&format!("blk.{layer}.ffn_gate_inp.weight")).is_some() {
+    if keys.has(layer, "ffn_gate_inp.weight") {
         experts::Shape::read(keys, architecture, layer).map(|shape| Some(Shape::Experts(shape)))
     } else {
         dense::Shape::read(keys, architecture, layer).map(|shape| Some(Shape::Dense(shape)))

@@ -125,7 +125,7 @@ impl Shape {
 
 /// A choice bias comes with sigmoid scores; some converters leave the key out then (llama.cpp's for GLM-4.7-Flash).
 fn read_gating(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Gating> {
-    let has_bias = || keys.gguf.tensor(&format!("blk.{layer}.exp_probs_b.bias")).is_some();
+    let has_bias = || keys.has(layer, "exp_probs_b.bias");
     match keys.number("expert_gating_func", 255)? {
         None | Some(0) if architecture.gating == Gating::Softmax && has_bias() => Ok(Gating::Sigmoid),
         None | Some(0) => Ok(architecture.gating),
@@ -162,8 +162,7 @@ fn read_groups(
 
 /// The shared expert's width comes from its key, or from how many experts' widths it is.
 fn read_shared(keys: &Keys<'_>, layer: usize, expert_length: usize) -> Result<Option<Shared>> {
-    let tensor = |name: &str| keys.gguf.tensor(&format!("blk.{layer}.{name}.weight"));
-    if tensor("ffn_up_shexp").is_none() {
+    if !keys.has(layer, "ffn_up_shexp.weight") {
         return Ok(None);
     }
     let count = keys.number("expert_shared_count", limit::EXPERTS)?.unwrap_or(1).max(1);
@@ -171,5 +170,5 @@ fn read_shared(keys: &Keys<'_>, layer: usize, expert_length: usize) -> Result<Op
         Some(length) if length > 0 => length,
         _ => expert_length.saturating_mul(count).min(limit::WIDTH),
     };
-    Ok(Some(Shared { length, gated: tensor("ffn_gate_inp_shexp").is_some() }))
+    Ok(Some(Shared { length, gated: keys.has(layer, "ffn_gate_inp_shexp.weight") }))
 }
