@@ -15,6 +15,8 @@ mod command;
 mod fixtures;
 #[path = "cuda/best.rs"]
 mod best;
+#[path = "cuda/carried.rs"]
+mod carried;
 #[path = "cuda/golden.rs"]
 mod golden;
 #[path = "cuda/serve.rs"]

@@ -76,6 +76,7 @@ struct Router {
     int experts, used, gating, groups, groups_used, groups_counted;
     bool normalise;
     float scale, threshold;
+    const float *expert_scale;
 };
 
 /// A row's experts and their scores.
@@ -121,7 +122,10 @@ static void choose_plainly(const Router &r, const float *logits, const float *bi
     if (r.gating == 2) softmax(scores, r.used);
     for (int i = 0; i < r.used; i++) sum += scores[i];
     sum = r.normalise || r.gating == 2 ? fmaxf(sum, 6.1035156e-5f) : 1.0f;
-    for (int i = 0; i < r.used; i++) scores[i] = scores[i] / sum * r.scale;
+    for (int i = 0; i < r.used; i++) {
+        scores[i] = scores[i] / sum * r.scale;
+        if (r.expert_scale) scores[i] *= r.expert_scale[choices[i]];
+    }
 }
 
 /// What capacity (0: none) and threshold leave.

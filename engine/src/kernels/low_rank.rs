@@ -53,6 +53,11 @@ impl LowRank {
         self.outputs
     }
 
+    /// Rows of `A`.
+    pub fn rank(&self) -> usize {
+        self.a.len() / self.inputs.max(1)
+    }
+
     /// `(rank, inputs)`.
     pub fn a(&self) -> &[f32] {
         &self.a

@@ -51,7 +51,7 @@ pub trait State: Sized {
     /// Pages that have to be claimed before positions up to `len` are held.
     fn pages_for(&self, len: usize) -> usize;
     /// A sequence that begins with the first `len` positions of this one, or with fewer: a recurrent state is known at its
-    /// end and where it was kept, and a device shares whole pages.
+    /// end and where it was kept.
     fn fork(&self, len: usize) -> Self;
 }
 
