@@ -19,6 +19,8 @@ mod best;
 mod carried;
 #[path = "cuda/golden.rs"]
 mod golden;
+#[path = "cuda/long.rs"]
+mod long;
 #[path = "cuda/serve.rs"]
 mod serve;
 #[path = "serve/serving.rs"]

@@ -347,7 +347,9 @@ impl Backend for Cuda {
             layer: step.layer,
             values_in_keys: step.values.width == 0,
         };
-        self.kernels.attention(queries, by, self.step_at(), out);
+        let mut parts = self.take_scratch();
+        self.kernels.attention(queries, by, self.step_at(), &mut parts, out);
+        self.give_scratch(parts);
     }
 
     fn convolve(&self, step: &ConvStep<'_>, x: &mut Rows, _: &mut [State]) {
