@@ -36,7 +36,7 @@ use golden::difference;
 use moewe_engine::cuda::{Device, Kernels, LIBRARY_VARIABLE, MatrixAt, Rows};
 use moewe_engine::eval::Weights;
 use moewe_engine::gguf::Gguf;
-use moewe_engine::model::{Observe, Routing, Row, Site, Wants};
+use moewe_engine::model::{Missing, Observe, Routing, Row, Site, Wants};
 use moewe_engine::quant::{FORMATS, Format};
 use moewe_engine::session::{DeviceChoice, Engine, MemoryLimit, Options};
 use moewe_engine::simd::Isa;
@@ -159,6 +159,68 @@ fn budgets() {
                 assert!(all == some, "{name}, cache {cache}: other bits with {slots} slots");
             }
             println!("bits {name} {cache} {:016x}", hash(&all));
+        }
+    }
+}
+
+/// Whoever computes experts that are not on the card: the same bits.
+#[test]
+fn the_processor_computes_missing_experts_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    inside("missing", &[("MOEWE_EMULATION_LOG", log.to_str().unwrap())]);
+}
+
+#[test]
+#[ignore = "is run with an emulated driver by the test above"]
+fn missing() {
+    let folder = tempfile::tempdir().unwrap();
+    for format in ["Q8_0", "MXFP4"] {
+        let options = moewe_convert::Options::new(Format::by_name(format).unwrap());
+        let file = folder.path().join(format!("{format}.gguf"));
+        moewe_convert::convert(&fixtures::golden().join("mixtral"), &file, &options, &()).unwrap();
+        // What has been copied to the card of the size of an expert's matrix.
+        let up = Gguf::open(&file).unwrap().tensor("blk.0.ffn_up_exps.weight").unwrap().clone();
+        let bytes = up.format.row_bytes(up.shape[0] as usize) * up.shape[1] as usize;
+        let copies = || {
+            let log = std::env::var_os("MOEWE_EMULATION_LOG").map(std::fs::read_to_string);
+            let log = log.map_or(String::new(), Result::unwrap);
+            log.lines().filter(|line| line.starts_with(&format!("copy h2d {bytes} "))).count()
+        };
+        let read = |isa: Isa, vram, missing| {
+            let device = DeviceChoice::Cuda(0);
+            let options = Options { device, vram, missing, isa: Some(isa), ..fixtures::options("f32") };
+            let engine = Engine::open(&file, Options { batch: 5, ..options }).unwrap();
+            let mut session = engine.session().unwrap();
+            let mut all = vec![];
+            for some in fixtures::tokens(14, 5).chunks(3) {
+                let keep = |_: usize, row: &[f32]| {
+                    all.extend_from_slice(row);
+                    Ok(())
+                };
+                session.extend_with_logits(some, keep).unwrap();
+            }
+            all
+        };
+        let sets = if format == "Q8_0" { usize::MAX } else { 1 };
+        for isa in Isa::available().filter(|isa| *isa != Isa::Portable).take(sets) {
+            println!("{format} {isa}");
+            let whole = read(isa, None, Missing::default());
+            // None of a layer's own, and a few. Dense matrices of that size are copied, too, as often each time.
+            for room in [0, 500_000] {
+                let mut least = None;
+                for missing in [Missing::Computed, Missing::Copied, Missing::Measured] {
+                    let before = copies();
+                    let some = read(isa, Some(MemoryLimit::Experts(room)), missing);
+                    assert!(some == whole, "{format} {isa}: other bits with {missing:?} and {room} bytes");
+                    let made = copies() - before;
+                    let is_more = made > *least.get_or_insert(made);
+                    assert!(
+                        is_real() || is_more == (missing != Missing::Computed),
+                        "{missing:?} {room}: {made}"
+                    );
+                }
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::quant::Format;
 use std::ops::Range;
 
 /// Rows of a panel: one lane of a 512-bit register each.
-pub(super) const PANEL: usize = 16;
+pub(crate) const PANEL: usize = 16;
 
 /// One way for the weights of a matrix to lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -42,5 +42,5 @@ pub(crate) use experts::{
 pub(crate) use job::{Job, Output, Pick, Picks};
 pub(crate) use kernel::{Kernel, matmul, select};
 pub(crate) use low_rank::LowRank;
-pub(crate) use matrix::{Layout, MatrixRef};
+pub(crate) use matrix::{Layout, MatrixRef, PANEL};
 pub(crate) use recurrence::{Convolution, STATE_COLUMNS, Scan, ScanHead, Taken, convolve, scan};

@@ -53,7 +53,7 @@ mod qwen3moe;
 mod qwen3next;
 
 pub use adapter::{Adapter, Pair};
-pub use backend::{Backend, Cpu, Cuda, CudaState, HostBuffer, Plain, Setup};
+pub use backend::{Backend, Cpu, Cuda, CudaState, HostBuffer, Missing, Plain, Setup};
 pub use config::{Config, Layer};
 pub use keys::Keys;
 pub use kv_cache::{KvCache, PAGE};

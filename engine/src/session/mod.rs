@@ -244,15 +244,16 @@ impl Engine {
 fn on_card(model: &mut Model, options: &Options, memory: &mut MemoryPlan, number: usize) -> Result<Cuda> {
     Cuda::supports(model)?;
     let device = Device::open(number)?;
-    let isa = options.hardware().1;
-    let room = (memory.context_length, memory.cache);
+    let (threads, isa) = options.hardware();
+    let room = (memory.context_length, memory.cache + memory.states);
     let plan = CardPlan::new(model, options, isa, room, device.memory()?.0)?;
     let host = if plan.experts.holds_all() {
         model.weights.experts.plan(isa, Some(0))
     } else {
         memory.experts.clone()
     };
-    let setup = Setup { context_length: memory.context_length, isa, experts: &plan.experts };
+    let (context_length, missing) = (memory.context_length, options.missing);
+    let setup = Setup { context_length, isa, experts: &plan.experts, missing, threads };
     let cuda = Cuda::new(device, model, &setup)?;
     model.weights.experts.provide(host.clone(), 0)?;
     (memory.experts, memory.card) = (host, Some(plan));

@@ -227,11 +227,11 @@ impl Backend for Cpu {
         turn.expect(step.ahead.strongest(step.store.look_ahead(layer + 1, rows)));
         self.begin_experts(step.store.layer(layer), &mut step);
         while let Some(group) = turn.next_group()? {
-            self.hidden(&group, &mut step);
+            self.hidden(&group, group.experts(), &mut step);
             if O::ACTIVE {
                 show_experts(group.experts(), &step, observe);
             }
-            self.down(&group, &mut step);
+            self.down(&group, group.experts(), &mut step);
         }
         drop(turn);
         self.combine(&mut step);
@@ -262,7 +262,7 @@ fn show_experts<O: Observe>(experts: &[u32], step: &ExpertStep<'_, Cpu>, observe
 /// The routed experts of one layer and batch, a group of them at a time.
 impl Cpu {
     /// Sizes the slots' buffers and quantizes what all experts read.
-    fn begin_experts(&self, stacks: &ExpertLayer, step: &mut ExpertStep<'_, Self>) {
+    pub(super) fn begin_experts(&self, stacks: &ExpertLayer, step: &mut ExpertStep<'_, Self>) {
         let (slots, length) = (step.routing.rows() * step.routing.used(), step.experts.length);
         step.hidden.up.resize(slots, length);
         step.hidden.gate.resize(if stacks.gate.is_some() { slots } else { 0 }, length);
@@ -276,8 +276,9 @@ impl Cpu {
         ExpertKernel { matrices: part, kernel: self.kernel(part.stack().format) }
     }
 
-    fn hidden(&self, group: &Group<'_>, step: &mut ExpertStep<'_, Self>) {
-        let share = Share::new(step.routing.dispatch(), group.experts());
+    /// Gate, up and activation of some of a group.
+    pub(super) fn hidden(&self, group: &Group<'_>, experts: &[u32], step: &mut ExpertStep<'_, Self>) {
+        let share = Share::new(step.routing.dispatch(), experts);
         let Shape { length, activation, .. } = *step.experts;
         let out = Hidden {
             gate: Output::new(step.hidden.gate.values_mut(), length, 0),
@@ -290,8 +291,9 @@ impl Cpu {
         kernels::hidden(&self.team, share, gate.as_ref(), &up, self.step.inputs(step.normed.inputs().0), out);
     }
 
-    fn down(&self, group: &Group<'_>, step: &mut ExpertStep<'_, Self>) {
-        let share = Share::new(step.routing.dispatch(), group.experts());
+    /// Down of the same.
+    pub(super) fn down(&self, group: &Group<'_>, experts: &[u32], step: &mut ExpertStep<'_, Self>) {
+        let share = Share::new(step.routing.dispatch(), experts);
         let (part, stride) = (group.down(), step.hidden.out.width());
         let down = self.expert_kernel(&part);
         step.hidden.up.prepare_slots(&self.team, down.kernel, share);

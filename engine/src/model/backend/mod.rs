@@ -10,7 +10,7 @@ mod host;
 mod plain;
 
 pub use cpu::Cpu;
-pub use cuda::{Cuda, Setup, State as CudaState};
+pub use cuda::{Cuda, Missing, Setup, State as CudaState};
 pub use host::HostBuffer;
 pub use plain::Plain;
 

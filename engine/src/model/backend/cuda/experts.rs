@@ -7,10 +7,10 @@
 
 use super::super::super::observe::{Observe, Site};
 use super::super::{Backend, ExpertStep};
-use super::{Cuda, lock};
+use super::Cuda;
 use crate::cuda::{Device, MatrixAt, Memory, Rows};
 use crate::error::Result;
-use crate::experts::{ExpertLayer, ExpertStore, Group, Plan, Stack, Turn};
+use crate::experts::{ExpertLayer, ExpertStore, Group, Plan, Stack};
 use crate::gguf::TensorName;
 use crate::kernels::{ExpertMatrices, Layout, MatrixRef};
 use crate::simd::Isa;
@@ -290,20 +290,6 @@ impl Cuda {
         self.kernels.resize(&mut step.hidden.out, slots, stacks.down.rows);
     }
 
-    /// Computes what is missing as it comes from the store.
-    pub(super) fn compute_missing(&self, turn: &mut Turn<'_>, step: &mut ExpertStep<'_, Self>) -> Result<()> {
-        let mut bank = lock(&self.bank);
-        while let Some(group) = turn.next_group()? {
-            for some in group.experts().chunks(bank.visitors()) {
-                let about = (step.layer, step.store.layer(step.layer));
-                let addresses = bank.bring(self.device(), about, &group, some)?;
-                self.compute_experts(step, addresses)?;
-            }
-            // The store uses the group's memory again; copies of it are done.
-        }
-        bank.end(self.device(), step.layer)
-    }
-
     pub(super) fn show_experts<O: Observe>(
         &self,
         step: &ExpertStep<'_, Self>,
@@ -333,6 +319,3 @@ impl Cuda {
         Ok(())
     }
 }
-
-/// A layer's turn: experts that have to be brought, on their way from the store.
-pub struct DeviceTurn<'s>(pub(super) Option<Turn<'s>>);

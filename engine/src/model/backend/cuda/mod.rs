@@ -1,13 +1,14 @@
 //! The backend of a card: every step is a kernel, and weights, rows and sequences live in the card's memory.
 //!
 //! `memory.rs` has what a step and a sequence keep there, `experts.rs` the routed experts, `recurrent.rs` what carries a
-//! state along, `adapters.rs` what is added to matrices, `graphs.rs` steps that come again. A step's failure stays with the
+//! state along, `adapters.rs` what is added to matrices, `graphs.rs` steps that come again, `missing.rs` experts elsewhere. A step's failure stays with the
 //! kernels until `finish`, which returns it; nothing is started after it.
 
 mod adapters;
 mod experts;
 mod graphs;
 mod memory;
+mod missing;
 mod recurrent;
 
 use super::super::Model;
@@ -26,13 +27,15 @@ use crate::error::Result;
 use crate::experts::{ExpertStore, Plan};
 use crate::kernels::{Dispatch, Layout};
 use crate::ops::{Activation, Rope, RopeStyle};
-use crate::quant::{FORMATS, Format};
+use crate::quant::Format;
 use crate::simd::Isa;
 use adapters::Adapters;
-use experts::{Bank, DeviceTurn};
+use experts::Bank;
 use graphs::Graphs;
 pub use memory::State;
 use memory::{DeviceRouting, Places, Step, best_at};
+pub use missing::Missing;
+use missing::{Away, DeviceTurn, Host};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -48,6 +51,7 @@ pub struct Cuda {
     addresses: Mutex<HashMap<usize, Memory>>, // of matrices that are used together, by the first one's
     bank: Mutex<Bank>,
     adapters: Mutex<Adapters>,
+    host: Option<Mutex<Host>>, // where not all experts are on the card
     exclusive: Mutex<()>,
     max_pages: usize,
 }
@@ -60,6 +64,10 @@ pub struct Setup<'p> {
     pub(crate) isa: Isa,
     /// Slots of experts on the card.
     pub experts: &'p Plan,
+    /// Who computes the others.
+    pub missing: Missing,
+    /// Threads of the processor that do.
+    pub threads: usize,
 }
 
 impl From<Span> for Pieces {
@@ -104,6 +112,8 @@ impl Cuda {
             addresses: Mutex::default(),
             bank: Mutex::new(bank),
             adapters: Mutex::default(),
+            host: (!setup.experts.holds_all())
+                .then(|| Mutex::new(Host::new(isa, setup.threads, setup.missing))),
             exclusive: Mutex::default(),
             max_pages,
         })
@@ -428,7 +438,9 @@ impl Backend for Cuda {
         let mut dispatch = Dispatch::default();
         let expert = |slot: usize| u32::try_from(chosen[slot]).ok().filter(|expert| missing.contains(expert));
         dispatch.sort(routing.experts, routing.used, chosen.len(), expert);
-        store.turn(layer, routing.rows, &dispatch).map(|turn| DeviceTurn(Some(turn)))
+        let turn = store.turn(layer, routing.rows, &dispatch)?;
+        let routing = Routing::of(routing.used, routing.experts, &chosen, &vec![0.0; chosen.len()]);
+        Ok(DeviceTurn(Some(Away { turn, routing })))
     }
 
     fn collect<O: Observe>(
@@ -438,10 +450,12 @@ impl Backend for Cuda {
         observe: &mut O,
     ) -> Result<()> {
         self.size_slots(&mut step);
+        // Before the card begins, so that both compute at once.
+        let host = turn.0.as_ref().map(|_| self.host_for(&step, O::ACTIVE)).transpose()?.flatten();
         let addresses = lock(&self.bank).addresses(step.layer);
         self.compute_experts(&mut step, addresses)?;
-        if let DeviceTurn(Some(mut turn)) = turn {
-            self.compute_missing(&mut turn, &mut step)?;
+        if let Some(away) = turn.0 {
+            self.compute_missing(away, host, &mut step)?;
         }
         if O::ACTIVE {
             self.show_experts(&step, observe)?;
@@ -474,17 +488,5 @@ impl Backend for Cuda {
 
     fn cap(&self, x: &mut Rows, cap: f32) {
         self.kernels.cap(x, cap);
-    }
-}
-
-impl Model {
-    /// The formats that the model's matrices have.
-    fn formats(&self) -> Vec<&'static Format> {
-        let weights = &self.weights;
-        let tables = [Some(&weights.token_embedding), weights.position_embedding.as_ref()];
-        let dense = weights.dense().chain(tables.into_iter().flatten()).map(|matrix| matrix.format);
-        let adapters = weights.is_adapted.then(|| Format::by_name("F32")).flatten();
-        let all: Vec<_> = dense.chain(weights.experts.formats()).chain(adapters).collect();
-        FORMATS.iter().filter(|format| all.contains(format)).collect()
     }
 }
