@@ -9,7 +9,7 @@ use super::super::pool::Pool;
 use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span, Update};
 use super::super::weights::{Linear, Matrix, NormWeights};
 use super::along;
-use super::host::{self, HostBuffer, Scratch, Step, host_steps};
+use super::host::{self, HostBuffer, Kept, Step, host_steps};
 use super::{Backend, ExpertStep};
 use crate::error::Result;
 use crate::experts::{ExpertStore, Stack};
@@ -24,7 +24,7 @@ use std::sync::{Arc, MutexGuard};
 /// Computes with plain loops what [`super::Cpu`] computes with kernels.
 pub struct Plain {
     team: Team,
-    scratch: Scratch<HostBuffer>,
+    scratch: Kept<HostBuffer>,
     step: Step,
 }
 
@@ -37,7 +37,7 @@ impl Plain {
     /// The backend needs nothing.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        Self { team: Team::new(1), scratch: Scratch::default(), step: Step::default() }
+        Self { team: Team::new(1), scratch: Kept::default(), step: Step::default() }
     }
 }
 
