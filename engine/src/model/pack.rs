@@ -4,7 +4,7 @@
 //! Experts are packed on their way into slots, by the expert store.
 
 use super::Model;
-use super::weights::Matrix;
+use super::matrix::Matrix;
 use crate::error::Result;
 use crate::gguf::{Bytes, Source};
 use crate::kernels::Layout;

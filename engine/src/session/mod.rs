@@ -4,6 +4,7 @@
 //! computes only what follows the longest common prefix with what it holds.
 
 mod batch;
+mod limit;
 mod memory;
 mod options;
 mod tokens;
@@ -15,7 +16,8 @@ mod made;
 mod recurrent_tests;
 
 pub use batch::{Batch, Sequence};
-pub use memory::{CardPlan, MemoryLimit, MemoryPlan};
+pub use limit::MemoryLimit;
+pub use memory::{CardPlan, MemoryPlan};
 pub use options::{CapacityMode, DeviceChoice, Options, cache_format};
 
 use crate::cuda::Device;

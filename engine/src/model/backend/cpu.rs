@@ -1,18 +1,18 @@
 //! The fast backend: quantized kernels on the worker team.
 
-use super::super::config::Config;
-use super::super::ffn::experts::{Router, Shape};
 use super::super::kv_cache::{KvCache, PAGE};
-use super::super::moe::Routing;
+use super::super::matrix::{Linear, Matrix, NormWeights};
+use super::super::moe::{Router, Routing, Shape};
 use super::super::observe::{Observe, Site};
 use super::super::pool::Pool;
+use super::super::state::Memory;
 use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span, Update};
-use super::super::weights::{Linear, Matrix, NormWeights};
 use super::along;
 use super::host::{self, HostBuffer, Kept, Step, host_steps};
 use super::{Backend, ExpertStep};
 use crate::error::Result;
 use crate::experts::{ExpertLayer, ExpertStore, Group, GroupMatrix, Turn};
+use crate::gguf::TensorName;
 use crate::kernels::{
     self, Attended, Convolution, ExpertKernel, Heads, Hidden, Job, Kernel, MatrixRef, Output, Queries,
     RowBlock, Scan, ScanHead, Share, Taken, attention, convolve, matmul, scan, select, select_attention,
@@ -240,7 +240,8 @@ impl Backend for Cpu {
 }
 
 fn show_experts<O: Observe>(experts: &[u32], step: &ExpertStep<'_, Cpu>, observe: &mut O) {
-    let names = ["gate", "up", "down"].map(|part| format!("blk.{}.ffn_{part}_exps", step.layer));
+    let names = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"]
+        .map(|part| TensorName::in_layer(step.layer, part).to_string());
     let mut rows = vec![];
     let dispatch = step.routing.dispatch();
     for &expert in experts {

@@ -1,11 +1,9 @@
 //! Rows in host memory and the row maths that both host backends share.
 
-use super::super::config::Norm;
-use super::super::ffn::experts::{Router, Shape};
 use super::super::kv_cache::KvCache;
-use super::super::moe::{Routing, Weighing};
+use super::super::matrix::{Matrix, Norm, NormWeights};
+use super::super::moe::{Router, Routing, Shape, Weighing};
 use super::super::step::{AttentionStep, Factor, Row, Span};
-use super::super::weights::{Matrix, NormWeights};
 use crate::kernels::{Inputs, Kernel, Pick, Picks, Quantized, Share, SlotCodes, grow, quantize_slots};
 use crate::ops::{Activation, Rope, exp, layer_norm, rms_norm, rotate};
 use crate::quant::Grain;
@@ -340,8 +338,8 @@ macro_rules! host_steps {
         fn buffer(&self, width: usize) -> HostBuffer {
             HostBuffer::new(width)
         }
-        fn state(&self, config: &Config, format: &'static Format, pool: &Arc<Pool>) -> Result<KvCache> {
-            KvCache::new(config, format, pool)
+        fn state(&self, layers: &[Memory], format: &'static Format, pool: &Arc<Pool>) -> Result<KvCache> {
+            KvCache::new(layers, format, pool)
         }
         fn routing(&self) -> Routing {
             Routing::default()

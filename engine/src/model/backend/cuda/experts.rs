@@ -11,6 +11,7 @@ use super::{Cuda, lock};
 use crate::cuda::{Device, MatrixAt, Memory, Rows};
 use crate::error::Result;
 use crate::experts::{ExpertLayer, ExpertStore, Group, Plan, Stack, Turn};
+use crate::gguf::TensorName;
 use crate::kernels::{ExpertMatrices, Layout, MatrixRef};
 use crate::simd::Isa;
 use bytemuck::cast_slice;
@@ -304,7 +305,8 @@ impl Cuda {
         step: &ExpertStep<'_, Self>,
         observe: &mut O,
     ) -> Result<()> {
-        let names = ["gate", "up", "down"].map(|part| format!("blk.{}.ffn_{part}_exps", step.layer));
+        let names = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"]
+            .map(|part| TensorName::in_layer(step.layer, part).to_string());
         let routing = self.host_routing(step.routing);
         let fetch = |rows: &Rows| {
             let mut values = vec![0f32; rows.rows() * rows.width()];

@@ -1,8 +1,8 @@
 //! What a step and a sequence have on the device: the step's rows, a sequence's pages, a routing.
 
-use super::super::super::config::Config;
-use super::super::super::kv_cache::{self, Memory as Shape, PAGE};
+use super::super::super::kv_cache::{KvCache, PAGE};
 use super::super::super::pool::{Claim, Pool};
+use super::super::super::state::{self, Pages};
 use super::super::super::step::{Row, Wants};
 use crate::cuda::{ChoicesAt, Device, Memory, Mode, Pinned, StepAt};
 use crate::error::Result;
@@ -17,7 +17,7 @@ const STAGE: usize = 1 << 20;
 pub struct State {
     device: Device,
     format: &'static Format,
-    shapes: Vec<kv_cache::Pages>,          // one per layer
+    shapes: Vec<Pages>,                    // one per layer
     pages: Vec<Arc<(Vec<Memory>, Claim)>>, // of all layers and sides each
     table: Vec<u64>,                       // (layers, 2, max_pages): their addresses
     home: Option<Memory>,                  // of the table, made when a step first needs it
@@ -32,14 +32,13 @@ impl State {
     /// When the format does not fit the heads.
     pub(super) fn new(
         device: &Device,
-        config: &Config,
+        layers: &[state::Memory],
         format: &'static Format,
         max_pages: usize,
         pool: &Arc<Pool>,
     ) -> Result<Self> {
-        kv_cache::KvCache::page_bytes(config, format)?; // which checks the widths
-        let shapes: Vec<_> =
-            config.layers.iter().filter_map(|layer| layer.mixer.as_ref()?.memory().into_pages()).collect();
+        KvCache::page_bytes(layers, format)?; // which checks the widths
+        let shapes: Vec<_> = layers.iter().filter_map(|layer| layer.into_pages()).collect();
         Ok(Self {
             device: device.clone(),
             format,
@@ -139,15 +138,6 @@ impl super::super::State for State {
         };
         self.pages[..pages].iter().for_each(|page| fork.keep(page.clone()));
         fork
-    }
-}
-
-impl Shape {
-    fn into_pages(self) -> Option<kv_cache::Pages> {
-        match self {
-            Self::Pages(pages) => Some(pages),
-            Self::State(_) => None,
-        }
     }
 }
 

@@ -5,23 +5,21 @@
 
 mod experts;
 mod graphs;
-mod lacking;
 mod memory;
 
 use super::super::Model;
-use super::super::config::{Config, Norm};
-use super::super::ffn::experts::{Gating, Router, Shape};
-use super::super::moe::{Routing, capacity_of};
+use super::super::matrix::{Linear, Matrix, Norm, NormWeights};
+use super::super::moe::{Gating, Router, Routing, Shape, capacity_of};
 use super::super::observe::Observe;
 use super::super::pool::Pool;
+use super::super::state;
 use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span};
-use super::super::weights::{Linear, Matrix, NormWeights};
 use super::{Backend, ExpertStep};
 use crate::cuda::{
     AttentionBy, Device, Kernels, MOST_ROWS, MatrixAt, Memory, NormAt, Pieces, RouteBy, Rows, StepAt, Vector,
     lock, tokens_of,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::experts::{ExpertStore, Plan};
 use crate::kernels::{Dispatch, Layout};
 use crate::ops::{Activation, Rope, RopeStyle};
@@ -112,7 +110,7 @@ impl Cuda {
 
     /// What [`Cuda::supports`] refuses has come all the same.
     fn lacks(&self, what: &str) {
-        self.kernels.fail(lacking::without_kernels(what));
+        self.kernels.fail(without_kernels(what));
     }
 
     fn places(&self) -> Places {
@@ -182,8 +180,8 @@ impl Backend for Cuda {
         Rows::new(width)
     }
 
-    fn state(&self, config: &Config, format: &'static Format, pool: &Arc<Pool>) -> Result<State> {
-        State::new(self.device(), config, format, self.max_pages, pool)
+    fn state(&self, layers: &[state::Memory], format: &'static Format, pool: &Arc<Pool>) -> Result<State> {
+        State::new(self.device(), layers, format, self.max_pages, pool)
     }
 
     fn routing(&self) -> DeviceRouting {
@@ -481,4 +479,9 @@ impl Model {
         let all: Vec<_> = dense.chain(weights.experts.formats()).collect();
         FORMATS.iter().filter(|format| all.contains(format)).collect()
     }
+}
+
+/// What is said where a model wants more than there are kernels for.
+pub(in crate::model) fn without_kernels(what: impl std::fmt::Display) -> Error {
+    Error::unsupported(format!("{what} without kernels for cards"), "compute with --device cpu")
 }

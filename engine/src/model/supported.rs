@@ -1,11 +1,11 @@
-//! What of a model there are no kernels for, by name.
+//! What of a model there are no kernels for on a card, by name.
 
-use super::super::super::config::Layer;
-use super::super::super::ffn::experts::Inner;
-use super::super::super::mixer::grouped::Values;
-use super::super::super::{Model, ffn, mixer};
-use super::Cuda;
-use crate::error::{Error, Result};
+use super::backend::{Cuda, without_kernels};
+use super::config::Layer;
+use super::mixer::grouped::Values;
+use super::moe::Inner;
+use super::{Model, ffn, mixer};
+use crate::error::Result;
 use crate::ops::Activation;
 
 impl Cuda {
@@ -23,10 +23,6 @@ impl Cuda {
             Some(what) => Err(without_kernels(format!("{}: {what}", config.architecture))),
         }
     }
-}
-
-pub(super) fn without_kernels(what: impl std::fmt::Display) -> Error {
-    Error::unsupported(format!("{what} without kernels for cards"), "compute with --device cpu")
 }
 
 /// What of a layer there are no kernels for.
