@@ -15,8 +15,12 @@ mod command;
 mod fixtures;
 #[path = "cuda/best.rs"]
 mod best;
+#[path = "cuda/carried.rs"]
+mod carried;
 #[path = "cuda/golden.rs"]
 mod golden;
+#[path = "cuda/long.rs"]
+mod long;
 #[path = "cuda/serve.rs"]
 mod serve;
 #[path = "serve/serving.rs"]

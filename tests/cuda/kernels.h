@@ -5,6 +5,7 @@
 #pragma once
 #include "steps.cu"
 #include "attention.cu"
+#include "recurrence.cu"
 
 #define FORMAT F32
 #define FORMAT_OF_FLOATS
@@ -114,9 +115,10 @@
 #undef FORMAT
 
 #define STEP_KERNELS(K) \
-    K(norm_rows) K(norm_span) K(copy_span) K(rope) K(add) K(scale) K(clear) K(select_rows) \
+    K(norm_rows) K(norm_span) K(copy_span) K(multiply_span) K(rope) K(add) K(scale) K(cap) K(clear) K(select_rows) \
     K(activate) K(activate_slots) K(weigh_by_sigmoid) K(quantize) K(route) K(route_capacity) K(combine) \
-    K(strand_tops) K(best) \
+    K(strand_tops) K(best) K(add_low_rank) K(add_low_rank_slots) \
+    K(convolve) K(scan) \
     K(store) K(heads) K(attention)
 #define FORMAT_KERNELS(K, format) \
     K(embed_##format) K(products_##format) K(expert_products_##format) \

@@ -88,8 +88,23 @@ mutant "the next tile's scores over those in use" attention.cu \
 mutant "a window of one more" attention.cu 'position + 1 - window : 0' 'position - window : 0'
 mutant "what was added up does not shrink" attention.cu 'total = total * shrink +' 'total = total +'
 mutant "too little shared memory for attention" attention.cu 'cache::TILE + 2 * steps::WARPS' 'cache::TILE'
+mutant "what a chunk has found does not shrink" attention.cu 'all.total * factors.largest + more' 'all.total + more'
+mutant "blocks of a head are counted on" attention.cu 'if (before == end - begin) *parts.arrived = 0; // for the next' ''
+mutant "the sink counts in every chunk" attention.cu 'chunk == begin ? all : none' 'all'
+mutant "a chunk is put together before it is there" attention.cu $'        sync_block();\n        if (thread_x() == 0) {\n            int before' $'        if (thread_x() == 0) {\n            int before'
 mutant "more heads than a row has" attention.cu 'if (head >= key_heads) return;' ''
 mutant "a position beyond its page" attention.cu 'position % PAGE' 'position'
+
+mutant "a convolution's inputs do not move on" recurrence.cu 'past[tap] = past[tap + 1];' ';'
+mutant "sums of warps are read before they are there" recurrence.cu $'        sync_block();\n        return sums[0]' '        return sums[0]'
+mutant "all sums of warps in one place" recurrence.cu 'joined(sum, row & 1)' 'joined(sum, 0)'
+mutant "keys behind the last four are nobody's" recurrence.cu 'if (warp == 0)' 'if (false)'
+mutant "a snapshot a row too late" recurrence.cu 'run.first + 1);' 'run.first);'
+mutant "a snapshot of the first layer's numbers" recurrence.cu '(float *)(run.ends[2 * i + 1] + run.distance)' '(float *)run.ends[2 * i + 1]'
+mutant "a value head with another's key" recurrence.cu 'head / sharing : head % key_heads' 'head % key_heads : head / (value_heads / key_heads)'
+mutant "an adapter of an expert that is not here" steps.cu \
+    'if (expert < 0 || !addresses[(size_t)expert * 3 + which]) return;' 'if (expert < 0) return;'
+mutant "an expert's own factor is left out" route.cuh 'by.expert_scale ? weight' 'false ? weight'
 
 mutant "rows of panels are swapped" products.cuh 'int lane = row % PANEL;' 'int lane = (row ^ 1) % PANEL;'
 mutant "odd bytes at the wrong end of a panel" products.cuh 'ODD == 0 || offset % 64 == 0' 'true'

@@ -17,6 +17,7 @@ macro_rules! packed {
 /// The kernels that know no format.
 const STEPS: Packed = packed!("steps");
 const ATTENTION: Packed = packed!("attention");
+const RECURRENCE: Packed = packed!("recurrence");
 
 macro_rules! products {
     ($($name:literal),*) => {
@@ -31,19 +32,23 @@ products!(
     "MXFP4"
 );
 
-/// Names of the kernels of [`STEPS`] and [`ATTENTION`].
+/// Names of the kernels of [`STEPS`], [`ATTENTION`] and [`RECURRENCE`].
 const OF_STEPS: &[&str] = &[
     "norm_rows",
     "norm_span",
     "copy_span",
+    "multiply_span",
     "rope",
     "add",
     "scale",
+    "cap",
     "clear",
     "select_rows",
     "activate",
     "activate_slots",
     "weigh_by_sigmoid",
+    "add_low_rank",
+    "add_low_rank_slots",
     "quantize",
     "route",
     "route_capacity",
@@ -52,6 +57,11 @@ const OF_STEPS: &[&str] = &[
     "best",
 ];
 const OF_ATTENTION: &[&str] = &["store", "heads", "attention"];
+const OF_RECURRENCE: &[&str] = &["convolve", "scan"];
+
+/// What knows no format: modules with the names of their kernels.
+const WITHOUT_FORMAT: [(Packed, &[&str]); 3] =
+    [(STEPS, OF_STEPS), (ATTENTION, OF_ATTENTION), (RECURRENCE, OF_RECURRENCE)];
 
 /// The kernels of one format.
 pub(super) struct Products {
@@ -78,7 +88,7 @@ pub(super) struct Products {
 pub(super) struct Modules {
     steps: HashMap<&'static str, Function>,
     products: Vec<Option<Products>>, // one per entry of `FORMATS`
-    _modules: [Module; 2],
+    _modules: Vec<Module>,
 }
 
 impl Modules {
@@ -87,12 +97,13 @@ impl Modules {
     /// # Errors
     /// When the driver refuses, or a format has no kernels.
     pub(super) fn load(device: &Device, formats: impl Iterator<Item = &'static Format>) -> Result<Self> {
-        let modules = [device.module(&unpacked(STEPS)?)?, device.module(&unpacked(ATTENTION)?)?];
-        let mut steps = HashMap::new();
-        for (module, names) in modules.iter().zip([OF_STEPS, OF_ATTENTION]) {
+        let (mut modules, mut steps) = (vec![], HashMap::new());
+        for (packed, names) in WITHOUT_FORMAT {
+            let module = device.module(&unpacked(packed)?)?;
             for name in names {
                 steps.insert(*name, module.function(name)?);
             }
+            modules.push(module);
         }
         let mut products: Vec<Option<Products>> = FORMATS.iter().map(|_| None).collect();
         for format in formats {
@@ -169,13 +180,14 @@ mod tests {
                 }
             }
         }
-        let all = PRODUCTS.iter().flat_map(|(_, ptx)| *ptx).chain([STEPS, ATTENTION]);
+        let without = WITHOUT_FORMAT.iter().map(|(ptx, _)| *ptx);
+        let all = PRODUCTS.iter().flat_map(|(_, ptx)| *ptx).chain(without);
         for ptx in all {
             let ptx = unpacked(ptx).unwrap();
             assert!(ptx.starts_with("// moewe kernels") && ptx.contains("\n.version 7.8\n"));
             assert!(ptx.contains(".target sm_80"));
         }
-        for (ptx, names) in [(STEPS, OF_STEPS), (ATTENTION, OF_ATTENTION)] {
+        for (ptx, names) in WITHOUT_FORMAT {
             let ptx = unpacked(ptx).unwrap();
             assert!(names.iter().all(|name| ptx.contains(&format!(".entry {name}("))));
         }

@@ -48,6 +48,16 @@ impl LowRank {
         self.outputs
     }
 
+    /// Inputs of the matrix.
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Rows of `A`.
+    pub(crate) fn rank(&self) -> usize {
+        self.a.len() / self.inputs.max(1)
+    }
+
     /// `(rank, inputs)`.
     pub(crate) fn a(&self) -> &[f32] {
         &self.a

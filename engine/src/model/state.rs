@@ -24,16 +24,6 @@ pub struct Pages {
     pub value_length: usize,
 }
 
-impl Memory {
-    /// Sizes of keys and values; `None` of a state.
-    pub(super) fn into_pages(self) -> Option<Pages> {
-        match self {
-            Self::Pages(pages) => Some(pages),
-            Self::State(_) => None,
-        }
-    }
-}
-
 /// What one sequence keeps between steps: keys and values of its positions, recurrent states.
 pub trait State: Sized {
     /// Positions held.
@@ -57,6 +47,6 @@ pub trait State: Sized {
     /// Pages that have to be claimed before positions up to `len` are held.
     fn pages_for(&self, len: usize) -> usize;
     /// A sequence that begins with the first `len` positions of this one, or with fewer: a recurrent state is known at its
-    /// end and where it was kept, and a device shares whole pages.
+    /// end and where it was kept.
     fn fork(&self, len: usize) -> Self;
 }

@@ -1,12 +1,13 @@
 //! What of a model there are no kernels for on a card, by name.
 
-use super::backend::{Cuda, without_kernels};
+use super::backend::Cuda;
 use super::config::Layer;
-use super::mixer::grouped::Values;
-use super::moe::Inner;
-use super::{Model, ffn, mixer};
-use crate::error::Result;
-use crate::ops::Activation;
+use super::{Model, mixer};
+use crate::cuda::{MOST_TAPS, scan_shared};
+use crate::error::{Error, Result};
+
+/// Shared memory that every block may have.
+const MOST_SHARED: usize = 48 << 10;
 
 impl Cuda {
     /// Whether a model has only what there are kernels for.
@@ -15,31 +16,26 @@ impl Cuda {
     /// Names what there are none for.
     pub fn supports(model: &Model) -> Result<()> {
         let config = &model.config;
-        let adapters = model.weights.is_adapted.then_some("adapters");
-        let lacking = config.layers.iter().find_map(lacking);
-        let lacking = lacking.or(config.logit_cap.map(|_| "a bound of logits")).or(adapters);
-        match lacking {
+        match config.layers.iter().find_map(lacking) {
             None => Ok(()),
-            Some(what) => Err(without_kernels(format!("{}: {what}", config.architecture))),
+            Some(what) => {
+                let what = format!("{}: {what} without kernels for cards", config.architecture);
+                Err(Error::unsupported(what, "compute with --device cpu"))
+            }
         }
     }
 }
 
 /// What of a layer there are no kernels for.
-fn lacking(layer: &Layer) -> Option<&'static str> {
-    match &layer.mixer {
-        Some(mixer::Shape::Latent(_)) => {}
-        Some(mixer::Shape::Grouped(shape)) if shape.gated => return Some("gated attention"),
-        Some(mixer::Shape::Grouped(shape)) if shape.values == Values::Own => {}
-        Some(mixer::Shape::Grouped(_)) => return Some("normed values"),
-        Some(_) => return Some("a mixer"),
-        None => return Some("a layer of one half"),
-    }
-    let activation = match &layer.ffn {
-        Some(ffn::Shape::Dense(shape)) => shape.activation,
-        Some(ffn::Shape::Experts(shape)) if shape.inner == Inner::Same => shape.activation,
-        Some(ffn::Shape::Experts(_)) => return Some("experts with an input of their own"),
-        None => return Some("a layer of one half"),
+fn lacking(layer: &Layer) -> Option<String> {
+    let (taps, keys) = match layer.mixer.as_ref()? {
+        mixer::Shape::Grouped(_) | mixer::Shape::Latent(_) => return None,
+        mixer::Shape::DeltaNet(shape) => (shape.taps, shape.key_length),
+        mixer::Shape::Mamba2(shape) => (shape.taps, shape.state_length),
+        mixer::Shape::ShortConv(shape) => (shape.taps, 0),
     };
-    (activation == Activation::ReluSquared).then_some("squares of ReLU")
+    if taps > MOST_TAPS {
+        return Some(format!("convolutions over {taps} positions, more than {MOST_TAPS},"));
+    }
+    (scan_shared(keys) > MOST_SHARED).then(|| format!("a recurrence with keys of {keys} numbers"))
 }

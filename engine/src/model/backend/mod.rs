@@ -10,7 +10,6 @@ mod host;
 mod plain;
 
 pub use cpu::Cpu;
-pub(in crate::model) use cuda::without_kernels;
 pub use cuda::{Cuda, Setup, State as CudaState};
 pub use host::HostBuffer;
 pub use plain::Plain;

@@ -265,13 +265,17 @@ impl Cuda {
         let stacks = step.store.layer(step.layer);
         let (gate, up, down) = matrices(stacks, self.isa, self.device())?;
         let (choices, hidden) = (step.routing.at(), &mut *step.hidden);
-        if let Some(gate) = gate {
+        let here = (choices, addresses);
+        if let (Some(gate), Some(stack)) = (gate, &stacks.gate) {
             self.kernels.multiply_experts(gate, choices, addresses, step.normed, &mut hidden.gate);
+            self.add_expert_adapters((stack, 0), here, step.normed, &mut hidden.gate);
         }
         self.kernels.multiply_experts(up, choices, addresses, step.normed, &mut hidden.up);
+        self.add_expert_adapters((&stacks.up, 1), here, step.normed, &mut hidden.up);
         let gate = gate.map(|_| &hidden.gate);
         self.kernels.activate_slots(step.experts.activation, gate, &mut hidden.up, choices, addresses);
         self.kernels.multiply_experts(down, choices, addresses, &mut hidden.up, &mut hidden.out);
+        self.add_expert_adapters((&stacks.down, 2), here, &mut hidden.up, &mut hidden.out);
         Ok(())
     }
 

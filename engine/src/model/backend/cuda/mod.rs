@@ -1,11 +1,14 @@
 //! The backend of a card: every step is a kernel, and weights, rows and sequences live in the card's memory.
 //!
-//! `memory.rs` has what a step and a sequence keep there, `experts.rs` the routed experts, `graphs.rs` steps that come
-//! again. A step's failure stays with the kernels until `finish`, which returns it; nothing is started after it.
+//! `memory.rs` has what a step and a sequence keep there, `experts.rs` the routed experts, `recurrent.rs` what carries a
+//! state along, `adapters.rs` what is added to matrices, `graphs.rs` steps that come again. A step's failure stays with the
+//! kernels until `finish`, which returns it; nothing is started after it.
 
+mod adapters;
 mod experts;
 mod graphs;
 mod memory;
+mod recurrent;
 
 use super::super::Model;
 use super::super::matrix::{Linear, Matrix, Norm, NormWeights};
@@ -19,12 +22,13 @@ use crate::cuda::{
     AttentionBy, Device, Kernels, MOST_ROWS, MatrixAt, Memory, NormAt, Pieces, RouteBy, Rows, StepAt, Vector,
     lock, tokens_of,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::experts::{ExpertStore, Plan};
 use crate::kernels::{Dispatch, Layout};
 use crate::ops::{Activation, Rope, RopeStyle};
 use crate::quant::{FORMATS, Format};
 use crate::simd::Isa;
+use adapters::Adapters;
 use experts::{Bank, DeviceTurn};
 use graphs::Graphs;
 pub use memory::State;
@@ -43,6 +47,7 @@ pub struct Cuda {
     scratch: Mutex<Vec<Rows>>,                             // for the inside of steps
     addresses: Mutex<HashMap<usize, Memory>>, // of matrices that are used together, by the first one's
     bank: Mutex<Bank>,
+    adapters: Mutex<Adapters>,
     exclusive: Mutex<()>,
     max_pages: usize,
 }
@@ -98,6 +103,7 @@ impl Cuda {
             scratch: Mutex::default(),
             addresses: Mutex::default(),
             bank: Mutex::new(bank),
+            adapters: Mutex::default(),
             exclusive: Mutex::default(),
             max_pages,
         })
@@ -106,11 +112,6 @@ impl Cuda {
     /// The card.
     pub fn device(&self) -> &Device {
         self.kernels.device()
-    }
-
-    /// What [`Cuda::supports`] refuses has come all the same.
-    fn lacks(&self, what: &str) {
-        self.kernels.fail(without_kernels(what));
     }
 
     fn places(&self) -> Places {
@@ -300,6 +301,9 @@ impl Backend for Cuda {
         }
         let bias = self.vector(linear.bias.as_ref());
         self.kernels.multiply(self.matrix_at(&linear.matrix), bias, x, out, at);
+        if let Some(low_rank) = &linear.low_rank {
+            self.add_adapter(low_rank, x, out, at);
+        }
     }
 
     fn linear_heads(&self, heads: &[Matrix], x: &Rows, from: Span, out: &mut Rows, to: Span) {
@@ -343,23 +347,25 @@ impl Backend for Cuda {
             layer: step.layer,
             values_in_keys: step.values.width == 0,
         };
-        self.kernels.attention(queries, by, self.step_at(), out);
+        let mut parts = self.take_scratch();
+        self.kernels.attention(queries, by, self.step_at(), &mut parts, out);
+        self.give_scratch(parts);
     }
 
-    fn convolve(&self, _: &ConvStep<'_>, _: &mut Rows, _: &mut [State]) {
-        self.lacks("a convolution");
+    fn convolve(&self, step: &ConvStep<'_>, x: &mut Rows, _: &mut [State]) {
+        self.convolve_rows(step, x);
     }
 
-    fn scan(&self, _: &ScanStep<'_>, _: &Rows, _: &mut [State], _: &mut Rows) {
-        self.lacks("a recurrence");
+    fn scan(&self, step: &ScanStep<'_>, x: &Rows, _: &mut [State], out: &mut Rows) {
+        self.scan_rows(step, x, out);
     }
 
-    fn multiply_span(&self, _: Factor, _: &Rows, _: Span, _: &mut Rows, _: Span) {
-        self.lacks("a gate");
+    fn multiply_span(&self, factor: Factor, x: &Rows, from: Span, out: &mut Rows, to: Span) {
+        self.kernels.multiply_span(recurrent::number_of(factor), x, from.into(), out, to.into());
     }
 
-    fn copy_within(&self, _: &mut Rows, _: Span, _: Span) {
-        self.lacks("values out of keys");
+    fn copy_within(&self, x: &mut Rows, from: Span, to: Span) {
+        self.kernels.copy_within(x, from.into(), to.into());
     }
 
     fn activate(&self, activation: Activation, gate: Option<&Rows>, up: &mut Rows) {
@@ -391,6 +397,7 @@ impl Backend for Cuda {
             normalise: experts.normalise,
             scale: experts.scale,
             threshold: if capacity.is_some() { 0.0 } else { threshold },
+            expert_scale: self.vector(router.expert_scale.as_ref()),
         };
         self.kernels.route(logits, self.vector(router.choice_bias.as_ref()), by, routing.at());
         if let Some(capacity) = capacity {
@@ -465,8 +472,8 @@ impl Backend for Cuda {
         self.kernels.scale(x, factor);
     }
 
-    fn cap(&self, _: &mut Rows, _: f32) {
-        self.lacks("a bound of logits");
+    fn cap(&self, x: &mut Rows, cap: f32) {
+        self.kernels.cap(x, cap);
     }
 }
 
@@ -476,12 +483,8 @@ impl Model {
         let weights = &self.weights;
         let tables = [Some(&weights.token_embedding), weights.position_embedding.as_ref()];
         let dense = weights.dense().chain(tables.into_iter().flatten()).map(|matrix| matrix.format);
-        let all: Vec<_> = dense.chain(weights.experts.formats()).collect();
+        let adapters = weights.is_adapted.then(|| Format::by_name("F32")).flatten();
+        let all: Vec<_> = dense.chain(weights.experts.formats()).chain(adapters).collect();
         FORMATS.iter().filter(|format| all.contains(format)).collect()
     }
-}
-
-/// What is said where a model wants more than there are kernels for.
-pub(in crate::model) fn without_kernels(what: impl std::fmt::Display) -> Error {
-    Error::unsupported(format!("{what} without kernels for cards"), "compute with --device cpu")
 }
