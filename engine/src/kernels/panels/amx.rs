@@ -58,7 +58,7 @@ pub(super) unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<u
 /// Whole panels, and the rows behind them.
 ///
 /// # Safety
-/// Needs AVX-512 and the unit; outputs by the caller's promise.
+/// Needs AVX-512 and the unit; the rows of the outputs must be this task's own.
 #[inline(always)]
 unsafe fn rows_body<B: PanelBlock, U: Unit>(job: &Job<'_>, range: Range<usize>) {
     let whole = end_of_panels(job, &range);

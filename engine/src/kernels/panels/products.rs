@@ -163,7 +163,8 @@ pub(super) fn end_of_panels(job: &Job<'_>, range: &Range<usize>) -> usize {
 /// Whole panels by `passes`, and the rows behind them.
 ///
 /// # Safety
-/// Needs the instructions of `P`; outputs by the caller's promise.
+/// Needs the instructions of `P`; the rows of the outputs must be this task's own, as [`RowsFn`](super::super::job::RowsFn)
+/// has it.
 #[inline(always)]
 pub(super) unsafe fn rows_body<B: PanelBlock, P: Passes>(job: &Job<'_>, range: Range<usize>, passes: &mut P) {
     let whole = end_of_panels(job, &range);
@@ -230,8 +231,8 @@ pub(super) unsafe fn pass_body<B: PanelBlock, W: Dots, const N: usize>(
     sums: &SumPlaces<'_>,
 ) {
     let scheme = const { Scheme::of::<B, W>() };
-    // SAFETY: a block has the bytes of sixteen, and the inputs are checked to have as many groups; outputs by the
-    // caller's promise.
+    // SAFETY: the caller has the instructions; a strip has whole packed columns of blocks, `read` checks that inputs have as
+    // many steps, and the sums are at this task's outputs.
     unsafe {
         let mut all = sums.read::<B, W, N>(strip, inputs);
         // What tiles ask for is the same always: a constant, for registers are few.
