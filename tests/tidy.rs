@@ -122,6 +122,12 @@ fn no_files_use_each_other_in_a_circle() {
     expect_none("of files side by side, none uses one that uses it", found);
 }
 
+/// A folder's own file stands on top of the folder.
+#[test]
+fn kernels_use_nothing_of_the_file_around_them() {
+    expect_none("what is used stands beside or below", graph(CRATES[1]).upward(&["kernels".to_owned()]));
+}
+
 #[test]
 fn only_the_door_names_an_architecture() {
     let names = [

@@ -90,7 +90,8 @@ impl Share {
 
 #[derive(Default)]
 struct Shared {
-    /// Number of the current job. It changes after the shares: they may be touched only with this number, or a late
+    /// Number of the current job, of which a ticket keeps 24 bits: a thread would have to sleep through sixteen million jobs
+    /// in the midst of a claim to take one for another. It changes after the shares: they may be touched only with this number, or a late
     /// thread would take from a share that is written while another still is not, and lose what it took.
     job: AtomicU64,
     /// One per thread.
@@ -350,7 +351,7 @@ impl<'a, T> SharedSlice<'a, T> {
     #[inline(always)]
     pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [T] {
         assert!(start <= self.len && len <= self.len - start);
-        // SAFETY: inside the slice by the assert; that no other task has these elements is the caller's promise.
+        // SAFETY: inside the slice by the assert, and no other task has these elements, as the caller says.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
 }

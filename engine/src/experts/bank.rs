@@ -445,27 +445,27 @@ impl<'a> Group<'a> {
     }
 
     /// Their gates, where the model has any.
-    pub fn gate(&self) -> Option<Part<'a>> {
+    pub fn gate(&self) -> Option<GroupMatrix<'a>> {
         self.layer.gate.as_ref().map(|gate| self.part(gate, Which::Gate))
     }
 
     /// Their matrices to the hidden width.
-    pub fn up(&self) -> Part<'a> {
+    pub fn up(&self) -> GroupMatrix<'a> {
         self.part(&self.layer.up, Which::Up)
     }
 
     /// Their matrices back.
-    pub fn down(&self) -> Part<'a> {
+    pub fn down(&self) -> GroupMatrix<'a> {
         self.part(&self.layer.down, Which::Down)
     }
 
-    fn part(&self, stack: &'a Stack, which: Which) -> Part<'a> {
-        Part { stack, held: self.held, which, isa: self.isa, bytes: self.shape.bytes_of(which) }
+    fn part(&self, stack: &'a Stack, which: Which) -> GroupMatrix<'a> {
+        GroupMatrix { stack, held: self.held, which, isa: self.isa, bytes: self.shape.bytes_of(which) }
     }
 }
 
 /// One matrix of every expert of a group.
-pub struct Part<'a> {
+pub struct GroupMatrix<'a> {
     stack: &'a Stack,
     held: &'a [Option<Held>],
     which: Which,
@@ -473,14 +473,14 @@ pub struct Part<'a> {
     bytes: usize, // a staging slot may have more
 }
 
-impl Part<'_> {
+impl GroupMatrix<'_> {
     /// Shape and format.
     pub fn stack(&self) -> &Stack {
         self.stack
     }
 }
 
-impl ExpertMatrices for Part<'_> {
+impl ExpertMatrices for GroupMatrix<'_> {
     fn matrix(&self, expert: u32) -> MatrixRef<'_> {
         let held = self.held[expert as usize].as_ref().expect("an expert of the group");
         let Stack { format, rows, cols, .. } = *self.stack;

@@ -14,7 +14,7 @@ mod slots;
 mod statistics;
 mod trace;
 
-pub use bank::{Group, Part, Turn};
+pub use bank::{Group, GroupMatrix, Turn};
 pub use plan::Plan;
 pub use readers::{READ_BUFFER_BYTES, THREADS as READ_THREADS};
 pub use replay::{Policy, hit_rate};

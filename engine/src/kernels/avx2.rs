@@ -49,7 +49,8 @@ pub(super) unsafe fn add_dots<const VNNI: bool>(
     sums
 }
 
-/// Instructions of every machine with AVX2.
+/// Instructions of every machine with AVX2. Its functions are safe to call for the type's sake alone: it is known in the
+/// kernels only, as [`ByteDots::Widen`] of sets that have the instructions.
 pub(super) struct F16c;
 
 impl Widen for F16c {

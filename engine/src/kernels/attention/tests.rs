@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::quant::{F16, F32};
+use std::sync::Arc;
 
 const PAGE: usize = 64;
 const ROWS: usize = 37;

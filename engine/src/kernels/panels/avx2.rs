@@ -4,7 +4,7 @@ use super::super::activations::QuantizedRow;
 use super::super::avx2;
 use super::super::job::Job;
 use super::codes::PanelBlock;
-use super::products::{Part, Passes, Sums, rows_body};
+use super::products::{Passes, Strip, SumPlaces, rows_body};
 use super::tiles::{Cut, FEW_FOURS};
 use super::unpacked::{COLUMNS, UNPACKED, Unpacked};
 use super::whole_avx2;
@@ -47,11 +47,11 @@ macro_rules! compiled_for {
             }
 
             #[target_feature(enable = $features)]
-            unsafe fn begin<B: PanelBlock>(&mut self, part: &Part<'_>, inputs: usize) {
+            unsafe fn begin<B: PanelBlock>(&mut self, strip: &Strip<'_>, inputs: usize) {
                 self.is_unpacked = are_many::<B, $vnni>(inputs);
                 if self.is_unpacked {
                     // SAFETY: compiled for the instructions.
-                    unsafe { whole_avx2::unpack::<B, $vnni>(&mut self.panel, part) }
+                    unsafe { whole_avx2::unpack::<B, $vnni>(&mut self.panel, strip) }
                 }
             }
 
@@ -59,17 +59,17 @@ macro_rules! compiled_for {
             unsafe fn pass<B: PanelBlock>(
                 &mut self,
                 len: usize,
-                part: &Part<'_>,
+                strip: &Strip<'_>,
                 inputs: &QuantizedRow<'_>,
-                sums: &Sums<'_>,
+                sums: &SumPlaces<'_>,
             ) {
                 let panel = self.is_unpacked.then_some(&self.panel);
-                // SAFETY: compiled for the instructions; part, inputs and sums are as the trait has them.
+                // SAFETY: compiled for the instructions; strip, inputs and sums are as the trait has them.
                 unsafe {
                     match len {
-                        4 => whole_avx2::pass::<B, $vnni, 4>(panel, part, inputs, sums),
-                        2 => whole_avx2::pass::<B, $vnni, 2>(panel, part, inputs, sums),
-                        _ => whole_avx2::pass::<B, $vnni, 1>(panel, part, inputs, sums),
+                        4 => whole_avx2::pass::<B, $vnni, 4>(panel, strip, inputs, sums),
+                        2 => whole_avx2::pass::<B, $vnni, 2>(panel, strip, inputs, sums),
+                        _ => whole_avx2::pass::<B, $vnni, 1>(panel, strip, inputs, sums),
                     }
                 }
             }

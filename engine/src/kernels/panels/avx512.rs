@@ -4,7 +4,7 @@ use super::super::activations::QuantizedRow;
 use super::super::avx512;
 use super::super::job::Job;
 use super::codes::PanelBlock;
-use super::products::{Ahead, Part, Passes, Sums, rows_body};
+use super::products::{Ahead, Passes, Strip, SumPlaces, rows_body};
 use super::tiles::{Cut, FOURS};
 use super::whole::pass;
 use crate::simd::Processor;
@@ -38,18 +38,18 @@ impl Passes for Avx512 {
     unsafe fn pass<B: PanelBlock>(
         &mut self,
         len: usize,
-        part: &Part<'_>,
+        strip: &Strip<'_>,
         inputs: &QuantizedRow<'_>,
-        sums: &Sums<'_>,
+        sums: &SumPlaces<'_>,
     ) {
-        // SAFETY: compiled for the instructions; part, inputs and sums are as the trait has them.
+        // SAFETY: compiled for the instructions; strip, inputs and sums are as the trait has them.
         unsafe {
             match len {
-                12 => pass::<B, __m512i, 12>(part, inputs, sums),
-                8 => pass::<B, __m512i, 8>(part, inputs, sums),
-                4 => pass::<B, __m512i, 4>(part, inputs, sums),
-                2 => pass::<B, __m512i, 2>(part, inputs, sums),
-                _ => pass::<B, __m512i, 1>(part, inputs, sums),
+                12 => pass::<B, __m512i, 12>(strip, inputs, sums),
+                8 => pass::<B, __m512i, 8>(strip, inputs, sums),
+                4 => pass::<B, __m512i, 4>(strip, inputs, sums),
+                2 => pass::<B, __m512i, 2>(strip, inputs, sums),
+                _ => pass::<B, __m512i, 1>(strip, inputs, sums),
             }
         }
     }

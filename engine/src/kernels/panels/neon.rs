@@ -4,7 +4,7 @@ use super::super::activations::QuantizedRow;
 use super::super::job::Job;
 use super::super::neon;
 use super::codes::PanelBlock;
-use super::products::{Part, Passes, Sums, rows_body};
+use super::products::{Passes, Strip, SumPlaces, rows_body};
 use super::tiles::{Cut, FEW_FOURS};
 use super::unpacked::{COLUMNS, UNPACKED, Unpacked};
 use super::whole::pass;
@@ -36,15 +36,15 @@ macro_rules! compiled_for {
             #[target_feature(enable = $features)]
             unsafe fn pass_tile<B: PanelBlock, const N: usize>(
                 &self,
-                part: &Part<'_>,
+                strip: &Strip<'_>,
                 inputs: &QuantizedRow<'_>,
-                sums: &Sums<'_>,
+                sums: &SumPlaces<'_>,
             ) {
-                // SAFETY: compiled for the instructions; part, inputs and sums are as the trait has them.
+                // SAFETY: compiled for the instructions; strip, inputs and sums are as the trait has them.
                 unsafe {
                     match self.is_unpacked {
-                        true => self.panel.pass_body::<B, Quad<$i8mm>, N>(part, inputs, sums),
-                        false => pass::<B, Quad<$i8mm>, N>(part, inputs, sums),
+                        true => self.panel.pass_body::<B, Quad<$i8mm>, N>(strip, inputs, sums),
+                        false => pass::<B, Quad<$i8mm>, N>(strip, inputs, sums),
                     }
                 }
             }
@@ -60,11 +60,11 @@ macro_rules! compiled_for {
             }
 
             #[target_feature(enable = $features)]
-            unsafe fn begin<B: PanelBlock>(&mut self, part: &Part<'_>, inputs: usize) {
+            unsafe fn begin<B: PanelBlock>(&mut self, strip: &Strip<'_>, inputs: usize) {
                 self.is_unpacked = are_many::<B>(inputs);
                 if self.is_unpacked {
                     // SAFETY: compiled for the instructions.
-                    unsafe { self.panel.fill::<B, Quad<$i8mm>>(part) }
+                    unsafe { self.panel.fill::<B, Quad<$i8mm>>(strip) }
                 }
             }
 
@@ -72,16 +72,16 @@ macro_rules! compiled_for {
             unsafe fn pass<B: PanelBlock>(
                 &mut self,
                 len: usize,
-                part: &Part<'_>,
+                strip: &Strip<'_>,
                 inputs: &QuantizedRow<'_>,
-                sums: &Sums<'_>,
+                sums: &SumPlaces<'_>,
             ) {
-                // SAFETY: compiled for the instructions; part, inputs and sums are as the trait has them.
+                // SAFETY: compiled for the instructions; strip, inputs and sums are as the trait has them.
                 unsafe {
                     match len {
-                        4 => self.pass_tile::<B, 4>(part, inputs, sums),
-                        2 => self.pass_tile::<B, 2>(part, inputs, sums),
-                        _ => self.pass_tile::<B, 1>(part, inputs, sums),
+                        4 => self.pass_tile::<B, 4>(strip, inputs, sums),
+                        2 => self.pass_tile::<B, 2>(strip, inputs, sums),
+                        _ => self.pass_tile::<B, 1>(strip, inputs, sums),
                     }
                 }
             }

@@ -40,7 +40,7 @@ impl Ahead {
 }
 
 /// Some columns of a panel: all, or as many as stay in the nearest cache once they are out of their bits.
-pub(super) struct Part<'a> {
+pub(super) struct Strip<'a> {
     /// Whole blocks.
     pub(super) blocks: &'a [u8],
     /// Where they begin in their matrix, in bytes.
@@ -70,24 +70,24 @@ pub(super) trait Passes {
         Ahead::FAR
     }
 
-    /// Gets a part ready for its passes.
+    /// Gets a strip ready for its passes.
     ///
     /// # Safety
     /// Here and below: needs the instruction set.
-    unsafe fn begin<B: PanelBlock>(&mut self, _part: &Part<'_>, _inputs: usize) {}
+    unsafe fn begin<B: PanelBlock>(&mut self, _strip: &Strip<'_>, _inputs: usize) {}
 
-    /// Adds the products of the part's columns with a tile of so many inputs, as the cut makes them, to the tile's sums.
+    /// Adds the products of the strip's columns with a tile of so many inputs, as the cut makes them, to the tile's sums.
     unsafe fn pass<B: PanelBlock>(
         &mut self,
         len: usize,
-        part: &Part<'_>,
+        strip: &Strip<'_>,
         inputs: &QuantizedRow<'_>,
-        sums: &Sums<'_>,
+        sums: &SumPlaces<'_>,
     );
 }
 
 /// Where the sums of a pass are: in the outputs that they become, which belong to this task.
-pub(super) struct Sums<'a> {
+pub(super) struct SumPlaces<'a> {
     job: &'a Job<'a>,
     /// The panel's first row.
     start: usize,
@@ -95,8 +95,8 @@ pub(super) struct Sums<'a> {
     picks: &'a [Pick],
 }
 
-impl Sums<'_> {
-    /// What has been added before this part, after a check of what bounds every load of the inputs. Asks for the
+impl SumPlaces<'_> {
+    /// What has been added before this strip, after a check of what bounds every load of the inputs. Asks for the
     /// places: many inputs have more of them than the processor foresees.
     ///
     /// # Safety
@@ -104,12 +104,12 @@ impl Sums<'_> {
     #[inline(always)]
     pub(super) unsafe fn read<B: PanelBlock, W: Words, const N: usize>(
         &self,
-        part: &Part<'_>,
+        strip: &Strip<'_>,
         inputs: &QuantizedRow<'_>,
     ) -> [W::Floats; N] {
         let cols = self.job.matrix.cols;
         tiles::check::<B, W>(inputs, N * cols);
-        assert!(part.steps.end <= cols / const { Scheme::of::<B, W>().columns });
+        assert!(strip.steps.end <= cols / const { Scheme::of::<B, W>().columns });
         // SAFETY: the caller has the instructions; a place is sixteen floats of an output.
         unsafe {
             let places = self.places::<N>();
@@ -118,7 +118,7 @@ impl Sums<'_> {
                 prefetch_near(place.add(PANEL - 1).cast());
             }
             let mut sums = [W::zero(); N];
-            if part.steps.start > 0 {
+            if strip.steps.start > 0 {
                 for (sums, place) in sums.iter_mut().zip(places) {
                     *sums = W::load_floats(place);
                 }
@@ -127,7 +127,7 @@ impl Sums<'_> {
         }
     }
 
-    /// Keeps the sums for the next part, or for good.
+    /// Keeps the sums for the next strip, or for good.
     #[inline(always)]
     pub(super) unsafe fn write<W: Words, const N: usize>(&self, sums: [W::Floats; N]) {
         // SAFETY: the caller has the instructions; a place is sixteen floats of an output.
@@ -163,7 +163,8 @@ pub(super) fn end_of_panels(job: &Job<'_>, range: &Range<usize>) -> usize {
 /// Whole panels by `passes`, and the rows behind them.
 ///
 /// # Safety
-/// Needs the instructions of `P`; outputs by the caller's promise.
+/// Needs the instructions of `P`; the rows of the outputs must be this task's own, as [`RowsFn`](super::super::job::RowsFn)
+/// has it.
 #[inline(always)]
 pub(super) unsafe fn rows_body<B: PanelBlock, P: Passes>(job: &Job<'_>, range: Range<usize>, passes: &mut P) {
     let whole = end_of_panels(job, &range);
@@ -189,29 +190,29 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
 ) {
     let panel_bytes = job.matrix.row_bytes() * PANEL;
     let blocks_at_once = (P::columns::<B>(picks.len()) / B::LEN).clamp(1, job.matrix.cols / B::LEN);
-    let part_bytes = blocks_at_once * size_of::<B>() * PANEL;
+    let strip_bytes = blocks_at_once * size_of::<B>() * PANEL;
     let steps = const { Scheme::of::<B, P::Words>().steps };
     let ahead = P::ahead::<B>(picks.len());
     let mut tiles = TILES.take();
-    // SAFETY: the caller has the instructions of `P` and these rows of the picks' outputs; a part has whole blocks,
+    // SAFETY: the caller has the instructions of `P` and these rows of the picks' outputs; a strip has whole blocks,
     // and a tile is what `fill` made for the same picks.
     unsafe {
         tiles.fill::<B, P::Words>(P::CUT, &job.inputs, picks);
         for start in rows.step_by(PANEL) {
             let offset = start / PANEL * panel_bytes;
             let panel = &job.matrix.bytes[offset..][..panel_bytes];
-            for (number, blocks) in panel.chunks(part_bytes).enumerate() {
+            for (number, blocks) in panel.chunks(strip_bytes).enumerate() {
                 let first = number * blocks_at_once * steps;
                 let steps = first..first + blocks.len() / PANEL / size_of::<B>() * steps;
-                let offset = offset + number * part_bytes;
-                let part = Part { blocks, offset, steps, ahead };
-                passes.begin::<B>(&part, picks.len());
+                let offset = offset + number * strip_bytes;
+                let strip = Strip { blocks, offset, steps, ahead };
+                passes.begin::<B>(&strip, picks.len());
                 for tile in P::CUT.tiles(picks.len()) {
                     let (len, picks) = (tile.len(), &picks[tile.clone()]);
                     let first = job.inputs.quantized::<B>(picks[0].input);
                     let inputs = tiles.get::<B, P::Words>(tile, first);
-                    let sums = Sums { job, start, picks };
-                    passes.pass::<B>(len, &part, &inputs, &sums);
+                    let sums = SumPlaces { job, start, picks };
+                    passes.pass::<B>(len, &strip, &inputs, &sums);
                 }
             }
         }
@@ -225,20 +226,20 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
 /// As there.
 #[inline(always)]
 pub(super) unsafe fn pass_body<B: PanelBlock, W: Dots, const N: usize>(
-    part: &Part<'_>,
+    strip: &Strip<'_>,
     inputs: &QuantizedRow<'_>,
-    sums: &Sums<'_>,
+    sums: &SumPlaces<'_>,
 ) {
     let scheme = const { Scheme::of::<B, W>() };
-    // SAFETY: a block has the bytes of sixteen, and the inputs are checked to have as many groups; outputs by the
-    // caller's promise.
+    // SAFETY: the caller has the instructions; a strip has whole packed columns of blocks, `read` checks that inputs have as
+    // many steps, and the sums are at this task's outputs.
     unsafe {
-        let mut all = sums.read::<B, W, N>(part, inputs);
+        let mut all = sums.read::<B, W, N>(strip, inputs);
         // What tiles ask for is the same always: a constant, for registers are few.
-        let ahead = if N == 1 { part.ahead } else { Ahead::FAR };
-        for (number, block) in part.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
-            let first = part.steps.start + number * scheme.steps;
-            let (head, words) = open::<B, W>(block.as_ptr(), part.offset + number * block.len());
+        let ahead = if N == 1 { strip.ahead } else { Ahead::FAR };
+        for (number, block) in strip.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
+            let first = strip.steps.start + number * scheme.steps;
+            let (head, words) = open::<B, W>(block.as_ptr(), strip.offset + number * block.len());
             if N <= W::WRITTEN_OUT {
                 each_step!(B, W, |step| {
                     prefetch::<B, W>(block, step, ahead);
@@ -301,7 +302,7 @@ unsafe fn add_step<B: PanelBlock, W: Dots, const N: usize>(
     number: usize,
     inputs: &QuantizedRow<'_>,
 ) {
-    // SAFETY: the caller has the instructions and a whole step; `Sums::read` checked that the inputs have as many
+    // SAFETY: the caller has the instructions and a whole step; `SumPlaces::read` checked that the inputs have as many
     // steps.
     unsafe {
         let scales = step.scales();

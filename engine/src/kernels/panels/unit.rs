@@ -13,7 +13,7 @@ use std::arch::asm;
 /// Sums of sixteen rows.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(64))]
-pub(super) struct Sums(pub(super) [f32; PANEL]);
+pub(super) struct RowSums(pub(super) [f32; PANEL]);
 
 /// What multiplies tiles. It holds the sums of one or two tiles of inputs with two of weights (`SIDE`).
 pub(super) trait Unit: Sized {
@@ -24,13 +24,13 @@ pub(super) trait Unit: Sized {
     unsafe fn begin() -> Self;
 
     /// Takes up the sums `(TILES, SIDE, LINES)`.
-    unsafe fn load<const TILES: usize>(&mut self, sums: *const Sums);
+    unsafe fn load<const TILES: usize>(&mut self, sums: *const RowSums);
 
     /// Adds the products of inputs `(TILES, LINES)` with weights `(SIDE, LINES)`.
     unsafe fn step<const TILES: usize>(&mut self, inputs: *const Line, weights: *const Line);
 
     /// Puts the sums back.
-    unsafe fn store<const TILES: usize>(&mut self, sums: *mut Sums);
+    unsafe fn store<const TILES: usize>(&mut self, sums: *mut RowSums);
 
     /// Gives it back.
     unsafe fn end(self);
@@ -62,7 +62,7 @@ impl Unit for Amx {
     }
 
     #[inline(always)]
-    unsafe fn load<const TILES: usize>(&mut self, sums: *const Sums) {
+    unsafe fn load<const TILES: usize>(&mut self, sums: *const RowSums) {
         // SAFETY: the caller has the unit and whole tiles at the address; see the file for what the registers hold in between.
         unsafe {
             asm!(
@@ -114,7 +114,7 @@ impl Unit for Amx {
     }
 
     #[inline(always)]
-    unsafe fn store<const TILES: usize>(&mut self, sums: *mut Sums) {
+    unsafe fn store<const TILES: usize>(&mut self, sums: *mut RowSums) {
         // SAFETY: the caller has the unit and room for whole tiles; see the file for the registers.
         unsafe {
             asm!(
@@ -150,14 +150,14 @@ mod plain {
     use super::*;
 
     /// The tile unit in plain Rust: its sums, `(TILES, SIDE, LINES)`.
-    pub(in super::super) struct Plain([Sums; 2 * SIDE * LINES]);
+    pub(in super::super) struct Plain([RowSums; 2 * SIDE * LINES]);
 
     impl Unit for Plain {
         unsafe fn begin() -> Self {
-            Self([Sums::default(); 2 * SIDE * LINES])
+            Self([RowSums::default(); 2 * SIDE * LINES])
         }
 
-        unsafe fn load<const TILES: usize>(&mut self, sums: *const Sums) {
+        unsafe fn load<const TILES: usize>(&mut self, sums: *const RowSums) {
             let count = TILES * SIDE * LINES;
             // SAFETY: the caller has so many lines of sums.
             self.0[..count].copy_from_slice(unsafe { std::slice::from_raw_parts(sums, count) });
@@ -184,7 +184,7 @@ mod plain {
             }
         }
 
-        unsafe fn store<const TILES: usize>(&mut self, sums: *mut Sums) {
+        unsafe fn store<const TILES: usize>(&mut self, sums: *mut RowSums) {
             let count = TILES * SIDE * LINES;
             // SAFETY: the caller has room for so many lines of sums.
             unsafe { std::slice::from_raw_parts_mut(sums, count) }.copy_from_slice(&self.0[..count]);

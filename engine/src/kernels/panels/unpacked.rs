@@ -5,7 +5,7 @@ use super::super::matrix::PANEL;
 use super::codes::{PanelBlock, Scheme, each_step, open};
 use super::dots::UnpackedDots;
 use super::packing::WORD;
-use super::products::{Part, Sums, add_dots, prefetch};
+use super::products::{Strip, SumPlaces, add_dots, prefetch};
 use super::steps::{LINE, PackedStep, Step, UnpackedStep};
 use super::words::Words;
 use std::cell::RefCell;
@@ -13,7 +13,7 @@ use std::cell::RefCell;
 /// So many columns of sixteen rows stay in the nearest cache beside a tile.
 pub(super) const COLUMNS: usize = 512;
 
-/// A part of a panel out of its bits.
+/// A strip of a panel out of its bits.
 #[derive(Default)]
 pub(super) struct Unpacked {
     pub(super) codes: Vec<i8>, // (columns / 4, 16, 4)
@@ -28,21 +28,21 @@ pub(super) struct Unpacked {
 }
 
 thread_local! {
-    /// Grows to a part once per thread.
+    /// Grows to a strip once per thread.
     pub(super) static UNPACKED: RefCell<Unpacked> = RefCell::default();
 }
 
 impl Unpacked {
-    /// Takes a part out of its bits.
+    /// Takes a strip out of its bits.
     ///
     /// # Safety
     /// Needs the instructions of `W`.
     #[inline(always)]
-    pub(super) unsafe fn fill<B: PanelBlock, W: Words>(&mut self, part: &Part<'_>) {
+    pub(super) unsafe fn fill<B: PanelBlock, W: Words>(&mut self, strip: &Strip<'_>) {
         let scheme = const { Scheme::of::<B, W>() };
-        let blocks = part.blocks.chunks_exact(size_of::<B>() * PANEL);
+        let blocks = strip.blocks.chunks_exact(size_of::<B>() * PANEL);
         let width = scheme.columns;
-        let len = part.steps.len() * width;
+        let len = strip.steps.len() * width;
         self.codes.resize(len * PANEL, 0);
         self.scales.resize(len / width * PANEL, 0.0);
         self.mins.resize(len / B::GROUP * PANEL, 0.0);
@@ -53,9 +53,9 @@ impl Unpacked {
             let (lines, scales, mins) = (lines.as_mut_ptr(), scales.as_mut_ptr(), mins.as_mut_ptr());
             // SAFETY: a block has the bytes of sixteen, and all its lines and factors are stored inside theirs.
             unsafe {
-                let (head, words) = open::<B, W>(block.as_ptr(), part.offset + number * block.len());
+                let (head, words) = open::<B, W>(block.as_ptr(), strip.offset + number * block.len());
                 each_step!(B, W, |number| {
-                    prefetch::<B, W>(block, number, part.ahead);
+                    prefetch::<B, W>(block, number, strip.ahead);
                     let step = PackedStep::<B, W> { words, head: &head, number };
                     W::store(step.scales(), scales.add(number * PANEL));
                     for group in 0..width / B::GROUP {
@@ -83,22 +83,22 @@ impl Unpacked {
     #[inline(always)]
     pub(super) unsafe fn pass_body<B: PanelBlock, W: UnpackedDots, const N: usize>(
         &self,
-        part: &Part<'_>,
+        strip: &Strip<'_>,
         inputs: &QuantizedRow<'_>,
-        sums: &Sums<'_>,
+        sums: &SumPlaces<'_>,
     ) {
-        self.check::<B, W>(part.steps.len());
+        self.check::<B, W>(strip.steps.len());
         let width = const { Scheme::of::<B, W>().columns };
         // SAFETY: the checks bound all that is read of a step; the sums are at this task's outputs.
         unsafe {
-            let mut all = sums.read::<B, W, N>(part, inputs);
-            for number in 0..part.steps.len() {
+            let mut all = sums.read::<B, W, N>(strip, inputs);
+            for number in 0..strip.steps.len() {
                 let step = UnpackedStep {
                     codes: self.codes.as_ptr().add(number * width * PANEL).cast(),
                     scales: self.scales.as_ptr().add(number * PANEL),
                     mins: self.mins.as_ptr().add(number * width / B::GROUP * PANEL),
                 };
-                let number = part.steps.start + number;
+                let number = strip.steps.start + number;
                 let dots = W::dots::<B, N>(step, number, inputs);
                 let scales = Step::<W>::scales(&step);
                 add_dots::<B, W, N>(&mut all, (dots, scales), &step, number, inputs);

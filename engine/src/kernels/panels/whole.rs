@@ -8,7 +8,7 @@ use super::super::activations::{GROUP, QuantizedRow};
 use super::super::matrix::PANEL;
 use super::codes::{Head, PanelBlock, Scheme, each_step, open};
 use super::dots::{BlockDots, QUADS, TURNS};
-use super::products::{self, Ahead, Part, Sums, prefetch};
+use super::products::{self, Ahead, Strip, SumPlaces, prefetch};
 use super::steps::PackedStep;
 
 /// The body of [`Passes::pass`](super::products::Passes::pass) with a panel as it is, whatever its format, but on AVX2.
@@ -17,16 +17,16 @@ use super::steps::PackedStep;
 /// As there.
 #[inline(always)]
 pub(super) unsafe fn pass<B: PanelBlock, W: BlockDots, const N: usize>(
-    part: &Part<'_>,
+    strip: &Strip<'_>,
     inputs: &QuantizedRow<'_>,
-    sums: &Sums<'_>,
+    sums: &SumPlaces<'_>,
 ) {
     // SAFETY: both want of the caller what this function wants.
     unsafe {
         if const { Scheme::of::<B, W>().is_whole } {
-            pass_blocks::<B, W, N>(part, inputs, sums);
+            pass_blocks::<B, W, N>(strip, inputs, sums);
         } else {
-            products::pass_body::<B, W, N>(part, inputs, sums);
+            products::pass_body::<B, W, N>(strip, inputs, sums);
         }
     }
 }
@@ -43,18 +43,18 @@ struct Dots<W: BlockDots, const N: usize> {
 /// As there.
 #[inline(always)]
 unsafe fn pass_blocks<B: PanelBlock, W: BlockDots, const N: usize>(
-    part: &Part<'_>,
+    strip: &Strip<'_>,
     inputs: &QuantizedRow<'_>,
-    sums: &Sums<'_>,
+    sums: &SumPlaces<'_>,
 ) {
     // SAFETY: a block has the bytes of sixteen, and the inputs are checked to have as many; outputs by the caller's
     // promise.
     unsafe {
-        let mut all = sums.read::<B, W, N>(part, inputs);
-        let ahead = if N == 1 { part.ahead } else { Ahead::FAR };
-        for (number, block) in part.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
-            let (head, words) = open::<B, W>(block.as_ptr(), part.offset + number * block.len());
-            let number = part.steps.start / const { Scheme::of::<B, W>().steps } + number;
+        let mut all = sums.read::<B, W, N>(strip, inputs);
+        let ahead = if N == 1 { strip.ahead } else { Ahead::FAR };
+        for (number, block) in strip.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
+            let (head, words) = open::<B, W>(block.as_ptr(), strip.offset + number * block.len());
+            let number = strip.steps.start / const { Scheme::of::<B, W>().steps } + number;
             let mut dots = Dots { codes: [[W::begin(None); N]; TURNS], mins: [W::splat(0); N] };
             each_step!(B, W, |step| {
                 prefetch::<B, W>(block, step, ahead);

@@ -8,7 +8,7 @@ use super::super::activations::{GROUP, QuantizedRow};
 use super::super::matrix::PANEL;
 use super::codes::{Factors, Head, PanelBlock, Scheme, each_step, open, stored_codes, unrolled};
 use super::dots_x86::settle_products;
-use super::products::{self, Ahead, Part, Sums, prefetch};
+use super::products::{self, Ahead, Strip, SumPlaces, prefetch};
 use super::steps::LINE;
 use super::unpacked::Unpacked;
 use super::words::Words;
@@ -27,13 +27,13 @@ const GROUPS: usize = 2;
 /// # Safety
 /// As there.
 #[inline(always)]
-pub(super) unsafe fn unpack<B: PanelBlock, const VNNI: bool>(panel: &mut Unpacked, part: &Part<'_>) {
+pub(super) unsafe fn unpack<B: PanelBlock, const VNNI: bool>(panel: &mut Unpacked, strip: &Strip<'_>) {
     // SAFETY: both want of the caller what this function wants.
     unsafe {
         if const { Scheme::of::<B, Pair<VNNI>>().is_whole } {
-            panel.fill_whole::<B>(part);
+            panel.fill_whole::<B>(strip);
         } else {
-            panel.fill::<B, Pair<VNNI>>(part);
+            panel.fill::<B, Pair<VNNI>>(strip);
         }
     }
 }
@@ -45,21 +45,21 @@ pub(super) unsafe fn unpack<B: PanelBlock, const VNNI: bool>(panel: &mut Unpacke
 #[inline(always)]
 pub(super) unsafe fn pass<B: PanelBlock, const VNNI: bool, const N: usize>(
     panel: Option<&Unpacked>,
-    part: &Part<'_>,
+    strip: &Strip<'_>,
     inputs: &QuantizedRow<'_>,
-    sums: &Sums<'_>,
+    sums: &SumPlaces<'_>,
 ) {
     // SAFETY: all of them want of the caller what this function wants.
     unsafe {
         if const { Scheme::of::<B, Pair<VNNI>>().is_whole } {
             match panel {
-                Some(panel) => panel.pass_whole::<B, N>(part, inputs, sums),
-                None => pass_blocks::<B, N>(part, inputs, sums),
+                Some(panel) => panel.pass_whole::<B, N>(strip, inputs, sums),
+                None => pass_blocks::<B, N>(strip, inputs, sums),
             }
         } else {
             match panel {
-                Some(panel) => panel.pass_body::<B, Pair<VNNI>, N>(part, inputs, sums),
-                None => products::pass_body::<B, Pair<VNNI>, N>(part, inputs, sums),
+                Some(panel) => panel.pass_body::<B, Pair<VNNI>, N>(strip, inputs, sums),
+                None => products::pass_body::<B, Pair<VNNI>, N>(strip, inputs, sums),
             }
         }
     }
@@ -89,7 +89,7 @@ struct Dots<const N: usize> {
 }
 
 /// Adds the products of a block's codes to the sums; `number` counts the row's blocks. Its steps are written out where
-/// the part is given, of which each asks for its share of what follows.
+/// the strip is given, of which each asks for its share of what follows.
 ///
 /// # Safety
 /// Needs AVX2 and FMA; block and inputs must be whole.
@@ -249,19 +249,19 @@ impl<B: PanelBlock> WholeBlock for Packed<'_, B> {
 /// As there.
 #[inline(always)]
 unsafe fn pass_blocks<B: PanelBlock, const N: usize>(
-    part: &Part<'_>,
+    strip: &Strip<'_>,
     inputs: &QuantizedRow<'_>,
-    sums: &Sums<'_>,
+    sums: &SumPlaces<'_>,
 ) {
     // SAFETY: a block has the bytes of sixteen, and the inputs are checked to have as many; outputs by the caller's
     // promise.
     unsafe {
-        let mut all = sums.read::<B, Row, N>(part, inputs);
-        let ahead = if N == 1 { part.ahead } else { Ahead::FAR };
-        for (number, bytes) in part.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
-            let (head, words) = open::<B, Row>(bytes.as_ptr(), part.offset + number * bytes.len());
+        let mut all = sums.read::<B, Row, N>(strip, inputs);
+        let ahead = if N == 1 { strip.ahead } else { Ahead::FAR };
+        for (number, bytes) in strip.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
+            let (head, words) = open::<B, Row>(bytes.as_ptr(), strip.offset + number * bytes.len());
             let block = Packed::<B> { words, head: &head };
-            let number = part.steps.start / const { Scheme::of::<B, Row>().steps } + number;
+            let number = strip.steps.start / const { Scheme::of::<B, Row>().steps } + number;
             add_block::<B, N>(&mut all, block, number, inputs, Some((bytes, ahead)));
         }
         sums.write::<Row, N>(all);
@@ -310,14 +310,14 @@ impl WholeBlock for Plain {
 }
 
 impl Unpacked {
-    /// Takes a part out of its bits, scales and mins as whole numbers.
+    /// Takes a strip out of its bits, scales and mins as whole numbers.
     ///
     /// # Safety
     /// Needs AVX2.
     #[inline(always)]
-    unsafe fn fill_whole<B: PanelBlock>(&mut self, part: &Part<'_>) {
-        self.make_room::<B>(part.steps.len() / const { Scheme::of::<B, Row>().steps });
-        let bytes = part.blocks.chunks_exact(size_of::<B>() * PANEL);
+    unsafe fn fill_whole<B: PanelBlock>(&mut self, strip: &Strip<'_>) {
+        self.make_room::<B>(strip.steps.len() / const { Scheme::of::<B, Row>().steps });
+        let bytes = strip.blocks.chunks_exact(size_of::<B>() * PANEL);
         for (number, bytes) in bytes.enumerate() {
             let groups = number * (B::LEN / B::GROUP);
             // SAFETY: a block has the bytes of sixteen; there is room for all numbers of as many.
@@ -327,11 +327,11 @@ impl Unpacked {
                 let codes = codes.add(groups * QUADS * LINE);
                 let mins = self.whole_mins.as_mut_ptr().add(groups / GROUPS * PANEL);
                 let units = self.units.as_mut_ptr().add(number * 2 * PANEL);
-                let (head, words) = open::<B, Row>(bytes.as_ptr(), part.offset + number * bytes.len());
+                let (head, words) = open::<B, Row>(bytes.as_ptr(), strip.offset + number * bytes.len());
                 Row::store(head.units().scales, units);
                 Row::store(head.units().mins, units.add(PANEL));
                 each_step!(B, Row, |step| {
-                    prefetch::<B, Row>(bytes, step, part.ahead);
+                    prefetch::<B, Row>(bytes, step, strip.ahead);
                     head.whole_mins(step).store_words(mins.add(step * PANEL).cast());
                     for group in step * GROUPS..(step + 1) * GROUPS {
                         head.whole_scales(group).store_words(scales.add(group * PANEL).cast());
@@ -361,18 +361,18 @@ impl Unpacked {
     #[inline(always)]
     unsafe fn pass_whole<B: PanelBlock, const N: usize>(
         &self,
-        part: &Part<'_>,
+        strip: &Strip<'_>,
         inputs: &QuantizedRow<'_>,
-        sums: &Sums<'_>,
+        sums: &SumPlaces<'_>,
     ) {
         let scheme = const { Scheme::of::<B, Row>() };
-        let blocks = part.steps.len() / scheme.steps;
+        let blocks = strip.steps.len() / scheme.steps;
         let groups = blocks * (B::LEN / B::GROUP);
         assert!(self.codes.len() == groups * QUADS * LINE && self.whole_scales.len() == groups * PANEL);
         assert!(self.whole_mins.len() == groups / GROUPS * PANEL && self.units.len() == blocks * 2 * PANEL);
         // SAFETY: the checks bound all that is read of a block; the sums are at this task's outputs.
         unsafe {
-            let mut all = sums.read::<B, Row, N>(part, inputs);
+            let mut all = sums.read::<B, Row, N>(strip, inputs);
             for number in 0..blocks {
                 let groups = number * (B::LEN / B::GROUP);
                 let block = Plain {
@@ -381,7 +381,7 @@ impl Unpacked {
                     mins: self.whole_mins.as_ptr().add(groups / GROUPS * PANEL),
                     units: self.units.as_ptr().add(number * 2 * PANEL),
                 };
-                let number = part.steps.start / scheme.steps + number;
+                let number = strip.steps.start / scheme.steps + number;
                 add_block::<B, N>(&mut all, block, number, inputs, None);
             }
             sums.write::<Row, N>(all);

@@ -8,10 +8,10 @@ use super::super::pool::Pool;
 use super::super::state::Memory;
 use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span, Update};
 use super::along;
-use super::host::{self, HostBuffer, Scratch, Step, host_steps};
+use super::host::{self, HostBuffer, Kept, Step, host_steps};
 use super::{Backend, ExpertStep};
 use crate::error::Result;
-use crate::experts::{ExpertLayer, ExpertStore, Group, Part, Turn};
+use crate::experts::{ExpertLayer, ExpertStore, Group, GroupMatrix, Turn};
 use crate::gguf::TensorName;
 use crate::kernels::{
     self, Attended, Convolution, ExpertKernel, Heads, Hidden, Job, Kernel, MatrixRef, Output, Queries,
@@ -34,8 +34,8 @@ pub struct Cpu {
     isa: Isa,
     /// One per entry of [`FORMATS`].
     kernels: Vec<Kernel>,
-    blocks: Scratch<Vec<RowBlock>>,
-    scratch: Scratch<HostBuffer>,
+    blocks: Kept<Vec<RowBlock>>,
+    scratch: Kept<HostBuffer>,
     step: Step,
 }
 
@@ -272,7 +272,7 @@ impl Cpu {
         }
     }
 
-    fn expert_kernel<'a>(&self, part: &'a Part<'a>) -> ExpertKernel<'a, Part<'a>> {
+    fn expert_kernel<'a>(&self, part: &'a GroupMatrix<'a>) -> ExpertKernel<'a, GroupMatrix<'a>> {
         ExpertKernel { matrices: part, kernel: self.kernel(part.stack().format) }
     }
 

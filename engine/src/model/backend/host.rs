@@ -164,7 +164,7 @@ pub(super) fn embed(team: &Team, table: &Matrix, rows: &[Row], scale: f32, out: 
     });
 }
 
-pub(super) fn add_positions(scratch: &Scratch<HostBuffer>, table: &Matrix, rows: &[Row], x: &mut HostBuffer) {
+pub(super) fn add_positions(scratch: &Kept<HostBuffer>, table: &Matrix, rows: &[Row], x: &mut HostBuffer) {
     let mut position = scratch.take();
     position.resize(1, table.cols);
     for (row, values) in rows.iter().zip(x.values_mut().chunks_exact_mut(table.cols)) {
@@ -176,9 +176,9 @@ pub(super) fn add_positions(scratch: &Scratch<HostBuffer>, table: &Matrix, rows:
 
 /// A buffer for the inside of a step, kept from one to the next so that none is allocated per token.
 #[derive(Default)]
-pub(super) struct Scratch<T>(Mutex<T>);
+pub(super) struct Kept<T>(Mutex<T>);
 
-impl<T: Default> Scratch<T> {
+impl<T: Default> Kept<T> {
     /// The buffer with whatever it holds; an empty one while it is in use.
     pub(super) fn take(&self) -> T {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))

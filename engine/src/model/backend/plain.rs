@@ -8,7 +8,7 @@ use super::super::pool::Pool;
 use super::super::state::Memory;
 use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span, Update};
 use super::along;
-use super::host::{self, HostBuffer, Scratch, Step, host_steps};
+use super::host::{self, HostBuffer, Kept, Step, host_steps};
 use super::{Backend, ExpertStep};
 use crate::error::Result;
 use crate::experts::{ExpertStore, Stack};
@@ -23,7 +23,7 @@ use std::sync::{Arc, MutexGuard};
 /// Computes with plain loops what [`super::Cpu`] computes with kernels.
 pub struct Plain {
     team: Team,
-    scratch: Scratch<HostBuffer>,
+    scratch: Kept<HostBuffer>,
     step: Step,
 }
 
@@ -36,7 +36,7 @@ impl Plain {
     /// The backend needs nothing.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        Self { team: Team::new(1), scratch: Scratch::default(), step: Step::default() }
+        Self { team: Team::new(1), scratch: Kept::default(), step: Step::default() }
     }
 }
 
