@@ -24,12 +24,12 @@
 
 pub mod error;
 pub mod os;
-pub mod threads;
+pub(crate) mod threads;
 pub mod simd;
 pub mod quant;
 pub mod gguf;
 pub mod ops;
-pub mod kernels;
+pub(crate) mod kernels;
 pub mod cuda;
 pub mod tokenizer;
 pub mod dialogue;

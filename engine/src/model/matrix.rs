@@ -32,7 +32,7 @@ impl Matrix {
     }
 
     /// The matrix for kernels.
-    pub fn view(&self) -> MatrixRef<'_> {
+    pub(crate) fn view(&self) -> MatrixRef<'_> {
         let Self { format, rows, cols, .. } = *self;
         let (layout, bytes) =
             self.packed.get().map_or((Layout::Rows, &self.bytes), |(layout, bytes)| (*layout, bytes));
@@ -50,7 +50,7 @@ pub struct Linear {
     /// One per output.
     pub bias: Option<Vector>,
     /// What adapters add.
-    pub low_rank: Option<Box<LowRank>>,
+    pub(crate) low_rank: Option<Box<LowRank>>,
 }
 
 /// A normalisation.

@@ -79,7 +79,7 @@ impl Routing {
     }
 
     /// The kept entries sorted by expert.
-    pub fn dispatch(&self) -> &Dispatch {
+    pub(crate) fn dispatch(&self) -> &Dispatch {
         &self.dispatch
     }
 

@@ -7,9 +7,9 @@ use super::limit::{DEFAULT_SHARE, limit};
 use super::{MemoryLimit, Options};
 use crate::error::{Error, Result};
 use crate::experts;
-use crate::kernels::Layout;
 use crate::model::{KvCache, Model, PAGE, Pool, SNAPSHOTS, scratch_bytes};
 use crate::os::memory;
+use crate::simd::Isa;
 use std::sync::Arc;
 
 /// Kept free of the limit for what is not counted: stacks, the system's tables, a sampler's and a terminal's buffers.
@@ -73,7 +73,7 @@ impl CardPlan {
     pub(super) fn new(
         model: &Model,
         options: &Options,
-        layout: Layout,
+        isa: Isa,
         (context_length, cache): (usize, u64),
         free: u64,
     ) -> Result<Self> {
@@ -88,7 +88,7 @@ impl CardPlan {
         let buffers = scratch_bytes(model, options.batch, with_logits) * 5 / 4 + DRIVER;
         let fixed = dense + cache + buffers;
         let store = &model.weights.experts;
-        let experts = store.plan(layout, Some(own.unwrap_or(limit.saturating_sub(fixed))));
+        let experts = store.plan(isa, Some(own.unwrap_or(limit.saturating_sub(fixed))));
         if fixed + experts.bytes() > limit && own.is_none() {
             let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
             return Err(Error::request(format!(
@@ -112,14 +112,14 @@ impl MemoryPlan {
     /// # Errors
     /// When the context asked for is none, the cache's format does not fit the model, or memory is asked for as a part of
     /// what the system does not tell.
-    pub(super) fn new(model: &Model, options: &Options, layout: Layout) -> Result<Self> {
+    pub(super) fn new(model: &Model, options: &Options, isa: Isa) -> Result<Self> {
         let (free, program) = (memory::available(), memory::resident());
         let machine = free.map(|free| free + program);
         let limit = limit(options.memory, machine)?;
         let dense = model.dense_bytes();
         let with_logits = logit_rows(options);
         let buffers = scratch_bytes(model, options.batch, with_logits) + experts::READ_BUFFER_BYTES;
-        let all_experts = model.weights.experts.plan(layout, None);
+        let all_experts = model.weights.experts.plan(isa, None);
         let (state_pages, state_bytes) = KvCache::state_size(&model.config.memories(), options.cache)?;
         let state_count = state_count(options);
         let states = (state_count * state_bytes) as u64;
@@ -141,7 +141,7 @@ impl MemoryPlan {
             Some(MemoryLimit::Experts(bytes)) => Some(bytes),
             _ => left.map(|left| left.saturating_sub(cache)),
         };
-        let mut experts = model.weights.experts.plan(layout, left);
+        let mut experts = model.weights.experts.plan(isa, left);
         let besides =
             free.zip(limit).map_or(u64::MAX, |(free, limit)| (free + program).saturating_sub(limit));
         experts.past_cache = !experts.holds_all() && besides < all_experts.bytes();

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::experts::{ExpertLayer, ExpertStore, Group, Plan, Stack, Turn};
 use crate::gguf::TensorName;
 use crate::kernels::{ExpertMatrices, Layout, MatrixRef};
+use crate::simd::Isa;
 use bytemuck::cast_slice;
 
 /// Matrices of an expert: gate, up, down.
@@ -41,9 +42,8 @@ struct Shelf {
 }
 
 impl Shelf {
-    fn new(device: &Device, layer: &ExpertLayer, layout: Layout, quota: usize) -> Result<Self> {
-        let lengths = stacks(layer)
-            .map(|stack| stack.map_or(0, |stack| layout.packed_bytes(stack.format, stack.rows, stack.cols)));
+    fn new(device: &Device, layer: &ExpertLayer, quota: usize) -> Result<Self> {
+        let lengths = stacks(layer).map(|stack| stack.map_or(0, Stack::expert_bytes));
         let room = lengths.map(|bytes| bytes.next_multiple_of(ALIGNMENT));
         let count = layer.expert_count();
         let addresses = vec![0u64; count * MATRICES];
@@ -112,27 +112,27 @@ impl Bank {
         store: &ExpertStore,
         layers: usize,
         plan: &Plan,
-        layout: Layout,
+        isa: Isa,
     ) -> Result<Self> {
         let mut bank = Self { layers: vec![], visitors: vec![], turn: 0 };
         let mut largest = 0;
         for number in 0..layers {
             let shelf = match store.has(number) {
-                true => Some(Shelf::new(device, store.layer(number), layout, plan.quota(number))?),
+                true => Some(Shelf::new(device, store.layer(number), plan.quota(number))?),
                 false => None,
             };
             largest = shelf.as_ref().map_or(largest, |shelf| largest.max(shelf.bytes));
             bank.layers.push(shelf);
         }
         if plan.holds_all() {
-            bank.fill(device, store, layout)?;
+            bank.fill(device, store, isa)?;
         } else {
             bank.visitors = (0..plan.staging()).map(|_| device.allocate(largest)).collect::<Result<_>>()?;
         }
         Ok(bank)
     }
 
-    fn fill(&mut self, device: &Device, store: &ExpertStore, layout: Layout) -> Result<()> {
+    fn fill(&mut self, device: &Device, store: &ExpertStore, isa: Isa) -> Result<()> {
         let mut packed = vec![];
         for (number, shelf) in self.layers.iter_mut().enumerate() {
             let Some(shelf) = shelf else { continue };
@@ -142,7 +142,7 @@ impl Bank {
                 let places = shelf.places(shelf.slots[slot].address(), layer);
                 for (stack, place) in stacks(layer).into_iter().zip(places) {
                     let Some(stack) = stack else { continue };
-                    pack(stack.matrix(expert), layout, &mut packed);
+                    pack(stack.matrix(expert), isa, &mut packed);
                     device.copy_now(place, &packed)?;
                 }
                 shelf.keep(expert, slot, layer);
@@ -240,12 +240,12 @@ type Stacked = (MatrixAt, usize, u64);
 /// Gate, up and down of a layer's experts.
 pub(super) fn matrices(
     layer: &ExpertLayer,
-    layout: Layout,
+    isa: Isa,
     device: &Device,
 ) -> Result<(Option<Stacked>, Stacked, Stacked)> {
     let stacked = |which: usize, stack: &Stack| {
         let bias = stack.bias.as_ref().map_or(Ok(0), |bias| bias.on(device))?;
-        let is_panels = layout.is_other_than_rows(stack.format);
+        let is_panels = Layout::of(isa, stack.format) == Layout::Panels;
         let at = MatrixAt { format: stack.format, rows: stack.rows, cols: stack.cols, is_panels, bytes: 0 };
         Ok((at, which, bias))
     };
@@ -254,16 +254,16 @@ pub(super) fn matrices(
 }
 
 /// A matrix as the kernels want it.
-pub(super) fn pack(matrix: MatrixRef<'_>, layout: Layout, out: &mut Vec<u8>) {
-    out.resize(layout.packed_bytes(matrix.format, matrix.rows, matrix.cols), 0);
-    layout.pack(matrix, out);
+pub(super) fn pack(matrix: MatrixRef<'_>, isa: Isa, out: &mut Vec<u8>) {
+    out.resize(matrix.bytes.len(), 0);
+    Layout::of(isa, matrix.format).pack(matrix, out);
 }
 
 impl Cuda {
     /// The experts of a group of slots: gate, up, activation, down.
     pub(super) fn compute_experts(&self, step: &mut ExpertStep<'_, Self>, addresses: u64) -> Result<()> {
         let stacks = step.store.layer(step.layer);
-        let (gate, up, down) = matrices(stacks, self.layout, self.device())?;
+        let (gate, up, down) = matrices(stacks, self.isa, self.device())?;
         let (choices, hidden) = (step.routing.at(), &mut *step.hidden);
         if let Some(gate) = gate {
             self.kernels.multiply_experts(gate, choices, addresses, step.normed, &mut hidden.gate);

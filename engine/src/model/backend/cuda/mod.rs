@@ -24,6 +24,7 @@ use crate::experts::{ExpertStore, Plan};
 use crate::kernels::{Dispatch, Layout};
 use crate::ops::{Activation, Rope, RopeStyle};
 use crate::quant::{FORMATS, Format};
+use crate::simd::Isa;
 use experts::{Bank, DeviceTurn};
 use graphs::Graphs;
 pub use memory::State;
@@ -35,7 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// Kernels on a card.
 pub struct Cuda {
     kernels: Kernels,
-    layout: Layout,
+    isa: Isa,
     step: Mutex<Step>,
     graphs: Mutex<Graphs>,
     current: Mutex<Option<(graphs::Shape, graphs::Plan)>>, // the step that has begun, where it may come again
@@ -50,8 +51,8 @@ pub struct Cuda {
 pub struct Setup<'p> {
     /// Positions of a session.
     pub context_length: usize,
-    /// How weights lie: as the CPU's kernels want them, so that an expert is copied as it is in the store.
-    pub layout: Layout,
+    /// Weights lie as the CPU's kernels of this set want them, so that an expert is copied as it is in the store.
+    pub(crate) isa: Isa,
     /// Slots of experts on the card.
     pub experts: &'p Plan,
 }
@@ -68,7 +69,7 @@ impl Cuda {
     /// # Errors
     /// When the card has no room, or the driver refuses.
     pub fn new(device: Device, model: &Model, setup: &Setup<'_>) -> Result<Self> {
-        let (weights, layout) = (&model.weights, setup.layout);
+        let (weights, isa) = (&model.weights, setup.isa);
         let kernels = Kernels::load(device, &model.formats())?;
         let mut known: HashMap<*const u8, Arc<_>> = HashMap::new();
         let mut packed = vec![];
@@ -77,7 +78,7 @@ impl Cuda {
             let home = match known.get(&matrix.bytes.as_ptr()) {
                 Some(home) => Arc::clone(home),
                 None => {
-                    experts::pack(matrix.in_file(), layout, &mut packed);
+                    experts::pack(matrix.in_file(), isa, &mut packed);
                     Arc::new(kernels.device().upload(&packed)?)
                 }
             };
@@ -85,12 +86,12 @@ impl Cuda {
             matrix.home.get_or_init(|| home);
         }
         let layers = model.config.layers.len();
-        let bank = Bank::new(kernels.device(), &weights.experts, layers, setup.experts, layout)?;
+        let bank = Bank::new(kernels.device(), &weights.experts, layers, setup.experts, isa)?;
         let max_pages = setup.context_length.div_ceil(super::super::PAGE);
         let step = Mutex::new(Step::new(kernels.device()));
         Ok(Self {
             kernels,
-            layout,
+            isa,
             step,
             graphs: Mutex::default(),
             current: Mutex::default(),
@@ -137,14 +138,14 @@ impl Cuda {
     fn matrix_at(&self, matrix: &Matrix) -> MatrixAt {
         let upload = || {
             let mut packed = vec![];
-            experts::pack(matrix.in_file(), self.layout, &mut packed);
+            experts::pack(matrix.in_file(), self.isa, &mut packed);
             let home = Arc::new(self.device().upload(&packed)?);
             Ok(matrix.home.get_or_init(|| home).address())
         };
         let home = matrix.home.get().map(|home| home.address());
         let bytes = home.or_else(|| self.kernels.ok(upload())).unwrap_or(0);
         let Matrix { format, rows, cols, .. } = *matrix;
-        MatrixAt { format, rows, cols, is_panels: self.layout.is_other_than_rows(format), bytes }
+        MatrixAt { format, rows, cols, is_panels: Layout::of(self.isa, format) == Layout::Panels, bytes }
     }
 
     /// Where the addresses of matrices are, made when they are first asked for.
