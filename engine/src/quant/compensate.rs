@@ -283,6 +283,7 @@ fn total<L: Lanes>(carried: &[f32], errors: &[[f32; LANES]]) -> L {
 #[cfg(test)]
 mod tests {
     use super::super::FORMATS;
+    use super::super::tests::isas;
     use super::*;
 
     const COLUMNS: usize = 512;
@@ -418,7 +419,7 @@ mod tests {
             let row_bytes = format.bytes_for(2 * COLUMNS as u64).unwrap() as usize;
             let mut expected = vec![0; 8 * row_bytes];
             recoding.run(Isa::Portable, &weights, &factors, &mut expected);
-            for isa in Isa::available() {
+            for isa in isas() {
                 let mut bytes = vec![0; 3 * row_bytes];
                 recoding.run(isa, &weights[..3 * 2 * COLUMNS], &factors, &mut bytes);
                 assert!(bytes == expected[..3 * row_bytes], "{format} on {isa}");
