@@ -19,6 +19,8 @@ mod best;
 mod carried;
 #[path = "cuda/golden.rs"]
 mod golden;
+#[path = "cuda/prompts.rs"]
+mod prompts;
 #[path = "cuda/serve.rs"]
 mod serve;
 #[path = "serve/serving.rs"]
@@ -236,6 +238,11 @@ fn formats() {
             let matrix = MatrixRef { layout, bytes: &packed, ..matrix };
             let expected = on_cpu(&team, isa, matrix, &x, inputs);
             let found = on_card(&kernels, matrix, &x, inputs);
+            // So many that they go through tensor cores.
+            let many = on_card(&kernels, matrix, &x.repeat(8), 8 * inputs);
+            if many != found.repeat(8) {
+                failures.push(format!("{format} {layout:?}: other bits for many rows"));
+            }
             let error = difference(&found, &expected);
             // Rows after the last whole panel are added up in another order on the CPU.
             let whole = |all: &[f32]| -> Vec<f32> {

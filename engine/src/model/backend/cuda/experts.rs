@@ -8,7 +8,7 @@
 use super::super::super::observe::{Observe, Site};
 use super::super::{Backend, ExpertStep};
 use super::{Cuda, lock};
-use crate::cuda::{Device, MatrixAt, Memory, Rows};
+use crate::cuda::{ChoicesAt, Device, MatrixAt, Memory, Rows};
 use crate::error::Result;
 use crate::experts::{ExpertLayer, ExpertStore, Group, Plan, Stack, Turn};
 use crate::kernels::{ExpertMatrices, Layout, MatrixRef};
@@ -260,11 +260,14 @@ pub(super) fn pack(matrix: MatrixRef<'_>, layout: Layout, out: &mut Vec<u8>) {
 
 impl Cuda {
     /// The experts of a group of slots: gate, up, activation, down.
-    pub(super) fn compute_experts(&self, step: &mut ExpertStep<'_, Self>, addresses: u64) -> Result<()> {
+    pub(super) fn compute_experts(
+        &self,
+        step: &mut ExpertStep<'_, Self>,
+        here: (ChoicesAt, u64),
+    ) -> Result<()> {
         let stacks = step.store.layer(step.layer);
         let (gate, up, down) = matrices(stacks, self.layout, self.device())?;
-        let (choices, hidden) = (step.routing.at(), &mut *step.hidden);
-        let here = (choices, addresses);
+        let ((choices, addresses), hidden) = (here, &mut *step.hidden);
         if let (Some(gate), Some(stack)) = (gate, &stacks.gate) {
             self.kernels.multiply_experts(gate, choices, addresses, step.normed, &mut hidden.gate);
             self.add_expert_adapters((stack, 0), here, step.normed, &mut hidden.gate);
@@ -290,13 +293,18 @@ impl Cuda {
     }
 
     /// Computes what is missing as it comes from the store.
-    pub(super) fn compute_missing(&self, turn: &mut Turn<'_>, step: &mut ExpertStep<'_, Self>) -> Result<()> {
+    pub(super) fn compute_missing(
+        &self,
+        turn: &mut Turn<'_>,
+        step: &mut ExpertStep<'_, Self>,
+        choices: ChoicesAt,
+    ) -> Result<()> {
         let mut bank = lock(&self.bank);
         while let Some(group) = turn.next_group()? {
             for some in group.experts().chunks(bank.visitors()) {
                 let about = (step.layer, step.store.layer(step.layer));
                 let addresses = bank.bring(self.device(), about, &group, some)?;
-                self.compute_experts(step, addresses)?;
+                self.compute_experts(step, (choices, addresses))?;
             }
             // The store uses the group's memory again; copies of it are done.
         }

@@ -437,9 +437,10 @@ impl Backend for Cuda {
     ) -> Result<()> {
         self.size_slots(&mut step);
         let addresses = lock(&self.bank).addresses(step.layer);
-        self.compute_experts(&mut step, addresses)?;
+        let choices = self.kernels.sorted(step.routing.at(), step.routing.experts);
+        self.compute_experts(&mut step, (choices, addresses))?;
         if let DeviceTurn(Some(mut turn)) = turn {
-            self.compute_missing(&mut turn, &mut step)?;
+            self.compute_missing(&mut turn, &mut step, choices)?;
         }
         if O::ACTIVE {
             self.show_experts(&step, observe)?;
