@@ -113,27 +113,12 @@ fn engine_modules_use_only_the_layers_above_them() {
     expect_none("a layer uses only those above it", broken);
 }
 
-/// Circles that still stand, each to be untied.
-const TIED: &[&str] = &[
-    "moewe::: cli, server",
-    "moewe::server: api, experts, routes",
-    "moewe::server: metrics, scheduler",
-    "moewe::server::api: anthropic, document, native, ollama, openai",
-    "moewe_engine::kernels::panels: codes, formats, products, tiles, unpacked, whole, whole_avx2, words, words_x86",
-    "moewe_engine::model: backend, bind, config, ffn, kinds, kv_cache, mixer, moe, observe, weights",
-    "moewe_engine::session: memory, options",
-];
-
 #[test]
 fn no_files_use_each_other_in_a_circle() {
     let mut found = vec![];
     for of in CRATES {
         found.extend(graph(of).circles().into_iter().map(|circle| format!("{}::{circle}", of.0)));
     }
-    let is_tied = |circle: &String| TIED.contains(&circle.as_str());
-    let gone = TIED.iter().filter(|tied| !found.iter().any(|circle| circle == *tied));
-    expect_none("a circle that is gone leaves the list", gone.map(|tied| (*tied).to_owned()).collect());
-    found.retain(|circle| !is_tied(circle));
     expect_none("of files side by side, none uses one that uses it", found);
 }
 

@@ -301,7 +301,7 @@ fn describe_limit(limit: Option<u64>, machine: Option<u64>, total: u64) -> Optio
 
 /// One line about a model: name, architecture, size.
 pub(crate) fn describe(gguf: &Gguf) -> String {
-    use super::inspect::{architecture, main_format, model};
+    use crate::facts::{architecture, main_format, model};
     let name = gguf.metadata().str("general.name").ok().flatten().map(str::to_owned);
     let stem =
         || gguf.path().and_then(|path| path.file_stem()).map(|stem| stem.to_string_lossy().into_owned());

@@ -3,6 +3,7 @@
 // what results may hide: accesses outside a buffer, shared memory that nobody waited for.
 //   kernels [SEEDS]    the exit code is 0 if all holds; check.sh builds and runs it
 // Whether a format's bits become the right weights is not asked: tests/cuda.rs compares them with the CPU's.
+#define CHUNK_OF_ATTENTION 256
 #include "device.h"
 #include "kernels.h"
 #include "plain.h"
@@ -326,15 +327,17 @@ static void attending(const Shape &s) {
     int q_at = below(5), q_stride = key_width + below(2) * 6, q_width = q_at + heads * q_stride + 2;
     auto queries = numbers(rows * q_width, 1), sinks = numbers(heads, 3);
     float scale = 1.0f / sqrtf((float)key_width);
-    auto look = [&](int first, int count) {
+    std::vector<int> arrived(rows * heads);
+    auto look = [&](int first, int count, int chunks) {
         std::vector<float> out((size_t)count * heads * value_width, NAN);
-        RUN(attention, count, heads, (size_t)ATTENTION_SHARED(key_width), &queries[first * q_width], q_width,
+        std::vector<float> parts((size_t)count * heads * chunks * (2 + value_width), NAN);
+        RUN(attention, count, heads * chunks, (size_t)ATTENTION_SHARED(key_width, value_width), &queries[first * q_width], q_width,
             q_at, heads, key_width, q_stride, s.kv_heads, value_width, scale, s.window,
             s.has_sinks ? sinks.data() : nullptr, &positions[first], &sequences[first], tables, layer,
-            max_pages, s.values_in_keys, s.format, out.data());
+            max_pages, s.values_in_keys, s.format, chunks, parts.data(), arrived.data(), out.data());
         return out;
     };
-    auto out = look(0, rows);
+    auto out = look(0, rows, 1);
     for (int i = 0; i < rows * heads; i++) {
         int row = i / heads, head = i % heads, position = positions[row];
         int first = s.window ? std::max(position + 1 - s.window, 0) : 0;
@@ -345,7 +348,9 @@ static void attending(const Shape &s) {
             close_to("attention", out[i * value_width + j], found[j], 2e-6 * sizes[j]);
     }
     int one = below(rows), width = heads * value_width;
-    same("attention of a row alone", look(one, 1), {&out[one * width], &out[one * width] + width});
+    same("attention of a row alone", look(one, 1, 1), {&out[one * width], &out[one * width] + width});
+    same("attention by several blocks", look(0, rows, 4), out);
+    same("attention, counters", arrived, std::vector<int>(rows * heads));
 }
 
 // ---- products

@@ -88,6 +88,10 @@ mutant "the next tile's scores over those in use" attention.cu \
 mutant "a window of one more" attention.cu 'position + 1 - window : 0' 'position - window : 0'
 mutant "what was added up does not shrink" attention.cu 'total = total * shrink +' 'total = total +'
 mutant "too little shared memory for attention" attention.cu 'cache::TILE + 2 * steps::WARPS' 'cache::TILE'
+mutant "what a chunk has found does not shrink" attention.cu 'all.total * factors.largest + more' 'all.total + more'
+mutant "blocks of a head are counted on" attention.cu 'if (before == end - begin) *parts.arrived = 0; // for the next' ''
+mutant "the sink counts in every chunk" attention.cu 'chunk == begin ? all : none' 'all'
+mutant "a chunk is put together before it is there" attention.cu $'        sync_block();\n        if (thread_x() == 0) {\n            int before' $'        if (thread_x() == 0) {\n            int before'
 mutant "more heads than a row has" attention.cu 'if (head >= key_heads) return;' ''
 mutant "a position beyond its page" attention.cu 'position % PAGE' 'position'
 

@@ -171,7 +171,7 @@ static void encode(int format, const float *x, int width, uint8_t *bytes, float 
 
 /// Keys and values of a layer: two sequences of as many positions.
 struct Pages {
-    static constexpr int LENGTH = 280, NUMBERS = 2;
+    static constexpr int LENGTH = 600, NUMBERS = 3;
     int format, heads, widths[2];                // of a head's key and value; 0: there are no values
     std::vector<uint8_t> pages[2][2][NUMBERS];   // by sequence, side, number
     std::vector<float> kept[2][2];               // what their bytes stand for

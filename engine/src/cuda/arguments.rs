@@ -129,6 +129,8 @@ pub struct StepAt {
     pub runs: u64,
     /// How many runs.
     pub run_count: usize,
+    /// Blocks that a head of attention has: one, or as many as go through [`CHUNK`](super::CHUNK) positions each.
+    pub chunks: usize,
     /// Addresses of the sequences' page tables.
     pub tables: u64,
     /// Pages per side and layer in a table.

@@ -25,9 +25,12 @@ pub(super) const fn route_shared(experts: usize) -> usize {
 const fn capacity_shared(experts: usize) -> usize {
     experts * 4 + THREADS * 4
 }
-const fn attention_shared(key_width: usize) -> usize {
-    (key_width + 128 + 8) * 4
+const fn attention_shared(key_width: usize, value_width: usize) -> usize {
+    (key_width + 128 + 8 + 2 * value_width) * 4
 }
+
+/// Positions that a block of attention takes where a head has several: `CHUNK` in the source.
+pub const CHUNK: usize = 1024;
 
 /// What a fetched row of [`Kernels::best`] says: ids, scores, the bound that they reach, and the sum of all weights. `None`
 /// where there was no room.
@@ -383,10 +386,14 @@ impl Kernels {
         self.step("store", (qkv.rows(), keys.count), 0, a, what);
     }
 
-    /// Attention of the rows over their sequences.
-    pub fn attention(&self, queries: &Rows, by: AttentionBy, step: StepAt, out: &mut Rows) {
+    /// Attention of the rows over their sequences. `parts` is room for what the blocks of a head find, where it has several.
+    pub fn attention(&self, queries: &Rows, by: AttentionBy, step: StepAt, parts: &mut Rows, out: &mut Rows) {
         let AttentionBy { queries: q, kv_heads, value_width, scale, window, sinks, layer, values_in_keys } =
             by;
+        let arrived = self.counters(out.rows() * q.count).filter(|_| step.chunks > 1);
+        let chunks = if arrived.is_some() { step.chunks } else { 1 };
+        let room = if chunks > 1 { chunks * (2 + value_width) } else { 0 };
+        self.resize(parts, out.rows() * q.count, room);
         let a = arguments![
             queries.address(),
             queries.width(),
@@ -406,10 +413,14 @@ impl Kernels {
             step.max_pages,
             values_in_keys,
             step.cache_format,
+            chunks,
+            parts.address(),
+            arrived.unwrap_or(0),
             out.address()
         ];
-        let what = What::other(&[queries.address()], &[out.address()]);
-        self.step("attention", (out.rows(), q.count), attention_shared(q.width), a, what);
+        let what = What::other(&[queries.address()], &[out.address(), parts.address()]);
+        let grid = (out.rows(), q.count * chunks);
+        self.step("attention", grid, attention_shared(q.width, value_width), a, what);
         out.touch();
     }
 }

@@ -28,7 +28,7 @@ pub use device::{Device, Graph, Memory, Pinned};
 pub use driver::LIBRARY_VARIABLE;
 pub(crate) use kernels::lock;
 pub use kernels::{Kernels, MOST_ROWS, Mode};
-pub use launch::{kind_of, tokens_of};
+pub use launch::{CHUNK, kind_of, tokens_of};
 pub use recurrence::{ConvolutionAt, MOST_TAPS, ScanAt, scan_shared};
 pub use rows::Rows;
 pub use survey::{Card, Survey, survey};

@@ -5,6 +5,7 @@
 //! other products and asks here first.
 
 use super::arguments::{Argument, ChoicesAt, MatrixAt};
+use super::device::Memory;
 use super::kernels::{Kernels, lock};
 use super::launch::arguments;
 use super::rows::grow;
@@ -58,7 +59,7 @@ impl Kernels {
         let mut memory = lock(self.slots());
         let bytes = (numbers.iter().sum::<usize>() * size_of::<i32>()).next_power_of_two();
         let Some(()) = self.ok(grow(self.device(), &mut memory, bytes)) else { return choices };
-        let Some(counts) = memory.as_ref().map(|memory| memory.address()) else { return choices };
+        let Some(counts) = memory.as_ref().map(Memory::address) else { return choices };
         let behind = |numbers: &[usize]| counts + (numbers.iter().sum::<usize>() * size_of::<i32>()) as u64;
         let (list, sorted) = (behind(&numbers[..1]), behind(&numbers[..2]));
         let grid = (experts.div_ceil(EXPERTS), 1);

@@ -12,7 +12,8 @@ mod pairs;
 mod tests;
 mod tile;
 
-use super::Output;
+use super::cache::prefetch;
+use super::job::{Output, Places};
 use crate::quant::{Block, Float, Format, Visit, visit};
 use crate::simd::{Isa, LANES, Lanes, Work};
 use crate::threads::Team;
@@ -35,146 +36,169 @@ const TILE: usize = 32;
 
 /// Rows of all heads in pages.
 #[derive(Clone, Copy)]
-pub struct CachedPages<'a> {
+pub(crate) struct CachedPages<'a> {
     /// The pages.
-    pub pages: &'a [Arc<Vec<u8>>],
+    pub(crate) pages: &'a [Arc<Vec<u8>>],
     /// Where the rows begin in each.
-    pub at: usize,
+    pub(crate) at: usize,
 }
 
 impl<'a> CachedPages<'a> {
     /// A page's rows and what follows them.
-    pub fn page(&self, number: usize) -> &'a [u8] {
+    pub(crate) fn page(&self, number: usize) -> &'a [u8] {
         &self.pages[number][self.at..]
     }
 }
 
-/// One key head over neighbouring rows of one sequence.
-pub struct AttentionTask<'a> {
+/// What the queries of a sequence look at, and how.
+pub(crate) struct Attended<'a> {
     /// Pages of keys, each `(head, position in page, key_length)` in the cache's format.
-    pub keys: CachedPages<'a>,
+    pub(crate) keys: CachedPages<'a>,
     /// Pages of values, likewise; `None` where a key's first columns are the value.
-    pub values: Option<CachedPages<'a>>,
-    /// Which key head.
-    pub head: usize,
+    pub(crate) values: Option<CachedPages<'a>>,
     /// Positions per page, a multiple of 32.
-    pub page_len: usize,
+    pub(crate) page_len: usize,
     /// Width of a key.
-    pub key_length: usize,
+    pub(crate) key_length: usize,
     /// Width of a value.
-    pub value_length: usize,
+    pub(crate) value_length: usize,
     /// Factor on the products.
-    pub scale: f32,
+    pub(crate) scale: f32,
     /// How many positions a row sees back, itself included; `None` for all.
-    pub window: Option<usize>,
+    pub(crate) window: Option<usize>,
     /// One logit per query head that takes probability and gives nothing (gpt-oss).
-    pub sinks: Option<&'a [f32]>,
+    pub(crate) sinks: Option<&'a [f32]>,
     /// The queries.
-    pub queries: Queries<'a>,
+    pub(crate) queries: Queries<'a>,
+}
+
+/// One key head over neighbouring rows of one sequence. The places of its rows and heads are its own.
+pub(crate) struct AttentionTask<'a> {
+    of: Attended<'a>,
+    /// Which key head.
+    head: usize,
     /// First row of the batch.
-    pub row: usize,
+    row: usize,
     /// Rows; the first stands at `position`, the others follow.
-    pub rows: usize,
+    rows: usize,
     /// Position of the first row.
-    pub position: usize,
-    /// Row-major results, head after head from column `at`.
-    pub output: Output<'a>,
+    position: usize,
+    /// Head after head.
+    output: Places<'a>,
 }
 
 /// Query heads in row-major rows.
 #[derive(Clone, Copy)]
-pub struct Queries<'a> {
+pub(crate) struct Queries<'a> {
     /// All rows.
-    pub values: &'a [f32],
+    pub(crate) values: &'a [f32],
     /// Width of a row.
-    pub width: usize,
+    pub(crate) width: usize,
     /// Column of the first head that shares the key head.
-    pub at: usize,
+    pub(crate) at: usize,
     /// Number of the first head that shares the key head.
-    pub first: usize,
+    pub(crate) first: usize,
     /// Heads that share it.
-    pub count: usize,
+    pub(crate) count: usize,
     /// Columns from one head to the next.
-    pub stride: usize,
+    pub(crate) stride: usize,
 }
 
 impl<'a> AttentionTask<'a> {
     /// Query `i`: row after row, in each the heads that share the key head.
     #[inline(always)]
     fn query(&self, i: usize) -> &'a [f32] {
-        let (row, head) = (self.row + i / self.queries.count, i % self.queries.count);
-        let start = row * self.queries.width + self.queries.at + head * self.queries.stride;
-        &self.queries.values[start..start + self.key_length]
+        let (row, head) = (self.row + i / self.of.queries.count, i % self.of.queries.count);
+        let start = row * self.of.queries.width + self.of.queries.at + head * self.of.queries.stride;
+        &self.of.queries.values[start..start + self.of.key_length]
     }
 
     fn query_count(&self) -> usize {
-        self.rows * self.queries.count
+        self.rows * self.of.queries.count
     }
 
     /// Columns of a query and of a key.
     #[inline(always)]
     fn key_columns(&self) -> usize {
-        self.key_length.div_ceil(LANES)
+        self.of.key_length.div_ceil(LANES)
     }
 
     /// Columns of a value and of a result.
     #[inline(always)]
     fn value_columns(&self) -> usize {
-        self.value_length.div_ceil(LANES)
+        self.of.value_length.div_ceil(LANES)
     }
 
     #[inline(always)]
     fn position_of(&self, i: usize) -> usize {
-        self.position + i / self.queries.count
+        self.position + i / self.of.queries.count
     }
 
     /// First position that a row at `position` sees.
     #[inline(always)]
     fn first_seen(&self, position: usize) -> usize {
-        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+        self.of.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 
     fn sink(&self, i: usize) -> Option<f32> {
-        self.sinks.map(|sinks| sinks[self.queries.first + i % self.queries.count])
+        self.of.sinks.map(|sinks| sinks[self.of.queries.first + i % self.of.queries.count])
     }
 }
 
-/// Computes every query of a task. No other task may write the same places of the output.
-pub type AttentionKernel = unsafe fn(&AttentionTask<'_>);
+/// Computes every query of a task.
+///
+/// # Safety
+/// No other task may have the same rows and heads of the output.
+pub(crate) type AttentionKernel = unsafe fn(&AttentionTask<'_>);
+
+/// Heads of an attention.
+#[derive(Clone, Copy)]
+pub(crate) struct Heads {
+    /// Of keys.
+    pub(crate) keys: usize,
+    /// Query heads that share a key head.
+    pub(crate) sharing: usize,
+    /// Width of a value, and of a query head's result.
+    pub(crate) value_length: usize,
+}
 
 /// Neighbouring rows of a batch that belong to one sequence and stand at consecutive positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowBlock {
+pub(crate) struct RowBlock {
     /// First row of the batch.
-    pub row: usize,
+    pub(crate) row: usize,
     /// Rows.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Position of the first.
-    pub position: usize,
+    pub(crate) position: usize,
     /// Whose cache they see.
-    pub sequence: usize,
+    pub(crate) sequence: usize,
 }
 
-/// Attention of all blocks and key heads: `task` describes a block's first key head; rows and heads are filled in.
+/// Attention of all blocks and key heads: `attended` describes a block's first key head, the others follow.
 ///
 /// # Panics
-/// When blocks overlap.
-pub fn attention<'a>(
+/// When blocks overlap, or heads are others than those described.
+pub(crate) fn attention<'a>(
     team: &Team,
     kernel: AttentionKernel,
     blocks: &[RowBlock],
-    heads: usize,
-    task: impl Fn(&RowBlock) -> AttentionTask<'a> + Sync,
+    heads: Heads,
+    attended: impl Fn(&RowBlock) -> Attended<'a> + Sync,
+    output: Output<'a>,
 ) {
+    let Heads { keys, sharing, value_length } = heads;
     assert!(blocks.windows(2).all(|pair| pair[0].row + pair[0].rows <= pair[1].row));
-    team.run(blocks.len() * heads, |i| {
-        let (block, head) = (&blocks[i / heads], i % heads);
-        let mut task = task(block);
-        (task.row, task.rows, task.position, task.head) = (block.row, block.rows, block.position, head);
-        task.queries.at += head * task.queries.count * task.queries.stride;
-        task.queries.first = head * task.queries.count;
-        // SAFETY: blocks do not overlap and every head has its own columns.
-        unsafe { kernel(&task) };
+    let output = output.places(keys * sharing * value_length);
+    team.run(blocks.len() * keys, |i| {
+        let (block, head) = (&blocks[i / keys], i % keys);
+        let mut of = attended(block);
+        assert_eq!((of.queries.count, of.value_length), (sharing, value_length));
+        of.queries.at += head * sharing * of.queries.stride;
+        of.queries.first = head * sharing;
+        let RowBlock { row, rows, position, .. } = *block;
+        // SAFETY: blocks do not overlap, each key head has columns of its own, and the output came by value.
+        unsafe { kernel(&AttentionTask { of, head, row, rows, position, output }) };
     });
 }
 
@@ -182,7 +206,7 @@ pub fn attention<'a>(
 ///
 /// # Panics
 /// When this machine lacks the instruction set.
-pub fn select_attention(format: &Format, isa: Isa) -> AttentionKernel {
+pub(crate) fn select_attention(format: &Format, isa: Isa) -> AttentionKernel {
     assert!(isa.is_available(), "{isa} is not available");
     visit(format, Select(isa))
 }
@@ -329,7 +353,7 @@ impl Scratch {
         clear(&mut self.values, values);
         clear(&mut self.queries, queries * key);
         for (i, query) in self.queries.chunks_exact_mut(key).enumerate() {
-            let scaled = task.query(i).iter().map(|value| value * task.scale);
+            let scaled = task.query(i).iter().map(|value| value * task.of.scale);
             query.as_flattened_mut().iter_mut().zip(scaled).for_each(|(place, value)| *place = value);
         }
         clear(&mut self.sums, queries * value);
@@ -346,7 +370,7 @@ impl Scratch {
     ) {
         N::keys::<C, L>(&rows.keys, &mut self.keys);
         if !keys_serve::<N>(task) {
-            let values = rows.values.unwrap_or(Rows { width: task.value_length, ..rows.keys });
+            let values = rows.values.unwrap_or(Rows { width: task.of.value_length, ..rows.keys });
             N::values::<C, L>(&values, &mut self.values);
         }
     }
@@ -354,7 +378,7 @@ impl Scratch {
 
 /// Whether the tile's keys are its values, too.
 fn keys_serve<N: Numbers>(task: &AttentionTask<'_>) -> bool {
-    N::KEYS_SERVE_AS_VALUES && task.values.is_none()
+    N::KEYS_SERVE_AS_VALUES && task.of.values.is_none()
 }
 
 fn clear(buffer: &mut Vec<Columns>, len: usize) {
@@ -393,7 +417,7 @@ impl<'a> CachedRows<'a> {
     /// Of the positions from `start` to `end`, at most a tile; none where there are none.
     #[inline(always)]
     fn new<C: Cached>(task: &AttentionTask<'a>, start: usize, end: usize) -> Self {
-        let (page, at) = (start / task.page_len, task.head * task.page_len + start % task.page_len);
+        let (page, at) = (start / task.of.page_len, task.head * task.of.page_len + start % task.of.page_len);
         let rows = |pages: CachedPages<'a>, width| {
             let row_bytes = C::bytes(width);
             let bytes = match end.saturating_sub(start).min(TILE) {
@@ -402,8 +426,8 @@ impl<'a> CachedRows<'a> {
             };
             Rows { bytes, row_bytes, width }
         };
-        let values = task.values.map(|values| rows(values, task.value_length));
-        Self { keys: rows(task.keys, task.key_length), values }
+        let values = task.of.values.map(|values| rows(values, task.of.value_length));
+        Self { keys: rows(task.of.keys, task.of.key_length), values }
     }
 
     /// Asks for one of so many shares: all at once would wait for each other.
@@ -412,7 +436,7 @@ impl<'a> CachedRows<'a> {
         for Rows { bytes, .. } in [Some(self.keys), self.values].into_iter().flatten() {
             let lines = bytes.len().div_ceil(64);
             for line in share * lines / shares..(share + 1) * lines / shares {
-                super::prefetch(bytes[line * 64..].as_ptr());
+                prefetch(bytes[line * 64..].as_ptr());
             }
         }
     }
@@ -451,7 +475,7 @@ impl<C: Cached, N: Numbers> Work for Attend<'_, '_, C, N> {
         }
         for (i, sums) in scratch.sums.chunks_exact(task.value_columns()).enumerate() {
             let sum = scratch.running[i].1;
-            // SAFETY: every task writes its own rows and heads.
+            // SAFETY: whoever runs a task says so of its rows and heads, and this one is at one place at a time.
             let place = unsafe { place(task, i) };
             place.iter_mut().zip(sums.as_flattened()).for_each(|(place, value)| *place = value / sum);
         }
@@ -462,13 +486,14 @@ impl<C: Cached, N: Numbers> Work for Attend<'_, '_, C, N> {
 /// The place of query `i`'s result.
 ///
 /// # Safety
-/// No other task may hold the same rows and heads.
+/// No other task may have the same rows and heads.
 #[inline(always)]
 unsafe fn place<'a>(task: &AttentionTask<'a>, i: usize) -> &'a mut [f32] {
-    let (row, head) = (task.row + i / task.queries.count, task.queries.first + i % task.queries.count);
-    let start = row * task.output.stride + task.output.at + head * task.value_length;
-    // SAFETY: the caller's promise.
-    unsafe { task.output.values.slice(start, task.value_length) }
+    let queries = &task.of.queries;
+    let (row, head) = (task.row + i / queries.count, queries.first + i % queries.count);
+    let columns = head * task.of.value_length..(head + 1) * task.of.value_length;
+    // SAFETY: the task's own row and head; `attention` made sure that a row has room for all heads.
+    unsafe { task.output.slice(row as u32, columns) }
 }
 
 /// Adds one tile to the running softmax of some queries.

@@ -4,7 +4,9 @@
 //! (four neighbouring codes of each row side by side) which every input then passes. No format is named here.
 
 use super::activations::QuantizedRow;
-use super::{Job, PANEL, grow};
+use super::cache::{grow, prefetch};
+use super::job::{Job, Pick};
+use super::matrix::PANEL;
 use crate::quant::{Block, Widen};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -148,7 +150,7 @@ pub(super) unsafe fn rows_body<B: Block, D: ByteDots>(job: &Job<'_>, range: Rang
     // Taken out and put back: a closure would be compiled without the caller's instructions.
     let mut scratch = SCRATCH.take();
     scratch.prepare(job.matrix.cols, B::GROUP);
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions of `D` and the outputs of `range`.
     unsafe {
         if job.picks.len() < job.inputs.wide() {
             narrow::<B, D>(job, range, &mut scratch);
@@ -173,7 +175,7 @@ fn unpack_row<B: Block, D: ByteDots>(job: &Job<'_>, row: usize, scratch: &mut Sc
     let scales = scratch.scales.chunks_exact_mut(groups).zip(scratch.mins.chunks_exact_mut(groups));
     for ((block, codes), (scales, mins)) in bytes.chunks_exact(size_of::<B>()).zip(codes).zip(scales) {
         for line in 0..size_of::<B>().div_ceil(64) {
-            super::prefetch(block.as_ptr().wrapping_add(PREFETCH + line * 64));
+            prefetch(block.as_ptr().wrapping_add(PREFETCH + line * 64));
         }
         bytemuck::pod_read_unaligned::<B>(block).unpack::<D::Widen>(codes, scales, mins);
     }
@@ -190,9 +192,9 @@ unsafe fn narrow<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>, scra
             scales: &scratch.scales[..groups],
             mins: if B::HAS_MIN { &scratch.mins[..groups] } else { &[] },
         };
-        for pick in job.picks {
+        for pick in job.picks.iter() {
             let input = job.inputs.quantized::<B>(pick.input);
-            // SAFETY: the caller's promises; this row of this output belongs to this task.
+            // SAFETY: the caller has the instructions of `D`, and this row of the outputs of all picks.
             unsafe {
                 let sum = D::row(&unpacked, &input, shape_of::<B>());
                 job.output.slice(pick.output, row..row + 1)[0] = sum;
@@ -207,7 +209,7 @@ unsafe fn wide<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>, scratc
     while start < range.end {
         let rows = start..range.end.min(start + PANEL);
         fill_panel::<B, D>(job, rows.clone(), scratch);
-        // SAFETY: the caller's promises.
+        // SAFETY: the caller has the instructions of `D`, and these rows, a part of the range, of all outputs.
         unsafe { pass_panel::<B, D>(job, rows, scratch) };
         start += PANEL;
     }
@@ -255,7 +257,7 @@ unsafe fn pass_panel<B: Block, D: ByteDots>(job: &Job<'_>, rows: Range<usize>, s
     };
     let (tiles, rest) = job.picks.as_chunks::<TILE>();
     let (quads, singles) = rest.as_chunks::<4>();
-    // SAFETY: the caller's promises, for each of the three.
+    // SAFETY: the caller has the instructions of `D`, and these rows of all outputs; each pick is in one of the three.
     unsafe {
         for tile in tiles {
             pass_tile::<B, D, TILE>(job, &rows, &panel, tile);
@@ -274,10 +276,10 @@ unsafe fn pass_tile<B: Block, D: ByteDots, const N: usize>(
     job: &Job<'_>,
     rows: &Range<usize>,
     panel: &Panel<'_>,
-    picks: &[super::Pick; N],
+    picks: &[Pick; N],
 ) {
     let inputs = picks.map(|pick| job.inputs.quantized::<B>(pick.input));
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions of `D`, which alone are asked for.
     let sums = unsafe { D::panel(panel, &inputs) };
     for (pick, sums) in picks.iter().zip(&sums) {
         // SAFETY: these rows of this output belong to this task.

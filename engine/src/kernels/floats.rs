@@ -3,7 +3,8 @@
 //! Few inputs: dots along the row in 64 running sums. Many inputs: panels of sixteen rows, a slice of the row
 //! length at a time so that the panel stays in the first-level cache.
 
-use super::{Job, PANEL, Pick};
+use super::job::{Job, Pick};
+use super::matrix::PANEL;
 use crate::quant::Float;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -43,16 +44,16 @@ pub(super) unsafe fn rows_body<F: Float, const FMA: bool>(job: &Job<'_>, range: 
         for start in range.clone().step_by(PANEL) {
             let rows = start..range.end.min(start + PANEL);
             wide::<F, FMA>(job, rows.clone(), &mut scratch);
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller has these rows, a part of the range, of all outputs.
             unsafe { store(job, rows, &scratch.totals) };
         }
         SCRATCH.set(scratch);
         return;
     }
     for row in range {
-        for pick in job.picks {
+        for pick in job.picks.iter() {
             let sum = row_dot::<F, FMA>(weights::<F>(job, row), job.inputs.row(pick.input));
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller has this row of the outputs of all picks.
             unsafe { job.output.slice(pick.output, row..row + 1)[0] = sum };
         }
     }
@@ -146,7 +147,7 @@ fn pass_tile<const FMA: bool, const N: usize>(
 
 unsafe fn store(job: &Job<'_>, rows: Range<usize>, totals: &[[f32; PANEL]]) {
     for (pick, totals) in job.picks.iter().zip(totals) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller has these rows of the outputs of all picks.
         let places = unsafe { job.output.slice(pick.output, rows.clone()) };
         places.copy_from_slice(&totals[..rows.len()]);
     }

@@ -7,10 +7,9 @@
 //! States are one array for all layers and count for as many pages as they are large; `recurrent.rs` says how they come
 //! and go.
 
-use super::backend::State;
-use super::config::Config;
 use super::pool::{Claim, Pool};
 use super::recurrent::{Recurrent, Size};
+use super::state::{Memory, Pages, State};
 use crate::error::{Error, Result};
 use crate::kernels::CachedPages;
 use crate::quant::Format;
@@ -21,26 +20,6 @@ use std::sync::Arc;
 pub const PAGE: usize = 256;
 /// Layers begin at multiples of this in a page.
 const ALIGNMENT: usize = 64;
-
-/// What a sequence keeps of one layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Memory {
-    /// Keys and values of every position.
-    Pages(Pages),
-    /// So many numbers that every position changes: a recurrent state, zero before the first.
-    State(usize),
-}
-
-/// Sizes of one layer's keys and values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Pages {
-    /// Key and value heads.
-    pub(super) heads: usize,
-    /// Width of a key.
-    pub(super) key_length: usize,
-    /// Width of a value; 0 where values are the head of the key (latent attention).
-    pub(super) value_length: usize,
-}
 
 /// Where a layer's keys and values begin in a page, or its state among all.
 #[derive(Clone, Copy, Default)]
@@ -69,12 +48,12 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// An empty cache for models of this shape.
+    /// An empty cache for models whose layers keep so much.
     ///
     /// # Errors
     /// When a head's width is no multiple of the format's block.
-    pub fn new(config: &Config, format: &'static Format, pool: &Arc<Pool>) -> Result<Self> {
-        Ok(Self::empty(Arc::new(Shape::new(config, format)?), pool.clone()))
+    pub fn new(layers: &[Memory], format: &'static Format, pool: &Arc<Pool>) -> Result<Self> {
+        Ok(Self::empty(Arc::new(Shape::new(layers, format)?), pool.clone()))
     }
 
     fn empty(shape: Arc<Shape>, pool: Arc<Pool>) -> Self {
@@ -86,16 +65,16 @@ impl KvCache {
     ///
     /// # Errors
     /// As [`KvCache::new`].
-    pub fn page_bytes(config: &Config, format: &'static Format) -> Result<usize> {
-        Shape::new(config, format).map(|shape| shape.page_bytes)
+    pub fn page_bytes(layers: &[Memory], format: &'static Format) -> Result<usize> {
+        Shape::new(layers, format).map(|shape| shape.page_bytes)
     }
 
     /// Pages for which the recurrent state of a sequence counts, and so does each of its snapshots; and their bytes.
     ///
     /// # Errors
     /// As [`KvCache::new`].
-    pub fn state_size(config: &Config, format: &'static Format) -> Result<(usize, usize)> {
-        let Size { numbers, pages } = Self::states(config, format)?;
+    pub fn state_size(layers: &[Memory], format: &'static Format) -> Result<(usize, usize)> {
+        let Size { numbers, pages } = Self::states(layers, format)?;
         Ok((pages, numbers * size_of::<f32>()))
     }
 
@@ -103,8 +82,8 @@ impl KvCache {
     ///
     /// # Errors
     /// As [`KvCache::new`].
-    pub(super) fn states(config: &Config, format: &'static Format) -> Result<Size> {
-        Shape::new(config, format).map(|shape| shape.state_size())
+    pub(super) fn states(layers: &[Memory], format: &'static Format) -> Result<Size> {
+        Shape::new(layers, format).map(|shape| shape.state_size())
     }
 
     /// The format of keys and values.
@@ -234,16 +213,15 @@ impl State for KvCache {
 }
 
 impl Shape {
-    fn new(config: &Config, format: &'static Format) -> Result<Self> {
+    fn new(layers: &[Memory], format: &'static Format) -> Result<Self> {
         let mut page_bytes = 0;
         let mut room = |width: usize, heads: usize| {
             let start = page_bytes;
             page_bytes += (PAGE * heads * format.row_bytes(width)).next_multiple_of(ALIGNMENT);
             start
         };
-        let (mut layers, mut state_len) = (vec![], 0);
-        for layer in &config.layers {
-            let memory = layer.mixer.as_ref().map_or(Memory::State(0), |mixer| mixer.memory());
+        let (mut placed, mut state_len) = (vec![], 0);
+        for &memory in layers {
             let mut place = Place { state: state_len, ..Place::default() };
             match memory {
                 Memory::Pages(pages) => {
@@ -253,9 +231,9 @@ impl Shape {
                 }
                 Memory::State(len) => state_len += len,
             }
-            layers.push((memory, place));
+            placed.push((memory, place));
         }
-        Ok(Self { format, layers, page_bytes, state_len })
+        Ok(Self { format, layers: placed, page_bytes, state_len })
     }
 
     /// Where a layer's state is among those of all.

@@ -5,13 +5,15 @@
 //! (measured on Emerald Rapids). With BF16 the scales are in the weights and in the inputs, both rounded to eight bits
 //! of mantissa.
 
-use super::super::{Job, PANEL, Pick, blocks, grow, prefetch};
+use super::super::blocks;
+use super::super::cache::{grow, prefetch};
+use super::super::job::{Job, Pick};
+use super::super::matrix::PANEL;
 use super::avx512;
 use super::bf16::{COLUMNS, InputTiles, LINES, Line, Meanwhile, SIDE, WeightTiles};
-use super::codes::{PanelBlock, step_columns};
+use super::codes::{PanelBlock, Scheme};
 use super::products::end_of_panels;
 use super::unit::{Amx, Sums, Unit};
-use super::words::Words;
 use std::arch::x86_64::__m512i;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -41,7 +43,8 @@ thread_local! {
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: compiled for the instructions; the machine has the unit; outputs by the caller's promise.
+    // SAFETY: compiled for the instructions, and chosen where the system lets this process use the unit; the rows of
+    // these outputs are this task's own, as `RowsFn` has it.
     unsafe {
         if job.picks.len() < FEWEST {
             avx512::rows_of_panels::<B>(job, range);
@@ -60,7 +63,7 @@ unsafe fn rows_body<B: PanelBlock, U: Unit>(job: &Job<'_>, range: Range<usize>) 
     let whole = end_of_panels(job, &range);
     let at_once = (INPUT_BYTES / (2 * job.matrix.cols)).max(1).next_multiple_of(SIDE * LINES);
     let mut scratch = SCRATCH.take();
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has AVX-512, the unit, and the outputs of the range: whole panels of it, and the rows behind them.
     unsafe {
         let mut unit = U::begin();
         for picks in job.picks.chunks(at_once) {
@@ -69,7 +72,7 @@ unsafe fn rows_body<B: PanelBlock, U: Unit>(job: &Job<'_>, range: Range<usize>) 
         }
         unit.end();
         if whole < range.end {
-            blocks::rows_body::<B, <__m512i as Words>::Rows>(job, whole..range.end);
+            blocks::rows_body::<B, super::super::avx512::Vnni>(job, whole..range.end);
         }
     }
     SCRATCH.set(scratch);
@@ -90,7 +93,7 @@ unsafe fn panels<B: PanelBlock, U: Unit>(
     grow(sums, tiles * SIDE * LINES);
     let sums = &mut sums[..tiles * SIDE * LINES];
     let parts = Parts::of::<B>(job, rows);
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has AVX-512, the unit, and the outputs of these rows; `Pass::new` checks what its unit reads.
     unsafe {
         if parts.len() > 0 {
             parts.fill::<B>(0, now, &mut ());
@@ -124,7 +127,7 @@ unsafe fn panels<B: PanelBlock, U: Unit>(
 unsafe fn put(job: &Job<'_>, picks: &[Pick], rows: &Range<usize>, sums: &[Sums]) {
     for (sums, picks) in sums.chunks_exact(SIDE * LINES).zip(picks.chunks(LINES)) {
         for (number, pick) in picks.iter().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller has these rows of these outputs.
             let places = unsafe { job.output.slice(pick.output, rows.clone()) };
             let sides = sums[number..].iter().step_by(LINES);
             places.as_chunks_mut().0.iter_mut().zip(sides).for_each(|(places, sums)| *places = sums.0);
@@ -135,7 +138,7 @@ unsafe fn put(job: &Job<'_>, picks: &[Pick], rows: &Range<usize>, sums: &[Sums])
 /// Asks for the places that [`put`] will write: other outputs lie between them, and none is in a cache by now.
 unsafe fn ask_for_outputs(job: &Job<'_>, picks: &[Pick], rows: &Range<usize>) {
     for pick in picks {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller has these rows of these outputs, of which nothing is read or written.
         let places = unsafe { job.output.slice(pick.output, rows.clone()) };
         places.chunks(PANEL).for_each(|line| prefetch(line.as_ptr().cast()));
     }
@@ -192,7 +195,9 @@ impl<'a> Parts<'a> {
 
     /// How often the making of its weights goes on with something else.
     fn shares<B: PanelBlock>(&self, number: usize) -> usize {
-        self.steps(number).count * COLUMNS / step_columns::<B, __m512i>() * self.rows(number).len() / PANEL
+        self.steps(number).count * COLUMNS / const { Scheme::of::<B, __m512i>().columns }
+            * self.rows(number).len()
+            / PANEL
     }
 
     /// Makes its weights.
@@ -211,7 +216,7 @@ impl<'a> Parts<'a> {
         for (side, row) in self.rows(number).step_by(PANEL).enumerate() {
             let panel = row / PANEL * self.panel_bytes;
             let blocks = &self.bytes[panel + start..panel + end];
-            // SAFETY: the caller's promises.
+            // SAFETY: the caller has AVX-512, and what `meanwhile` needs.
             unsafe { out.fill::<B>(side, (blocks, panel + start), meanwhile) };
         }
     }
@@ -287,7 +292,7 @@ impl<'a, U: Unit> Pass<'a, U> {
     #[inline(never)]
     unsafe fn steps(&mut self, count: usize) {
         for _ in 0..count {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller has the unit; one tile takes a step where one is left, two where there are more.
             unsafe {
                 match self.all_tiles() - self.tiles {
                     0 => break,
@@ -299,7 +304,7 @@ impl<'a, U: Unit> Pass<'a, U> {
     }
 
     unsafe fn finish(mut self) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller has the unit.
         unsafe { self.steps(usize::MAX) }
     }
 }
@@ -310,7 +315,7 @@ impl<U: Unit> Meanwhile for Pass<'_, U> {
         self.left_over += self.all_tiles().div_ceil(SIDE) * self.steps.count;
         let count = self.left_over / self.shares;
         self.left_over %= self.shares;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller has the unit.
         unsafe { self.steps(count) }
     }
 }
@@ -318,7 +323,7 @@ impl<U: Unit> Meanwhile for Pass<'_, U> {
 #[cfg(test)]
 mod tests {
     use super::super::super::tests::Case;
-    use super::super::super::{Layout, MatrixRef, Output};
+    use super::super::super::{Layout, MatrixRef, Output, Picks};
     use super::super::unit::Plain;
     use super::*;
     use crate::quant::{Format, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4K, Q5K, Q6K, Q8_0};
@@ -326,19 +331,19 @@ mod tests {
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     unsafe fn rows_by<B: PanelBlock, U: Unit>(job: &Job<'_>, range: Range<usize>) {
-        // SAFETY: the caller's promises.
+        // SAFETY: compiled for AVX-512; the caller has the unit and the outputs.
         unsafe { rows_body::<B, U>(job, range) }
     }
 
     fn compute<B: PanelBlock, U: Unit>(case: &Case) -> Vec<f32> {
         let bytes = &case.packed(Isa::Avx512Vnni);
-        let matrix = MatrixRef { layout: Layout::of(Isa::Avx512Vnni), bytes, ..case.matrix() };
+        let matrix = MatrixRef { layout: Layout::Panels, bytes, ..case.matrix() };
         let (codes, extras) = case.quantized(Isa::Avx512Vnni);
         let inputs = case.inputs(&codes, &extras);
         let picks: Vec<Pick> =
-            (0..case.inputs as u32).map(|i| Pick { input: i, output: case.inputs as u32 - 1 - i }).collect();
+            (0..case.inputs as u32).map(|i| Pick { input: case.inputs as u32 - 1 - i, output: i }).collect();
         let mut out = vec![f32::NAN; case.rows * case.inputs];
-        let job = Job { matrix, inputs, picks: &picks, output: Output::new(&mut out, case.rows, 0) };
+        let job = Job::new(matrix, inputs, Picks::new(&picks), Output::new(&mut out, case.rows, 0));
         // SAFETY: the test asks for the instructions first; it is the only task.
         unsafe { rows_by::<B, U>(&job, 0..case.rows) };
         out.chunks(case.rows).rev().flatten().copied().collect()

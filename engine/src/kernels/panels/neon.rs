@@ -1,11 +1,13 @@
 //! Panels on NEON, with products of bytes and with those of small matrices.
 
-use super::super::Job;
 use super::super::activations::QuantizedRow;
+use super::super::job::Job;
+use super::super::neon;
 use super::codes::PanelBlock;
 use super::products::{Part, Passes, Sums, rows_body};
 use super::tiles::{Cut, FEW_FOURS};
 use super::unpacked::{COLUMNS, UNPACKED, Unpacked};
+use super::whole::pass;
 use super::words_neon::Quad;
 use std::ops::Range;
 
@@ -25,7 +27,7 @@ macro_rules! compiled_for {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
             let mut passes = $name { panel: UNPACKED.take(), is_unpacked: false };
-            // SAFETY: compiled for the instructions; outputs by the caller's promise.
+            // SAFETY: compiled for the instructions; the rows of these outputs are this task's own, as `RowsFn` has it.
             unsafe { rows_body::<B, _>(job, range, &mut passes) };
             UNPACKED.set(passes.panel);
         }
@@ -38,11 +40,11 @@ macro_rules! compiled_for {
                 inputs: &QuantizedRow<'_>,
                 sums: &Sums<'_>,
             ) {
-                // SAFETY: compiled for the instructions; the rest is the caller's promise.
+                // SAFETY: compiled for the instructions; part, inputs and sums are as the trait has them.
                 unsafe {
                     match self.is_unpacked {
                         true => self.panel.pass_body::<B, Quad<$i8mm>, N>(part, inputs, sums),
-                        false => B::pass::<Quad<$i8mm>, N>(part, inputs, sums),
+                        false => pass::<B, Quad<$i8mm>, N>(part, inputs, sums),
                     }
                 }
             }
@@ -50,6 +52,7 @@ macro_rules! compiled_for {
 
         impl Passes for $name {
             type Words = Quad<$i8mm>;
+            type Rows = neon::NeonDot;
             const CUT: &'static Cut = &FEW_FOURS;
 
             fn columns<B: PanelBlock>(inputs: usize) -> usize {
@@ -73,7 +76,7 @@ macro_rules! compiled_for {
                 inputs: &QuantizedRow<'_>,
                 sums: &Sums<'_>,
             ) {
-                // SAFETY: compiled for the instructions; the rest is the caller's promise.
+                // SAFETY: compiled for the instructions; part, inputs and sums are as the trait has them.
                 unsafe {
                     match len {
                         4 => self.pass_tile::<B, 4>(part, inputs, sums),

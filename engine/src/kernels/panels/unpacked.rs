@@ -1,15 +1,14 @@
 //! Columns of a panel taken out of their bits once, for many tiles of inputs: codes as bytes, factors as floats.
 
-use super::super::PANEL;
 use super::super::activations::QuantizedRow;
-use super::WORD;
-use super::codes::{PackedStep, PanelBlock, Step, each_step, open, step_columns, steps};
+use super::super::matrix::PANEL;
+use super::codes::{PanelBlock, Scheme, each_step, open};
+use super::dots::UnpackedDots;
+use super::packing::WORD;
 use super::products::{Part, Sums, add_dots, prefetch};
+use super::steps::{LINE, PackedStep, Step, UnpackedStep};
 use super::words::Words;
 use std::cell::RefCell;
-
-/// Bytes of a line: four codes, or one number, of sixteen rows.
-pub(super) const LINE: usize = WORD * PANEL;
 
 /// So many columns of sixteen rows stay in the nearest cache beside a tile.
 pub(super) const COLUMNS: usize = 512;
@@ -17,9 +16,13 @@ pub(super) const COLUMNS: usize = 512;
 /// A part of a panel out of its bits.
 #[derive(Default)]
 pub(super) struct Unpacked {
-    pub(super) codes: Vec<i8>,   // (columns / 4, 16, 4)
-    pub(super) scales: Vec<f32>, // (steps, 16); whole ones, the bits of two i16: (groups, 16)
-    pub(super) mins: Vec<f32>,   // (groups, 16); whole ones: (groups / 2, 16)
+    pub(super) codes: Vec<i8>, // (columns / 4, 16, 4)
+    scales: Vec<f32>,          // (steps, 16)
+    mins: Vec<f32>,            // (groups, 16)
+    #[cfg(target_arch = "x86_64")]
+    pub(super) whole_scales: Vec<i32>, // (groups, 16), in both halves
+    #[cfg(target_arch = "x86_64")]
+    pub(super) whole_mins: Vec<i32>, // (groups / 2, 16), an i16 of each group
     #[cfg(target_arch = "x86_64")]
     pub(super) units: Vec<f32>, // (blocks, 2, 16), of whole scales and whole mins
 }
@@ -36,14 +39,15 @@ impl Unpacked {
     /// Needs the instructions of `W`.
     #[inline(always)]
     pub(super) unsafe fn fill<B: PanelBlock, W: Words>(&mut self, part: &Part<'_>) {
+        let scheme = const { Scheme::of::<B, W>() };
         let blocks = part.blocks.chunks_exact(size_of::<B>() * PANEL);
-        let width = step_columns::<B, W>();
+        let width = scheme.columns;
         let len = part.steps.len() * width;
         self.codes.resize(len * PANEL, 0);
         self.scales.resize(len / width * PANEL, 0.0);
         self.mins.resize(len / B::GROUP * PANEL, 0.0);
         let lines = self.codes.chunks_exact_mut(B::LEN * PANEL);
-        let factors = self.scales.chunks_exact_mut(steps::<B, W>() * PANEL);
+        let factors = self.scales.chunks_exact_mut(scheme.steps * PANEL);
         let factors = factors.zip(self.mins.chunks_exact_mut(B::LEN / B::GROUP * PANEL));
         for (number, ((block, lines), (scales, mins))) in blocks.zip(lines).zip(factors).enumerate() {
             let (lines, scales, mins) = (lines.as_mut_ptr(), scales.as_mut_ptr(), mins.as_mut_ptr());
@@ -67,7 +71,7 @@ impl Unpacked {
 
     /// What bounds every load of a pass.
     fn check<B: PanelBlock, W: Words>(&self, steps: usize) {
-        let len = steps * step_columns::<B, W>();
+        let len = steps * const { Scheme::of::<B, W>().columns };
         assert!(self.codes.len() == len * PANEL && self.scales.len() == steps * PANEL);
         assert!(self.mins.len() == len / B::GROUP * PANEL);
     }
@@ -84,8 +88,8 @@ impl Unpacked {
         sums: &Sums<'_>,
     ) {
         self.check::<B, W>(part.steps.len());
-        let width = step_columns::<B, W>();
-        // SAFETY: the checks bound all that is read of a step; outputs by the caller's promise.
+        let width = const { Scheme::of::<B, W>().columns };
+        // SAFETY: the checks bound all that is read of a step; the sums are at this task's outputs.
         unsafe {
             let mut all = sums.read::<B, W, N>(part, inputs);
             for number in 0..part.steps.len() {
@@ -101,46 +105,5 @@ impl Unpacked {
             }
             sums.write::<W, N>(all);
         }
-    }
-}
-
-/// Registers that take steps out of memory.
-pub(super) trait UnpackedDots: Words {
-    /// [`super::products::dots`] of such a step.
-    ///
-    /// # Safety
-    /// As there; the step's pointers must lead to all of its numbers.
-    unsafe fn dots<B: PanelBlock, const N: usize>(
-        step: UnpackedStep,
-        number: usize,
-        inputs: &QuantizedRow<'_>,
-    ) -> [Self; N];
-}
-
-/// Where a step is, see [`Unpacked`].
-#[derive(Clone, Copy)]
-pub(super) struct UnpackedStep {
-    pub(super) codes: *const u8,
-    scales: *const f32,
-    mins: *const f32,
-}
-
-impl<W: Words> Step<W> for UnpackedStep {
-    #[inline(always)]
-    unsafe fn scales(&self) -> W::Floats {
-        // SAFETY: the pointers lead to all numbers of the step, here and below.
-        unsafe { W::load_floats(self.scales) }
-    }
-
-    #[inline(always)]
-    unsafe fn mins(&self, group: usize) -> W::Floats {
-        // SAFETY: as above.
-        unsafe { W::load_floats(self.mins.add(group * PANEL)) }
-    }
-
-    #[inline(always)]
-    unsafe fn codes(&self, quad: usize) -> W {
-        // SAFETY: as above.
-        unsafe { W::load(self.codes.add(quad * LINE)) }
     }
 }

@@ -1,13 +1,12 @@
 //! The slow twin: weights dequantized to f32 out of the file's own bytes, sums in f64, simple loops, one thread.
 
-use super::super::config::Config;
-use super::super::ffn::experts::{Router, Shape};
 use super::super::kv_cache::{KvCache, PAGE};
-use super::super::moe::Routing;
+use super::super::matrix::{Linear, Matrix, NormWeights};
+use super::super::moe::{Router, Routing, Shape};
 use super::super::observe::Observe;
 use super::super::pool::Pool;
+use super::super::state::Memory;
 use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span, Update};
-use super::super::weights::{Linear, Matrix, NormWeights};
 use super::along;
 use super::host::{self, HostBuffer, Scratch, Step, host_steps};
 use super::{Backend, ExpertStep};

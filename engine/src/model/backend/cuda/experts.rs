@@ -11,7 +11,9 @@ use super::{Cuda, lock};
 use crate::cuda::{ChoicesAt, Device, MatrixAt, Memory, Rows};
 use crate::error::Result;
 use crate::experts::{ExpertLayer, ExpertStore, Group, Plan, Stack, Turn};
+use crate::gguf::TensorName;
 use crate::kernels::{ExpertMatrices, Layout, MatrixRef};
+use crate::simd::Isa;
 use bytemuck::cast_slice;
 
 /// Matrices of an expert: gate, up, down.
@@ -40,9 +42,8 @@ struct Shelf {
 }
 
 impl Shelf {
-    fn new(device: &Device, layer: &ExpertLayer, layout: Layout, quota: usize) -> Result<Self> {
-        let lengths = stacks(layer)
-            .map(|stack| stack.map_or(0, |stack| layout.packed_bytes(stack.format, stack.rows, stack.cols)));
+    fn new(device: &Device, layer: &ExpertLayer, quota: usize) -> Result<Self> {
+        let lengths = stacks(layer).map(|stack| stack.map_or(0, Stack::expert_bytes));
         let room = lengths.map(|bytes| bytes.next_multiple_of(ALIGNMENT));
         let count = layer.expert_count();
         let addresses = vec![0u64; count * MATRICES];
@@ -111,27 +112,27 @@ impl Bank {
         store: &ExpertStore,
         layers: usize,
         plan: &Plan,
-        layout: Layout,
+        isa: Isa,
     ) -> Result<Self> {
         let mut bank = Self { layers: vec![], visitors: vec![], turn: 0 };
         let mut largest = 0;
         for number in 0..layers {
             let shelf = match store.has(number) {
-                true => Some(Shelf::new(device, store.layer(number), layout, plan.quota(number))?),
+                true => Some(Shelf::new(device, store.layer(number), plan.quota(number))?),
                 false => None,
             };
             largest = shelf.as_ref().map_or(largest, |shelf| largest.max(shelf.bytes));
             bank.layers.push(shelf);
         }
         if plan.holds_all() {
-            bank.fill(device, store, layout)?;
+            bank.fill(device, store, isa)?;
         } else {
             bank.visitors = (0..plan.staging()).map(|_| device.allocate(largest)).collect::<Result<_>>()?;
         }
         Ok(bank)
     }
 
-    fn fill(&mut self, device: &Device, store: &ExpertStore, layout: Layout) -> Result<()> {
+    fn fill(&mut self, device: &Device, store: &ExpertStore, isa: Isa) -> Result<()> {
         let mut packed = vec![];
         for (number, shelf) in self.layers.iter_mut().enumerate() {
             let Some(shelf) = shelf else { continue };
@@ -141,7 +142,7 @@ impl Bank {
                 let places = shelf.places(shelf.slots[slot].address(), layer);
                 for (stack, place) in stacks(layer).into_iter().zip(places) {
                     let Some(stack) = stack else { continue };
-                    pack(stack.matrix(expert), layout, &mut packed);
+                    pack(stack.matrix(expert), isa, &mut packed);
                     device.copy_now(place, &packed)?;
                 }
                 shelf.keep(expert, slot, layer);
@@ -239,12 +240,12 @@ type Stacked = (MatrixAt, usize, u64);
 /// Gate, up and down of a layer's experts.
 pub(super) fn matrices(
     layer: &ExpertLayer,
-    layout: Layout,
+    isa: Isa,
     device: &Device,
 ) -> Result<(Option<Stacked>, Stacked, Stacked)> {
     let stacked = |which: usize, stack: &Stack| {
         let bias = stack.bias.as_ref().map_or(Ok(0), |bias| bias.on(device))?;
-        let is_panels = layout.is_other_than_rows(stack.format);
+        let is_panels = Layout::of(isa, stack.format) == Layout::Panels;
         let at = MatrixAt { format: stack.format, rows: stack.rows, cols: stack.cols, is_panels, bytes: 0 };
         Ok((at, which, bias))
     };
@@ -253,9 +254,9 @@ pub(super) fn matrices(
 }
 
 /// A matrix as the kernels want it.
-pub(super) fn pack(matrix: MatrixRef<'_>, layout: Layout, out: &mut Vec<u8>) {
-    out.resize(layout.packed_bytes(matrix.format, matrix.rows, matrix.cols), 0);
-    layout.pack(matrix, out);
+pub(super) fn pack(matrix: MatrixRef<'_>, isa: Isa, out: &mut Vec<u8>) {
+    out.resize(matrix.bytes.len(), 0);
+    Layout::of(isa, matrix.format).pack(matrix, out);
 }
 
 impl Cuda {
@@ -266,7 +267,7 @@ impl Cuda {
         here: (ChoicesAt, u64),
     ) -> Result<()> {
         let stacks = step.store.layer(step.layer);
-        let (gate, up, down) = matrices(stacks, self.layout, self.device())?;
+        let (gate, up, down) = matrices(stacks, self.isa, self.device())?;
         let ((choices, addresses), hidden) = (here, &mut *step.hidden);
         if let (Some(gate), Some(stack)) = (gate, &stacks.gate) {
             self.kernels.multiply_experts(gate, choices, addresses, step.normed, &mut hidden.gate);
@@ -316,7 +317,8 @@ impl Cuda {
         step: &ExpertStep<'_, Self>,
         observe: &mut O,
     ) -> Result<()> {
-        let names = ["gate", "up", "down"].map(|part| format!("blk.{}.ffn_{part}_exps", step.layer));
+        let names = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"]
+            .map(|part| TensorName::in_layer(step.layer, part).to_string());
         let routing = self.host_routing(step.routing);
         let fetch = |rows: &Rows| {
             let mut values = vec![0f32; rows.rows() * rows.width()];

@@ -1,11 +1,11 @@
 //! What a step and a sequence have on the device: the step's rows, a sequence's pages and states, a routing.
 
-use super::super::super::config::{Config, Layer};
-use super::super::super::kv_cache::{KvCache, Memory as Shape, PAGE, Pages};
+use super::super::super::kv_cache::{KvCache, PAGE};
 use super::super::super::pool::{Claim, Pool};
 use super::super::super::recurrent::{Recurrent, SNAPSHOTS};
+use super::super::super::state::{self, Memory as Shape, Pages};
 use super::super::super::step::{Row, Wants};
-use crate::cuda::{ChoicesAt, Device, Memory, Mode, Pinned, StepAt};
+use crate::cuda::{CHUNK, ChoicesAt, Device, Memory, Mode, Pinned, StepAt};
 use crate::error::Result;
 use crate::quant::Format;
 use bytemuck::cast_slice;
@@ -40,17 +40,16 @@ impl State {
     /// When the format does not fit the heads.
     pub(super) fn new(
         device: &Device,
-        config: &Config,
+        layers: &[state::Memory],
         format: &'static Format,
         max_pages: usize,
         pool: &Arc<Pool>,
     ) -> Result<Self> {
-        let size = KvCache::states(config, format)?; // which checks the widths
-        let memory = |layer: &Layer| layer.mixer.as_ref().map_or(Shape::State(0), |mixer| mixer.memory());
+        let size = KvCache::states(layers, format)?; // which checks the widths
         let empty = Self {
             device: device.clone(),
             format,
-            layers: config.layers.iter().map(memory).collect(),
+            layers: layers.to_vec(),
             pages: vec![],
             recurrent: Recurrent::new(size),
             table: vec![],
@@ -340,6 +339,7 @@ impl Step {
                 sequences: place(2 * rows.len()),
                 runs: place(runs_at),
                 run_count,
+                chunks: chunks_of(rows),
                 tables: place(words.len()),
                 behind_pages: states.first().map_or(0, State::behind_pages),
                 max_pages: states.first().map_or(0, |state| state.max_pages),
@@ -379,6 +379,15 @@ impl Step {
     pub(super) fn end(&mut self) {
         self.at = (0, 0);
     }
+}
+
+/// Rows of a step up to which a head has a block for each chunk of its positions.
+const FEW_ROWS: usize = 16;
+
+/// How many: powers of two, for every other number is another graph.
+pub(super) fn chunks_of(rows: &[Row]) -> usize {
+    let most = rows.iter().map(|row| row.position / CHUNK + 1).max().unwrap_or(1);
+    if rows.len() <= FEW_ROWS { most.next_power_of_two() } else { 1 }
 }
 
 /// The rows of each sequence, which stand together.

@@ -1,23 +1,22 @@
 //! The backend of a card: every step is a kernel, and weights, rows and sequences live in the card's memory.
 //!
 //! `memory.rs` has what a step and a sequence keep there, `experts.rs` the routed experts, `recurrent.rs` what carries a
-//! state along, `adapters.rs` what is added to matrices, `graphs.rs` steps that come again. A step's failure stays with the kernels until `finish`, which returns it; nothing is started after it.
+//! state along, `adapters.rs` what is added to matrices, `graphs.rs` steps that come again. A step's failure stays with the
+//! kernels until `finish`, which returns it; nothing is started after it.
 
 mod adapters;
 mod experts;
 mod graphs;
-mod lacking;
 mod memory;
 mod recurrent;
 
 use super::super::Model;
-use super::super::config::{Config, Norm};
-use super::super::ffn::experts::{Gating, Router, Shape};
-use super::super::moe::{Routing, capacity_of};
+use super::super::matrix::{Linear, Matrix, Norm, NormWeights};
+use super::super::moe::{Gating, Router, Routing, Shape, capacity_of};
 use super::super::observe::Observe;
 use super::super::pool::Pool;
+use super::super::state;
 use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span};
-use super::super::weights::{Linear, Matrix, NormWeights};
 use super::{Backend, ExpertStep};
 use crate::cuda::{
     AttentionBy, Device, Kernels, MOST_ROWS, MatrixAt, Memory, NormAt, Pieces, RouteBy, Rows, StepAt, Vector,
@@ -28,6 +27,7 @@ use crate::experts::{ExpertStore, Plan};
 use crate::kernels::{Dispatch, Layout};
 use crate::ops::{Activation, Rope, RopeStyle};
 use crate::quant::{FORMATS, Format};
+use crate::simd::Isa;
 use adapters::Adapters;
 use experts::{Bank, DeviceTurn};
 use graphs::Graphs;
@@ -40,7 +40,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// Kernels on a card.
 pub struct Cuda {
     kernels: Kernels,
-    layout: Layout,
+    isa: Isa,
     step: Mutex<Step>,
     graphs: Mutex<Graphs>,
     current: Mutex<Option<(graphs::Shape, graphs::Plan)>>, // the step that has begun, where it may come again
@@ -56,8 +56,8 @@ pub struct Cuda {
 pub struct Setup<'p> {
     /// Positions of a session.
     pub context_length: usize,
-    /// How weights lie: as the CPU's kernels want them, so that an expert is copied as it is in the store.
-    pub layout: Layout,
+    /// Weights lie as the CPU's kernels of this set want them, so that an expert is copied as it is in the store.
+    pub(crate) isa: Isa,
     /// Slots of experts on the card.
     pub experts: &'p Plan,
 }
@@ -74,7 +74,7 @@ impl Cuda {
     /// # Errors
     /// When the card has no room, or the driver refuses.
     pub fn new(device: Device, model: &Model, setup: &Setup<'_>) -> Result<Self> {
-        let (weights, layout) = (&model.weights, setup.layout);
+        let (weights, isa) = (&model.weights, setup.isa);
         let kernels = Kernels::load(device, &model.formats())?;
         let mut known: HashMap<*const u8, Arc<_>> = HashMap::new();
         let mut packed = vec![];
@@ -83,7 +83,7 @@ impl Cuda {
             let home = match known.get(&matrix.bytes.as_ptr()) {
                 Some(home) => Arc::clone(home),
                 None => {
-                    experts::pack(matrix.in_file(), layout, &mut packed);
+                    experts::pack(matrix.in_file(), isa, &mut packed);
                     Arc::new(kernels.device().upload(&packed)?)
                 }
             };
@@ -91,12 +91,12 @@ impl Cuda {
             matrix.home.get_or_init(|| home);
         }
         let layers = model.config.layers.len();
-        let bank = Bank::new(kernels.device(), &weights.experts, layers, setup.experts, layout)?;
+        let bank = Bank::new(kernels.device(), &weights.experts, layers, setup.experts, isa)?;
         let max_pages = setup.context_length.div_ceil(super::super::PAGE);
         let step = Mutex::new(Step::new(kernels.device()));
         Ok(Self {
             kernels,
-            layout,
+            isa,
             step,
             graphs: Mutex::default(),
             current: Mutex::default(),
@@ -139,14 +139,14 @@ impl Cuda {
     fn matrix_at(&self, matrix: &Matrix) -> MatrixAt {
         let upload = || {
             let mut packed = vec![];
-            experts::pack(matrix.in_file(), self.layout, &mut packed);
+            experts::pack(matrix.in_file(), self.isa, &mut packed);
             let home = Arc::new(self.device().upload(&packed)?);
             Ok(matrix.home.get_or_init(|| home).address())
         };
         let home = matrix.home.get().map(|home| home.address());
         let bytes = home.or_else(|| self.kernels.ok(upload())).unwrap_or(0);
         let Matrix { format, rows, cols, .. } = *matrix;
-        MatrixAt { format, rows, cols, is_panels: self.layout.is_other_than_rows(format), bytes }
+        MatrixAt { format, rows, cols, is_panels: Layout::of(self.isa, format) == Layout::Panels, bytes }
     }
 
     /// Where the addresses of matrices are, made when they are first asked for.
@@ -181,8 +181,8 @@ impl Backend for Cuda {
         Rows::new(width)
     }
 
-    fn state(&self, config: &Config, format: &'static Format, pool: &Arc<Pool>) -> Result<State> {
-        State::new(self.device(), config, format, self.max_pages, pool)
+    fn state(&self, layers: &[state::Memory], format: &'static Format, pool: &Arc<Pool>) -> Result<State> {
+        State::new(self.device(), layers, format, self.max_pages, pool)
     }
 
     fn routing(&self) -> DeviceRouting {
@@ -347,7 +347,9 @@ impl Backend for Cuda {
             layer: step.layer,
             values_in_keys: step.values.width == 0,
         };
-        self.kernels.attention(queries, by, self.step_at(), out);
+        let mut parts = self.take_scratch();
+        self.kernels.attention(queries, by, self.step_at(), &mut parts, out);
+        self.give_scratch(parts);
     }
 
     fn convolve(&self, step: &ConvStep<'_>, x: &mut Rows, _: &mut [State]) {

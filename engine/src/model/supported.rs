@@ -1,8 +1,8 @@
-//! What of a model there are no kernels for, by name.
+//! What of a model there are no kernels for on a card, by name.
 
-use super::super::super::config::Layer;
-use super::super::super::{Model, mixer};
-use super::Cuda;
+use super::backend::Cuda;
+use super::config::Layer;
+use super::{Model, mixer};
 use crate::cuda::{MOST_TAPS, scan_shared};
 use crate::error::{Error, Result};
 
