@@ -21,6 +21,8 @@ mod carried;
 mod golden;
 #[path = "cuda/long.rs"]
 mod long;
+#[path = "cuda/prompts.rs"]
+mod prompts;
 #[path = "cuda/serve.rs"]
 mod serve;
 #[path = "serve/serving.rs"]
@@ -297,6 +299,11 @@ fn formats() {
             let expected = weights.times(isa, &x);
             let is_panels = weights.is_panels();
             let found = on_card(&kernels, (format, rows, cols), &weights, &x);
+            // So many that they go through tensor cores.
+            let many = on_card(&kernels, (format, rows, cols), &weights, &x.repeat(8));
+            if many != found.repeat(8) {
+                failures.push(format!("{format}, in panels: {is_panels}: other bits for many rows"));
+            }
             let error = difference(&found, &expected);
             // Rows after the last whole panel are added up in another order on the CPU.
             let whole = |all: &[f32]| -> Vec<f32> {

@@ -7,6 +7,7 @@
 #include "device.h"
 #include "kernels.h"
 #include "plain.h"
+#include <array>
 #include <chrono>
 #include <set>
 #include <utility>
@@ -420,10 +421,13 @@ static void multiplying(const Format &format) {
 }
 
 #include "joined.h"
+#include "prompts.h"
 #if defined(__SANITIZE_THREAD__)
 #define JOINED_EVERY 5
+#define PROMPTS_EVERY 4
 #else
 #define JOINED_EVERY 1
+#define PROMPTS_EVERY 1
 #endif
 
 int main(int count, char **arguments) {
@@ -441,7 +445,10 @@ int main(int count, char **arguments) {
 #define JOINED_FLOATS(F) {row_products_##F, head_products_##F, gate_up_##F, down_##F, norm_route_##F},
     const Format formats[] = {DESCRIBED(F32, 0) DESCRIBED(F16, 0) DESCRIBED(BF16, 0) FORMATS(DESCRIBED)};
     const Joining joinings[] = {JOINED_FLOATS(F32) JOINED_FLOATS(F16) JOINED_FLOATS(BF16) FORMATS(JOINED)};
+#define PROMPTS(F, points) {prompt_products_##F, PROMPTS_SHARED(F)},
+    const Prompting promptings[] = {{}, {}, {}, FORMATS(PROMPTS)};
     scalars();
+    places();
     int seeds = count > 1 ? atoi(arguments[1]) : 2;
     for (int seed = 1; seed <= seeds; seed++) {
         source.seed((uint32_t)seed), launches = (uint32_t)seed * 1000003;
@@ -468,8 +475,12 @@ int main(int count, char **arguments) {
         for (size_t i = 0; i < std::size(formats); i += every) joined_steps(formats[i], joinings[i]);
         for (int format = 0; format < 4; format++)
             for (bool has_norm : {false, true}) joined_heads(format, has_norm, !has_norm || below(2));
-        printf("seed %d: steps %.1f s, attention %.1f s, products %.1f s, joined %.1f s\n", seed, steps, attention,
-               products, seconds());
+        double joined = seconds();
+        sorting();
+        for (size_t i = 0; i < std::size(formats); i += PROMPTS_EVERY)
+            if (promptings[i].multiply) prompting(formats[i], promptings[i]);
+        printf("seed %d: steps %.1f s, attention %.1f s, products %.1f s, joined %.1f s, prompts %.1f s\n", seed, steps,
+               attention, products, joined, seconds());
     }
 #define WAS_LAUNCHED(kernel) expect(JOINED_EVERY > 1 || launched.count(#kernel) == 1, #kernel " was launched");
     KERNELS(WAS_LAUNCHED)

@@ -142,6 +142,29 @@ mutant "a head's rotation before its norm is done" attention.cu \
 mutant "a head is kept before its rotation is done" attention.cu \
     $'// the whole block\n    sync_block();' '// the whole block'
 
+mutant "prompt: columns are multiplied before they are there" prompts.cuh \
+    '            sync_block(); // what is multiplied now' '            // what is multiplied now'
+mutant "prompt: copies are not waited for" prompts.cuh $'            copies_wait<0>();\n' ''
+mutant "prompt: the stage that is filled" prompts.cuh 'shared->stages[(number - 1) % 2], sums' 'shared->stages[number % 2], sums'
+mutant "prompt: rows of a fragment in another order" prompts.cuh 'row + i % 2 * 8, group, half, i / 2' 'row + i / 2 * 8, group, half, i % 2'
+mutant "prompt: the sum of the other half of 16" prompts.cuh 'TERMS == 1 ? 1 : 2 + half' 'TERMS == 1 ? 1 : 3 - half'
+mutant "prompt: mins are added" prompts.cuh 'factors.less[i] = -min[i]' 'factors.less[i] = min[i]'
+mutant "prompt: results of inputs that are not there" prompts.cuh 'if (n >= count || row' 'if (row'
+mutant "prompt: results of rows that are not there" prompts.cuh 'n >= count || row >= matrix.rows' 'n >= count'
+mutant "prompt: rows behind the last are unpacked" prompts.cuh 'if (first_row + row >= matrix.rows || group' 'if (group'
+mutant "prompt: a group behind the last is copied" prompts.cuh 'input < count && piece < here * 2' 'input < count'
+mutant "prompt: the last tile's rows as if all were in panels" prompts.cuh \
+    'first_row + ROWS <= matrix.rows / PANEL * PANEL' 'first_row <= matrix.rows'
+mutant "prompt: an expert that is not here" prompts.cuh 'if (!matrix.bytes) continue;' ''
+mutant "prompt: the bias of another expert" prompts.cuh 'if (bias) bias += ' 'if (!bias) bias += '
+mutant "prompt: an input of another slot" prompts.cuh 'slot(n) / chosen.sharing : 0' 'slot(n) : 0'
+mutant "prompt: too little shared memory" prompts.cuh 'sizeof(prompts::Shared<F>)' '(sizeof(prompts::Shared<F>) - 64)'
+mutant "prompt: pieces of eight rows in the same banks" prompts.cuh '(piece ^ (row & 2)' '(piece ^ (row & 1)'
+mutant "prompt: a slot's place counts itself" slots.cu '(1u << lane) - 1' '(2u << lane) - 1'
+mutant "prompt: tiles begin where those before do" slots.cu '(tiles_before + i) * 3' 'i * 3'
+mutant "prompt: slots begin where those before do" slots.cu 'sorted[before + place]' 'sorted[place]'
+mutant "prompt: a tile of all slots" slots.cu 'count - first < prompts::INPUTS ?' 'true ?'
+
 if [ ${#unnoticed[@]} -gt 0 ]; then
     printf 'FAILED: %s\n' "${unnoticed[@]}"
     exit 1

@@ -10,7 +10,7 @@ use std::time::Instant;
 /// Outputs and inputs: of attention, of an expert, of a large expert, of a vocabulary.
 const SHAPES: [(usize, usize); 4] = [(2048, 2048), (768, 2048), (14336, 4096), (50304, 2048)];
 /// Rows that are multiplied at once, and how often all matrices are.
-const INPUTS: [(usize, usize); 3] = [(1, 10), (8, 4), (64, 2)];
+const INPUTS: [(usize, usize); 4] = [(1, 10), (8, 4), (64, 2), (512, 1)];
 /// Rows of a panel.
 const PANEL: usize = 16;
 

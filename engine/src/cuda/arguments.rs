@@ -91,6 +91,8 @@ pub struct ChoicesAt {
     pub rows: usize,
     /// Active experts per row.
     pub used: usize,
+    /// Where slots are sorted by experts: the list of tiles, the slots, and how many tiles there are at most.
+    pub tiles: Option<(u64, u64, usize)>,
 }
 
 /// How router logits become choices, in the kernel's numbers.

@@ -225,6 +225,13 @@ impl Kernels {
     pub fn multiply(&self, matrix: MatrixAt, bias: u64, x: &mut Rows, out: &mut Rows, at: usize) {
         assert!(x.width() == matrix.cols && at + matrix.rows <= out.width() && out.rows() == x.rows());
         let [values, codes, extras] = self.inputs(matrix.format, x);
+        let rows = x.rows();
+        let (out_at, out_width) = (out.address(), out.width());
+        out.touch();
+        let product = Product { matrix, bias, x: x.address(), codes, rows, out: out_at, out_width, at };
+        if self.multiply_in_tiles(product, extras) {
+            return;
+        }
         let a = arguments![
             matrix.bytes,
             matrix.rows,
@@ -234,27 +241,16 @@ impl Kernels {
             values,
             codes,
             extras,
-            x.rows(),
+            rows,
             bias,
-            out.address(),
-            out.width(),
+            out_at,
+            out_width,
             at
         ];
         let at_once = if codes == 0 { 1 } else { INPUTS };
-        let grid = (matrix.rows.div_ceil(ROWS), x.rows().div_ceil(at_once));
+        let grid = (matrix.rows.div_ceil(ROWS), rows.div_ceil(at_once));
         let kernel = &self.modules().products(matrix.format).products;
-        let what = What::Product(Product {
-            matrix,
-            bias,
-            x: x.address(),
-            codes,
-            rows: x.rows(),
-            out: out.address(),
-            out_width: out.width(),
-            at,
-        });
-        self.run(kernel, grid, products_shared(matrix.format), a, what);
-        out.touch();
+        self.run(kernel, grid, products_shared(matrix.format), a, What::Product(product));
     }
 
     /// A matrix for each piece of the rows; `heads` are the addresses of these of the shape and format of `matrix`.
@@ -304,6 +300,12 @@ impl Kernels {
         assert!(x.width() == matrix.cols && out.width() == matrix.rows && out.rows() == slots);
         assert!(x.rows() == if which == 2 { slots } else { choices.rows });
         let [values, codes, extras] = self.inputs(matrix.format, x);
+        let (x, out_at) = (x.address(), out.address());
+        out.touch();
+        let product = ExpertProduct { matrix, which, bias, choices, addresses, x, codes, out: out_at };
+        if self.multiply_experts_in_tiles(product, extras) {
+            return;
+        }
         let a = arguments![
             addresses,
             which,
@@ -318,15 +320,11 @@ impl Kernels {
             codes,
             extras,
             bias,
-            out.address()
+            out_at
         ];
         let grid = (matrix.rows.div_ceil(ROWS), slots);
         let kernel = &self.modules().products(matrix.format).experts;
-        let (x, out_at) = (x.address(), out.address());
-        let product = ExpertProduct { matrix, which, bias, choices, addresses, x, codes, out: out_at };
-        let what = What::ExpertProduct(product);
-        self.run(kernel, grid, products_shared(matrix.format), a, what);
-        out.touch();
+        self.run(kernel, grid, products_shared(matrix.format), a, What::ExpertProduct(product));
     }
 
     /// Chooses experts from router logits.

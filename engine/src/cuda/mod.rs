@@ -2,7 +2,7 @@
 //!
 //! `driver.rs` is the table of functions, `device.rs` memory and streams, `modules.rs` the kernels by name, `launch.rs`
 //! starts them with `arguments.rs` on `rows.rs`, as `spans.rs` and `recurrence.rs` do those of their kind and `low_rank.rs`
-//! those of adapters; `vector.rs` has numbers with a home on a device besides, `survey.rs` asks which cards there are.
+//! those of adapters, and `prompts.rs` products of many rows; `vector.rs` has numbers with a home on a device besides, `survey.rs` asks which cards there are.
 //! `kernels/` has their sources and `ptx/` what nvcc made of them. No CUDA is needed to build, and none but the driver to run. What the kernels compute for a model is the backend's matter
 //! (`model/backend/cuda.rs`).
 #![allow(unsafe_code)]
@@ -15,6 +15,7 @@ mod kernels;
 mod launch;
 mod low_rank;
 mod modules;
+mod prompts;
 mod recurrence;
 mod rows;
 mod spans;

@@ -18,6 +18,7 @@ macro_rules! packed {
 const STEPS: Packed = packed!("steps");
 const ATTENTION: Packed = packed!("attention");
 const RECURRENCE: Packed = packed!("recurrence");
+const SLOTS: Packed = packed!("slots");
 
 macro_rules! products {
     ($($name:literal),*) => {
@@ -32,7 +33,18 @@ products!(
     "MXFP4"
 );
 
-/// Names of the kernels of [`STEPS`], [`ATTENTION`] and [`RECURRENCE`].
+macro_rules! prompts {
+    ($($name:literal),*) => {
+        /// Products of many rows, of formats of codes.
+        const PROMPTS: &[(&str, Packed)] = &[$(($name, packed!("prompts_", $name))),*];
+    };
+}
+prompts!(
+    "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ1_S", "IQ1_M",
+    "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4"
+);
+
+/// Names of the kernels of [`STEPS`], [`ATTENTION`], [`RECURRENCE`] and [`SLOTS`].
 const OF_STEPS: &[&str] = &[
     "norm_rows",
     "norm_span",
@@ -58,10 +70,11 @@ const OF_STEPS: &[&str] = &[
 ];
 const OF_ATTENTION: &[&str] = &["store", "heads", "attention"];
 const OF_RECURRENCE: &[&str] = &["convolve", "scan"];
+const OF_SLOTS: &[&str] = &["count_slots", "sort_slots"];
 
 /// What knows no format: modules with the names of their kernels.
-const WITHOUT_FORMAT: [(Packed, &[&str]); 3] =
-    [(STEPS, OF_STEPS), (ATTENTION, OF_ATTENTION), (RECURRENCE, OF_RECURRENCE)];
+const WITHOUT_FORMAT: [(Packed, &[&str]); 4] =
+    [(STEPS, OF_STEPS), (ATTENTION, OF_ATTENTION), (RECURRENCE, OF_RECURRENCE), (SLOTS, OF_SLOTS)];
 
 /// The kernels of one format.
 pub(super) struct Products {
@@ -81,7 +94,9 @@ pub(super) struct Products {
     pub(super) down: Function,
     /// A router with the choice, of formats of floats.
     pub(super) norm_route: Option<Function>,
-    _modules: [Module; 2],
+    /// Many rows in tiles, of formats of codes.
+    pub(super) prompts: Option<Function>,
+    _modules: Vec<Module>,
 }
 
 /// Kernels that are ready.
@@ -120,6 +135,11 @@ impl Modules {
         &self.steps[name]
     }
 
+    /// Whether a format has products of many rows in tiles.
+    pub(super) fn have_tiles(&self) -> bool {
+        self.products.iter().flatten().any(|products| products.prompts.is_some())
+    }
+
     /// The kernels of a format that was asked for.
     pub(super) fn products(&self, format: &Format) -> &Products {
         self.products[place_of(format)].as_ref().expect("the formats of a model are loaded with it")
@@ -147,6 +167,9 @@ impl Products {
         let (products, decode) = (products?, decode?);
         let of = |module: &Module, name: &str| module.function(&format!("{name}_{}", format.name));
         let norm_route = shape_of(format).is_none().then(|| of(&decode, "norm_route")).transpose()?;
+        let many = PROMPTS.iter().find(|(name, _)| *name == format.name);
+        let many = many.map(|(_, packed)| device.module(&unpacked(packed)?)).transpose()?;
+        let prompts = many.as_ref().map(|module| of(module, "prompt_products")).transpose()?;
         Ok(Self {
             embed: of(&products, "embed")?,
             products: of(&products, "products")?,
@@ -156,7 +179,8 @@ impl Products {
             gate_up: of(&decode, "gate_up")?,
             down: of(&decode, "down")?,
             norm_route,
-            _modules: [products, decode],
+            prompts,
+            _modules: [products, decode].into_iter().chain(many).collect(),
         })
     }
 }
@@ -180,8 +204,15 @@ mod tests {
                 }
             }
         }
+        for format in FORMATS {
+            let many = PROMPTS.iter().find(|(name, _)| *name == format.name);
+            assert_eq!(many.is_some(), shape_of(format).is_some(), "{format}");
+            let entry = format!(".entry prompt_products_{}(", format.name);
+            assert!(many.is_none_or(|(_, ptx)| unpacked(ptx).unwrap().contains(&entry)), "{format}");
+        }
         let without = WITHOUT_FORMAT.iter().map(|(ptx, _)| *ptx);
         let all = PRODUCTS.iter().flat_map(|(_, ptx)| *ptx).chain(without);
+        let all = all.chain(PROMPTS.iter().map(|(_, ptx)| *ptx));
         for ptx in all {
             let ptx = unpacked(ptx).unwrap();
             assert!(ptx.starts_with("// moewe kernels") && ptx.contains("\n.version 7.8\n"));

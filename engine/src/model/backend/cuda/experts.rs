@@ -8,7 +8,7 @@
 use super::super::super::observe::{Observe, Site};
 use super::super::{Backend, ExpertStep};
 use super::Cuda;
-use crate::cuda::{Device, MatrixAt, Memory, Rows};
+use crate::cuda::{ChoicesAt, Device, MatrixAt, Memory, Rows};
 use crate::error::Result;
 use crate::experts::{ExpertLayer, ExpertStore, Group, Plan, Stack};
 use crate::gguf::TensorName;
@@ -261,11 +261,14 @@ pub(super) fn pack(matrix: MatrixRef<'_>, isa: Isa, out: &mut Vec<u8>) {
 
 impl Cuda {
     /// The experts of a group of slots: gate, up, activation, down.
-    pub(super) fn compute_experts(&self, step: &mut ExpertStep<'_, Self>, addresses: u64) -> Result<()> {
+    pub(super) fn compute_experts(
+        &self,
+        step: &mut ExpertStep<'_, Self>,
+        here: (ChoicesAt, u64),
+    ) -> Result<()> {
         let stacks = step.store.layer(step.layer);
         let (gate, up, down) = matrices(stacks, self.isa, self.device())?;
-        let (choices, hidden) = (step.routing.at(), &mut *step.hidden);
-        let here = (choices, addresses);
+        let ((choices, addresses), hidden) = (here, &mut *step.hidden);
         if let (Some(gate), Some(stack)) = (gate, &stacks.gate) {
             self.kernels.multiply_experts(gate, choices, addresses, step.normed, &mut hidden.gate);
             self.add_expert_adapters((stack, 0), here, step.normed, &mut hidden.gate);

@@ -450,7 +450,7 @@ impl DeviceRouting {
     pub(super) fn at(&self) -> ChoicesAt {
         let address = |memory: &Option<Memory>| memory.as_ref().map_or(0, Memory::address);
         let (choices, scores) = (address(&self.choices), address(&self.scores));
-        ChoicesAt { choices, scores, rows: self.rows, used: self.used }
+        ChoicesAt { choices, scores, rows: self.rows, used: self.used, tiles: None }
     }
 
     /// Experts of all slots, -1 for what is left out; waits for them.

@@ -5,6 +5,7 @@ use super::super::super::moe::Routing;
 use super::super::cpu::Cpu;
 use super::super::{Backend, ExpertStep, Hidden, HostBuffer};
 use super::{Cuda, lock};
+use crate::cuda::ChoicesAt;
 use crate::error::{Error, Result};
 use crate::experts::{ExpertLayer, ExpertStore, Group, Stack, Turn};
 use crate::kernels::{Layout, PANEL};
@@ -134,6 +135,7 @@ impl Cuda {
         away: Away<'_>,
         mut host: Option<MutexGuard<'_, Host>>,
         step: &mut ExpertStep<'_, Self>,
+        choices: ChoicesAt,
     ) -> Result<()> {
         let Away { mut turn, routing } = away;
         let mut is_first = true;
@@ -142,7 +144,7 @@ impl Cuda {
             let copied = host.as_ref().map_or(experts.len(), |host| host.to_copy(experts.len(), is_first));
             is_first = false;
             let (to_copy, to_compute) = experts.split_at(copied);
-            self.bring(&group, to_copy, host.as_deref_mut(), step)?;
+            self.bring((&group, to_copy), host.as_deref_mut(), step, choices)?;
             if let Some(host) = host.as_deref_mut().filter(|_| !to_compute.is_empty()) {
                 host.compute(&group, to_compute, &routing, (step.store, step.layer, step.experts));
             }
@@ -159,10 +161,10 @@ impl Cuda {
     /// Copies some of a group to the card and has it compute them.
     fn bring(
         &self,
-        group: &Group<'_>,
-        experts: &[u32],
+        (group, experts): (&Group<'_>, &[u32]),
         mut host: Option<&mut Host>,
         step: &mut ExpertStep<'_, Self>,
+        choices: ChoicesAt,
     ) -> Result<()> {
         let most = lock(&self.bank).visitors();
         for some in experts.chunks(most) {
@@ -176,7 +178,7 @@ impl Cuda {
             if let Some(host) = host.as_deref_mut() {
                 learn(&mut host.copy, start, some.len());
             }
-            self.compute_experts(step, addresses)?;
+            self.compute_experts(step, (choices, addresses))?;
         }
         Ok(())
     }

@@ -453,9 +453,10 @@ impl Backend for Cuda {
         // Before the card begins, so that both compute at once.
         let host = turn.0.as_ref().map(|_| self.host_for(&step, O::ACTIVE)).transpose()?.flatten();
         let addresses = lock(&self.bank).addresses(step.layer);
-        self.compute_experts(&mut step, addresses)?;
+        let choices = self.kernels.sorted(step.routing.at(), step.routing.experts);
+        self.compute_experts(&mut step, (choices, addresses))?;
         if let Some(away) = turn.0 {
-            self.compute_missing(away, host, &mut step)?;
+            self.compute_missing(away, host, &mut step, choices)?;
         }
         if O::ACTIVE {
             self.show_experts(&step, observe)?;
