@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod cores;
 pub mod disk;
+pub mod extensions;
 pub mod fault;
 pub mod files;
 #[cfg(target_os = "linux")]

@@ -3,8 +3,8 @@
 //! Also the conversions and repairs of single numbers that block formats need. F16 is converted by the house's own code
 //! and not by `half`, which asks for the CPU's features at every call and so never becomes vector code.
 
-use crate::simd::Lanes;
 pub use crate::simd::f16_to_f32;
+use crate::simd::{LANES, Lanes};
 use bytemuck::{AnyBitPattern, NoUninit};
 
 /// A floating point element type.
@@ -120,15 +120,26 @@ pub(super) fn stretch(scale: &mut F16, factor: f32) {
 }
 
 /// The largest finite magnitude, 0 where there is none.
+///
+/// Every sixteenth number is compared with those of its lane: where a single chain of comparisons is unrolled, LLVM 22
+/// does not come to an end with it for 64-bit ARM.
 #[inline(always)]
 pub(super) fn largest_magnitude(weights: &[f32]) -> f32 {
-    let mut largest = 0;
-    for weight in weights {
-        let magnitude = weight.to_bits() & 0x7fff_ffff;
-        let finite = if magnitude < 0x7f80_0000 { magnitude } else { 0 };
-        largest = if finite > largest { finite } else { largest };
+    let mut largest = [0; LANES];
+    let (chunks, rest) = weights.as_chunks::<LANES>();
+    for weights in chunks.iter().map(|chunk| &chunk[..]).chain([rest]) {
+        for (largest, weight) in largest.iter_mut().zip(weights) {
+            let magnitude = weight.to_bits() & 0x7fff_ffff;
+            let finite = if magnitude < 0x7f80_0000 { magnitude } else { 0 };
+            *largest = finite.max(*largest);
+        }
     }
-    f32::from_bits(largest)
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            largest[lane] = largest[lane].max(largest[lane + half]);
+        }
+    }
+    f32::from_bits(largest[0])
 }
 
 /// The weights of one block as [`super::Quantize`] sees them: NaN is 0, an infinity the largest finite magnitude.

@@ -74,11 +74,12 @@ impl Isa {
         }
         #[cfg(target_arch = "aarch64")]
         {
+            use crate::os::extensions;
             use std::arch::is_aarch64_feature_detected as has;
             match self {
                 Isa::Portable => true,
                 Isa::NeonDot => has!("dotprod"),
-                Isa::NeonI8mm => has!("dotprod") && has!("i8mm"),
+                Isa::NeonI8mm => has!("dotprod") && (has!("i8mm") || extensions::has_i8mm()),
                 Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Amx => false,
             }
         }
