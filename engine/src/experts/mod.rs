@@ -12,6 +12,7 @@ mod readers;
 mod replay;
 mod slots;
 mod statistics;
+mod sync;
 mod trace;
 
 pub use bank::{Group, GroupMatrix, Turn};
