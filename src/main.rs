@@ -2,6 +2,7 @@
 
 mod cli;
 mod embedded;
+mod facts;
 mod pull;
 mod server;
 

@@ -15,8 +15,14 @@ mod command;
 mod fixtures;
 #[path = "cuda/best.rs"]
 mod best;
+#[path = "cuda/carried.rs"]
+mod carried;
 #[path = "cuda/golden.rs"]
 mod golden;
+#[path = "cuda/long.rs"]
+mod long;
+#[path = "cuda/prompts.rs"]
+mod prompts;
 #[path = "cuda/serve.rs"]
 mod serve;
 #[path = "serve/serving.rs"]
@@ -30,13 +36,12 @@ use command::{moewe, stderr};
 use fixtures::fixture;
 use golden::difference;
 use moewe_engine::cuda::{Device, Kernels, LIBRARY_VARIABLE, MatrixAt, Rows};
+use moewe_engine::eval::Weights;
 use moewe_engine::gguf::Gguf;
-use moewe_engine::kernels::{self, Job, Layout, MatrixRef, Output, Pick, Quantized};
-use moewe_engine::model::{Observe, Routing, Row, Site, Wants};
+use moewe_engine::model::{Missing, Observe, Routing, Row, Site, Wants};
 use moewe_engine::quant::{FORMATS, Format};
 use moewe_engine::session::{DeviceChoice, Engine, MemoryLimit, Options};
 use moewe_engine::simd::Isa;
-use moewe_engine::threads::Team;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output as Finished};
@@ -160,6 +165,68 @@ fn budgets() {
     }
 }
 
+/// Whoever computes experts that are not on the card: the same bits.
+#[test]
+fn the_processor_computes_missing_experts_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    inside("missing", &[("MOEWE_EMULATION_LOG", log.to_str().unwrap())]);
+}
+
+#[test]
+#[ignore = "is run with an emulated driver by the test above"]
+fn missing() {
+    let folder = tempfile::tempdir().unwrap();
+    for format in ["Q8_0", "MXFP4"] {
+        let options = moewe_convert::Options::new(Format::by_name(format).unwrap());
+        let file = folder.path().join(format!("{format}.gguf"));
+        moewe_convert::convert(&fixtures::golden().join("mixtral"), &file, &options, &()).unwrap();
+        // What has been copied to the card of the size of an expert's matrix.
+        let up = Gguf::open(&file).unwrap().tensor("blk.0.ffn_up_exps.weight").unwrap().clone();
+        let bytes = up.format.row_bytes(up.shape[0] as usize) * up.shape[1] as usize;
+        let copies = || {
+            let log = std::env::var_os("MOEWE_EMULATION_LOG").map(std::fs::read_to_string);
+            let log = log.map_or(String::new(), Result::unwrap);
+            log.lines().filter(|line| line.starts_with(&format!("copy h2d {bytes} "))).count()
+        };
+        let read = |isa: Isa, vram, missing| {
+            let device = DeviceChoice::Cuda(0);
+            let options = Options { device, vram, missing, isa: Some(isa), ..fixtures::options("f32") };
+            let engine = Engine::open(&file, Options { batch: 5, ..options }).unwrap();
+            let mut session = engine.session().unwrap();
+            let mut all = vec![];
+            for some in fixtures::tokens(14, 5).chunks(3) {
+                let keep = |_: usize, row: &[f32]| {
+                    all.extend_from_slice(row);
+                    Ok(())
+                };
+                session.extend_with_logits(some, keep).unwrap();
+            }
+            all
+        };
+        let sets = if format == "Q8_0" { usize::MAX } else { 1 };
+        for isa in Isa::available().filter(|isa| *isa != Isa::Portable).take(sets) {
+            println!("{format} {isa}");
+            let whole = read(isa, None, Missing::default());
+            // None of a layer's own, and a few. Dense matrices of that size are copied, too, as often each time.
+            for room in [0, 500_000] {
+                let mut least = None;
+                for missing in [Missing::Computed, Missing::Copied, Missing::Measured] {
+                    let before = copies();
+                    let some = read(isa, Some(MemoryLimit::Experts(room)), missing);
+                    assert!(some == whole, "{format} {isa}: other bits with {missing:?} and {room} bytes");
+                    let made = copies() - before;
+                    let is_more = made > *least.get_or_insert(made);
+                    assert!(
+                        is_real() || is_more == (missing != Missing::Computed),
+                        "{missing:?} {room}: {made}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// Prompt in steps of five, then single tokens.
 fn all_logits(file: &Path, cache: &str, vram: Option<MemoryLimit>) -> Vec<f32> {
     let device = DeviceChoice::Cuda(0);
@@ -211,7 +278,6 @@ fn formats() {
     let (rows, cols, inputs) = (72, 1280, 6);
     let isa =
         [Isa::Avx512Vnni, Isa::Avx2].into_iter().find(|isa| isa.is_available()).unwrap_or(Isa::Portable);
-    let team = Team::new(1);
     let mut random = 1u32;
     let mut number = || {
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -223,27 +289,32 @@ fn formats() {
     for format in asked_formats() {
         let mut bytes = vec![0u8; rows * format.row_bytes(cols)];
         (format.quantize.unwrap())(&weights, None, &mut bytes);
-        let matrix = MatrixRef { format, rows, cols, layout: Layout::Rows, bytes: &bytes };
+        let in_file = Weights::of_file(format, cols, bytes);
         let device = Device::open(0).unwrap();
         let start = Instant::now();
         let kernels = Kernels::load(device, &[format]).unwrap();
         println!("{format:8} loaded in {} ms", start.elapsed().as_millis());
-        for layout in [Layout::Rows, Layout::of(isa)] {
-            let mut packed = bytes.clone();
-            layout.pack(matrix, &mut packed);
-            let matrix = MatrixRef { layout, bytes: &packed, ..matrix };
-            let expected = on_cpu(&team, isa, matrix, &x, inputs);
-            let found = on_card(&kernels, matrix, &x, inputs);
+        let packed = in_file.packed(isa);
+        for weights in [in_file, packed] {
+            let expected = weights.times(isa, &x);
+            let is_panels = weights.is_panels();
+            let found = on_card(&kernels, (format, rows, cols), &weights, &x);
+            // So many that they go through tensor cores.
+            let many = on_card(&kernels, (format, rows, cols), &weights, &x.repeat(8));
+            if many != found.repeat(8) {
+                failures.push(format!("{format}, in panels: {is_panels}: other bits for many rows"));
+            }
             let error = difference(&found, &expected);
             // Rows after the last whole panel are added up in another order on the CPU.
             let whole = |all: &[f32]| -> Vec<f32> {
                 all.chunks_exact(rows).flat_map(|row| row[..rows / 16 * 16].to_vec()).collect()
             };
             let is_same = whole(&found) == whole(&expected);
-            println!("{format:8} {layout:?} {error:.1e}{}", if is_same { ", the same bits" } else { "" });
+            let lies = if is_panels { "panels" } else { "rows" };
+            println!("{format:8} {lies} {error:.1e}{}", if is_same { ", the same bits" } else { "" });
             if error.is_nan() || error >= 1e-5 {
-                failures.push(format!("{format} {layout:?}: {error:.1e} from the CPU"));
-            } else if layout == Layout::Panels && SAME_BITS.contains(&format.name) && !is_same {
+                failures.push(format!("{format} in {lies}: {error:.1e} from the CPU"));
+            } else if is_panels && SAME_BITS.contains(&format.name) && !is_same {
                 failures.push(format!("{format}: other bits than the CPU's panels"));
             }
         }
@@ -257,34 +328,19 @@ fn asked_formats() -> impl Iterator<Item = &'static Format> {
     FORMATS.iter().filter(move |format| asked.as_deref().is_none_or(|asked| asked == format.name))
 }
 
-fn on_cpu(team: &Team, isa: Isa, matrix: MatrixRef<'_>, x: &[f32], inputs: usize) -> Vec<f32> {
-    let kernel = kernels::select(matrix.format, isa);
-    let mut out = vec![0f32; inputs * matrix.rows];
-    let extras_len = Quantized::extras_len(matrix.cols);
-    let (mut codes, mut extras) = (vec![0i8; x.len()], vec![0f32; inputs * extras_len]);
-    let mut rows = kernels::Inputs::floats(x, matrix.cols);
-    if let Some(grain) = kernel.inputs() {
-        let places = codes.chunks_exact_mut(matrix.cols).zip(extras.chunks_exact_mut(extras_len));
-        for (row, (codes, extras)) in x.chunks_exact(matrix.cols).zip(places) {
-            kernel.quantize(row, &mut Quantized::new(codes, extras));
-        }
-        rows = rows.with_codes(grain, &codes, &extras);
-    }
-    let picks: Vec<Pick> = (0..inputs as u32).map(|row| Pick { input: row, output: row }).collect();
-    let output = Output::new(&mut out, matrix.rows, 0);
-    kernels::matmul(team, kernel, &Job { matrix, inputs: rows, picks: &picks, output });
-    out
-}
-
-fn on_card(kernels: &Kernels, matrix: MatrixRef<'_>, x: &[f32], inputs: usize) -> Vec<f32> {
-    let device = kernels.device();
-    let weights = device.upload(matrix.bytes).unwrap();
+fn on_card(
+    kernels: &Kernels,
+    (format, rows, cols): (&'static Format, usize, usize),
+    weights: &Weights,
+    x: &[f32],
+) -> Vec<f32> {
+    let (device, inputs) = (kernels.device(), x.len() / cols);
+    let is_panels = weights.is_panels();
+    let weights = device.upload(weights.bytes()).unwrap();
     let (mut input, mut out) = (Rows::new(0), Rows::new(0));
-    kernels.resize(&mut input, inputs, matrix.cols);
-    kernels.resize(&mut out, inputs, matrix.rows);
+    kernels.resize(&mut input, inputs, cols);
+    kernels.resize(&mut out, inputs, rows);
     device.copy_now(input.place(), &bytes_of(x)).unwrap();
-    let MatrixRef { format, rows, cols, .. } = matrix;
-    let is_panels = matrix.layout.is_other_than_rows(format);
     let at = MatrixAt { format, rows, cols, is_panels, bytes: weights.address() };
     kernels.multiply(at, 0, &mut input, &mut out, 0);
     kernels.take_failure().unwrap();

@@ -12,6 +12,7 @@ use moewe_engine::gguf::Gguf;
 use moewe_engine::model::ffn;
 use moewe_engine::session::{Engine, MemoryLimit, Options, Session};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Every way of having experts: with and without gates, with biases, joined, beside dense layers, shared, dropped, in
 /// groups.
@@ -102,14 +103,28 @@ fn any_budget_computes_the_same_bits() {
 #[test]
 fn looking_ahead_computes_the_same_bits_in_the_same_slots() {
     let folder = tempfile::tempdir().unwrap();
-    let files = EXPERTS.iter().map(|name| fixture(name, folder.path())).chain([mini()]);
+    let files: Vec<_> = EXPERTS.iter().map(|name| fixture(name, folder.path())).chain([mini()]).collect();
+    // Where others have the machine, every guess may be taken back before a thread reads it.
+    let start = Instant::now();
+    loop {
+        let (read, read_ahead) = looked_ahead(&files);
+        if read_ahead > 2 * read {
+            break;
+        }
+        let is_patient = start.elapsed() < Duration::from_secs(120);
+        assert!(is_patient, "no guess was read: {read_ahead} bytes, {read} without");
+    }
+}
+
+/// Answers of all files with and without guesses; bytes that were read without any, and with one and with two.
+fn looked_ahead(files: &[PathBuf]) -> (u64, u64) {
     let (mut read, mut read_ahead) = (0, 0);
     for file in files {
-        let whole = open(&file, u64::MAX, 1);
+        let whole = open(file, u64::MAX, 1);
         let (all, expected) = (whole.memory().experts.bytes(), answer(&mut whole.session().unwrap()));
         for budget in [0, all / 3 * 2] {
             for guesses in [0, 1, 2] {
-                let engine = open_ahead(&file, budget, 2, guesses);
+                let engine = open_ahead(file, budget, 2, guesses);
                 let mut session = engine.session().unwrap();
                 for _ in 0..2 {
                     assert!(answer(&mut session) == expected, "{}: {guesses} guesses", file.display());
@@ -122,7 +137,7 @@ fn looking_ahead_computes_the_same_bits_in_the_same_slots() {
             }
         }
     }
-    assert!(read_ahead > 2 * read, "no guess was read: {read_ahead} bytes, {read} without");
+    (read, read_ahead)
 }
 
 #[test]

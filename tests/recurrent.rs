@@ -3,6 +3,8 @@
 //! Weights are in Q8_0 here, and pieces have at least four rows: matrices of floats are multiplied by other kernels for
 //! fewer, and so are all on AMX, whose sums have other bits (`golden.rs` holds those to a tolerance).
 
+#![allow(clippy::print_stdout, reason = "which instruction sets there were is for `--nocapture`")]
+
 #[path = "support/fixtures.rs"]
 #[allow(dead_code, reason = "nothing is rewritten here")]
 mod fixtures;
@@ -66,6 +68,7 @@ fn prompts_have_the_same_bits_in_any_pieces() {
     let folder = tempfile::tempdir().unwrap();
     for name in FIXTURES {
         for isa in isas() {
+            println!("{name} on {isa}");
             let prompt = tokens(140, 3);
             let of = |batch| {
                 let engine = engine(name, folder.path(), isa, batch);

@@ -1,6 +1,8 @@
 //! Many sequences of one engine: beginnings that they share, pages that they claim, and answers that do not depend on who
 //! else is served.
 
+#![allow(clippy::print_stdout, reason = "which instruction sets there were is for `--nocapture`")]
+
 #[path = "support/fixtures.rs"]
 #[allow(dead_code, reason = "nothing is rewritten here")]
 mod fixtures;
@@ -40,6 +42,7 @@ fn sequences_share_their_beginning() {
     let folder = tempfile::tempdir().unwrap();
     for (name, isas) in [("mixtral", Isa::available().collect()), ("deepseek2", vec![Isa::detect()])] {
         for isa in isas {
+            println!("{name} on {isa}");
             let engine = engine(folder.path(), name, isa, Some(3));
             let mut batch = engine.batch(3).unwrap();
             let (common, first, second) = (tokens(310, 1), tokens(9, 2), tokens(6, 3));
@@ -103,6 +106,7 @@ fn company_changes_no_bit() {
     let others = ["qwen3moe", "deepseek2", "gpt-oss"].map(|name| (name, vec![Isa::detect()]));
     for (name, isas) in others.into_iter().chain([("mixtral", Isa::available().collect())]) {
         for isa in isas {
+            println!("{name} on {isa}");
             let engine = engine(folder.path(), name, isa, None);
             let mut batch = engine.batch(23).unwrap();
             let prompts: Vec<_> = (0..23).map(|i| tokens(1 + i % 5, i)).collect();

@@ -1,6 +1,21 @@
 //! Checkpoints (safetensors, PyTorch pickles, GGUF) to GGUF. Sees the engine for formats and the container, and for the
 //! forward that calibration observes.
 //!
+//! ```
+//! use moewe_convert::{Options, convert};
+//! use moewe_engine::gguf::Gguf;
+//! use moewe_engine::quant::Format;
+//! # let checkpoint = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/mixtral"));
+//! # let folder = tempfile::tempdir()?;
+//! # let target = folder.path().join("model.gguf");
+//!
+//! let format = Format::by_name("Q8_0").ok_or("no such format")?;
+//! let report = convert(checkpoint, &target, &Options::new(format), &())?;
+//! assert_eq!(Gguf::open(&target)?.file_len(), report.bytes);
+//! assert!(report.bits_per_weight < 9.0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! [`convert`] is the door. A `Source` (`from_checkpoint.rs`, `from_gguf.rs`) gives metadata and tensors on their way;
 //! `merge/` makes one of several, `pad.rs` widens these, `recipe/` chooses formats, `settle.rs` decides between both, `stream.rs` writes.
 

@@ -7,7 +7,7 @@
 use crate::report::Padding;
 use crate::tensor::{Rows, Subject, Tensor};
 use moewe_engine::Result;
-use moewe_engine::gguf::Metadata;
+use moewe_engine::gguf::{Metadata, TensorName};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -107,8 +107,8 @@ enum Matrix {
 
 /// Which network's hidden units a tensor has, if any; `None` for one that might have and is not known.
 fn network(name: &str) -> Option<Option<(Network, Matrix)>> {
-    let own = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map_or("", |(_, own)| own);
-    if !own.starts_with("ffn_") || OUTSIDE.iter().any(|prefix| own.starts_with(prefix)) {
+    let TensorName { layer, part: own } = TensorName::of(name);
+    if layer.is_none() || !own.starts_with("ffn_") || OUTSIDE.iter().any(|prefix| own.starts_with(prefix)) {
         return Some(None);
     }
     let (stem, kind) = own.rsplit_once('.')?;

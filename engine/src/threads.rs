@@ -90,7 +90,8 @@ impl Share {
 
 #[derive(Default)]
 struct Shared {
-    /// Number of the current job. It changes after the shares: they may be touched only with this number, or a late
+    /// Number of the current job, of which a ticket keeps 24 bits: a thread would have to sleep through sixteen million jobs
+    /// in the midst of a claim to take one for another. It changes after the shares: they may be touched only with this number, or a late
     /// thread would take from a share that is written while another still is not, and lose what it took.
     job: AtomicU64,
     /// One per thread.
@@ -109,7 +110,7 @@ struct Worker {
 }
 
 /// A team of threads, the caller of [`Team::run`] included.
-pub struct Team {
+pub(crate) struct Team {
     shared: Arc<Shared>,
     workers: Vec<Worker>,
     /// Held by the thread inside `run`; a second caller waits.
@@ -118,7 +119,7 @@ pub struct Team {
 
 impl Team {
     /// A team of `threads` (at least one: the caller itself).
-    pub fn new(threads: usize) -> Self {
+    pub(crate) fn new(threads: usize) -> Self {
         let shares = (0..threads.max(1)).map(|_| Share::default()).collect();
         let shared = Arc::new(Shared { shares, ..Shared::default() });
         let workers = (1..threads).map_while(|i| Worker::start(i, &shared)).collect();
@@ -126,7 +127,7 @@ impl Team {
     }
 
     /// Threads that work on a job.
-    pub fn threads(&self) -> usize {
+    pub(crate) fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
@@ -134,7 +135,7 @@ impl Team {
     ///
     /// # Panics
     /// Passes on a panic of `work`. `work` must not call `run` itself.
-    pub fn run(&self, tasks: usize, work: impl Fn(usize) + Sync) {
+    pub(crate) fn run(&self, tasks: usize, work: impl Fn(usize) + Sync) {
         assert!((tasks as u64) < TASK_MASK);
         if self.workers.is_empty() || tasks <= 1 {
             (0..tasks).for_each(work);
@@ -154,13 +155,13 @@ impl Team {
     }
 
     /// Like [`Team::run`] over the chunks `0..len` cut into pieces of `chunk`: `work(start, end)`.
-    pub fn run_chunks(&self, len: usize, chunk: usize, work: impl Fn(usize, usize) + Sync) {
+    pub(crate) fn run_chunks(&self, len: usize, chunk: usize, work: impl Fn(usize, usize) + Sync) {
         let chunk = chunk.max(1);
         self.run(len.div_ceil(chunk), |task| work(task * chunk, len.min((task + 1) * chunk)));
     }
 
     /// Calls `work(i, row)` for every row of `width` elements, `rows_per_task` at a time.
-    pub fn each_row<T: Send>(
+    pub(crate) fn each_row<T: Send>(
         &self,
         rows: &mut [T],
         width: usize,
@@ -178,7 +179,7 @@ impl Team {
     }
 
     /// [`Team::each_row`] over two slices of equally many rows: `work(i, row of a, row of b)`.
-    pub fn each_row_pair<A: Send, B: Send>(
+    pub(crate) fn each_row_pair<A: Send, B: Send>(
         &self,
         (a, a_width): (&mut [A], usize),
         (b, b_width): (&mut [B], usize),
@@ -322,7 +323,7 @@ fn serve(number: usize, shared: &Shared, asleep: &AtomicBool) {
 
 /// A slice that several tasks write at disjoint places.
 #[derive(Clone, Copy)]
-pub struct SharedSlice<'a, T> {
+pub(crate) struct SharedSlice<'a, T> {
     start: *mut T,
     len: usize,
     lifetime: std::marker::PhantomData<&'a mut [T]>,
@@ -330,23 +331,13 @@ pub struct SharedSlice<'a, T> {
 
 // SAFETY: access goes through `slice`, whose caller promises disjoint ranges.
 unsafe impl<T: Send> Send for SharedSlice<'_, T> {}
-// SAFETY: as above.
+// SAFETY: tasks that share the slice reach its elements through `slice` only, each its own, which may be sent to it.
 unsafe impl<T: Send> Sync for SharedSlice<'_, T> {}
 
 impl<'a, T> SharedSlice<'a, T> {
     /// Takes the slice over for the time of a job.
-    pub fn new(slice: &'a mut [T]) -> Self {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), lifetime: std::marker::PhantomData }
-    }
-
-    /// Elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// The elements `start..start + len`.
@@ -358,9 +349,9 @@ impl<'a, T> SharedSlice<'a, T> {
     /// When the range leaves the slice.
     #[allow(clippy::mut_from_ref)]
     #[inline(always)]
-    pub unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [T] {
+    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [T] {
         assert!(start <= self.len && len <= self.len - start);
-        // SAFETY: inside the slice by the assert; disjoint by the caller's promise.
+        // SAFETY: inside the slice by the assert, and no other task has these elements, as the caller says.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
 }

@@ -9,7 +9,8 @@ mod peer;
 
 use super::options::{self, ModelOptions, within};
 use super::output::{self, Table};
-use super::{Command, heat, inspect};
+use super::{Command, heat};
+use crate::facts;
 use anyhow::{Result, bail};
 use clap::Parser;
 use moewe_engine::eval::machine::ReadBench;
@@ -139,8 +140,8 @@ impl Bench {
         let rate = |tokens: usize, ms: Option<f64>| ms.map(|ms| tokens as f64 * 1e3 / ms);
         json!({
             "model": options::describe(engine.gguf()),
-            "architecture": inspect::architecture(engine.gguf()),
-            "format": inspect::main_format(engine.gguf()),
+            "architecture": facts::architecture(engine.gguf()),
+            "format": facts::main_format(engine.gguf()),
             "threads": threads,
             "isa": isa,
             "prompt_tokens": self.prompt,

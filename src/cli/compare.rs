@@ -6,7 +6,8 @@ use super::models;
 use super::options::bounded_threads;
 use super::output::{self, Table};
 use super::progress::Reading;
-use super::{Command, inspect, target, text::read};
+use super::{Command, target, text::read};
+use crate::facts;
 use anyhow::{Context, Result};
 use clap::Parser;
 use moewe_engine::eval::{Comparison, compare};
@@ -74,7 +75,7 @@ impl Command for Compare {
         let measured = |((name, engine), figures): ((&&OsString, &Engine), Comparison)| Measured {
             name: name.to_string_lossy().into_owned(),
             bytes: engine.gguf().file_len(),
-            bits_per_weight: inspect::model(engine.gguf()).bits_per_weight(),
+            bits_per_weight: facts::model(engine.gguf()).bits_per_weight(),
             figures,
         };
         let all: Vec<Measured> = names.iter().zip(&engines).zip(figures).map(measured).collect();

@@ -3,8 +3,8 @@
 
 use super::models::{self, Found, Place};
 use super::output::{self, Table};
-use super::{Command, catalogue, converted, folders, inspect};
-use crate::embedded;
+use super::{Command, catalogue, converted, folders};
+use crate::{embedded, facts};
 use anyhow::Result;
 use clap::Parser;
 use moewe_engine::gguf::Gguf;
@@ -102,9 +102,9 @@ fn describe(found: Found, gguf: &Gguf) -> Listed {
     let what = if is_adapter { "an adapter for " } else { "" };
     Listed {
         name: found.name,
-        architecture: format!("{what}{}", inspect::architecture(gguf)),
-        format: inspect::main_format(gguf).to_owned(),
-        parameters: inspect::model(gguf).weights,
+        architecture: format!("{what}{}", facts::architecture(gguf)),
+        format: facts::main_format(gguf).to_owned(),
+        parameters: facts::model(gguf).weights,
         bytes: gguf.file_len(),
         path: found.path.display().to_string(),
         source: None,

@@ -41,8 +41,6 @@ mod text;
 mod tokenize;
 mod train;
 
-pub(crate) use inspect::{architecture, main_format, to_json};
-
 use anyhow::Result;
 use clap::{ArgMatches, Parser};
 use moewe_engine::Error;

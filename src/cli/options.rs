@@ -7,7 +7,7 @@ use crate::embedded;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use moewe_engine::gguf::Gguf;
-use moewe_engine::model::{Adapter, ffn};
+use moewe_engine::model::{Adapter, Missing, ffn};
 use moewe_engine::session::{
     CapacityMode, CardPlan, DeviceChoice, Engine, MemoryLimit, MemoryPlan, Options, cache_format,
 };
@@ -46,6 +46,9 @@ pub(crate) struct ModelOptions {
     /// [default: 90%]
     #[arg(long, value_name = "AMOUNT")]
     pub(crate) vram: Option<MemoryLimit>,
+    /// Who computes experts that are not on the card: auto, by what is measured; copy, which brings them; or cpu
+    #[arg(long, value_name = "WAY", default_value = "auto")]
+    pub(crate) missing_experts: Missing,
     /// Format of the cache: f16, q8_0 or f32, with which attention is exact on every CPU
     #[arg(long, value_name = "FORMAT", default_value = "f16")]
     pub(crate) cache_type: String,
@@ -101,6 +104,7 @@ impl ModelOptions {
             isa: self.isa.as_deref().map(Isa::parse).transpose()?,
             device: self.device,
             vram: self.vram,
+            missing: self.missing_experts,
             plain: self.plain,
             batch: self.batch,
             all_logits: false,
@@ -301,7 +305,7 @@ fn describe_limit(limit: Option<u64>, machine: Option<u64>, total: u64) -> Optio
 
 /// One line about a model: name, architecture, size.
 pub(crate) fn describe(gguf: &Gguf) -> String {
-    use super::inspect::{architecture, main_format, model};
+    use crate::facts::{architecture, main_format, model};
     let name = gguf.metadata().str("general.name").ok().flatten().map(str::to_owned);
     let stem =
         || gguf.path().and_then(|path| path.file_stem()).map(|stem| stem.to_string_lossy().into_owned());

@@ -1,6 +1,6 @@
 //! What the server counts, in the text format that Prometheus reads; llama-server's names stand beside our own.
 
-use super::scheduler::Usage;
+use super::usage::Usage;
 use moewe_engine::os::memory;
 use moewe_engine::session::Engine;
 use prometheus_client::encoding::EncodeLabelSet;

@@ -1,16 +1,17 @@
 //! Which path is answered by what, and what every answer has.
 
-use super::api::{RequestId, anthropic, document, identifier, native, ollama, openai};
+use super::api::{RequestId, anthropic, identifier, native, ollama, openai};
+use super::document::document;
+use super::health::{health, metrics};
 use super::interface::Interface;
 use super::refusal::Refusal;
 use super::{Shared, experts, page};
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use axum::{Json, Router};
-use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// All routes.
@@ -129,26 +130,4 @@ fn add(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
-}
-
-/// Whether it can be asked.
-#[utoipa::path(get, path = "/health", responses(
-    (status = 200, description = "It can", body = Value),
-    (status = 503, description = "The model is loading, or the server ends", body = Value),
-))]
-pub(super) async fn health(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Refusal> {
-    shared.model()?;
-    if shared.is_closing() {
-        return Err(Refusal::unavailable("the server is shutting down"));
-    }
-    Ok(Json(json!({ "status": "ok" })))
-}
-
-/// Figures for Prometheus.
-#[utoipa::path(get, path = "/metrics", responses((status = 200, description = "Text of version 0.0.4", body = String)))]
-pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    if let Some(model) = shared.model.get() {
-        shared.metrics.look_at(&model.engine);
-    }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.text())
 }

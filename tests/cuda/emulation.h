@@ -374,18 +374,26 @@ template <int left> DEVICE void copies_wait() {
         groups.erase(groups.begin());
     }
 }
-/// The fragments as PTX ISA draws them for mma.m16n8k32 with 8-bit operands.
-DEVICE void mma_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    uint32_t words[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-    const emulation::Lane *lanes = emulation::exchange("mma_s8", words, 6);
+/// The fragments as PTX ISA draws them for mma.m16n8k16 and mma.m16n8k32 with 8-bit operands.
+template <int HALVES>
+DEVICE void mma_s8(int (&sums)[4], const uint32_t (&a)[2 * HALVES], const uint32_t (&b)[HALVES],
+                   const int (&c)[4]) {
+    uint32_t words[3 * HALVES];
+    std::copy_n(a, 2 * HALVES, words), std::copy_n(b, HALVES, words + 2 * HALVES);
+    const emulation::Lane *lanes = emulation::exchange(HALVES == 2 ? "mma k32" : "mma k16", words, 3 * HALVES);
     int lane = thread_x() & 31;
     for (int i = 0; i < 4; i++) {
         int row = lane / 4 + (i >> 1) * 8, column = lane % 4 * 2 + (i & 1);
-        for (int k = 0; k < 32; k++) {
+        sums[i] = c[i];
+        for (int k = 0; k < 16 * HALVES; k += 4) {
             const emulation::Lane &left = lanes[row % 8 * 4 + k % 16 / 4], &right = lanes[column * 4 + k % 16 / 4];
-            int8_t x = (int8_t)(left.words[row / 8 + k / 16 * 2] >> k % 4 * 8),
-                   y = (int8_t)(right.words[4 + k / 16] >> k % 4 * 8);
-            c[i] += x * y;
+            sums[i] = dot4((int)left.words[row / 8 + k / 16 * 2], (int)right.words[2 * HALVES + k / 16], sums[i]);
         }
     }
+}
+DEVICE void mma_s8(int (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const int (&c)[4]) {
+    mma_s8<2>(sums, a, b, c);
+}
+DEVICE void mma_s8(int (&sums)[4], const uint32_t (&a)[2], const uint32_t (&b)[1], const int (&c)[4]) {
+    mma_s8<1>(sums, a, b, c);
 }

@@ -15,8 +15,8 @@ struct Joining {
     void (*down)(const float *, const uint64_t *, const int *, const float *, int, int, int, int, const uint64_t *,
                  const float *, float *, int *, const float *, float *, int, float);
     void (*norm_route)(const float *, int, const float *, const float *, float, int, const uint8_t *, int, int,
-                       const float *, float *, int *, const float *, int, int, int, int, int, int, float, float, int *,
-                       float *);
+                       const float *, float *, int *, const float *, int, int, int, int, int, int, float, float,
+                       const float *, int *, float *);
 };
 
 /// Everything as it is done step by step: rows normalised, rounded and multiplied.
@@ -142,13 +142,14 @@ static void joined_steps(const Format &format, const Joining &kernels) {
         if (kernels.norm_route) {
         std::vector<float> logits(inputs * rows), got_logits(inputs * rows, NAN), want_scores(inputs * used), got_scores = want_scores;
         std::vector<int> want_choices(inputs * used), got_choices = want_choices;
-        auto choice_bias = numbers(rows, 1);
+        auto choice_bias = numbers(rows, 1), expert_scale = numbers(rows, 1);
         steps.multiply(one, rows, normed, bias.data(), logits.data(), rows, 0);
         RUN(route, inputs, 1, (size_t)ROUTE_SHARED(rows), logits.data(), choice_bias.data(), rows, used, kind, 6, 4, 2,
-            1, 2.5f, 0.0f, want_choices.data(), want_scores.data());
+            1, 2.5f, 0.0f, expert_scale.data(), want_choices.data(), want_scores.data());
         RUN_AS(name("norm_route"), kernels.norm_route, 2, inputs, std::max(shared, (size_t)ROUTE_SHARED(rows)), x.data(),
                cols, by, added, 1e-5f, kind == 2, one, rows, cols, bias.data(), got_logits.data(), arrived.data(),
-               choice_bias.data(), used, kind, 6, 4, 2, 1, 2.5f, 0.0f, got_choices.data(), got_scores.data());
+               choice_bias.data(), used, kind, 6, 4, 2, 1, 2.5f, 0.0f, expert_scale.data(), got_choices.data(),
+               got_scores.data());
         same("norm_route, logits", got_logits, logits);
         same("norm_route, choices", got_choices, want_choices);
         same("norm_route, scores", got_scores, want_scores);

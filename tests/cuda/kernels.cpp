@@ -3,9 +3,11 @@
 // what results may hide: accesses outside a buffer, shared memory that nobody waited for.
 //   kernels [SEEDS]    the exit code is 0 if all holds; check.sh builds and runs it
 // Whether a format's bits become the right weights is not asked: tests/cuda.rs compares them with the CPU's.
+#define CHUNK_OF_ATTENTION 256
 #include "device.h"
 #include "kernels.h"
 #include "plain.h"
+#include <array>
 #include <chrono>
 #include <set>
 #include <utility>
@@ -34,6 +36,8 @@ static void scalars() {
         close_to("gelu", activated(GELU_ERF, x), 0.5 * x * (1 + erf(x * M_SQRT1_2)), allowed);
         close_to("gelu by tanh", activated(GELU_TANH, x), 0.5 * x * (1 + tanh(inner)), allowed);
         close_to("relu", activated(RELU, x), fmax(x, 0), 0);
+        close_to("relu squared", activated(RELU_SQUARED, x), fmaxf(x, 0) * fmaxf(x, 0), 0);
+        if (x >= 0) close_to("log1p", libm_log1p(x), log1p((double)x), 1.2e-7 * log1p((double)x));
         close_to("swiglu_oai", activated(SWIGLU_OAI, x), most / (1 + exp(-1.702 * most)), allowed);
     }
     expect(exponential(-100) == 0 && exponential(89) == INFINITY, "ends");
@@ -54,6 +58,8 @@ static void elements(int rows, int width) {
          [&](int row, int column, float value) { return value + y[row * width + column] * factor; });
     each("scale", x, width, [&](float *x) { RUN(scale, rows, 1, 0, x, factor, width); },
          [&](int, int, float value) { return value * factor; });
+    each("cap", x, width, [&](float *x) { RUN(cap, rows, 1, 0, x, 1.5f, width); },
+         [](int, int, float value) { return 1.5f * (1.0f - 2.0f / (exponential(2.0f * value / 1.5f) + 1.0f)); });
     each("clear", x, width, [&](float *x) { RUN(clear, rows, 1, 0, x, width); },
          [](int, int, float) { return 0.0f; });
     each("weigh_by_sigmoid", x, width,
@@ -80,7 +86,7 @@ static void elements(int rows, int width) {
          });
 
     std::vector<uint64_t> addresses{16, 0, 16, 0, 16, 0, 16, 16, 16, 16, 0, 16}; // experts 1 and 2 have an up
-    for (int kind = 0; kind < 5; kind++)
+    for (int kind = 0; kind < 6; kind++)
         for (const float *gate : {(const float *)nullptr, (const float *)y.data()}) {
             auto change = [&](int row, int column, float value) {
                 if (!gate) return activated(kind, value);
@@ -156,6 +162,22 @@ static void spans(int rows, int width) {
                  return is_inside ? from[row * from_width + from_at + piece * from_stride + i] : value;
              });
     }
+    for (int factor = 0; factor < 3; factor++) {
+        int from_stride = width + 3, from_width = from_at + pieces * from_stride;
+        auto by = numbers(rows * from_width);
+        each("multiply_span", numbers(rows * to_width), to_width,
+             [&](float *out) {
+                 RUN(multiply_span, rows, pieces, 0, by.data(), from_width, from_at, from_stride, out, to_width, to_at,
+                     to_stride, width, factor);
+             },
+             [&](int row, int column, float value) {
+                 int piece = (column - to_at) / to_stride, i = (column - to_at) % to_stride;
+                 if (column < to_at || piece >= pieces || i >= width) return value;
+                 float x = by[row * from_width + from_at + piece * from_stride + i];
+                 float kinds[] = {x, 1.0f / (1.0f + exponential(-x)), activated(SILU, x)};
+                 return value * kinds[factor];
+             });
+    }
     int pairs = 1 + below(width / 2), dims = pairs * 2;
     auto x = numbers(rows * to_width), angles = numbers(rows * dims, 1);
     for (bool is_neox : {false, true})
@@ -174,6 +196,8 @@ static void spans(int rows, int width) {
                                   : at[0] * cosine - at[distance] * sine;
              });
 }
+
+#include "carried.h"
 
 static void rounding(int rows, int width) {
     auto x = numbers(rows * width);
@@ -195,8 +219,10 @@ static void routing(int experts, int used, int groups) {
     const int rows = 3;
     for (int variant = 0; variant < 12; variant++) {
         Router r{experts, used, variant % 3, variant / 3 & 1 ? groups : 0, 1 + below(groups), 1 + below(2),
-                 below(2) == 1, below(2) ? 2.5f : 1.0f, below(2) ? 0.8f / (float)used : 0.0f};
-        auto logits = numbers(rows * experts, 6), bias = numbers(experts, 0.3f);
+                 below(2) == 1, below(2) ? 2.5f : 1.0f, below(2) ? 0.8f / (float)used : 0.0f, nullptr};
+        auto logits = numbers(rows * experts, 6), bias = numbers(experts, 0.3f), factors = numbers(experts, 1);
+        for (float &factor : factors) factor = 1 + fabsf(factor);
+        if (variant % 2) r.expert_scale = factors.data();
         for (float &value : logits) value = below(2) ? roundf(value) : below(50) ? value : NAN;
         for (float &value : bias) value = roundf(value * 10) / 10;
         const float *added = variant / 6 ? bias.data() : nullptr;
@@ -206,8 +232,8 @@ static void routing(int experts, int used, int groups) {
             choose_plainly(r, &logits[row * experts], added, &want[row * used], &want_scores[row * used]);
         drop_plainly(used, 0, r.threshold, want, want_scores);
         RUN(route, rows, 1, (size_t)ROUTE_SHARED(experts), logits.data(), added, experts, used, r.gating,
-            r.groups, r.groups_used, r.groups_counted, r.normalise, r.scale, r.threshold, choices.data(),
-            scores.data());
+            r.groups, r.groups_used, r.groups_counted, r.normalise, r.scale, r.threshold,
+            r.expert_scale, choices.data(), scores.data());
         same("route, choices", choices, want);
         same("route, scores", scores, want_scores);
     }
@@ -301,15 +327,17 @@ static void attending(const Shape &s) {
     int q_at = below(5), q_stride = key_width + below(2) * 6, q_width = q_at + heads * q_stride + 2;
     auto queries = numbers(rows * q_width, 1), sinks = numbers(heads, 3);
     float scale = 1.0f / sqrtf((float)key_width);
-    auto look = [&](int first, int count) {
+    std::vector<int> arrived(rows * heads);
+    auto look = [&](int first, int count, int chunks) {
         std::vector<float> out((size_t)count * heads * value_width, NAN);
-        RUN(attention, count, heads, (size_t)ATTENTION_SHARED(key_width), &queries[first * q_width], q_width,
+        std::vector<float> parts((size_t)count * heads * chunks * (2 + value_width), NAN);
+        RUN(attention, count, heads * chunks, (size_t)ATTENTION_SHARED(key_width, value_width), &queries[first * q_width], q_width,
             q_at, heads, key_width, q_stride, s.kv_heads, value_width, scale, s.window,
             s.has_sinks ? sinks.data() : nullptr, &positions[first], &sequences[first], tables, layer,
-            max_pages, s.values_in_keys, s.format, out.data());
+            max_pages, s.values_in_keys, s.format, chunks, parts.data(), arrived.data(), out.data());
         return out;
     };
-    auto out = look(0, rows);
+    auto out = look(0, rows, 1);
     for (int i = 0; i < rows * heads; i++) {
         int row = i / heads, head = i % heads, position = positions[row];
         int first = s.window ? std::max(position + 1 - s.window, 0) : 0;
@@ -320,7 +348,9 @@ static void attending(const Shape &s) {
             close_to("attention", out[i * value_width + j], found[j], 2e-6 * sizes[j]);
     }
     int one = below(rows), width = heads * value_width;
-    same("attention of a row alone", look(one, 1), {&out[one * width], &out[one * width] + width});
+    same("attention of a row alone", look(one, 1, 1), {&out[one * width], &out[one * width] + width});
+    same("attention by several blocks", look(0, rows, 4), out);
+    same("attention, counters", arrived, std::vector<int>(rows * heads));
 }
 
 // ---- products
@@ -391,10 +421,13 @@ static void multiplying(const Format &format) {
 }
 
 #include "joined.h"
+#include "prompts.h"
 #if defined(__SANITIZE_THREAD__)
 #define JOINED_EVERY 5
+#define PROMPTS_EVERY 4
 #else
 #define JOINED_EVERY 1
+#define PROMPTS_EVERY 1
 #endif
 
 int main(int count, char **arguments) {
@@ -412,7 +445,10 @@ int main(int count, char **arguments) {
 #define JOINED_FLOATS(F) {row_products_##F, head_products_##F, gate_up_##F, down_##F, norm_route_##F},
     const Format formats[] = {DESCRIBED(F32, 0) DESCRIBED(F16, 0) DESCRIBED(BF16, 0) FORMATS(DESCRIBED)};
     const Joining joinings[] = {JOINED_FLOATS(F32) JOINED_FLOATS(F16) JOINED_FLOATS(BF16) FORMATS(JOINED)};
+#define PROMPTS(F, points) {prompt_products_##F, PROMPTS_SHARED(F)},
+    const Prompting promptings[] = {{}, {}, {}, FORMATS(PROMPTS)};
     scalars();
+    places();
     int seeds = count > 1 ? atoi(arguments[1]) : 2;
     for (int seed = 1; seed <= seeds; seed++) {
         source.seed((uint32_t)seed), launches = (uint32_t)seed * 1000003;
@@ -421,6 +457,10 @@ int main(int count, char **arguments) {
         routing(8, 2, 4), routing(60, 4, 5), routing(300, 22, 10), routing(1, 1, 1);
         capacity(7, 4, 2), capacity(300, 16, 3), capacity(128, 3, 3);
         bests(100, false), bests(9000, false), bests(300, true), bests(16000, true);
+        adapting(5, 3, 200), adapting(2, 16, 33);
+        convolving(130, 4, SILU), convolving(20, 2, -1), convolving(5, 8, RELU), convolving(7, 1, -1);
+        scanning({2, 16, 4, 40, 3, false, true}), scanning({1, 7, 2, 32, 0, true, false});
+        scanning({2, 128, 2, 64, 8, true, true});
         double steps = seconds();
         for (int format = 0; format < 4; format++) {
             attending({format, 2, 2, 64, 64, 0, false, false});
@@ -435,8 +475,12 @@ int main(int count, char **arguments) {
         for (size_t i = 0; i < std::size(formats); i += every) joined_steps(formats[i], joinings[i]);
         for (int format = 0; format < 4; format++)
             for (bool has_norm : {false, true}) joined_heads(format, has_norm, !has_norm || below(2));
-        printf("seed %d: steps %.1f s, attention %.1f s, products %.1f s, joined %.1f s\n", seed, steps, attention,
-               products, seconds());
+        double joined = seconds();
+        sorting();
+        for (size_t i = 0; i < std::size(formats); i += PROMPTS_EVERY)
+            if (promptings[i].multiply) prompting(formats[i], promptings[i]);
+        printf("seed %d: steps %.1f s, attention %.1f s, products %.1f s, joined %.1f s, prompts %.1f s\n", seed, steps,
+               attention, products, joined, seconds());
     }
 #define WAS_LAUNCHED(kernel) expect(JOINED_EVERY > 1 || launched.count(#kernel) == 1, #kernel " was launched");
     KERNELS(WAS_LAUNCHED)

@@ -88,8 +88,23 @@ mutant "the next tile's scores over those in use" attention.cu \
 mutant "a window of one more" attention.cu 'position + 1 - window : 0' 'position - window : 0'
 mutant "what was added up does not shrink" attention.cu 'total = total * shrink +' 'total = total +'
 mutant "too little shared memory for attention" attention.cu 'cache::TILE + 2 * steps::WARPS' 'cache::TILE'
+mutant "what a chunk has found does not shrink" attention.cu 'all.total * factors.largest + more' 'all.total + more'
+mutant "blocks of a head are counted on" attention.cu 'if (before == end - begin) *parts.arrived = 0; // for the next' ''
+mutant "the sink counts in every chunk" attention.cu 'chunk == begin ? all : none' 'all'
+mutant "a chunk is put together before it is there" attention.cu $'        sync_block();\n        if (thread_x() == 0) {\n            int before' $'        if (thread_x() == 0) {\n            int before'
 mutant "more heads than a row has" attention.cu 'if (head >= key_heads) return;' ''
 mutant "a position beyond its page" attention.cu 'position % PAGE' 'position'
+
+mutant "a convolution's inputs do not move on" recurrence.cu 'past[tap] = past[tap + 1];' ';'
+mutant "sums of warps are read before they are there" recurrence.cu $'        sync_block();\n        return sums[0]' '        return sums[0]'
+mutant "all sums of warps in one place" recurrence.cu 'joined(sum, row & 1)' 'joined(sum, 0)'
+mutant "keys behind the last four are nobody's" recurrence.cu 'if (warp == 0)' 'if (false)'
+mutant "a snapshot a row too late" recurrence.cu 'run.first + 1);' 'run.first);'
+mutant "a snapshot of the first layer's numbers" recurrence.cu '(float *)(run.ends[2 * i + 1] + run.distance)' '(float *)run.ends[2 * i + 1]'
+mutant "a value head with another's key" recurrence.cu 'head / sharing : head % key_heads' 'head % key_heads : head / (value_heads / key_heads)'
+mutant "an adapter of an expert that is not here" steps.cu \
+    'if (expert < 0 || !addresses[(size_t)expert * 3 + which]) return;' 'if (expert < 0) return;'
+mutant "an expert's own factor is left out" route.cuh 'by.expert_scale ? weight' 'false ? weight'
 
 mutant "rows of panels are swapped" products.cuh 'int lane = row % PANEL;' 'int lane = (row ^ 1) % PANEL;'
 mutant "odd bytes at the wrong end of a panel" products.cuh 'ODD == 0 || offset % 64 == 0' 'true'
@@ -126,6 +141,29 @@ mutant "a head's rotation before its norm is done" attention.cu \
     $'    sync_block();\n    turn(piece' '    turn(piece'
 mutant "a head is kept before its rotation is done" attention.cu \
     $'// the whole block\n    sync_block();' '// the whole block'
+
+mutant "prompt: columns are multiplied before they are there" prompts.cuh \
+    '            sync_block(); // what is multiplied now' '            // what is multiplied now'
+mutant "prompt: copies are not waited for" prompts.cuh $'            copies_wait<0>();\n' ''
+mutant "prompt: the stage that is filled" prompts.cuh 'shared->stages[(number - 1) % 2], sums' 'shared->stages[number % 2], sums'
+mutant "prompt: rows of a fragment in another order" prompts.cuh 'row + i % 2 * 8, group, half, i / 2' 'row + i / 2 * 8, group, half, i % 2'
+mutant "prompt: the sum of the other half of 16" prompts.cuh 'TERMS == 1 ? 1 : 2 + half' 'TERMS == 1 ? 1 : 3 - half'
+mutant "prompt: mins are added" prompts.cuh 'factors.less[i] = -min[i]' 'factors.less[i] = min[i]'
+mutant "prompt: results of inputs that are not there" prompts.cuh 'if (n >= count || row' 'if (row'
+mutant "prompt: results of rows that are not there" prompts.cuh 'n >= count || row >= matrix.rows' 'n >= count'
+mutant "prompt: rows behind the last are unpacked" prompts.cuh 'if (first_row + row >= matrix.rows || group' 'if (group'
+mutant "prompt: a group behind the last is copied" prompts.cuh 'input < count && piece < here * 2' 'input < count'
+mutant "prompt: the last tile's rows as if all were in panels" prompts.cuh \
+    'first_row + ROWS <= matrix.rows / PANEL * PANEL' 'first_row <= matrix.rows'
+mutant "prompt: an expert that is not here" prompts.cuh 'if (!matrix.bytes) continue;' ''
+mutant "prompt: the bias of another expert" prompts.cuh 'if (bias) bias += ' 'if (!bias) bias += '
+mutant "prompt: an input of another slot" prompts.cuh 'slot(n) / chosen.sharing : 0' 'slot(n) : 0'
+mutant "prompt: too little shared memory" prompts.cuh 'sizeof(prompts::Shared<F>)' '(sizeof(prompts::Shared<F>) - 64)'
+mutant "prompt: pieces of eight rows in the same banks" prompts.cuh '(piece ^ (row & 2)' '(piece ^ (row & 1)'
+mutant "prompt: a slot's place counts itself" slots.cu '(1u << lane) - 1' '(2u << lane) - 1'
+mutant "prompt: tiles begin where those before do" slots.cu '(tiles_before + i) * 3' 'i * 3'
+mutant "prompt: slots begin where those before do" slots.cu 'sorted[before + place]' 'sorted[place]'
+mutant "prompt: a tile of all slots" slots.cu 'count - first < prompts::INPUTS ?' 'true ?'
 
 if [ ${#unnoticed[@]} -gt 0 ]; then
     printf 'FAILED: %s\n' "${unnoticed[@]}"

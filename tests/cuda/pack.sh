@@ -46,7 +46,7 @@ pack_bits() {
     export MOEWE_BIN=$programs/moewe MOEWE_TEST_DATA=$pack MOEWE_CUDA_LIBRARY=$driver/libcuda.so.1
     export MOEWE_CUDA_REAL=1 RUST_MIN_STACK=16777216
     if ! { "$programs/cuda" --nocapture every_golden_model &&
-        "$programs/cuda" --nocapture --ignored --exact budgets; } >"$log" 2>&1; then
+        "$programs/cuda" --nocapture --ignored --exact budgets prompts::pieces; } >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         exit 1
     fi

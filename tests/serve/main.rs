@@ -393,7 +393,7 @@ fn a_signal_lets_answers_end() {
     signal();
     let start = Instant::now();
     while serving.get("/health").status != 503 {
-        assert!(start.elapsed() < Duration::from_secs(10));
+        assert!(start.elapsed() < Duration::from_secs(60));
         thread::sleep(Duration::from_millis(20));
     }
     let refused = serving.post("/v1/completions", &greedy("A", 1));

@@ -54,6 +54,18 @@ impl Graph {
         all
     }
 
+    /// Modules within `parent` that use what a module owns that they are in themselves.
+    pub(crate) fn upward(&self, parent: &[String]) -> Vec<String> {
+        let is_around = |outer: &Module, inner: &Module| {
+            outer.len() >= parent.len() && outer.len() < inner.len() && inner.starts_with(outer)
+        };
+        let within = self.uses.iter().filter(|(module, _)| module.starts_with(parent));
+        let upward = |(module, used): (&Module, &BTreeSet<Module>)| {
+            used.iter().any(|used| is_around(used, module)).then(|| module.join("::"))
+        };
+        within.filter_map(upward).collect()
+    }
+
     /// Siblings that use each other in a circle, as `parent: a, b`.
     pub(crate) fn circles(&self) -> Vec<String> {
         let mut found = vec![];

@@ -3,10 +3,10 @@
 
 use super::factor::{Prior, factors};
 use super::inputs::Inputs;
-use crate::recipe::layer_of;
 use crate::report::Fallback;
 use moewe_engine::Result;
 use moewe_engine::eval::moments::{self, Key, Moments, Sum};
+use moewe_engine::gguf::TensorName;
 use moewe_engine::quant::Factor;
 use moewe_engine::session::Engine;
 use rayon::prelude::*;
@@ -57,7 +57,7 @@ impl Calibration {
     ) -> Result<Told> {
         let mut told = Told::default();
         let name = inputs.observed().strip_suffix(".weight").unwrap_or(inputs.observed());
-        let layer = layer_of(name);
+        let layer = TensorName::of(name).layer;
         if layer.is_some_and(|layer| !self.layers.contains(&layer)) || name == "output" && !self.head {
             self.measure(layer, heard)?;
         }
@@ -94,7 +94,7 @@ impl Calibration {
         let mut bytes = HashMap::<usize, u64>::new();
         for tensor in self.engine.gguf().tensors().iter().filter(|tensor| tensor.shape.len() > 1) {
             let name = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
-            if let Some(layer) = layer_of(name).filter(|_| moments::reader_of(name) == name) {
+            if let Some(layer) = TensorName::of(name).layer.filter(|_| moments::reader_of(name) == name) {
                 let experts: u64 = tensor.shape[2..].iter().product();
                 *bytes.entry(layer).or_default() +=
                     2 * experts * moments::bytes_of(tensor.shape[0] as usize) as u64;

@@ -72,6 +72,9 @@ impl Config {
     }
 
     /// An unsigned integer.
+    ///
+    /// # Errors
+    /// When what stands there is no whole number, or negative.
     pub fn uint(&self, names: &[&str]) -> Result<Option<u64>> {
         self.typed(names, "a whole number", |value| {
             // 8.0 is a whole number too: some tools write all numbers as floats.
@@ -82,22 +85,34 @@ impl Config {
     }
 
     /// A finite number.
+    ///
+    /// # Errors
+    /// When what stands there is no number, or not finite.
     pub fn float(&self, names: &[&str]) -> Result<Option<f32>> {
         self.typed(names, "a number", |value| value.as_f64().map(|f| f as f32).filter(|f| f.is_finite()))
     }
 
     /// A flag.
+    ///
+    /// # Errors
+    /// When what stands there is neither true nor false.
     pub fn flag(&self, names: &[&str], default: bool) -> Result<bool> {
         Ok(self.typed(names, "true or false", Value::as_bool)?.unwrap_or(default))
     }
 
     /// A text.
+    ///
+    /// # Errors
+    /// When what stands there is no text.
     pub fn text(&self, names: &[&str]) -> Result<Option<&str>> {
         let Some((name, value)) = self.get(names) else { return Ok(None) };
         value.as_str().map(Some).ok_or_else(|| Error::malformed(format!("config, {name}"), "a text", value))
     }
 
     /// Refuses a model that asks for more than conversion carries over.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the condition holds.
     pub fn refuse(&self, condition: bool, what: &str) -> Result<()> {
         if condition {
             Err(Error::unsupported(format!("config: {what}"), "convert a model without it"))

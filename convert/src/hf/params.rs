@@ -191,6 +191,9 @@ impl Params {
     }
 
     /// A length that must be known.
+    ///
+    /// # Errors
+    /// When it is not known, 0, or as [`Params::maybe`].
     pub fn dim(&self, dim: Dim) -> Result<u64> {
         self.maybe(dim)?.filter(|&length| length > 0).ok_or_else(|| {
             let names = NAMES.iter().find(|row| row.0 == dim).map_or("", |row| row.2);
@@ -199,6 +202,9 @@ impl Params {
     }
 
     /// A length, where the configuration says or implies it.
+    ///
+    /// # Errors
+    /// When it is no whole number, larger than any model's, or told differently under two names.
     pub fn maybe(&self, dim: Dim) -> Result<Option<u64>> {
         if dim == Dim::StateHead && self.raw("mamba_d_head").is_some_and(|width| width == "auto") {
             let inner = self.uint(&["mamba_expand"])?.unwrap_or(2).saturating_mul(self.dim(Dim::Embedding)?);

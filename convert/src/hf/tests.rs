@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::checkpoint::Checkpoint;
-use moewe_engine::gguf::{Metadata, Value as Gguf};
+use moewe_engine::gguf::{Metadata, TensorName, Value as Gguf};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -266,8 +266,7 @@ impl<'t> Stock<'t> {
         let tensor = |line: &'t str| {
             let (name, rest) = line.split_once(" [").filter(|_| !line.contains(" = "))?;
             let shape = rest.split_once(']')?.0.split(", ").map(|length| length.parse().unwrap());
-            let layer =
-                name.strip_prefix("blk.").map(|rest| rest.split('.').next().unwrap().parse::<u64>().unwrap());
+            let layer = TensorName::of(name).layer.map(|layer| layer as u64);
             layer.is_none_or(|layer| layer < layers).then(|| (name, shape.collect()))
         };
         let tensors = lines().filter_map(tensor).collect();

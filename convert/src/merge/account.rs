@@ -3,9 +3,10 @@
 use super::gates::Material;
 use super::member::{Member, Members};
 use super::mixture::{GateMode, Mixture, Origin};
-use crate::recipe::{by_name, layer_of};
+use crate::recipe::by_name;
 use crate::tensor::Tensor;
 use moewe_engine::Result;
+use moewe_engine::gguf::TensorName;
 use moewe_engine::quant::Kind;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -144,7 +145,7 @@ pub(super) fn memory(gates: u64, piece: u64) -> u64 {
 fn layer_bytes(member: &Member) -> u64 {
     let mut layers: HashMap<usize, u64> = HashMap::new();
     for tensor in member.source.tensors() {
-        if let Some(layer) = layer_of(&tensor.subject.name) {
+        if let Some(layer) = TensorName::of(&tensor.subject.name).layer {
             let float = tensor.subject.float.filter(|float| float.kind == Kind::Float);
             let format = tensor.subject.stored.or(float).unwrap_or_else(|| by_name("F32"));
             let bytes = format.bytes_for(tensor.subject.weights()).unwrap_or(0);

@@ -8,12 +8,12 @@ use super::mixture::{Expert, Mixture, Origin};
 use super::rows::{Changed, Mean, Numbers, Ordered, OrderedVector, Stack, Widened};
 use crate::from_gguf::requantized;
 use crate::hf::places::in_pairs;
-use crate::recipe::{by_name, layer_of, part_of};
+use crate::recipe::by_name;
 use crate::report::Report;
 use crate::source::{Change, Source, accept, change_all};
 use crate::tensor::{Rows, Subject, Tensor};
 use moewe_engine::Result;
-use moewe_engine::gguf::Metadata;
+use moewe_engine::gguf::{Metadata, TensorName};
 use moewe_engine::quant::{Format, Kind};
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
@@ -145,11 +145,10 @@ impl<'m> Builder<'_, 'm> {
         let (mut tensors, mut done) = (Vec::new(), HashSet::new());
         for tensor in self.base.source.tensors() {
             let name = tensor.subject.name.as_str();
-            let Some(layer) = layer_of(name) else {
+            let TensorName { layer: Some(layer), part } = TensorName::of(name) else {
                 tensors.push(tensor.clone());
                 continue;
             };
-            let part = part_of(name);
             match part {
                 "ffn_gate.weight" | "ffn_up.weight" | "ffn_down.weight" => {
                     if done.insert(layer) {

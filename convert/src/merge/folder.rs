@@ -8,10 +8,11 @@ use super::member::Member;
 use super::mixture::Mixture;
 use crate::checkpoint::Checkpoint;
 use crate::options::Options;
-use crate::recipe::{by_name, layer_of, part_of};
+use crate::recipe::by_name;
 use crate::report::{Planned, Progress, Report};
 use crate::source::Source;
 use crate::tensor::Tensor;
+use moewe_engine::gguf::TensorName;
 use moewe_engine::quant::{Format, Kind};
 use moewe_engine::{Error, Result};
 use rayon::prelude::*;
@@ -123,7 +124,7 @@ impl Writing<'_> {
             let shape = shape.into_iter().map(|length| length as usize).collect();
             pieces.push(Piece { name, tensor, first, shape, format, writing: self });
         };
-        let Some(layer) = layer_of(name) else {
+        let TensorName { layer: Some(layer), part } = TensorName::of(name) else {
             let known = match name {
                 "token_embd.weight" => "model.embed_tokens.weight",
                 "output_norm.weight" => "model.norm.weight",
@@ -133,7 +134,6 @@ impl Writing<'_> {
             add(known.to_owned(), tensor.clone(), 0, shape);
             return Ok(());
         };
-        let part = part_of(name);
         let front = format!("model.layers.{layer}.");
         if let Some(i) = PARTS.iter().position(|known| part == format!("ffn_{known}_exps.weight")) {
             for e in 0..shape[0] {

@@ -6,7 +6,8 @@
 //! The minimum is found by a price per bit (a Lagrange multiplier), what is left is spent on the best next step.
 
 use super::question::{Choice, Measure, Question, by_name, fits, is_quantizable, plain};
-use super::role::{Role, layer_of};
+use super::role::Role;
+use moewe_engine::gguf::TensorName;
 use moewe_engine::quant::Format;
 use rayon::prelude::*;
 
@@ -68,7 +69,11 @@ pub(crate) fn noise(questions: &[Question], choices: &[Choice], measure: &Measur
 }
 
 fn layers_of(questions: &[Question]) -> usize {
-    questions.iter().filter_map(|question| layer_of(question.name)).max().map_or(1, |last| last + 1)
+    questions
+        .iter()
+        .filter_map(|question| TensorName::of(question.name).layer)
+        .max()
+        .map_or(1, |last| last + 1)
 }
 
 /// How much a relative error in this matrix matters: as measured, or against one in the gates of experts. A layer adds

@@ -5,7 +5,8 @@
 //! measured before formats are chosen, so rules ask for it as they do with a file of it.
 
 use super::question::{Choice, Facts, Question, by_name, fits, is_quantizable, nearest, plain};
-use super::role::{Role, layer_of};
+use super::role::Role;
+use moewe_engine::gguf::TensorName;
 
 /// A named mix.
 #[derive(Debug)]
@@ -136,13 +137,13 @@ impl Counts {
     fn of(questions: &[Question], facts: &Facts) -> Self {
         let is_value = |question: &&Question| question.role() == Role::Value && is_quantizable(**question);
         let mut values: Vec<usize> =
-            questions.iter().filter(is_value).filter_map(|q| layer_of(q.name)).collect();
+            questions.iter().filter(is_value).filter_map(|q| TensorName::of(q.name).layer).collect();
         values.sort_unstable();
         Self { values, layers: facts.block_count }
     }
 
     fn place(&self, question: Question, role: Role) -> (usize, usize) {
-        let layer = layer_of(question.name).unwrap_or(0);
+        let layer = TensorName::of(question.name).layer.unwrap_or(0);
         if role != Role::Value {
             return (layer, self.layers);
         }

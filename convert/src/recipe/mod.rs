@@ -13,9 +13,9 @@ pub(crate) use budget::noise;
 pub use mixes::{MIXES, Mix};
 pub use question::{Choice, Facts, Measure, Question};
 pub(crate) use question::{by_name, is_quantizable};
-pub(crate) use role::part_of;
-pub use role::{Role, layer_of, role_of};
+pub use role::{Role, role_of};
 
+use moewe_engine::gguf::TensorName;
 use moewe_engine::quant::{FORMATS, Format};
 use moewe_engine::{Error, Result};
 use question::{nearest, plain};
@@ -184,7 +184,7 @@ pub(crate) fn check_patterns(questions: &[Question], overrides: &[Override]) -> 
         () => {
             let example = questions
                 .iter()
-                .find(|question| is_quantizable(**question) && question.name.contains("blk."));
+                .find(|question| is_quantizable(**question) && TensorName::of(question.name).layer.is_some());
             let example = example.map_or("token_embd.weight", |question| question.name);
             format!(
                 "no tensor has such a name; names are like {example}, and `moewe inspect` or --dry-run lists them"

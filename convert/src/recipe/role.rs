@@ -1,5 +1,7 @@
 //! What a tensor is for, read from GGUF's names.
 
+use moewe_engine::gguf::TensorName;
+
 /// The use of a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
@@ -30,7 +32,7 @@ pub enum Role {
 
 /// The role of a tensor, which may make the logits.
 pub fn role_of(name: &str, is_head: bool) -> Role {
-    let own = part_of(name);
+    let own = TensorName::of(name).part;
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| own.starts_with(prefix));
     match () {
         () if is_head => Role::Head,
@@ -45,16 +47,6 @@ pub fn role_of(name: &str, is_head: bool) -> Role {
         () if starts(&["ffn_down"]) => Role::Down,
         () => Role::Other,
     }
-}
-
-/// The layer in a name such as `blk.7.attn_q.weight`.
-pub fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
-}
-
-/// The name without its layer's.
-pub(crate) fn part_of(name: &str) -> &str {
-    name.splitn(3, '.').nth(2).filter(|_| name.starts_with("blk.")).unwrap_or(name)
 }
 
 #[cfg(test)]
@@ -83,7 +75,5 @@ mod tests {
             assert_eq!(role_of(name, false), role, "{name}");
         }
         assert_eq!(role_of("output.weight", true), Role::Head);
-        assert_eq!(layer_of("blk.12.ffn_up.weight"), Some(12));
-        assert_eq!(layer_of("output.weight"), None);
     }
 }

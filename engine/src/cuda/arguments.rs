@@ -91,6 +91,8 @@ pub struct ChoicesAt {
     pub rows: usize,
     /// Active experts per row.
     pub used: usize,
+    /// Where slots are sorted by experts: the list of tiles, the slots, and how many tiles there are at most.
+    pub tiles: Option<(u64, u64, usize)>,
 }
 
 /// How router logits become choices, in the kernel's numbers.
@@ -112,6 +114,8 @@ pub struct RouteBy {
     pub scale: f32,
     /// Share of a row's weight below which a choice is left out.
     pub threshold: f32,
+    /// A factor on each expert's weight, or 0.
+    pub expert_scale: u64,
 }
 
 /// The rows of a step and the sequences that they belong to.
@@ -121,10 +125,18 @@ pub struct StepAt {
     pub positions: u64,
     /// Numbers of sequences.
     pub sequences: u64,
+    /// Runs of rows of one sequence, each with its first row and how many it has.
+    pub runs: u64,
+    /// How many runs.
+    pub run_count: usize,
+    /// Blocks that a head of attention has: one, or as many as go through [`CHUNK`](super::CHUNK) positions each.
+    pub chunks: usize,
     /// Addresses of the sequences' page tables.
     pub tables: u64,
     /// Pages per side and layer in a table.
     pub max_pages: usize,
+    /// Pages in a table, behind which it tells of states.
+    pub behind_pages: usize,
     /// 0 F32, 1 F16, 2 Q8_0, 3 BF16.
     pub cache_format: i32,
 }

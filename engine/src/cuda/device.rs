@@ -211,6 +211,31 @@ impl Device {
         self.wait()
     }
 
+    /// Zeros.
+    ///
+    /// # Errors
+    /// When the device has no room, or the driver refuses.
+    pub fn zeros(&self, len: usize) -> Result<Memory> {
+        let memory = self.allocate(len)?;
+        // SAFETY: the memory is new, and what frees it waits.
+        self.call("cuMemsetD8Async", |d| unsafe {
+            (d.cuMemsetD8Async)(memory.address, 0, len, self.0.stream)
+        })?;
+        Ok(memory)
+    }
+
+    /// Copies from one memory to another as large, in the order of what is asked for.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn copy_within(&self, from: &Memory, to: &Memory) -> Result<()> {
+        assert_eq!(from.len, to.len);
+        // SAFETY: both are as large as that, and what frees them waits.
+        self.call("cuMemcpyDtoDAsync_v2", |d| unsafe {
+            (d.cuMemcpyDtoDAsync_v2)(to.address, from.address, from.len, self.0.stream)
+        })
+    }
+
     /// Waits until everything asked for is done.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use libloading::Library;
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_void};
 use std::ptr::null;
 
 /// An opaque handle: context, stream, event, module, function, graph.
@@ -70,6 +70,8 @@ driver! {
     cuMemFreeHost(Handle);
     cuMemcpyHtoDAsync_v2(Address, *const c_void, usize, Handle);
     cuMemcpyDtoHAsync_v2(*mut c_void, Address, usize, Handle);
+    cuMemcpyDtoDAsync_v2(Address, Address, usize, Handle);
+    cuMemsetD8Async(Address, c_uchar, usize, Handle);
     cuStreamCreateWithPriority(*mut Handle, c_uint, c_int);
     cuStreamDestroy_v2(Handle);
     cuStreamSynchronize(Handle);

@@ -23,6 +23,7 @@ pub struct Kernels {
     points: HashMap<u32, Memory>, // of formats with a grid, by their number
     failure: Mutex<Option<Error>>,
     counters: Memory,
+    slots: Mutex<Option<Memory>>, // sorted by experts
     mode: Mutex<Mode>,
     written: Mutex<Vec<Launch>>,
 }
@@ -53,8 +54,8 @@ impl Kernels {
             }
         }
         let counters = device.upload(&[0; COUNTERS * size_of::<i32>()])?;
-        let (failure, written) = Default::default();
-        Ok(Self { device, modules, points, failure, counters, mode: Mutex::new(Mode::Start), written })
+        let (failure, written, slots) = Default::default();
+        Ok(Self { device, modules, points, failure, counters, slots, mode: Mutex::new(Mode::Start), written })
     }
 
     /// The device.
@@ -131,6 +132,11 @@ impl Kernels {
 
     pub(super) fn modules(&self) -> &Modules {
         &self.modules
+    }
+
+    /// Room for slots sorted by experts.
+    pub(super) fn slots(&self) -> &Mutex<Option<Memory>> {
+        &self.slots
     }
 
     /// Zeros for blocks to count themselves in, if there are so many.

@@ -25,9 +25,12 @@ pub(super) const fn route_shared(experts: usize) -> usize {
 const fn capacity_shared(experts: usize) -> usize {
     experts * 4 + THREADS * 4
 }
-const fn attention_shared(key_width: usize) -> usize {
-    (key_width + 128 + 8) * 4
+const fn attention_shared(key_width: usize, value_width: usize) -> usize {
+    (key_width + 128 + 8 + 2 * value_width) * 4
 }
+
+/// Positions that a block of attention takes where a head has several: `CHUNK` in the source.
+pub const CHUNK: usize = 1024;
 
 /// What a fetched row of [`Kernels::best`] says: ids, scores, the bound that they reach, and the sum of all weights. `None`
 /// where there was no room.
@@ -59,7 +62,14 @@ macro_rules! arguments {
 pub(super) use arguments;
 
 impl Kernels {
-    fn step(&self, name: &str, grid: (usize, usize), shared: usize, arguments: &[Argument], what: What) {
+    pub(super) fn step(
+        &self,
+        name: &str,
+        grid: (usize, usize),
+        shared: usize,
+        arguments: &[Argument],
+        what: What,
+    ) {
         self.run(self.modules().step(name), grid, shared, arguments, what);
     }
 
@@ -97,62 +107,6 @@ impl Kernels {
         out.touch();
     }
 
-    /// Normalised pieces, in place.
-    pub fn norm_span(&self, norm: NormAt, x: &mut Rows, span: Pieces) {
-        let NormAt { weight, bias, epsilon, is_layer_norm } = norm;
-        let a = arguments![
-            x.address(),
-            weight,
-            bias,
-            epsilon,
-            is_layer_norm,
-            x.width(),
-            span.at,
-            span.width,
-            span.stride
-        ];
-        let what = What::NormSpan { norm, x: x.address(), span };
-        self.step("norm_span", (x.rows(), span.count), NORM_SHARED, a, what);
-        x.touch();
-    }
-
-    /// Pieces of one buffer's rows to another's.
-    pub fn copy_span(&self, x: &Rows, from: Pieces, out: &mut Rows, to: Pieces) {
-        assert!(from.width == to.width && from.count == to.count);
-        let a = arguments![
-            x.address(),
-            x.width(),
-            from.at,
-            from.stride,
-            out.address(),
-            out.width(),
-            to.at,
-            to.stride,
-            to.width
-        ];
-        let what = What::other(&[x.address(), out.address()], &[out.address()]);
-        self.step("copy_span", (out.rows(), to.count), 0, a, what);
-        out.touch();
-    }
-
-    /// Pieces turned by their row's angles, in place.
-    pub fn rope(&self, angles: &Rows, is_neox: bool, x: &mut Rows, span: Pieces) {
-        let a = arguments![
-            x.address(),
-            angles.address(),
-            angles.width(),
-            is_neox,
-            x.width(),
-            span.at,
-            span.width,
-            span.stride
-        ];
-        let what =
-            What::Rope { angles: angles.address(), dims: angles.width(), is_neox, x: x.address(), span };
-        self.step("rope", (x.rows(), span.count), 0, a, what);
-        x.touch();
-    }
-
     /// `x += added * scale`.
     pub fn add(&self, x: &mut Rows, added: &Rows, scale: f32) {
         let a = arguments![x.address(), added.address(), scale, x.width()];
@@ -165,6 +119,13 @@ impl Kernels {
     pub fn scale(&self, x: &mut Rows, factor: f32) {
         let what = What::other(&[x.address()], &[x.address()]);
         self.step("scale", (x.rows(), 1), 0, arguments![x.address(), factor, x.width()], what);
+        x.touch();
+    }
+
+    /// `x = most * tanh(x / most)`.
+    pub fn cap(&self, x: &mut Rows, most: f32) {
+        let what = What::other(&[x.address()], &[x.address()]);
+        self.step("cap", (x.rows(), 1), 0, arguments![x.address(), most, x.width()], what);
         x.touch();
     }
 
@@ -264,6 +225,13 @@ impl Kernels {
     pub fn multiply(&self, matrix: MatrixAt, bias: u64, x: &mut Rows, out: &mut Rows, at: usize) {
         assert!(x.width() == matrix.cols && at + matrix.rows <= out.width() && out.rows() == x.rows());
         let [values, codes, extras] = self.inputs(matrix.format, x);
+        let rows = x.rows();
+        let (out_at, out_width) = (out.address(), out.width());
+        out.touch();
+        let product = Product { matrix, bias, x: x.address(), codes, rows, out: out_at, out_width, at };
+        if self.multiply_in_tiles(product, extras) {
+            return;
+        }
         let a = arguments![
             matrix.bytes,
             matrix.rows,
@@ -273,27 +241,16 @@ impl Kernels {
             values,
             codes,
             extras,
-            x.rows(),
+            rows,
             bias,
-            out.address(),
-            out.width(),
+            out_at,
+            out_width,
             at
         ];
         let at_once = if codes == 0 { 1 } else { INPUTS };
-        let grid = (matrix.rows.div_ceil(ROWS), x.rows().div_ceil(at_once));
+        let grid = (matrix.rows.div_ceil(ROWS), rows.div_ceil(at_once));
         let kernel = &self.modules().products(matrix.format).products;
-        let what = What::Product(Product {
-            matrix,
-            bias,
-            x: x.address(),
-            codes,
-            rows: x.rows(),
-            out: out.address(),
-            out_width: out.width(),
-            at,
-        });
-        self.run(kernel, grid, products_shared(matrix.format), a, what);
-        out.touch();
+        self.run(kernel, grid, products_shared(matrix.format), a, What::Product(product));
     }
 
     /// A matrix for each piece of the rows; `heads` are the addresses of these of the shape and format of `matrix`.
@@ -343,6 +300,12 @@ impl Kernels {
         assert!(x.width() == matrix.cols && out.width() == matrix.rows && out.rows() == slots);
         assert!(x.rows() == if which == 2 { slots } else { choices.rows });
         let [values, codes, extras] = self.inputs(matrix.format, x);
+        let (x, out_at) = (x.address(), out.address());
+        out.touch();
+        let product = ExpertProduct { matrix, which, bias, choices, addresses, x, codes, out: out_at };
+        if self.multiply_experts_in_tiles(product, extras) {
+            return;
+        }
         let a = arguments![
             addresses,
             which,
@@ -357,15 +320,11 @@ impl Kernels {
             codes,
             extras,
             bias,
-            out.address()
+            out_at
         ];
         let grid = (matrix.rows.div_ceil(ROWS), slots);
         let kernel = &self.modules().products(matrix.format).experts;
-        let (x, out_at) = (x.address(), out.address());
-        let product = ExpertProduct { matrix, which, bias, choices, addresses, x, codes, out: out_at };
-        let what = What::ExpertProduct(product);
-        self.run(kernel, grid, products_shared(matrix.format), a, what);
-        out.touch();
+        self.run(kernel, grid, products_shared(matrix.format), a, What::ExpertProduct(product));
     }
 
     /// Chooses experts from router logits.
@@ -427,10 +386,14 @@ impl Kernels {
         self.step("store", (qkv.rows(), keys.count), 0, a, what);
     }
 
-    /// Attention of the rows over their sequences.
-    pub fn attention(&self, queries: &Rows, by: AttentionBy, step: StepAt, out: &mut Rows) {
+    /// Attention of the rows over their sequences. `parts` is room for what the blocks of a head find, where it has several.
+    pub fn attention(&self, queries: &Rows, by: AttentionBy, step: StepAt, parts: &mut Rows, out: &mut Rows) {
         let AttentionBy { queries: q, kv_heads, value_width, scale, window, sinks, layer, values_in_keys } =
             by;
+        let arrived = self.counters(out.rows() * q.count).filter(|_| step.chunks > 1);
+        let chunks = if arrived.is_some() { step.chunks } else { 1 };
+        let room = if chunks > 1 { chunks * (2 + value_width) } else { 0 };
+        self.resize(parts, out.rows() * q.count, room);
         let a = arguments![
             queries.address(),
             queries.width(),
@@ -450,28 +413,32 @@ impl Kernels {
             step.max_pages,
             values_in_keys,
             step.cache_format,
+            chunks,
+            parts.address(),
+            arrived.unwrap_or(0),
             out.address()
         ];
-        let what = What::other(&[queries.address()], &[out.address()]);
-        self.step("attention", (out.rows(), q.count), attention_shared(q.width), a, what);
+        let what = What::other(&[queries.address()], &[out.address(), parts.address()]);
+        let grid = (out.rows(), q.count * chunks);
+        self.step("attention", grid, attention_shared(q.width, value_width), a, what);
         out.touch();
     }
 }
 
 /// The kernel's number of an activation.
-fn kind_of(activation: Activation) -> i32 {
+pub fn kind_of(activation: Activation) -> i32 {
     match activation {
         Activation::Silu => 0,
         Activation::GeluErf => 1,
         Activation::GeluTanh => 2,
         Activation::Relu => 3,
         Activation::SwigluOai => 4,
-        Activation::ReluSquared => unreachable!("models with it are refused"),
+        Activation::ReluSquared => 5,
     }
 }
 
 /// How a row's experts are chosen and where they go: what kernels that choose end with.
-pub(super) fn choice_arguments(by: &RouteBy, to: ChoicesAt) -> [Argument; 10] {
+pub(super) fn choice_arguments(by: &RouteBy, to: ChoicesAt) -> [Argument; 11] {
     *arguments![
         to.used,
         by.gating,
@@ -481,6 +448,7 @@ pub(super) fn choice_arguments(by: &RouteBy, to: ChoicesAt) -> [Argument; 10] {
         by.normalise,
         by.scale,
         by.threshold,
+        by.expert_scale,
         to.choices,
         to.scores
     ]

@@ -17,6 +17,8 @@ macro_rules! packed {
 /// The kernels that know no format.
 const STEPS: Packed = packed!("steps");
 const ATTENTION: Packed = packed!("attention");
+const RECURRENCE: Packed = packed!("recurrence");
+const SLOTS: Packed = packed!("slots");
 
 macro_rules! products {
     ($($name:literal),*) => {
@@ -31,19 +33,34 @@ products!(
     "MXFP4"
 );
 
-/// Names of the kernels of [`STEPS`] and [`ATTENTION`].
+macro_rules! prompts {
+    ($($name:literal),*) => {
+        /// Products of many rows, of formats of codes.
+        const PROMPTS: &[(&str, Packed)] = &[$(($name, packed!("prompts_", $name))),*];
+    };
+}
+prompts!(
+    "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ1_S", "IQ1_M",
+    "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4"
+);
+
+/// Names of the kernels of [`STEPS`], [`ATTENTION`], [`RECURRENCE`] and [`SLOTS`].
 const OF_STEPS: &[&str] = &[
     "norm_rows",
     "norm_span",
     "copy_span",
+    "multiply_span",
     "rope",
     "add",
     "scale",
+    "cap",
     "clear",
     "select_rows",
     "activate",
     "activate_slots",
     "weigh_by_sigmoid",
+    "add_low_rank",
+    "add_low_rank_slots",
     "quantize",
     "route",
     "route_capacity",
@@ -52,6 +69,12 @@ const OF_STEPS: &[&str] = &[
     "best",
 ];
 const OF_ATTENTION: &[&str] = &["store", "heads", "attention"];
+const OF_RECURRENCE: &[&str] = &["convolve", "scan"];
+const OF_SLOTS: &[&str] = &["count_slots", "sort_slots"];
+
+/// What knows no format: modules with the names of their kernels.
+const WITHOUT_FORMAT: [(Packed, &[&str]); 4] =
+    [(STEPS, OF_STEPS), (ATTENTION, OF_ATTENTION), (RECURRENCE, OF_RECURRENCE), (SLOTS, OF_SLOTS)];
 
 /// The kernels of one format.
 pub(super) struct Products {
@@ -71,14 +94,16 @@ pub(super) struct Products {
     pub(super) down: Function,
     /// A router with the choice, of formats of floats.
     pub(super) norm_route: Option<Function>,
-    _modules: [Module; 2],
+    /// Many rows in tiles, of formats of codes.
+    pub(super) prompts: Option<Function>,
+    _modules: Vec<Module>,
 }
 
 /// Kernels that are ready.
 pub(super) struct Modules {
     steps: HashMap<&'static str, Function>,
     products: Vec<Option<Products>>, // one per entry of `FORMATS`
-    _modules: [Module; 2],
+    _modules: Vec<Module>,
 }
 
 impl Modules {
@@ -87,12 +112,13 @@ impl Modules {
     /// # Errors
     /// When the driver refuses, or a format has no kernels.
     pub(super) fn load(device: &Device, formats: impl Iterator<Item = &'static Format>) -> Result<Self> {
-        let modules = [device.module(&unpacked(STEPS)?)?, device.module(&unpacked(ATTENTION)?)?];
-        let mut steps = HashMap::new();
-        for (module, names) in modules.iter().zip([OF_STEPS, OF_ATTENTION]) {
+        let (mut modules, mut steps) = (vec![], HashMap::new());
+        for (packed, names) in WITHOUT_FORMAT {
+            let module = device.module(&unpacked(packed)?)?;
             for name in names {
                 steps.insert(*name, module.function(name)?);
             }
+            modules.push(module);
         }
         let mut products: Vec<Option<Products>> = FORMATS.iter().map(|_| None).collect();
         for format in formats {
@@ -107,6 +133,11 @@ impl Modules {
     /// A step's kernel.
     pub(super) fn step(&self, name: &str) -> &Function {
         &self.steps[name]
+    }
+
+    /// Whether a format has products of many rows in tiles.
+    pub(super) fn have_tiles(&self) -> bool {
+        self.products.iter().flatten().any(|products| products.prompts.is_some())
     }
 
     /// The kernels of a format that was asked for.
@@ -136,6 +167,9 @@ impl Products {
         let (products, decode) = (products?, decode?);
         let of = |module: &Module, name: &str| module.function(&format!("{name}_{}", format.name));
         let norm_route = shape_of(format).is_none().then(|| of(&decode, "norm_route")).transpose()?;
+        let many = PROMPTS.iter().find(|(name, _)| *name == format.name);
+        let many = many.map(|(_, packed)| device.module(&unpacked(packed)?)).transpose()?;
+        let prompts = many.as_ref().map(|module| of(module, "prompt_products")).transpose()?;
         Ok(Self {
             embed: of(&products, "embed")?,
             products: of(&products, "products")?,
@@ -145,7 +179,8 @@ impl Products {
             gate_up: of(&decode, "gate_up")?,
             down: of(&decode, "down")?,
             norm_route,
-            _modules: [products, decode],
+            prompts,
+            _modules: [products, decode].into_iter().chain(many).collect(),
         })
     }
 }
@@ -169,13 +204,21 @@ mod tests {
                 }
             }
         }
-        let all = PRODUCTS.iter().flat_map(|(_, ptx)| *ptx).chain([STEPS, ATTENTION]);
+        for format in FORMATS {
+            let many = PROMPTS.iter().find(|(name, _)| *name == format.name);
+            assert_eq!(many.is_some(), shape_of(format).is_some(), "{format}");
+            let entry = format!(".entry prompt_products_{}(", format.name);
+            assert!(many.is_none_or(|(_, ptx)| unpacked(ptx).unwrap().contains(&entry)), "{format}");
+        }
+        let without = WITHOUT_FORMAT.iter().map(|(ptx, _)| *ptx);
+        let all = PRODUCTS.iter().flat_map(|(_, ptx)| *ptx).chain(without);
+        let all = all.chain(PROMPTS.iter().map(|(_, ptx)| *ptx));
         for ptx in all {
             let ptx = unpacked(ptx).unwrap();
             assert!(ptx.starts_with("// moewe kernels") && ptx.contains("\n.version 7.8\n"));
             assert!(ptx.contains(".target sm_80"));
         }
-        for (ptx, names) in [(STEPS, OF_STEPS), (ATTENTION, OF_ATTENTION)] {
+        for (ptx, names) in WITHOUT_FORMAT {
             let ptx = unpacked(ptx).unwrap();
             assert!(names.iter().all(|name| ptx.contains(&format!(".entry {name}("))));
         }

@@ -103,6 +103,21 @@ impl Rows {
         }
     }
 
+    /// Writes some rows, in the order of what is asked for; done when it returns.
+    ///
+    /// # Errors
+    /// When the driver refuses, or something before it failed.
+    pub fn write_rows(&mut self, device: &Device, rows: &[(usize, &[f32])]) -> Result<()> {
+        self.touch();
+        for (row, values) in rows {
+            assert!(*row < self.rows && values.len() == self.width);
+            let to = self.address() + (row * self.width * size_of::<f32>()) as u64;
+            // SAFETY: `rows` are borrowed until the wait below, and the row is one of these.
+            unsafe { device.copy_in(to, bytemuck::cast_slice(values))? };
+        }
+        device.wait()
+    }
+
     /// Forgets what was fetched.
     pub fn forget(&mut self) {
         self.host.clear();

@@ -1,10 +1,9 @@
 //! What the machine allows and what the kernels make of it: the rate at which memory is read, and the time that a
 //! matrix of each format takes. The reader divides one by the other.
 
+use super::product::Rows;
 use crate::error::{Error, Result};
-use crate::kernels::{
-    Inputs, Job, Kernel, Layout, MatrixRef, Output, Pick, Quantized, matmul, prefetch, select,
-};
+use crate::kernels::{Kernel, Layout, MatrixRef, prefetch, select};
 use crate::os::pages::Pages;
 use crate::quant::Format;
 use crate::simd::Isa;
@@ -135,7 +134,7 @@ impl<'a> KernelBench<'a> {
         for (row, bytes) in weights.chunks_exact(COLS).zip(pattern.chunks_exact_mut(row_bytes)) {
             quantize(row, None, bytes);
         }
-        let layout = Layout::of(isa);
+        let layout = Layout::of(isa, format);
         let rows =
             MatrixRef { format, rows: PATTERN_ROWS, cols: COLS, layout: Layout::Rows, bytes: &pattern };
         let mut packed = vec![0; pattern.len()];
@@ -191,24 +190,11 @@ impl<'a> KernelBench<'a> {
 
     /// Hands on the product of the first rows with `inputs`.
     fn with_product<R>(&self, rows: usize, inputs: usize, measure: impl FnOnce(&mut dyn FnMut()) -> R) -> R {
-        let values: Vec<f32> = (0..inputs * COLS).map(|i| (i % 17) as f32 - 8.0).collect();
-        let extras_len = Quantized::extras_len(COLS);
-        let (mut codes, mut extras) = (vec![0; values.len()], vec![0.0; inputs * extras_len]);
-        let quantized = codes.chunks_exact_mut(COLS).zip(extras.chunks_exact_mut(extras_len));
-        for (row, (codes, extras)) in values.chunks_exact(COLS).zip(quantized) {
-            self.kernel.quantize(row, &mut Quantized::new(codes, extras));
-        }
-        let picks: Vec<Pick> = (0..inputs as u32).map(|i| Pick { input: i, output: i }).collect();
+        let values = (0..inputs * COLS).map(|i| (i % 17) as f32 - 8.0).collect();
+        let inputs_of_kernel = Rows::new(self.kernel, values, COLS);
         let mut out = vec![0.0; inputs * rows];
         let bytes = &self.bytes[..rows * self.format.row_bytes(COLS)];
         let matrix = MatrixRef { format: self.format, rows, cols: COLS, layout: self.layout, bytes };
-        measure(&mut || {
-            let mut inputs = Inputs::floats(&values, COLS);
-            if let Some(grain) = self.kernel.inputs() {
-                inputs = inputs.with_codes(grain, &codes, &extras);
-            }
-            let output = Output::new(&mut out, rows, 0);
-            matmul(&self.reader.team, self.kernel, &Job { matrix, inputs, picks: &picks, output });
-        })
+        measure(&mut || inputs_of_kernel.meet(&self.reader.team, self.kernel, matrix, &mut out))
     }
 }

@@ -6,11 +6,13 @@ pub mod disk;
 pub mod importance;
 pub mod machine;
 pub mod moments;
+mod product;
 mod routing;
 
 pub use compare::{Comparison, RouterAgreement, compare, compare_chunks};
 pub use importance::Importance;
 pub use moments::Moments;
+pub use product::Weights;
 pub use routing::trace_routing;
 
 use crate::error::{Error, Result};

@@ -5,6 +5,7 @@
 
 use super::watch;
 use crate::error::Result;
+use crate::gguf::TensorName;
 use crate::model::{Observe, Site};
 use crate::session::Engine;
 use crate::simd::{Isa, LANES, Lanes, Work};
@@ -52,15 +53,15 @@ pub fn bytes_of(columns: usize) -> usize {
 
 /// The tensor whose sums stand for those of `tensor`: queries, keys and values read the same rows, gate and up too.
 pub fn reader_of(tensor: &str) -> String {
-    let Some((front, part)) = tensor.rsplit_once('.') else { return tensor.to_owned() };
-    let first = match part {
+    let name = TensorName::of(tensor);
+    let part = match name.part {
         "attn_k" | "attn_v" => "attn_q",
         "ffn_gate" => "ffn_up",
         "ffn_gate_exps" => "ffn_up_exps",
         "ffn_gate_shexp" => "ffn_up_shexp",
         other => other,
     };
-    format!("{front}.{first}")
+    TensorName { part, ..name }.to_string()
 }
 
 impl Moments {
@@ -86,9 +87,8 @@ impl Moments {
     }
 
     fn wants(&self, tensor: &str) -> bool {
-        let layer = tensor.strip_prefix("blk.").and_then(|rest| rest.split_once('.')?.0.parse().ok());
         let is_router = tensor.ends_with("_inp") || tensor.ends_with("_inp_shexp");
-        match layer {
+        match TensorName::of(tensor).layer {
             Some(layer) => self.layers.contains(&layer) && !is_router && reader_of(tensor) == tensor,
             None => self.head && tensor == "output",
         }

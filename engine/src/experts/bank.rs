@@ -18,6 +18,7 @@ use super::{ExpertLayer, Layers, Stack, count_of};
 use crate::error::{Error, Result};
 use crate::kernels::{Dispatch, ExpertMatrices, Layout, LowRank, MatrixRef};
 use crate::os::pages::Pages;
+use crate::simd::Isa;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
@@ -417,8 +418,8 @@ impl<'a> Turn<'a> {
         let (Some(layer), Some(shape)) = (&self.layers[layer], bank.plan.shapes[layer]) else {
             unreachable!("dense layers have no turn")
         };
-        let layout = bank.plan.layout;
-        Ok(Some(Group { layer, shape, layout, held: &bank.shelves[self.layer].held, experts: &bank.group }))
+        let isa = bank.plan.isa;
+        Ok(Some(Group { layer, shape, isa, held: &bank.shelves[self.layer].held, experts: &bank.group }))
     }
 }
 
@@ -432,7 +433,7 @@ impl Drop for Turn<'_> {
 pub struct Group<'a> {
     layer: &'a ExpertLayer,
     shape: SlotShape,
-    layout: Layout,
+    isa: Isa,
     held: &'a [Option<Held>],
     experts: &'a [u32],
 }
@@ -444,47 +445,47 @@ impl<'a> Group<'a> {
     }
 
     /// Their gates, where the model has any.
-    pub fn gate(&self) -> Option<Part<'a>> {
+    pub fn gate(&self) -> Option<GroupMatrix<'a>> {
         self.layer.gate.as_ref().map(|gate| self.part(gate, Which::Gate))
     }
 
     /// Their matrices to the hidden width.
-    pub fn up(&self) -> Part<'a> {
+    pub fn up(&self) -> GroupMatrix<'a> {
         self.part(&self.layer.up, Which::Up)
     }
 
     /// Their matrices back.
-    pub fn down(&self) -> Part<'a> {
+    pub fn down(&self) -> GroupMatrix<'a> {
         self.part(&self.layer.down, Which::Down)
     }
 
-    fn part(&self, stack: &'a Stack, which: Which) -> Part<'a> {
-        Part { stack, held: self.held, which, layout: self.layout, bytes: self.shape.bytes_of(which) }
+    fn part(&self, stack: &'a Stack, which: Which) -> GroupMatrix<'a> {
+        GroupMatrix { stack, held: self.held, which, isa: self.isa, bytes: self.shape.bytes_of(which) }
     }
 }
 
 /// One matrix of every expert of a group.
-pub struct Part<'a> {
+pub struct GroupMatrix<'a> {
     stack: &'a Stack,
     held: &'a [Option<Held>],
     which: Which,
-    layout: Layout,
+    isa: Isa,
     bytes: usize, // a staging slot may have more
 }
 
-impl Part<'_> {
+impl GroupMatrix<'_> {
     /// Shape and format.
     pub fn stack(&self) -> &Stack {
         self.stack
     }
 }
 
-impl ExpertMatrices for Part<'_> {
+impl ExpertMatrices for GroupMatrix<'_> {
     fn matrix(&self, expert: u32) -> MatrixRef<'_> {
         let held = self.held[expert as usize].as_ref().expect("an expert of the group");
         let Stack { format, rows, cols, .. } = *self.stack;
         let bytes = &held.slot.matrix(self.which)[..self.bytes];
-        MatrixRef { format, rows, cols, layout: self.layout, bytes }
+        MatrixRef { format, rows, cols, layout: Layout::of(self.isa, format), bytes }
     }
 
     fn bias(&self, expert: u32) -> Option<&[f32]> {

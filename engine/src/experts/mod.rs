@@ -12,9 +12,10 @@ mod readers;
 mod replay;
 mod slots;
 mod statistics;
+mod sync;
 mod trace;
 
-pub use bank::{Group, Part, Turn};
+pub use bank::{Group, GroupMatrix, Turn};
 pub use plan::Plan;
 pub use readers::{READ_BUFFER_BYTES, THREADS as READ_THREADS};
 pub use replay::{Policy, hit_rate};
@@ -26,6 +27,7 @@ use crate::error::Result;
 use crate::gguf::Bytes;
 use crate::kernels::{Dispatch, Layout, LowRank, MatrixRef};
 use crate::quant::Format;
+use crate::simd::Isa;
 use bank::Bank;
 use queue::Queue;
 use statistics::Counters;
@@ -44,12 +46,12 @@ pub struct Stack {
     /// `(expert_count, rows)`.
     pub bias: Option<Vector>,
     /// What adapters add, one per expert; empty without any.
-    pub low_ranks: Vec<LowRank>,
+    pub(crate) low_ranks: Vec<LowRank>,
 }
 
 impl Stack {
     /// One expert's matrix in the file.
-    pub fn matrix(&self, expert: u32) -> MatrixRef<'_> {
+    pub(crate) fn matrix(&self, expert: u32) -> MatrixRef<'_> {
         let bytes = &self.experts[expert as usize];
         MatrixRef { format: self.format, rows: self.rows, cols: self.cols, layout: Layout::Rows, bytes }
     }
@@ -60,16 +62,17 @@ impl Stack {
     }
 
     /// What adapters add to one expert's matrix.
-    pub fn low_rank(&self, expert: u32) -> Option<&LowRank> {
+    pub(crate) fn low_rank(&self, expert: u32) -> Option<&LowRank> {
         self.low_ranks.get(expert as usize)
     }
 
     fn row_bytes(&self) -> usize {
-        self.matrix(0).row_bytes()
+        self.format.row_bytes(self.cols)
     }
 
-    fn packed_bytes(&self, layout: Layout) -> usize {
-        layout.packed_bytes(self.format, self.rows, self.cols)
+    /// Of one expert's matrix, packed or not.
+    pub(crate) fn expert_bytes(&self) -> usize {
+        self.rows * self.row_bytes()
     }
 }
 
@@ -157,8 +160,8 @@ impl ExpertStore {
     }
 
     /// How `budget` bytes of slots are best divided among the layers; `None` for no limit.
-    pub fn plan(&self, layout: Layout, budget: Option<u64>) -> Plan {
-        Plan::new(&self.layers, layout, budget)
+    pub(crate) fn plan(&self, isa: Isa, budget: Option<u64>) -> Plan {
+        Plan::new(&self.layers, isa, budget)
     }
 
     /// Sets up the slots of a plan, empty, and the threads that fill them. `look_ahead` is how many experts per row are
@@ -190,7 +193,7 @@ impl ExpertStore {
     ///
     /// # Panics
     /// When the layer is dense or [`ExpertStore::provide`] was not called.
-    pub fn turn(&self, layer: usize, rows: usize, dispatch: &Dispatch) -> Result<Turn<'_>> {
+    pub(crate) fn turn(&self, layer: usize, rows: usize, dispatch: &Dispatch) -> Result<Turn<'_>> {
         let bank = self.bank.as_ref().expect("slots are provided before the first step");
         let bank = bank.lock().unwrap_or_else(PoisonError::into_inner);
         Turn::begin(&self.layers, bank, layer, rows, dispatch)

@@ -4,7 +4,7 @@
 
 use super::slots::SlotShape;
 use super::{ExpertLayer, Layers, count_of};
-use crate::kernels::Layout;
+use crate::simd::Isa;
 
 /// Slots that belong to no layer, where the budget does not hold all experts: they keep reads going while a layer's
 /// own slots are in use, and are enough to compute with no other.
@@ -13,7 +13,7 @@ const STAGING: usize = 4;
 /// How many experts fit where.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    pub(super) layout: Layout,
+    pub(super) isa: Isa,
     /// Slots of each layer; 0 for dense ones.
     pub(super) quotas: Vec<usize>,
     /// Slots of [`Plan::largest_slot`] that any layer may use for a moment.
@@ -26,13 +26,12 @@ pub struct Plan {
 
 impl Plan {
     /// The largest equal shares that `budget` holds; `None` for no limit.
-    pub(super) fn new(layers: &Layers, layout: Layout, budget: Option<u64>) -> Self {
-        let shape = |layer: &Option<ExpertLayer>| layer.as_ref().map(|layer| SlotShape::of(layer, layout));
+    pub(super) fn new(layers: &Layers, isa: Isa, budget: Option<u64>) -> Self {
+        let shape = |layer: &Option<ExpertLayer>| layer.as_ref().map(SlotShape::of);
         let shapes: Vec<_> = layers.iter().map(shape).collect();
         let counts: Vec<usize> = layers.iter().map(count_of).collect();
         let experts = counts.iter().sum();
-        let mut plan =
-            Self { layout, quotas: counts.clone(), staging: 0, shapes, experts, past_cache: false };
+        let mut plan = Self { isa, quotas: counts.clone(), staging: 0, shapes, experts, past_cache: false };
         if let Some(budget) = budget
             && budget < plan.bytes()
         {

@@ -1,10 +1,9 @@
 //! Jobs for the threads that read experts: what is wanted goes first, a guess only when nothing is wanted.
 
 use super::slots::Which;
+use super::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, PoisonError};
 use crate::os::pages::Pages;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A matrix of an expert wanted in a slot.
 pub(super) struct Job {

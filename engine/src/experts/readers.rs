@@ -11,6 +11,7 @@ use crate::gguf::Bytes;
 use crate::kernels::{Layout, MatrixRef};
 use crate::os::mapping::Mapping;
 use crate::os::read::{ReadBuffer, ReadFile};
+use crate::simd::Isa;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -48,7 +49,7 @@ impl Readers {
         for number in 0..THREADS {
             let reader = Reader {
                 layers: layers.clone(),
-                layout: plan.layout,
+                isa: plan.isa,
                 files: files.clone(),
                 buffer: ReadBuffer::new(largest_piece(layers))?,
             };
@@ -137,7 +138,7 @@ fn largest_piece(layers: &Layers) -> usize {
 /// One thread's tools.
 struct Reader {
     layers: Arc<Layers>,
-    layout: Layout,
+    isa: Isa,
     files: Arc<Files>,
     buffer: ReadBuffer,
 }
@@ -165,11 +166,10 @@ impl Reader {
         let (row_bytes, piece_rows) = (stack.row_bytes(), piece_rows(stack));
         for start in (0..stack.rows).step_by(piece_rows) {
             let rows = start..stack.rows.min(start + piece_rows);
-            let packed = |rows| self.layout.packed_bytes(stack.format, rows, stack.cols);
             let range = rows.start * row_bytes..rows.end * row_bytes;
-            let bytes = self.files.read(source, range, &mut self.buffer)?;
+            let bytes = self.files.read(source, range.clone(), &mut self.buffer)?;
             let piece = MatrixRef { rows: rows.len(), bytes, ..stack.matrix(job.expert) };
-            self.layout.pack(piece, &mut job.pages[packed(rows.start)..packed(rows.end)]);
+            Layout::of(self.isa, stack.format).pack(piece, &mut job.pages[range]);
         }
         Ok(source.len() as u64)
     }

@@ -5,7 +5,6 @@
 
 use super::{ExpertLayer, Stack};
 use crate::error::Result;
-use crate::kernels::Layout;
 use crate::os::pages::Pages;
 
 /// The matrices of an expert.
@@ -29,13 +28,13 @@ impl Which {
     }
 }
 
-/// Packed bytes of each matrix of a layer's experts, 0 for a missing gate.
+/// Bytes of each matrix of a layer's experts, 0 for a missing gate: packed as many as in the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SlotShape([usize; 3]);
 
 impl SlotShape {
-    pub(super) fn of(layer: &ExpertLayer, layout: Layout) -> Self {
-        Self(Which::ALL.map(|which| which.of(layer).map_or(0, |stack| stack.packed_bytes(layout))))
+    pub(super) fn of(layer: &ExpertLayer) -> Self {
+        Self(Which::ALL.map(|which| which.of(layer).map_or(0, |stack| stack.expert_bytes())))
     }
 
     /// Bytes of one matrix.

@@ -154,6 +154,21 @@ impl<'g, 'e> Answer<'g, 'e> {
         Ok(pieces)
     }
 
+    /// Generates one token and returns the part of the answer that it completes, often empty: no thoughts, no calls of
+    /// tools. What was held back at the end comes last; then `None`.
+    ///
+    /// # Errors
+    /// As [`Answer::next_pieces`].
+    pub fn next_text(&mut self) -> Result<Option<String>> {
+        let (pieces, has_ended) = match self.next_pieces()? {
+            Some(pieces) => (pieces, false),
+            None => (self.flush(), true),
+        };
+        let answers = pieces.iter().filter(|piece| matches!(piece, Piece::Answer(_)));
+        let text: String = answers.map(Piece::text).collect();
+        Ok((!has_ended || !text.is_empty()).then_some(text))
+    }
+
     /// Computes the latest token, chooses the next and reads it.
     fn advance(&mut self) -> Result<Option<Vec<Piece>>> {
         if self.session.is_stopped() {

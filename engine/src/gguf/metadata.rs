@@ -19,12 +19,18 @@ pub struct Metadata {
 /// A getter that may find nothing and its twin that may not.
 macro_rules! getters {
     ($($get:ident $require:ident -> $type:ty, $as:ident, $expected:literal;)*) => {
-        $(#[doc = concat!("The value of `key` as ", $expected, "; `None` without the key, an error for another type.")]
+        $(#[doc = concat!("The value of `key` as ", $expected, "; `None` without the key.")]
+        ///
+        /// # Errors
+        /// When the value is of another type.
         pub fn $get(&self, key: &str) -> Result<Option<$type>> {
             self.typed(key, Value::$as, $expected)
         }
 
-        #[doc = concat!("The value of `key` as ", $expected, "; an error without the key or for another type.")]
+        #[doc = concat!("The value of `key` as ", $expected, ".")]
+        ///
+        /// # Errors
+        /// Without the key, or when its value is of another type.
         pub fn $require(&self, key: &str) -> Result<$type> {
             self.$get(key)?.ok_or_else(|| missing(key, $expected))
         })*

@@ -27,6 +27,10 @@ pub struct Gguf {
 
 impl Gguf {
     /// Opens `path`; of a split model the first part, whose siblings are found by name.
+    ///
+    /// # Errors
+    /// A file that cannot be opened or mapped, one that breaks a rule of the format, or a part of a split model that is
+    /// missing or another's; each names the file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let first = Part::open(path)?;
@@ -35,11 +39,17 @@ impl Gguf {
     }
 
     /// Reads a model that is part of the program. The address must be a multiple of 8 (`#[repr(align(8))]`).
+    ///
+    /// # Errors
+    /// As [`Gguf::from_bytes`].
     pub fn from_static(bytes: &'static [u8]) -> Result<Self> {
         Self::from_bytes(Bytes::from(bytes))
     }
 
     /// Reads a model from any bytes whose address is a multiple of 8.
+    ///
+    /// # Errors
+    /// Another address, bytes that break a rule of the format, or a part of a split model.
     pub fn from_bytes(bytes: Bytes) -> Result<Self> {
         if !(bytes.as_ptr() as usize).is_multiple_of(MIN_ALIGNMENT as usize) {
             return Err(Error::request(format!(

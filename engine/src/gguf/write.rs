@@ -25,6 +25,10 @@ pub struct Writer {
 
 impl Writer {
     /// Lays out a file. Every tensor comes as name, format and shape (row length first).
+    ///
+    /// # Errors
+    /// A name that is empty, too long or used twice, a shape without whole blocks, an alignment that is none, or more than a
+    /// file can hold.
     pub fn new<N: Into<String>>(
         metadata: Metadata,
         tensors: Vec<(N, &'static Format, Vec<u64>)>,
@@ -53,6 +57,9 @@ impl Writer {
 
     /// Starts the file `path` under a temporary name, makes sure of room for all of it and writes the header. An
     /// existing file stays until [`TensorWriter::finish`] replaces it; [`Writer::into`] lets a caller keep it.
+    ///
+    /// # Errors
+    /// As [`Destination::create`] and [`Writer::into`].
     pub fn create(self, path: impl AsRef<Path>) -> Result<FileWriter> {
         self.into(Destination::create(path, Existing::Replace)?)
     }
@@ -68,6 +75,9 @@ impl Writer {
     }
 
     /// Writes the header to `out`, whatever that is.
+    ///
+    /// # Errors
+    /// When `out` does not take it.
     pub fn over<W: Write>(self, out: W) -> Result<TensorWriter<W>> {
         self.start(out, Path::new("output"))
     }
@@ -126,6 +136,9 @@ impl<W: Write> TensorWriter<W> {
     }
 
     /// All bytes of the next tensor.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin), [`append`](Self::append) and [`end`](Self::end).
     pub fn write_tensor(&mut self, bytes: &[u8]) -> Result<()> {
         let name = self.next_tensor().map(|tensor| tensor.name.clone()).unwrap_or_default();
         self.begin(&name)?;
@@ -134,6 +147,9 @@ impl<W: Write> TensorWriter<W> {
     }
 
     /// Opens the next tensor, which must be the one called `name`.
+    ///
+    /// # Errors
+    /// When another tensor is open or next.
     pub fn begin(&mut self, name: &str) -> Result<()> {
         let next = self.next_tensor().map_or("the end of the file", |tensor| &tensor.name);
         if self.written.is_some() || next != name || self.current == self.tensors.len() {
@@ -148,6 +164,9 @@ impl<W: Write> TensorWriter<W> {
     }
 
     /// Some more bytes of the open tensor.
+    ///
+    /// # Errors
+    /// Without an open tensor, for more bytes than it has, or when the output does not take them.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let written = self.written.ok_or_else(|| Error::request("no tensor is open for writing"))?;
         let tensor = &self.tensors[self.current];
@@ -161,6 +180,9 @@ impl<W: Write> TensorWriter<W> {
     }
 
     /// Closes the open tensor, of which every byte must have come.
+    ///
+    /// # Errors
+    /// Without an open tensor, for fewer bytes than it has, or when the output does not take the padding.
     pub fn end(&mut self) -> Result<()> {
         let written = self.written.take().ok_or_else(|| Error::request("no tensor is open for writing"))?;
         let tensor = &self.tensors[self.current];
@@ -173,6 +195,9 @@ impl<W: Write> TensorWriter<W> {
     }
 
     /// Checks that nothing is missing and hands back the output.
+    ///
+    /// # Errors
+    /// When a tensor was never written, or the output does not take what is buffered.
     pub fn into_inner(mut self) -> Result<W> {
         if let Some(tensor) = self.next_tensor() {
             return Err(Error::request(format!("tensor {} was never written", quoted(&tensor.name))));
@@ -188,6 +213,9 @@ impl<W: Write> TensorWriter<W> {
 
 impl FileWriter {
     /// Makes the file durable and gives it its name.
+    ///
+    /// # Errors
+    /// As [`into_inner`](Self::into_inner), or when the system cannot write or rename the file.
     pub fn finish(self) -> Result<()> {
         self.into_inner()?.publish()
     }

@@ -15,16 +15,16 @@ const MOST_STEPS: usize = 300_000;
 
 /// A part of a rule in terms of words and rules.
 #[derive(Clone, Debug)]
-pub(super) enum Part {
+pub(super) enum Term {
     Word(usize),
     Rule(usize),
-    Sequence(Vec<Part>),
-    Choice(Vec<Part>),
-    Repeat(Box<Part>, u32, Option<u32>),
+    Sequence(Vec<Term>),
+    Choice(Vec<Term>),
+    Repeat(Box<Term>, u32, Option<u32>),
 }
 
 /// Whether `words` are cut as the rules mean, which are `parts` in terms of words and of each other.
-pub(super) fn is_clear(rules: &[Node], words: &[Node], parts: &[(usize, Part)]) -> bool {
+pub(super) fn is_clear(rules: &[Node], words: &[Node], parts: &[(usize, Term)]) -> bool {
     let mut places = Places::default();
     let ends: Option<Vec<Ends>> = words.iter().map(|word| places.of(word, rules)).collect();
     let Some(ends) = ends else { return false };
@@ -184,7 +184,7 @@ struct Behind {
 }
 
 impl Behind {
-    fn new(places: &Places, ends: &[Ends], rules: usize, parts: &[(usize, Part)]) -> Option<Self> {
+    fn new(places: &Places, ends: &[Ends], rules: usize, parts: &[(usize, Term)]) -> Option<Self> {
         let begin = |word: &Ends| {
             let mut all = Characters::default();
             word.first.iter().for_each(|&place| _ = all.add(&places.sets[place]));
@@ -228,11 +228,11 @@ impl Behind {
     }
 
     /// Whether a part can be empty, and how it can begin, as far as this is known.
-    fn begins(&self, part: &Part) -> (bool, Characters) {
+    fn begins(&self, part: &Term) -> (bool, Characters) {
         match part {
-            Part::Word(word) => (false, self.begin_words[*word].clone()),
-            Part::Rule(rule) => (self.can_be_empty[*rule], self.first[*rule].clone()),
-            Part::Sequence(parts) => {
+            Term::Word(word) => (false, self.begin_words[*word].clone()),
+            Term::Rule(rule) => (self.can_be_empty[*rule], self.first[*rule].clone()),
+            Term::Sequence(parts) => {
                 let mut first = Characters::default();
                 for part in parts {
                     let (can_be_empty, begins) = self.begins(part);
@@ -243,7 +243,7 @@ impl Behind {
                 }
                 (true, first)
             }
-            Part::Choice(parts) => {
+            Term::Choice(parts) => {
                 let mut all = (false, Characters::default());
                 for part in parts {
                     let (can_be_empty, begins) = self.begins(part);
@@ -252,7 +252,7 @@ impl Behind {
                 }
                 all
             }
-            Part::Repeat(part, least, _) => {
+            Term::Repeat(part, least, _) => {
                 let (can_be_empty, begins) = self.begins(part);
                 (can_be_empty || *least == 0, begins)
             }
@@ -260,11 +260,11 @@ impl Behind {
     }
 
     /// Tells every word and rule in `part` what may stand behind it, where `behind` stands behind the whole.
-    fn spread(&mut self, part: &Part, behind: &Characters) {
+    fn spread(&mut self, part: &Term, behind: &Characters) {
         match part {
-            Part::Word(word) => self.grows |= self.words[*word].add(behind),
-            Part::Rule(rule) => self.grows |= self.rules[*rule].add(behind),
-            Part::Sequence(parts) => {
+            Term::Word(word) => self.grows |= self.words[*word].add(behind),
+            Term::Rule(rule) => self.grows |= self.rules[*rule].add(behind),
+            Term::Sequence(parts) => {
                 let mut behind = behind.clone();
                 for part in parts.iter().rev() {
                     self.spread(part, &behind);
@@ -275,8 +275,8 @@ impl Behind {
                     behind.add(&begins);
                 }
             }
-            Part::Choice(parts) => parts.iter().for_each(|part| self.spread(part, behind)),
-            Part::Repeat(part, _, most) => {
+            Term::Choice(parts) => parts.iter().for_each(|part| self.spread(part, behind)),
+            Term::Repeat(part, _, most) => {
                 let mut behind = behind.clone();
                 if *most != Some(1) {
                     behind.add(&self.begins(part).1);

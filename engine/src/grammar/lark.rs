@@ -4,7 +4,7 @@
 //! than against rules. Where greed could cut otherwise than the grammar means (`ambiguity.rs`), words are smaller, at
 //! last single characters: slower, and exact.
 
-use super::ambiguity::{Part, is_clear};
+use super::ambiguity::{Term, is_clear};
 use super::characters::literal;
 use super::gbnf::{Node, Rules, emptiness, read};
 use crate::Result;
@@ -71,7 +71,7 @@ impl<'r> Writer<'r> {
     }
 
     /// The rules that are needed, the root first, with their numbers.
-    fn parts(&mut self) -> Vec<(usize, Part)> {
+    fn parts(&mut self) -> Vec<(usize, Term)> {
         let rules = self.rules;
         let (mut wanted, mut is_wanted) = (vec![self.root], vec![false; rules.len()]);
         is_wanted[self.root] = true;
@@ -88,7 +88,7 @@ impl<'r> Writer<'r> {
         parts
     }
 
-    fn text(&self, parts: &[(usize, Part)]) -> String {
+    fn text(&self, parts: &[(usize, Term)]) -> String {
         let rules = parts.iter().map(|(rule, part)| format!("r{rule}: {}\n", written(part)));
         format!("start: r{}\n{}{}", self.root, rules.collect::<String>(), self.lines.concat())
     }
@@ -130,18 +130,18 @@ impl<'r> Writer<'r> {
         expression
     }
 
-    fn part(&mut self, node: &Node) -> Part {
+    fn part(&mut self, node: &Node) -> Term {
         if self.is_word(node) {
             return self.word(node);
         }
         match node {
-            Node::Rule(rule) => Part::Rule(*rule),
+            Node::Rule(rule) => Term::Rule(*rule),
             Node::Text(text) => {
-                Part::Sequence(text.chars().map(|c| self.word(&Node::Text(c.into()))).collect())
+                Term::Sequence(text.chars().map(|c| self.word(&Node::Text(c.into()))).collect())
             }
             Node::Class(_) => self.word(node),
             Node::Sequence(items) => {
-                Part::Sequence(self.joined(items).iter().map(|item| self.part(item)).collect())
+                Term::Sequence(self.joined(items).iter().map(|item| self.part(item)).collect())
             }
             Node::Choice(choices) if self.size != Size::Character => {
                 let (regular, mut others): (Vec<Node>, Vec<Node>) =
@@ -153,11 +153,11 @@ impl<'r> Writer<'r> {
                     (Node::Choice(regular), others) => others.extend(regular),
                     _ => {}
                 }
-                Part::Choice(others.iter().map(|choice| self.part(choice)).collect())
+                Term::Choice(others.iter().map(|choice| self.part(choice)).collect())
             }
-            Node::Choice(choices) => Part::Choice(choices.iter().map(|choice| self.part(choice)).collect()),
-            Node::Repeat(_, _, Some(0)) => Part::Sequence(vec![]),
-            Node::Repeat(item, least, most) => Part::Repeat(Box::new(self.part(item)), *least, *most),
+            Node::Choice(choices) => Term::Choice(choices.iter().map(|choice| self.part(choice)).collect()),
+            Node::Repeat(_, _, Some(0)) => Term::Sequence(vec![]),
+            Node::Repeat(item, least, most) => Term::Repeat(Box::new(self.part(item)), *least, *most),
         }
     }
 
@@ -196,11 +196,11 @@ impl<'r> Writer<'r> {
     }
 
     /// The word that is this part; a word holds at least one character, so the empty text is said beside it.
-    fn word(&mut self, node: &Node) -> Part {
+    fn word(&mut self, node: &Node) -> Term {
         let expression = self.expression(node).unwrap_or_default();
         let (can_be_empty, is_empty) = emptiness(node, self.rules);
         if is_empty {
-            return Part::Sequence(vec![]);
+            return Term::Sequence(vec![]);
         }
         let bound = if can_be_empty { " & /(?s:.)+/" } else { "" };
         let line = format!("/{expression}/{bound}\n");
@@ -210,30 +210,30 @@ impl<'r> Writer<'r> {
             self.lines.push(format!("T{number}: {line}"));
             self.words.push(node.clone());
         }
-        let word = Part::Word(number);
-        if can_be_empty { Part::Repeat(Box::new(word), 0, Some(1)) } else { word }
+        let word = Term::Word(number);
+        if can_be_empty { Term::Repeat(Box::new(word), 0, Some(1)) } else { word }
     }
 }
 
-fn for_rules(part: &Part, each: &mut impl FnMut(usize)) {
+fn for_rules(part: &Term, each: &mut impl FnMut(usize)) {
     match part {
-        Part::Word(_) => {}
-        Part::Rule(rule) => each(*rule),
-        Part::Sequence(parts) | Part::Choice(parts) => parts.iter().for_each(|part| for_rules(part, each)),
-        Part::Repeat(part, ..) => for_rules(part, each),
+        Term::Word(_) => {}
+        Term::Rule(rule) => each(*rule),
+        Term::Sequence(parts) | Term::Choice(parts) => parts.iter().for_each(|part| for_rules(part, each)),
+        Term::Repeat(part, ..) => for_rules(part, each),
     }
 }
 
 /// A part as it stands in a rule of Lark.
-fn written(part: &Part) -> String {
-    let all = |parts: &[Part], between: &str| parts.iter().map(written).collect::<Vec<_>>().join(between);
+fn written(part: &Term) -> String {
+    let all = |parts: &[Term], between: &str| parts.iter().map(written).collect::<Vec<_>>().join(between);
     match part {
-        Part::Word(word) => format!("T{word}"),
-        Part::Rule(rule) => format!("r{rule}"),
-        Part::Sequence(parts) if parts.is_empty() => NOTHING.into(),
-        Part::Sequence(parts) => all(parts, " "),
-        Part::Choice(parts) => format!("({})", all(parts, " | ")),
-        Part::Repeat(part, least, most) => format!("({}){}", written(part), times(*least, *most)),
+        Term::Word(word) => format!("T{word}"),
+        Term::Rule(rule) => format!("r{rule}"),
+        Term::Sequence(parts) if parts.is_empty() => NOTHING.into(),
+        Term::Sequence(parts) => all(parts, " "),
+        Term::Choice(parts) => format!("({})", all(parts, " | ")),
+        Term::Repeat(part, least, most) => format!("({}){}", written(part), times(*least, *most)),
     }
 }
 

@@ -4,20 +4,23 @@
 //! weights' matter ([`Grain`]). Every instruction set computes the same codes. Sums per group serve the formats with mins
 //! and the unsigned byte dots.
 
-use super::WIDE;
 use crate::quant::{Block, Grain};
 use crate::simd::{LANES, Lanes, ROUND, Work};
+use bytemuck::{cast_slice, cast_slice_mut};
 
 /// Neighbours that have a scale in their row, which may be that of the groups beside them.
 pub(super) const GROUP: usize = 32;
 
-/// Numbers per quantized group of 32: scale, two sums of 16 and one of 32 (each scaled and as a byte offset), and both
+/// From this many input rows on, weights are unpacked into panels that all inputs share.
+const WIDE: usize = 4;
+
+/// Words per quantized group of 32, floats as their bits among whole numbers: scale, two sums of 16 and one of 32 (each scaled and as a byte offset), and both
 /// sums of 16 in one.
 const EXTRAS: usize = 8;
 
 /// The inputs of a matmul, row-major.
 #[derive(Clone, Copy)]
-pub struct Inputs<'a> {
+pub(crate) struct Inputs<'a> {
     values: &'a [f32],
     width: usize,
     /// By [`Grain`].
@@ -29,23 +32,23 @@ pub struct Inputs<'a> {
 #[derive(Clone, Copy, Default)]
 struct Coded<'a> {
     codes: &'a [i8],
-    extras: &'a [f32],
+    extras: &'a [u32],
 }
 
 /// One quantized row as a destination.
-pub struct Quantized<'a> {
+pub(crate) struct Quantized<'a> {
     pub(super) codes: &'a mut [i8],
-    pub(super) extras: &'a mut [f32],
+    pub(super) extras: &'a mut [u32],
 }
 
 impl<'a> Quantized<'a> {
     /// Length of the extras of a row.
-    pub fn extras_len(width: usize) -> usize {
+    pub(crate) fn extras_len(width: usize) -> usize {
         width.div_ceil(GROUP) * EXTRAS
     }
 
     /// A destination for one row: `width` codes and [`Quantized::extras_len`] extras.
-    pub fn new(codes: &'a mut [i8], extras: &'a mut [f32]) -> Self {
+    pub(crate) fn new(codes: &'a mut [i8], extras: &'a mut [u32]) -> Self {
         assert_eq!(extras.len(), Self::extras_len(codes.len()));
         Self { codes, extras }
     }
@@ -59,10 +62,10 @@ pub(super) struct QuantizedRow<'a> {
     pub(super) scales: &'a [f32],
     /// Per weight group: scale times the sum of its codes.
     pub(super) sums: &'a [f32],
-    /// Per weight group: -128 times the sum of its codes, the bits of an i32.
-    pub(super) offsets: &'a [f32],
-    /// Per 32: the sums of the codes of both halves, the bits of two i16.
-    pub(super) pairs: &'a [f32],
+    /// Per weight group: -128 times the sum of its codes.
+    pub(super) offsets: &'a [i32],
+    /// Per 32: the sums of the codes of both halves, an i16 each, the first one's below.
+    pub(super) pairs: &'a [i32],
 }
 
 impl QuantizedRow<'_> {
@@ -77,12 +80,12 @@ impl QuantizedRow<'_> {
 
 impl<'a> Inputs<'a> {
     /// Rows of floats, `width` wide.
-    pub fn floats(values: &'a [f32], width: usize) -> Self {
+    pub(crate) fn floats(values: &'a [f32], width: usize) -> Self {
         Self { values, width, coded: [Coded::default(); 2], are_apart: false }
     }
 
     /// The same rows with a quantized twin.
-    pub fn with_codes(mut self, grain: Grain, codes: &'a [i8], extras: &'a [f32]) -> Self {
+    pub(crate) fn with_codes(mut self, grain: Grain, codes: &'a [i8], extras: &'a [u32]) -> Self {
         assert!(self.width.is_multiple_of(grain.neighbours()));
         self.coded[grain as usize] = Coded { codes, extras };
         self
@@ -90,7 +93,7 @@ impl<'a> Inputs<'a> {
 
     /// The same rows, each of which becomes to the bit what it becomes alone: kernels without panels add up in another
     /// order where many inputs share a row of weights.
-    pub fn apart(self) -> Self {
+    pub(crate) fn apart(self) -> Self {
         Self { are_apart: true, ..self }
     }
 
@@ -100,7 +103,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// Width of a row.
-    pub fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.width
     }
 
@@ -120,8 +123,13 @@ impl<'a> Inputs<'a> {
         } else {
             (&rest[2 * groups..4 * groups], &rest[4 * groups..6 * groups])
         };
-        let pairs = &rest[6 * groups..];
-        QuantizedRow { codes: &codes[row * self.width..][..self.width], scales, sums, offsets, pairs }
+        QuantizedRow {
+            codes: &codes[row * self.width..][..self.width],
+            scales: cast_slice(scales),
+            sums: cast_slice(sums),
+            offsets: cast_slice(offsets),
+            pairs: cast_slice(&rest[6 * groups..]),
+        }
     }
 }
 
@@ -144,6 +152,8 @@ impl Work for QuantizeRow<'_, '_, '_> {
         let (offsets, rest) = rest.split_at_mut(groups);
         let (half_sums, rest) = rest.split_at_mut(2 * groups);
         let (half_offsets, pairs) = rest.split_at_mut(2 * groups);
+        let (scales, sums): (&mut [f32], &mut [f32]) = (cast_slice_mut(scales), cast_slice_mut(sums));
+        let half_sums: &mut [f32] = cast_slice_mut(half_sums);
         let mut scale = Scale::default();
         let blocks = row.as_chunks::<GROUP>().0.iter().zip(out.codes.as_chunks_mut::<GROUP>().0);
         for (g, (values, codes)) in blocks.enumerate() {
@@ -154,12 +164,12 @@ impl Work for QuantizeRow<'_, '_, '_> {
             scales[g] = scale.scale;
             for (half, &sum) in halves.iter().enumerate() {
                 half_sums[2 * g + half] = scale.scale * sum as f32;
-                half_offsets[2 * g + half] = f32::from_bits((-128 * sum) as u32);
+                half_offsets[2 * g + half] = (-128 * sum) as u32;
             }
             let sum = halves[0] + halves[1];
             sums[g] = scale.scale * sum as f32;
-            offsets[g] = f32::from_bits((-128 * sum) as u32);
-            pairs[g] = f32::from_bits(halves[0] as u16 as u32 | (halves[1] as u32) << 16);
+            offsets[g] = (-128 * sum) as u32;
+            pairs[g] = halves[0] as u16 as u32 | (halves[1] as u32) << 16;
         }
     }
 }

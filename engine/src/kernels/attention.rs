@@ -6,175 +6,62 @@
 //! (`pairs.rs`). What is between products is the same (`tile.rs`). Tiles start at fixed positions, so a row's result does
 //! not depend on which other rows are computed with it, but for that choice.
 
+mod cached;
 mod exact;
 mod pairs;
+mod task;
 #[cfg(test)]
 mod tests;
 mod tile;
 
-use super::Output;
+use super::cache::prefetch;
+use super::job::Output;
 use crate::quant::{Block, Float, Format, Visit, visit};
 use crate::simd::{Isa, LANES, Lanes, Work};
 use crate::threads::Team;
+use cached::{Blocks, Cached, Columns, Floats, Rows};
 use exact::Exact;
 use pairs::Pairs;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::Arc;
-use tile::{Part, weigh};
-
-/// Queries that take each step together: what one of them waits for is done for another.
-const BLOCK: usize = 8;
+pub(crate) use task::{Attended, CachedPages, Heads, Queries, RowBlock};
+use task::{AttentionTask, BLOCK, TILE};
+use tile::{Numbers, Sight, weigh};
 
 /// Fewer queries do not make up for the turning of keys and the pairing of values.
 const FEW: usize = 16;
 
-/// Positions per tile: keys of width 128 then fill half of a first-level cache.
-const TILE: usize = 32;
+/// Computes every query of a task.
+///
+/// # Safety
+/// No other task may have the same rows and heads of the output.
+pub(crate) type AttentionKernel = unsafe fn(&AttentionTask<'_>);
 
-/// Rows of all heads in pages.
-#[derive(Clone, Copy)]
-pub struct CachedPages<'a> {
-    /// The pages.
-    pub pages: &'a [Arc<Vec<u8>>],
-    /// Where the rows begin in each.
-    pub at: usize,
-}
-
-impl<'a> CachedPages<'a> {
-    /// A page's rows and what follows them.
-    pub fn page(&self, number: usize) -> &'a [u8] {
-        &self.pages[number][self.at..]
-    }
-}
-
-/// One key head over neighbouring rows of one sequence.
-pub struct AttentionTask<'a> {
-    /// Pages of keys, each `(head, position in page, key_length)` in the cache's format.
-    pub keys: CachedPages<'a>,
-    /// Pages of values, likewise; `None` where a key's first columns are the value.
-    pub values: Option<CachedPages<'a>>,
-    /// Which key head.
-    pub head: usize,
-    /// Positions per page, a multiple of 32.
-    pub page_len: usize,
-    /// Width of a key.
-    pub key_length: usize,
-    /// Width of a value.
-    pub value_length: usize,
-    /// Factor on the products.
-    pub scale: f32,
-    /// How many positions a row sees back, itself included; `None` for all.
-    pub window: Option<usize>,
-    /// One logit per query head that takes probability and gives nothing (gpt-oss).
-    pub sinks: Option<&'a [f32]>,
-    /// The queries.
-    pub queries: Queries<'a>,
-    /// First row of the batch.
-    pub row: usize,
-    /// Rows; the first stands at `position`, the others follow.
-    pub rows: usize,
-    /// Position of the first row.
-    pub position: usize,
-    /// Row-major results, head after head from column `at`.
-    pub output: Output<'a>,
-}
-
-/// Query heads in row-major rows.
-#[derive(Clone, Copy)]
-pub struct Queries<'a> {
-    /// All rows.
-    pub values: &'a [f32],
-    /// Width of a row.
-    pub width: usize,
-    /// Column of the first head that shares the key head.
-    pub at: usize,
-    /// Number of the first head that shares the key head.
-    pub first: usize,
-    /// Heads that share it.
-    pub count: usize,
-    /// Columns from one head to the next.
-    pub stride: usize,
-}
-
-impl<'a> AttentionTask<'a> {
-    /// Query `i`: row after row, in each the heads that share the key head.
-    #[inline(always)]
-    fn query(&self, i: usize) -> &'a [f32] {
-        let (row, head) = (self.row + i / self.queries.count, i % self.queries.count);
-        let start = row * self.queries.width + self.queries.at + head * self.queries.stride;
-        &self.queries.values[start..start + self.key_length]
-    }
-
-    fn query_count(&self) -> usize {
-        self.rows * self.queries.count
-    }
-
-    /// Columns of a query and of a key.
-    #[inline(always)]
-    fn key_columns(&self) -> usize {
-        self.key_length.div_ceil(LANES)
-    }
-
-    /// Columns of a value and of a result.
-    #[inline(always)]
-    fn value_columns(&self) -> usize {
-        self.value_length.div_ceil(LANES)
-    }
-
-    #[inline(always)]
-    fn position_of(&self, i: usize) -> usize {
-        self.position + i / self.queries.count
-    }
-
-    /// First position that a row at `position` sees.
-    #[inline(always)]
-    fn first_seen(&self, position: usize) -> usize {
-        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
-    }
-
-    fn sink(&self, i: usize) -> Option<f32> {
-        self.sinks.map(|sinks| sinks[self.queries.first + i % self.queries.count])
-    }
-}
-
-/// Computes every query of a task. No other task may write the same places of the output.
-pub type AttentionKernel = unsafe fn(&AttentionTask<'_>);
-
-/// Neighbouring rows of a batch that belong to one sequence and stand at consecutive positions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowBlock {
-    /// First row of the batch.
-    pub row: usize,
-    /// Rows.
-    pub rows: usize,
-    /// Position of the first.
-    pub position: usize,
-    /// Whose cache they see.
-    pub sequence: usize,
-}
-
-/// Attention of all blocks and key heads: `task` describes a block's first key head; rows and heads are filled in.
+/// Attention of all blocks and key heads: `attended` describes a block's first key head, the others follow.
 ///
 /// # Panics
-/// When blocks overlap.
-pub fn attention<'a>(
+/// When blocks overlap, or heads are others than those described.
+pub(crate) fn attention<'a>(
     team: &Team,
     kernel: AttentionKernel,
     blocks: &[RowBlock],
-    heads: usize,
-    task: impl Fn(&RowBlock) -> AttentionTask<'a> + Sync,
+    heads: Heads,
+    attended: impl Fn(&RowBlock) -> Attended<'a> + Sync,
+    output: Output<'a>,
 ) {
+    let Heads { keys, sharing, value_length } = heads;
     assert!(blocks.windows(2).all(|pair| pair[0].row + pair[0].rows <= pair[1].row));
-    team.run(blocks.len() * heads, |i| {
-        let (block, head) = (&blocks[i / heads], i % heads);
-        let mut task = task(block);
-        (task.row, task.rows, task.position, task.head) = (block.row, block.rows, block.position, head);
-        task.queries.at += head * task.queries.count * task.queries.stride;
-        task.queries.first = head * task.queries.count;
-        // SAFETY: blocks do not overlap and every head has its own columns.
-        unsafe { kernel(&task) };
+    let output = output.places(keys * sharing * value_length);
+    team.run(blocks.len() * keys, |i| {
+        let (block, head) = (&blocks[i / keys], i % keys);
+        let mut of = attended(block);
+        assert_eq!((of.queries.count, of.value_length), (sharing, value_length));
+        of.queries.at += head * sharing * of.queries.stride;
+        of.queries.first = head * sharing;
+        let RowBlock { row, rows, position, .. } = *block;
+        // SAFETY: blocks do not overlap, each key head has columns of its own, and the output came by value.
+        unsafe { kernel(&AttentionTask { of, head, row, rows, position, output }) };
     });
 }
 
@@ -182,69 +69,9 @@ pub fn attention<'a>(
 ///
 /// # Panics
 /// When this machine lacks the instruction set.
-pub fn select_attention(format: &Format, isa: Isa) -> AttentionKernel {
+pub(crate) fn select_attention(format: &Format, isa: Isa) -> AttentionKernel {
     assert!(isa.is_available(), "{isa} is not available");
     visit(format, Select(isa))
-}
-
-/// Cache elements: how a run of them becomes f32.
-trait Cached {
-    /// Whether values may become BF16, and runs of 32 can be loaded.
-    const IS_SHORT: bool;
-    fn load<L: Lanes>(bytes: &[u8], out: &mut [f32]);
-    /// A run of 32.
-    #[inline(always)]
-    fn load_run<L: Lanes>(bytes: &[u8]) -> [L; 2] {
-        let mut out = [0.0; 2 * LANES];
-        Self::load::<L>(bytes, &mut out);
-        halves(&out)
-    }
-    fn bytes(len: usize) -> usize;
-}
-
-#[inline(always)]
-fn halves<L: Lanes>(run: &[f32; 2 * LANES]) -> [L; 2] {
-    let [lower, upper] = run.as_chunks().0 else { unreachable!("a run has two halves") };
-    [L::load(lower), L::load(upper)]
-}
-
-struct Floats<F>(PhantomData<F>);
-struct Blocks<B>(PhantomData<B>);
-
-impl<F: Float> Cached for Floats<F> {
-    const IS_SHORT: bool = size_of::<F>() == 2;
-    #[inline(always)]
-    fn load_run<L: Lanes>(bytes: &[u8]) -> [L; 2] {
-        let (lower, upper) = bytes.split_at(LANES * size_of::<F>());
-        [F::load(lower), F::load(upper)]
-    }
-    #[inline(always)]
-    fn load<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
-        let (chunks, rest) = out.as_chunks_mut();
-        let (chunk_bytes, rest_bytes) = bytes.split_at(chunks.len() * LANES * size_of::<F>());
-        for (out, bytes) in chunks.iter_mut().zip(chunk_bytes.chunks_exact(LANES * size_of::<F>())) {
-            *out = F::load::<L>(bytes).store();
-        }
-        for (out, bytes) in rest.iter_mut().zip(rest_bytes.chunks_exact(size_of::<F>())) {
-            *out = bytemuck::pod_read_unaligned::<F>(bytes).to_f32();
-        }
-    }
-    fn bytes(len: usize) -> usize {
-        len * size_of::<F>()
-    }
-}
-
-impl<B: Block> Cached for Blocks<B> {
-    const IS_SHORT: bool = B::LEN == 32;
-    #[inline(always)]
-    fn load<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
-        for (out, bytes) in out.chunks_exact_mut(B::LEN).zip(bytes.chunks_exact(size_of::<B>())) {
-            bytemuck::pod_read_unaligned::<B>(bytes).dequantize(out);
-        }
-    }
-    fn bytes(len: usize) -> usize {
-        len / B::LEN * size_of::<B>()
-    }
 }
 
 struct Select(Isa);
@@ -276,35 +103,9 @@ impl Visit for Select {
     }
 }
 
-/// Sixteen lanes. Rows are filled up with zeros.
-type Columns = [f32; LANES];
-
-/// How the numbers of a tile lie, and what queries do with them.
-trait Numbers {
-    /// How many values there are in a lane.
-    const VALUES_PER_LANE: usize;
-    /// Whether keys lie as values do: those that are a part of them are there already.
-    const KEYS_SERVE_AS_VALUES: bool;
-
-    /// A tile's keys, out of the cache.
-    fn keys<C: Cached, L: Lanes>(rows: &Rows<'_>, out: &mut [Columns]);
-
-    /// A tile's values.
-    fn values<C: Cached, L: Lanes>(rows: &Rows<'_>, out: &mut [Columns]);
-
-    /// The scores of queries: their products with a tile's keys.
-    fn multiply<L: Lanes>(queries: &[Columns], keys: &[Columns], parts: &mut [Part]);
-
-    /// Shrinks the sums of queries and adds a tile's values, by their weights.
-    fn add_values<L: Lanes>(parts: &[Part], values: &[Columns], sums: &mut [Columns]);
-
-    /// Adds values, by their weights, to sums.
-    fn add<L: Lanes>(sum: L, weight: L, value: L) -> L;
-}
-
 /// What a task works on. Rows of queries and sums are `(row, head)`.
 #[derive(Default)]
-struct Scratch {
+struct Buffers {
     /// The tile's.
     keys: Vec<Columns>,
     values: Vec<Columns>,
@@ -316,10 +117,10 @@ struct Scratch {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
 }
 
-impl Scratch {
+impl Buffers {
     #[inline(always)]
     fn begin<N: Numbers>(&mut self, task: &AttentionTask<'_>) {
         let (key, value) = (task.key_columns(), task.value_columns());
@@ -329,7 +130,7 @@ impl Scratch {
         clear(&mut self.values, values);
         clear(&mut self.queries, queries * key);
         for (i, query) in self.queries.chunks_exact_mut(key).enumerate() {
-            let scaled = task.query(i).iter().map(|value| value * task.scale);
+            let scaled = task.query(i).iter().map(|value| value * task.of.scale);
             query.as_flattened_mut().iter_mut().zip(scaled).for_each(|(place, value)| *place = value);
         }
         clear(&mut self.sums, queries * value);
@@ -346,7 +147,7 @@ impl Scratch {
     ) {
         N::keys::<C, L>(&rows.keys, &mut self.keys);
         if !keys_serve::<N>(task) {
-            let values = rows.values.unwrap_or(Rows { width: task.value_length, ..rows.keys });
+            let values = rows.values.unwrap_or(Rows { width: task.of.value_length, ..rows.keys });
             N::values::<C, L>(&values, &mut self.values);
         }
     }
@@ -354,7 +155,7 @@ impl Scratch {
 
 /// Whether the tile's keys are its values, too.
 fn keys_serve<N: Numbers>(task: &AttentionTask<'_>) -> bool {
-    N::KEYS_SERVE_AS_VALUES && task.values.is_none()
+    N::KEYS_SERVE_AS_VALUES && task.of.values.is_none()
 }
 
 fn clear(buffer: &mut Vec<Columns>, len: usize) {
@@ -369,31 +170,11 @@ struct CachedRows<'a> {
     values: Option<Rows<'a>>,
 }
 
-/// Rows of which the first columns are wanted.
-#[derive(Clone, Copy)]
-struct Rows<'a> {
-    bytes: &'a [u8],
-    row_bytes: usize,
-    width: usize,
-}
-
-impl<'a> Rows<'a> {
-    #[inline(always)]
-    fn iter(&self) -> std::slice::ChunksExact<'a, u8> {
-        self.bytes.chunks_exact(self.row_bytes)
-    }
-
-    #[inline(always)]
-    fn row(&self, at: usize) -> Option<&'a [u8]> {
-        self.bytes.get(at * self.row_bytes..(at + 1) * self.row_bytes)
-    }
-}
-
 impl<'a> CachedRows<'a> {
     /// Of the positions from `start` to `end`, at most a tile; none where there are none.
     #[inline(always)]
     fn new<C: Cached>(task: &AttentionTask<'a>, start: usize, end: usize) -> Self {
-        let (page, at) = (start / task.page_len, task.head * task.page_len + start % task.page_len);
+        let (page, at) = (start / task.of.page_len, task.head * task.of.page_len + start % task.of.page_len);
         let rows = |pages: CachedPages<'a>, width| {
             let row_bytes = C::bytes(width);
             let bytes = match end.saturating_sub(start).min(TILE) {
@@ -402,8 +183,8 @@ impl<'a> CachedRows<'a> {
             };
             Rows { bytes, row_bytes, width }
         };
-        let values = task.values.map(|values| rows(values, task.value_length));
-        Self { keys: rows(task.keys, task.key_length), values }
+        let values = task.of.values.map(|values| rows(values, task.of.value_length));
+        Self { keys: rows(task.of.keys, task.of.key_length), values }
     }
 
     /// Asks for one of so many shares: all at once would wait for each other.
@@ -412,7 +193,7 @@ impl<'a> CachedRows<'a> {
         for Rows { bytes, .. } in [Some(self.keys), self.values].into_iter().flatten() {
             let lines = bytes.len().div_ceil(64);
             for line in share * lines / shares..(share + 1) * lines / shares {
-                super::prefetch(bytes[line * 64..].as_ptr());
+                prefetch(bytes[line * 64..].as_ptr());
             }
         }
     }
@@ -434,41 +215,42 @@ impl<C: Cached, N: Numbers> Work for Attend<'_, '_, C, N> {
     fn run<L: Lanes>(self) {
         let task = self.0;
         // Taken out and put back: a closure would be compiled without the caller's instructions.
-        let mut scratch = SCRATCH.take();
-        scratch.begin::<N>(task);
+        let mut buffers = BUFFERS.take();
+        buffers.begin::<N>(task);
         let end = task.position + task.rows;
         let mut start = task.first_seen(task.position) / TILE * TILE;
         let mut rows = CachedRows::new::<C>(task, start, end);
         while start < end {
-            scratch.load_tile::<C, N, L>(task, &rows);
+            buffers.load_tile::<C, N, L>(task, &rows);
             rows = CachedRows::new::<C>(task, start + TILE, end);
             for first in (0..task.query_count()).step_by(BLOCK) {
                 rows.ask_for(first / BLOCK, task.query_count().div_ceil(BLOCK));
                 let queries = first..task.query_count().min(first + BLOCK);
-                attend::<N, L>(task, queries, start, &mut scratch);
+                attend::<N, L>(task, queries, start, &mut buffers);
             }
             start += TILE;
         }
-        for (i, sums) in scratch.sums.chunks_exact(task.value_columns()).enumerate() {
-            let sum = scratch.running[i].1;
-            // SAFETY: every task writes its own rows and heads.
+        for (i, sums) in buffers.sums.chunks_exact(task.value_columns()).enumerate() {
+            let sum = buffers.running[i].1;
+            // SAFETY: whoever runs a task says so of its rows and heads, and this one is at one place at a time.
             let place = unsafe { place(task, i) };
             place.iter_mut().zip(sums.as_flattened()).for_each(|(place, value)| *place = value / sum);
         }
-        SCRATCH.set(scratch);
+        BUFFERS.set(buffers);
     }
 }
 
 /// The place of query `i`'s result.
 ///
 /// # Safety
-/// No other task may hold the same rows and heads.
+/// No other task may have the same rows and heads.
 #[inline(always)]
 unsafe fn place<'a>(task: &AttentionTask<'a>, i: usize) -> &'a mut [f32] {
-    let (row, head) = (task.row + i / task.queries.count, task.queries.first + i % task.queries.count);
-    let start = row * task.output.stride + task.output.at + head * task.value_length;
-    // SAFETY: the caller's promise.
-    unsafe { task.output.values.slice(start, task.value_length) }
+    let queries = &task.of.queries;
+    let (row, head) = (task.row + i / queries.count, queries.first + i % queries.count);
+    let columns = head * task.of.value_length..(head + 1) * task.of.value_length;
+    // SAFETY: the task's own row and head; `attention` made sure that a row has room for all heads.
+    unsafe { task.output.slice(row as u32, columns) }
 }
 
 /// Adds one tile to the running softmax of some queries.
@@ -477,20 +259,20 @@ fn attend<N: Numbers, L: Lanes>(
     task: &AttentionTask<'_>,
     queries: Range<usize>,
     start: usize,
-    scratch: &mut Scratch,
+    buffers: &mut Buffers,
 ) {
     let (key, value) = (task.key_columns(), task.value_columns());
-    let mut parts = [Part::default(); BLOCK];
-    let parts = &mut parts[..queries.len()];
-    for (part, i) in parts.iter_mut().zip(queries.clone()) {
-        part.begin(task, task.position_of(i), start);
+    let mut sights = [Sight::default(); BLOCK];
+    let sights = &mut sights[..queries.len()];
+    for (sight, i) in sights.iter_mut().zip(queries.clone()) {
+        sight.begin(task, task.position_of(i), start);
     }
-    if parts.iter().all(|part| part.seen().is_empty()) {
+    if sights.iter().all(|sight| sight.seen().is_empty()) {
         return;
     }
-    N::multiply::<L>(&scratch.queries[queries.start * key..queries.end * key], &scratch.keys, parts);
-    weigh::<L>(parts, &mut scratch.running[queries.clone()]);
-    let sums = &mut scratch.sums[queries.start * value..queries.end * value];
-    let values = if keys_serve::<N>(task) { &scratch.keys } else { &scratch.values };
-    N::add_values::<L>(parts, values, sums);
+    N::multiply::<L>(&buffers.queries[queries.start * key..queries.end * key], &buffers.keys, sights);
+    weigh::<L>(sights, &mut buffers.running[queries.clone()]);
+    let sums = &mut buffers.sums[queries.start * value..queries.end * value];
+    let values = if keys_serve::<N>(task) { &buffers.keys } else { &buffers.values };
+    N::add_values::<L>(sights, values, sums);
 }

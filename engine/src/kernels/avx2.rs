@@ -5,7 +5,9 @@
 
 use super::activations::QuantizedRow;
 use super::blocks::{ByteDots, Panel, Shape, UnpackedRow, by_shape};
-use super::{Job, PANEL, blocks, floats};
+use super::job::Job;
+use super::matrix::PANEL;
+use super::{blocks, floats};
 use crate::quant::{Block, F16, Float, Widen};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -34,7 +36,7 @@ pub(super) unsafe fn add_dots<const VNNI: bool>(
     }
     let mut sums = sums;
     // Written out, so that the same functions serve machines with and without the instruction.
-    // SAFETY: the caller's promise; touches registers alone.
+    // SAFETY: the caller has the instruction, and it touches registers alone.
     unsafe {
         std::arch::asm!(
             "{{vex}} vpdpbusd {sums}, {codes}, {input}",
@@ -47,7 +49,8 @@ pub(super) unsafe fn add_dots<const VNNI: bool>(
     sums
 }
 
-/// Instructions of every machine with AVX2.
+/// Instructions of every machine with AVX2. Its functions are safe to call for the type's sake alone: it is known in the
+/// kernels only, as [`ByteDots::Widen`] of sets that have the instructions.
 pub(super) struct F16c;
 
 impl Widen for F16c {
@@ -87,7 +90,7 @@ impl<const VNNI: bool> ByteDots for Avx2<VNNI> {
 
     #[inline(always)]
     unsafe fn row(weights: &UnpackedRow<'_>, input: &QuantizedRow<'_>, shape: Shape) -> f32 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller is compiled for the same instructions; `row` checks lengths before it loads.
         unsafe { by_shape!(shape, |GROUP, SIGNED| row::<VNNI, GROUP, SIGNED>(weights, input)) }
     }
 
@@ -176,12 +179,13 @@ unsafe fn half_panel<const VNNI: bool, const GROUP: usize, const SIGNED: bool>(
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn rows_of_blocks<B: Block, const VNNI: bool>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: compiled for the instructions; outputs by the caller's promise.
+    // SAFETY: compiled for the instructions; the rows of these outputs are this task's own, as
+    // [`RowsFn`](super::job::RowsFn) has it.
     unsafe { blocks::rows_body::<B, Avx2<VNNI>>(job, range) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn rows_of_floats<F: Float>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: outputs by the caller's promise.
+    // SAFETY: there are no pointers; the rows of these outputs are this task's own, as `RowsFn` has it.
     unsafe { floats::rows_body::<F, true>(job, range) }
 }

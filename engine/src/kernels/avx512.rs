@@ -2,7 +2,9 @@
 
 use super::activations::QuantizedRow;
 use super::blocks::{ByteDots, Panel, Shape, UnpackedRow, by_shape};
-use super::{Job, PANEL, blocks, floats};
+use super::job::Job;
+use super::matrix::PANEL;
+use super::{blocks, floats};
 use crate::quant::{Block, Float};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -13,7 +15,7 @@ pub(super) struct Vnni;
 /// sign to the input.
 #[inline(always)]
 unsafe fn dots(codes: __m512i, input: __m512i, signed: bool) -> __m512i {
-    // SAFETY: callers are compiled for AVX-512 VNNI.
+    // SAFETY: callers are compiled for AVX-512 VNNI, and there is no pointer.
     unsafe {
         let zero = _mm512_setzero_si512();
         if !signed {
@@ -31,13 +33,14 @@ impl ByteDots for Vnni {
 
     #[inline(always)]
     unsafe fn row(weights: &UnpackedRow<'_>, input: &QuantizedRow<'_>, shape: Shape) -> f32 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller is compiled for the same instructions; `row` checks lengths before it loads.
         unsafe { by_shape!(shape, |GROUP, SIGNED| row::<GROUP, SIGNED>(weights, input)) }
     }
 
     #[inline(always)]
     unsafe fn panel<const N: usize>(panel: &Panel<'_>, inputs: &[QuantizedRow<'_>; N]) -> [[f32; PANEL]; N] {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller is compiled for the same instructions; the panel's lengths are checked before anything is
+        // loaded.
         unsafe { by_shape!(panel.shape, |GROUP, SIGNED| sixteen_rows::<N, GROUP, SIGNED>(panel, inputs)) }
     }
 }
@@ -118,7 +121,7 @@ unsafe fn sixteen_rows<const N: usize, const GROUP: usize, const SIGNED: bool>(
             let mut dots = [_mm512_setzero_si512(); N];
             if SIGNED {
                 for (dots, input) in dots.iter_mut().zip(inputs) {
-                    *dots = _mm512_set1_epi32(input.offsets.as_ptr().add(g).cast::<i32>().read());
+                    *dots = _mm512_set1_epi32(*input.offsets.as_ptr().add(g));
                 }
             }
             for k in 0..GROUP / 4 {
@@ -178,12 +181,12 @@ fn tail(weights: &UnpackedRow<'_>, input: &QuantizedRow<'_>, group: usize, from:
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn rows_of_blocks<B: Block>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: compiled for the instructions; outputs by the caller's promise.
+    // SAFETY: compiled for the instructions; the rows of these outputs are this task's own, as `RowsFn` has it.
     unsafe { blocks::rows_body::<B, Vnni>(job, range) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn rows_of_floats<F: Float>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: outputs by the caller's promise.
+    // SAFETY: there are no pointers; the rows of these outputs are this task's own, as `RowsFn` has it.
     unsafe { floats::rows_body::<F, true>(job, range) }
 }

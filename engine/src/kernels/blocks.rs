@@ -4,7 +4,9 @@
 //! (four neighbouring codes of each row side by side) which every input then passes. No format is named here.
 
 use super::activations::QuantizedRow;
-use super::{Job, PANEL, grow};
+use super::cache::{grow, prefetch};
+use super::job::{Job, Pick};
+use super::matrix::PANEL;
 use crate::quant::{Block, Widen};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -16,8 +18,11 @@ const TILE: usize = 8;
 const PREFETCH: usize = 2048;
 
 /// The inner loops of one instruction set. Integer sums are exact and equal on all of them.
+///
+/// # Safety
+/// Functions need the instructions of the implementing set. Lengths they check themselves.
 pub(super) trait ByteDots {
-    /// How F16 scales are widened.
+    /// How F16 scales are widened: by instructions of the set, too, so nobody else may use it.
     type Widen: Widen;
     /// Whether panels hold `code + 128` for formats with signed codes.
     const OFFSET_CODES: bool;
@@ -113,7 +118,7 @@ impl Panel<'_> {
 
 /// An unpacked row, and the arrays of a [`Panel`].
 #[derive(Default)]
-struct Scratch {
+struct Buffers {
     codes: Vec<i8>,
     scales: Vec<f32>,
     mins: Vec<f32>,
@@ -124,10 +129,10 @@ struct Scratch {
 
 thread_local! {
     /// Grows to the longest row once per thread.
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
 }
 
-impl Scratch {
+impl Buffers {
     fn prepare(&mut self, cols: usize, group: usize) {
         let groups = cols / group;
         grow(&mut self.codes, cols);
@@ -146,17 +151,17 @@ impl Scratch {
 #[inline(always)]
 pub(super) unsafe fn rows_body<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>) {
     // Taken out and put back: a closure would be compiled without the caller's instructions.
-    let mut scratch = SCRATCH.take();
-    scratch.prepare(job.matrix.cols, B::GROUP);
-    // SAFETY: the caller's promises.
+    let mut buffers = BUFFERS.take();
+    buffers.prepare(job.matrix.cols, B::GROUP);
+    // SAFETY: the caller has the instructions of `D` and the outputs of `range`.
     unsafe {
         if job.picks.len() < job.inputs.wide() {
-            narrow::<B, D>(job, range, &mut scratch);
+            narrow::<B, D>(job, range, &mut buffers);
         } else {
-            wide::<B, D>(job, range, &mut scratch);
+            wide::<B, D>(job, range, &mut buffers);
         }
     }
-    SCRATCH.set(scratch);
+    BUFFERS.set(buffers);
 }
 
 #[inline(always)]
@@ -165,34 +170,34 @@ const fn shape_of<B: Block>() -> Shape {
 }
 
 #[inline(always)]
-fn unpack_row<B: Block, D: ByteDots>(job: &Job<'_>, row: usize, scratch: &mut Scratch) {
+fn unpack_row<B: Block, D: ByteDots>(job: &Job<'_>, row: usize, buffers: &mut Buffers) {
     let row_bytes = job.matrix.row_bytes();
     let bytes = &job.matrix.bytes[row * row_bytes..][..row_bytes];
     let groups = B::LEN / B::GROUP;
-    let codes = scratch.codes.chunks_exact_mut(B::LEN);
-    let scales = scratch.scales.chunks_exact_mut(groups).zip(scratch.mins.chunks_exact_mut(groups));
+    let codes = buffers.codes.chunks_exact_mut(B::LEN);
+    let scales = buffers.scales.chunks_exact_mut(groups).zip(buffers.mins.chunks_exact_mut(groups));
     for ((block, codes), (scales, mins)) in bytes.chunks_exact(size_of::<B>()).zip(codes).zip(scales) {
         for line in 0..size_of::<B>().div_ceil(64) {
-            super::prefetch(block.as_ptr().wrapping_add(PREFETCH + line * 64));
+            prefetch(block.as_ptr().wrapping_add(PREFETCH + line * 64));
         }
         bytemuck::pod_read_unaligned::<B>(block).unpack::<D::Widen>(codes, scales, mins);
     }
 }
 
 #[inline(always)]
-unsafe fn narrow<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>, scratch: &mut Scratch) {
+unsafe fn narrow<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>, buffers: &mut Buffers) {
     let cols = job.matrix.cols;
     let groups = cols / B::GROUP;
     for row in range {
-        unpack_row::<B, D>(job, row, scratch);
+        unpack_row::<B, D>(job, row, buffers);
         let unpacked = UnpackedRow {
-            codes: &scratch.codes[..cols],
-            scales: &scratch.scales[..groups],
-            mins: if B::HAS_MIN { &scratch.mins[..groups] } else { &[] },
+            codes: &buffers.codes[..cols],
+            scales: &buffers.scales[..groups],
+            mins: if B::HAS_MIN { &buffers.mins[..groups] } else { &[] },
         };
-        for pick in job.picks {
+        for pick in job.picks.iter() {
             let input = job.inputs.quantized::<B>(pick.input);
-            // SAFETY: the caller's promises; this row of this output belongs to this task.
+            // SAFETY: the caller has the instructions of `D`, and this row of the outputs of all picks.
             unsafe {
                 let sum = D::row(&unpacked, &input, shape_of::<B>());
                 job.output.slice(pick.output, row..row + 1)[0] = sum;
@@ -202,37 +207,37 @@ unsafe fn narrow<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>, scra
 }
 
 #[inline(always)]
-unsafe fn wide<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>, scratch: &mut Scratch) {
+unsafe fn wide<B: Block, D: ByteDots>(job: &Job<'_>, range: Range<usize>, buffers: &mut Buffers) {
     let mut start = range.start;
     while start < range.end {
         let rows = start..range.end.min(start + PANEL);
-        fill_panel::<B, D>(job, rows.clone(), scratch);
-        // SAFETY: the caller's promises.
-        unsafe { pass_panel::<B, D>(job, rows, scratch) };
+        fill_panel::<B, D>(job, rows.clone(), buffers);
+        // SAFETY: the caller has the instructions of `D`, and these rows, a part of the range, of all outputs.
+        unsafe { pass_panel::<B, D>(job, rows, buffers) };
         start += PANEL;
     }
 }
 
 #[inline(always)]
-fn fill_panel<B: Block, D: ByteDots>(job: &Job<'_>, rows: Range<usize>, scratch: &mut Scratch) {
+fn fill_panel<B: Block, D: ByteDots>(job: &Job<'_>, rows: Range<usize>, buffers: &mut Buffers) {
     let (cols, groups) = (job.matrix.cols, job.matrix.cols / B::GROUP);
     let flip = if D::OFFSET_CODES && shape_of::<B>().signed { 0x8080_8080 } else { 0u32 };
     if rows.len() < PANEL {
-        scratch.panel[..cols * PANEL].fill(0);
-        scratch.panel_scales[..groups * PANEL].fill(0.0);
-        scratch.panel_mins[..groups * PANEL].fill(0.0);
+        buffers.panel[..cols * PANEL].fill(0);
+        buffers.panel_scales[..groups * PANEL].fill(0.0);
+        buffers.panel_mins[..groups * PANEL].fill(0.0);
     }
     for (lane, row) in rows.enumerate() {
-        unpack_row::<B, D>(job, row, scratch);
-        let codes = scratch.codes[..cols].as_chunks::<4>().0;
-        let panel = scratch.panel[..cols * PANEL].as_chunks_mut::<{ 4 * PANEL }>().0;
+        unpack_row::<B, D>(job, row, buffers);
+        let codes = buffers.codes[..cols].as_chunks::<4>().0;
+        let panel = buffers.panel[..cols * PANEL].as_chunks_mut::<{ 4 * PANEL }>().0;
         for (codes, places) in codes.iter().zip(panel) {
             let four = u32::from_ne_bytes(codes.map(|code| code as u8)) ^ flip;
             places.as_chunks_mut::<4>().0[lane] = four.to_ne_bytes();
         }
-        scatter(&scratch.scales[..groups], lane, &mut scratch.panel_scales);
+        scatter(&buffers.scales[..groups], lane, &mut buffers.panel_scales);
         if B::HAS_MIN {
-            scatter(&scratch.mins[..groups], lane, &mut scratch.panel_mins);
+            scatter(&buffers.mins[..groups], lane, &mut buffers.panel_mins);
         }
     }
 }
@@ -245,17 +250,17 @@ fn scatter(values: &[f32], lane: usize, panel: &mut [f32]) {
 }
 
 #[inline(always)]
-unsafe fn pass_panel<B: Block, D: ByteDots>(job: &Job<'_>, rows: Range<usize>, scratch: &Scratch) {
+unsafe fn pass_panel<B: Block, D: ByteDots>(job: &Job<'_>, rows: Range<usize>, buffers: &Buffers) {
     let (cols, groups) = (job.matrix.cols, job.matrix.cols / B::GROUP);
     let panel = Panel {
-        codes: &scratch.panel[..cols * PANEL],
-        scales: &scratch.panel_scales[..groups * PANEL],
-        mins: if B::HAS_MIN { &scratch.panel_mins[..groups * PANEL] } else { &[] },
+        codes: &buffers.panel[..cols * PANEL],
+        scales: &buffers.panel_scales[..groups * PANEL],
+        mins: if B::HAS_MIN { &buffers.panel_mins[..groups * PANEL] } else { &[] },
         shape: shape_of::<B>(),
     };
     let (tiles, rest) = job.picks.as_chunks::<TILE>();
     let (quads, singles) = rest.as_chunks::<4>();
-    // SAFETY: the caller's promises, for each of the three.
+    // SAFETY: the caller has the instructions of `D`, and these rows of all outputs; each pick is in one of the three.
     unsafe {
         for tile in tiles {
             pass_tile::<B, D, TILE>(job, &rows, &panel, tile);
@@ -274,10 +279,10 @@ unsafe fn pass_tile<B: Block, D: ByteDots, const N: usize>(
     job: &Job<'_>,
     rows: &Range<usize>,
     panel: &Panel<'_>,
-    picks: &[super::Pick; N],
+    picks: &[Pick; N],
 ) {
     let inputs = picks.map(|pick| job.inputs.quantized::<B>(pick.input));
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions of `D`, which alone are asked for.
     let sums = unsafe { D::panel(panel, &inputs) };
     for (pick, sums) in picks.iter().zip(&sums) {
         // SAFETY: these rows of this output belong to this task.

@@ -3,7 +3,8 @@
 //! Few inputs: dots along the row in 64 running sums. Many inputs: panels of sixteen rows, a slice of the row
 //! length at a time so that the panel stays in the first-level cache.
 
-use super::{Job, PANEL, Pick};
+use super::job::{Job, Pick};
+use super::matrix::PANEL;
 use crate::quant::Float;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -16,13 +17,13 @@ const TILE: usize = 8;
 const LANES: usize = 64;
 
 #[derive(Default)]
-struct Scratch {
+struct Buffers {
     panel: Vec<f32>,
     totals: Vec<[f32; PANEL]>,
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
 }
 
 /// Multiply and add; fused where the instruction set has it.
@@ -39,20 +40,20 @@ fn multiply_add<const FMA: bool>(a: f32, b: f32, sum: f32) -> f32 {
 pub(super) unsafe fn rows_body<F: Float, const FMA: bool>(job: &Job<'_>, range: Range<usize>) {
     if job.picks.len() >= job.inputs.wide() {
         // Taken out and put back: a closure would be compiled without the caller's instructions.
-        let mut scratch = SCRATCH.take();
+        let mut buffers = BUFFERS.take();
         for start in range.clone().step_by(PANEL) {
             let rows = start..range.end.min(start + PANEL);
-            wide::<F, FMA>(job, rows.clone(), &mut scratch);
-            // SAFETY: the caller's promise.
-            unsafe { store(job, rows, &scratch.totals) };
+            wide::<F, FMA>(job, rows.clone(), &mut buffers);
+            // SAFETY: the caller has these rows, a part of the range, of all outputs.
+            unsafe { store(job, rows, &buffers.totals) };
         }
-        SCRATCH.set(scratch);
+        BUFFERS.set(buffers);
         return;
     }
     for row in range {
-        for pick in job.picks {
+        for pick in job.picks.iter() {
             let sum = row_dot::<F, FMA>(weights::<F>(job, row), job.inputs.row(pick.input));
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller has this row of the outputs of all picks.
             unsafe { job.output.slice(pick.output, row..row + 1)[0] = sum };
         }
     }
@@ -91,24 +92,24 @@ fn row_dot<F: Float, const FMA: bool>(weights: &[u8], input: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn wide<F: Float, const FMA: bool>(job: &Job<'_>, rows: Range<usize>, scratch: &mut Scratch) {
+fn wide<F: Float, const FMA: bool>(job: &Job<'_>, rows: Range<usize>, buffers: &mut Buffers) {
     let cols = job.matrix.cols;
-    scratch.panel.resize(SLICE * PANEL, 0.0);
-    scratch.totals.clear();
-    scratch.totals.resize(job.picks.len(), [0.0; PANEL]);
+    buffers.panel.resize(SLICE * PANEL, 0.0);
+    buffers.totals.clear();
+    buffers.totals.resize(job.picks.len(), [0.0; PANEL]);
     for start in (0..cols).step_by(SLICE) {
         let len = SLICE.min(cols - start);
         for lane in 0..PANEL {
             // A tail panel repeats its last row; the surplus lanes are never stored.
             let row = weights::<F>(job, rows.start + lane.min(rows.len() - 1));
             let row = &row[start * size_of::<F>()..][..len * size_of::<F>()];
-            for (i, places) in scratch.panel[..len * PANEL].as_chunks_mut::<PANEL>().0.iter_mut().enumerate()
+            for (i, places) in buffers.panel[..len * PANEL].as_chunks_mut::<PANEL>().0.iter_mut().enumerate()
             {
                 places[lane] = load::<F>(row, i);
             }
         }
-        let panel = scratch.panel[..len * PANEL].as_chunks::<PANEL>().0;
-        pass::<FMA>(job, start, panel, &mut scratch.totals);
+        let panel = buffers.panel[..len * PANEL].as_chunks::<PANEL>().0;
+        pass::<FMA>(job, start, panel, &mut buffers.totals);
     }
 }
 
@@ -146,7 +147,7 @@ fn pass_tile<const FMA: bool, const N: usize>(
 
 unsafe fn store(job: &Job<'_>, rows: Range<usize>, totals: &[[f32; PANEL]]) {
     for (pick, totals) in job.picks.iter().zip(totals) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller has these rows of the outputs of all picks.
         let places = unsafe { job.output.slice(pick.output, rows.clone()) };
         places.copy_from_slice(&totals[..rows.len()]);
     }

@@ -9,7 +9,7 @@ const RANKS: usize = 32;
 
 /// A sum of adapters on one matrix.
 #[derive(Clone, Debug, Default)]
-pub struct LowRank {
+pub(crate) struct LowRank {
     inputs: usize,
     outputs: usize,
     a: Vec<f32>, // (rank, inputs)
@@ -21,7 +21,7 @@ impl LowRank {
     ///
     /// # Panics
     /// When the lengths do not fit.
-    pub fn new((inputs, outputs): (usize, usize), a: &[f32], b: &[f32], scale: f32) -> Self {
+    pub(crate) fn new((inputs, outputs): (usize, usize), a: &[f32], b: &[f32], scale: f32) -> Self {
         let rank = a.len() / inputs.max(1);
         assert_eq!((a.len(), b.len()), (rank * inputs, rank * outputs));
         let mut turned = vec![0.0; b.len()];
@@ -36,30 +36,35 @@ impl LowRank {
     /// # Panics
     /// When they are of other matrices.
     #[must_use]
-    pub fn and(mut self, other: &Self) -> Self {
+    pub(crate) fn and(mut self, other: &Self) -> Self {
         assert_eq!((self.inputs, self.outputs), (other.inputs, other.outputs));
         self.a.extend_from_slice(&other.a);
         self.b.extend_from_slice(&other.b);
         self
     }
 
-    /// Inputs of the matrix.
-    pub fn inputs(&self) -> usize {
-        self.inputs
-    }
-
     /// Outputs of the matrix.
-    pub fn outputs(&self) -> usize {
+    pub(crate) fn outputs(&self) -> usize {
         self.outputs
     }
 
+    /// Inputs of the matrix.
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Rows of `A`.
+    pub(crate) fn rank(&self) -> usize {
+        self.a.len() / self.inputs.max(1)
+    }
+
     /// `(rank, inputs)`.
-    pub fn a(&self) -> &[f32] {
+    pub(crate) fn a(&self) -> &[f32] {
         &self.a
     }
 
     /// `(rank, outputs)`, with the scale.
-    pub fn b(&self) -> &[f32] {
+    pub(crate) fn b(&self) -> &[f32] {
         &self.b
     }
 
@@ -67,7 +72,7 @@ impl LowRank {
     ///
     /// # Panics
     /// When lengths do not fit, or the machine lacks the instruction set.
-    pub fn add(&self, isa: Isa, x: &[f32], range: Range<usize>, out: &mut [f32]) {
+    pub(crate) fn add(&self, isa: Isa, x: &[f32], range: Range<usize>, out: &mut [f32]) {
         assert_eq!((x.len(), out.len()), (self.inputs, range.len()));
         assert!(range.end <= self.outputs);
         isa.run(Add { of: self, x, first: range.start, out });

@@ -5,7 +5,9 @@
 
 use super::activations::{GROUP, QuantizedRow};
 use super::blocks::{ByteDots, Panel, Shape, UnpackedRow};
-use super::{Job, PANEL, blocks, floats};
+use super::job::Job;
+use super::matrix::PANEL;
+use super::{blocks, floats};
 use crate::quant::{Block, F16, Float, Widen};
 use crate::simd::{Isa, LANES, Lanes, Work};
 use std::arch::aarch64::*;
@@ -70,7 +72,7 @@ impl ByteDots for NeonDot {
 
     #[inline(always)]
     unsafe fn row(weights: &UnpackedRow<'_>, input: &QuantizedRow<'_>, shape: Shape) -> f32 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller has the instructions; `row` checks lengths before it loads.
         unsafe {
             match shape.group {
                 16 => row::<16>(weights, input),
@@ -177,22 +179,22 @@ unsafe fn one_input<const GROUP_LEN: usize>(
 
 #[target_feature(enable = "dotprod")]
 pub(super) unsafe fn rows_of_blocks<B: Block>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: compiled for the instructions; outputs by the caller's promise.
+    // SAFETY: compiled for the instructions; the rows of these outputs are this task's own, as `RowsFn` has it.
     unsafe { blocks::rows_body::<B, NeonDot>(job, range) }
 }
 
 /// Few inputs take rows sixteen numbers at a time: the compiler would widen each F16 with whole numbers.
 pub(super) unsafe fn rows_of_floats<F: Float>(job: &Job<'_>, range: Range<usize>) {
     if job.picks.len() >= job.inputs.wide() {
-        // SAFETY: outputs by the caller's promise.
+        // SAFETY: there are no pointers; the rows of these outputs are this task's own, as `RowsFn` has it.
         return unsafe { floats::rows_body::<F, true>(job, range) };
     }
     for row in range {
         let weights = floats::weights::<F>(job, row);
-        for pick in job.picks {
+        for pick in job.picks.iter() {
             let input = job.inputs.row(pick.input);
             let sum = Isa::NeonDot.run(RowDot::<F> { weights, input, format: std::marker::PhantomData });
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller has this row of the outputs of all picks.
             unsafe { job.output.slice(pick.output, row..row + 1)[0] = sum };
         }
     }

@@ -1,8 +1,10 @@
 //! The inner loops in plain Rust: what every other instruction set is compared with.
 
-use super::activations::QuantizedRow;
+use super::activations::{GROUP, QuantizedRow};
 use super::blocks::{ByteDots, Panel, Shape, UnpackedRow};
-use super::{Job, PANEL, blocks, floats};
+use super::job::Job;
+use super::matrix::PANEL;
+use super::{blocks, floats};
 use crate::quant::{Block, Float};
 use std::ops::Range;
 
@@ -17,7 +19,7 @@ impl ByteDots for Portable {
         let groups = weights.codes.chunks_exact(shape.group).zip(input.codes.chunks_exact(shape.group));
         let mut sum = 0.0;
         for (g, (codes, values)) in groups.enumerate() {
-            let input_scale = input.scales[g * shape.group / super::activations::GROUP];
+            let input_scale = input.scales[g * shape.group / GROUP];
             sum += weights.scales[g] * input_scale * byte_dot(codes, values) as f32;
         }
         sum - weights.mins.iter().zip(input.sums).map(|(min, sum)| min * sum).sum::<f32>()
@@ -29,7 +31,7 @@ impl ByteDots for Portable {
         for (g, codes) in panel.codes.chunks_exact(group * PANEL).enumerate() {
             for (sums, input) in sums.iter_mut().zip(inputs) {
                 let dots = panel_dots(codes, &input.codes[g * group..][..group]);
-                let input_scale = input.scales[g * group / super::activations::GROUP];
+                let input_scale = input.scales[g * group / GROUP];
                 for lane in 0..PANEL {
                     sums[lane] += dots[lane] as f32 * (panel.scales[g * PANEL + lane] * input_scale);
                     if !panel.mins.is_empty() {
@@ -59,11 +61,11 @@ fn panel_dots(codes: &[u8], input: &[i8]) -> [i32; PANEL] {
 }
 
 pub(super) unsafe fn rows_of_blocks<B: Block>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: no special instructions; outputs by the caller's promise.
+    // SAFETY: there are no special instructions; the rows of these outputs are this task's own, as `RowsFn` has it.
     unsafe { blocks::rows_body::<B, Portable>(job, range) }
 }
 
 pub(super) unsafe fn rows_of_floats<F: Float>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: outputs by the caller's promise.
+    // SAFETY: there are no pointers; the rows of these outputs are this task's own, as `RowsFn` has it.
     unsafe { floats::rows_body::<F, false>(job, range) }
 }

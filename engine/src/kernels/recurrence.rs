@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::Output;
+use super::job::{Output, Places};
 use crate::ops::Activation;
 use crate::simd::{Isa, LANES, Lanes, Work};
 use crate::threads::{SharedSlice, Team};
@@ -16,48 +16,48 @@ use std::ops::Range;
 const CHANNELS: usize = 256;
 
 /// Columns of a state that lie together, and belong to one task.
-pub const STATE_COLUMNS: usize = 2 * LANES;
+pub(crate) const STATE_COLUMNS: usize = 2 * LANES;
 
 /// Running sums over the rows of a state.
 const SUMS: usize = 4;
 
 /// One sequence's rows of a convolution.
 #[derive(Clone, Copy)]
-pub struct Convolution<'a> {
-    /// Where the channels are, and stay.
-    pub x: Output<'a>,
+pub(crate) struct Convolution<'a> {
     /// First row.
-    pub row: usize,
+    pub(crate) row: usize,
     /// Rows.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// `(taps, channels)`.
-    pub weights: &'a [f32],
+    pub(crate) weights: &'a [f32],
     /// `(channels)`.
-    pub bias: Option<&'a [f32]>,
+    pub(crate) bias: Option<&'a [f32]>,
     /// On the sums.
-    pub activation: Option<Activation>,
-    /// The last `taps - 1` inputs, the oldest first: `(taps - 1, channels)`.
-    pub state: SharedSlice<'a, f32>,
+    pub(crate) activation: Option<Activation>,
     /// How many there are.
-    pub channels: usize,
+    pub(crate) channels: usize,
 }
 
-/// Computes a convolution in place.
+/// Computes a convolution in place, where `x` has the channels. `state` has the last `taps - 1` inputs, the oldest first:
+/// `(taps - 1, channels)`.
 ///
 /// # Panics
 /// When shapes do not fit.
-pub fn convolve(team: &Team, isa: Isa, job: &Convolution<'_>) {
+pub(crate) fn convolve(team: &Team, isa: Isa, job: &Convolution<'_>, x: Output<'_>, state: &mut [f32]) {
     assert!(job.weights.len() >= job.channels && job.weights.len().is_multiple_of(job.channels));
-    assert_eq!(job.state.len(), job.weights.len() - job.channels);
+    assert_eq!(state.len(), job.weights.len() - job.channels);
+    let (x, state) = (x.places(job.channels), SharedSlice::new(state));
     team.run(job.channels.div_ceil(CHANNELS), |task| {
         let channels = task * CHANNELS..job.channels.min((task + 1) * CHANNELS);
-        isa.run(Channels { job, channels });
+        isa.run(Channels { job, x, state, channels });
     });
 }
 
-/// Some channels, which are this task's own.
+/// Some channels, of rows and state, which are this task's own.
 struct Channels<'a> {
     job: &'a Convolution<'a>,
+    x: Places<'a>,
+    state: SharedSlice<'a, f32>,
     channels: Range<usize>,
 }
 
@@ -66,51 +66,51 @@ impl Work for Channels<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let Self { job, channels } = self;
+        let job = self.job;
         for row in job.row..job.row + job.rows {
-            // SAFETY: no other task has these channels.
-            let x = unsafe { job.x.slice(row as u32, channels.clone()) };
+            // SAFETY: only `convolve` makes these, and gives no two tasks the same channels.
+            let x = unsafe { self.x.slice(row as u32, self.channels.clone()) };
             for start in (0..x.len()).step_by(LANES) {
                 let width = LANES.min(x.len() - start);
-                let first = channels.start + start;
-                // SAFETY: as above.
-                let sums = unsafe { convolved::<L>(job, first, &x[start..start + width]) };
+                let sums = self.convolved::<L>(self.channels.start + start, &x[start..start + width]);
                 x[start..start + width].copy_from_slice(&sums[..width]);
             }
         }
     }
 }
 
-/// The next of up to sixteen channels, whose inputs move on by one.
-///
-/// # Safety
-/// No other task may have these channels.
-#[inline(always)]
-unsafe fn convolved<L: Lanes>(job: &Convolution<'_>, first: usize, x: &[f32]) -> [f32; LANES] {
-    let history = job.weights.len() / job.channels - 1;
-    let weights = |tap: usize| part(&job.weights[tap * job.channels + first..][..x.len()]);
-    let bias = job.bias.map_or([0.0; LANES], |bias| part(&bias[first..first + x.len()]));
-    let mut sums = L::load(&bias);
-    for tap in 0..history {
-        // SAFETY: passed on to the caller.
-        let past = unsafe { job.state.slice(tap * job.channels + first, x.len()) };
-        sums = L::load(&part(past)).multiply_add(L::load(&weights(tap)), sums);
-        let next: &[f32] = if tap + 1 < history {
-            // SAFETY: as above; this is another row of the state.
-            unsafe { job.state.slice((tap + 1) * job.channels + first, x.len()) }
-        } else {
-            x
-        };
-        past.copy_from_slice(next);
-    }
-    sums = L::load(&part(x)).multiply_add(L::load(&weights(history)), sums);
-    let mut sum = sums.store();
-    if let Some(activation) = job.activation {
-        for value in &mut sum {
-            *value = activation.apply(*value);
+impl Channels<'_> {
+    /// The next of up to sixteen of the task's channels, whose inputs move on by one.
+    #[inline(always)]
+    fn convolved<L: Lanes>(&self, first: usize, x: &[f32]) -> [f32; LANES] {
+        let job = self.job;
+        assert!(self.channels.start <= first && first + x.len() <= self.channels.end);
+        let history = job.weights.len() / job.channels - 1;
+        let weights = |tap: usize| part(&job.weights[tap * job.channels + first..][..x.len()]);
+        let bias = job.bias.map_or([0.0; LANES], |bias| part(&bias[first..first + x.len()]));
+        let mut sums = L::load(&bias);
+        for tap in 0..history {
+            // SAFETY: the task's own channels, as asserted, of one row of the state; the reference below is to another
+            // row.
+            let past = unsafe { self.state.slice(tap * job.channels + first, x.len()) };
+            sums = L::load(&part(past)).multiply_add(L::load(&weights(tap)), sums);
+            let next: &[f32] = if tap + 1 < history {
+                // SAFETY: the same channels of the next row.
+                unsafe { self.state.slice((tap + 1) * job.channels + first, x.len()) }
+            } else {
+                x
+            };
+            past.copy_from_slice(next);
         }
+        sums = L::load(&part(x)).multiply_add(L::load(&weights(history)), sums);
+        let mut sum = sums.store();
+        if let Some(activation) = job.activation {
+            for value in &mut sum {
+                *value = activation.apply(*value);
+            }
+        }
+        sum
     }
-    sum
 }
 
 /// Up to sixteen numbers, zeros behind them.
@@ -126,7 +126,7 @@ fn part(values: &[f32]) -> [f32; LANES] {
 
 /// How a state takes a value in.
 #[derive(Clone, Copy)]
-pub enum Taken {
+pub(crate) enum Taken {
     /// `d = strength * (v - S'k)`.
     Difference,
     /// `d = strength * v`; the output gets so many `v` besides.
@@ -135,59 +135,64 @@ pub enum Taken {
 
 /// One sequence's rows of a recurrence, as `ScanStep` of the model describes it.
 #[derive(Clone, Copy)]
-pub struct Scan<'a> {
+pub(crate) struct Scan<'a> {
     /// Rows of queries, keys and values.
-    pub x: &'a [f32],
+    pub(crate) x: &'a [f32],
     /// Columns of a row.
-    pub width: usize,
+    pub(crate) width: usize,
     /// First row.
-    pub row: usize,
+    pub(crate) row: usize,
     /// Rows.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Value heads.
-    pub heads: usize,
+    pub(crate) heads: usize,
     /// Columns of a query and of a key.
-    pub key_length: usize,
+    pub(crate) key_length: usize,
     /// Columns of a value.
-    pub value_length: usize,
+    pub(crate) value_length: usize,
     /// Per row and head the decay of the state and the strength of what comes in.
-    pub factors: &'a [f32],
-    /// `(heads, column group, key_length, STATE_COLUMNS)`.
-    pub state: SharedSlice<'a, f32>,
-    /// Where the results of all heads go.
-    pub output: Output<'a>,
+    pub(crate) factors: &'a [f32],
 }
 
 /// What one head reads.
 #[derive(Clone, Copy)]
-pub struct ScanHead {
+pub(crate) struct ScanHead {
     /// Column of its query.
-    pub query: usize,
+    pub(crate) query: usize,
     /// Column of its key.
-    pub key: usize,
+    pub(crate) key: usize,
     /// Column of its value.
-    pub value: usize,
+    pub(crate) value: usize,
     /// How values come in.
-    pub taken: Taken,
+    pub(crate) taken: Taken,
 }
 
-/// Computes all heads of a recurrence.
+/// Computes all heads of a recurrence; the state is `(heads, column group, key_length, STATE_COLUMNS)`.
 ///
 /// # Panics
 /// When the state is not that of so many heads, or rows are narrower than their results.
-pub fn scan(team: &Team, isa: Isa, job: &Scan<'_>, head: impl Fn(usize) -> ScanHead + Sync) {
+pub(crate) fn scan(
+    team: &Team,
+    isa: Isa,
+    job: &Scan<'_>,
+    head: impl Fn(usize) -> ScanHead + Sync,
+    state: &mut [f32],
+    output: Output<'_>,
+) {
     let groups = job.value_length.div_ceil(STATE_COLUMNS);
-    assert_eq!(job.state.len(), job.heads * groups * job.key_length * STATE_COLUMNS);
-    assert!(job.output.stride >= job.heads * job.value_length);
+    assert_eq!(state.len(), job.heads * groups * job.key_length * STATE_COLUMNS);
+    let (state, output) = (SharedSlice::new(state), output.places(job.heads * job.value_length));
     team.run(job.heads * groups, |task| {
         let (number, group) = (task / groups, task % groups);
-        isa.run(Group { job, number, head: head(number), group });
+        isa.run(Group { job, state, output, number, head: head(number), group });
     });
 }
 
-/// A head's columns that lie together, which are this task's own.
+/// A head's columns that lie together, which are this task's own, of state and output.
 struct Group<'a> {
     job: &'a Scan<'a>,
+    state: SharedSlice<'a, f32>,
+    output: Places<'a>,
     number: usize,
     head: ScanHead,
     group: usize,
@@ -198,13 +203,13 @@ impl Work for Group<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let Self { job, number, head, group } = self;
+        let Self { job, state, output, number, head, group } = self;
         let (len, groups) = (job.key_length * STATE_COLUMNS, job.value_length.div_ceil(STATE_COLUMNS));
         let first = group * STATE_COLUMNS;
         let columns = first..job.value_length.min(first + STATE_COLUMNS);
         let results = number * job.value_length + columns.start..number * job.value_length + columns.end;
-        // SAFETY: no other task has this group of this head's columns.
-        let state = unsafe { job.state.slice((number * groups + group) * len, len) };
+        // SAFETY: only `scan` makes these, one task for each group of each head's columns.
+        let state = unsafe { state.slice((number * groups + group) * len, len) };
         let state = state.as_chunks_mut::<STATE_COLUMNS>().0;
         for row in job.row..job.row + job.rows {
             let x = &job.x[row * job.width..][..job.width];
@@ -227,8 +232,8 @@ impl Work for Group<'_> {
             for (place, out) in all.as_chunks_mut::<LANES>().0.iter_mut().zip(out) {
                 *place = out.store();
             }
-            // SAFETY: as above.
-            let place = unsafe { job.output.slice(row as u32, results.clone()) };
+            // SAFETY: the results of the same columns are at no other task's places.
+            let place = unsafe { output.slice(row as u32, results.clone()) };
             place.copy_from_slice(&all[..columns.len()]);
         }
     }

@@ -1,7 +1,10 @@
 //! Every format on every instruction set of this machine against dequantized weights in f64.
 
 use super::*;
+use crate::quant::Format;
 use crate::quant::{FORMATS, Kind};
+use crate::simd::Isa;
+use crate::threads::Team;
 
 /// A small generator: seeds must give the same numbers everywhere.
 struct Random(u64);
@@ -61,15 +64,15 @@ impl Case {
     /// The bytes as an instruction set's layout has them.
     pub(super) fn packed(&self, isa: Isa) -> Vec<u8> {
         let mut packed = vec![0; self.bytes.len()];
-        Layout::of(isa).pack(self.matrix(), &mut packed);
+        Layout::of(isa, self.format).pack(self.matrix(), &mut packed);
         packed
     }
 
     /// Codes and extras of all inputs.
-    pub(super) fn quantized(&self, isa: Isa) -> (Vec<i8>, Vec<f32>) {
+    pub(super) fn quantized(&self, isa: Isa) -> (Vec<i8>, Vec<u32>) {
         let kernel = select(self.format, isa);
         let extras = Quantized::extras_len(self.cols);
-        let (mut codes, mut all) = (vec![0; self.values.len()], vec![0f32; extras * self.inputs]);
+        let (mut codes, mut all) = (vec![0; self.values.len()], vec![0; extras * self.inputs]);
         for (i, row) in self.values.chunks(self.cols).enumerate() {
             let codes = &mut codes[i * self.cols..(i + 1) * self.cols];
             kernel.quantize(row, &mut Quantized::new(codes, &mut all[i * extras..(i + 1) * extras]));
@@ -78,7 +81,7 @@ impl Case {
     }
 
     /// The inputs with what [`Case::quantized`] made of them.
-    pub(super) fn inputs<'a>(&'a self, codes: &'a [i8], extras: &'a [f32]) -> Inputs<'a> {
+    pub(super) fn inputs<'a>(&'a self, codes: &'a [i8], extras: &'a [u32]) -> Inputs<'a> {
         let inputs = Inputs::floats(&self.values, self.cols);
         let inputs = if self.are_apart { inputs.apart() } else { inputs };
         match select(self.format, Isa::Portable).inputs() {
@@ -94,7 +97,7 @@ impl Case {
     /// The same out of the layout that experts have.
     pub(super) fn compute_packed(&self, isa: Isa) -> Vec<f32> {
         let bytes = &self.packed(isa);
-        self.compute_with(isa, MatrixRef { layout: Layout::of(isa), bytes, ..self.matrix() })
+        self.compute_with(isa, MatrixRef { layout: Layout::of(isa, self.format), bytes, ..self.matrix() })
     }
 
     fn compute_with(&self, isa: Isa, matrix: MatrixRef<'_>) -> Vec<f32> {
@@ -104,7 +107,7 @@ impl Case {
         let picks: Vec<Pick> = (0..self.inputs as u32).map(|i| Pick { input: i, output: i }).collect();
         let mut out = vec![f32::NAN; self.rows * self.inputs];
         let output = Output::new(&mut out, self.rows, 0);
-        matmul(&Team::new(2), kernel, &Job { matrix, inputs, picks: &picks, output });
+        matmul(&Team::new(2), kernel, Job::new(matrix, inputs, Picks::new(&picks), output));
         out
     }
 
@@ -115,7 +118,8 @@ impl Case {
             let (codes, extras) = self.quantized(Isa::Portable);
             let scales =
                 extras.chunks(Quantized::extras_len(self.cols)).flat_map(|row| &row[..self.cols / 32]);
-            for ((values, codes), &scale) in values.chunks_mut(32).zip(codes.chunks(32)).zip(scales) {
+            let scales = scales.map(|bits| f32::from_bits(*bits));
+            for ((values, codes), scale) in values.chunks_mut(32).zip(codes.chunks(32)).zip(scales) {
                 for (value, &code) in values.iter_mut().zip(codes) {
                     let rounded = code as f64 * scale as f64;
                     assert!((*value - rounded).abs() <= 0.501 * scale as f64);
@@ -175,7 +179,7 @@ fn activations_quantize_alike_on_every_isa() {
         for isa in Isa::available() {
             let found = case.quantized(isa);
             assert_eq!(found.0, expected.0, "{isa}");
-            assert!(found.1.iter().zip(&expected.1).all(|(a, b)| a.to_bits() == b.to_bits()), "{isa}");
+            assert_eq!(found.1, expected.1, "{isa}");
         }
     }
 }
@@ -191,7 +195,7 @@ fn coarse_inputs_share_the_scale_of_their_largest() {
     }
     for (pair, codes) in row.pairs.iter().zip(codes.chunks(32)) {
         let sum = |codes: &[i8]| codes.iter().map(|code| *code as i16).sum::<i16>() as u16 as u32;
-        assert_eq!(pair.to_bits(), sum(&codes[..16]) | sum(&codes[16..]) << 16);
+        assert_eq!(*pair as u32, sum(&codes[..16]) | sum(&codes[16..]) << 16);
     }
 }
 

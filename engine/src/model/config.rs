@@ -1,21 +1,12 @@
 //! What a model is made of, layer by layer, as plain data: the only description that the forward sees.
 
 use super::keys::Keys;
-use super::{Architecture, ffn, mixer, unread};
+use super::matrix::Norm;
+use super::state::Memory;
+use super::{Architecture, ffn, limit, mixer, unread};
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, TensorName};
 use crate::ops::Rope;
-
-/// Upper bounds of hyper-parameters, far above every published model: they size buffers.
-pub(super) mod limit {
-    pub(in crate::model) const LAYERS: usize = 4096;
-    pub(in crate::model) const WIDTH: usize = 1 << 20;
-    pub(in crate::model) const HEADS: usize = 1 << 14;
-    pub(in crate::model) const EXPERTS: usize = 1 << 16;
-    pub(in crate::model) const EXPERTS_USED: usize = 1 << 10;
-    pub(in crate::model) const CONTEXT: usize = 1 << 28;
-    pub(in crate::model) const TAPS: usize = 1 << 6;
-}
 
 /// A model's hyper-parameters.
 #[derive(Clone, Debug)]
@@ -46,6 +37,14 @@ pub struct Config {
     pub layers: Vec<Layer>,
 }
 
+impl Config {
+    /// What a sequence keeps of each layer.
+    pub fn memories(&self) -> Vec<Memory> {
+        let memory = |layer: &Layer| layer.mixer.as_ref().map_or(Memory::State(0), mixer::Shape::memory);
+        self.layers.iter().map(memory).collect()
+    }
+}
+
 /// One transformer layer.
 #[derive(Clone, Debug)]
 pub struct Layer {
@@ -55,30 +54,6 @@ pub struct Layer {
     pub mixer: Option<mixer::Shape>,
     /// The second half, where there is one.
     pub ffn: Option<ffn::Shape>,
-}
-
-/// A normalisation.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Norm {
-    /// Root mean square.
-    Rms {
-        /// Added to the mean square.
-        epsilon: f32,
-    },
-    /// Mean and variance, with bias where the file has one.
-    Layer {
-        /// Added to the variance.
-        epsilon: f32,
-    },
-}
-
-/// What a query or key norm spans.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QkNorm {
-    /// Each head by itself, one weight for all heads.
-    Head,
-    /// All heads as one row.
-    Row,
 }
 
 /// Reads a file's description.
@@ -136,7 +111,7 @@ fn read_layer_count(keys: &Keys<'_>) -> Result<usize> {
         return Err(keys.wrong("nextn_predict_layers", format!("less than {all}, the layers"), predicting));
     }
     for tensor in keys.gguf.tensors() {
-        let Some(layer) = layer_of(&tensor.name) else { continue };
+        let Some(layer) = TensorName::of(&tensor.name).layer else { continue };
         if layer >= all {
             let expected = format!("a layer below {all}, as key `{}` says", keys.full("block_count"));
             return Err(Error::malformed(
@@ -145,7 +120,7 @@ fn read_layer_count(keys: &Keys<'_>) -> Result<usize> {
                 format!("layer {layer}"),
             ));
         }
-        let predicts = || keys.gguf.tensor(&format!("blk.{layer}.nextn.eh_proj.weight")).is_some();
+        let predicts = || keys.has(layer, "nextn.eh_proj.weight");
         if layer >= all - predicting && !predicts() {
             let expected =
                 format!("layer {layer} to predict further tokens (tensor `blk.{layer}.nextn.eh_proj`)");
@@ -153,11 +128,6 @@ fn read_layer_count(keys: &Keys<'_>) -> Result<usize> {
         }
     }
     Ok(all - predicting)
-}
-
-/// The layer that a tensor belongs to.
-fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }
 
 /// The key that counts tokens may only repeat what is there: rows of the embedding, or tokens of the vocabulary.

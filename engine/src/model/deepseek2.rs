@@ -37,7 +37,7 @@ fn ropes(keys: &Keys<'_>, architecture: &Architecture) -> Result<Vec<Rope>> {
 }
 
 fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Option<mixer::Shape>> {
-    if keys.gguf.tensor(&format!("blk.{layer}.attn_kv_b.weight")).is_some() {
+    if keys.has(layer, "attn_kv_b.weight") {
         let what = "the old layout of latent attention (tensor `attn_kv_b`) is not read";
         return Err(Error::unsupported(what, "convert the original checkpoint again"));
     }

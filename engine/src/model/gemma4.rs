@@ -68,7 +68,7 @@ fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<O
         shape.key_length = sliding(keys, "attention.key_length_swa")?.unwrap_or(shape.key_length);
         shape.value_length = sliding(keys, "attention.value_length_swa")?.unwrap_or(shape.value_length);
     }
-    let has_values = keys.gguf.tensor(&format!("blk.{layer}.attn_v.weight")).is_some();
+    let has_values = keys.has(layer, "attn_v.weight");
     shape.values = if has_values { Values::Normed } else { Values::Keys };
     if !has_values && shape.key_length != shape.value_length {
         return Err(keys.wrong("attention.value_length", shape.key_length.to_string(), shape.value_length));

@@ -16,7 +16,6 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
 
 fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Option<mixer::Shape>> {
     let mut shape = grouped::Shape::read(keys, architecture, layer)?;
-    let norm = keys.gguf.tensor(&format!("blk.{layer}.attn_q_norm.weight"));
-    shape.qk_norm = norm.map(|_| QkNorm::Head);
+    shape.qk_norm = keys.has(layer, "attn_q_norm.weight").then_some(QkNorm::Head);
     Ok(Some(mixer::Shape::Grouped(shape)))
 }

@@ -3,7 +3,7 @@
 //! A hyper-parameter sizes buffers, so none passes without an upper bound.
 
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, Metadata, Value};
+use crate::gguf::{Gguf, Metadata, TensorName, Value};
 use std::cell::RefCell;
 use std::collections::HashSet;
 
@@ -23,6 +23,11 @@ impl<'a> Keys<'a> {
 
     fn metadata(&self) -> &'a Metadata {
         self.gguf.metadata()
+    }
+
+    /// Whether a layer has this tensor.
+    pub(super) fn has(&self, layer: usize, part: &str) -> bool {
+        self.gguf.tensor(&TensorName::in_layer(layer, part).to_string()).is_some()
     }
 
     /// The name as it stands in the file.
@@ -50,6 +55,9 @@ impl<'a> Keys<'a> {
     }
 
     /// A whole number of at most `limit`, where the file has it.
+    ///
+    /// # Errors
+    /// When it is no whole number, or above `limit`.
     pub fn number(&self, name: &str, limit: usize) -> Result<Option<usize>> {
         let key = self.reading(name);
         let Some(value) = self.metadata().u64(&key)? else { return Ok(None) };
@@ -57,6 +65,9 @@ impl<'a> Keys<'a> {
     }
 
     /// A number that the file must have, from 1 to `limit`.
+    ///
+    /// # Errors
+    /// When it is missing, no whole number, 0 or above `limit`.
     pub fn require(&self, name: &str, limit: usize) -> Result<usize> {
         let key = self.reading(name);
         match bounded(&key, self.metadata().require_u64(&key)?, limit)? {
@@ -66,6 +77,9 @@ impl<'a> Keys<'a> {
     }
 
     /// A number that may differ from layer to layer: one value for all, or an array with one per layer.
+    ///
+    /// # Errors
+    /// When it is neither, has not one value for each layer, or one above `limit`.
     pub fn per_layer(&self, name: &str, layer: usize, limit: usize) -> Result<Option<usize>> {
         let key = self.reading(name);
         let array = self.metadata().get(&key).and_then(|value| value.as_array());
@@ -77,6 +91,9 @@ impl<'a> Keys<'a> {
     }
 
     /// True or false of a layer, where the file has an array of that.
+    ///
+    /// # Errors
+    /// When it is no such array, or has not one value for each layer.
     pub fn flag_per_layer(&self, name: &str, layer: usize) -> Result<Option<bool>> {
         let key = self.reading(name);
         let Some(value) = self.metadata().get(&key) else { return Ok(None) };
@@ -98,6 +115,9 @@ impl<'a> Keys<'a> {
     }
 
     /// A finite number, where the file has it.
+    ///
+    /// # Errors
+    /// When it is no number, or not finite.
     pub fn float(&self, name: &str) -> Result<Option<f32>> {
         let key = self.reading(name);
         match self.metadata().f32(&key)? {
@@ -109,11 +129,17 @@ impl<'a> Keys<'a> {
     }
 
     /// True or false, where the file has it.
+    ///
+    /// # Errors
+    /// When it is neither.
     pub fn flag(&self, name: &str) -> Result<Option<bool>> {
         self.metadata().bool(&self.reading(name))
     }
 
     /// A text, where the file has it.
+    ///
+    /// # Errors
+    /// When it is something else.
     pub fn text(&self, name: &str) -> Result<Option<&'a str>> {
         self.metadata().str(&self.reading(name))
     }

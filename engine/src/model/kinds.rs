@@ -4,11 +4,12 @@
 //! file and a line. Nothing here knows any of them.
 
 use super::backend::Backend;
-use super::bind::LayerBinder;
-use super::kv_cache::Memory;
+use super::binder::LayerBinder;
+use super::matrix::{Linear, Matrix};
+use super::moe::Choosing;
 use super::observe::{Observe, Site};
+use super::state::Memory;
 use super::step::Row;
-use super::weights::{Layer, Linear, Matrix};
 use crate::error::Result;
 use crate::experts::ExpertStore;
 use crate::ops::Rope;
@@ -82,11 +83,11 @@ impl<B: Backend, O: Observe> Pass<'_, B, O> {
 /// Where a half of a layer stands in the forward.
 pub(in crate::model) struct Half<'a, T> {
     pub(super) layer: usize,
-    pub(super) next: Option<&'a Layer>, // the layer that follows
-    pub(super) angles: &'a [T],         // cosines and sines per rotation (rows, dims)
-    pub(super) x: &'a T,                // the residual stream (rows, embedding_length)
-    pub(super) normed: &'a mut T,       // the half's input (rows, embedding_length)
-    pub(super) added: &'a mut T,        // the half's output (rows, embedding_length)
+    pub(super) next: Option<Choosing<'a>>, // of the layer that follows
+    pub(super) angles: &'a [T],            // cosines and sines per rotation (rows, dims)
+    pub(super) x: &'a T,                   // the residual stream (rows, embedding_length)
+    pub(super) normed: &'a mut T,          // the half's input (rows, embedding_length)
+    pub(super) added: &'a mut T,           // the half's output (rows, embedding_length)
 }
 
 /// Enums over the rooms of a table: `Shape`, the bound half `$bound`, and `Scratch`.

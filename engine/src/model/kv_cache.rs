@@ -4,13 +4,12 @@
 //! (F16, Q8_0 or F32). Pages are claimed from the pool when positions are first written, so a long context costs nothing
 //! until it is used, and sequences with the same beginning share them: who writes to a shared page copies it first.
 //!
-//! States are one array for all layers and count for as many pages as they are large. Nobody can take a position out of one
-//! again, so [`KvCache::mark`] has it kept as it is there: a snapshot, to which [`State::rewind`] and [`State::fork`] go
-//! back. Snapshots are a convenience: they give way where pages run out.
+//! States are one array for all layers and count for as many pages as they are large; `recurrent.rs` says how they come
+//! and go.
 
-use super::backend::State;
-use super::config::Config;
 use super::pool::{Claim, Pool};
+use super::recurrent::{Recurrent, Size};
+use super::state::{Memory, Pages, State};
 use crate::error::{Error, Result};
 use crate::kernels::CachedPages;
 use crate::quant::Format;
@@ -21,26 +20,6 @@ use std::sync::Arc;
 pub const PAGE: usize = 256;
 /// Layers begin at multiples of this in a page.
 const ALIGNMENT: usize = 64;
-
-/// What a sequence keeps of one layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Memory {
-    /// Keys and values of every position.
-    Pages(Pages),
-    /// So many numbers that every position changes: a recurrent state, zero before the first.
-    State(usize),
-}
-
-/// Sizes of one layer's keys and values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Pages {
-    /// Key and value heads.
-    pub(super) heads: usize,
-    /// Width of a key.
-    pub(super) key_length: usize,
-    /// Width of a value; 0 where values are the head of the key (latent attention).
-    pub(super) value_length: usize,
-}
 
 /// Where a layer's keys and values begin in a page, or its state among all.
 #[derive(Clone, Copy, Default)]
@@ -58,62 +37,53 @@ struct Shape {
     state_len: usize, // numbers of all recurrent layers
 }
 
-/// Snapshots of one sequence, besides its state: the beginnings and ends of the last two turns' prompts.
-pub const SNAPSHOTS: usize = 4;
-
-/// The states of all recurrent layers at one position.
-struct States {
-    values: Vec<f32>,
-    _claims: Vec<Claim>,
-}
-
-/// What the states were after so many positions.
-#[derive(Clone)]
-struct Snapshot {
-    len: usize,
-    states: Arc<States>,
-}
-
 /// One conversation's cache.
 pub struct KvCache {
     shape: Arc<Shape>,
     pool: Arc<Pool>,
     pages: Vec<Arc<Vec<u8>>>,
-    claims: Vec<Arc<Claim>>,     // of the pages
-    states: Option<Arc<States>>, // where any layer has some and any position is held
-    snapshots: Vec<Snapshot>,    // rising
-    marks: Vec<usize>,           // beyond `len`, rising
+    claims: Vec<Arc<Claim>>, // of the pages
+    recurrent: Recurrent<Vec<f32>>,
     len: usize,
 }
 
 impl KvCache {
-    /// An empty cache for models of this shape.
+    /// An empty cache for models whose layers keep so much.
     ///
     /// # Errors
     /// When a head's width is no multiple of the format's block.
-    pub fn new(config: &Config, format: &'static Format, pool: &Arc<Pool>) -> Result<Self> {
-        Ok(Self::empty(Arc::new(Shape::new(config, format)?), pool.clone()))
+    pub fn new(layers: &[Memory], format: &'static Format, pool: &Arc<Pool>) -> Result<Self> {
+        Ok(Self::empty(Arc::new(Shape::new(layers, format)?), pool.clone()))
     }
 
     fn empty(shape: Arc<Shape>, pool: Arc<Pool>) -> Self {
-        let (pages, claims, snapshots, marks) = Default::default();
-        Self { shape, pool, pages, claims, states: None, snapshots, marks, len: 0 }
+        let recurrent = Recurrent::new(shape.state_size());
+        Self { shape, pool, pages: vec![], claims: vec![], recurrent, len: 0 }
     }
 
     /// Bytes of a page of every layer, [`PAGE`] positions.
     ///
     /// # Errors
     /// As [`KvCache::new`].
-    pub fn page_bytes(config: &Config, format: &'static Format) -> Result<usize> {
-        Shape::new(config, format).map(|shape| shape.page_bytes)
+    pub fn page_bytes(layers: &[Memory], format: &'static Format) -> Result<usize> {
+        Shape::new(layers, format).map(|shape| shape.page_bytes)
     }
 
     /// Pages for which the recurrent state of a sequence counts, and so does each of its snapshots; and their bytes.
     ///
     /// # Errors
     /// As [`KvCache::new`].
-    pub fn state_size(config: &Config, format: &'static Format) -> Result<(usize, usize)> {
-        Shape::new(config, format).map(|shape| (shape.state_pages(), shape.state_len * size_of::<f32>()))
+    pub fn state_size(layers: &[Memory], format: &'static Format) -> Result<(usize, usize)> {
+        let Size { numbers, pages } = Self::states(layers, format)?;
+        Ok((pages, numbers * size_of::<f32>()))
+    }
+
+    /// The same, for whoever keeps them elsewhere.
+    ///
+    /// # Errors
+    /// As [`KvCache::new`].
+    pub(super) fn states(layers: &[Memory], format: &'static Format) -> Result<Size> {
+        Shape::new(layers, format).map(|shape| shape.state_size())
     }
 
     /// The format of keys and values.
@@ -136,14 +106,13 @@ impl KvCache {
 
     /// The recurrent state of a layer; empty where it keeps pages. The sequence has been extended.
     pub(super) fn state(&mut self, layer: usize) -> &mut [f32] {
-        let Some(states) = &mut self.states else { return &mut [] };
-        let states = Arc::get_mut(states).expect("what is written to is not shared");
-        &mut states.values[self.shape.state(layer)]
+        let range = self.shape.state(layer);
+        self.recurrent.now_mut().map_or(&mut [], |states| &mut states[range])
     }
 
     /// How many of `count` positions from `position` on are before the next one at whose end states are kept.
     pub(super) fn until_kept(&self, position: usize, count: usize) -> usize {
-        let ends = self.snapshots.iter().map(|snapshot| snapshot.len);
+        let ends = self.recurrent.snapshots().iter().map(|snapshot| snapshot.len);
         ends.filter(|end| (position + 1..=position + count).contains(end))
             .min()
             .map_or(count, |end| end - position)
@@ -151,11 +120,11 @@ impl KvCache {
 
     /// Keeps a part of a layer's state, which now stands at `position`, where that was marked.
     pub(super) fn keep(&mut self, layer: usize, part: Range<usize>, position: usize) {
-        let Some(kept) = self.snapshots.iter_mut().find(|snapshot| snapshot.len == position) else { return };
-        let (Some(kept), Some(states)) = (Arc::get_mut(&mut kept.states), &self.states) else { return };
         let start = self.shape.state(layer).start;
         let part = start + part.start..start + part.end;
-        kept.values[part.clone()].copy_from_slice(&states.values[part]);
+        if let Some((now, kept)) = self.recurrent.kept_at(position) {
+            kept[part.clone()].copy_from_slice(&now[part]);
+        }
     }
 
     /// Pages of a layer's keys, `(head, position in page, key_length)` each.
@@ -170,72 +139,14 @@ impl KvCache {
         has_values.then_some(CachedPages { pages: &self.pages, at: place.values })
     }
 
-    fn is_recurrent(&self) -> bool {
-        self.shape.state_len > 0
-    }
-
-    /// A page, for which a snapshot is given up where there is no other.
-    fn claim(&mut self) -> Result<Claim> {
-        loop {
-            match self.pool.claim() {
-                Err(_) if !self.snapshots.is_empty() => drop(self.snapshots.remove(0)),
-                claimed => return claimed,
-            }
-        }
-    }
-
     /// A page of its own for the positions that come next, with what was there of those before.
     fn own_last_page(&mut self) -> Result<()> {
         let (number, held) = (self.len / PAGE, self.len % PAGE);
         if held > 0 && Arc::get_mut(&mut self.pages[number]).is_none() {
-            self.claims[number] = Arc::new(self.claim()?);
+            self.claims[number] = Arc::new(self.recurrent.claim(&self.pool)?);
             self.pages[number] = Arc::new(self.pages[number].to_vec());
         }
         Ok(())
-    }
-
-    /// Whether the states have to be copied, or made, before they can change.
-    fn has_to_own_states(&self) -> bool {
-        self.is_recurrent() && self.states.as_ref().is_none_or(|states| Arc::strong_count(states) > 1)
-    }
-
-    /// States of its own, as they were.
-    fn own_states(&mut self) -> Result<()> {
-        if !self.has_to_own_states() {
-            return Ok(());
-        }
-        let claims = (0..self.shape.state_pages()).map(|_| self.claim()).collect::<Result<_>>()?;
-        let values = match &self.states {
-            Some(states) => states.values.clone(),
-            None => vec![0.0; self.shape.state_len],
-        };
-        self.states = Some(Arc::new(States { values, _claims: claims }));
-        Ok(())
-    }
-
-    /// Room for a snapshot at a mark that is passed now, if there are pages for it that nobody has.
-    fn make_snapshot(&mut self, len: usize) {
-        let claims = (0..self.shape.state_pages()).map(|_| self.pool.claim()).collect::<Result<_>>();
-        if let Ok(claims) = claims {
-            let states = Arc::new(States { values: vec![0.0; self.shape.state_len], _claims: claims });
-            self.add(Snapshot { len, states });
-        }
-    }
-
-    fn add(&mut self, snapshot: Snapshot) {
-        if self.snapshots.len() == SNAPSHOTS {
-            self.snapshots.remove(0);
-        }
-        self.snapshots.push(snapshot);
-    }
-
-    /// The latest of the known states that are not behind `len` positions: after how many.
-    fn nearest(&self, len: usize) -> (usize, Option<&Arc<States>>) {
-        if len >= self.len {
-            return (self.len, self.states.as_ref());
-        }
-        let before = self.snapshots.iter().rev().find(|snapshot| snapshot.len <= len);
-        before.map_or((0, None), |snapshot| (snapshot.len, Some(&snapshot.states)))
     }
 }
 
@@ -246,53 +157,35 @@ impl State for KvCache {
 
     fn rewind(&mut self, len: usize) -> usize {
         if len < self.len {
-            self.marks.clear();
-            self.len = if self.is_recurrent() {
-                let (reached, states) = self.nearest(len);
-                self.states = states.cloned();
-                reached
-            } else {
-                len
-            };
-            self.snapshots.retain(|snapshot| snapshot.len <= len);
+            self.len = self.recurrent.rewind(len, self.len);
             let pages = self.len.div_ceil(PAGE);
             self.pages.truncate(pages);
             self.claims.truncate(pages);
-            self.mark(len);
         }
         self.len
     }
 
     fn mark(&mut self, len: usize) {
-        if !self.is_recurrent() || len == 0 || self.snapshots.iter().any(|snapshot| snapshot.len == len) {
-            return;
-        }
-        if let (true, Some(states)) = (len == self.len, &self.states) {
-            let states = states.clone();
-            self.add(Snapshot { len, states });
-        } else if len > self.len && !self.marks.contains(&len) {
-            self.marks.push(len);
-            self.marks.sort_unstable();
-        }
+        self.recurrent.mark(len, self.len);
     }
 
     fn reach(&self, len: usize) -> usize {
-        if self.is_recurrent() { self.nearest(len).0 } else { len.min(self.len) }
+        self.recurrent.reach(len, self.len)
     }
 
     fn extend_to(&mut self, len: usize) -> Result<()> {
         if len > self.len {
-            self.own_states()?;
+            let numbers = self.shape.state_len;
+            let copied =
+                |states: Option<&Vec<f32>>| Ok(states.map_or_else(|| vec![0.0; numbers], Vec::clone));
+            self.recurrent.own(&self.pool, copied)?;
             self.own_last_page()?;
             while self.pages.len() < len.div_ceil(PAGE) {
-                let claim = self.claim()?;
+                let claim = self.recurrent.claim(&self.pool)?;
                 self.claims.push(Arc::new(claim));
                 self.pages.push(Arc::new(vec![0; self.shape.page_bytes]));
             }
-            while self.marks.first().is_some_and(|mark| *mark <= len) {
-                let passed = self.marks.remove(0);
-                self.make_snapshot(passed);
-            }
+            self.recurrent.pass_marks(&self.pool, len, || Ok(vec![0.0; numbers]))?;
             self.len = len;
         }
         Ok(())
@@ -303,43 +196,32 @@ impl State for KvCache {
             && !self.len.is_multiple_of(PAGE)
             && self.pages.last().is_some_and(|page| Arc::strong_count(page) > 1);
         let pages = len.div_ceil(PAGE).saturating_sub(self.pages.len()) + usize::from(has_to_copy);
-        if len <= self.len || !self.is_recurrent() {
+        if len <= self.len {
             return pages;
         }
-        let own = self.snapshots.iter().filter(|snapshot| Arc::strong_count(&snapshot.states) == 1).count();
-        let states = self.shape.state_pages();
-        (pages + usize::from(self.has_to_own_states()) * states).saturating_sub(own * states)
+        pages.saturating_add_signed(self.recurrent.pages_to_own())
     }
 
     fn fork(&self, len: usize) -> Self {
         let mut fork = Self::empty(self.shape.clone(), self.pool.clone());
         fork.len = self.reach(len);
-        if self.is_recurrent() {
-            fork.states = self.nearest(len).1.cloned();
-            fork.snapshots =
-                self.snapshots.iter().filter(|snapshot| snapshot.len <= fork.len).cloned().collect();
-        }
+        fork.recurrent = self.recurrent.fork(len, self.len, fork.len);
         let pages = fork.len.div_ceil(PAGE);
         (fork.pages, fork.claims) = (self.pages[..pages].to_vec(), self.claims[..pages].to_vec());
-        let end = len.min(self.len);
-        if fork.len < end {
-            fork.mark(end);
-        }
         fork
     }
 }
 
 impl Shape {
-    fn new(config: &Config, format: &'static Format) -> Result<Self> {
+    fn new(layers: &[Memory], format: &'static Format) -> Result<Self> {
         let mut page_bytes = 0;
         let mut room = |width: usize, heads: usize| {
             let start = page_bytes;
             page_bytes += (PAGE * heads * format.row_bytes(width)).next_multiple_of(ALIGNMENT);
             start
         };
-        let (mut layers, mut state_len) = (vec![], 0);
-        for layer in &config.layers {
-            let memory = layer.mixer.as_ref().map_or(Memory::State(0), |mixer| mixer.memory());
+        let (mut placed, mut state_len) = (vec![], 0);
+        for &memory in layers {
             let mut place = Place { state: state_len, ..Place::default() };
             match memory {
                 Memory::Pages(pages) => {
@@ -349,9 +231,9 @@ impl Shape {
                 }
                 Memory::State(len) => state_len += len,
             }
-            layers.push((memory, place));
+            placed.push((memory, place));
         }
-        Ok(Self { format, layers, page_bytes, state_len })
+        Ok(Self { format, layers: placed, page_bytes, state_len })
     }
 
     /// Where a layer's state is among those of all.
@@ -361,9 +243,10 @@ impl Shape {
         state..state + len
     }
 
-    /// Pages for which states count; a model without any attention has pages of no bytes.
-    fn state_pages(&self) -> usize {
-        (self.state_len * size_of::<f32>()).div_ceil(self.page_bytes.max(ALIGNMENT))
+    /// Of all states; a model without any attention has pages of no bytes.
+    fn state_size(&self) -> Size {
+        let pages = (self.state_len * size_of::<f32>()).div_ceil(self.page_bytes.max(ALIGNMENT));
+        Size { numbers: self.state_len, pages }
     }
 }
 

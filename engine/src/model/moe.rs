@@ -2,7 +2,13 @@
 //!
 //! Also the German MoE GPT v8's expert capacity, as its original computes it over a whole batch.
 
-use super::ffn::experts::{Gating, Groups, Shape};
+mod router;
+mod sizes;
+
+pub(in crate::model) use router::Choosing;
+pub use router::Router;
+pub use sizes::{Capacity, Gating, Groups, Inner, Shape, Shared};
+
 use crate::kernels::Dispatch;
 use crate::ops::{Choice, exp, sigmoid, softmax, top_k};
 
@@ -73,7 +79,7 @@ impl Routing {
     }
 
     /// The kept entries sorted by expert.
-    pub fn dispatch(&self) -> &Dispatch {
+    pub(crate) fn dispatch(&self) -> &Dispatch {
         &self.dispatch
     }
 
@@ -207,7 +213,6 @@ pub(super) fn capacity_of(used: usize, factor: f32, rows: usize, expert_count: u
 mod tests {
     use super::*;
     use crate::kernels::Pick;
-    use crate::model::ffn::experts::{Capacity, Inner};
     use crate::ops::Activation;
 
     fn experts(expert_count: usize, used: usize, gating: Gating) -> Shape {

@@ -4,11 +4,12 @@
 //! Experts are packed on their way into slots, by the expert store.
 
 use super::Model;
-use super::weights::Matrix;
+use super::matrix::Matrix;
 use crate::error::Result;
 use crate::gguf::{Bytes, Source};
 use crate::kernels::Layout;
 use crate::os::pages::Pages;
+use crate::simd::Isa;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -23,9 +24,9 @@ impl Model {
     ///
     /// # Errors
     /// When the system has no room for them.
-    pub fn pack(&self, layout: Layout) -> Result<()> {
-        let matrices: Vec<_> =
-            self.weights.dense().filter(|matrix| layout.is_other_than_rows(matrix.format)).collect();
+    pub(crate) fn pack(&self, isa: Isa) -> Result<()> {
+        let layout = |matrix: &Matrix| Layout::of(isa, matrix.format);
+        let matrices: Vec<_> = self.weights.dense().filter(|matrix| layout(matrix) != Layout::Rows).collect();
         let lengths = matrices.iter().map(|matrix| room(matrix));
         let mut pages = Pages::new(lengths.sum())?;
         let mut pieces = vec![];
@@ -37,13 +38,13 @@ impl Model {
         }
         pieces.into_par_iter().for_each(|(matrix, start, out)| {
             let rows = start..start + out.len() / matrix.view().row_bytes();
-            layout.pack(matrix.view().slice_rows(rows), out);
+            layout(matrix).pack(matrix.view().slice_rows(rows), out);
             let first = start * matrix.view().row_bytes();
             matrix.bytes.slice(first..first + out.len()).advise_done();
         });
         let (packed, mut start) = (Bytes::new(Source::Pages(Arc::new(pages))), 0);
         for matrix in &matrices {
-            matrix.packed.get_or_init(|| (layout, packed.slice(start..start + matrix.bytes.len())));
+            matrix.packed.get_or_init(|| (layout(matrix), packed.slice(start..start + matrix.bytes.len())));
             start += room(matrix);
         }
         Ok(())

@@ -231,7 +231,7 @@ impl ScanStep<'_> {
         }
     }
 
-    /// Numbers of a head's state: values stand in whole groups of [`STATE_COLUMNS`], one group after the other.
+    /// Numbers of a head's state: values stand in whole groups of `STATE_COLUMNS`, one group after the other.
     pub fn head_len(&self) -> usize {
         scan_state_len(1, self.keys.width, self.values.width)
     }

@@ -6,9 +6,10 @@
 use super::Model;
 use super::backend::Backend;
 use super::kinds::{Half, Pass};
+use super::matrix::NormWeights;
 use super::observe::Observe;
 use super::step::Row;
-use super::weights::{NormWeights, Sublayer};
+use super::weights::{Layer, Sublayer};
 use super::workspace::Workspace;
 use crate::error::Result;
 
@@ -42,7 +43,7 @@ pub fn forward<B: Backend, O: Observe>(
         if O::ACTIVE {
             pass.observe.hidden(i, &backend.host(&ws.x), config.embedding_length);
         }
-        let next = weights.layers.get(i + 1);
+        let next = weights.layers.get(i + 1).and_then(Layer::choosing);
         if let Some(Sublayer { norm, kind, post_norm }) = &layer.mixer {
             backend.norm(norm, &ws.x, &mut ws.normed);
             let Workspace { x, normed, added, mixer, angles, .. } = &mut *ws;

@@ -1,71 +1,10 @@
-//! A model's tensors as typed parts: what `bind.rs` finds and the forward passes to its backend.
+//! All tensors of a model, layer by layer: what `bind.rs` finds and the forward passes to its backend.
 
-use super::config::Norm;
 use super::ffn::Ffn;
+use super::matrix::{Linear, Matrix, NormWeights};
 use super::mixer::Mixer;
-use crate::cuda::{Memory, Vector};
+use super::moe::Choosing;
 use crate::experts::ExpertStore;
-use crate::gguf::Bytes;
-use crate::kernels::{Layout, LowRank, MatrixRef};
-use crate::quant::Format;
-use std::sync::{Arc, OnceLock};
-
-/// A bound matrix: `rows` outputs of `cols` inputs.
-#[derive(Clone)]
-pub struct Matrix {
-    /// How it is stored.
-    pub format: &'static Format,
-    /// Outputs.
-    pub rows: usize,
-    /// Inputs.
-    pub cols: usize,
-    /// The blocks, as the file has them.
-    pub(super) bytes: Bytes,
-    /// As the kernels want them, see `pack.rs`.
-    pub(super) packed: OnceLock<(Layout, Bytes)>,
-    /// On the device, where there is one.
-    pub(super) home: OnceLock<Arc<Memory>>,
-}
-
-impl Matrix {
-    /// The matrix as the file has it.
-    pub(super) fn in_file(&self) -> MatrixRef<'_> {
-        let Self { format, rows, cols, .. } = *self;
-        MatrixRef { format, rows, cols, layout: Layout::Rows, bytes: &self.bytes }
-    }
-
-    /// The matrix for kernels.
-    pub fn view(&self) -> MatrixRef<'_> {
-        let Self { format, rows, cols, .. } = *self;
-        let (layout, bytes) =
-            self.packed.get().map_or((Layout::Rows, &self.bytes), |(layout, bytes)| (*layout, bytes));
-        MatrixRef { format, rows, cols, layout, bytes }
-    }
-}
-
-/// A matrix with its bias.
-#[derive(Clone)]
-pub struct Linear {
-    /// GGUF's tensor name without `.weight`, for observers.
-    pub name: String,
-    /// The weights.
-    pub matrix: Matrix,
-    /// One per output.
-    pub bias: Option<Vector>,
-    /// What adapters add.
-    pub low_rank: Option<Box<LowRank>>,
-}
-
-/// Weights of a norm.
-#[derive(Clone)]
-pub struct NormWeights {
-    /// Which norm.
-    pub kind: Norm,
-    /// `(width)`.
-    pub weight: Vector,
-    /// `(width)`, layer norms only.
-    pub bias: Option<Vector>,
-}
 
 /// All tensors of a model.
 pub struct Weights {
@@ -125,6 +64,14 @@ impl Layer {
 
     pub(super) fn ffn(&self) -> Option<&Ffn> {
         self.ffn.as_ref().map(|ffn| &ffn.kind)
+    }
+
+    /// What chooses its experts, where it has any.
+    pub(super) fn choosing(&self) -> Option<Choosing<'_>> {
+        match &self.ffn {
+            Some(Sublayer { norm, kind: Ffn::Experts(experts), .. }) => Some(experts.choosing(norm)),
+            _ => None,
+        }
     }
 }
 

@@ -53,7 +53,8 @@ pub fn exp_of_negatives<L: Lanes>(x: L) -> L {
 #[cfg(test)]
 mod tests {
     use super::{exp, exp_of_negatives};
-    use crate::simd::{Isa, LANES, Lanes, Work};
+    use crate::quant::tests::isas;
+    use crate::simd::{LANES, Lanes, Work};
 
     #[test]
     fn close_to_the_library_everywhere() {
@@ -87,7 +88,7 @@ mod tests {
 
     #[test]
     fn sixteen_are_as_close_on_every_isa() {
-        for isa in Isa::available() {
+        for isa in isas() {
             let mut worst = 0f64;
             for i in 0..60_000 {
                 let x = std::array::from_fn(|lane| -((i * LANES + lane) as f32) * 9e-5);

@@ -41,14 +41,14 @@ const REASON: &[u8] =
 
 /// Which addresses are which file's, for a handler that may not lock.
 mod watched {
-    use std::cell::UnsafeCell;
     use std::ops::Range;
     use std::path::Path;
     use std::ptr::null_mut;
     use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
     use std::sync::{Mutex, PoisonError};
 
-    /// All nodes ever made, newest first. A handler can walk it at any time: nodes are never freed, only used again.
+    /// All nodes ever made, newest first. A handler can walk it at any time: nodes are never freed, and names never change,
+    /// as a free node is used again for a file of the same name only.
     static NODES: AtomicPtr<Node> = AtomicPtr::new(null_mut());
     /// Held by whoever changes nodes; never by the handler.
     static CHANGING: Mutex<()> = Mutex::new(());
@@ -56,49 +56,40 @@ mod watched {
     struct Node {
         start: AtomicUsize,
         end: AtomicUsize, // 0 while the node is free
-        name: UnsafeCell<Vec<u8>>,
-        next: *mut Node,
+        name: Box<[u8]>,
+        next: Option<&'static Node>,
     }
 
     /// One mapping's node; frees it when dropped.
-    pub(super) struct Entry(*mut Node);
-
-    // SAFETY: a node's addresses are atomics; its name changes only while it is free, under the lock.
-    unsafe impl Send for Entry {}
-    // SAFETY: as above.
-    unsafe impl Sync for Entry {}
+    pub(super) struct Entry(&'static Node);
 
     impl Entry {
         pub(super) fn new(range: Range<usize>, path: &Path) -> Self {
             let _changing = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
-            let free = nodes().find(|node| node.end.load(Ordering::Acquire) == 0);
+            let name = path.as_os_str().as_encoded_bytes();
+            let free = nodes().find(|node| node.end.load(Ordering::Acquire) == 0 && *node.name == *name);
             let node = free.unwrap_or_else(|| {
-                let next = NODES.load(Ordering::Acquire);
                 let (start, end) = (AtomicUsize::new(0), AtomicUsize::new(0));
-                let node = Box::leak(Box::new(Node { start, end, name: UnsafeCell::default(), next }));
+                let node = Box::leak(Box::new(Node { start, end, name: name.into(), next: nodes().next() }));
                 NODES.store(node, Ordering::Release);
                 node
             });
-            // SAFETY: the node is free and the lock is held, so nobody reads or writes the name.
-            unsafe { *node.name.get() = path.as_os_str().as_encoded_bytes().to_vec() };
-            node.start.store(range.start, Ordering::Relaxed);
+            node.start.store(range.start, Ordering::Release);
             node.end.store(range.end, Ordering::Release);
-            Self(std::ptr::from_ref(node).cast_mut())
+            Self(node)
         }
     }
 
     impl Drop for Entry {
         fn drop(&mut self) {
-            // SAFETY: nodes are never freed.
-            unsafe { &*self.0 }.end.store(0, Ordering::Release);
+            self.0.end.store(0, Ordering::Release);
         }
     }
 
     fn nodes() -> impl Iterator<Item = &'static Node> {
-        // SAFETY: pointers in the list are null or to leaked nodes.
+        // SAFETY: the pointer is null or to a node that was leaked before it was stored, and the load sees what it holds.
         let first = unsafe { NODES.load(Ordering::Acquire).as_ref() };
-        // SAFETY: as above.
-        std::iter::successors(first, |node| unsafe { node.next.as_ref() })
+        std::iter::successors(first, |node| node.next)
     }
 
     /// The name of the file mapped at an address.
@@ -106,11 +97,11 @@ mod watched {
     pub(super) fn name_at(address: usize) -> Option<&'static [u8]> {
         let holds = |node: &&Node| {
             let end = node.end.load(Ordering::Acquire);
-            (node.start.load(Ordering::Relaxed)..end).contains(&address)
+            let start = node.start.load(Ordering::Acquire);
+            // The start of another mapping comes after the end was taken away, which is then seen.
+            (start..end).contains(&address) && node.end.load(Ordering::Relaxed) == end
         };
-        // SAFETY: the mapping at this address is alive, as somebody touches it: its node is not free and its name does
-        // not change.
-        nodes().find(holds).map(|node| unsafe { (*node.name.get()).as_slice() })
+        nodes().find(holds).map(|node| &*node.name)
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Mapping {
 
 impl Mapping {
     /// Maps the whole of `path`, which must be a regular file.
+    ///
+    /// # Errors
+    /// When it is no regular file, is empty, or the system cannot open or map it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         regular(path)?;

@@ -61,7 +61,7 @@ impl Deref for Pages {
 
 impl DerefMut for Pages {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above; this piece is borrowed for as long.
+        // SAFETY: the bytes are inside of the mapping, no other piece has them, and this one is borrowed for as long.
         unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr().add(self.start), self.len) }
     }
 }

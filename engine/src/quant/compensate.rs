@@ -161,7 +161,8 @@ impl Rows<'_> {
         for factor in self.factors {
             errors.clear();
             for start in (0..factor.columns).step_by(self.recoding.block_len) {
-                let mut pass = Pass { factor, start, group: self.recoding.group, x: [[0.0; LANES]; 256] };
+                let mut pass =
+                    BlockOfRows { factor, start, group: self.recoding.group, x: [[0.0; LANES]; 256] };
                 self.gather(first + start, &mut pass.x);
                 self.block::<L, S>(&pass, first + start, &mut settle, &mut errors);
             }
@@ -182,7 +183,7 @@ impl Rows<'_> {
     #[inline(always)]
     fn block<L: Lanes, S: Settle<L>>(
         &mut self,
-        pass: &Pass<'_>,
+        pass: &BlockOfRows<'_>,
         at: usize,
         settle: &mut S,
         errors: &mut Vec<[f32; LANES]>,
@@ -210,14 +211,14 @@ impl Rows<'_> {
 }
 
 /// One block of each row.
-struct Pass<'a> {
+struct BlockOfRows<'a> {
     factor: &'a Factor,
     start: usize, // the block's first column
     group: usize,
     x: [[f32; LANES]; 256],
 }
 
-impl Pass<'_> {
+impl BlockOfRows<'_> {
     /// The block's weights with what errors in earlier blocks leave to them.
     #[inline(always)]
     fn targets<L: Lanes>(&self, len: usize, errors: &[[f32; LANES]]) -> [[f32; LANES]; 256] {
@@ -282,6 +283,7 @@ fn total<L: Lanes>(carried: &[f32], errors: &[[f32; LANES]]) -> L {
 #[cfg(test)]
 mod tests {
     use super::super::FORMATS;
+    use super::super::tests::isas;
     use super::*;
 
     const COLUMNS: usize = 512;
@@ -417,7 +419,7 @@ mod tests {
             let row_bytes = format.bytes_for(2 * COLUMNS as u64).unwrap() as usize;
             let mut expected = vec![0; 8 * row_bytes];
             recoding.run(Isa::Portable, &weights, &factors, &mut expected);
-            for isa in Isa::available() {
+            for isa in isas() {
                 let mut bytes = vec![0; 3 * row_bytes];
                 recoding.run(isa, &weights[..3 * 2 * COLUMNS], &factors, &mut bytes);
                 assert!(bytes == expected[..3 * row_bytes], "{format} on {isa}");

@@ -33,7 +33,7 @@ mod tq1_0;
 mod tq2_0;
 mod widen;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use compensate::Factor;
 pub use float::{Bf16, F16, F32, Float, f16_from_f32, f16_to_f32};

@@ -4,6 +4,12 @@ use super::*;
 use proptest::prelude::*;
 use std::path::PathBuf;
 
+/// Every instruction set of this machine, each named as it comes: what a run has proved depends on them.
+#[expect(clippy::print_stdout, reason = "for `--nocapture`, and beside a failure")]
+pub(crate) fn isas() -> impl Iterator<Item = Isa> {
+    Isa::available().inspect(|isa| println!("on {isa}"))
+}
+
 fn golden(name: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/quant").join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -356,7 +362,7 @@ fn every_isa_writes_the_same_bytes() {
             bytes
         };
         let expected = written(Isa::Portable);
-        for isa in Isa::available() {
+        for isa in isas() {
             assert!(written(isa) == expected, "{format} differs on {isa}");
         }
     }

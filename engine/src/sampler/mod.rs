@@ -57,7 +57,7 @@ struct Turn<'a> {
     history: &'a [u32],        // prompt and answer so far
     answer: &'a [u32],         // its end that the model has written
     allowed: Option<&'a Mask>, // tokens that may come; all where there is no grammar
-    scratch: &'a mut Scratch,  // buffers of the steps
+    scratch: &'a mut Buffers,  // buffers of the steps
     rest: Option<Rest>,
 }
 
@@ -69,7 +69,7 @@ struct Rest {
 
 /// Buffers that live as long as the sampler.
 #[derive(Default)]
-struct Scratch {
+struct Buffers {
     weights: Vec<f32>,       // (vocabulary)
     ranked: Vec<(f32, u32)>, // value and token
     counts: Vec<u32>,        // (vocabulary), all zero between steps
@@ -84,7 +84,7 @@ pub struct Sampler {
     random: Random,
     answer_start: usize,
     scores: Vec<f32>, // (vocabulary)
-    scratch: Scratch,
+    scratch: Buffers,
 }
 
 impl Sampler {
@@ -95,7 +95,7 @@ impl Sampler {
     pub fn new(sampling: Sampling, vocabulary: usize) -> Result<Self> {
         sampling.check()?;
         let seed = sampling.seed.unwrap_or_else(random::seed_from_clock);
-        let scratch = Scratch {
+        let scratch = Buffers {
             weights: Vec::with_capacity(vocabulary),
             ranked: Vec::with_capacity(vocabulary),
             counts: vec![0; vocabulary],
@@ -263,7 +263,7 @@ impl Turn<'_> {
     /// Fills `scratch.weights` with probabilities times a common factor, the best one 1, and returns their sum.
     fn weigh(&mut self) -> f64 {
         let highest = self.highest();
-        let Scratch { weights, sums, .. } = &mut *self.scratch;
+        let Buffers { weights, sums, .. } = &mut *self.scratch;
         weights.clear();
         sums.clear();
         for chunk in self.scores.chunks(CHUNK) {

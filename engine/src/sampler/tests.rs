@@ -8,7 +8,7 @@ const EXCLUDED: f32 = f32::NEG_INFINITY;
 /// The scores after the named step alone.
 fn step(name: &str, sampling: &Sampling, logits: &[f32], history: &[u32], answer: usize) -> Vec<f32> {
     let mut scores = logits.to_vec();
-    let mut scratch = Scratch { counts: vec![0; logits.len()], ..Default::default() };
+    let mut scratch = Buffers { counts: vec![0; logits.len()], ..Default::default() };
     let mut turn = Turn {
         scores: &mut scores,
         history,

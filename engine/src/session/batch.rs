@@ -238,8 +238,9 @@ impl<'e, B: Backend> Loaded<'e, B> {
         let (config, format): (_, &'static Format) = (&engine.model.config, engine.options.cache);
         let mut workspace = Workspace::new(backend, config);
         workspace.drop_tokens = engine.options.capacity == CapacityMode::Reference;
+        let layers = config.memories();
         let states =
-            (0..sequences).map(|_| backend.state(config, format, &engine.pool)).collect::<Result<_>>()?;
+            (0..sequences).map(|_| backend.state(&layers, format, &engine.pool)).collect::<Result<_>>()?;
         Ok(Self { backend, workspace, states })
     }
 

@@ -3,113 +3,21 @@
 //! What every token needs comes first, then the cache; experts get the rest. Whether experts fit changes speed only,
 //! never results.
 
-use super::Options;
+use super::limit::{DEFAULT_SHARE, limit};
+use super::{MemoryLimit, Options};
 use crate::error::{Error, Result};
 use crate::experts;
-use crate::kernels::Layout;
 use crate::model::{KvCache, Model, PAGE, Pool, SNAPSHOTS, scratch_bytes};
 use crate::os::memory;
-use std::str::FromStr;
+use crate::simd::Isa;
 use std::sync::Arc;
 
-/// The part of free memory that a model takes where nobody says.
-const DEFAULT_SHARE: f64 = 0.9;
 /// Kept free of the limit for what is not counted: stacks, the system's tables, a sampler's and a terminal's buffers.
 const UNCOUNTED: u64 = 16 << 20;
 /// Contexts are cut to multiples of this, which is at least two pages of the cache.
 const CONTEXT_STEP: usize = 512;
 /// No context is longer, whatever memory would hold: positions are counted in 32 bits in places.
 const MOST_POSITIONS: usize = 1 << 28;
-
-/// No amount of memory is larger: 2^56 bytes.
-const MOST_BYTES: f64 = (1u64 << 56) as f64;
-
-/// The most memory that a model may take.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum MemoryLimit {
-    /// Bytes of resident memory.
-    Bytes(u64),
-    /// A part of what is free, above 0 and at most 1.
-    Share(f64),
-    /// Bytes for the slots of experts, whatever everything else takes.
-    Experts(u64),
-}
-
-impl MemoryLimit {
-    /// What each of so many models may take that are open together, where nobody says; `None` where the system does not
-    /// tell what is free.
-    pub fn of_each(models: usize) -> Option<Self> {
-        Self::share_of_known(DEFAULT_SHARE / models.max(1) as f64)
-    }
-
-    /// Bytes that a model takes by default where so many are free.
-    pub fn default_bytes(free: u64) -> u64 {
-        (free as f64 * DEFAULT_SHARE) as u64
-    }
-
-    /// A part of what is free, above 0 and at most 1, for programs that choose it for a person; `None` where the system
-    /// does not tell what is free.
-    pub fn share_of_known(part: f64) -> Option<Self> {
-        memory::available().map(|_| Self::Share(part))
-    }
-
-    /// Bytes, of so many that are free; `None` where experts alone are limited.
-    fn bytes(self, free: u64) -> Option<u64> {
-        match self {
-            Self::Bytes(bytes) => Some(bytes),
-            Self::Share(share) => Some((free as f64 * share) as u64),
-            Self::Experts(_) => None,
-        }
-    }
-}
-
-/// The most that a model may take of a machine that has so much for it, or does not say.
-///
-/// # Errors
-/// When a part of an amount is wished that is not known.
-fn limit(wished: Option<MemoryLimit>, machine: Option<u64>) -> Result<Option<u64>> {
-    match (wished, machine) {
-        (Some(MemoryLimit::Share(share)), None) => {
-            let percent = 100.0 * share;
-            Err(Error::request(format!(
-                "--memory {percent}% is a part of what is free, and this system does not say how much that is; name an \
-                 amount, such as --memory 6G"
-            )))
-        }
-        (None, None) => Ok(None),
-        (wished, machine) => {
-            Ok(wished.unwrap_or(MemoryLimit::Share(DEFAULT_SHARE)).bytes(machine.unwrap_or_default()))
-        }
-    }
-}
-
-impl FromStr for MemoryLimit {
-    type Err = Error;
-
-    /// `6G`, `1.5GiB`, `800M` (in powers of 1024), plain bytes, or `50%` of what is free.
-    fn from_str(text: &str) -> Result<Self> {
-        let number_end = text.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(number_end);
-        let unit = unit.trim().to_ascii_lowercase();
-        let power = ["", "k", "m", "g", "t"]
-            .iter()
-            .position(|letter| unit.strip_prefix(letter).is_some_and(|rest| matches!(rest, "" | "b" | "ib")));
-        let wrong = || {
-            let message =
-                format!("{text:?} is no amount of memory; say it as 6G, 800M or 50% of what is free");
-            Error::request(message)
-        };
-        let number: f64 = number.parse().map_err(|_| wrong())?;
-        match power {
-            _ if unit == "%" && number > 0.0 && number <= 100.0 => Ok(Self::Share(number / 100.0)),
-            Some(power) if number * 1024f64.powi(power as i32) <= MOST_BYTES => {
-                Ok(Self::Bytes((number * 1024f64.powi(power as i32)) as u64))
-            }
-            Some(_) => Err(Error::request(format!("{text:?} is more memory than any machine has"))),
-            None => Err(wrong()),
-        }
-    }
-}
 
 /// What takes how much, in bytes.
 #[derive(Clone, Debug)]
@@ -165,7 +73,7 @@ impl CardPlan {
     pub(super) fn new(
         model: &Model,
         options: &Options,
-        layout: Layout,
+        isa: Isa,
         (context_length, cache): (usize, u64),
         free: u64,
     ) -> Result<Self> {
@@ -180,7 +88,7 @@ impl CardPlan {
         let buffers = scratch_bytes(model, options.batch, with_logits) * 5 / 4 + DRIVER;
         let fixed = dense + cache + buffers;
         let store = &model.weights.experts;
-        let experts = store.plan(layout, Some(own.unwrap_or(limit.saturating_sub(fixed))));
+        let experts = store.plan(isa, Some(own.unwrap_or(limit.saturating_sub(fixed))));
         if fixed + experts.bytes() > limit && own.is_none() {
             let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
             return Err(Error::request(format!(
@@ -204,20 +112,21 @@ impl MemoryPlan {
     /// # Errors
     /// When the context asked for is none, the cache's format does not fit the model, or memory is asked for as a part of
     /// what the system does not tell.
-    pub(super) fn new(model: &Model, options: &Options, layout: Layout) -> Result<Self> {
+    pub(super) fn new(model: &Model, options: &Options, isa: Isa) -> Result<Self> {
         let (free, program) = (memory::available(), memory::resident());
         let machine = free.map(|free| free + program);
         let limit = limit(options.memory, machine)?;
         let dense = model.dense_bytes();
         let with_logits = logit_rows(options);
         let buffers = scratch_bytes(model, options.batch, with_logits) + experts::READ_BUFFER_BYTES;
-        let all_experts = model.weights.experts.plan(layout, None);
-        let (state_pages, state_bytes) = KvCache::state_size(&model.config, options.cache)?;
+        let all_experts = model.weights.experts.plan(isa, None);
+        let (state_pages, state_bytes) = KvCache::state_size(&model.config.memories(), options.cache)?;
         let state_count = state_count(options);
         let states = (state_count * state_bytes) as u64;
         let fixed = program + dense + buffers + states + UNCOUNTED;
         let left = limit.map(|limit| limit.saturating_sub(fixed));
-        let per_position = KvCache::page_bytes(&model.config, options.cache)?.div_ceil(PAGE) as u64;
+        let per_position =
+            KvCache::page_bytes(&model.config.memories(), options.cache)?.div_ceil(PAGE) as u64;
         // What a person asks for may exceed their limit, which is then said, but not the machine; a quarter of what it
         // has is left to experts.
         let room = machine.or(limit).map(|bytes| bytes.saturating_sub(fixed));
@@ -232,7 +141,7 @@ impl MemoryPlan {
             Some(MemoryLimit::Experts(bytes)) => Some(bytes),
             _ => left.map(|left| left.saturating_sub(cache)),
         };
-        let mut experts = model.weights.experts.plan(layout, left);
+        let mut experts = model.weights.experts.plan(isa, left);
         let besides =
             free.zip(limit).map_or(u64::MAX, |(free, limit)| (free + program).saturating_sub(limit));
         experts.past_cache = !experts.holds_all() && besides < all_experts.bytes();
@@ -329,46 +238,6 @@ mod tests {
             (Some(u64::MAX), 0, MOST_POSITIONS),
         ] {
             assert_eq!(most_positions(room, per_position), expected, "{room:?} by {per_position}");
-        }
-    }
-
-    #[test]
-    fn a_part_of_what_nobody_knows_is_an_error() {
-        use MemoryLimit::{Bytes, Experts, Share};
-        for (wished, machine, expected) in [
-            (Some(Share(0.5)), Some(1000), Some(500)),
-            (None, Some(1000), Some(900)),
-            (Some(Bytes(70)), Some(1000), Some(70)),
-            (Some(Experts(5)), Some(1000), None),
-            (Some(Bytes(70)), None, Some(70)),
-            (Some(Experts(5)), None, None),
-            (None, None, None),
-        ] {
-            assert_eq!(limit(wished, machine).unwrap(), expected, "{wished:?} of {machine:?}");
-        }
-        let message = limit(Some(Share(0.5)), None).unwrap_err().to_string();
-        assert!(message.contains("--memory 50% is a part") && message.contains("does not say"), "{message}");
-    }
-
-    #[test]
-    fn amounts_as_people_write_them() {
-        for (text, expected) in [
-            ("6G", MemoryLimit::Bytes(6 << 30)),
-            ("1.5GiB", MemoryLimit::Bytes(3 << 29)),
-            ("800 mb", MemoryLimit::Bytes(800 << 20)),
-            ("0", MemoryLimit::Bytes(0)),
-            ("4096", MemoryLimit::Bytes(4096)),
-            ("50%", MemoryLimit::Share(0.5)),
-        ] {
-            assert_eq!(text.parse::<MemoryLimit>().unwrap(), expected, "{text}");
-        }
-        for text in ["", "G", "6X", "-1G", "0%", "101%", "1e3", "nan", "1.2.3G"] {
-            let message = text.parse::<MemoryLimit>().unwrap_err().to_string();
-            assert!(message.contains("6G, 800M or 50%"), "{text}: {message}");
-        }
-        for text in ["99999999T", "100000000000000000000"] {
-            let message = text.parse::<MemoryLimit>().unwrap_err().to_string();
-            assert!(message.contains("more memory than any machine has"), "{text}: {message}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! computes only what follows the longest common prefix with what it holds.
 
 mod batch;
+mod limit;
 mod memory;
 mod options;
 mod tokens;
@@ -15,7 +16,8 @@ mod made;
 mod recurrent_tests;
 
 pub use batch::{Batch, Sequence};
-pub use memory::{CardPlan, MemoryLimit, MemoryPlan};
+pub use limit::MemoryLimit;
+pub use memory::{CardPlan, MemoryPlan};
 pub use options::{CapacityMode, DeviceChoice, Options, cache_format};
 
 use crate::cuda::Device;
@@ -23,7 +25,6 @@ use crate::error::{Error, Result};
 use crate::experts::Statistics;
 use crate::gguf::{Bytes, Gguf, Metadata};
 use crate::grammar::Vocabulary;
-use crate::kernels::Layout;
 use crate::model::{Config, Cpu, Cuda, Model, Plain, Pool, Row, Setup, Wants};
 use crate::tokenizer::{Tokenizer, ends_of_metadata};
 use batch::AnyBackend;
@@ -114,7 +115,7 @@ impl Engine {
         model.use_experts(options.experts_used, options.expert_threshold)?;
         announce(&model);
         let (threads, isa) = options.hardware();
-        let mut memory = MemoryPlan::new(&model, &options, Layout::of(isa))?;
+        let mut memory = MemoryPlan::new(&model, &options, isa)?;
         let card = match options.device {
             _ if options.plain => None,
             DeviceChoice::Cpu => None,
@@ -128,7 +129,7 @@ impl Engine {
             None if options.plain => AnyBackend::Plain(Plain::new()),
             None => {
                 model.weights.experts.provide(memory.experts.clone(), options.look_ahead)?;
-                model.pack(Layout::of(isa))?;
+                model.pack(isa)?;
                 AnyBackend::Cpu(Cpu::new(isa, threads))
             }
         };
@@ -243,15 +244,16 @@ impl Engine {
 fn on_card(model: &mut Model, options: &Options, memory: &mut MemoryPlan, number: usize) -> Result<Cuda> {
     Cuda::supports(model)?;
     let device = Device::open(number)?;
-    let layout = Layout::of(options.hardware().1);
-    let room = (memory.context_length, memory.cache);
-    let plan = CardPlan::new(model, options, layout, room, device.memory()?.0)?;
+    let (threads, isa) = options.hardware();
+    let room = (memory.context_length, memory.cache + memory.states);
+    let plan = CardPlan::new(model, options, isa, room, device.memory()?.0)?;
     let host = if plan.experts.holds_all() {
-        model.weights.experts.plan(layout, Some(0))
+        model.weights.experts.plan(isa, Some(0))
     } else {
         memory.experts.clone()
     };
-    let setup = Setup { context_length: memory.context_length, layout, experts: &plan.experts };
+    let (context_length, missing) = (memory.context_length, options.missing);
+    let setup = Setup { context_length, isa, experts: &plan.experts, missing, threads };
     let cuda = Cuda::new(device, model, &setup)?;
     model.weights.experts.provide(host.clone(), 0)?;
     (memory.experts, memory.card) = (host, Some(plan));

@@ -2,7 +2,7 @@
 
 use super::MemoryLimit;
 use crate::error::{Error, Result};
-use crate::model::Adapter;
+use crate::model::{Adapter, Missing};
 use crate::os::cores;
 use crate::quant::Format;
 use crate::simd::Isa;
@@ -58,6 +58,8 @@ pub struct Options {
     pub device: DeviceChoice,
     /// Most memory of a card to take; `None` for most of what is free.
     pub vram: Option<MemoryLimit>,
+    /// Who computes experts that are not on a card; the results are the same.
+    pub missing: Missing,
     /// Compute with the slow twin instead.
     pub plain: bool,
     /// Most rows per step.
@@ -99,6 +101,7 @@ impl Default for Options {
             isa: None,
             device: DeviceChoice::Cpu,
             vram: None,
+            missing: Missing::default(),
             plain: false,
             batch: 512,
             all_logits: false,

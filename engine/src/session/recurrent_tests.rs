@@ -9,6 +9,10 @@ const TOKENS: u64 = 16;
 
 /// Two layers: a gated delta net and gated attention, a dense FFN in each.
 fn gguf() -> Gguf {
+    with_taps(4)
+}
+
+fn with_taps(taps: u32) -> Gguf {
     let mut tensors = vec![];
     let mut add = |name: &str, shape: &[u64]| tensors.push((name.to_owned(), shape.to_vec()));
     add("token_embd.weight", &[WIDTH, TOKENS]);
@@ -16,7 +20,7 @@ fn gguf() -> Gguf {
     for (name, shape) in [
         ("attn_qkv.weight", &[WIDTH, 2 * 8 + 2 * 16][..]),
         ("attn_gate.weight", &[WIDTH, 32]),
-        ("ssm_conv1d.weight", &[4, 48]),
+        ("ssm_conv1d.weight", &[u64::from(taps), 48]),
         ("ssm_beta.weight", &[WIDTH, 2]),
         ("ssm_alpha.weight", &[WIDTH, 2]),
         ("ssm_dt.bias", &[2]),
@@ -54,7 +58,7 @@ fn gguf() -> Gguf {
         ("attention.key_length", 16),
         ("rope.dimension_count", 4),
         ("full_attention_interval", 2),
-        ("ssm.conv_kernel", 4),
+        ("ssm.conv_kernel", taps),
         ("ssm.state_size", 8),
         ("ssm.group_count", 1),
         ("ssm.time_step_rank", 2),
@@ -208,13 +212,17 @@ fn snapshots_are_few_and_give_way() {
 /// What no card has kernels for is refused by name before one is looked for, or computed by the processor.
 #[test]
 fn cards_refuse_what_they_have_no_kernels_for() {
-    let on = |device| Engine::from_gguf(gguf(), Options { device, ..Options::default() });
+    let on = |device| Engine::from_gguf(with_taps(9), Options { device, ..Options::default() });
     let error = on(DeviceChoice::Cuda(0)).err().unwrap().to_string();
-    assert!(error.contains("qwen35: a mixer without kernels for cards"), "{error}");
-    assert!(error.contains("--device cpu"), "{error}");
+    assert!(error.contains("qwen35: convolutions over 9 positions"), "{error}");
+    assert!(error.contains("without kernels for cards") && error.contains("--device cpu"), "{error}");
     let engine = on(DeviceChoice::Auto).unwrap();
     assert!(engine.memory().card.is_none());
-    let mut session = engine.session().unwrap();
-    session.synchronise(&[4, 9, 1]).unwrap();
-    assert_eq!(session.logits(), logits(&[4, 9, 1]));
+    let processor = on(DeviceChoice::Cpu).unwrap();
+    let [found, expected] = [&engine, &processor].map(|engine| {
+        let mut session = engine.session().unwrap();
+        session.synchronise(&[4, 9, 1]).unwrap();
+        session.logits().to_vec()
+    });
+    assert_eq!(found, expected);
 }

@@ -32,7 +32,7 @@ impl Isa {
             // SAFETY: the machine has the instructions, as asserted above.
             Isa::Avx2 | Isa::AvxVnni => unsafe { avx2(work) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
+            // SAFETY: the machine has the instructions, as asserted above.
             Isa::Avx512Vnni | Isa::Amx => unsafe { avx512(work) },
             // Every aarch64 machine has what these lanes need.
             #[cfg(target_arch = "aarch64")]
@@ -63,21 +63,24 @@ impl Isa {
     }
 }
 
-/// SAFETY: needs the instructions that are enabled.
+/// # Safety
+/// Needs the instructions that are enabled.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn avx2<W: Work>(work: W) -> W::Output {
     work.run::<Avx2>()
 }
 
-/// SAFETY: needs the instructions that are enabled.
+/// # Safety
+/// Needs the instructions that are enabled.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn avx512<W: Work>(work: W) -> W::Output {
     work.run::<Avx512<false>>()
 }
 
-/// SAFETY: needs the instructions that are enabled.
+/// # Safety
+/// Needs the instructions that are enabled.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
 unsafe fn avx512_bf16<W: Work>(work: W) -> W::Output {

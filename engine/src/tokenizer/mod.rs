@@ -79,11 +79,17 @@ enum Model {
 
 impl Tokenizer {
     /// The tokenizer of a GGUF file; `None` for a file without one, which works with token ids only.
+    ///
+    /// # Errors
+    /// As [`VocabularySpec::from_metadata`] and [`Tokenizer::new`].
     pub fn from_metadata(metadata: &Metadata) -> Result<Option<Self>> {
         VocabularySpec::from_metadata(metadata)?.map(|spec| Self::new(&spec)).transpose()
     }
 
     /// Builds the tokenizer that `spec` describes, checking all of it.
+    ///
+    /// # Errors
+    /// A kind of tokenizer or rules that are not known, or parts that do not fit each other; names the key.
     pub fn new(spec: &VocabularySpec) -> Result<Self> {
         let mut vocabulary = Vocabulary::new(spec)?;
         let ids = check_ids(spec, &vocabulary)?;
@@ -124,6 +130,9 @@ impl Tokenizer {
     }
 
     /// The tokens of `text`, without BOS.
+    ///
+    /// # Errors
+    /// When the text is too long, or has a character for which the vocabulary has no token.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
         check_length(text)?;
         let mut tokens = Vec::with_capacity(text.len() / 3);
@@ -140,6 +149,9 @@ impl Tokenizer {
     }
 
     /// The tokens of `text` after BOS, if the model expects one and the text does not bring its own.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
     pub fn encode_with_bos(&self, text: &str, special: Special) -> Result<Vec<u32>> {
         let mut tokens = self.encode(text, special)?;
         match self.ids.bos {

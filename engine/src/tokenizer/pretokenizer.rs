@@ -93,6 +93,9 @@ const fn bytes(names: &'static [&'static str], patterns: &'static [&'static str]
 
 impl PreTokenizer {
     /// The rules that a file asks for; no name means `default`.
+    ///
+    /// # Errors
+    /// When no rules have that name; the message lists those there are.
     pub fn by_name(name: &str) -> Result<&'static Self> {
         if name.is_empty() {
             tracing::warn!(
@@ -161,6 +164,9 @@ impl Stage {
 
 impl Splitter {
     /// Compiles `rules`.
+    ///
+    /// # Errors
+    /// When a pattern cannot be compiled.
     pub fn new(rules: &PreTokenizer) -> Result<Self> {
         Ok(Self { stages: rules.patterns.iter().map(|pattern| Stage::new(pattern)).collect::<Result<_>>()? })
     }

@@ -62,6 +62,9 @@ pub struct Matching {
 
 impl<'a> VocabularySpec<'a> {
     /// The `tokenizer.ggml.*` keys; `None` where a file says that it brings no tokenizer, or says nothing.
+    ///
+    /// # Errors
+    /// A key of another type than it should have, or with a value that is not known.
     pub fn from_metadata(metadata: &'a Metadata) -> Result<Option<Self>> {
         let Some(model) = metadata.str("tokenizer.ggml.model")?.filter(|&model| model != "none") else {
             return Ok(None);

@@ -119,12 +119,12 @@ impl Matcher {
 }
 
 /// The texts looked for in one pass, without and with control tokens.
-struct Pass {
+struct Matchers {
     plain: Option<Matcher>,
     parse: Option<Matcher>,
 }
 
-impl Pass {
+impl Matchers {
     fn new<'v>(
         vocabulary: &'v Vocabulary,
         flags: &Flags,
@@ -180,8 +180,8 @@ fn guards(vocabulary: &Vocabulary, spelling: &Spelling, looks_twice: bool) -> Re
 
 /// The special tokens of a vocabulary.
 pub(super) struct SpecialTokens {
-    raw: Pass,
-    normalized: Pass,
+    raw: Matchers,
+    normalized: Matchers,
     guards: Vec<char>, // no control token is without one of these
     looks_twice: bool, // there are tokens that are looked for after the normalizer
 }
@@ -197,10 +197,12 @@ impl SpecialTokens {
         Ok(Self {
             guards: guards(vocabulary, spelling, looks_twice)?,
             looks_twice,
-            raw: Pass::new(vocabulary, flags, |id, text| {
+            raw: Matchers::new(vocabulary, flags, |id, text| {
                 (!comes_later(id)).then_some(Ok(Cow::Borrowed(text)))
             })?,
-            normalized: Pass::new(vocabulary, flags, |id, text| comes_later(id).then(|| spelling.of(text)))?,
+            normalized: Matchers::new(vocabulary, flags, |id, text| {
+                comes_later(id).then(|| spelling.of(text))
+            })?,
         })
     }
 

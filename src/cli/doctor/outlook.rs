@@ -13,7 +13,8 @@
 //! 0.95 and 0.60 are the part of the time that passes weights; attention, norms, routing and waiting take the rest.
 
 use super::super::catalogue::{self, POSITIONS, PROGRAM, Shape};
-use super::super::{converted, folders, inspect, models};
+use super::super::{converted, folders, models};
+use crate::facts;
 use moewe_engine::gguf::Gguf;
 use moewe_engine::model::{KvCache, Model, PAGE, SNAPSHOTS, ffn};
 use moewe_engine::session::Options;
@@ -141,9 +142,9 @@ impl Demand {
             experts_per_token += one * shape.expert_used_count as u64;
             expert = expert.max(one);
         }
-        let cache = Options::default().cache;
-        let page = KvCache::page_bytes(&model.config, cache)? as u64;
-        let state = KvCache::state_size(&model.config, cache)?.1 as u64;
+        let (cache, memories) = (Options::default().cache, model.config.memories());
+        let page = KvCache::page_bytes(&memories, cache)? as u64;
+        let state = KvCache::state_size(&memories, cache)?.1 as u64;
         Ok(Self {
             dense: model.dense_bytes(),
             dense_per_token: model.bytes_per_token() - experts_per_token,
@@ -246,12 +247,12 @@ impl Outlook {
         let nothing = Self::called(name, path.display().to_string());
         let weighed = || {
             let gguf = Gguf::open(path)?;
-            let (model, weights) = (Model::bind(&gguf)?, inspect::model(&gguf));
+            let (model, weights) = (Model::bind(&gguf)?, facts::model(&gguf));
             let demand = Demand::of_model(&model)?;
             let (all, per_token) = (demand.dense + demand.experts, demand.per_token());
             let active = weights.weights as f64 * per_token as f64 / all.max(1) as f64;
             let known = Self {
-                architecture: Some(inspect::architecture(&gguf)),
+                architecture: Some(facts::architecture(&gguf)),
                 parameters: Some(weights.weights),
                 active_parameters: Some(active as u64),
                 bits_per_weight: Some(weights.bits_per_weight()),

@@ -4,17 +4,15 @@
 pub(super) mod anthropic;
 mod answer;
 mod choosing;
-mod document;
 pub(super) mod native;
 pub(super) mod ollama;
 pub(super) mod openai;
 mod prompts;
+mod requests;
 pub(super) mod tell;
 #[cfg(test)]
 mod tests;
 mod usage;
-
-pub(super) use document::document;
 
 use super::Shared;
 use super::body::Body;

@@ -1,5 +1,6 @@
 //! One request on its way: its text, its place in the batch, and what its client has not taken yet.
 
+use super::Usage;
 use super::odds::{Telling, TokenOdds};
 use moewe_engine::dialogue::{Piece, Reader};
 use moewe_engine::generate::{Ending, Event as Brought, Generation, Guide, Guided};
@@ -72,18 +73,6 @@ pub(crate) enum Failure {
     Setting(String),
     /// The model cannot be computed.
     Engine(String),
-}
-
-/// What an answer took.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Usage {
-    pub(crate) prompt_tokens: usize,
-    /// Of the prompt's, those that were known.
-    pub(crate) cached_tokens: usize,
-    pub(crate) completion_tokens: usize,
-    pub(crate) waited: Duration,
-    pub(crate) prompt: Duration,
-    pub(crate) answer: Duration,
 }
 
 pub(super) struct Conversation {

@@ -13,8 +13,9 @@ mod prefixes;
 mod tests;
 mod turns;
 
+pub(crate) use super::usage::Usage;
 pub(crate) use board::Slot;
-pub(crate) use conversation::{Event, Failure, Request, Usage};
+pub(crate) use conversation::{Event, Failure, Request};
 pub(crate) use odds::{By, Telling, TokenOdds};
 
 use super::metrics::Metrics;

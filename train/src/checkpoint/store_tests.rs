@@ -1,6 +1,7 @@
 //! Tests of the store: damage, kills at every stage, full disks, pruning, the best checkpoint.
 
 use super::*;
+use std::time::{Duration, Instant};
 
 fn write(contents: &str) -> impl FnOnce(&Path) -> Result<()> {
     let contents = contents.to_owned();
@@ -142,6 +143,8 @@ fn a_kill_at_any_moment_leaves_the_old_or_the_new_one() {
     }
 }
 
+const PATIENCE: Duration = Duration::from_secs(120); // with a machine that others have
+
 const CHILD: &str = "MOEWE_TEST_STORE"; // names the folder to a process that saves until it is killed
 
 /// Not a test by itself: what the killed process does.
@@ -160,12 +163,12 @@ fn saves_until_killed() {
 #[test]
 fn processes_killed_in_earnest_lose_no_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
-    let mut newest = 0;
-    for round in 0..12 {
+    let (mut newest, start) = (0, Instant::now());
+    for round in 0.. {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "checkpoint::store::tests::saves_until_killed"]).env(CHILD, folder.path());
         let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(60 + 17 * round));
+        std::thread::sleep(Duration::from_millis(60 + 17 * round));
         child.kill().unwrap();
         child.wait().unwrap();
         let store = Store::open(folder.path(), 2).unwrap();
@@ -176,8 +179,12 @@ fn processes_killed_in_earnest_lose_no_checkpoint() {
         }
         store.best().unwrap();
         assert!(visible(folder.path()).iter().all(|name| is_ours(name)));
+        // Where others have the machine, a process may be killed before it comes to anything: later ones have longer.
+        if round >= 11 && newest > 1 {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "no process came to anything before it was killed");
     }
-    assert!(newest > 1, "the processes were killed before they came to anything");
 }
 
 #[test]

@@ -23,12 +23,21 @@ use std::sync::Arc;
 /// bit-equal on all of them and added in an order that depends on nothing but the number of ranks.
 pub trait Collective: Send + Sync {
     /// Replaces every value by its sum over the ranks.
+    ///
+    /// # Errors
+    /// What the backend reports: a rank that is gone, a device that fails.
     fn sum_f32(&self, values: &mut [f32]) -> Result<()>;
 
     /// Replaces every value by its sum over the ranks.
+    ///
+    /// # Errors
+    /// As [`Collective::sum_f32`].
     fn sum_f64(&self, values: &mut [f64]) -> Result<()>;
 
     /// Replaces the elements of an F32 tensor by their sum over the ranks.
+    ///
+    /// # Errors
+    /// As [`Collective::sum_f32`], and when the tensor is not of F32.
     fn sum_tensor(&self, tensor: &mut Tensor) -> Result<()> {
         let mut values = tensor.flatten_all()?.to_vec1::<f32>()?;
         self.sum_f32(&mut values)?;
@@ -37,9 +46,15 @@ pub trait Collective: Send + Sync {
     }
 
     /// Gives every rank the bytes of rank 0.
+    ///
+    /// # Errors
+    /// As [`Collective::sum_f32`].
     fn broadcast_bytes(&self, bytes: &mut Vec<u8>) -> Result<()>;
 
     /// Returns once every rank has come here.
+    ///
+    /// # Errors
+    /// As [`Collective::sum_f32`].
     fn barrier(&self) -> Result<()>;
 
     /// Ends the processes of all ranks. A rank that failed and only left would let the others wait for it for ever.
@@ -97,16 +112,25 @@ impl World {
     }
 
     /// See [`Collective::sum_f32`].
+    ///
+    /// # Errors
+    /// As [`Collective::sum_f32`].
     pub fn sum_f32(&self, values: &mut [f32]) -> Result<()> {
         self.backend.sum_f32(values)
     }
 
     /// See [`Collective::sum_f64`].
+    ///
+    /// # Errors
+    /// As [`Collective::sum_f64`].
     pub fn sum_f64(&self, values: &mut [f64]) -> Result<()> {
         self.backend.sum_f64(values)
     }
 
     /// Replaces every value by its mean over the ranks.
+    ///
+    /// # Errors
+    /// As [`Collective::sum_f64`].
     pub fn mean_f64(&self, values: &mut [f64]) -> Result<()> {
         self.backend.sum_f64(values)?;
         values.iter_mut().for_each(|value| *value /= self.size as f64);
@@ -114,21 +138,33 @@ impl World {
     }
 
     /// Replaces the elements of an F32 tensor by their sum over the ranks; tensors that share its memory keep theirs.
+    ///
+    /// # Errors
+    /// As [`Collective::sum_tensor`].
     pub fn sum_tensor(&self, tensor: &mut Tensor) -> Result<()> {
         if self.size == 1 { Ok(()) } else { self.backend.sum_tensor(tensor) }
     }
 
     /// Sums many F32 tensors with few calls, see [`buckets`]; their order must be the same on all ranks.
+    ///
+    /// # Errors
+    /// As [`Collective::sum_tensor`].
     pub fn sum_tensors(&self, tensors: &mut [&mut Tensor]) -> Result<()> {
         if self.size == 1 { Ok(()) } else { buckets::sum(&*self.backend, tensors, buckets::ELEMENTS) }
     }
 
     /// See [`Collective::broadcast_bytes`].
+    ///
+    /// # Errors
+    /// As [`Collective::broadcast_bytes`].
     pub fn broadcast_bytes(&self, bytes: &mut Vec<u8>) -> Result<()> {
         self.backend.broadcast_bytes(bytes)
     }
 
     /// See [`Collective::barrier`].
+    ///
+    /// # Errors
+    /// As [`Collective::barrier`].
     pub fn barrier(&self) -> Result<()> {
         self.backend.barrier()
     }

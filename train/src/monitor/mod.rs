@@ -117,6 +117,9 @@ pub struct Validation {
 /// Where events are written.
 pub trait Sink: Send {
     /// Writes one event down.
+    ///
+    /// # Errors
+    /// When the file or terminal does not take it.
     fn record(&mut self, event: &Event) -> Result<()>;
 }
 
@@ -175,6 +178,9 @@ impl Monitor {
 
     /// Hands the event to every sink. One that fails is closed with a warning: a full disk under the logs must not
     /// end a training of days.
+    ///
+    /// # Errors
+    /// When the file or terminal does not take it.
     pub fn record(&mut self, event: &Event) {
         self.sinks.retain_mut(|(name, sink)| {
             let outcome = sink.record(event);

@@ -4,9 +4,9 @@
 //! runtime's own forward computes it and no more than one layer of the base is in memory.
 
 use crate::merge::member::Member;
-use crate::recipe::{by_name, layer_of};
+use crate::recipe::by_name;
 use crate::tensor::Tensor;
-use moewe_engine::gguf::{Bytes, Gguf, Metadata, Source, Writer};
+use moewe_engine::gguf::{Bytes, Gguf, Metadata, Source, TensorName, Writer};
 use moewe_engine::model::{Observe, Row, Site, Wants};
 use moewe_engine::quant::{Format, Kind};
 use moewe_engine::session::{Engine, Options};
@@ -108,8 +108,9 @@ fn options(longest: usize, sequences: usize) -> Options {
 /// A tensor of the layer under the name of the only one, or one that belongs to none but the head.
 fn own<'t, 's>(tensor: &'t Tensor<'s>, layer: usize) -> Option<(String, &'t Tensor<'s>)> {
     let name = tensor.subject.name.as_str();
-    match layer_of(name) {
-        Some(own) if own == layer => Some((name.replacen(&format!("blk.{layer}."), "blk.0.", 1), tensor)),
+    let TensorName { layer: own, part } = TensorName::of(name);
+    match own {
+        Some(own) if own == layer => Some((TensorName::in_layer(0, part).to_string(), tensor)),
         Some(_) => None,
         None if matches!(name, "token_embd.weight" | "output.weight") => None,
         None => Some((name.to_owned(), tensor)),

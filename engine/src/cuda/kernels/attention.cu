@@ -3,11 +3,13 @@
 // A page holds 256 positions of one layer's keys or values; a head's positions lie together in it. Blocks have
 // 128 threads; block_x() is the row, block_y() the head. Attention goes through tiles of 128 positions that
 // begin at multiples of 128 whatever the row or the window, with a running softmax as in
-// engine/src/kernels/attention, so what a row becomes does not depend on the other rows.
+// engine/src/kernels/attention, and starts anew every 1024 positions: what these chunks have found is put together in their
+// order, whether a block has gone through all of them or through one. So what a row becomes depends neither on the other
+// rows nor on how many blocks a head has.
 #include "steps_math.cuh"
 
 /// Bytes of shared memory of `attention`.
-#define ATTENTION_SHARED(key_width) (((key_width) + cache::TILE + 2 * steps::WARPS) * 4)
+#define ATTENTION_SHARED(key_width, value_width) (((key_width) + cache::TILE + 2 * steps::WARPS + 2 * (value_width)) * 4)
 
 namespace cache {
 
@@ -16,10 +18,13 @@ using namespace steps;
 constexpr int PAGE = 256;
 /// Positions that a block takes at once, one for each thread; they never cross a page.
 constexpr int TILE = THREADS;
+/// Positions after which the running softmax starts anew; tests take fewer.
+#ifndef CHUNK_OF_ATTENTION
+#define CHUNK_OF_ATTENTION 1024
+#endif
+constexpr int CHUNK = CHUNK_OF_ATTENTION;
 /// Keys that a warp takes at once, so that one waits while the others are multiplied.
 constexpr int TOGETHER = 4;
-/// Columns of a value for each thread: up to 1024 in all.
-constexpr int MOST_COLUMNS = 8;
 
 /// Of numbers in the cache, as launches number them. A block of Q8_0 is a half and 32 signed bytes.
 enum Format { F32, F16, Q8_0, BF16 };
@@ -90,7 +95,7 @@ DEVICE void store_row(const float *values, int width, int format, uint8_t *row) 
 /// Products of the query with the keys `from` to `to` of a tile, a warp for each; the places of others are left
 /// alone.
 template <int format>
-DEVICE void multiply(const float *query, const uint8_t *keys, size_t row_bytes, int width, int from, int to,
+DEVICE void multiply(const float *query, const uint8_t *keys, int row_bytes, int width, int from, int to,
                      float *scores) {
     int lane = thread_x() & 31;
     for (int first = (thread_x() >> 5) * TOGETHER; first < TILE; first += WARPS * TOGETHER) {
@@ -119,47 +124,124 @@ struct Head {
     int key_width, value_width;
 };
 
-/// One query head of one row. `query` is in shared memory, multiplied with the scale.
+/// What some positions have found: the largest score, and the sum of the weights against it.
+struct Found {
+    float largest, total;
+};
+
+/// Takes in what positions behind the others have found; the factors of both sums.
+DEVICE Found put_together(Found &all, const Found &more) {
+    float largest = larger(all.largest, more.largest);
+    Found factors = {exponential_of_negative(all.largest - largest), exponential_of_negative(more.largest - largest)};
+    all = {largest, all.total * factors.largest + more.total * factors.total};
+    return factors;
+}
+
+/// The part of one query head's positions that lies in a chunk. `query` is in shared memory, multiplied with the scale;
+/// `sums` are value_width of it, each thread's own.
 template <int format>
-DEVICE void attend(const Head &head, const float *query, float *scores, float *places, float largest,
-                   float *out) {
-    float total = largest > -infinity() ? 1.0f : 0.0f; // of the sink
-    float sums[MOST_COLUMNS] = {};
-    size_t key_bytes = row_bytes(format, head.key_width);
-    size_t value_bytes = head.values ? row_bytes(format, head.value_width) : key_bytes;
-    for (int start = head.first / TILE * TILE; start <= head.position; start += TILE) {
-        int from = head.first > start ? head.first - start : 0;
-        int to = head.position + 1 - start < TILE ? head.position + 1 - start : TILE;
+DEVICE Found look(const Head &head, const float *query, float *scores, float *places, int chunk, Found found,
+                  float *sums) {
+    int key_bytes = (int)row_bytes(format, head.key_width);
+    int value_bytes = head.values ? (int)row_bytes(format, head.value_width) : key_bytes;
+    int first = head.first > chunk * CHUNK ? head.first : chunk * CHUNK;
+    int last = head.position < (chunk + 1) * CHUNK ? head.position : (chunk + 1) * CHUNK - 1;
+    for (int column = thread_x(); column < head.value_width; column += THREADS) sums[column] = 0.0f;
+    for (int start = first / TILE * TILE; start <= last; start += TILE) {
+        int from = first > start ? first - start : 0;
+        int to = last + 1 - start < TILE ? last + 1 - start : TILE;
         const uint8_t *keys = (const uint8_t *)head.keys[start / PAGE] + place(head.kv_head, start, key_bytes);
         multiply<format>(query, keys, key_bytes, head.key_width, from, to, scores);
         sync_block();
         bool is_seen = thread_x() >= from && thread_x() < to;
         float score = is_seen ? scores[thread_x()] : -infinity();
-        float so_far = largest;
-        largest = larger(so_far, block_largest(score, places));
-        float weight = is_seen ? exponential_of_negative(score - largest) : 0.0f;
+        float so_far = found.largest;
+        found.largest = larger(so_far, block_largest(score, places));
+        float weight = is_seen ? exponential_of_negative(score - found.largest) : 0.0f;
         scores[thread_x()] = weight;
-        float shrink = exponential_of_negative(so_far - largest);
-        total = total * shrink + block_sum(weight, places + WARPS);
+        float shrink = exponential_of_negative(so_far - found.largest);
+        found.total = found.total * shrink + block_sum(weight, places + WARPS);
         const uint8_t *values = keys;
         if (head.values)
             values = (const uint8_t *)head.values[start / PAGE] + place(head.kv_head, start, value_bytes);
-        UNROLL for (int i = 0; i < MOST_COLUMNS; i++) {
-            int column = i * THREADS + thread_x();
-            if (column >= head.value_width) continue;
-            float sum = sums[i] * shrink;
+        for (int column = thread_x(); column < head.value_width; column += THREADS) {
+            float sum = sums[column] * shrink;
             for (int position = from; position < to; position++) {
                 float value = number<format>(values + position * value_bytes, column);
                 sum = multiply_add(scores[position], value, sum);
             }
-            sums[i] = sum;
+            sums[column] = sum;
         }
         sync_block();
     }
-    UNROLL for (int i = 0; i < MOST_COLUMNS; i++) {
-        int column = i * THREADS + thread_x();
-        if (column < head.value_width) out[column] = sums[i] / total;
+    return found;
+}
+
+/// Chunks of one head that other blocks go through: what they find, and how many have.
+struct Parts {
+    float *found; // (chunks, 2 + value_width)
+    int *arrived;
+    int chunk;
+};
+
+/// One query head of one row: all chunks one after the other, or with `parts` one of them; the last block that ends puts
+/// them together. `together` are twice value_width of shared memory.
+template <int format>
+DEVICE void attend(const Head &head, const float *query, float *scores, float *places, float *together, float sink,
+                   const Parts &parts, float *out) {
+    float *sums = together + head.value_width;
+    int begin = head.first / CHUNK, end = head.position / CHUNK;
+    bool is_one = begin == end, is_shared = parts.found && !is_one;
+    if (parts.found && (parts.chunk < begin || parts.chunk > end)) return; // the whole block
+    Found all = {sink, sink > -infinity() ? 1.0f : 0.0f};
+    for (int chunk = is_shared ? parts.chunk : begin; chunk <= end; chunk++) {
+        Found none = {-infinity(), 0.0f};
+        Found found = look<format>(head, query, scores, places, chunk, chunk == begin ? all : none, sums);
+        float *part = parts.found + (size_t)chunk * (2 + head.value_width);
+        Found factors = {0.0f, 1.0f};
+        if (chunk == begin)
+            all = found;
+        else if (!is_shared)
+            factors = put_together(all, found);
+        for (int column = thread_x(); column < head.value_width; column += THREADS) {
+            if (is_shared)
+                part[2 + column] = sums[column];
+            else if (is_one)
+                out[column] = sums[column] / all.total;
+            else if (chunk == begin)
+                together[column] = sums[column];
+            else
+                together[column] = together[column] * factors.largest + sums[column] * factors.total;
+        }
+        if (!is_shared) continue;
+        if (thread_x() == 0) part[0] = found.largest, part[1] = found.total;
+        break;
     }
+    if (is_one) return;
+    if (is_shared) {
+        sync_block();
+        if (thread_x() == 0) {
+            int before = arrive(parts.arrived);
+            if (before == end - begin) *parts.arrived = 0; // for the next
+            *(int *)scores = before;
+        }
+        sync_block();
+        if (*(int *)scores != end - begin) return; // the whole block
+        for (int chunk = begin; chunk <= end; chunk++) {
+            const float *part = parts.found + (size_t)chunk * (2 + head.value_width);
+            Found found = {load_from_others(part), load_from_others(part + 1)}, factors = {0.0f, 1.0f};
+            if (chunk == begin)
+                all = found;
+            else
+                factors = put_together(all, found);
+            for (int column = thread_x(); column < head.value_width; column += THREADS) {
+                float sum = load_from_others(part + 2 + column);
+                together[column] = chunk == begin ? sum : together[column] * factors.largest + sum * factors.total;
+            }
+        }
+    }
+    for (int column = thread_x(); column < head.value_width; column += THREADS)
+        out[column] = together[column] / all.total;
 }
 
 } // namespace cache
@@ -215,17 +297,19 @@ KERNEL void BOUNDS(steps::THREADS, 8)
 }
 
 /// What a row's query heads see of their sequence, itself included: at most `window` positions where that is
-/// not 0. `sinks` are logits, one a head, that take weight and give nothing. Keys are as wide as queries.
-/// ATTENTION_SHARED(q_piece).
+/// not 0. `sinks` are logits, one a head, that take weight and give nothing. Keys are as wide as queries. Blocks in y are
+/// heads, each with `chunks` blocks: 1, or at least as many as the longest row has, whose parts meet in `parts`, (rows,
+/// heads, chunks, 2 + value_width), with a zero of `arrived` for each head of each row.
+/// ATTENTION_SHARED(q_piece, value_width).
 KERNEL void BOUNDS(steps::THREADS, 4)
     attention(const float *queries, int q_width, int q_at, int q_count, int q_piece, int q_stride, int kv_heads,
               int value_width, float scale, int window, const float *sinks, const int *positions,
               const int *sequences, const uint64_t *tables, int layer, int max_pages, int values_in_keys,
-              int cache_format, float *out) {
+              int cache_format, int chunks, float *parts, int *arrived, float *out) {
     using namespace cache;
     SHARED_MEMORY(shared);
-    float *query = (float *)shared, *scores = query + q_piece, *places = scores + TILE;
-    int row = block_x(), number = block_y(), position = positions[row];
+    float *query = (float *)shared, *scores = query + q_piece, *places = scores + TILE, *together = places + 2 * WARPS;
+    int row = block_x(), number = block_y() / chunks, position = positions[row];
     const float *from = queries + (size_t)row * q_width + q_at + number * q_stride;
     for (int i = thread_x(); i < q_piece; i += THREADS) query[i] = from[i] * scale;
     sync_block();
@@ -234,11 +318,14 @@ KERNEL void BOUNDS(steps::THREADS, 4)
     const uint64_t *values = values_in_keys ? nullptr : pages + max_pages;
     Head head = {pages, values, number * kv_heads / q_count, first, position, q_piece, value_width};
     float sink = sinks ? sinks[number] : -infinity();
-    float *result = out + ((size_t)row * q_count + number) * value_width;
+    size_t place = (size_t)row * q_count + number;
+    float *result = out + place * value_width;
+    Parts shares = {nullptr, nullptr, 0};
+    if (chunks > 1) shares = {parts + place * chunks * (2 + value_width), arrived + place, block_y() % chunks};
     switch (cache_format) {
-    case F32: attend<F32>(head, query, scores, places, sink, result); break;
-    case F16: attend<F16>(head, query, scores, places, sink, result); break;
-    case Q8_0: attend<Q8_0>(head, query, scores, places, sink, result); break;
-    default: attend<BF16>(head, query, scores, places, sink, result);
+    case F32: attend<F32>(head, query, scores, places, together, sink, shares, result); break;
+    case F16: attend<F16>(head, query, scores, places, together, sink, shares, result); break;
+    case Q8_0: attend<Q8_0>(head, query, scores, places, together, sink, shares, result); break;
+    default: attend<BF16>(head, query, scores, places, together, sink, shares, result);
     }
 }

@@ -177,8 +177,8 @@ KERNEL void BOUNDS(128, 4)
     OF_FORMAT(norm_route)(const float *x, int x_width, const float *weight, const float *norm_bias, float epsilon,
                           int is_layer_norm, const uint8_t *bytes, int experts, int cols, const float *bias, float *logits,
                           int *arrived, const float *choice_bias, int used, int gating, int groups, int groups_used,
-                          int groups_counted, int normalise, float weight_scale, float threshold, int *choices,
-                          float *scores) {
+                          int groups_counted, int normalise, float weight_scale, float threshold,
+                          const float *expert_scale, int *choices, float *scores) {
     SHARED_MEMORY(shared);
     int row = block_y();
     const float *row_of_x = x + (size_t)row * x_width;
@@ -189,7 +189,7 @@ KERNEL void BOUNDS(128, 4)
     if (!decode::is_last(arrived + row, (experts + 31) / 32, (int *)shared)) return;
     sync_block(); // the place is in use
     steps::Routing by = {choice_bias, experts,    used,         gating,   groups, groups_used, groups_counted,
-                         normalise,   weight_scale, threshold};
+                         normalise,   weight_scale, threshold,    expert_scale};
     steps::route_row(by, [&](int i) { return load_from_others(own + i); }, choices + (size_t)row * used,
                      scores + (size_t)row * used, shared);
 }

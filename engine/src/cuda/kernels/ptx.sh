@@ -23,8 +23,13 @@ compile() { # source, name of the result, further arguments
 
 compile steps.cu steps
 compile attention.cu attention
+compile recurrence.cu recurrence
+compile slots.cu slots
 for format in $formats; do
     compile products.cu "products_$format" "-DFORMAT=$format"
-    case $format in F32 | F16 | BF16) more=-DFORMAT_OF_FLOATS ;; *) more=-DFORMAT_OF_CODES ;; esac
+    case $format in
+    F32 | F16 | BF16) more=-DFORMAT_OF_FLOATS ;;
+    *) more=-DFORMAT_OF_CODES && compile prompts.cu "prompts_$format" "-DFORMAT=$format" ;;
+    esac
     compile decode.cu "decode_$format" "-DFORMAT=$format" "$more"
 done

@@ -12,6 +12,7 @@ struct Routing {
     const float *choice_bias; // or null
     int experts, used, gating, groups, groups_used, groups_counted, normalise;
     float weight_scale, threshold;
+    const float *expert_scale; // or null
 };
 
 /// Keeps the keys of the best groups only; of equal groups the first counts. Ends with a barrier.
@@ -100,7 +101,10 @@ DEVICE void route_row(const Routing &by, Logit logit, int *choices, float *score
         sum = larger(sum, 6.1035156e-5f); // llama.cpp's floor
     }
     sync_block();
-    for (int i = thread_x(); i < used; i += THREADS) finals[i] = finals[i] / sum * by.weight_scale;
+    for (int i = thread_x(); i < used; i += THREADS) {
+        float weight = finals[i] / sum * by.weight_scale;
+        finals[i] = by.expert_scale ? weight * by.expert_scale[chosen[i]] : weight;
+    }
     sync_block();
     float all = 0.0f, kept = 0.0f, factor = 1.0f;
     if (by.threshold > 0.0f) {

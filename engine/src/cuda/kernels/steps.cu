@@ -46,6 +46,18 @@ KERNEL void BOUNDS(steps::THREADS, 8)
     for (int i = thread_x(); i < piece; i += THREADS) to[i] = from[i];
 }
 
+/// Pieces times what `factor` makes of pieces of the same size: 0 themselves, 1 their sigmoid, 2 Silu.
+KERNEL void BOUNDS(steps::THREADS, 8)
+    multiply_span(const float *x, int x_width, int x_at, int x_stride, float *out, int out_width, int out_at,
+                  int out_stride, int piece, int factor) {
+    const float *from = x + row_start(x_width) + x_at + block_y() * x_stride;
+    float *to = out + row_start(out_width) + out_at + block_y() * out_stride;
+    for (int i = thread_x(); i < piece; i += THREADS) {
+        float value = from[i];
+        to[i] *= factor == 0 ? value : factor == 1 ? sigmoid(value) : activated(SILU, value);
+    }
+}
+
 /// Turns the first `dims` columns of a piece; a row of angles holds the cosines of all pairs, then the sines.
 KERNEL void BOUNDS(steps::THREADS, 8)
     rope(float *x, const float *angles, int dims, int is_neox, int width, int at, int /*piece*/, int stride) {
@@ -60,6 +72,14 @@ KERNEL void BOUNDS(steps::THREADS, 8) add(float *x, const float *added, float sc
 
 KERNEL void BOUNDS(steps::THREADS, 8) scale(float *x, float factor, int width) {
     for (int i = thread_x(); i < width; i += THREADS) x[row_start(width) + i] *= factor;
+}
+
+/// `cap * tanh(x / cap)`.
+KERNEL void BOUNDS(steps::THREADS, 8) cap(float *x, float most, int width) {
+    for (int i = thread_x(); i < width; i += THREADS) {
+        float *place = x + row_start(width) + i;
+        *place = most * (1.0f - 2.0f / (exponential(2.0f * *place / most) + 1.0f));
+    }
 }
 
 KERNEL void BOUNDS(steps::THREADS, 8) clear(float *x, int width) {
@@ -80,7 +100,7 @@ DEVICE void activate_row(const float *gate, float *up, int kind, int width) {
     }
 }
 
-/// `kind`: 0 Silu, 1 GeluErf, 2 GeluTanh, 3 Relu, 4 SwigluOai.
+/// `kind`: 0 Silu, 1 GeluErf, 2 GeluTanh, 3 Relu, 4 SwigluOai, 5 ReluSquared.
 KERNEL void BOUNDS(steps::THREADS, 8) activate(const float *gate, float *up, int kind, int width) {
     activate_row(gate, up, kind, width);
 }
@@ -98,6 +118,30 @@ KERNEL void BOUNDS(steps::THREADS, 8) weigh_by_sigmoid(const float *weights, flo
     for (int i = thread_x(); i < width; i += THREADS) out[row_start(width) + i] *= weight;
 }
 
+/// What an adapter adds to a row: `inner` are its products with `A`, `b` is (rank, outputs). Blocks in y are outputs.
+DEVICE void add_low_rank_row(const float *inner, int rank, const float *b, float *out, int outputs) {
+    int output = block_y() * THREADS + thread_x();
+    if (output >= outputs) return;
+    float sum = 0.0f;
+    for (int k = 0; k < rank; k++) sum = multiply_add(b[(size_t)k * outputs + output], inner[k], sum);
+    out[output] += sum;
+}
+
+KERNEL void BOUNDS(steps::THREADS, 8)
+    add_low_rank(const float *inner, int rank, const float *b, float *out, int out_width, int at, int outputs) {
+    add_low_rank_row(inner + row_start(rank), rank, b, out + row_start(out_width) + at, outputs);
+}
+
+/// The same for the slots of experts that have an address; `addresses` and `b` hold three each.
+KERNEL void BOUNDS(steps::THREADS, 8)
+    add_low_rank_slots(const float *inner, int rank, const uint64_t *b, int which, const int *choices,
+                       const uint64_t *addresses, float *out, int outputs) {
+    int expert = choices[block_x()];
+    if (expert < 0 || !addresses[(size_t)expert * 3 + which]) return; // the whole block
+    const float *own = (const float *)b[(size_t)expert * 3 + which];
+    if (own) add_low_rank_row(inner + row_start(rank), rank, own, out + row_start(outputs), outputs);
+}
+
 /// Rows in bytes; see `quantize_row`.
 KERNEL void BOUNDS(steps::THREADS, 8)
     quantize(const float *x, int width, int is_coarse, int8_t *codes, float *extras) {
@@ -109,12 +153,13 @@ KERNEL void BOUNDS(steps::THREADS, 8)
 /// A row's experts; see `route_row`. ROUTE_SHARED(experts).
 KERNEL void BOUNDS(steps::THREADS, 4)
     route(const float *logits, const float *choice_bias, int experts, int used, int gating, int groups,
-          int groups_used, int groups_counted, int normalise, float weight_scale, float threshold, int *choices,
-          float *scores) {
+          int groups_used, int groups_counted, int normalise, float weight_scale, float threshold,
+          const float *expert_scale, int *choices, float *scores) {
     SHARED_MEMORY(shared);
     const float *row = logits + row_start(experts);
     size_t start = row_start(used);
-    Routing by{choice_bias, experts, used, gating, groups, groups_used, groups_counted, normalise, weight_scale, threshold};
+    Routing by{choice_bias, experts, used, gating, groups, groups_used, groups_counted, normalise, weight_scale, threshold,
+               expert_scale};
     route_row(by, [&](int i) { return row[i]; }, choices + start, scores + start, shared);
 }
 

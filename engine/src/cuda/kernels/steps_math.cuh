@@ -147,8 +147,27 @@ DEVICE float libm_erf(float x) {
     return x < 0.0f ? -y : y;
 }
 
-/// ops::Activation, in its order.
-enum Activation { SILU, GELU_ERF, GELU_TANH, RELU, SWIGLU_OAI };
+/// libm::log1pf, of numbers that are not negative; from the same sources.
+DEVICE float libm_log1p(float x) {
+    int bits = float_to_bits(x), k = 0;
+    if (bits < 0x33800000 || bits >= 0x7f800000) return x; // 2^-24
+    float c = 0.0f, f = x;
+    if (bits >= 0x3ed413d0) { // sqrt(2) - 1
+        float u = 1.0f + x;
+        uint32_t whole = (uint32_t)float_to_bits(u) + (0x3f800000u - 0x3f3504f3u);
+        k = (int)(whole >> 23) - 127;
+        if (k < 25) c = (k >= 2 ? 1.0f - (u - x) : x - (u - 1.0f)) / u;
+        f = bits_to_float((int)((whole & 0x007fffffu) + 0x3f3504f3u)) - 1.0f;
+    }
+    float s = f / (2.0f + f), z = s * s, w = z * z;
+    float odd = w * (4.0000972152e-01f + w * 2.4279078841e-01f);
+    float r = z * (6.6666662693e-01f + w * 2.8498786688e-01f) + odd;
+    float half = 0.5f * f * f, power = (float)k;
+    return s * (half + r) + (power * 9.0580006145e-06f + c) - half + f + power * 6.9313812256e-01f;
+}
+
+/// ops::Activation, in the order of `kind_of` in cuda/launch.rs.
+enum Activation { SILU, GELU_ERF, GELU_TANH, RELU, SWIGLU_OAI, RELU_SQUARED };
 
 /// Activation::apply.
 DEVICE float activated(int kind, float x) {
@@ -160,6 +179,7 @@ DEVICE float activated(int kind, float x) {
         return 0.5f * x * (2.0f - 2.0f / (exponential(2.0f * inner) + 1.0f));
     }
     case RELU: return larger(x, 0.0f);
+    case RELU_SQUARED: return larger(x, 0.0f) * larger(x, 0.0f);
     default: x = smaller(x, 7.0f); return x / (1.0f + exponential(-1.702f * x));
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Every step keeps its running sums in registers; two queries share what they load.
 
-use super::tile::{HALF, Part, TOGETHER, add_rows, holds};
-use super::{Cached, Columns, Numbers, Rows, TILE};
+use super::cached::{Cached, Columns, Rows};
+use super::task::TILE;
+use super::tile::{HALF, Numbers, Sight, TOGETHER, add_rows, holds};
 use crate::simd::{LANES, Lanes};
 
 /// Numbers as f32.
@@ -28,38 +29,43 @@ impl Numbers for Exact {
 
     /// Two queries at a time where registers hold their sums.
     #[inline(always)]
-    fn multiply<L: Lanes>(queries: &[Columns], keys: &[Columns], parts: &mut [Part]) {
-        let width = queries.len() / parts.len();
-        let paired = if holds::<L>(2 * TOGETHER) { parts.len() / 2 * 2 } else { 0 };
-        let (pairs, singles) = parts.split_at_mut(paired);
+    fn multiply<L: Lanes>(queries: &[Columns], keys: &[Columns], sights: &mut [Sight]) {
+        let width = queries.len() / sights.len();
+        let paired = if holds::<L>(2 * TOGETHER) { sights.len() / 2 * 2 } else { 0 };
+        let (pairs, singles) = sights.split_at_mut(paired);
         let (pair_queries, single_queries) = queries.split_at(paired * width);
         let pair_queries = pair_queries.chunks_exact(2 * width);
-        for (parts, queries) in pairs.as_chunks_mut::<2>().0.iter_mut().zip(pair_queries) {
-            multiply::<L, 2>(queries, keys, parts);
+        for (sights, queries) in pairs.as_chunks_mut::<2>().0.iter_mut().zip(pair_queries) {
+            multiply::<L, 2>(queries, keys, sights);
         }
         let single_queries = single_queries.chunks_exact(width);
-        for (parts, queries) in singles.as_chunks_mut::<1>().0.iter_mut().zip(single_queries) {
-            multiply::<L, 1>(queries, keys, parts);
+        for (sights, queries) in singles.as_chunks_mut::<1>().0.iter_mut().zip(single_queries) {
+            multiply::<L, 1>(queries, keys, sights);
         }
     }
 
     /// Likewise; queries of a pair see the same positions.
     #[inline(always)]
-    fn add_values<L: Lanes>(parts: &[Part], values: &[Columns], sums: &mut [Columns]) {
-        let (width, len) = (values.len() / TILE, sums.len() / parts.len());
+    fn add_values<L: Lanes>(sights: &[Sight], values: &[Columns], sums: &mut [Columns]) {
+        let (width, len) = (values.len() / TILE, sums.len() / sights.len());
         let mut at = 0;
-        while at < parts.len() {
-            let (part, seen, sums) = (&parts[at], parts[at].seen(), &mut sums[at * len..]);
+        while at < sights.len() {
+            let (sight, seen, sums) = (&sights[at], sights[at].seen(), &mut sums[at * len..]);
             let values = &values[seen.start * width..seen.end * width];
-            match parts.get(at + 1).filter(|next| holds::<L>(2 * TOGETHER) && next.seen() == seen) {
+            match sights.get(at + 1).filter(|next| holds::<L>(2 * TOGETHER) && next.seen() == seen) {
                 _ if seen.is_empty() => at += 1,
                 Some(next) => {
-                    let weights = [part.weights(), next.weights()];
-                    add_rows::<Self, L, 2>(weights, [part.shrink, next.shrink], values, &mut sums[..2 * len]);
+                    let weights = [sight.weights(), next.weights()];
+                    add_rows::<Self, L, 2>(
+                        weights,
+                        [sight.shrink, next.shrink],
+                        values,
+                        &mut sums[..2 * len],
+                    );
                     at += 2;
                 }
                 None => {
-                    add_rows::<Self, L, 1>([part.weights()], [part.shrink], values, &mut sums[..len]);
+                    add_rows::<Self, L, 1>([sight.weights()], [sight.shrink], values, &mut sums[..len]);
                     at += 1;
                 }
             }
@@ -74,7 +80,7 @@ impl Numbers for Exact {
 
 /// Products of `N` queries with all keys of a tile.
 #[inline(always)]
-fn multiply<L: Lanes, const N: usize>(queries: &[Columns], keys: &[Columns], parts: &mut [Part; N]) {
+fn multiply<L: Lanes, const N: usize>(queries: &[Columns], keys: &[Columns], sights: &mut [Sight; N]) {
     let width = queries.len() / N;
     for (i, keys) in keys.chunks_exact(width * TOGETHER).enumerate() {
         let mut sums = [[L::splat(0.0); TOGETHER]; N];
@@ -85,8 +91,8 @@ fn multiply<L: Lanes, const N: usize>(queries: &[Columns], keys: &[Columns], par
             products::<L, N, HALF>(queries, first, &mut sums, 0);
             products::<L, N, HALF>(queries, second, &mut sums, HALF);
         }
-        for (part, sums) in parts.iter_mut().zip(sums) {
-            part.scores.as_flattened_mut().as_chunks_mut().0[i] = L::sums(sums);
+        for (sight, sums) in sights.iter_mut().zip(sums) {
+            sight.scores.as_flattened_mut().as_chunks_mut().0[i] = L::sums(sums);
         }
     }
 }

@@ -5,8 +5,9 @@
 //! they are products in f32, of keys that are turned, so that a lane belongs to a position and nothing is added up
 //! across lanes.
 
-use super::tile::{Part, add_rows};
-use super::{BLOCK, Cached, Columns, Numbers, Rows, TILE, halves};
+use super::cached::{Cached, Columns, Rows, halves};
+use super::task::{BLOCK, TILE};
+use super::tile::{Numbers, Sight, add_rows};
 use crate::simd::{LANES, Lanes};
 
 /// Values as pairs of BF16.
@@ -60,37 +61,37 @@ impl Numbers for Pairs {
     }
 
     #[inline(always)]
-    fn multiply<L: Lanes>(queries: &[Columns], keys: &[Columns], parts: &mut [Part]) {
-        let width = queries.len() / parts.len();
+    fn multiply<L: Lanes>(queries: &[Columns], keys: &[Columns], sights: &mut [Sight]) {
+        let width = queries.len() / sights.len();
         let mut at = 0;
-        while at < parts.len() {
-            let (queries, parts) = (&queries[at * width..], &mut parts[at..]);
-            at += match parts.len() {
-                8.. => scores::<L, 8>(queries, keys, parts),
-                4.. => scores::<L, 4>(queries, keys, parts),
-                2.. => scores::<L, 2>(queries, keys, parts),
-                _ => scores::<L, 1>(queries, keys, parts),
+        while at < sights.len() {
+            let (queries, sights) = (&queries[at * width..], &mut sights[at..]);
+            at += match sights.len() {
+                8.. => scores::<L, 8>(queries, keys, sights),
+                4.. => scores::<L, 4>(queries, keys, sights),
+                2.. => scores::<L, 2>(queries, keys, sights),
+                _ => scores::<L, 1>(queries, keys, sights),
             }
         }
     }
 
     #[inline(always)]
-    fn add_values<L: Lanes>(parts: &[Part], values: &[Columns], sums: &mut [Columns]) {
-        let len = sums.len() / parts.len();
+    fn add_values<L: Lanes>(sights: &[Sight], values: &[Columns], sums: &mut [Columns]) {
+        let len = sums.len() / sights.len();
         let mut weights = [[0.0; LANES]; BLOCK];
-        for (weights, part) in weights.iter_mut().zip(parts) {
-            if !part.seen().is_empty() {
-                *weights = L::load(&part.scores[0]).pair(L::load(&part.scores[1])).store();
+        for (weights, sight) in weights.iter_mut().zip(sights) {
+            if !sight.seen().is_empty() {
+                *weights = L::load(&sight.scores[0]).pair(L::load(&sight.scores[1])).store();
             }
         }
-        for (at, sums) in (0..parts.len()).step_by(2).zip(sums.chunks_mut(2 * len)) {
-            match &parts[at..] {
+        for (at, sums) in (0..sights.len()).step_by(2).zip(sums.chunks_mut(2 * len)) {
+            match &sights[at..] {
                 [one, other, ..] => {
                     let (weights, shrinks) =
                         ([&weights[at][..], &weights[at + 1]], [one.shrink, other.shrink]);
                     add_rows::<Self, L, 2>(weights, shrinks, values, sums);
                 }
-                _ => add_rows::<Self, L, 1>([&weights[at]], [parts[at].shrink], values, sums),
+                _ => add_rows::<Self, L, 1>([&weights[at]], [sights[at].shrink], values, sums),
             }
         }
     }
@@ -116,10 +117,10 @@ fn load_run<C: Cached, L: Lanes>(row: &[u8], run: usize, width: usize) -> [L; 2]
 
 /// The scores of `N` queries. Returns how many they are.
 #[inline(always)]
-fn scores<L: Lanes, const N: usize>(queries: &[Columns], keys: &[Columns], parts: &mut [Part]) -> usize {
+fn scores<L: Lanes, const N: usize>(queries: &[Columns], keys: &[Columns], sights: &mut [Sight]) -> usize {
     let width = keys.len() / SCORES;
     let queries = queries.as_flattened();
-    assert!(queries.len() >= N * width && parts.len() >= N);
+    assert!(queries.len() >= N * width && sights.len() >= N);
     let mut sums = [[L::splat(0.0); SCORES]; N];
     for at in 0..width {
         for half in 0..SCORES {
@@ -133,8 +134,8 @@ fn scores<L: Lanes, const N: usize>(queries: &[Columns], keys: &[Columns], parts
             }
         }
     }
-    for (part, sums) in parts.iter_mut().zip(sums) {
-        for (scores, sum) in part.scores.iter_mut().zip(sums) {
+    for (sight, sums) in sights.iter_mut().zip(sums) {
+        for (scores, sum) in sight.scores.iter_mut().zip(sums) {
             *scores = sum.store();
         }
     }

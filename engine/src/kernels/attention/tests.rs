@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::quant::{F16, F32};
+use std::sync::Arc;
 
 const PAGE: usize = 64;
 const ROWS: usize = 37;
@@ -57,12 +58,11 @@ impl Case {
         let values = self.has_values.then(|| self.pages::<F>(self.value_length, 3));
         let width = self.heads * self.value_length;
         let mut out = vec![f32::NAN; ROWS * width];
-        let output = Output::new(&mut out, width, 0);
+        let output = Output::new(&mut out, width, 0).places(width);
         for row in (0..ROWS).step_by(rows) {
-            let task = AttentionTask {
+            let of = Attended {
                 keys: CachedPages { pages: &keys, at: 0 },
                 values: values.as_deref().map(|pages| CachedPages { pages, at: 0 }),
-                head: 0,
                 page_len: PAGE,
                 key_length: self.key_length,
                 value_length: self.value_length,
@@ -77,12 +77,9 @@ impl Case {
                     count: self.heads,
                     stride: self.key_length,
                 },
-                row,
-                rows: rows.min(ROWS - row),
-                position: self.position + row,
-                output,
             };
-            kernel(&task);
+            let (rows, position) = (rows.min(ROWS - row), self.position + row);
+            kernel(&AttentionTask { of, head: 0, row, rows, position, output });
         }
         out
     }

@@ -1,7 +1,8 @@
 //! What one tile of keys and values is to a query: the positions it sees, its scores and weights, in a running softmax,
 //! and the weighted sum of the values.
 
-use super::{AttentionTask, BLOCK, Columns, Numbers, TILE};
+use super::cached::{Cached, Columns, Rows};
+use super::task::{AttentionTask, BLOCK, TILE};
 use crate::ops::exp_of_negatives;
 use crate::simd::{LANES, Lanes};
 use std::ops::Range;
@@ -11,7 +12,7 @@ pub(super) type Scores = [Columns; TILE / LANES];
 
 /// What one query has to do with a tile.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Part {
+pub(super) struct Sight {
     /// The positions of the tile that it sees.
     from: usize,
     to: usize,
@@ -21,7 +22,7 @@ pub(super) struct Part {
     pub(super) shrink: f32,
 }
 
-impl Part {
+impl Sight {
     /// Begins with the tile at `start`; scores are still to come.
     #[inline(always)]
     pub(super) fn begin(&mut self, task: &AttentionTask<'_>, position: usize, start: usize) {
@@ -57,31 +58,54 @@ impl Part {
     }
 }
 
+/// How the numbers of a tile lie, and what queries do with them.
+pub(super) trait Numbers {
+    /// How many values there are in a lane.
+    const VALUES_PER_LANE: usize;
+    /// Whether keys lie as values do: those that are a part of them are there already.
+    const KEYS_SERVE_AS_VALUES: bool;
+
+    /// A tile's keys, out of the cache.
+    fn keys<C: Cached, L: Lanes>(rows: &Rows<'_>, out: &mut [Columns]);
+
+    /// A tile's values.
+    fn values<C: Cached, L: Lanes>(rows: &Rows<'_>, out: &mut [Columns]);
+
+    /// The scores of queries: their products with a tile's keys.
+    fn multiply<L: Lanes>(queries: &[Columns], keys: &[Columns], sights: &mut [Sight]);
+
+    /// Shrinks the sums of queries and adds a tile's values, by their weights.
+    fn add_values<L: Lanes>(sights: &[Sight], values: &[Columns], sums: &mut [Columns]);
+
+    /// Adds values, by their weights, to sums.
+    fn add<L: Lanes>(sum: L, weight: L, value: L) -> L;
+}
+
 /// Turns scores into weights against the running maxima, and adds them to the running sums. Queries take every step
 /// together, because each waits for the one before.
 #[inline(always)]
-pub(super) fn weigh<L: Lanes>(parts: &mut [Part], running: &mut [(f32, f32)]) {
+pub(super) fn weigh<L: Lanes>(sights: &mut [Sight], running: &mut [(f32, f32)]) {
     let mut shrinks = [0.0; LANES];
-    for ((part, (largest, _)), shrink) in parts.iter_mut().zip(running.iter_mut()).zip(&mut shrinks) {
-        if !part.seen().is_empty() {
-            let so_far = std::mem::replace(largest, part.compare::<L>(*largest));
+    for ((sight, (largest, _)), shrink) in sights.iter_mut().zip(running.iter_mut()).zip(&mut shrinks) {
+        if !sight.seen().is_empty() {
+            let so_far = std::mem::replace(largest, sight.compare::<L>(*largest));
             *shrink = so_far - *largest;
         }
     }
     let shrinks = exp_of_negatives(L::load(&shrinks)).store();
     let mut sums = [L::splat(0.0); BLOCK];
-    for ((part, shrink), sum) in parts.iter_mut().zip(shrinks).zip(&mut sums) {
-        if !part.seen().is_empty() {
-            for scores in &mut part.scores {
+    for ((sight, shrink), sum) in sights.iter_mut().zip(shrinks).zip(&mut sums) {
+        if !sight.seen().is_empty() {
+            for scores in &mut sight.scores {
                 let weights = exp_of_negatives(L::load(scores));
                 *sum = *sum + weights;
                 *scores = weights.store();
             }
-            part.shrink = shrink;
+            sight.shrink = shrink;
         }
     }
-    for ((part, (_, sum)), new) in parts.iter().zip(running).zip(L::sums(sums)) {
-        *sum = *sum * part.shrink + new;
+    for ((sight, (_, sum)), new) in sights.iter().zip(running).zip(L::sums(sums)) {
+        *sum = *sum * sight.shrink + new;
     }
 }
 

@@ -5,13 +5,16 @@
 //! (measured on Emerald Rapids). With BF16 the scales are in the weights and in the inputs, both rounded to eight bits
 //! of mantissa.
 
-use super::super::{Job, PANEL, Pick, blocks, grow, prefetch};
+use super::super::avx512::Vnni;
+use super::super::blocks;
+use super::super::cache::{grow, prefetch};
+use super::super::job::{Job, Pick};
+use super::super::matrix::PANEL;
 use super::avx512;
 use super::bf16::{COLUMNS, InputTiles, LINES, Line, Meanwhile, SIDE, WeightTiles};
-use super::codes::{PanelBlock, step_columns};
+use super::codes::{PanelBlock, Scheme};
 use super::products::end_of_panels;
-use super::unit::{Amx, Sums, Unit};
-use super::words::Words;
+use super::unit::{Amx, RowSums, Unit};
 use std::arch::x86_64::__m512i;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -22,26 +25,27 @@ pub(super) const FEWEST: usize = 24;
 /// Bytes of input tiles that stay in the second-level cache while panels pass.
 const INPUT_BYTES: usize = 1 << 20;
 
-/// Columns of a part: its weights and those of the next part stay in the nearest cache while inputs pass.
-const PART: usize = 256;
+/// Columns of a strip: its weights and those of the next strip stay in the nearest cache while inputs pass.
+const STRIP: usize = 256;
 
 /// Buffers that grow to the largest job once per thread.
 #[derive(Default)]
-struct Scratch {
+struct Buffers {
     inputs: InputTiles,
     /// Those that pass and those that are made for the next pass.
     weights: [WeightTiles; 2],
     /// `(tiles of inputs, SIDE, LINES)`
-    sums: Vec<Sums>,
+    sums: Vec<RowSums>,
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: compiled for the instructions; the machine has the unit; outputs by the caller's promise.
+    // SAFETY: compiled for the instructions, and chosen where the system lets this process use the unit; the rows of
+    // these outputs are this task's own, as `RowsFn` has it.
     unsafe {
         if job.picks.len() < FEWEST {
             avx512::rows_of_panels::<B>(job, range);
@@ -54,63 +58,63 @@ pub(super) unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<u
 /// Whole panels, and the rows behind them.
 ///
 /// # Safety
-/// Needs AVX-512 and the unit; outputs by the caller's promise.
+/// Needs AVX-512 and the unit; the rows of the outputs must be this task's own.
 #[inline(always)]
 unsafe fn rows_body<B: PanelBlock, U: Unit>(job: &Job<'_>, range: Range<usize>) {
     let whole = end_of_panels(job, &range);
     let at_once = (INPUT_BYTES / (2 * job.matrix.cols)).max(1).next_multiple_of(SIDE * LINES);
-    let mut scratch = SCRATCH.take();
-    // SAFETY: the caller's promises.
+    let mut buffers = BUFFERS.take();
+    // SAFETY: the caller has AVX-512, the unit, and the outputs of the range: whole panels of it, and the rows behind them.
     unsafe {
         let mut unit = U::begin();
         for picks in job.picks.chunks(at_once) {
-            scratch.inputs.fill::<B>(&job.inputs, picks);
-            panels::<B, U>(job, picks, range.start..whole, &mut scratch, &mut unit);
+            buffers.inputs.fill::<B>(&job.inputs, picks);
+            panels::<B, U>(job, picks, range.start..whole, &mut buffers, &mut unit);
         }
         unit.end();
         if whole < range.end {
-            blocks::rows_body::<B, <__m512i as Words>::Rows>(job, whole..range.end);
+            blocks::rows_body::<B, Vnni>(job, whole..range.end);
         }
     }
-    SCRATCH.set(scratch);
+    BUFFERS.set(buffers);
 }
 
-/// All panels of some rows with inputs that are tiles by now. While the weights of a part pass, those of the next are
+/// All panels of some rows with inputs that are tiles by now. While the weights of a strip pass, those of the next are
 /// made: the tile unit and the vector unit work at the same time.
 #[inline(always)]
 unsafe fn panels<B: PanelBlock, U: Unit>(
     job: &Job<'_>,
     picks: &[Pick],
     rows: Range<usize>,
-    scratch: &mut Scratch,
+    buffers: &mut Buffers,
     unit: &mut U,
 ) {
-    let Scratch { inputs, weights: [now, next], sums } = scratch;
+    let Buffers { inputs, weights: [now, next], sums } = buffers;
     let tiles = picks.len().div_ceil(LINES);
     grow(sums, tiles * SIDE * LINES);
     let sums = &mut sums[..tiles * SIDE * LINES];
-    let parts = Parts::of::<B>(job, rows);
-    // SAFETY: the caller's promises.
+    let strips = Strips::of::<B>(job, rows);
+    // SAFETY: the caller has AVX-512, the unit, and the outputs of these rows; `Passage::new` checks what its unit reads.
     unsafe {
-        if parts.len() > 0 {
-            parts.fill::<B>(0, now, &mut ());
+        if strips.len() > 0 {
+            strips.fill::<B>(0, now, &mut ());
         }
-        for number in 0..parts.len() {
-            let steps = parts.steps(number);
+        for number in 0..strips.len() {
+            let steps = strips.steps(number);
             if steps.first == 0 {
-                sums.fill(Sums::default());
+                sums.fill(RowSums::default());
             }
-            if parts.is_last_of_rows(number) {
-                ask_for_outputs(job, picks, &parts.rows(number));
+            if strips.is_last_of_rows(number) {
+                ask_for_outputs(job, picks, &strips.rows(number));
             }
-            let mut pass = Pass::new(unit, &inputs.0, steps, &now.0, sums);
-            if number + 1 < parts.len() {
-                pass.shares = parts.shares::<B>(number + 1);
-                parts.fill::<B>(number + 1, next, &mut pass);
+            let mut pass = Passage::new(unit, &inputs.0, steps, &now.0, sums);
+            if number + 1 < strips.len() {
+                pass.shares = strips.shares::<B>(number + 1);
+                strips.fill::<B>(number + 1, next, &mut pass);
             }
             pass.finish();
-            if parts.is_last_of_rows(number) {
-                put(job, picks, &parts.rows(number), sums);
+            if strips.is_last_of_rows(number) {
+                put(job, picks, &strips.rows(number), sums);
             }
             std::mem::swap(now, next);
         }
@@ -121,10 +125,10 @@ unsafe fn panels<B: PanelBlock, U: Unit>(
 ///
 /// # Safety
 /// These rows of these outputs must belong to this task, here and below.
-unsafe fn put(job: &Job<'_>, picks: &[Pick], rows: &Range<usize>, sums: &[Sums]) {
+unsafe fn put(job: &Job<'_>, picks: &[Pick], rows: &Range<usize>, sums: &[RowSums]) {
     for (sums, picks) in sums.chunks_exact(SIDE * LINES).zip(picks.chunks(LINES)) {
         for (number, pick) in picks.iter().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller has these rows of these outputs.
             let places = unsafe { job.output.slice(pick.output, rows.clone()) };
             let sides = sums[number..].iter().step_by(LINES);
             places.as_chunks_mut().0.iter_mut().zip(sides).for_each(|(places, sums)| *places = sums.0);
@@ -135,38 +139,38 @@ unsafe fn put(job: &Job<'_>, picks: &[Pick], rows: &Range<usize>, sums: &[Sums])
 /// Asks for the places that [`put`] will write: other outputs lie between them, and none is in a cache by now.
 unsafe fn ask_for_outputs(job: &Job<'_>, picks: &[Pick], rows: &Range<usize>) {
     for pick in picks {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller has these rows of these outputs, of which nothing is read or written.
         let places = unsafe { job.output.slice(pick.output, rows.clone()) };
         places.chunks(PANEL).for_each(|line| prefetch(line.as_ptr().cast()));
     }
 }
 
-/// The parts that panels are cut into: [`PART`] columns of [`SIDE`] panels, columns first.
-struct Parts<'a> {
+/// The strips that panels are cut into: [`STRIP`] columns of [`SIDE`] panels, columns first.
+struct Strips<'a> {
     bytes: &'a [u8],
     rows: Range<usize>,
     columns: usize,
     panel_bytes: usize,
-    /// Columns and bytes of a panel's part.
-    part: usize,
-    part_bytes: usize,
+    /// Columns and bytes of a panel's strip.
+    strip: usize,
+    strip_bytes: usize,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> Strips<'a> {
     fn of<B: PanelBlock>(job: &Job<'a>, rows: Range<usize>) -> Self {
-        let blocks = (PART / B::LEN).max(1);
+        let blocks = (STRIP / B::LEN).max(1);
         Self {
             bytes: job.matrix.bytes,
             rows,
             columns: job.matrix.cols,
             panel_bytes: job.matrix.row_bytes() * PANEL,
-            part: blocks * B::LEN,
-            part_bytes: blocks * size_of::<B>() * PANEL,
+            strip: blocks * B::LEN,
+            strip_bytes: blocks * size_of::<B>() * PANEL,
         }
     }
 
     fn per_rows(&self) -> usize {
-        self.columns.div_ceil(self.part)
+        self.columns.div_ceil(self.strip)
     }
 
     fn len(&self) -> usize {
@@ -184,15 +188,17 @@ impl<'a> Parts<'a> {
     }
 
     /// Its tiles of columns, of how many.
-    fn steps(&self, number: usize) -> Steps {
-        let start = number % self.per_rows() * self.part;
-        let end = self.columns.min(start + self.part);
-        Steps { first: start / COLUMNS, count: (end - start) / COLUMNS, all: self.columns / COLUMNS }
+    fn steps(&self, number: usize) -> TileColumns {
+        let start = number % self.per_rows() * self.strip;
+        let end = self.columns.min(start + self.strip);
+        TileColumns { first: start / COLUMNS, count: (end - start) / COLUMNS, all: self.columns / COLUMNS }
     }
 
     /// How often the making of its weights goes on with something else.
     fn shares<B: PanelBlock>(&self, number: usize) -> usize {
-        self.steps(number).count * COLUMNS / step_columns::<B, __m512i>() * self.rows(number).len() / PANEL
+        self.steps(number).count * COLUMNS / const { Scheme::of::<B, __m512i>().columns }
+            * self.rows(number).len()
+            / PANEL
     }
 
     /// Makes its weights.
@@ -206,32 +212,32 @@ impl<'a> Parts<'a> {
         out: &mut WeightTiles,
         meanwhile: &mut impl Meanwhile,
     ) {
-        let start = number % self.per_rows() * self.part_bytes;
-        let end = self.panel_bytes.min(start + self.part_bytes);
+        let start = number % self.per_rows() * self.strip_bytes;
+        let end = self.panel_bytes.min(start + self.strip_bytes);
         for (side, row) in self.rows(number).step_by(PANEL).enumerate() {
             let panel = row / PANEL * self.panel_bytes;
             let blocks = &self.bytes[panel + start..panel + end];
-            // SAFETY: the caller's promises.
+            // SAFETY: the caller has AVX-512, and what `meanwhile` needs.
             unsafe { out.fill::<B>(side, (blocks, panel + start), meanwhile) };
         }
     }
 }
 
 /// Tiles of columns.
-struct Steps {
+struct TileColumns {
     first: usize,
     count: usize,
     all: usize,
 }
 
-/// All inputs on their way past the weights of a part, tile by tile of columns.
-struct Pass<'a, U> {
+/// All inputs on their way past the weights of a strip, tile by tile of columns.
+struct Passage<'a, U> {
     unit: &'a mut U,
     /// All columns of the inputs.
     inputs: &'a [Line],
-    steps: Steps,
+    steps: TileColumns,
     weights: &'a [Line],
-    sums: &'a mut [Sums],
+    sums: &'a mut [RowSums],
     /// Tiles of inputs that are done, and steps of the next ones.
     tiles: usize,
     step: usize,
@@ -240,13 +246,13 @@ struct Pass<'a, U> {
     left_over: usize,
 }
 
-impl<'a, U: Unit> Pass<'a, U> {
+impl<'a, U: Unit> Passage<'a, U> {
     fn new(
         unit: &'a mut U,
         inputs: &'a [Line],
-        steps: Steps,
+        steps: TileColumns,
         weights: &'a [Line],
-        sums: &'a mut [Sums],
+        sums: &'a mut [RowSums],
     ) -> Self {
         assert!(steps.first + steps.count <= steps.all && weights.len() >= steps.count * SIDE * LINES);
         let pass = Self { unit, inputs, steps, weights, sums, tiles: 0, step: 0, shares: 1, left_over: 0 };
@@ -265,7 +271,7 @@ impl<'a, U: Unit> Pass<'a, U> {
     /// Here and below: there must be the unit. `TILES` must be left, or 2 of more.
     #[inline(always)]
     unsafe fn advance<const TILES: usize>(&mut self) {
-        let Steps { first, count, all } = self.steps;
+        let TileColumns { first, count, all } = self.steps;
         // SAFETY: inside, by the checks of `new`: so many tiles and steps are left.
         unsafe {
             let sums = self.sums.as_mut_ptr().add(self.tiles * SIDE * LINES);
@@ -287,7 +293,7 @@ impl<'a, U: Unit> Pass<'a, U> {
     #[inline(never)]
     unsafe fn steps(&mut self, count: usize) {
         for _ in 0..count {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller has the unit; one tile takes a step where one is left, two where there are more.
             unsafe {
                 match self.all_tiles() - self.tiles {
                     0 => break,
@@ -299,18 +305,18 @@ impl<'a, U: Unit> Pass<'a, U> {
     }
 
     unsafe fn finish(mut self) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller has the unit.
         unsafe { self.steps(usize::MAX) }
     }
 }
 
-impl<U: Unit> Meanwhile for Pass<'_, U> {
+impl<U: Unit> Meanwhile for Passage<'_, U> {
     #[inline(always)]
     unsafe fn go_on(&mut self) {
         self.left_over += self.all_tiles().div_ceil(SIDE) * self.steps.count;
         let count = self.left_over / self.shares;
         self.left_over %= self.shares;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller has the unit.
         unsafe { self.steps(count) }
     }
 }
@@ -318,7 +324,7 @@ impl<U: Unit> Meanwhile for Pass<'_, U> {
 #[cfg(test)]
 mod tests {
     use super::super::super::tests::Case;
-    use super::super::super::{Layout, MatrixRef, Output};
+    use super::super::super::{Layout, MatrixRef, Output, Picks};
     use super::super::unit::Plain;
     use super::*;
     use crate::quant::{Format, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4K, Q5K, Q6K, Q8_0};
@@ -326,19 +332,19 @@ mod tests {
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     unsafe fn rows_by<B: PanelBlock, U: Unit>(job: &Job<'_>, range: Range<usize>) {
-        // SAFETY: the caller's promises.
+        // SAFETY: compiled for AVX-512; the caller has the unit and the outputs.
         unsafe { rows_body::<B, U>(job, range) }
     }
 
     fn compute<B: PanelBlock, U: Unit>(case: &Case) -> Vec<f32> {
         let bytes = &case.packed(Isa::Avx512Vnni);
-        let matrix = MatrixRef { layout: Layout::of(Isa::Avx512Vnni), bytes, ..case.matrix() };
+        let matrix = MatrixRef { layout: Layout::Panels, bytes, ..case.matrix() };
         let (codes, extras) = case.quantized(Isa::Avx512Vnni);
         let inputs = case.inputs(&codes, &extras);
         let picks: Vec<Pick> =
-            (0..case.inputs as u32).map(|i| Pick { input: i, output: case.inputs as u32 - 1 - i }).collect();
+            (0..case.inputs as u32).map(|i| Pick { input: case.inputs as u32 - 1 - i, output: i }).collect();
         let mut out = vec![f32::NAN; case.rows * case.inputs];
-        let job = Job { matrix, inputs, picks: &picks, output: Output::new(&mut out, case.rows, 0) };
+        let job = Job::new(matrix, inputs, Picks::new(&picks), Output::new(&mut out, case.rows, 0));
         // SAFETY: the test asks for the instructions first; it is the only task.
         unsafe { rows_by::<B, U>(&job, 0..case.rows) };
         out.chunks(case.rows).rev().flatten().copied().collect()

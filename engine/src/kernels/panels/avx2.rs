@@ -1,11 +1,13 @@
 //! Panels on AVX2, with and without VNNI.
 
-use super::super::Job;
 use super::super::activations::QuantizedRow;
+use super::super::avx2;
+use super::super::job::Job;
 use super::codes::PanelBlock;
-use super::products::{Part, Passes, Sums, rows_body};
+use super::products::{Passes, Strip, SumPlaces, rows_body};
 use super::tiles::{Cut, FEW_FOURS};
 use super::unpacked::{COLUMNS, UNPACKED, Unpacked};
+use super::whole_avx2;
 use super::words_x86::Pair;
 use std::ops::Range;
 
@@ -30,13 +32,14 @@ macro_rules! compiled_for {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
             let mut passes = $name { panel: UNPACKED.take(), is_unpacked: false };
-            // SAFETY: compiled for the instructions; outputs by the caller's promise.
+            // SAFETY: compiled for the instructions; the rows of these outputs are this task's own, as `RowsFn` has it.
             unsafe { rows_body::<B, _>(job, range, &mut passes) };
             UNPACKED.set(passes.panel);
         }
 
         impl Passes for $name {
             type Words = Pair<$vnni>;
+            type Rows = avx2::Avx2<$vnni>;
             const CUT: &'static Cut = &FEW_FOURS;
 
             fn columns<B: PanelBlock>(inputs: usize) -> usize {
@@ -44,11 +47,11 @@ macro_rules! compiled_for {
             }
 
             #[target_feature(enable = $features)]
-            unsafe fn begin<B: PanelBlock>(&mut self, part: &Part<'_>, inputs: usize) {
+            unsafe fn begin<B: PanelBlock>(&mut self, strip: &Strip<'_>, inputs: usize) {
                 self.is_unpacked = are_many::<B, $vnni>(inputs);
                 if self.is_unpacked {
                     // SAFETY: compiled for the instructions.
-                    unsafe { B::unpack_on_avx2::<$vnni>(&mut self.panel, part) }
+                    unsafe { whole_avx2::unpack::<B, $vnni>(&mut self.panel, strip) }
                 }
             }
 
@@ -56,17 +59,17 @@ macro_rules! compiled_for {
             unsafe fn pass<B: PanelBlock>(
                 &mut self,
                 len: usize,
-                part: &Part<'_>,
+                strip: &Strip<'_>,
                 inputs: &QuantizedRow<'_>,
-                sums: &Sums<'_>,
+                sums: &SumPlaces<'_>,
             ) {
                 let panel = self.is_unpacked.then_some(&self.panel);
-                // SAFETY: compiled for the instructions; the rest is the caller's promise.
+                // SAFETY: compiled for the instructions; strip, inputs and sums are as the trait has them.
                 unsafe {
                     match len {
-                        4 => B::pass_on_avx2::<$vnni, 4>(panel, part, inputs, sums),
-                        2 => B::pass_on_avx2::<$vnni, 2>(panel, part, inputs, sums),
-                        _ => B::pass_on_avx2::<$vnni, 1>(panel, part, inputs, sums),
+                        4 => whole_avx2::pass::<B, $vnni, 4>(panel, strip, inputs, sums),
+                        2 => whole_avx2::pass::<B, $vnni, 2>(panel, strip, inputs, sums),
+                        _ => whole_avx2::pass::<B, $vnni, 1>(panel, strip, inputs, sums),
                     }
                 }
             }

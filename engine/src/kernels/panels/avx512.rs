@@ -1,10 +1,12 @@
 //! Panels on AVX-512 VNNI.
 
-use super::super::Job;
 use super::super::activations::QuantizedRow;
+use super::super::avx512;
+use super::super::job::Job;
 use super::codes::PanelBlock;
-use super::products::{Ahead, Part, Passes, Sums, rows_body};
+use super::products::{Ahead, Passes, Strip, SumPlaces, rows_body};
 use super::tiles::{Cut, FOURS};
+use super::whole::pass;
 use crate::simd::Processor;
 use std::arch::x86_64::__m512i;
 use std::ops::Range;
@@ -13,12 +15,13 @@ struct Avx512;
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
-    // SAFETY: compiled for the instructions; outputs by the caller's promise.
+    // SAFETY: compiled for the instructions; the rows of these outputs are this task's own, as `RowsFn` has it.
     unsafe { rows_body::<B, _>(job, range, &mut Avx512) }
 }
 
 impl Passes for Avx512 {
     type Words = __m512i;
+    type Rows = avx512::Vnni;
     const CUT: &'static Cut = &FOURS;
 
     /// A line is a register: a single input arrives at what it asks for before that does, and its requests only take the
@@ -35,18 +38,18 @@ impl Passes for Avx512 {
     unsafe fn pass<B: PanelBlock>(
         &mut self,
         len: usize,
-        part: &Part<'_>,
+        strip: &Strip<'_>,
         inputs: &QuantizedRow<'_>,
-        sums: &Sums<'_>,
+        sums: &SumPlaces<'_>,
     ) {
-        // SAFETY: compiled for the instructions; the rest is the caller's promise.
+        // SAFETY: compiled for the instructions; strip, inputs and sums are as the trait has them.
         unsafe {
             match len {
-                12 => B::pass::<__m512i, 12>(part, inputs, sums),
-                8 => B::pass::<__m512i, 8>(part, inputs, sums),
-                4 => B::pass::<__m512i, 4>(part, inputs, sums),
-                2 => B::pass::<__m512i, 2>(part, inputs, sums),
-                _ => B::pass::<__m512i, 1>(part, inputs, sums),
+                12 => pass::<B, __m512i, 12>(strip, inputs, sums),
+                8 => pass::<B, __m512i, 8>(strip, inputs, sums),
+                4 => pass::<B, __m512i, 4>(strip, inputs, sums),
+                2 => pass::<B, __m512i, 2>(strip, inputs, sums),
+                _ => pass::<B, __m512i, 1>(strip, inputs, sums),
             }
         }
     }

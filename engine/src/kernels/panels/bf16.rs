@@ -4,10 +4,14 @@
 //! neighbouring columns of a panel's sixteen rows, and sixteen of them are 32 columns. Rounding is to the nearest. Inputs
 //! are the bytes times their scale that the other kernels take, so that a long prompt computes what a token alone does.
 
-use super::super::{Inputs, PANEL, Pick, grow};
-use super::WORD;
-use super::codes::{PackedStep, PanelBlock, Step, each_step, open, step_columns};
+use super::super::activations::Inputs;
+use super::super::cache::grow;
+use super::super::job::Pick;
+use super::super::matrix::PANEL;
+use super::codes::{PanelBlock, Scheme, each_step, open};
+use super::packing::WORD;
 use super::products::{Ahead, prefetch};
+use super::steps::{PackedStep, Step};
 use std::arch::x86_64::*;
 
 /// Columns of a tile.
@@ -69,7 +73,7 @@ impl WeightTiles {
                 let (head, words) = open::<B, __m512i>(block.as_ptr(), offset + number * block.len());
                 each_step!(B, __m512i, |step| {
                     prefetch::<B, __m512i>(block, step, Ahead::FAR);
-                    let width = step_columns::<B, __m512i>();
+                    let width = const { Scheme::of::<B, __m512i>().columns };
                     let column = number * B::LEN + step * width;
                     let tile = column / COLUMNS * SIDE + panel;
                     let out = lines.as_mut_ptr().add(tile * LINES + column % COLUMNS / 2);
@@ -99,7 +103,7 @@ struct Affine {
 impl Affine {
     #[inline(always)]
     unsafe fn of<B: PanelBlock>(scales: __m512, mins: __m512) -> Self {
-        // SAFETY: callers are compiled for AVX-512.
+        // SAFETY: callers are compiled for AVX-512, and there is no pointer.
         unsafe {
             let shift = _mm512_set1_ps((256 + B::BIAS) as f32);
             let addend = _mm512_fnmsub_ps(scales, shift, mins);
@@ -110,7 +114,7 @@ impl Affine {
     /// The weights of four codes of each row: two lines.
     #[inline(always)]
     unsafe fn lines(&self, codes: __m512i) -> [__m512i; 2] {
-        // SAFETY: as above.
+        // SAFETY: callers are compiled for AVX-512, and there is no pointer.
         unsafe {
             let [a, b, c, d] = [
                 self.weight(_mm512_slli_epi32::<15>(codes)),
@@ -125,7 +129,7 @@ impl Affine {
     /// The weights of the codes in bits 15 to 22.
     #[inline(always)]
     unsafe fn weight(&self, moved: __m512i) -> __m512 {
-        // SAFETY: as above.
+        // SAFETY: callers are compiled for AVX-512, and there is no pointer.
         unsafe {
             // moved & mask | 256.0
             let (mask, float) = (_mm512_set1_epi32(0x7f_8000), _mm512_set1_epi32(0x4380_0000));
@@ -138,7 +142,7 @@ impl Affine {
 /// NaN of every kind as one that stays NaN when half a unit is added to its bits.
 #[inline(always)]
 unsafe fn plain_nan(values: __m512) -> __m512 {
-    // SAFETY: as above.
+    // SAFETY: callers are compiled for AVX-512, and there is no pointer.
     unsafe {
         let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(values, values);
         _mm512_mask_mov_ps(values, is_nan, _mm512_set1_ps(f32::NAN))
@@ -148,14 +152,14 @@ unsafe fn plain_nan(values: __m512) -> __m512 {
 /// The bits of floats, half a unit of BF16 added: its upper half is the rounded number.
 #[inline(always)]
 unsafe fn half_more(values: __m512) -> __m512i {
-    // SAFETY: as above.
+    // SAFETY: callers are compiled for AVX-512, and there is no pointer.
     unsafe { _mm512_add_epi32(_mm512_castps_si512(values), _mm512_set1_epi32(0x8000)) }
 }
 
 /// Both numbers of each lane as BF16, the first one lower.
 #[inline(always)]
 unsafe fn pairs(first: __m512, second: __m512) -> __m512i {
-    // SAFETY: as above.
+    // SAFETY: callers are compiled for AVX-512, and there is no pointer.
     unsafe {
         let first = _mm512_srli_epi32::<16>(half_more(first));
         // first | second & mask
@@ -179,7 +183,7 @@ impl InputTiles {
                 let row = inputs.quantized::<B>(pick.input);
                 let columns = row.codes.as_chunks::<COLUMNS>().0.iter().zip(row.scales);
                 for (line, (codes, scale)) in lines[number..].iter_mut().step_by(tiles * LINES).zip(columns) {
-                    // SAFETY: 32 codes and a line.
+                    // SAFETY: the caller has the instructions.
                     unsafe { round(codes, *scale, line) };
                 }
             }
@@ -200,7 +204,7 @@ unsafe fn round(codes: &[i8; COLUMNS], scale: f32, line: &mut Line) {
         }
         upper
     };
-    // SAFETY: callers are compiled for AVX-512; whole registers behind the pointers.
+    // SAFETY: callers are compiled for AVX-512; a line is one register, and half of the codes are sixteen bytes.
     unsafe {
         let scale = _mm512_set1_ps(scale);
         let (a, b) = (numbers(codes.as_ptr()), numbers(codes.as_ptr().add(COLUMNS / 2)));
@@ -213,6 +217,6 @@ unsafe fn round(codes: &[i8; COLUMNS], scale: f32, line: &mut Line) {
 /// Sixteen bytes as floats.
 #[inline(always)]
 unsafe fn numbers(codes: *const i8) -> __m512 {
-    // SAFETY: as above.
+    // SAFETY: callers are compiled for AVX-512, and have sixteen bytes at the address.
     unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(codes.cast()))) }
 }

@@ -1,19 +1,10 @@
-//! What a format says of its panels, and what kernels get of them: codes and factors, step by step.
+//! What a format says of its panels, how that meets a set of instructions, and codes and factors out of a block.
 //!
-//! A step is the columns whose products are added up as whole numbers: a group, which shares a scale. Where group scales
-//! are small whole numbers times that of the block (Q2_K), a code times its scale still is a byte; two groups of sixteen
-//! then are one step, and the steps of a block are added up together (`whole.rs`, `whole_avx2.rs`). `formats.rs` has the
-//! formats.
+//! `formats.rs` has the formats; `steps.rs` hands codes and factors to products, step by step.
 
-use super::super::activations::QuantizedRow;
-use super::products::{Part, Sums, pass_body};
-#[cfg(target_arch = "x86_64")]
-use super::unpacked::Unpacked;
-use super::whole::BlockSums;
-use super::words::Words;
-#[cfg(target_arch = "x86_64")]
-use super::words_x86::Pair;
-use super::{PANEL, WORD, formats, words_come_first};
+use super::super::matrix::PANEL;
+use super::packing::{WORD, words_come_first};
+use super::words::{Words, in_all_bytes};
 use crate::quant::Block;
 use std::ops::Range;
 
@@ -32,13 +23,12 @@ pub(super) trait PanelBlock: Block {
     /// How much larger than the weights' codes the ones from 0 up are: a power of two for formats without mins, which
     /// have codes below zero, and 0 for the others.
     const BIAS: i32 = 0;
-    /// Whether codes times their groups' scales are bytes from 0 up, see [`Whole`].
+    /// Whether codes times their groups' scales are bytes from 0 up.
     const WHOLE: bool = false;
     /// Whether codes are stored with their sign; others are stored with their bias.
     const STORED_SIGNED: bool = false;
-    /// See [`super::Panels`].
+    /// See [`Packing`](super::packing::Packing), here and below.
     const ODD_FIRST: bool = false;
-    /// See [`super::Panels`].
     #[allow(clippy::single_range_in_vec_init)] // a list of one range is meant
     const ORDER: &'static [Range<usize>] = &[0..size_of::<Self>() / WORD];
     /// What 4-bit codes stand for, where they are indices.
@@ -63,68 +53,6 @@ pub(super) trait PanelBlock: Block {
     #[inline(always)]
     fn upper(_group: usize, _quad: usize) -> Option<Bits> {
         None
-    }
-
-    /// The body of [`Passes::pass`](super::products::Passes::pass) with a panel as it is, but on AVX2.
-    ///
-    /// # Safety
-    /// As there.
-    #[inline(always)]
-    unsafe fn pass<W: BlockSums, const N: usize>(
-        part: &Part<'_>,
-        inputs: &QuantizedRow<'_>,
-        sums: &Sums<'_>,
-    ) {
-        // SAFETY: the caller's promises.
-        unsafe { pass_body::<Self, W, N>(part, inputs, sums) }
-    }
-
-    /// The body of [`Passes::begin`](super::products::Passes::begin) on AVX2, where columns come out of their bits.
-    ///
-    /// # Safety
-    /// As there.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    unsafe fn unpack_on_avx2<const VNNI: bool>(panel: &mut Unpacked, part: &Part<'_>) {
-        // SAFETY: the caller's promises.
-        unsafe { panel.fill::<Self, Pair<VNNI>>(part) }
-    }
-
-    /// The body of [`Passes::pass`](super::products::Passes::pass) there, with the columns that have been unpacked.
-    ///
-    /// # Safety
-    /// As there.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    unsafe fn pass_on_avx2<const VNNI: bool, const N: usize>(
-        panel: Option<&Unpacked>,
-        part: &Part<'_>,
-        inputs: &QuantizedRow<'_>,
-        sums: &Sums<'_>,
-    ) {
-        // SAFETY: the caller's promises.
-        unsafe { pass_steps_on_avx2::<Self, VNNI, N>(panel, part, inputs, sums) }
-    }
-}
-
-/// What [`PanelBlock::pass_on_avx2`] is for formats whose floats come in with every step.
-///
-/// # Safety
-/// As there.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-pub(super) unsafe fn pass_steps_on_avx2<B: PanelBlock, const VNNI: bool, const N: usize>(
-    panel: Option<&Unpacked>,
-    part: &Part<'_>,
-    inputs: &QuantizedRow<'_>,
-    sums: &Sums<'_>,
-) {
-    // SAFETY: the caller's promises.
-    unsafe {
-        match panel {
-            Some(panel) => panel.pass_body::<B, Pair<VNNI>, N>(part, inputs, sums),
-            None => pass_body::<B, Pair<VNNI>, N>(part, inputs, sums),
-        }
     }
 }
 
@@ -166,7 +94,7 @@ pub(super) unsafe fn open<B: PanelBlock, W: Words>(
     offset: usize,
 ) -> (B::Head<W>, *const u8) {
     let odd_bytes = size_of::<B>() % WORD * PANEL;
-    // SAFETY: the caller's promise.
+    // SAFETY: sixteen blocks are their words and their odd bytes, whichever come first.
     unsafe {
         let (odds, words) = if odd_bytes == 0 || words_come_first(offset) {
             (block.add(size_of::<B>() * PANEL - odd_bytes), block)
@@ -184,139 +112,97 @@ pub(super) struct Factors<W: Words> {
     pub(super) mins: W::Floats,
 }
 
-/// Whether blocks are added up as whole numbers, their scales included.
-pub(super) const fn is_whole<B: PanelBlock, W: Words>() -> bool {
-    B::WHOLE && W::SUMS_BLOCKS
+/// How a format's codes meet a set of instructions: constants of every pass.
+///
+/// | formats                  | AVX2          | with VNNI     | AVX-512           | NEON              |
+/// |--------------------------|---------------|---------------|-------------------|-------------------|
+/// | Q2_K                     | whole blocks  | sums          | whole, scaled     | whole, scaled     |
+/// | Q4_K, Q5_K               | sums          | sums          | sums              | sums              |
+/// | Q4_0, Q3_K, Q6_K, MXFP4  | offsets       | offsets       | offsets           | offsets           |
+/// | Q8_0, IQ4_NL, IQ4_XS     | signs         | offsets       | offsets           | signs             |
+#[derive(Clone, Copy)]
+pub(super) struct Scheme {
+    /// Columns of a step.
+    pub(super) columns: usize,
+    /// Steps of a block.
+    pub(super) steps: usize,
+    /// Steps that are written out together.
+    pub(super) stretch: usize,
+    /// Whole blocks: added up as whole numbers, their scales included.
+    pub(super) is_whole: bool,
+    /// Scaled: inputs meet codes times their whole scales.
+    pub(super) is_scaled: bool,
+    /// Sums: mins meet the inputs' sums of groups as floats.
+    pub(super) reads_sums: bool,
+    /// Offsets: codes are too large by their bias, which the inputs' offsets take away.
+    pub(super) reads_offsets: bool,
+    /// Signs: codes keep theirs, they are too large for products from 0 up.
+    pub(super) keeps_signs: bool,
 }
 
-/// Whether inputs meet codes times their whole scales.
-const fn is_scaled<B: PanelBlock, W: Words>() -> bool {
-    B::WHOLE && W::SCALES_CODES
+impl Scheme {
+    /// That of a format and a set.
+    pub(super) const fn of<B: PanelBlock, W: Words>() -> Self {
+        assert!(!B::WHOLE || (B::BIAS == 0 && B::GROUP == 16 && B::LEN == B::INPUTS.neighbours()));
+        let is_whole = B::WHOLE && W::SUMS_BLOCKS;
+        let keeps_signs = B::LARGEST > W::LARGEST_CODE;
+        let columns = if is_whole { 2 * B::GROUP } else { B::GROUP };
+        let steps = B::LEN / columns;
+        let stretch = if steps < B::STRETCH { steps } else { B::STRETCH };
+        assert!(steps.is_multiple_of(stretch));
+        Self {
+            columns,
+            steps,
+            stretch,
+            is_whole,
+            is_scaled: B::WHOLE && W::SCALES_CODES,
+            reads_sums: B::HAS_MIN && !is_whole,
+            reads_offsets: B::BIAS > 0 && !keeps_signs,
+            keeps_signs,
+        }
+    }
 }
 
-/// Whether a format's codes have to keep their signs for the products of `W`.
-pub(super) const fn keeps_signs<B: PanelBlock, W: Words>() -> bool {
-    B::LARGEST > W::LARGEST_CODE
+/// Does something for numbers from 0 up to a limit of at most 16, written out: with constant numbers the compiler folds
+/// places and shifts, which makes a third of the speed, and from a loop with many inputs it would make what are constants
+/// again and again.
+macro_rules! unrolled {
+    ($limit:expr, |$number:ident| $body:expr) => {
+        unrolled!(@ $limit, $number, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@ $limit:expr, $number:ident, $body:expr, $($value:literal)*) => {
+        $(if $value < $limit {
+            let $number: usize = $value;
+            $body
+        })*
+    };
 }
+pub(super) use unrolled;
 
-/// Whether mins meet the sums of groups as floats.
-pub(super) const fn reads_sums<B: PanelBlock, W: Words>() -> bool {
-    B::HAS_MIN && !is_whole::<B, W>()
-}
-
-/// Whether codes come too large by their bias, which the inputs' offsets take away.
-pub(super) const fn reads_offsets<B: PanelBlock, W: Words>() -> bool {
-    B::BIAS > 0 && !keeps_signs::<B, W>()
-}
-
-/// Columns of a step.
-pub(super) const fn step_columns<B: PanelBlock, W: Words>() -> usize {
-    if is_whole::<B, W>() { 32 } else { B::GROUP }
-}
-
-/// Steps of a block.
-pub(super) const fn steps<B: PanelBlock, W: Words>() -> usize {
-    B::LEN / step_columns::<B, W>()
-}
-
-/// Steps that are written out together.
-pub(super) const fn stretch<B: PanelBlock, W: Words>() -> usize {
-    if steps::<B, W>() < B::STRETCH { steps::<B, W>() } else { B::STRETCH }
-}
-
-/// Does something for every step of a block. A stretch of them is written out: with constant numbers the compiler folds
-/// places and shifts, which makes a third of the speed.
+/// Does something for every step of a block, of which a stretch is written out.
 macro_rules! each_step {
     ($block:ty, $words:ty, |$step:ident| $body:expr) => {
-        each_step!(@ $block, $words, $step, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
-    };
-    (@ $block:ty, $words:ty, $step:ident, $body:expr, $($number:literal)*) => {
-        use $crate::kernels::panels::codes;
-        const { assert!(codes::steps::<$block, $words>().is_multiple_of(codes::stretch::<$block, $words>())) };
-        for first in (0..codes::steps::<$block, $words>()).step_by(codes::stretch::<$block, $words>()) {
-            $(if $number < const { codes::stretch::<$block, $words>() } {
-                let $step: usize = first + $number;
+        use $crate::kernels::panels::codes::{Scheme as S, unrolled};
+        for first in (0..const { S::of::<$block, $words>().steps })
+            .step_by(const { S::of::<$block, $words>().stretch })
+        {
+            unrolled!(const { S::of::<$block, $words>().stretch }, |number| {
+                let $step: usize = first + number;
                 $body
-            })*
+            });
         }
     };
 }
 pub(super) use each_step;
 
-/// Does something for up to eight fours of codes, written out: the compiler leaves a loop where there are many inputs, and
-/// makes what are constants again and again.
-macro_rules! each_quad {
-    ($quads:expr, |$quad:ident| $body:expr) => {
-        each_quad!(@ $quads, $quad, $body, 0 1 2 3 4 5 6 7)
-    };
-    (@ $quads:expr, $quad:ident, $body:expr, $($number:literal)*) => {
-        $(if $number < $quads {
-            let $quad: usize = $number;
-            $body
-        })*
-    };
-}
-pub(super) use each_quad;
-
-/// The columns of a step, of sixteen rows.
-pub(super) trait Step<W: Words> {
-    /// The scales of all of its codes.
-    ///
-    /// # Safety
-    /// Here and below: needs the instructions of `W`.
-    unsafe fn scales(&self) -> W::Floats;
-
-    /// The mins of one of its groups.
-    unsafe fn mins(&self, group: usize) -> W::Floats;
-
-    /// Its four codes of each row from `4 * quad` on, from 0 up unless their signs are kept.
-    unsafe fn codes(&self, quad: usize) -> W;
-}
-
-/// A step of a panel as it is.
-pub(super) struct PackedStep<'a, B: PanelBlock, W: Words> {
-    /// Leads to the words of a packed column of blocks.
-    pub(super) words: *const u8,
-    pub(super) head: &'a B::Head<W>,
-    pub(super) number: usize,
-}
-
-impl<B: PanelBlock, W: Words> PackedStep<'_, B, W> {
-    /// One of the step's groups, counted from the block's first.
-    #[inline(always)]
-    fn group(&self, number: usize) -> usize {
-        self.number * (step_columns::<B, W>() / B::GROUP) + number
-    }
-}
-
-impl<B: PanelBlock, W: Words> Step<W> for PackedStep<'_, B, W> {
-    #[inline(always)]
-    unsafe fn scales(&self) -> W::Floats {
-        // SAFETY: the caller's promise.
-        unsafe {
-            if is_whole::<B, W>() {
-                self.head.units().scales
-            } else {
-                self.head.factors(self.group(0)).scales
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn mins(&self, group: usize) -> W::Floats {
-        // SAFETY: as above.
-        unsafe { self.head.factors(self.group(group)).mins }
-    }
-
-    #[inline(always)]
-    unsafe fn codes(&self, quad: usize) -> W {
-        let (group, quad) = (self.group(quad / (B::GROUP / 4)), quad % (B::GROUP / 4));
-        // SAFETY: as above; formats name words of their block only.
-        unsafe {
-            let codes = stored_codes::<B, W>(self.words, group, quad);
-            if is_scaled::<B, W>() { codes.times_halves(self.head.whole_scales(group)) } else { codes }
-        }
-    }
+/// A word of each row's block.
+///
+/// # Safety
+/// Needs the instructions of `W`, and a packed column of blocks that have this word.
+#[inline(always)]
+pub(super) unsafe fn word<W: Words>(words: *const u8, number: usize) -> W {
+    // SAFETY: the same word of sixteen rows is one register, and there are `number` of them before it.
+    unsafe { W::load(words.add(number * WORD * PANEL)) }
 }
 
 /// Four neighbouring codes of each row, from 0 up unless their signs are kept.
@@ -325,18 +211,19 @@ impl<B: PanelBlock, W: Words> Step<W> for PackedStep<'_, B, W> {
 /// Needs the instructions of `W`, and a whole block.
 #[inline(always)]
 pub(super) unsafe fn stored_codes<B: PanelBlock, W: Words>(words: *const u8, group: usize, quad: usize) -> W {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions and a block's words, and a format names words of its block only (a test
+    // asks them all).
     unsafe {
-        let Bits { word, right, mask } = B::low(group, quad);
-        let mut codes: W = formats::word::<W>(words, word).bits(right, mask);
-        if let Some(Bits { word, right, mask }) = B::upper(group, quad) {
-            let upper = formats::word::<W>(words, word).right_or_left(right);
-            codes = codes.or_masked(upper, formats::in_all_bytes(mask));
+        let Bits { word: number, right, mask } = B::low(group, quad);
+        let mut codes = word::<W>(words, number).bits(right, mask);
+        if let Some(Bits { word: number, right, mask }) = B::upper(group, quad) {
+            let upper = word::<W>(words, number).right_or_left(right);
+            codes = codes.or_masked(upper, in_all_bytes(mask));
         }
-        let bias = if keeps_signs::<B, W>() { 0 } else { B::BIAS };
+        let bias = if const { Scheme::of::<B, W>().keeps_signs } { 0 } else { B::BIAS };
         match B::VALUES {
             Some(values) => codes.look_up(&values.map(|value| value.wrapping_add(bias as i8))),
-            None if B::STORED_SIGNED && bias > 0 => codes.flip(formats::in_all_bytes(i8::MIN)),
+            None if B::STORED_SIGNED && bias > 0 => codes.flip(in_all_bytes(i8::MIN)),
             None => codes,
         }
     }

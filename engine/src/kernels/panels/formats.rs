@@ -1,89 +1,34 @@
 //! How each format's blocks are read out of a panel: scales of sixteen rows in the lanes, four codes per lane.
 //!
 //! The bits are those of the format's file in `quant/`, whose drawing says where they are; here every 32-bit word of the
-//! block is a register, or two, and has the number of its place in a panel (`ORDER`). Nothing here multiplies.
+//! block is a register, or two, and has the number of its place in a panel (`ORDER`). Nothing here multiplies with inputs.
+//!
+//! # Safety
+//! Functions need the instructions of `W`; `odds` and `words` lead to a packed column of the format's blocks, and words are
+//! named by numbers below the block's.
 
-use super::super::activations::QuantizedRow;
-#[cfg(target_arch = "x86_64")]
-use super::codes::pass_steps_on_avx2;
-use super::codes::{Bits, Factors, Head, PanelBlock};
-use super::products::{Part, Sums};
-use super::whole::{self, BlockSums};
-use super::words::Words;
-use super::{PANEL, WORD};
-#[cfg(target_arch = "x86_64")]
-use super::{unpacked::Unpacked, whole_avx2, words_x86::Pair};
+use super::codes::{Bits, Factors, Head, PanelBlock, word};
+use super::words::{Words, in_all_bytes, instructions};
 use crate::quant::{IQ4_VALUES, Iq4Nl, Iq4Xs, MXFP4_VALUES, Mxfp4, Q2K, Q3K, Q4_0, Q4K, Q5K, Q6K, Q8_0};
 use std::ops::Range;
 
-/// A word of each row's block.
-#[inline(always)]
-pub(super) unsafe fn word<W: Words>(words: *const u8, number: usize) -> W {
-    // SAFETY: callers are compiled for `W` and stay inside their format's block.
-    unsafe { W::load(words.add(number * WORD * PANEL)) }
-}
-
-/// Four words that follow each other.
-#[inline(always)]
-unsafe fn four_words<W: Words>(words: *const u8, first: usize) -> [W; 4] {
-    // SAFETY: as above.
-    unsafe { [word(words, first), word(words, first + 1), word(words, first + 2), word(words, first + 3)] }
-}
-
-/// A byte in all bytes.
-#[inline(always)]
-pub(super) unsafe fn in_all_bytes<W: Words>(byte: i8) -> W {
-    // SAFETY: as above.
-    unsafe { W::splat(i32::from_ne_bytes([byte as u8; 4])) }
-}
-
-/// A byte of each word, from 0 up.
-#[inline(always)]
-unsafe fn byte<W: Words>(word: W, number: usize) -> W {
-    // SAFETY: as above.
-    unsafe { word.right(8 * number as i32).and(W::splat(255)) }
-}
-
-/// A byte of each word with its sign.
-#[inline(always)]
-unsafe fn signed_byte<W: Words>(word: W, number: usize) -> W {
-    // SAFETY: as above.
-    unsafe { word.left(24 - 8 * number as i32).right_signed(24) }
-}
-
-/// Numbers of six bits in every byte: the lower four from one word, the upper two from another.
-#[inline(always)]
-unsafe fn join<W: Words>(low: W, upper: W) -> W {
-    // SAFETY: as above.
-    unsafe { low.and(in_all_bytes(15)).or_masked(upper, in_all_bytes(0x30)) }
-}
-
-/// The F16 numbers in the high halves of all words.
-#[inline(always)]
-unsafe fn high_f16<W: Words>(word: W) -> W::Floats {
-    // SAFETY: as above.
-    unsafe { word.right(16).low_f16() }
-}
-
-/// The F16 numbers among what makes no whole word.
-#[inline(always)]
-unsafe fn odd_f16<W: Words>(odds: *const u8) -> W::Floats {
-    // SAFETY: as above; an odd part of two bytes per row stands there.
-    unsafe { W::load_f16(odds) }
-}
-
-/// `scale * number`.
-#[inline(always)]
-unsafe fn scaled<W: Words>(scale: W::Floats, number: W) -> W::Floats {
-    // SAFETY: as above.
-    unsafe { W::times(scale, number.to_floats()) }
-}
-
-/// Factors of a group that has no min.
-#[inline(always)]
-unsafe fn scales_only<W: Words>(scales: W::Floats) -> Factors<W> {
-    // SAFETY: as above.
-    unsafe { Factors { scales, mins: W::zero() } }
+instructions! {
+    /// Four words that follow each other.
+    fn four_words<W: Words>(words: *const u8, first: usize) -> [W; 4] {
+        [word(words, first), word(words, first + 1), word(words, first + 2), word(words, first + 3)]
+    }
+    /// A byte of each word, from 0 up.
+    fn byte<W: Words>(word: W, number: usize) -> W { word.right(8 * number as i32).and(W::splat(255)) }
+    /// A byte of each word with its sign.
+    fn signed_byte<W: Words>(word: W, number: usize) -> W { word.left(24 - 8 * number as i32).right_signed(24) }
+    /// Numbers of six bits in every byte: the lower four from one word, the upper two from another.
+    fn join<W: Words>(low: W, upper: W) -> W { low.and(in_all_bytes(15)).or_masked(upper, in_all_bytes(0x30)) }
+    /// The F16 numbers in the high halves of all words.
+    fn high_f16<W: Words>(word: W) -> W::Floats { word.right(16).low_f16() }
+    /// `scale * number`.
+    fn scaled<W: Words>(scale: W::Floats, number: W) -> W::Floats { W::times(scale, number.to_floats()) }
+    /// Factors of a group that has no min.
+    fn scales_only<W: Words>(scales: W::Floats) -> Factors<W> { Factors { scales, mins: W::zero() } }
 }
 
 /// Head of Q4_K and Q5_K: two F16 numbers and twelve bytes of scales and mins.
@@ -96,10 +41,8 @@ pub(super) struct ScalesMins<W: Words> {
 }
 
 impl<W: Words> Head<W> for ScalesMins<W> {
-    #[inline(always)]
-    unsafe fn read(_odds: *const u8, words: *const u8) -> Self {
-        // SAFETY: the caller's promises, here and in all of the following.
-        unsafe {
+    instructions! {
+        fn read(_odds: *const u8, words: *const u8) -> Self {
             let (both, scales, mins, rest): (W, W, W, W) =
                 (word(words, 0), word(words, 1), word(words, 2), word(words, 3));
             let six = in_all_bytes(63);
@@ -110,13 +53,8 @@ impl<W: Words> Head<W> for ScalesMins<W> {
                 mins: [mins.and(six), join(rest.right(4), mins.right(2))],
             }
         }
-    }
-
-    #[inline(always)]
-    unsafe fn factors(&self, group: usize) -> Factors<W> {
-        let (half, number) = (group / 4, group % 4);
-        // SAFETY: as above.
-        unsafe {
+        fn factors(&self, group: usize) -> Factors<W> {
+            let (half, number) = (group / 4, group % 4);
             Factors {
                 scales: scaled(self.d, byte(self.scales[half], number)),
                 mins: scaled(self.dmin, byte(self.mins[half], number)),
@@ -161,16 +99,13 @@ fn pair(group: usize) -> i32 {
 pub(super) struct SignedScales<W: Words>(W::Floats, [W; 4]);
 
 impl<W: Words> Head<W> for SignedScales<W> {
-    #[inline(always)]
-    unsafe fn read(odds: *const u8, words: *const u8) -> Self {
-        // SAFETY: as above.
-        unsafe { Self(odd_f16::<W>(odds), four_words(words, 0)) }
-    }
-
-    #[inline(always)]
-    unsafe fn factors(&self, group: usize) -> Factors<W> {
-        // SAFETY: as above.
-        unsafe { scales_only(scaled(self.0, signed_byte(self.1[group / 4], group % 4))) }
+    instructions! {
+        fn read(odds: *const u8, words: *const u8) -> Self {
+            Self(W::load_f16(odds), four_words(words, 0))
+        }
+        fn factors(&self, group: usize) -> Factors<W> {
+            scales_only(scaled(self.0, signed_byte(self.1[group / 4], group % 4)))
+        }
     }
 }
 
@@ -212,19 +147,12 @@ pub(super) struct Nibbles<W: Words> {
 }
 
 impl<W: Words> Head<W> for Nibbles<W> {
-    #[inline(always)]
-    unsafe fn read(_odds: *const u8, words: *const u8) -> Self {
-        // SAFETY: as above.
-        unsafe {
+    instructions! {
+        fn read(_odds: *const u8, words: *const u8) -> Self {
             let first: W = word(words, 0);
             Self { d: first.low_f16(), dmin: high_f16(first), both: four_words(words, 1) }
         }
-    }
-
-    #[inline(always)]
-    unsafe fn factors(&self, group: usize) -> Factors<W> {
-        // SAFETY: as above.
-        unsafe {
+        fn factors(&self, group: usize) -> Factors<W> {
             let both = byte(self.both[group / 4], group % 4);
             Factors {
                 scales: scaled(self.d, both.and(W::splat(15))),
@@ -232,24 +160,16 @@ impl<W: Words> Head<W> for Nibbles<W> {
                 mins: scaled(self.dmin, both.right(4).and(W::splat(15))),
             }
         }
-    }
-
-    #[inline(always)]
-    unsafe fn whole_scales(&self, group: usize) -> W {
-        // SAFETY: as above.
-        unsafe { self.both[group / 4].bytes_in_halves([group % 4; 2]).and(in_all_bytes(15)) }
-    }
-
-    #[inline(always)]
-    unsafe fn whole_mins(&self, pair: usize) -> W {
-        let first = pair % 2 * 2;
-        // SAFETY: as above.
-        unsafe { self.both[pair / 2].right(4).bytes_in_halves([first, first + 1]).and(in_all_bytes(15)) }
-    }
-
-    #[inline(always)]
-    unsafe fn units(&self) -> Factors<W> {
-        Factors { scales: self.d, mins: self.dmin }
+        fn whole_scales(&self, group: usize) -> W {
+            self.both[group / 4].bytes_in_halves([group % 4; 2]).and(in_all_bytes(15))
+        }
+        fn whole_mins(&self, pair: usize) -> W {
+            let first = pair % 2 * 2;
+            self.both[pair / 2].right(4).bytes_in_halves([first, first + 1]).and(in_all_bytes(15))
+        }
+        fn units(&self) -> Factors<W> {
+            Factors { scales: self.d, mins: self.dmin }
+        }
     }
 }
 
@@ -265,56 +185,14 @@ impl PanelBlock for Q2K {
         let word = 5 + 8 * (group / 8) + 4 * (group % 2) + quad;
         Bits { word, right: pair(group), mask: 3 }
     }
-
-    #[inline(always)]
-    unsafe fn pass<W: BlockSums, const N: usize>(
-        part: &Part<'_>,
-        inputs: &QuantizedRow<'_>,
-        sums: &Sums<'_>,
-    ) {
-        // SAFETY: the caller's promises.
-        unsafe { whole::pass_body::<Self, W, N>(part, inputs, sums) }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    unsafe fn unpack_on_avx2<const VNNI: bool>(panel: &mut Unpacked, part: &Part<'_>) {
-        // SAFETY: as above.
-        unsafe {
-            match VNNI {
-                true => panel.fill::<Self, Pair<true>>(part),
-                false => panel.fill_whole::<Self>(part),
-            }
-        }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    unsafe fn pass_on_avx2<const VNNI: bool, const N: usize>(
-        panel: Option<&Unpacked>,
-        part: &Part<'_>,
-        inputs: &QuantizedRow<'_>,
-        sums: &Sums<'_>,
-    ) {
-        // SAFETY: as above.
-        unsafe {
-            match (VNNI, panel) {
-                (true, panel) => pass_steps_on_avx2::<Self, true, N>(panel, part, inputs, sums),
-                (false, Some(panel)) => panel.pass_whole::<Self, N>(part, inputs, sums),
-                (false, None) => whole_avx2::pass_body::<Self, N>(part, inputs, sums),
-            }
-        }
-    }
 }
 
 /// Head of Q3_K: the scale, and sixteen group scales of six bits, a byte each, 32 too large.
 pub(super) struct SixBits<W: Words>(W::Floats, [W; 4]);
 
 impl<W: Words> Head<W> for SixBits<W> {
-    #[inline(always)]
-    unsafe fn read(odds: *const u8, words: *const u8) -> Self {
-        // SAFETY: as above.
-        unsafe {
+    instructions! {
+        fn read(odds: *const u8, words: *const u8) -> Self {
             let (a, b, upper): (W, W, W) = (word(words, 0), word(words, 1), word(words, 2));
             let scales = [
                 join(a, upper.left(4)),
@@ -322,14 +200,9 @@ impl<W: Words> Head<W> for SixBits<W> {
                 join(a.right(4), upper),
                 join(b.right(4), upper.right(2)),
             ];
-            Self(odd_f16::<W>(odds), scales)
+            Self(W::load_f16(odds), scales)
         }
-    }
-
-    #[inline(always)]
-    unsafe fn factors(&self, group: usize) -> Factors<W> {
-        // SAFETY: as above.
-        unsafe {
+        fn factors(&self, group: usize) -> Factors<W> {
             let scale = byte(self.1[group / 4], group % 4);
             scales_only(scaled(self.0, scale.subtract(W::splat(32))))
         }
@@ -361,16 +234,13 @@ impl PanelBlock for Q3K {
 pub(super) struct OneScale<W: Words>(W::Floats);
 
 impl<W: Words> Head<W> for OneScale<W> {
-    #[inline(always)]
-    unsafe fn read(odds: *const u8, _words: *const u8) -> Self {
-        // SAFETY: as above.
-        unsafe { Self(odd_f16::<W>(odds)) }
-    }
-
-    #[inline(always)]
-    unsafe fn factors(&self, _group: usize) -> Factors<W> {
-        // SAFETY: as above.
-        unsafe { scales_only(self.0) }
+    instructions! {
+        fn read(odds: *const u8, _words: *const u8) -> Self {
+            Self(W::load_f16(odds))
+        }
+        fn factors(&self, _group: usize) -> Factors<W> {
+            scales_only(self.0)
+        }
     }
 }
 
@@ -425,17 +295,12 @@ pub(super) struct SplitScales<W: Words> {
 }
 
 impl<W: Words> Head<W> for SplitScales<W> {
-    #[inline(always)]
-    unsafe fn read(_odds: *const u8, words: *const u8) -> Self {
-        // SAFETY: as above.
-        unsafe { Self { d: word::<W>(words, 0).low_f16(), upper: word(words, 0), low: word(words, 1) } }
-    }
-
-    #[inline(always)]
-    unsafe fn factors(&self, group: usize) -> Factors<W> {
-        let group = group as i32;
-        // SAFETY: as above.
-        unsafe {
+    instructions! {
+        fn read(_odds: *const u8, words: *const u8) -> Self {
+            Self { d: word::<W>(words, 0).low_f16(), upper: word(words, 0), low: word(words, 1) }
+        }
+        fn factors(&self, group: usize) -> Factors<W> {
+            let group = group as i32;
             let low = self.low.right(4 * group).and(W::splat(15));
             let scale = low.or_masked(self.upper.right(16 + 2 * group - 4), W::splat(0x30));
             scales_only(scaled(self.d, scale.subtract(W::splat(32))))
@@ -459,22 +324,17 @@ impl PanelBlock for Iq4Xs {
 pub(super) struct Exponent<W: Words>(W::Floats);
 
 impl<W: Words> Head<W> for Exponent<W> {
-    /// 2^(exponent - 128); the two smallest are subnormal, and what the others' bits would be is less than theirs.
-    #[inline(always)]
-    unsafe fn read(odds: *const u8, _words: *const u8) -> Self {
-        // SAFETY: as above; sixteen exponents stand there.
-        unsafe {
+    instructions! {
+        /// 2^(exponent - 128); the two smallest are subnormal, and what the others' bits would be is less than theirs.
+        fn read(odds: *const u8, _words: *const u8) -> Self {
             let exponents = W::load_bytes(odds);
             let normal = exponents.subtract(W::splat(1)).left(23);
             let subnormal = exponents.smaller(W::splat(1)).add(W::splat(1)).left(21);
             Self(normal.larger(subnormal).as_floats())
         }
-    }
-
-    #[inline(always)]
-    unsafe fn factors(&self, _group: usize) -> Factors<W> {
-        // SAFETY: as above.
-        unsafe { scales_only(self.0) }
+        fn factors(&self, _group: usize) -> Factors<W> {
+            scales_only(self.0)
+        }
     }
 }
 

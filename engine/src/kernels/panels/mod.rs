@@ -3,11 +3,13 @@
 //! A panel has the bytes of its rows, in another order. Every column of blocks has 32-bit words, the same one of every row,
 //! and in the order in which a pass needs them: memory that is read along one line comes without being asked for. The
 //! blocks' bytes that make no whole word (an F16 scale at either end) come before them or behind them, row by row, so
-//! that words lie on lines of the cache. Codes stay packed in their bits. This file owns the table of formats;
-//! `packing.rs` makes panels of rows, `formats.rs` and `codes.rs` read blocks out of a panel, `tiles.rs` lays inputs side
-//! by side, `products.rs` multiplies both over `words.rs`, compiled in `avx2.rs`, `avx512.rs` and `neon.rs`; the first and
-//! the last have `unpacked.rs` for many inputs. Q2_K has products of its own (`whole.rs`, `whole_avx2.rs`). `bf16.rs`
-//! makes tiles of BF16 of both, which `amx.rs` multiplies by the tile unit (`unit.rs`).
+//! that words lie on lines of the cache. Codes stay packed in their bits. This file owns the table of formats.
+//!
+//! The others stand on each other: `packing.rs` makes panels of rows; `words*.rs` are registers of words; `codes.rs` and
+//! `formats.rs` say where codes and factors are, `steps.rs` and `dots*.rs` bring them to products; `tiles.rs` lays inputs
+//! side by side; `products.rs`, `unpacked.rs` (columns out of their bits) and `whole*.rs` (Q2_K) pass inputs over panels;
+//! `avx2.rs`, `avx512.rs` and `neon.rs` compile that. `bf16.rs` makes tiles of BF16, which `amx.rs` multiplies by the tile
+//! unit (`unit.rs`).
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -18,11 +20,17 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
 mod codes;
+mod dots;
+#[cfg(target_arch = "aarch64")]
+mod dots_neon;
+#[cfg(target_arch = "x86_64")]
+mod dots_x86;
 mod formats;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod packing;
 mod products;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -38,10 +46,11 @@ mod words_neon;
 #[cfg(target_arch = "x86_64")]
 mod words_x86;
 
-use super::{PANEL, RowsFn};
+use super::job::RowsFn;
+use super::matrix::MatrixRef;
 use crate::quant::{self, Format};
 use crate::simd::Isa;
-use std::ops::Range;
+use packing::Packing;
 
 /// The formats with panels.
 static TABLE: &[Panels] = &[
@@ -57,22 +66,10 @@ static TABLE: &[Panels] = &[
     Panels::of::<quant::Mxfp4>(),
 ];
 
-/// Bytes of a word.
-const WORD: usize = 4;
-
-/// Whether the words of a column of blocks come before the bytes that make no whole word: where the column begins, so many
-/// bytes behind its matrix, a line of the cache does, too.
-fn words_come_first(offset: usize) -> bool {
-    offset.is_multiple_of(64)
-}
-
 /// A format that lies in panels.
 pub(super) struct Panels {
     id: u32,
-    /// Whether the bytes that make no whole word are a block's first; otherwise they are its last.
-    odd_first: bool,
-    /// The words of a block, in the order in which they lie in a panel.
-    order: &'static [Range<usize>],
+    packing: Packing,
     /// What computes rows of a packed matrix; a range starts at a panel, and ends at one or at the last row.
     rows: fn(Isa) -> RowsFn,
 }
@@ -84,7 +81,8 @@ pub(super) fn of(format: &Format) -> Option<&'static Panels> {
 
 impl Panels {
     const fn of<B: codes::PanelBlock>() -> Self {
-        Self { id: B::ID, odd_first: B::ODD_FIRST, order: B::ORDER, rows: rows_of::<B> }
+        let packing = Packing { odd_first: B::ODD_FIRST, order: B::ORDER };
+        Self { id: B::ID, packing, rows: rows_of::<B> }
     }
 }
 
@@ -108,6 +106,11 @@ fn rows_of<B: codes::PanelBlock>(isa: Isa) -> RowsFn {
 }
 
 impl Panels {
+    /// Packs whole panels of rows; those behind the last one stay rows.
+    pub(super) fn pack(&self, rows: MatrixRef<'_>, out: &mut [u8]) {
+        self.packing.pack(rows, out);
+    }
+
     /// What computes rows of a packed matrix on an instruction set that has panels.
     pub(super) fn rows(&self, isa: Isa) -> RowsFn {
         (self.rows)(isa)

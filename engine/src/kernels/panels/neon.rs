@@ -1,11 +1,13 @@
 //! Panels on NEON, with products of bytes and with those of small matrices.
 
-use super::super::Job;
 use super::super::activations::QuantizedRow;
+use super::super::job::Job;
+use super::super::neon;
 use super::codes::PanelBlock;
-use super::products::{Part, Passes, Sums, rows_body};
+use super::products::{Passes, Strip, SumPlaces, rows_body};
 use super::tiles::{Cut, FEW_FOURS};
 use super::unpacked::{COLUMNS, UNPACKED, Unpacked};
+use super::whole::pass;
 use super::words_neon::Quad;
 use std::ops::Range;
 
@@ -25,7 +27,7 @@ macro_rules! compiled_for {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $rows_of_panels<B: PanelBlock>(job: &Job<'_>, range: Range<usize>) {
             let mut passes = $name { panel: UNPACKED.take(), is_unpacked: false };
-            // SAFETY: compiled for the instructions; outputs by the caller's promise.
+            // SAFETY: compiled for the instructions; the rows of these outputs are this task's own, as `RowsFn` has it.
             unsafe { rows_body::<B, _>(job, range, &mut passes) };
             UNPACKED.set(passes.panel);
         }
@@ -34,15 +36,15 @@ macro_rules! compiled_for {
             #[target_feature(enable = $features)]
             unsafe fn pass_tile<B: PanelBlock, const N: usize>(
                 &self,
-                part: &Part<'_>,
+                strip: &Strip<'_>,
                 inputs: &QuantizedRow<'_>,
-                sums: &Sums<'_>,
+                sums: &SumPlaces<'_>,
             ) {
-                // SAFETY: compiled for the instructions; the rest is the caller's promise.
+                // SAFETY: compiled for the instructions; strip, inputs and sums are as the trait has them.
                 unsafe {
                     match self.is_unpacked {
-                        true => self.panel.pass_body::<B, Quad<$i8mm>, N>(part, inputs, sums),
-                        false => B::pass::<Quad<$i8mm>, N>(part, inputs, sums),
+                        true => self.panel.pass_body::<B, Quad<$i8mm>, N>(strip, inputs, sums),
+                        false => pass::<B, Quad<$i8mm>, N>(strip, inputs, sums),
                     }
                 }
             }
@@ -50,6 +52,7 @@ macro_rules! compiled_for {
 
         impl Passes for $name {
             type Words = Quad<$i8mm>;
+            type Rows = neon::NeonDot;
             const CUT: &'static Cut = &FEW_FOURS;
 
             fn columns<B: PanelBlock>(inputs: usize) -> usize {
@@ -57,11 +60,11 @@ macro_rules! compiled_for {
             }
 
             #[target_feature(enable = $features)]
-            unsafe fn begin<B: PanelBlock>(&mut self, part: &Part<'_>, inputs: usize) {
+            unsafe fn begin<B: PanelBlock>(&mut self, strip: &Strip<'_>, inputs: usize) {
                 self.is_unpacked = are_many::<B>(inputs);
                 if self.is_unpacked {
                     // SAFETY: compiled for the instructions.
-                    unsafe { self.panel.fill::<B, Quad<$i8mm>>(part) }
+                    unsafe { self.panel.fill::<B, Quad<$i8mm>>(strip) }
                 }
             }
 
@@ -69,16 +72,16 @@ macro_rules! compiled_for {
             unsafe fn pass<B: PanelBlock>(
                 &mut self,
                 len: usize,
-                part: &Part<'_>,
+                strip: &Strip<'_>,
                 inputs: &QuantizedRow<'_>,
-                sums: &Sums<'_>,
+                sums: &SumPlaces<'_>,
             ) {
-                // SAFETY: compiled for the instructions; the rest is the caller's promise.
+                // SAFETY: compiled for the instructions; strip, inputs and sums are as the trait has them.
                 unsafe {
                     match len {
-                        4 => self.pass_tile::<B, 4>(part, inputs, sums),
-                        2 => self.pass_tile::<B, 2>(part, inputs, sums),
-                        _ => self.pass_tile::<B, 1>(part, inputs, sums),
+                        4 => self.pass_tile::<B, 4>(strip, inputs, sums),
+                        2 => self.pass_tile::<B, 2>(strip, inputs, sums),
+                        _ => self.pass_tile::<B, 1>(strip, inputs, sums),
                     }
                 }
             }

@@ -3,8 +3,26 @@
 //! Every expert passes here on its way from the file into its slot, so this is part of the time that a model takes to
 //! start and of every expert that memory does not hold. Words go by fours of four rows, sixteen bytes at a time.
 
-use super::super::{MatrixRef, PANEL, prefetch};
-use super::{Panels, WORD, words_come_first};
+use super::super::cache::prefetch;
+use super::super::matrix::{MatrixRef, PANEL};
+use std::ops::Range;
+
+/// Bytes of a word.
+pub(super) const WORD: usize = 4;
+
+/// Whether the words of a column of blocks come before the bytes that make no whole word: where the column begins, so many
+/// bytes behind its matrix, a line of the cache does, too.
+pub(super) fn words_come_first(offset: usize) -> bool {
+    offset.is_multiple_of(64)
+}
+
+/// How the blocks of a format lie in panels.
+pub(super) struct Packing {
+    /// Whether the bytes that make no whole word are a block's first; otherwise they are its last.
+    pub(super) odd_first: bool,
+    /// The words of a block, in the order in which they lie in a panel.
+    pub(super) order: &'static [Range<usize>],
+}
 
 /// Words that are turned together, of as many rows.
 const FOUR: usize = 4;
@@ -15,10 +33,10 @@ pub(super) type Four = [u8; FOUR * WORD];
 /// A word of all rows.
 type Line = [Four; PANEL / FOUR];
 
-impl Panels {
+impl Packing {
     /// Packs all whole panels of `rows`; the rows after the last one stay rows. Rows before them must be
     /// [`Layout::ROWS_TOGETHER`](super::super::Layout::ROWS_TOGETHER) or none.
-    pub(in super::super) fn pack(&self, rows: MatrixRef<'_>, out: &mut [u8]) {
+    pub(super) fn pack(&self, rows: MatrixRef<'_>, out: &mut [u8]) {
         assert_eq!(rows.bytes.len(), out.len());
         let (row_bytes, block_bytes) = (rows.row_bytes(), rows.format.block_bytes);
         let panel_bytes = (row_bytes * PANEL).max(1);

@@ -6,10 +6,13 @@
 //! instructions.
 
 use super::super::activations::QuantizedRow;
-use super::super::{Job, PANEL, Pick, blocks};
-use super::codes::{
-    PackedStep, PanelBlock, Step, each_step, open, reads_offsets, reads_sums, step_columns, steps, stretch,
-};
+use super::super::blocks::{self, ByteDots};
+use super::super::cache::{prefetch as prefetch_near, prefetch_far};
+use super::super::job::{Job, Pick};
+use super::super::matrix::PANEL;
+use super::codes::{PanelBlock, Scheme, each_step, open};
+use super::dots::{Dots, dots};
+use super::steps::{PackedStep, Step};
 use super::tiles::{self, Cut, TILES};
 use super::words::Words;
 use std::ops::Range;
@@ -37,7 +40,7 @@ impl Ahead {
 }
 
 /// Some columns of a panel: all, or as many as stay in the nearest cache once they are out of their bits.
-pub(super) struct Part<'a> {
+pub(super) struct Strip<'a> {
     /// Whole blocks.
     pub(super) blocks: &'a [u8],
     /// Where they begin in their matrix, in bytes.
@@ -51,7 +54,9 @@ pub(super) struct Part<'a> {
 /// How one instruction set passes a tile of inputs over a panel.
 pub(super) trait Passes {
     /// The registers of rows' words.
-    type Words: Words;
+    type Words: Dots;
+    /// The kernel of rows that are in no panel.
+    type Rows: ByteDots;
     /// How inputs are cut into tiles.
     const CUT: &'static Cut;
 
@@ -65,24 +70,24 @@ pub(super) trait Passes {
         Ahead::FAR
     }
 
-    /// Gets a part ready for its passes.
+    /// Gets a strip ready for its passes.
     ///
     /// # Safety
     /// Here and below: needs the instruction set.
-    unsafe fn begin<B: PanelBlock>(&mut self, _part: &Part<'_>, _inputs: usize) {}
+    unsafe fn begin<B: PanelBlock>(&mut self, _strip: &Strip<'_>, _inputs: usize) {}
 
-    /// Adds the products of the part's columns with a tile of so many inputs, as the cut makes them, to the tile's sums.
+    /// Adds the products of the strip's columns with a tile of so many inputs, as the cut makes them, to the tile's sums.
     unsafe fn pass<B: PanelBlock>(
         &mut self,
         len: usize,
-        part: &Part<'_>,
+        strip: &Strip<'_>,
         inputs: &QuantizedRow<'_>,
-        sums: &Sums<'_>,
+        sums: &SumPlaces<'_>,
     );
 }
 
 /// Where the sums of a pass are: in the outputs that they become, which belong to this task.
-pub(super) struct Sums<'a> {
+pub(super) struct SumPlaces<'a> {
     job: &'a Job<'a>,
     /// The panel's first row.
     start: usize,
@@ -90,8 +95,8 @@ pub(super) struct Sums<'a> {
     picks: &'a [Pick],
 }
 
-impl Sums<'_> {
-    /// What has been added before this part, after a check of what bounds every load of the inputs. Asks for the
+impl SumPlaces<'_> {
+    /// What has been added before this strip, after a check of what bounds every load of the inputs. Asks for the
     /// places: many inputs have more of them than the processor foresees.
     ///
     /// # Safety
@@ -99,21 +104,21 @@ impl Sums<'_> {
     #[inline(always)]
     pub(super) unsafe fn read<B: PanelBlock, W: Words, const N: usize>(
         &self,
-        part: &Part<'_>,
+        strip: &Strip<'_>,
         inputs: &QuantizedRow<'_>,
     ) -> [W::Floats; N] {
         let cols = self.job.matrix.cols;
         tiles::check::<B, W>(inputs, N * cols);
-        assert!(part.steps.end <= cols / step_columns::<B, W>());
-        // SAFETY: the caller's promise; sixteen floats each.
+        assert!(strip.steps.end <= cols / const { Scheme::of::<B, W>().columns });
+        // SAFETY: the caller has the instructions; a place is sixteen floats of an output.
         unsafe {
             let places = self.places::<N>();
             for place in places {
-                super::super::prefetch(place.cast());
-                super::super::prefetch(place.add(PANEL - 1).cast());
+                prefetch_near(place.cast());
+                prefetch_near(place.add(PANEL - 1).cast());
             }
             let mut sums = [W::zero(); N];
-            if part.steps.start > 0 {
+            if strip.steps.start > 0 {
                 for (sums, place) in sums.iter_mut().zip(places) {
                     *sums = W::load_floats(place);
                 }
@@ -122,10 +127,10 @@ impl Sums<'_> {
         }
     }
 
-    /// Keeps the sums for the next part, or for good.
+    /// Keeps the sums for the next strip, or for good.
     #[inline(always)]
     pub(super) unsafe fn write<W: Words, const N: usize>(&self, sums: [W::Floats; N]) {
-        // SAFETY: the caller's promise; sixteen floats each.
+        // SAFETY: the caller has the instructions; a place is sixteen floats of an output.
         unsafe {
             for (sums, place) in sums.into_iter().zip(self.places::<N>()) {
                 W::store(sums, place);
@@ -158,19 +163,20 @@ pub(super) fn end_of_panels(job: &Job<'_>, range: &Range<usize>) -> usize {
 /// Whole panels by `passes`, and the rows behind them.
 ///
 /// # Safety
-/// Needs the instructions of `P`; outputs by the caller's promise.
+/// Needs the instructions of `P`; the rows of the outputs must be this task's own, as [`RowsFn`](super::super::job::RowsFn)
+/// has it.
 #[inline(always)]
 pub(super) unsafe fn rows_body<B: PanelBlock, P: Passes>(job: &Job<'_>, range: Range<usize>, passes: &mut P) {
     let whole = end_of_panels(job, &range);
     if range.start < whole {
         for picks in job.picks.chunks(P::CUT.at_once(job.matrix.cols)) {
-            // SAFETY: the caller's promises.
+            // SAFETY: the caller has the instructions of `P` and the outputs of these rows, whole panels of them.
             unsafe { panels_of_picks::<B, P>(job, picks, range.start..whole, passes) };
         }
     }
     if whole < range.end {
-        // SAFETY: as above.
-        unsafe { blocks::rows_body::<B, <P::Words as Words>::Rows>(job, whole..range.end) }
+        // SAFETY: the instructions of `P` include those of its rows; these are the last rows of the range.
+        unsafe { blocks::rows_body::<B, P::Rows>(job, whole..range.end) }
     }
 }
 
@@ -184,28 +190,29 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
 ) {
     let panel_bytes = job.matrix.row_bytes() * PANEL;
     let blocks_at_once = (P::columns::<B>(picks.len()) / B::LEN).clamp(1, job.matrix.cols / B::LEN);
-    let part_bytes = blocks_at_once * size_of::<B>() * PANEL;
-    let steps = steps::<B, P::Words>();
+    let strip_bytes = blocks_at_once * size_of::<B>() * PANEL;
+    let steps = const { Scheme::of::<B, P::Words>().steps };
     let ahead = P::ahead::<B>(picks.len());
     let mut tiles = TILES.take();
-    // SAFETY: the caller's promises, for every tile.
+    // SAFETY: the caller has the instructions of `P` and these rows of the picks' outputs; a strip has whole blocks,
+    // and a tile is what `fill` made for the same picks.
     unsafe {
         tiles.fill::<B, P::Words>(P::CUT, &job.inputs, picks);
         for start in rows.step_by(PANEL) {
             let offset = start / PANEL * panel_bytes;
             let panel = &job.matrix.bytes[offset..][..panel_bytes];
-            for (number, blocks) in panel.chunks(part_bytes).enumerate() {
+            for (number, blocks) in panel.chunks(strip_bytes).enumerate() {
                 let first = number * blocks_at_once * steps;
                 let steps = first..first + blocks.len() / PANEL / size_of::<B>() * steps;
-                let offset = offset + number * part_bytes;
-                let part = Part { blocks, offset, steps, ahead };
-                passes.begin::<B>(&part, picks.len());
+                let offset = offset + number * strip_bytes;
+                let strip = Strip { blocks, offset, steps, ahead };
+                passes.begin::<B>(&strip, picks.len());
                 for tile in P::CUT.tiles(picks.len()) {
                     let (len, picks) = (tile.len(), &picks[tile.clone()]);
                     let first = job.inputs.quantized::<B>(picks[0].input);
                     let inputs = tiles.get::<B, P::Words>(tile, first);
-                    let sums = Sums { job, start, picks };
-                    passes.pass::<B>(len, &part, &inputs, &sums);
+                    let sums = SumPlaces { job, start, picks };
+                    passes.pass::<B>(len, &strip, &inputs, &sums);
                 }
             }
         }
@@ -218,27 +225,28 @@ unsafe fn panels_of_picks<B: PanelBlock, P: Passes>(
 /// # Safety
 /// As there.
 #[inline(always)]
-pub(super) unsafe fn pass_body<B: PanelBlock, W: Words, const N: usize>(
-    part: &Part<'_>,
+pub(super) unsafe fn pass_body<B: PanelBlock, W: Dots, const N: usize>(
+    strip: &Strip<'_>,
     inputs: &QuantizedRow<'_>,
-    sums: &Sums<'_>,
+    sums: &SumPlaces<'_>,
 ) {
-    // SAFETY: a block has the bytes of sixteen, and the inputs are checked to have as many groups; outputs by the
-    // caller's promise.
+    let scheme = const { Scheme::of::<B, W>() };
+    // SAFETY: the caller has the instructions; a strip has whole packed columns of blocks, `read` checks that inputs have as
+    // many steps, and the sums are at this task's outputs.
     unsafe {
-        let mut all = sums.read::<B, W, N>(part, inputs);
+        let mut all = sums.read::<B, W, N>(strip, inputs);
         // What tiles ask for is the same always: a constant, for registers are few.
-        let ahead = if N == 1 { part.ahead } else { Ahead::FAR };
-        for (number, block) in part.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
-            let first = part.steps.start + number * steps::<B, W>();
-            let (head, words) = open::<B, W>(block.as_ptr(), part.offset + number * block.len());
+        let ahead = if N == 1 { strip.ahead } else { Ahead::FAR };
+        for (number, block) in strip.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
+            let first = strip.steps.start + number * scheme.steps;
+            let (head, words) = open::<B, W>(block.as_ptr(), strip.offset + number * block.len());
             if N <= W::WRITTEN_OUT {
                 each_step!(B, W, |step| {
                     prefetch::<B, W>(block, step, ahead);
                     add_packed::<B, W, N>(&mut all, words, &head, (first, step), inputs)
                 });
             } else {
-                for step in 0..steps::<B, W>() {
+                for step in 0..scheme.steps {
                     prefetch::<B, W>(block, step, ahead);
                     add_packed::<B, W, N>(&mut all, words, &head, (first, step), inputs);
                 }
@@ -252,29 +260,31 @@ pub(super) unsafe fn pass_body<B: PanelBlock, W: Words, const N: usize>(
 /// step's place in its stretch is constant.
 #[inline(always)]
 pub(super) fn prefetch<B: PanelBlock, W: Words>(block: &[u8], step: usize, ahead: Ahead) {
-    let stretch = stretch::<B, W>();
-    let stretches = steps::<B, W>() / stretch;
+    let scheme = const { Scheme::of::<B, W>() };
+    let stretch = scheme.stretch;
+    let stretches = scheme.steps / stretch;
     let lines = (size_of::<B>() * PANEL / stretches).div_ceil(64);
     let (first, number) = (step / stretch * lines, step % stretch);
     for line in number * lines / stretch..(number + 1) * lines / stretch {
         let line = block.as_ptr().wrapping_add((first + line) * 64);
-        super::super::prefetch_far(line.wrapping_add(ahead.far));
+        prefetch_far(line.wrapping_add(ahead.far));
         if W::ASKS_TWICE {
-            super::super::prefetch(line.wrapping_add(ahead.near));
+            prefetch_near(line.wrapping_add(ahead.near));
         }
     }
 }
 
 /// Adds the products of a step of a packed block, whose first step is `first`.
 #[inline(always)]
-unsafe fn add_packed<B: PanelBlock, W: Words, const N: usize>(
+unsafe fn add_packed<B: PanelBlock, W: Dots, const N: usize>(
     sums: &mut [W::Floats; N],
     mut words: *const u8,
     head: &B::Head<W>,
     (first, number): (usize, usize),
     inputs: &QuantizedRow<'_>,
 ) {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions; `words` and `head` are those of one packed column of blocks, and the
+    // step is one of it.
     unsafe {
         for sums in sums.iter_mut() {
             (*sums, words) = W::settle(*sums, words);
@@ -284,76 +294,16 @@ unsafe fn add_packed<B: PanelBlock, W: Words, const N: usize>(
     }
 }
 
-/// The products of a step's codes; `number` counts the row's steps.
-///
-/// # Safety
-/// Needs the instructions of `W`; the inputs must be whole.
-#[inline(always)]
-pub(super) unsafe fn dots<B: PanelBlock, W: Words, const N: usize>(
-    step: &impl Step<W>,
-    number: usize,
-    inputs: &QuantizedRow<'_>,
-) -> [W; N] {
-    let quads = step_columns::<B, W>() / 4;
-    // SAFETY: the caller's promises.
-    unsafe {
-        let mut products = begin::<B, W, N>(number, inputs);
-        let fours = inputs.codes.as_ptr().cast::<i32>().add(number * quads * N);
-        W::add_products::<B, _, N>(&mut products, step, quads, fours);
-        end::<B, W, N>(products, number, inputs)
-    }
-}
-
-/// No products of a step yet.
-///
-/// # Safety
-/// As above, here and below.
-#[inline(always)]
-pub(super) unsafe fn begin<B: PanelBlock, W: Words, const N: usize>(
-    number: usize,
-    inputs: &QuantizedRow<'_>,
-) -> [W::Products; N] {
-    // SAFETY: the caller's promises.
-    unsafe {
-        let mut products = [W::begin(None); N];
-        if reads_offsets::<B, W>() {
-            let offsets = inputs.offsets.as_ptr().cast::<i32>().add(number * N);
-            for (n, products) in products.iter_mut().enumerate() {
-                *products = W::begin(Some(offsets.add(n)));
-            }
-        }
-        products
-    }
-}
-
-/// The sums of a step's products.
-#[inline(always)]
-pub(super) unsafe fn end<B: PanelBlock, W: Words, const N: usize>(
-    products: [W::Products; N],
-    number: usize,
-    inputs: &QuantizedRow<'_>,
-) -> [W; N] {
-    // SAFETY: the caller's promises.
-    unsafe {
-        let offsets = inputs.offsets.as_ptr().cast::<i32>().wrapping_add(number * N);
-        let mut dots = [W::splat(0); N];
-        for (n, (dots, products)) in dots.iter_mut().zip(products).enumerate() {
-            let offset = if reads_offsets::<B, W>() { Some(offsets.add(n)) } else { None };
-            *dots = W::end(products, offset);
-        }
-        dots
-    }
-}
-
 /// Adds a step to the sums; `number` counts the row's steps.
 #[inline(always)]
-unsafe fn add_step<B: PanelBlock, W: Words, const N: usize>(
+unsafe fn add_step<B: PanelBlock, W: Dots, const N: usize>(
     sums: &mut [W::Floats; N],
     step: &impl Step<W>,
     number: usize,
     inputs: &QuantizedRow<'_>,
 ) {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions and a whole step; `SumPlaces::read` checked that the inputs have as many
+    // steps.
     unsafe {
         let scales = step.scales();
         let dots = dots::<B, W, N>(step, number, inputs);
@@ -363,21 +313,23 @@ unsafe fn add_step<B: PanelBlock, W: Words, const N: usize>(
 
 /// The same with the products of the step's codes and their scales.
 #[inline(always)]
-pub(super) unsafe fn add_dots<B: PanelBlock, W: Words, const N: usize>(
+pub(super) unsafe fn add_dots<B: PanelBlock, W: Dots, const N: usize>(
     sums: &mut [W::Floats; N],
     (dots, scales): ([W; N], W::Floats),
     step: &impl Step<W>,
     number: usize,
     inputs: &QuantizedRow<'_>,
 ) {
-    let columns = step_columns::<B, W>();
-    // SAFETY: the caller's promises.
+    let scheme = const { Scheme::of::<B, W>() };
+    let columns = scheme.columns;
+    // SAFETY: the caller has the instructions; a row has a scale per 32 columns and a sum per group, for each of `N`
+    // inputs, so those of a step below the row's last are there.
     unsafe {
         let input_scales = inputs.scales.as_ptr().add(number * columns / 32 * N);
         for (n, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
             *sums = W::add_product(*sums, dots.to_floats(), W::scaled(scales, input_scales.add(n)));
         }
-        if reads_sums::<B, W>() {
+        if scheme.reads_sums {
             let mins = step.mins(0);
             let input_sums = inputs.sums.as_ptr().add(number * N);
             for (n, sums) in sums.iter_mut().enumerate() {

@@ -1,7 +1,10 @@
 //! Packing, and panel kernels against the kernels of rows, bit for bit.
 
+use super::super::Layout;
+use super::super::matrix::PANEL;
 use super::super::tests::Case;
-use super::super::{Layout, MatrixRef, PANEL};
+use super::codes::PanelBlock;
+use super::packing::WORD;
 use super::*;
 use crate::quant::{self, FORMATS, Kind};
 use crate::simd::Isa;
@@ -9,10 +12,8 @@ use half::f16;
 
 /// Formats with panels and the instruction sets of this machine that have them.
 fn panelled() -> impl Iterator<Item = (&'static Format, Isa)> {
-    let has_panels = |isa: &Isa| Layout::of(*isa) == Layout::Panels;
-    Isa::available()
-        .filter(has_panels)
-        .flat_map(|isa| FORMATS.iter().filter(|format| of(format).is_some()).map(move |format| (format, isa)))
+    let have_panels = |(format, isa): &(&'static Format, Isa)| Layout::of(*isa, format) == Layout::Panels;
+    Isa::available().flat_map(|isa| FORMATS.iter().map(move |format| (format, isa))).filter(have_panels)
 }
 
 #[test]
@@ -27,8 +28,7 @@ fn a_panel_holds_the_words_of_its_rows_in_turn() {
             let odd = format.block_bytes % WORD;
             let words = format.block_bytes / WORD;
             let order = Box::leak(Box::new([1..words, 0..1]));
-            let panels = Panels { id: format.id, odd_first, order, rows: |_| |_, _| () };
-            panels.pack(matrix, &mut packed);
+            Packing { odd_first, order }.pack(matrix, &mut packed);
             for (row, column) in [(0, 0), (5, 1), (15, 0), (16, 1), (31, 1)] {
                 let block = &bytes[row * row_bytes + column * format.block_bytes..][..format.block_bytes];
                 let offset = row / PANEL * PANEL * row_bytes + column * PANEL * format.block_bytes;
@@ -57,10 +57,38 @@ fn a_panel_holds_the_words_of_its_rows_in_turn() {
 fn every_word_has_a_place() {
     for panels in TABLE {
         let format = FORMATS.iter().find(|format| format.id == panels.id).unwrap();
-        let mut words: Vec<usize> = panels.order.iter().cloned().flatten().collect();
+        let mut words: Vec<usize> = panels.packing.order.iter().cloned().flatten().collect();
         words.sort_unstable();
         assert_eq!(words, Vec::from_iter(0..format.block_bytes / WORD), "{format}");
     }
+}
+
+/// What every load of codes relies on.
+fn names_words_of_its_block<B: PanelBlock>() {
+    for (group, quad) in
+        (0..B::LEN / B::GROUP).flat_map(|group| (0..B::GROUP / 4).map(move |quad| (group, quad)))
+    {
+        let upper = B::upper(group, quad).map_or(0, |bits| bits.word);
+        assert!(B::low(group, quad).word.max(upper) < size_of::<B>() / WORD, "{}: {group}, {quad}", B::NAME);
+    }
+}
+
+#[test]
+fn formats_name_words_of_their_blocks() {
+    let checks = [
+        names_words_of_its_block::<quant::Q4_0>,
+        names_words_of_its_block::<quant::Q8_0>,
+        names_words_of_its_block::<quant::Q2K>,
+        names_words_of_its_block::<quant::Q3K>,
+        names_words_of_its_block::<quant::Q4K>,
+        names_words_of_its_block::<quant::Q5K>,
+        names_words_of_its_block::<quant::Q6K>,
+        names_words_of_its_block::<quant::Iq4Nl>,
+        names_words_of_its_block::<quant::Iq4Xs>,
+        names_words_of_its_block::<quant::Mxfp4>,
+    ];
+    assert_eq!(checks.len(), TABLE.len(), "every format with panels");
+    checks.iter().for_each(|check| check());
 }
 
 /// Blocks of bytes that random ones rarely are. Scales and mins become zeros, NaN, infinite, subnormal and very large.

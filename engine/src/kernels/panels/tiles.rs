@@ -3,10 +3,12 @@
 //! Owns how a job's inputs are cut into tiles and copied; what is done with them is the kernels' matter. A tile has the
 //! arrays of a [`QuantizedRow`], with `N` numbers (four codes being one) where a row has one.
 
-use super::super::activations::{GROUP, QuantizedRow};
-use super::super::{Inputs, Pick, grow};
-use super::codes::{PanelBlock, is_whole, reads_offsets, reads_sums};
+use super::super::activations::{GROUP, Inputs, QuantizedRow};
+use super::super::cache::grow;
+use super::super::job::Pick;
+use super::codes::{PanelBlock, Scheme};
 use super::words::Words;
+use bytemuck::{NoUninit, Pod};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -51,8 +53,8 @@ pub(super) struct Tiles {
     codes: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<f32>,
-    offsets: Vec<f32>,
-    pairs: Vec<f32>,
+    offsets: Vec<i32>,
+    pairs: Vec<i32>,
 }
 
 thread_local! {
@@ -73,22 +75,23 @@ impl Tiles {
         inputs: &Inputs<'_>,
         picks: &[Pick],
     ) {
+        let scheme = const { Scheme::of::<B, W>() };
         let (width, groups) = (inputs.width(), inputs.width() / B::GROUP);
         grow(&mut self.codes, picks.len() * width);
         grow(&mut self.scales, picks.len() * (width / GROUP));
-        grow(&mut self.sums, if reads_sums::<B, W>() { picks.len() * groups } else { 0 });
-        grow(&mut self.offsets, if reads_offsets::<B, W>() { picks.len() * groups } else { 0 });
-        grow(&mut self.pairs, if is_whole::<B, W>() { picks.len() * (width / GROUP) } else { 0 });
+        grow(&mut self.sums, if scheme.reads_sums { picks.len() * groups } else { 0 });
+        grow(&mut self.offsets, if scheme.reads_offsets { picks.len() * groups } else { 0 });
+        grow(&mut self.pairs, if scheme.is_whole { picks.len() * (width / GROUP) } else { 0 });
         for tile in cut.tiles(picks.len()) {
             let first = tile.start;
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller has the instructions.
             unsafe {
                 match tile.len() {
                     12 => self.copy::<B, W, 12>(inputs, picks, first),
                     8 => self.copy::<B, W, 8>(inputs, picks, first),
                     4 => self.copy::<B, W, 4>(inputs, picks, first),
                     2 => self.copy::<B, W, 2>(inputs, picks, first),
-                    _ if reads_offsets::<B, W>() => {
+                    _ if scheme.reads_offsets => {
                         let offsets = inputs.quantized::<B>(picks[first].input).offsets;
                         self.offsets[first * groups..][..groups].copy_from_slice(offsets);
                     }
@@ -96,11 +99,11 @@ impl Tiles {
                 }
             }
         }
-        if reads_offsets::<B, W>() {
+        if scheme.reads_offsets {
             // Offsets come for a bias of 128.
             let shift = 7 - B::BIAS.ilog2();
             for offset in &mut self.offsets[..picks.len() * groups] {
-                *offset = f32::from_bits((offset.to_bits() as i32 >> shift) as u32);
+                *offset >>= shift;
             }
         }
     }
@@ -112,13 +115,14 @@ impl Tiles {
         picks: &[Pick],
         first: usize,
     ) {
+        let scheme = const { Scheme::of::<B, W>() };
         let (width, groups) = (inputs.width(), inputs.width() / B::GROUP);
         let mut rows = [inputs.quantized::<B>(picks[first].input); N];
         for (row, pick) in rows.iter_mut().zip(&picks[first..]) {
             *row = inputs.quantized::<B>(pick.input);
         }
         let (groups, scales) = (first * groups, first * (width / GROUP));
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller has the instructions; slices are checked inside.
         unsafe {
             if W::TAKES_EIGHTS {
                 interleave_eights(&rows.map(|row| row.codes), &mut self.codes[first * width..]);
@@ -126,14 +130,14 @@ impl Tiles {
                 interleave::<W, N>(&rows.map(|row| row.codes), &mut self.codes[first * width..]);
             }
             interleave::<W, N>(&rows.map(|row| bytes(row.scales)), bytes_mut(&mut self.scales[scales..]));
-            if reads_sums::<B, W>() {
+            if scheme.reads_sums {
                 interleave::<W, N>(&rows.map(|row| bytes(row.sums)), bytes_mut(&mut self.sums[groups..]));
             }
-            if reads_offsets::<B, W>() {
+            if scheme.reads_offsets {
                 let offsets = &mut self.offsets[groups..];
                 interleave::<W, N>(&rows.map(|row| bytes(row.offsets)), bytes_mut(offsets));
             }
-            if is_whole::<B, W>() {
+            if scheme.is_whole {
                 interleave::<W, N>(&rows.map(|row| bytes(row.pairs)), bytes_mut(&mut self.pairs[scales..]));
             }
         }
@@ -146,11 +150,10 @@ impl Tiles {
         tile: Range<usize>,
         input: QuantizedRow<'a>,
     ) -> QuantizedRow<'a> {
+        let scheme = const { Scheme::of::<B, W>() };
         let per_input = |numbers: usize| tile.start * numbers..tile.end * numbers;
-        let groups = |numbers: &'a [f32], is_read: bool| {
-            if is_read { &numbers[per_input(input.sums.len())] } else { &[] }
-        };
-        let offsets = groups(&self.offsets, reads_offsets::<B, W>());
+        let groups = per_input(input.sums.len());
+        let offsets: &[i32] = if scheme.reads_offsets { &self.offsets[groups.clone()] } else { &[] };
         if tile.len() == 1 {
             return QuantizedRow { offsets, ..input };
         }
@@ -158,9 +161,9 @@ impl Tiles {
         QuantizedRow {
             codes: &self.codes[per_input(input.codes.len())],
             scales: &self.scales[scales.clone()],
-            sums: groups(&self.sums, reads_sums::<B, W>()),
+            sums: if scheme.reads_sums { &self.sums[groups] } else { &[] },
             offsets,
-            pairs: if is_whole::<B, W>() { &self.pairs[scales] } else { &[] },
+            pairs: if scheme.is_whole { &self.pairs[scales] } else { &[] },
         }
     }
 }
@@ -168,18 +171,19 @@ impl Tiles {
 /// Checks what bounds every load of a pass: inputs with `numbers` codes in all.
 #[inline(always)]
 pub(super) fn check<B: PanelBlock, W: Words>(inputs: &QuantizedRow<'_>, numbers: usize) {
+    let scheme = const { Scheme::of::<B, W>() };
     let (scales, groups) = (numbers / GROUP, numbers / B::GROUP);
     assert!(inputs.codes.len() == numbers && inputs.scales.len() == scales);
-    assert!(!reads_sums::<B, W>() || inputs.sums.len() == groups);
-    assert!(!reads_offsets::<B, W>() || inputs.offsets.len() == groups);
-    assert!(!is_whole::<B, W>() || inputs.pairs.len() == scales);
+    assert!(!scheme.reads_sums || inputs.sums.len() == groups);
+    assert!(!scheme.reads_offsets || inputs.offsets.len() == groups);
+    assert!(!scheme.is_whole || inputs.pairs.len() == scales);
 }
 
-fn bytes(values: &[f32]) -> &[i8] {
+fn bytes<T: NoUninit>(values: &[T]) -> &[i8] {
     bytemuck::cast_slice(values)
 }
 
-fn bytes_mut(values: &mut [f32]) -> &mut [i8] {
+fn bytes_mut<T: Pod>(values: &mut [T]) -> &mut [i8] {
     bytemuck::cast_slice_mut(values)
 }
 

@@ -1,13 +1,19 @@
 //! The tile unit: AMX's eight registers as sums of inputs times weights, and its plain twin.
+//!
+//! Tile registers keep their sums from one piece of assembly to the next, which the language does not promise. What is leaned
+//! on: the compiler makes no instruction for tiles by itself, as no function is compiled for AMX; between `begin` and `end` a
+//! thread runs code of this crate only; each thread has registers of its own, which the system saves when it takes the thread
+//! away or hands it a signal (handlers use no tiles). A panic in between leaves the registers configured, which costs time
+//! but changes nothing: `begin` configures them anew.
 
-use super::super::PANEL;
+use super::super::matrix::PANEL;
 use super::bf16::{LINES, Line};
 use std::arch::asm;
 
 /// Sums of sixteen rows.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(64))]
-pub(super) struct Sums(pub(super) [f32; PANEL]);
+pub(super) struct RowSums(pub(super) [f32; PANEL]);
 
 /// What multiplies tiles. It holds the sums of one or two tiles of inputs with two of weights (`SIDE`).
 pub(super) trait Unit: Sized {
@@ -18,13 +24,13 @@ pub(super) trait Unit: Sized {
     unsafe fn begin() -> Self;
 
     /// Takes up the sums `(TILES, SIDE, LINES)`.
-    unsafe fn load<const TILES: usize>(&mut self, sums: *const Sums);
+    unsafe fn load<const TILES: usize>(&mut self, sums: *const RowSums);
 
     /// Adds the products of inputs `(TILES, LINES)` with weights `(SIDE, LINES)`.
     unsafe fn step<const TILES: usize>(&mut self, inputs: *const Line, weights: *const Line);
 
     /// Puts the sums back.
-    unsafe fn store<const TILES: usize>(&mut self, sums: *mut Sums);
+    unsafe fn store<const TILES: usize>(&mut self, sums: *mut RowSums);
 
     /// Gives it back.
     unsafe fn end(self);
@@ -50,14 +56,14 @@ impl Unit for Amx {
         line_bytes[..8].fill(size_of::<Line>() as u16);
         lines[..8].fill(LINES as u8);
         let configuration = Configuration { palette: 1, start_row: 0, reserved: [0; 14], line_bytes, lines };
-        // SAFETY: the caller's promise; the instruction reads these 64 bytes.
+        // SAFETY: the caller has the unit; the instruction reads these 64 bytes.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &configuration, options(readonly, nostack, preserves_flags)) }
         Self
     }
 
     #[inline(always)]
-    unsafe fn load<const TILES: usize>(&mut self, sums: *const Sums) {
-        // SAFETY: the caller's promises; tile registers are used in this file only, and keep their sums in between.
+    unsafe fn load<const TILES: usize>(&mut self, sums: *const RowSums) {
+        // SAFETY: the caller has the unit and whole tiles at the address; see the file for what the registers hold in between.
         unsafe {
             asm!(
                 "tileloadd tmm0, [{sums} + {line}]",
@@ -78,7 +84,7 @@ impl Unit for Amx {
 
     #[inline(always)]
     unsafe fn step<const TILES: usize>(&mut self, inputs: *const Line, weights: *const Line) {
-        // SAFETY: as above.
+        // SAFETY: the caller has the unit and whole tiles at both addresses; see the file for the registers.
         unsafe {
             if TILES > 1 {
                 asm!(
@@ -108,8 +114,8 @@ impl Unit for Amx {
     }
 
     #[inline(always)]
-    unsafe fn store<const TILES: usize>(&mut self, sums: *mut Sums) {
-        // SAFETY: as above.
+    unsafe fn store<const TILES: usize>(&mut self, sums: *mut RowSums) {
+        // SAFETY: the caller has the unit and room for whole tiles; see the file for the registers.
         unsafe {
             asm!(
                 "tilestored [{sums} + {line}], tmm0",
@@ -130,7 +136,7 @@ impl Unit for Amx {
 
     #[inline(always)]
     unsafe fn end(self) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller has the unit, and needs what the registers hold no more.
         unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) }
     }
 }
@@ -144,22 +150,22 @@ mod plain {
     use super::*;
 
     /// The tile unit in plain Rust: its sums, `(TILES, SIDE, LINES)`.
-    pub(in super::super) struct Plain([Sums; 2 * SIDE * LINES]);
+    pub(in super::super) struct Plain([RowSums; 2 * SIDE * LINES]);
 
     impl Unit for Plain {
         unsafe fn begin() -> Self {
-            Self([Sums::default(); 2 * SIDE * LINES])
+            Self([RowSums::default(); 2 * SIDE * LINES])
         }
 
-        unsafe fn load<const TILES: usize>(&mut self, sums: *const Sums) {
+        unsafe fn load<const TILES: usize>(&mut self, sums: *const RowSums) {
             let count = TILES * SIDE * LINES;
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller has so many lines of sums.
             self.0[..count].copy_from_slice(unsafe { std::slice::from_raw_parts(sums, count) });
         }
 
         unsafe fn step<const TILES: usize>(&mut self, inputs: *const Line, weights: *const Line) {
             let float = |half: u16| f32::from_bits(u32::from(half) << 16);
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller has so many lines of inputs, and `SIDE` tiles of weights.
             let (inputs, weights) = unsafe {
                 (
                     std::slice::from_raw_parts(inputs, TILES * LINES),
@@ -178,9 +184,9 @@ mod plain {
             }
         }
 
-        unsafe fn store<const TILES: usize>(&mut self, sums: *mut Sums) {
+        unsafe fn store<const TILES: usize>(&mut self, sums: *mut RowSums) {
             let count = TILES * SIDE * LINES;
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller has room for so many lines of sums.
             unsafe { std::slice::from_raw_parts_mut(sums, count) }.copy_from_slice(&self.0[..count]);
         }
 

@@ -1,57 +1,61 @@
 //! Columns of a panel taken out of their bits once, for many tiles of inputs: codes as bytes, factors as floats.
 
-use super::super::PANEL;
 use super::super::activations::QuantizedRow;
-use super::WORD;
-use super::codes::{PackedStep, PanelBlock, Step, each_step, open, step_columns, steps};
-use super::products::{Part, Sums, add_dots, prefetch};
+use super::super::matrix::PANEL;
+use super::codes::{PanelBlock, Scheme, each_step, open};
+use super::dots::UnpackedDots;
+use super::packing::WORD;
+use super::products::{Strip, SumPlaces, add_dots, prefetch};
+use super::steps::{LINE, PackedStep, Step, UnpackedStep};
 use super::words::Words;
 use std::cell::RefCell;
-
-/// Bytes of a line: four codes, or one number, of sixteen rows.
-pub(super) const LINE: usize = WORD * PANEL;
 
 /// So many columns of sixteen rows stay in the nearest cache beside a tile.
 pub(super) const COLUMNS: usize = 512;
 
-/// A part of a panel out of its bits.
+/// A strip of a panel out of its bits.
 #[derive(Default)]
 pub(super) struct Unpacked {
-    pub(super) codes: Vec<i8>,   // (columns / 4, 16, 4)
-    pub(super) scales: Vec<f32>, // (steps, 16); whole ones, the bits of two i16: (groups, 16)
-    pub(super) mins: Vec<f32>,   // (groups, 16); whole ones: (groups / 2, 16)
+    pub(super) codes: Vec<i8>, // (columns / 4, 16, 4)
+    scales: Vec<f32>,          // (steps, 16)
+    mins: Vec<f32>,            // (groups, 16)
+    #[cfg(target_arch = "x86_64")]
+    pub(super) whole_scales: Vec<i32>, // (groups, 16), in both halves
+    #[cfg(target_arch = "x86_64")]
+    pub(super) whole_mins: Vec<i32>, // (groups / 2, 16), an i16 of each group
     #[cfg(target_arch = "x86_64")]
     pub(super) units: Vec<f32>, // (blocks, 2, 16), of whole scales and whole mins
 }
 
 thread_local! {
-    /// Grows to a part once per thread.
+    /// Grows to a strip once per thread.
     pub(super) static UNPACKED: RefCell<Unpacked> = RefCell::default();
 }
 
 impl Unpacked {
-    /// Takes a part out of its bits.
+    /// Takes a strip out of its bits.
     ///
     /// # Safety
     /// Needs the instructions of `W`.
     #[inline(always)]
-    pub(super) unsafe fn fill<B: PanelBlock, W: Words>(&mut self, part: &Part<'_>) {
-        let blocks = part.blocks.chunks_exact(size_of::<B>() * PANEL);
-        let width = step_columns::<B, W>();
-        let len = part.steps.len() * width;
+    pub(super) unsafe fn fill<B: PanelBlock, W: Words>(&mut self, strip: &Strip<'_>) {
+        let scheme = const { Scheme::of::<B, W>() };
+        let blocks = strip.blocks.chunks_exact(size_of::<B>() * PANEL);
+        let width = scheme.columns;
+        let len = strip.steps.len() * width;
         self.codes.resize(len * PANEL, 0);
         self.scales.resize(len / width * PANEL, 0.0);
         self.mins.resize(len / B::GROUP * PANEL, 0.0);
         let lines = self.codes.chunks_exact_mut(B::LEN * PANEL);
-        let factors = self.scales.chunks_exact_mut(steps::<B, W>() * PANEL);
+        let factors = self.scales.chunks_exact_mut(scheme.steps * PANEL);
         let factors = factors.zip(self.mins.chunks_exact_mut(B::LEN / B::GROUP * PANEL));
         for (number, ((block, lines), (scales, mins))) in blocks.zip(lines).zip(factors).enumerate() {
             let (lines, scales, mins) = (lines.as_mut_ptr(), scales.as_mut_ptr(), mins.as_mut_ptr());
             // SAFETY: a block has the bytes of sixteen, and all its lines and factors are stored inside theirs.
             unsafe {
-                let (head, words) = open::<B, W>(block.as_ptr(), part.offset + number * block.len());
+                let (head, words) = open::<B, W>(block.as_ptr(), strip.offset + number * block.len());
                 each_step!(B, W, |number| {
-                    prefetch::<B, W>(block, number, part.ahead);
+                    prefetch::<B, W>(block, number, strip.ahead);
                     let step = PackedStep::<B, W> { words, head: &head, number };
                     W::store(step.scales(), scales.add(number * PANEL));
                     for group in 0..width / B::GROUP {
@@ -67,7 +71,7 @@ impl Unpacked {
 
     /// What bounds every load of a pass.
     fn check<B: PanelBlock, W: Words>(&self, steps: usize) {
-        let len = steps * step_columns::<B, W>();
+        let len = steps * const { Scheme::of::<B, W>().columns };
         assert!(self.codes.len() == len * PANEL && self.scales.len() == steps * PANEL);
         assert!(self.mins.len() == len / B::GROUP * PANEL);
     }
@@ -79,68 +83,27 @@ impl Unpacked {
     #[inline(always)]
     pub(super) unsafe fn pass_body<B: PanelBlock, W: UnpackedDots, const N: usize>(
         &self,
-        part: &Part<'_>,
+        strip: &Strip<'_>,
         inputs: &QuantizedRow<'_>,
-        sums: &Sums<'_>,
+        sums: &SumPlaces<'_>,
     ) {
-        self.check::<B, W>(part.steps.len());
-        let width = step_columns::<B, W>();
-        // SAFETY: the checks bound all that is read of a step; outputs by the caller's promise.
+        self.check::<B, W>(strip.steps.len());
+        let width = const { Scheme::of::<B, W>().columns };
+        // SAFETY: the checks bound all that is read of a step; the sums are at this task's outputs.
         unsafe {
-            let mut all = sums.read::<B, W, N>(part, inputs);
-            for number in 0..part.steps.len() {
+            let mut all = sums.read::<B, W, N>(strip, inputs);
+            for number in 0..strip.steps.len() {
                 let step = UnpackedStep {
                     codes: self.codes.as_ptr().add(number * width * PANEL).cast(),
                     scales: self.scales.as_ptr().add(number * PANEL),
                     mins: self.mins.as_ptr().add(number * width / B::GROUP * PANEL),
                 };
-                let number = part.steps.start + number;
+                let number = strip.steps.start + number;
                 let dots = W::dots::<B, N>(step, number, inputs);
                 let scales = Step::<W>::scales(&step);
                 add_dots::<B, W, N>(&mut all, (dots, scales), &step, number, inputs);
             }
             sums.write::<W, N>(all);
         }
-    }
-}
-
-/// Registers that take steps out of memory.
-pub(super) trait UnpackedDots: Words {
-    /// [`super::products::dots`] of such a step.
-    ///
-    /// # Safety
-    /// As there; the step's pointers must lead to all of its numbers.
-    unsafe fn dots<B: PanelBlock, const N: usize>(
-        step: UnpackedStep,
-        number: usize,
-        inputs: &QuantizedRow<'_>,
-    ) -> [Self; N];
-}
-
-/// Where a step is, see [`Unpacked`].
-#[derive(Clone, Copy)]
-pub(super) struct UnpackedStep {
-    pub(super) codes: *const u8,
-    scales: *const f32,
-    mins: *const f32,
-}
-
-impl<W: Words> Step<W> for UnpackedStep {
-    #[inline(always)]
-    unsafe fn scales(&self) -> W::Floats {
-        // SAFETY: the pointers lead to all numbers of the step, here and below.
-        unsafe { W::load_floats(self.scales) }
-    }
-
-    #[inline(always)]
-    unsafe fn mins(&self, group: usize) -> W::Floats {
-        // SAFETY: as above.
-        unsafe { W::load_floats(self.mins.add(group * PANEL)) }
-    }
-
-    #[inline(always)]
-    unsafe fn codes(&self, quad: usize) -> W {
-        // SAFETY: as above.
-        unsafe { W::load(self.codes.add(quad * LINE)) }
     }
 }

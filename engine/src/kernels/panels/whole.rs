@@ -4,65 +4,57 @@
 //! those of the mins with the sums of the inputs' codes, are added up as they are. Both are exact. For AVX-512 and NEON;
 //! AVX2 comes to the same in another way (`whole_avx2.rs`).
 
-use super::super::PANEL;
 use super::super::activations::{GROUP, QuantizedRow};
-use super::codes::{Head, PackedStep, PanelBlock, Step, each_step, open, step_columns, steps};
-use super::products::{Ahead, Part, Sums, prefetch};
-use super::words::Words;
+use super::super::matrix::PANEL;
+use super::codes::{Head, PanelBlock, Scheme, each_step, open};
+use super::dots::{BlockDots, QUADS, TURNS};
+use super::products::{self, Ahead, Strip, SumPlaces, prefetch};
+use super::steps::PackedStep;
 
-/// Products may be added up in turns: a few inputs would wait for each addition to end.
-pub(super) const TURNS: usize = 2;
-
-/// Fours of codes in a step.
-pub(super) const QUADS: usize = 8;
-
-/// What these products need of a set, beside [`Words`], whose conditions hold here, too.
-pub(super) trait BlockSums: Words {
-    /// Adds the products of a step's codes with those of all inputs of a tile, which are at the address.
-    unsafe fn add_codes<B: PanelBlock, S: Step<Self>, const N: usize>(
-        sums: &mut [[Self::Products; N]; TURNS],
-        step: &S,
-        inputs: *const i32,
-    );
-    /// Adds the products of both halves of each word with those at the address.
-    unsafe fn add_pairs(sums: Self, halves: Self, pair: *const i32) -> Self;
-    /// `sum - a * b`, rounded once.
-    unsafe fn subtract_product(sum: Self::Floats, a: Self::Floats, b: Self::Floats) -> Self::Floats;
-    /// `sum + a * b` with the float at the address, rounded once.
-    unsafe fn add_scaled(sum: Self::Floats, a: Self::Floats, b: *const f32) -> Self::Floats;
-    /// [`Words::settle`] for whole numbers.
-    unsafe fn settle_sums(
-        products: Self::Products,
-        mins: Self,
-        address: *const u8,
-    ) -> (Self::Products, Self, *const u8);
-}
-
-/// Whole numbers of sixteen rows and `N` inputs.
-struct Dots<W: BlockSums, const N: usize> {
-    codes: [[W::Products; N]; TURNS],
-    mins: [W; N],
-}
-
-/// The body of [`super::products::Passes::pass`] for these formats.
+/// The body of [`Passes::pass`](super::products::Passes::pass) with a panel as it is, whatever its format, but on AVX2.
 ///
 /// # Safety
 /// As there.
 #[inline(always)]
-pub(super) unsafe fn pass_body<B: PanelBlock, W: BlockSums, const N: usize>(
-    part: &Part<'_>,
+pub(super) unsafe fn pass<B: PanelBlock, W: BlockDots, const N: usize>(
+    strip: &Strip<'_>,
     inputs: &QuantizedRow<'_>,
-    sums: &Sums<'_>,
+    sums: &SumPlaces<'_>,
 ) {
-    const { assert!(B::WHOLE && B::BIAS == 0 && B::LEN == B::INPUTS.neighbours()) };
+    // SAFETY: both want of the caller what this function wants.
+    unsafe {
+        if const { Scheme::of::<B, W>().is_whole } {
+            pass_blocks::<B, W, N>(strip, inputs, sums);
+        } else {
+            products::pass_body::<B, W, N>(strip, inputs, sums);
+        }
+    }
+}
+
+/// Whole numbers of sixteen rows and `N` inputs.
+struct Dots<W: BlockDots, const N: usize> {
+    codes: [[W::Products; N]; TURNS],
+    mins: [W; N],
+}
+
+/// [`pass`] for these formats.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn pass_blocks<B: PanelBlock, W: BlockDots, const N: usize>(
+    strip: &Strip<'_>,
+    inputs: &QuantizedRow<'_>,
+    sums: &SumPlaces<'_>,
+) {
     // SAFETY: a block has the bytes of sixteen, and the inputs are checked to have as many; outputs by the caller's
     // promise.
     unsafe {
-        let mut all = sums.read::<B, W, N>(part, inputs);
-        let ahead = if N == 1 { part.ahead } else { Ahead::FAR };
-        for (number, block) in part.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
-            let (head, words) = open::<B, W>(block.as_ptr(), part.offset + number * block.len());
-            let number = part.steps.start / steps::<B, W>() + number;
+        let mut all = sums.read::<B, W, N>(strip, inputs);
+        let ahead = if N == 1 { strip.ahead } else { Ahead::FAR };
+        for (number, block) in strip.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
+            let (head, words) = open::<B, W>(block.as_ptr(), strip.offset + number * block.len());
+            let number = strip.steps.start / const { Scheme::of::<B, W>().steps } + number;
             let mut dots = Dots { codes: [[W::begin(None); N]; TURNS], mins: [W::splat(0); N] };
             each_step!(B, W, |step| {
                 prefetch::<B, W>(block, step, ahead);
@@ -76,22 +68,23 @@ pub(super) unsafe fn pass_body<B: PanelBlock, W: BlockSums, const N: usize>(
 
 /// Adds the products of a step, which is two groups, and has the number `step` in its block.
 #[inline(always)]
-unsafe fn add_step<B: PanelBlock, W: BlockSums, const N: usize>(
+unsafe fn add_step<B: PanelBlock, W: BlockDots, const N: usize>(
     dots: &mut Dots<W, N>,
     mut words: *const u8,
     head: &B::Head<W>,
     (number, step): (usize, usize),
     inputs: &QuantizedRow<'_>,
 ) {
-    const { assert!(step_columns::<B, W>() == 4 * QUADS) };
+    const { assert!(!B::WHOLE || Scheme::of::<B, W>().columns == 4 * QUADS) };
     let pair = number * (B::LEN / GROUP) + step;
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions; `words` and `head` are those of one packed column of blocks; inputs
+    // have `QUADS * N` words and `N` pairs for each of the row's steps.
     unsafe {
         for (dot, mins) in dots.codes[0].iter_mut().zip(&mut dots.mins) {
             (*dot, *mins, words) = W::settle_sums(*dot, *mins, words);
         }
         let mins = head.whole_mins(step);
-        let pairs = inputs.pairs.as_ptr().cast::<i32>().add(pair * N);
+        let pairs = inputs.pairs.as_ptr().add(pair * N);
         for (n, dot) in dots.mins.iter_mut().enumerate() {
             *dot = W::add_pairs(*dot, mins, pairs.add(n));
         }
@@ -103,14 +96,14 @@ unsafe fn add_step<B: PanelBlock, W: BlockSums, const N: usize>(
 
 /// Adds a block to the sums: `(unit * dot - unit of mins * dot of mins) * scale of the inputs`.
 #[inline(always)]
-unsafe fn add_block<B: PanelBlock, W: BlockSums, const N: usize>(
+unsafe fn add_block<B: PanelBlock, W: BlockDots, const N: usize>(
     sums: &mut [W::Floats; N],
     dots: Dots<W, N>,
     head: &B::Head<W>,
     number: usize,
     inputs: &QuantizedRow<'_>,
 ) {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions; inputs have a scale per 32 columns, so a block's first is there.
     unsafe {
         let units = head.units();
         let scales = inputs.scales.as_ptr().add(number * (B::LEN / GROUP) * N);

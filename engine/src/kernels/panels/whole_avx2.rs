@@ -4,13 +4,15 @@
 //! Without VNNI a group's products are added up in 16 bits, and the instruction that widens them multiplies them by the
 //! group's scale, which costs nothing.
 
-use super::super::PANEL;
 use super::super::activations::{GROUP, QuantizedRow};
-use super::codes::{Factors, Head, PanelBlock, each_quad, each_step, open, steps, stored_codes};
-use super::products::{Ahead, Part, Sums, prefetch};
-use super::unpacked::{LINE, Unpacked};
+use super::super::matrix::PANEL;
+use super::codes::{Factors, Head, PanelBlock, Scheme, each_step, open, stored_codes, unrolled};
+use super::dots_x86::settle_products;
+use super::products::{self, Ahead, Strip, SumPlaces, prefetch};
+use super::steps::LINE;
+use super::unpacked::Unpacked;
 use super::words::Words;
-use super::words_x86::{Pair, settle_products};
+use super::words_x86::Pair;
 use std::arch::x86_64::*;
 
 /// A register of words of sixteen rows.
@@ -19,6 +21,49 @@ type Row = Pair<false>;
 /// Fours of codes in a group, groups in a step.
 const QUADS: usize = 4;
 const GROUPS: usize = 2;
+
+/// The body of [`Passes::begin`](super::products::Passes::begin), where columns come out of their bits.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn unpack<B: PanelBlock, const VNNI: bool>(panel: &mut Unpacked, strip: &Strip<'_>) {
+    // SAFETY: both want of the caller what this function wants.
+    unsafe {
+        if const { Scheme::of::<B, Pair<VNNI>>().is_whole } {
+            panel.fill_whole::<B>(strip);
+        } else {
+            panel.fill::<B, Pair<VNNI>>(strip);
+        }
+    }
+}
+
+/// The body of [`Passes::pass`](super::products::Passes::pass), with the columns that have been unpacked, if they have.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn pass<B: PanelBlock, const VNNI: bool, const N: usize>(
+    panel: Option<&Unpacked>,
+    strip: &Strip<'_>,
+    inputs: &QuantizedRow<'_>,
+    sums: &SumPlaces<'_>,
+) {
+    // SAFETY: all of them want of the caller what this function wants.
+    unsafe {
+        if const { Scheme::of::<B, Pair<VNNI>>().is_whole } {
+            match panel {
+                Some(panel) => panel.pass_whole::<B, N>(strip, inputs, sums),
+                None => pass_blocks::<B, N>(strip, inputs, sums),
+            }
+        } else {
+            match panel {
+                Some(panel) => panel.pass_body::<B, Pair<VNNI>, N>(strip, inputs, sums),
+                None => products::pass_body::<B, Pair<VNNI>, N>(strip, inputs, sums),
+            }
+        }
+    }
+}
 
 /// A block of sixteen rows.
 trait WholeBlock {
@@ -44,7 +89,7 @@ struct Dots<const N: usize> {
 }
 
 /// Adds the products of a block's codes to the sums; `number` counts the row's blocks. Its steps are written out where
-/// the part is given, of which each asks for its share of what follows.
+/// the strip is given, of which each asks for its share of what follows.
 ///
 /// # Safety
 /// Needs AVX2 and FMA; block and inputs must be whole.
@@ -56,13 +101,13 @@ unsafe fn add_block<B: PanelBlock, const N: usize>(
     inputs: &QuantizedRow<'_>,
     asked: Option<(&[u8], Ahead)>,
 ) {
-    const { assert!(B::WHOLE && B::BIAS == 0 && B::LEN == B::INPUTS.neighbours()) };
-    const { assert!(B::GROUP == 4 * QUADS && steps::<B, Row>() * GROUPS * B::GROUP == B::LEN) };
-    // SAFETY: the caller's promises.
+    const { assert!(!B::WHOLE || (B::GROUP == 4 * QUADS && Scheme::of::<B, Row>().columns == GROUPS * B::GROUP)) };
+    // SAFETY: the caller has the instructions, a whole block behind `block`, and inputs with scales for each of the
+    // row's blocks.
     unsafe {
         let zero = _mm256_setzero_si256();
         let mut dots = Dots { codes: [[zero; 2]; N], mins: [[zero; 2]; N] };
-        let first = number * steps::<B, Row>();
+        let first = number * const { Scheme::of::<B, Row>().steps };
         if let Some((bytes, ahead)) = asked
             && N <= Row::WRITTEN_OUT
         {
@@ -71,7 +116,7 @@ unsafe fn add_block<B: PanelBlock, const N: usize>(
                 add_step::<N>(&mut dots, &mut block, step, first, inputs);
             });
         } else {
-            for step in 0..steps::<B, Row>() {
+            for step in 0..const { Scheme::of::<B, Row>().steps } {
                 if let Some((bytes, ahead)) = asked {
                     prefetch::<B, Row>(bytes, step, ahead);
                 }
@@ -97,7 +142,7 @@ unsafe fn add_scaled(
     (unit, min_unit): (__m256, __m256),
     scale: __m256,
 ) -> __m256 {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller has the instructions, and there is no pointer.
     unsafe {
         let product = _mm256_mul_ps(unit, _mm256_cvtepi32_ps(dot));
         let product = _mm256_fnmadd_ps(min_unit, _mm256_cvtepi32_ps(mins), product);
@@ -114,14 +159,15 @@ unsafe fn add_step<const N: usize>(
     first: usize,
     inputs: &QuantizedRow<'_>,
 ) {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions and a whole block; inputs have `GROUPS * QUADS * N` words and `N` pairs
+    // for each step.
     unsafe {
         let mut fours = inputs.codes.as_ptr().cast::<i32>().add((first + step) * GROUPS * QUADS * N);
         add_group::<N>(dots, block, step * GROUPS, &mut fours);
         fours = fours.add(QUADS * N);
         add_group::<N>(dots, block, step * GROUPS + 1, &mut fours);
         let mins = block.whole_mins(step);
-        let pairs = inputs.pairs.as_ptr().cast::<i32>().add((first + step) * N);
+        let pairs = inputs.pairs.as_ptr().add((first + step) * N);
         for (n, [low, high]) in dots.mins.iter_mut().enumerate() {
             let pair = _mm256_set1_epi32(pairs.add(n).read());
             *low = _mm256_add_epi32(*low, _mm256_madd_epi16(mins.0, pair));
@@ -138,10 +184,10 @@ unsafe fn add_group<const N: usize>(
     group: usize,
     fours: &mut *const i32,
 ) {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller has the instructions and a whole block, and `QUADS * N` words of inputs at the address.
     unsafe {
         let mut narrow = [[_mm256_setzero_si256(); 2]; N];
-        each_quad!(QUADS, |quad| {
+        unrolled!(QUADS, |quad| {
             let codes = block.codes(group, quad);
             for (n, [low, high]) in narrow.iter_mut().enumerate() {
                 let input = _mm256_set1_epi32(fours.add(quad * N + n).read_unaligned());
@@ -174,48 +220,48 @@ impl<B: PanelBlock> WholeBlock for Packed<'_, B> {
 
     #[inline(always)]
     unsafe fn codes(&self, group: usize, quad: usize) -> Row {
-        // SAFETY: the caller's promise, here and below.
+        // SAFETY: the caller has AVX2; `words` leads to a packed column of blocks, and the group is one of it.
         unsafe { stored_codes::<B, Row>(self.words, group, quad) }
     }
 
     #[inline(always)]
     unsafe fn whole_scales(&self, group: usize) -> Row {
-        // SAFETY: as above.
+        // SAFETY: the caller has AVX2, and the group is one of the block.
         unsafe { self.head.whole_scales(group) }
     }
 
     #[inline(always)]
     unsafe fn whole_mins(&self, pair: usize) -> Row {
-        // SAFETY: as above.
+        // SAFETY: the caller has AVX2, and the pair is one of the block.
         unsafe { self.head.whole_mins(pair) }
     }
 
     #[inline(always)]
     unsafe fn units(&self) -> Factors<Row> {
-        // SAFETY: as above.
+        // SAFETY: the caller has AVX2.
         unsafe { self.head.units() }
     }
 }
 
-/// The body of [`super::products::Passes::pass`] for a panel as it is.
+/// [`pass`] for these formats and a panel as it is.
 ///
 /// # Safety
 /// As there.
 #[inline(always)]
-pub(super) unsafe fn pass_body<B: PanelBlock, const N: usize>(
-    part: &Part<'_>,
+unsafe fn pass_blocks<B: PanelBlock, const N: usize>(
+    strip: &Strip<'_>,
     inputs: &QuantizedRow<'_>,
-    sums: &Sums<'_>,
+    sums: &SumPlaces<'_>,
 ) {
     // SAFETY: a block has the bytes of sixteen, and the inputs are checked to have as many; outputs by the caller's
     // promise.
     unsafe {
-        let mut all = sums.read::<B, Row, N>(part, inputs);
-        let ahead = if N == 1 { part.ahead } else { Ahead::FAR };
-        for (number, bytes) in part.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
-            let (head, words) = open::<B, Row>(bytes.as_ptr(), part.offset + number * bytes.len());
+        let mut all = sums.read::<B, Row, N>(strip, inputs);
+        let ahead = if N == 1 { strip.ahead } else { Ahead::FAR };
+        for (number, bytes) in strip.blocks.chunks_exact(size_of::<B>() * PANEL).enumerate() {
+            let (head, words) = open::<B, Row>(bytes.as_ptr(), strip.offset + number * bytes.len());
             let block = Packed::<B> { words, head: &head };
-            let number = part.steps.start / steps::<B, Row>() + number;
+            let number = strip.steps.start / const { Scheme::of::<B, Row>().steps } + number;
             add_block::<B, N>(&mut all, block, number, inputs, Some((bytes, ahead)));
         }
         sums.write::<Row, N>(all);
@@ -225,8 +271,8 @@ pub(super) unsafe fn pass_body<B: PanelBlock, const N: usize>(
 /// Where a block is in [`Unpacked`].
 struct Plain {
     codes: *const u8,
-    scales: *const f32,
-    mins: *const f32,
+    scales: *const i32,
+    mins: *const i32,
     units: *const f32,
 }
 
@@ -244,19 +290,19 @@ impl WholeBlock for Plain {
 
     #[inline(always)]
     unsafe fn whole_scales(&self, group: usize) -> Row {
-        // SAFETY: as above.
+        // SAFETY: the pointer leads to sixteen scales of each group of the block.
         unsafe { Row::load(self.scales.add(group * PANEL).cast()) }
     }
 
     #[inline(always)]
     unsafe fn whole_mins(&self, pair: usize) -> Row {
-        // SAFETY: as above.
+        // SAFETY: the pointer leads to sixteen mins of each pair of groups of the block.
         unsafe { Row::load(self.mins.add(pair * PANEL).cast()) }
     }
 
     #[inline(always)]
     unsafe fn units(&self) -> Factors<Row> {
-        // SAFETY: as above.
+        // SAFETY: the pointer leads to sixteen units of scales and sixteen of mins.
         unsafe {
             Factors { scales: Row::load_floats(self.units), mins: Row::load_floats(self.units.add(PANEL)) }
         }
@@ -264,27 +310,28 @@ impl WholeBlock for Plain {
 }
 
 impl Unpacked {
-    /// Takes a part out of its bits, scales and mins as whole numbers.
+    /// Takes a strip out of its bits, scales and mins as whole numbers.
     ///
     /// # Safety
     /// Needs AVX2.
     #[inline(always)]
-    pub(super) unsafe fn fill_whole<B: PanelBlock>(&mut self, part: &Part<'_>) {
-        self.make_room::<B>(part.steps.len() / steps::<B, Row>());
-        let bytes = part.blocks.chunks_exact(size_of::<B>() * PANEL);
+    unsafe fn fill_whole<B: PanelBlock>(&mut self, strip: &Strip<'_>) {
+        self.make_room::<B>(strip.steps.len() / const { Scheme::of::<B, Row>().steps });
+        let bytes = strip.blocks.chunks_exact(size_of::<B>() * PANEL);
         for (number, bytes) in bytes.enumerate() {
             let groups = number * (B::LEN / B::GROUP);
             // SAFETY: a block has the bytes of sixteen; there is room for all numbers of as many.
             unsafe {
-                let (codes, scales) = (self.codes.as_mut_ptr(), self.scales.as_mut_ptr().add(groups * PANEL));
+                let (codes, scales) =
+                    (self.codes.as_mut_ptr(), self.whole_scales.as_mut_ptr().add(groups * PANEL));
                 let codes = codes.add(groups * QUADS * LINE);
-                let mins = self.mins.as_mut_ptr().add(groups / GROUPS * PANEL);
+                let mins = self.whole_mins.as_mut_ptr().add(groups / GROUPS * PANEL);
                 let units = self.units.as_mut_ptr().add(number * 2 * PANEL);
-                let (head, words) = open::<B, Row>(bytes.as_ptr(), part.offset + number * bytes.len());
+                let (head, words) = open::<B, Row>(bytes.as_ptr(), strip.offset + number * bytes.len());
                 Row::store(head.units().scales, units);
                 Row::store(head.units().mins, units.add(PANEL));
                 each_step!(B, Row, |step| {
-                    prefetch::<B, Row>(bytes, step, part.ahead);
+                    prefetch::<B, Row>(bytes, step, strip.ahead);
                     head.whole_mins(step).store_words(mins.add(step * PANEL).cast());
                     for group in step * GROUPS..(step + 1) * GROUPS {
                         head.whole_scales(group).store_words(scales.add(group * PANEL).cast());
@@ -302,38 +349,39 @@ impl Unpacked {
     fn make_room<B: PanelBlock>(&mut self, blocks: usize) {
         let groups = blocks * (B::LEN / B::GROUP);
         self.codes.resize(groups * QUADS * LINE, 0);
-        self.scales.resize(groups * PANEL, 0.0);
-        self.mins.resize(groups / GROUPS * PANEL, 0.0);
+        self.whole_scales.resize(groups * PANEL, 0);
+        self.whole_mins.resize(groups / GROUPS * PANEL, 0);
         self.units.resize(blocks * 2 * PANEL, 0.0);
     }
 
-    /// The body of [`super::products::Passes::pass`] for what [`Unpacked::fill_whole`] took out.
+    /// [`pass`] for what [`Unpacked::fill_whole`] took out.
     ///
     /// # Safety
     /// As there.
     #[inline(always)]
-    pub(super) unsafe fn pass_whole<B: PanelBlock, const N: usize>(
+    unsafe fn pass_whole<B: PanelBlock, const N: usize>(
         &self,
-        part: &Part<'_>,
+        strip: &Strip<'_>,
         inputs: &QuantizedRow<'_>,
-        sums: &Sums<'_>,
+        sums: &SumPlaces<'_>,
     ) {
-        let blocks = part.steps.len() / steps::<B, Row>();
+        let scheme = const { Scheme::of::<B, Row>() };
+        let blocks = strip.steps.len() / scheme.steps;
         let groups = blocks * (B::LEN / B::GROUP);
-        assert!(self.codes.len() == groups * QUADS * LINE && self.scales.len() == groups * PANEL);
-        assert!(self.mins.len() == groups / GROUPS * PANEL && self.units.len() == blocks * 2 * PANEL);
-        // SAFETY: the checks bound all that is read of a block; outputs by the caller's promise.
+        assert!(self.codes.len() == groups * QUADS * LINE && self.whole_scales.len() == groups * PANEL);
+        assert!(self.whole_mins.len() == groups / GROUPS * PANEL && self.units.len() == blocks * 2 * PANEL);
+        // SAFETY: the checks bound all that is read of a block; the sums are at this task's outputs.
         unsafe {
-            let mut all = sums.read::<B, Row, N>(part, inputs);
+            let mut all = sums.read::<B, Row, N>(strip, inputs);
             for number in 0..blocks {
                 let groups = number * (B::LEN / B::GROUP);
                 let block = Plain {
                     codes: self.codes.as_ptr().add(groups * QUADS * LINE).cast(),
-                    scales: self.scales.as_ptr().add(groups * PANEL),
-                    mins: self.mins.as_ptr().add(groups / GROUPS * PANEL),
+                    scales: self.whole_scales.as_ptr().add(groups * PANEL),
+                    mins: self.whole_mins.as_ptr().add(groups / GROUPS * PANEL),
                     units: self.units.as_ptr().add(number * 2 * PANEL),
                 };
-                let number = part.steps.start / steps::<B, Row>() + number;
+                let number = strip.steps.start / scheme.steps + number;
                 add_block::<B, N>(&mut all, block, number, inputs, None);
             }
             sums.write::<Row, N>(all);

@@ -4,20 +4,15 @@
 //! numbers are exact, and floats are multiplied and added alike. What each set does is in `words_x86.rs` and
 //! `words_neon.rs`.
 
-use super::super::blocks::ByteDots;
-use super::codes::{PanelBlock, Step};
-use super::formats::in_all_bytes;
-
-/// One word per row. Everything here needs the instructions of the implementing set, and whole registers behind
-/// pointers.
+/// One word per row.
+///
+/// # Safety
+/// Everything here needs the instructions of the implementing set, and behind pointers what it reads or writes: sixteen
+/// words, F16 numbers, floats or bytes, or one float where it is a factor for all rows.
 pub(super) trait Words: Copy {
     /// A float per row.
     type Floats: Copy;
-    /// Products of a group while they are added up.
-    type Products: Copy;
-    /// The kernel of rows that are in no panel.
-    type Rows: ByteDots;
-    /// The largest code that [`Words::multiply`] takes; formats with larger ones give their codes with signs.
+    /// The largest code that products take; formats with larger ones give their codes with signs.
     const LARGEST_CODE: i32;
     /// For so few inputs the steps of a block are written out.
     const WRITTEN_OUT: usize;
@@ -56,7 +51,7 @@ pub(super) trait Words: Copy {
     /// Some bits of each byte: moved right, and as many as the mask has.
     #[inline(always)]
     unsafe fn bits(self, right: i32, mask: i8) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller has the instructions, and there is no pointer.
         unsafe { self.right(right).and(in_all_bytes(mask)) }
     }
     /// Moves bits right and repeats the sign.
@@ -92,47 +87,26 @@ pub(super) trait Words: Copy {
     const LINE: usize;
     /// Lays a line of four rows side by side: a word of each, and the next ones `stride` bytes further.
     unsafe fn interleave(rows: [*const i8; 4], out: *mut i8, stride: usize);
+}
 
-    /// No products yet, but the number at the address for all rows, if there is one.
-    unsafe fn begin(offset: Option<*const i32>) -> Self::Products;
-    /// Adds each row's four codes times the four inputs at the address. `quad` counts a group's fours from 0; codes have
-    /// signs in formats whose codes are too large without.
-    unsafe fn multiply<B: PanelBlock>(
-        products: Self::Products,
-        quad: usize,
-        codes: Self,
-        inputs: *const i32,
-    ) -> Self::Products;
-    /// The same for all fours of a step, which has `quads` of them, and all inputs of a tile; its codes are at `inputs`
-    /// from this step's on.
-    #[inline(always)]
-    unsafe fn add_products<B: PanelBlock, S: Step<Self>, const N: usize>(
-        products: &mut [Self::Products; N],
-        step: &S,
-        quads: usize,
-        inputs: *const i32,
-    ) {
-        // SAFETY: the caller's promises.
-        unsafe {
-            for quad in 0..quads {
-                let codes = step.codes(quad);
-                for (n, products) in products.iter_mut().enumerate() {
-                    *products = Self::multiply::<B>(*products, quad, codes, inputs.add(quad * N + n));
-                }
-            }
-        }
-    }
-    /// The sums, given the same offset as at the beginning.
-    unsafe fn end(products: Self::Products, offset: Option<*const i32>) -> Self;
+/// A byte in all bytes.
+///
+/// # Safety
+/// Needs the instructions of `W`.
+#[inline(always)]
+pub(super) unsafe fn in_all_bytes<W: Words>(byte: i8) -> W {
+    // SAFETY: the caller has the instructions, and there is no pointer.
+    unsafe { W::splat(i32::from_ne_bytes([byte as u8; 4])) }
 }
 
 /// Functions whose whole body is unsafe and that are part of their caller.
 macro_rules! instructions {
-    ($(fn $name:ident $(<$block:ident: $bound:ident>)? ($($arguments:tt)*) $(-> $out:ty)? $body:block)*) => {
-        $(#[inline(always)]
+    ($($(#[$doc:meta])* fn $name:ident $(<$block:ident: $bound:ident>)? ($($arguments:tt)*) $(-> $out:ty)? $body:block)*) => {
+        $($(#[$doc])*
+        #[inline(always)]
         #[allow(unused_unsafe)]
         unsafe fn $name $(<$block: $bound>)? ($($arguments)*) $(-> $out)? {
-            // SAFETY: the trait's conditions are the caller's promise.
+            // SAFETY: the caller has what the `# Safety` of the trait, or of the file, asks for.
             unsafe { $body }
         })*
     };

@@ -44,14 +44,9 @@ fn convolutions_in_any_pieces() {
                 let (team, mut out) = (Team::new(threads), x.clone());
                 let mut state = vec![0.0; (taps - 1) * channels];
                 cut(piece, |row, rows| {
-                    let state = SharedSlice::new(&mut state);
-                    let (x, bias, activation) = (Output::new(&mut out, width, at), Some(&bias[..]), None);
-                    let weights = &weights[..];
-                    convolve(
-                        &team,
-                        isa,
-                        &Convolution { x, row, rows, weights, bias, activation, state, channels },
-                    );
+                    let (bias, activation, weights) = (Some(&bias[..]), None, &weights[..]);
+                    let job = Convolution { row, rows, weights, bias, activation, channels };
+                    convolve(&team, isa, &job, Output::new(&mut out, width, at), &mut state);
                 });
                 for row in 0..ROWS {
                     let all: Vec<f64> = (0..channels).map(|channel| expected(row, channel)).collect();
@@ -128,15 +123,9 @@ fn recurrences_in_any_pieces() {
                         key_length: k,
                         value_length: v,
                         factors: &factors,
-                        state: SharedSlice::new(&mut state),
-                        output: Output::new(&mut out, 2 * v, 0),
                     };
-                    scan(&team, isa, &job, |head| ScanHead {
-                        query: 0,
-                        key: k,
-                        value: 2 * k + head * v,
-                        taken,
-                    });
+                    let head = |head| ScanHead { query: 0, key: k, value: 2 * k + head * v, taken };
+                    scan(&team, isa, &job, head, &mut state, Output::new(&mut out, 2 * v, 0));
                 });
                 assert_close(&out, &expected);
                 assert_eq!(*first.get_or_insert_with(|| out.clone()), out, "{isa} in pieces of {piece}");

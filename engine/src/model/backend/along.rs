@@ -26,7 +26,7 @@ pub(super) fn scan_factors(team: &Team, step: &ScanStep<'_>, x: &HostBuffer, out
 
 /// `ln(1 + e^x)`.
 fn softplus(x: f32) -> f32 {
-    if x > 20.0 { x } else { exp(x).ln_1p() }
+    if x > 20.0 { x } else { libm::log1pf(exp(x)) }
 }
 
 /// Walks along the sequences of a batch: `work` gets a part of a sequence's state of a layer and rows that change it one after

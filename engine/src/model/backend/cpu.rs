@@ -1,26 +1,26 @@
 //! The fast backend: quantized kernels on the worker team.
 
-use super::super::config::Config;
-use super::super::ffn::experts::{Router, Shape};
 use super::super::kv_cache::{KvCache, PAGE};
-use super::super::moe::Routing;
+use super::super::matrix::{Linear, Matrix, NormWeights};
+use super::super::moe::{Router, Routing, Shape};
 use super::super::observe::{Observe, Site};
 use super::super::pool::Pool;
+use super::super::state::Memory;
 use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span, Update};
-use super::super::weights::{Linear, Matrix, NormWeights};
 use super::along;
-use super::host::{self, HostBuffer, Scratch, Step, host_steps};
+use super::host::{self, HostBuffer, Kept, Step, host_steps};
 use super::{Backend, ExpertStep};
 use crate::error::Result;
-use crate::experts::{ExpertLayer, ExpertStore, Group, Part, Turn};
+use crate::experts::{ExpertLayer, ExpertStore, Group, GroupMatrix, Turn};
+use crate::gguf::TensorName;
 use crate::kernels::{
-    self, AttentionTask, Convolution, ExpertKernel, Hidden, Job, Kernel, MatrixRef, Output, Queries,
+    self, Attended, Convolution, ExpertKernel, Heads, Hidden, Job, Kernel, MatrixRef, Output, Queries,
     RowBlock, Scan, ScanHead, Share, Taken, attention, convolve, matmul, scan, select, select_attention,
 };
 use crate::ops::{Activation, Rope};
 use crate::quant::{FORMATS, Format};
 use crate::simd::Isa;
-use crate::threads::{SharedSlice, Team};
+use crate::threads::Team;
 use std::borrow::Cow;
 use std::sync::{Arc, MutexGuard};
 
@@ -34,8 +34,8 @@ pub struct Cpu {
     isa: Isa,
     /// One per entry of [`FORMATS`].
     kernels: Vec<Kernel>,
-    blocks: Scratch<Vec<RowBlock>>,
-    scratch: Scratch<HostBuffer>,
+    blocks: Kept<Vec<RowBlock>>,
+    scratch: Kept<HostBuffer>,
     step: Step,
 }
 
@@ -73,7 +73,7 @@ impl Cpu {
         let inputs = self.step.inputs(inputs);
         let stride = out.width();
         let output = Output::new(out.values_mut(), stride, at);
-        matmul(&self.team, kernel, &Job { matrix, inputs, picks, output });
+        matmul(&self.team, kernel, Job::new(matrix, inputs, picks, output));
     }
 }
 
@@ -144,12 +144,12 @@ impl Backend for Cpu {
         row_blocks(step.rows, sharing, &mut blocks);
         let format = states.first().map_or(&FORMATS[0], |cache| cache.format());
         let kernel = select_attention(format, self.isa);
-        attention(&self.team, kernel, &blocks, step.keys.count, |block| {
+        let heads = Heads { keys: step.keys.count, sharing, value_length: step.value_length };
+        let attended = |block: &RowBlock| {
             let cache = &states[block.sequence];
-            AttentionTask {
+            Attended {
                 keys: cache.keys(step.layer),
                 values: cache.values(step.layer),
-                head: 0,
                 page_len: PAGE,
                 key_length: step.queries.width,
                 value_length: step.value_length,
@@ -164,24 +164,20 @@ impl Backend for Cpu {
                     count: sharing,
                     stride: step.queries.stride,
                 },
-                row: 0,
-                rows: 0,
-                position: 0,
-                output,
             }
-        });
+        };
+        attention(&self.team, kernel, &blocks, heads, attended, output);
         self.blocks.give(blocks);
     }
 
     fn convolve(&self, step: &ConvStep<'_>, x: &mut HostBuffer, states: &mut [KvCache]) {
         let width = x.width();
-        let x = Output::new(x.values_mut(), width, step.at);
+        let mut x = Output::new(x.values_mut(), width, step.at);
         let ConvStep { layer, channels, activation, .. } = *step;
         let (weights, bias) = (&**step.weights, step.bias.map(|bias| &**bias));
         along::along(step.rows, states, (layer, 0..step.state_len()), |state, rows| {
-            let (row, rows, state) = (rows.start, rows.len(), SharedSlice::new(state));
-            let job = Convolution { x, row, rows, weights, bias, activation, state, channels };
-            convolve(&self.team, self.isa, &job);
+            let job = Convolution { row: rows.start, rows: rows.len(), weights, bias, activation, channels };
+            convolve(&self.team, self.isa, &job, x.again(), state);
         });
     }
 
@@ -190,7 +186,7 @@ impl Backend for Cpu {
         along::scan_factors(&self.team, step, x, &mut factors);
         let (heads, value_length) = (step.values.count, step.values.width);
         out.resize(x.rows(), heads * value_length);
-        let output = Output::new(out.values_mut(), heads * value_length, 0);
+        let mut output = Output::new(out.values_mut(), heads * value_length, 0);
         let part = step.state_at..step.state_at + heads * step.head_len();
         along::along(step.rows, states, (step.layer, part), |state, rows| {
             let job = Scan {
@@ -202,10 +198,8 @@ impl Backend for Cpu {
                 key_length: step.keys.width,
                 value_length,
                 factors: factors.values(),
-                state: SharedSlice::new(state),
-                output,
             };
-            scan(&self.team, self.isa, &job, |head| ScanHead {
+            let head = |head| ScanHead {
                 query: step.queries.at + step.key_head(head) * step.queries.stride,
                 key: step.keys.at + step.key_head(head) * step.keys.stride,
                 value: step.values.at + head * step.values.stride,
@@ -213,7 +207,8 @@ impl Backend for Cpu {
                     Update::Delta { .. } => Taken::Difference,
                     Update::Whole { skip } => Taken::Whole(skip[head]),
                 },
-            });
+            };
+            scan(&self.team, self.isa, &job, head, state, output.again());
         });
         self.scratch.give(factors);
     }
@@ -232,11 +227,11 @@ impl Backend for Cpu {
         turn.expect(step.ahead.strongest(step.store.look_ahead(layer + 1, rows)));
         self.begin_experts(step.store.layer(layer), &mut step);
         while let Some(group) = turn.next_group()? {
-            self.hidden(&group, &mut step);
+            self.hidden(&group, group.experts(), &mut step);
             if O::ACTIVE {
                 show_experts(group.experts(), &step, observe);
             }
-            self.down(&group, &mut step);
+            self.down(&group, group.experts(), &mut step);
         }
         drop(turn);
         self.combine(&mut step);
@@ -245,7 +240,8 @@ impl Backend for Cpu {
 }
 
 fn show_experts<O: Observe>(experts: &[u32], step: &ExpertStep<'_, Cpu>, observe: &mut O) {
-    let names = ["gate", "up", "down"].map(|part| format!("blk.{}.ffn_{part}_exps", step.layer));
+    let names = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"]
+        .map(|part| TensorName::in_layer(step.layer, part).to_string());
     let mut rows = vec![];
     let dispatch = step.routing.dispatch();
     for &expert in experts {
@@ -266,7 +262,7 @@ fn show_experts<O: Observe>(experts: &[u32], step: &ExpertStep<'_, Cpu>, observe
 /// The routed experts of one layer and batch, a group of them at a time.
 impl Cpu {
     /// Sizes the slots' buffers and quantizes what all experts read.
-    fn begin_experts(&self, stacks: &ExpertLayer, step: &mut ExpertStep<'_, Self>) {
+    pub(super) fn begin_experts(&self, stacks: &ExpertLayer, step: &mut ExpertStep<'_, Self>) {
         let (slots, length) = (step.routing.rows() * step.routing.used(), step.experts.length);
         step.hidden.up.resize(slots, length);
         step.hidden.gate.resize(if stacks.gate.is_some() { slots } else { 0 }, length);
@@ -276,37 +272,34 @@ impl Cpu {
         }
     }
 
-    fn expert_kernel<'a>(&self, part: &'a Part<'a>) -> ExpertKernel<'a, Part<'a>> {
+    fn expert_kernel<'a>(&self, part: &'a GroupMatrix<'a>) -> ExpertKernel<'a, GroupMatrix<'a>> {
         ExpertKernel { matrices: part, kernel: self.kernel(part.stack().format) }
     }
 
-    fn hidden(&self, group: &Group<'_>, step: &mut ExpertStep<'_, Self>) {
-        let share = Share { dispatch: step.routing.dispatch(), experts: group.experts() };
+    /// Gate, up and activation of some of a group.
+    pub(super) fn hidden(&self, group: &Group<'_>, experts: &[u32], step: &mut ExpertStep<'_, Self>) {
+        let share = Share::new(step.routing.dispatch(), experts);
         let Shape { length, activation, .. } = *step.experts;
         let out = Hidden {
             gate: Output::new(step.hidden.gate.values_mut(), length, 0),
             up: Output::new(step.hidden.up.values_mut(), length, 0),
+            length,
             activation,
         };
         let (gate, up) = (group.gate(), group.up());
         let (gate, up) = (gate.as_ref().map(|gate| self.expert_kernel(gate)), self.expert_kernel(&up));
-        kernels::hidden(
-            &self.team,
-            share,
-            gate.as_ref(),
-            &up,
-            self.step.inputs(step.normed.inputs().0),
-            &out,
-        );
+        kernels::hidden(&self.team, share, gate.as_ref(), &up, self.step.inputs(step.normed.inputs().0), out);
     }
 
-    fn down(&self, group: &Group<'_>, step: &mut ExpertStep<'_, Self>) {
-        let share = Share { dispatch: step.routing.dispatch(), experts: group.experts() };
+    /// Down of the same.
+    pub(super) fn down(&self, group: &Group<'_>, experts: &[u32], step: &mut ExpertStep<'_, Self>) {
+        let share = Share::new(step.routing.dispatch(), experts);
         let (part, stride) = (group.down(), step.hidden.out.width());
         let down = self.expert_kernel(&part);
         step.hidden.up.prepare_slots(&self.team, down.kernel, share);
         let out = Output::new(step.hidden.out.values_mut(), stride, 0);
-        kernels::down(&self.team, share, &down, self.step.inputs(step.hidden.up.inputs().0), out);
+        let inputs = self.step.inputs(step.hidden.up.inputs().0);
+        kernels::down(&self.team, share, &down, inputs, (out, stride));
     }
 
     /// Adds the kept slots of each row, the strongest choice first.

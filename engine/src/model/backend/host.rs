@@ -1,12 +1,10 @@
 //! Rows in host memory and the row maths that both host backends share.
 
-use super::super::config::Norm;
-use super::super::ffn::experts::{Router, Shape};
 use super::super::kv_cache::KvCache;
-use super::super::moe::{Routing, Weighing};
+use super::super::matrix::{Matrix, Norm, NormWeights};
+use super::super::moe::{Router, Routing, Shape, Weighing};
 use super::super::step::{AttentionStep, Factor, Row, Span};
-use super::super::weights::{Matrix, NormWeights};
-use crate::kernels::{Inputs, Kernel, Pick, Quantized, Share, SlotCodes, grow, quantize_slots};
+use crate::kernels::{Inputs, Kernel, Pick, Picks, Quantized, Share, SlotCodes, grow, quantize_slots};
 use crate::ops::{Activation, Rope, exp, layer_norm, rms_norm, rotate};
 use crate::quant::Grain;
 use crate::simd::Isa;
@@ -29,7 +27,7 @@ pub struct HostBuffer {
 #[derive(Default)]
 struct Coded {
     codes: Vec<i8>,
-    extras: Vec<f32>,
+    extras: Vec<u32>,
     /// Whether they are those of the values.
     is_current: bool,
 }
@@ -89,10 +87,10 @@ impl HostBuffer {
     }
 
     /// One pick per row: every input to the output row of the same number.
-    pub(super) fn picks(&mut self) -> &[Pick] {
+    pub(super) fn picks(&mut self) -> Picks<'_> {
         let known = self.picks.len();
         self.picks.extend((known..self.rows).map(|row| Pick { input: row as u32, output: row as u32 }));
-        &self.picks[..self.rows]
+        Picks::new(&self.picks[..self.rows])
     }
 
     /// The rows as a kernel wants them.
@@ -129,7 +127,7 @@ impl HostBuffer {
     }
 
     /// After [`HostBuffer::prepare`].
-    pub(super) fn inputs(&self) -> (Inputs<'_>, &[Pick]) {
+    pub(super) fn inputs(&self) -> (Inputs<'_>, Picks<'_>) {
         let mut inputs = Inputs::floats(&self.values, self.width);
         for grain in [Grain::Fine, Grain::Coarse] {
             let coded = &self.coded[grain as usize];
@@ -137,7 +135,7 @@ impl HostBuffer {
                 inputs = inputs.with_codes(grain, &coded.codes, &coded.extras);
             }
         }
-        (inputs, &self.picks[..self.rows])
+        (inputs, Picks::new(&self.picks[..self.rows]))
     }
 }
 
@@ -166,7 +164,7 @@ pub(super) fn embed(team: &Team, table: &Matrix, rows: &[Row], scale: f32, out: 
     });
 }
 
-pub(super) fn add_positions(scratch: &Scratch<HostBuffer>, table: &Matrix, rows: &[Row], x: &mut HostBuffer) {
+pub(super) fn add_positions(scratch: &Kept<HostBuffer>, table: &Matrix, rows: &[Row], x: &mut HostBuffer) {
     let mut position = scratch.take();
     position.resize(1, table.cols);
     for (row, values) in rows.iter().zip(x.values_mut().chunks_exact_mut(table.cols)) {
@@ -178,9 +176,9 @@ pub(super) fn add_positions(scratch: &Scratch<HostBuffer>, table: &Matrix, rows:
 
 /// A buffer for the inside of a step, kept from one to the next so that none is allocated per token.
 #[derive(Default)]
-pub(super) struct Scratch<T>(Mutex<T>);
+pub(super) struct Kept<T>(Mutex<T>);
 
-impl<T: Default> Scratch<T> {
+impl<T: Default> Kept<T> {
     /// The buffer with whatever it holds; an empty one while it is in use.
     pub(super) fn take(&self) -> T {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
@@ -340,8 +338,8 @@ macro_rules! host_steps {
         fn buffer(&self, width: usize) -> HostBuffer {
             HostBuffer::new(width)
         }
-        fn state(&self, config: &Config, format: &'static Format, pool: &Arc<Pool>) -> Result<KvCache> {
-            KvCache::new(config, format, pool)
+        fn state(&self, layers: &[Memory], format: &'static Format, pool: &Arc<Pool>) -> Result<KvCache> {
+            KvCache::new(layers, format, pool)
         }
         fn routing(&self) -> Routing {
             Routing::default()

@@ -10,50 +10,22 @@ mod host;
 mod plain;
 
 pub use cpu::Cpu;
-pub use cuda::{Cuda, Setup, State as CudaState};
+pub use cuda::{Cuda, Missing, Setup, State as CudaState};
 pub use host::HostBuffer;
 pub use plain::Plain;
 
-use super::config::Config;
-use super::ffn::experts::{Hidden, Router, Shape};
-use super::moe::Routing;
+use super::matrix::{Linear, Matrix, NormWeights};
+use super::moe::{Router, Routing, Shape};
 use super::observe::Observe;
 use super::pool::Pool;
+use super::state::{Memory, State};
 use super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span};
-use super::weights::{Linear, Matrix, NormWeights};
 use crate::error::Result;
 use crate::experts::ExpertStore;
 use crate::ops::{Activation, Rope};
 use crate::quant::Format;
 use std::borrow::Cow;
 use std::sync::Arc;
-
-/// What one sequence keeps between steps: keys and values of its positions, recurrent states.
-pub trait State: Sized {
-    /// Positions held.
-    fn len(&self) -> usize;
-    /// Whether none is held.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// Makes room for positions up to `len` and counts them as held.
-    ///
-    /// # Errors
-    /// When a device has no room.
-    fn extend_to(&mut self, len: usize) -> Result<()>;
-    /// Forgets the positions from `len` on and tells how many are left: a recurrent state goes back to the latest place
-    /// where it was kept, and what is missing has to be computed again. It will be kept at `len` when it comes there.
-    fn rewind(&mut self, len: usize) -> usize;
-    /// Has a recurrent state kept as it is after `len` positions, now or when they are held, as far as there is room.
-    fn mark(&mut self, _len: usize) {}
-    /// How many positions a [`State::fork`] of `len` would hold.
-    fn reach(&self, len: usize) -> usize;
-    /// Pages that have to be claimed before positions up to `len` are held.
-    fn pages_for(&self, len: usize) -> usize;
-    /// A sequence that begins with the first `len` positions of this one, or with fewer: a recurrent state is known at its
-    /// end and where it was kept, and a device shares whole pages.
-    fn fork(&self, len: usize) -> Self;
-}
 
 /// The steps of a forward. Buffers are row-major matrices of f32; shapes have been checked when weights were bound.
 pub trait Backend {
@@ -76,7 +48,7 @@ pub trait Backend {
     ///
     /// # Errors
     /// When the format does not fit the model's head widths.
-    fn state(&self, config: &Config, format: &'static Format, pool: &Arc<Pool>) -> Result<Self::State>;
+    fn state(&self, layers: &[Memory], format: &'static Format, pool: &Arc<Pool>) -> Result<Self::State>;
     /// No routing.
     fn routing(&self) -> Self::Routing;
     /// A routing where the program can read it.
@@ -214,4 +186,14 @@ pub struct ExpertStep<'a, B: Backend + ?Sized> {
     pub hidden: &'a mut Hidden<B::Buffer>,
     /// Where it is added.
     pub added: &'a mut B::Buffer,
+}
+
+/// What the chosen experts compute, a row for each choice of each row.
+pub struct Hidden<T> {
+    /// `(rows * expert_used_count, length)`.
+    pub gate: T,
+    /// `(rows * expert_used_count, length)`.
+    pub up: T,
+    /// `(rows * expert_used_count, embedding_length)`.
+    pub out: T,
 }

@@ -1,15 +1,14 @@
 //! The slow twin: weights dequantized to f32 out of the file's own bytes, sums in f64, simple loops, one thread.
 
-use super::super::config::Config;
-use super::super::ffn::experts::{Router, Shape};
 use super::super::kv_cache::{KvCache, PAGE};
-use super::super::moe::Routing;
+use super::super::matrix::{Linear, Matrix, NormWeights};
+use super::super::moe::{Router, Routing, Shape};
 use super::super::observe::Observe;
 use super::super::pool::Pool;
+use super::super::state::Memory;
 use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span, Update};
-use super::super::weights::{Linear, Matrix, NormWeights};
 use super::along;
-use super::host::{self, HostBuffer, Scratch, Step, host_steps};
+use super::host::{self, HostBuffer, Kept, Step, host_steps};
 use super::{Backend, ExpertStep};
 use crate::error::Result;
 use crate::experts::{ExpertStore, Stack};
@@ -24,7 +23,7 @@ use std::sync::{Arc, MutexGuard};
 /// Computes with plain loops what [`super::Cpu`] computes with kernels.
 pub struct Plain {
     team: Team,
-    scratch: Scratch<HostBuffer>,
+    scratch: Kept<HostBuffer>,
     step: Step,
 }
 
@@ -37,7 +36,7 @@ impl Plain {
     /// The backend needs nothing.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        Self { team: Team::new(1), scratch: Scratch::default(), step: Step::default() }
+        Self { team: Team::new(1), scratch: Kept::default(), step: Step::default() }
     }
 }
 

@@ -1,11 +1,11 @@
 //! One FFN that every token passes: up, activation, down, and a gate where the activation has one.
 
 use super::super::backend::Backend;
-use super::super::bind::LayerBinder;
-use super::super::config::limit;
+use super::super::binder::LayerBinder;
 use super::super::kinds::{Half, Kind, Pass};
+use super::super::limit;
+use super::super::matrix::{Linear, Matrix};
 use super::super::observe::Observe;
-use super::super::weights::{Linear, Matrix};
 use super::super::{Architecture, Keys};
 use crate::error::Result;
 use crate::ops::Activation;

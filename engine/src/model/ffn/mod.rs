@@ -4,11 +4,11 @@ pub mod dense;
 pub mod experts;
 
 use super::backend::Backend;
-use super::bind::LayerBinder;
+use super::binder::LayerBinder;
 use super::kinds::{Half, Kind, Pass, kinds};
-use super::kv_cache::Memory;
+use super::matrix::Matrix;
 use super::observe::Observe;
-use super::weights::Matrix;
+use super::state::Memory;
 use super::{Architecture, Keys};
 use crate::error::Result;
 
@@ -28,7 +28,7 @@ pub(in crate::model) fn read(
     architecture: &Architecture,
     layer: usize,
 ) -> Result<Option<Shape>> {
-    if keys.gguf.tensor(&format!("blk.{layer}.ffn_gate_inp.weight")).is_some() {
+    if keys.has(layer, "ffn_gate_inp.weight") {
         experts::Shape::read(keys, architecture, layer).map(|shape| Some(Shape::Experts(shape)))
     } else {
         dense::Shape::read(keys, architecture, layer).map(|shape| Some(Shape::Dense(shape)))

@@ -1,6 +1,6 @@
 //! The short convolution that recurrent mixers have: its weights, turned for the kernels.
 
-use super::super::bind::LayerBinder;
+use super::super::binder::LayerBinder;
 use super::super::step::{ConvStep, Row};
 use crate::cuda::Vector;
 use crate::error::Result;

@@ -1,14 +1,14 @@
 //! Grouped attention: query heads share key and value heads.
 
 use super::super::backend::Backend;
-use super::super::bind::LayerBinder;
-use super::super::config::{QkNorm, limit};
+use super::super::binder::LayerBinder;
 use super::super::keys::Keys;
 use super::super::kinds::{Half, Kind, Pass};
-use super::super::kv_cache::{Memory, Pages};
+use super::super::limit;
+use super::super::matrix::{Linear, Matrix, NormWeights};
 use super::super::observe::Observe;
+use super::super::state::{Memory, Pages};
 use super::super::step::{AttentionStep, Factor, Span};
-use super::super::weights::{Linear, Matrix, NormWeights};
 use super::super::{Architecture, mixer};
 use crate::cuda::Vector;
 use crate::error::Result;
@@ -36,6 +36,15 @@ pub struct Shape {
     pub gated: bool,
     /// Where values come from.
     pub values: Values,
+}
+
+/// What a query or key norm spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Each head by itself, one weight for all heads.
+    Head,
+    /// All heads as one row.
+    Row,
 }
 
 /// Where values come from.

@@ -2,13 +2,12 @@
 //! (DeepSeek-V2, section 2.1).
 
 use super::super::backend::Backend;
-use super::super::bind::LayerBinder;
-use super::super::config::Norm;
+use super::super::binder::LayerBinder;
 use super::super::kinds::{Half, Kind, Pass};
-use super::super::kv_cache::{Memory, Pages};
+use super::super::matrix::{Linear, Matrix, Norm, NormWeights};
 use super::super::observe::Observe;
+use super::super::state::{Memory, Pages};
 use super::super::step::{AttentionStep, Span};
-use super::super::weights::{Linear, Matrix, NormWeights};
 use crate::error::Result;
 
 /// On latent rows, whatever the file says of its other norms: transformers' classes give these norms no epsilon.

@@ -2,14 +2,14 @@
 //! before it, a gate and a norm over groups behind it (Nemotron-H, Granite 4).
 
 use super::super::backend::Backend;
-use super::super::bind::LayerBinder;
+use super::super::binder::LayerBinder;
 use super::super::keys::Keys;
 use super::super::kinds::{Half, Kind, Pass};
-use super::super::kv_cache::Memory;
+use super::super::matrix::{Linear, Matrix, NormWeights};
 use super::super::mixer;
 use super::super::observe::Observe;
+use super::super::state::Memory;
 use super::super::step::{Factor, KeyHeads, ScanStep, Span, Update, scan_state_len};
-use super::super::weights::{Linear, Matrix, NormWeights};
 use super::convolution::Convolution;
 use super::sizes::Sizes;
 use crate::cuda::Vector;

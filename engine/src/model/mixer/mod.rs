@@ -9,11 +9,11 @@ pub mod short_conv;
 mod sizes;
 
 use super::backend::Backend;
-use super::bind::LayerBinder;
+use super::binder::LayerBinder;
 use super::kinds::{Half, Kind, Pass, kinds};
-use super::kv_cache::Memory;
+use super::matrix::Matrix;
 use super::observe::Observe;
-use super::weights::Matrix;
+use super::state::Memory;
 use crate::error::Result;
 
 kinds! {

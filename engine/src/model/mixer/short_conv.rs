@@ -1,15 +1,15 @@
 //! A short convolution between two gates, without a state beyond its last inputs (LFM2).
 
 use super::super::backend::Backend;
-use super::super::bind::LayerBinder;
-use super::super::config::limit;
+use super::super::binder::LayerBinder;
 use super::super::keys::Keys;
 use super::super::kinds::{Half, Kind, Pass};
-use super::super::kv_cache::Memory;
+use super::super::limit;
+use super::super::matrix::{Linear, Matrix};
 use super::super::mixer;
 use super::super::observe::Observe;
+use super::super::state::Memory;
 use super::super::step::{Factor, Span};
-use super::super::weights::{Linear, Matrix};
 use super::convolution::Convolution;
 use crate::error::Result;
 

@@ -1,7 +1,7 @@
 //! Sizes of mixers that keep a matrix per head, as the keys `ssm.*` say them for all layers of a file.
 
-use super::super::config::limit;
 use super::super::keys::Keys;
+use super::super::limit;
 use crate::error::Result;
 
 /// What delta nets and Mamba-2 have alike.

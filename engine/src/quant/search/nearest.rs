@@ -202,7 +202,8 @@ fn add<L: Lanes>(sums: &mut [L], values: &[L]) {
 mod tests {
     use super::super::super::grids;
     use super::*;
-    use crate::simd::{Isa, Work};
+    use crate::quant::tests::isas;
+    use crate::simd::Work;
 
     static IQ2_XS: Points = Points {
         lows: &grids::IQ2_XS.lows(8, 3),
@@ -268,7 +269,7 @@ mod tests {
                 let (x, w) = (std::array::from_fn(|i| fill(1, i)), std::array::from_fn(|i| fill(5, i)));
                 let top = f32::from(points.levels[points.levels.len() - 1]);
                 let ask = || Ask { points, x: &x, w: &w, scale: (0.3 + case as f32 / 20.0) / top };
-                for isa in Isa::available() {
+                for isa in isas() {
                     for (turned, (found, number)) in isa.run(ask()).into_iter().enumerate() {
                         for lane in 0..LANES {
                             let cost = |point| costs(&ask(), point, lane)[turned];

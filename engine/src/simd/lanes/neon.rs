@@ -60,7 +60,7 @@ pub(crate) fn widen(halves: uint16x4_t) -> float32x4_t {
 #[inline(always)]
 pub(crate) fn widen_upper(halves: uint16x8_t) -> float32x4_t {
     let widened;
-    // SAFETY: as above.
+    // SAFETY: every aarch64 machine has the instruction, and it touches registers alone.
     unsafe {
         asm!(
             "fcvtl2 {0:v}.4s, {1:v}.8h",

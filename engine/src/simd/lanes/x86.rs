@@ -53,12 +53,12 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn load(values: &[f32; LANES]) -> Self {
-        // SAFETY: as above; both reads lie inside the array.
+        // SAFETY: the machine has AVX2, see the module; both reads lie inside the array.
         unsafe { Self(_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) }
     }
     #[inline(always)]
     fn load_f16(bytes: &[u8; 2 * LANES]) -> Self {
-        // SAFETY: as above, with F16C; both reads lie inside the array.
+        // SAFETY: the machine has AVX2, see the module, with F16C; both reads lie inside the array.
         unsafe {
             let halves = bytes.as_ptr().cast::<__m128i>();
             let (first, second) = (_mm_loadu_si128(halves), _mm_loadu_si128(halves.add(1)));
@@ -68,7 +68,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn store(self) -> [f32; LANES] {
         let mut values = [0.0; LANES];
-        // SAFETY: as above; both writes lie inside the array.
+        // SAFETY: the machine has AVX2, see the module; both writes lie inside the array.
         unsafe {
             _mm256_storeu_ps(values.as_mut_ptr(), self.0);
             _mm256_storeu_ps(values.as_mut_ptr().add(8), self.1);
@@ -77,12 +77,12 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn min(self, other: Self) -> Self {
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX2, see the module.
         unsafe { Self(_mm256_min_ps(self.0, other.0), _mm256_min_ps(self.1, other.1)) }
     }
     #[inline(always)]
     fn max(self, other: Self) -> Self {
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX2, see the module.
         unsafe { Self(_mm256_max_ps(self.0, other.0), _mm256_max_ps(self.1, other.1)) }
     }
     #[inline(always)]
@@ -92,7 +92,7 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn if_above(self, limit: Self, yes: Self, no: Self) -> Self {
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX2, see the module.
         unsafe {
             let first = _mm256_cmp_ps::<_CMP_GT_OQ>(self.0, limit.0);
             let second = _mm256_cmp_ps::<_CMP_GT_OQ>(self.1, limit.1);
@@ -101,7 +101,7 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn is_below_any(self, other: Self) -> bool {
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX2, see the module.
         unsafe {
             let first = _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, other.0);
             let second = _mm256_cmp_ps::<_CMP_LT_OQ>(self.1, other.1);
@@ -112,7 +112,7 @@ impl Lanes for Avx2 {
     fn times_power(self, power: Self) -> Self {
         // A biased exponent of 0 makes 0.
         let exponents = power.max(Self::splat(-127.0)) + Self::splat(ROUND + 127.0);
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX2, see the module.
         unsafe {
             let first = _mm256_slli_epi32::<23>(_mm256_castps_si256(exponents.0));
             let second = _mm256_slli_epi32::<23>(_mm256_castps_si256(exponents.1));
@@ -121,23 +121,23 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn sum(self) -> f32 {
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX2, see the module.
         unsafe { sum_of_eight(_mm256_add_ps(self.0, self.1)) }
     }
     #[inline(always)]
     fn sums(all: [Self; 8]) -> [f32; 8] {
-        // SAFETY: as above; an array of eight numbers is a register.
+        // SAFETY: the machine has AVX2, see the module; an array of eight numbers is a register.
         unsafe { transmute(sums_of_narrow(&all)) }
     }
     #[inline(always)]
     fn smallest(self) -> f32 {
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX2, see the module.
         unsafe { smallest_of_eight(_mm256_min_ps(self.0, self.1)) }
     }
     #[inline(always)]
     fn least(self) -> usize {
         let smallest = self.smallest();
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX2, see the module.
         let lanes = unsafe {
             let smallest = _mm256_set1_ps(smallest);
             let first = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(self.0, smallest));
@@ -168,7 +168,7 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         if !BF16 {
             return Self::from_fn(|lane| add_pair(self.store()[lane], a.store()[lane], b.store()[lane]));
         }
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX-512, see the module.
         unsafe {
             let a = transmute::<__m512, __m512bh>(a.0);
             let b = transmute::<__m512, __m512bh>(b.0);
@@ -187,39 +187,39 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     }
     #[inline(always)]
     fn load(values: &[f32; LANES]) -> Self {
-        // SAFETY: as above; the read is the array.
+        // SAFETY: the machine has AVX-512, see the module; the read is the array.
         unsafe { Self(_mm512_loadu_ps(values.as_ptr())) }
     }
     #[inline(always)]
     fn load_f16(bytes: &[u8; 2 * LANES]) -> Self {
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX-512, see the module.
         unsafe { Self(_mm512_cvtph_ps(_mm256_loadu_si256(bytes.as_ptr().cast()))) }
     }
     #[inline(always)]
     fn store(self) -> [f32; LANES] {
         let mut values = [0.0; LANES];
-        // SAFETY: as above; the write is the array.
+        // SAFETY: the machine has AVX-512, see the module; the write is the array.
         unsafe { _mm512_storeu_ps(values.as_mut_ptr(), self.0) };
         values
     }
     #[inline(always)]
     fn min(self, other: Self) -> Self {
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX-512, see the module.
         unsafe { Self(_mm512_min_ps(self.0, other.0)) }
     }
     #[inline(always)]
     fn max(self, other: Self) -> Self {
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX-512, see the module.
         unsafe { Self(_mm512_max_ps(self.0, other.0)) }
     }
     #[inline(always)]
     fn multiply_add(self, factor: Self, sum: Self) -> Self {
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX-512, see the module.
         unsafe { Self(_mm512_fmadd_ps(self.0, factor.0, sum.0)) }
     }
     #[inline(always)]
     fn if_above(self, limit: Self, yes: Self, no: Self) -> Self {
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX-512, see the module.
         unsafe {
             let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, limit.0);
             Self(_mm512_mask_blend_ps(above, no.0, yes.0))
@@ -227,49 +227,51 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     }
     #[inline(always)]
     fn is_below_any(self, other: Self) -> bool {
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX-512, see the module.
         unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, other.0) != 0 }
     }
     #[inline(always)]
     fn times_power(self, power: Self) -> Self {
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX-512, see the module.
         unsafe { Self(_mm512_scalef_ps(self.0, power.0)) }
     }
     #[inline(always)]
     fn sum(self) -> f32 {
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX-512, see the module.
         unsafe { sum_of_eight(_mm256_add_ps(_mm512_castps512_ps256(self.0), upper(self.0))) }
     }
     #[inline(always)]
     fn sums(all: [Self; 8]) -> [f32; 8] {
-        // SAFETY: as above; an array of eight numbers is a register.
+        // SAFETY: the machine has AVX-512, see the module; an array of eight numbers is a register.
         unsafe { transmute(sums_of_wide(&all)) }
     }
     #[inline(always)]
     fn smallest(self) -> f32 {
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX-512, see the module.
         unsafe { smallest_of_eight(_mm256_min_ps(_mm512_castps512_ps256(self.0), upper(self.0))) }
     }
     #[inline(always)]
     fn least(self) -> usize {
         let smallest = self.smallest();
-        // SAFETY: as above.
+        // SAFETY: the machine has AVX-512, see the module.
         let lanes = unsafe { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(self.0, _mm512_set1_ps(smallest)) };
         lanes.trailing_zeros() as usize % LANES
     }
 }
 
-/// SAFETY: needs AVX-512 with DQ.
+/// # Safety
+/// Needs AVX-512 with DQ.
 #[inline(always)]
 unsafe fn upper(all: __m512) -> __m256 {
-    // SAFETY: by the caller's promise.
+    // SAFETY: the caller has the instructions, and there is no pointer.
     unsafe { _mm512_extractf32x8_ps::<1>(all) }
 }
 
-/// SAFETY: needs AVX2.
+/// # Safety
+/// Needs AVX2.
 #[inline(always)]
 unsafe fn sum_of_eight(all: __m256) -> f32 {
-    // SAFETY: by the caller's promise.
+    // SAFETY: the caller has the instructions, and there is no pointer.
     unsafe {
         let four = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
         let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -279,10 +281,11 @@ unsafe fn sum_of_eight(all: __m256) -> f32 {
 
 /// Halves are added again and again, those of several in one register.
 ///
-/// SAFETY: needs AVX2.
+/// # Safety
+/// Needs AVX2.
 #[inline(always)]
 unsafe fn sums_of_narrow(all: &[Avx2; 8]) -> __m256 {
-    // SAFETY: by the caller's promise.
+    // SAFETY: the caller has the instructions, and there is no pointer.
     unsafe {
         let (a, b) = (fours_of_two(all[0], all[4]), fours_of_two(all[1], all[5]));
         let (c, d) = (fours_of_two(all[2], all[6]), fours_of_two(all[3], all[7]));
@@ -294,20 +297,22 @@ unsafe fn sums_of_narrow(all: &[Avx2; 8]) -> __m256 {
 
 /// Four sums of each.
 ///
-/// SAFETY: needs AVX2.
+/// # Safety
+/// Needs AVX2.
 #[inline(always)]
 unsafe fn fours_of_two(a: Avx2, b: Avx2) -> __m256 {
-    // SAFETY: by the caller's promise.
+    // SAFETY: the caller has the instructions, and there is no pointer.
     unsafe {
         let (a, b) = (_mm256_add_ps(a.0, a.1), _mm256_add_ps(b.0, b.1));
         _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
     }
 }
 
-/// SAFETY: needs AVX-512.
+/// # Safety
+/// Needs AVX-512.
 #[inline(always)]
 unsafe fn sums_of_wide<const BF16: bool>(all: &[Avx512<BF16>; 8]) -> __m256 {
-    // SAFETY: by the caller's promise.
+    // SAFETY: the caller has the instructions, and there is no pointer.
     unsafe {
         let (a, b) = (fours_of_four(all, [0, 2, 4, 6]), fours_of_four(all, [1, 3, 5, 7]));
         let twos = _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b));
@@ -319,27 +324,30 @@ unsafe fn sums_of_wide<const BF16: bool>(all: &[Avx512<BF16>; 8]) -> __m256 {
 
 /// Four sums of each of four.
 ///
-/// SAFETY: needs AVX-512.
+/// # Safety
+/// Needs AVX-512.
 #[inline(always)]
 unsafe fn fours_of_four<const BF16: bool>(all: &[Avx512<BF16>; 8], [a, b, c, d]: [usize; 4]) -> __m512 {
-    // SAFETY: by the caller's promise.
+    // SAFETY: the caller has the instructions, and there is no pointer.
     unsafe {
         let (ab, cd) = (eights_of_two(all[a], all[b]), eights_of_two(all[c], all[d]));
         _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd))
     }
 }
 
-/// SAFETY: needs AVX-512.
+/// # Safety
+/// Needs AVX-512.
 #[inline(always)]
 unsafe fn eights_of_two<const BF16: bool>(a: Avx512<BF16>, b: Avx512<BF16>) -> __m512 {
-    // SAFETY: by the caller's promise.
+    // SAFETY: the caller has the instructions, and there is no pointer.
     unsafe { _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a.0, b.0), _mm512_shuffle_f32x4::<0xee>(a.0, b.0)) }
 }
 
-/// SAFETY: needs AVX2.
+/// # Safety
+/// Needs AVX2.
 #[inline(always)]
 unsafe fn smallest_of_eight(all: __m256) -> f32 {
-    // SAFETY: by the caller's promise.
+    // SAFETY: the caller has the instructions, and there is no pointer.
     unsafe {
         let four = _mm_min_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
         let two = _mm_min_ps(four, _mm_movehl_ps(four, four));
@@ -361,10 +369,11 @@ static ONE_OF_EACH: [u16; 2 * LANES] = {
 
 /// [`Lanes::turn`]: words of four rows stand side by side in every quarter of a register, then quarters change places.
 ///
-/// SAFETY: needs AVX-512.
+/// # Safety
+/// Needs AVX-512.
 #[inline(always)]
 unsafe fn turn<const BF16: bool>(rows: [Avx512<BF16>; LANES]) -> [Avx512<BF16>; LANES] {
-    // SAFETY: by the caller's promise.
+    // SAFETY: the caller has the instructions, and there is no pointer.
     unsafe {
         let mut fours = [_mm512_setzero_ps(); LANES];
         for i in 0..4 {

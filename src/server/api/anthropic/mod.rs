@@ -7,7 +7,7 @@ use crate::server::Shared;
 use crate::server::api::RequestId;
 use crate::server::api::choosing::{self, Choosing};
 use crate::server::api::count_tokens;
-use crate::server::api::document::MessagesRequest;
+use crate::server::api::requests::requests;
 use crate::server::api::tell::{ANTHROPIC, tell as tell_answers};
 use crate::server::body::{Body, within};
 use crate::server::chat::Chat;
@@ -26,6 +26,11 @@ use utoipa::ToSchema;
 
 /// Of an answer whose request says nothing, which Anthropic's own server refuses.
 const USUAL_LIMIT: u64 = 4096;
+
+requests! {
+    /// A message of Anthropic's.
+    MessagesRequest { own: AnthropicMessages, choosing: Choosing }
+}
 
 #[derive(Deserialize, ToSchema)]
 pub(in crate::server::api) struct AnthropicMessages {

@@ -3,8 +3,8 @@
 use super::tell::{Head, Shows, Teller};
 use crate::server::Shared;
 use crate::server::api::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
-use crate::server::api::document::{InfillRequest, NativeRequest};
 use crate::server::api::prompts::{self, Prompt};
+use crate::server::api::requests::requests;
 use crate::server::api::tell::{NATIVE, tell};
 use crate::server::ask::{Ask, aside};
 use crate::server::body::{Body, within};
@@ -19,6 +19,13 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 use utoipa::ToSchema;
+
+requests! {
+    /// A completion of llama-server's.
+    NativeRequest { own: NativeCompletion, choosing: Choosing }
+    /// A gap.
+    InfillRequest { gap: NativeInfill, own: NativeCompletion, choosing: Choosing }
+}
 
 #[derive(Deserialize, ToSchema)]
 pub(in crate::server::api) struct NativeCompletion {

@@ -1,9 +1,9 @@
 //! llama-server's own interface, as its clients know it: completions with all settings, tokens, places, properties.
 
-pub(super) mod completion;
-pub(super) mod props;
+pub(in crate::server) mod completion;
+pub(in crate::server) mod props;
 mod tell;
-pub(super) mod tokens;
+pub(in crate::server) mod tokens;
 
 pub(in crate::server) use completion::{complete, infill};
 pub(in crate::server) use props::{props, slots};

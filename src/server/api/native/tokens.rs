@@ -2,8 +2,7 @@
 
 use crate::server::Shared;
 use crate::server::api::choosing::Choosing;
-use crate::server::api::document::ChatRequest;
-use crate::server::api::openai::chat::Chat;
+use crate::server::api::openai::chat::{Chat, ChatRequest};
 use crate::server::ask::aside;
 use crate::server::body::{Body, ids};
 use crate::server::model::Model;

@@ -1,6 +1,6 @@
 //! What is told of the server and its one model: its version, its names, its facts.
 
-use crate::cli::{architecture, main_format, to_json};
+use crate::facts::{architecture, main_format, to_json};
 use crate::server::Shared;
 use crate::server::api::prompts::fills_gaps;
 use crate::server::api::rfc3339;

@@ -4,7 +4,7 @@ use super::options::{Making, Usual};
 use super::tell::{Teller, answer_to_nothing};
 use crate::server::Shared;
 use crate::server::api::choosing::refuse_unless_neutral;
-use crate::server::api::document::OllamaChatRequest;
+use crate::server::api::requests::requests;
 use crate::server::api::tell::{OLLAMA, tell};
 use crate::server::body::Body;
 use crate::server::chat::Chat;
@@ -18,6 +18,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use utoipa::ToSchema;
+
+requests! {
+    /// A chat of Ollama's.
+    OllamaChatRequest { own: OllamaChat, usual: Usual }
+}
 
 #[derive(Deserialize, ToSchema)]
 pub(in crate::server::api) struct OllamaChat {

@@ -4,8 +4,8 @@ use super::options::{Making, Usual};
 use super::tell::{Teller, answer_to_nothing};
 use crate::server::Shared;
 use crate::server::api::choosing::refuse_unless_neutral;
-use crate::server::api::document::GenerateRequest;
 use crate::server::api::prompts;
+use crate::server::api::requests::requests;
 use crate::server::api::tell::{OLLAMA, tell};
 use crate::server::ask::{Ask, aside};
 use crate::server::body::{Body, ids};
@@ -26,6 +26,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use utoipa::ToSchema;
+
+requests! {
+    /// A completion of Ollama's.
+    GenerateRequest { own: Generate, usual: Usual }
+}
 
 #[derive(Deserialize, ToSchema)]
 pub(in crate::server::api) struct Generate {

@@ -1,10 +1,10 @@
 //! Ollama's interface: one JSON object a line, durations in nanoseconds, and nothing that writes but a pull.
 
-pub(super) mod about;
-pub(super) mod chat;
-pub(super) mod generate;
+pub(in crate::server) mod about;
+pub(in crate::server) mod chat;
+pub(in crate::server) mod generate;
 mod options;
-pub(super) mod pull;
+pub(in crate::server) mod pull;
 mod tell;
 
 pub(in crate::server) use about::{ps, show, tags, version};
@@ -12,10 +12,6 @@ pub(in crate::server) use chat::chat;
 pub(in crate::server) use generate::generate;
 pub(crate) use pull::Pulls;
 pub(in crate::server) use pull::pull;
-
-pub(in crate::server::api) use chat::OllamaChat;
-pub(in crate::server::api) use generate::Generate;
-pub(in crate::server::api) use options::Usual;
 
 use crate::server::refusal::Refusal;
 

@@ -4,7 +4,7 @@ use super::{Frame, finish_reason, logprobs};
 use crate::server::api::answer::{Answer, Call, News, Part};
 use crate::server::api::choosing::{Choosing, MOST_ODDS, refuse_unless_neutral};
 use crate::server::api::count_tokens;
-use crate::server::api::document::ChatRequest;
+use crate::server::api::requests::requests;
 use crate::server::api::tell::{OPENAI, Tell, tell};
 use crate::server::api::usage::{progress, timings};
 use crate::server::body::{Body, within};
@@ -21,6 +21,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use utoipa::ToSchema;
+
+requests! {
+    /// A chat.
+    ChatRequest { own: Chat, choosing: Choosing }
+}
 
 #[derive(Deserialize, ToSchema)]
 pub(in crate::server::api) struct Chat {

@@ -5,8 +5,8 @@ use super::{Frame, finish_reason};
 use crate::server::Shared;
 use crate::server::api::answer::Answer;
 use crate::server::api::choosing::{Choosing, MOST_ODDS};
-use crate::server::api::document::CompletionRequest;
 use crate::server::api::prompts::{self, Prompt};
+use crate::server::api::requests::requests;
 use crate::server::api::tell::{OPENAI, Tell, tell};
 use crate::server::api::usage::progress;
 use crate::server::ask::{Ask, aside};
@@ -24,6 +24,11 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 
 const USUAL_LIMIT: u64 = 16;
+
+requests! {
+    /// A completion.
+    CompletionRequest { own: Completion, choosing: Choosing }
+}
 
 #[derive(Deserialize, ToSchema)]
 pub(in crate::server::api) struct Completion {

@@ -1,10 +1,10 @@
 //! The dialect of OpenAI's interface: what a file here reads and writes are its fields, no more.
 
-pub(super) mod chat;
-pub(super) mod completions;
+pub(in crate::server) mod chat;
+pub(in crate::server) mod completions;
 pub(super) mod logprobs;
-pub(super) mod models;
-pub(super) mod responses;
+pub(in crate::server) mod models;
+pub(in crate::server) mod responses;
 
 pub(in crate::server) use chat::{chat, count as count_chat};
 pub(in crate::server) use completions::{complete, embed};

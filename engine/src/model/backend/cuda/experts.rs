@@ -7,11 +7,13 @@
 
 use super::super::super::observe::{Observe, Site};
 use super::super::{Backend, ExpertStep};
-use super::{Cuda, lock};
-use crate::cuda::{Device, MatrixAt, Memory, Rows};
+use super::Cuda;
+use crate::cuda::{ChoicesAt, Device, MatrixAt, Memory, Rows};
 use crate::error::Result;
-use crate::experts::{ExpertLayer, ExpertStore, Group, Plan, Stack, Turn};
+use crate::experts::{ExpertLayer, ExpertStore, Group, Plan, Stack};
+use crate::gguf::TensorName;
 use crate::kernels::{ExpertMatrices, Layout, MatrixRef};
+use crate::simd::Isa;
 use bytemuck::cast_slice;
 
 /// Matrices of an expert: gate, up, down.
@@ -40,9 +42,8 @@ struct Shelf {
 }
 
 impl Shelf {
-    fn new(device: &Device, layer: &ExpertLayer, layout: Layout, quota: usize) -> Result<Self> {
-        let lengths = stacks(layer)
-            .map(|stack| stack.map_or(0, |stack| layout.packed_bytes(stack.format, stack.rows, stack.cols)));
+    fn new(device: &Device, layer: &ExpertLayer, quota: usize) -> Result<Self> {
+        let lengths = stacks(layer).map(|stack| stack.map_or(0, Stack::expert_bytes));
         let room = lengths.map(|bytes| bytes.next_multiple_of(ALIGNMENT));
         let count = layer.expert_count();
         let addresses = vec![0u64; count * MATRICES];
@@ -111,27 +112,27 @@ impl Bank {
         store: &ExpertStore,
         layers: usize,
         plan: &Plan,
-        layout: Layout,
+        isa: Isa,
     ) -> Result<Self> {
         let mut bank = Self { layers: vec![], visitors: vec![], turn: 0 };
         let mut largest = 0;
         for number in 0..layers {
             let shelf = match store.has(number) {
-                true => Some(Shelf::new(device, store.layer(number), layout, plan.quota(number))?),
+                true => Some(Shelf::new(device, store.layer(number), plan.quota(number))?),
                 false => None,
             };
             largest = shelf.as_ref().map_or(largest, |shelf| largest.max(shelf.bytes));
             bank.layers.push(shelf);
         }
         if plan.holds_all() {
-            bank.fill(device, store, layout)?;
+            bank.fill(device, store, isa)?;
         } else {
             bank.visitors = (0..plan.staging()).map(|_| device.allocate(largest)).collect::<Result<_>>()?;
         }
         Ok(bank)
     }
 
-    fn fill(&mut self, device: &Device, store: &ExpertStore, layout: Layout) -> Result<()> {
+    fn fill(&mut self, device: &Device, store: &ExpertStore, isa: Isa) -> Result<()> {
         let mut packed = vec![];
         for (number, shelf) in self.layers.iter_mut().enumerate() {
             let Some(shelf) = shelf else { continue };
@@ -141,7 +142,7 @@ impl Bank {
                 let places = shelf.places(shelf.slots[slot].address(), layer);
                 for (stack, place) in stacks(layer).into_iter().zip(places) {
                     let Some(stack) = stack else { continue };
-                    pack(stack.matrix(expert), layout, &mut packed);
+                    pack(stack.matrix(expert), isa, &mut packed);
                     device.copy_now(place, &packed)?;
                 }
                 shelf.keep(expert, slot, layer);
@@ -239,12 +240,12 @@ type Stacked = (MatrixAt, usize, u64);
 /// Gate, up and down of a layer's experts.
 pub(super) fn matrices(
     layer: &ExpertLayer,
-    layout: Layout,
+    isa: Isa,
     device: &Device,
 ) -> Result<(Option<Stacked>, Stacked, Stacked)> {
     let stacked = |which: usize, stack: &Stack| {
         let bias = stack.bias.as_ref().map_or(Ok(0), |bias| bias.on(device))?;
-        let is_panels = layout.is_other_than_rows(stack.format);
+        let is_panels = Layout::of(isa, stack.format) == Layout::Panels;
         let at = MatrixAt { format: stack.format, rows: stack.rows, cols: stack.cols, is_panels, bytes: 0 };
         Ok((at, which, bias))
     };
@@ -253,24 +254,31 @@ pub(super) fn matrices(
 }
 
 /// A matrix as the kernels want it.
-pub(super) fn pack(matrix: MatrixRef<'_>, layout: Layout, out: &mut Vec<u8>) {
-    out.resize(layout.packed_bytes(matrix.format, matrix.rows, matrix.cols), 0);
-    layout.pack(matrix, out);
+pub(super) fn pack(matrix: MatrixRef<'_>, isa: Isa, out: &mut Vec<u8>) {
+    out.resize(matrix.bytes.len(), 0);
+    Layout::of(isa, matrix.format).pack(matrix, out);
 }
 
 impl Cuda {
     /// The experts of a group of slots: gate, up, activation, down.
-    pub(super) fn compute_experts(&self, step: &mut ExpertStep<'_, Self>, addresses: u64) -> Result<()> {
+    pub(super) fn compute_experts(
+        &self,
+        step: &mut ExpertStep<'_, Self>,
+        here: (ChoicesAt, u64),
+    ) -> Result<()> {
         let stacks = step.store.layer(step.layer);
-        let (gate, up, down) = matrices(stacks, self.layout, self.device())?;
-        let (choices, hidden) = (step.routing.at(), &mut *step.hidden);
-        if let Some(gate) = gate {
+        let (gate, up, down) = matrices(stacks, self.isa, self.device())?;
+        let ((choices, addresses), hidden) = (here, &mut *step.hidden);
+        if let (Some(gate), Some(stack)) = (gate, &stacks.gate) {
             self.kernels.multiply_experts(gate, choices, addresses, step.normed, &mut hidden.gate);
+            self.add_expert_adapters((stack, 0), here, step.normed, &mut hidden.gate);
         }
         self.kernels.multiply_experts(up, choices, addresses, step.normed, &mut hidden.up);
+        self.add_expert_adapters((&stacks.up, 1), here, step.normed, &mut hidden.up);
         let gate = gate.map(|_| &hidden.gate);
         self.kernels.activate_slots(step.experts.activation, gate, &mut hidden.up, choices, addresses);
         self.kernels.multiply_experts(down, choices, addresses, &mut hidden.up, &mut hidden.out);
+        self.add_expert_adapters((&stacks.down, 2), here, &mut hidden.up, &mut hidden.out);
         Ok(())
     }
 
@@ -285,26 +293,13 @@ impl Cuda {
         self.kernels.resize(&mut step.hidden.out, slots, stacks.down.rows);
     }
 
-    /// Computes what is missing as it comes from the store.
-    pub(super) fn compute_missing(&self, turn: &mut Turn<'_>, step: &mut ExpertStep<'_, Self>) -> Result<()> {
-        let mut bank = lock(&self.bank);
-        while let Some(group) = turn.next_group()? {
-            for some in group.experts().chunks(bank.visitors()) {
-                let about = (step.layer, step.store.layer(step.layer));
-                let addresses = bank.bring(self.device(), about, &group, some)?;
-                self.compute_experts(step, addresses)?;
-            }
-            // The store uses the group's memory again; copies of it are done.
-        }
-        bank.end(self.device(), step.layer)
-    }
-
     pub(super) fn show_experts<O: Observe>(
         &self,
         step: &ExpertStep<'_, Self>,
         observe: &mut O,
     ) -> Result<()> {
-        let names = ["gate", "up", "down"].map(|part| format!("blk.{}.ffn_{part}_exps", step.layer));
+        let names = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"]
+            .map(|part| TensorName::in_layer(step.layer, part).to_string());
         let routing = self.host_routing(step.routing);
         let fetch = |rows: &Rows| {
             let mut values = vec![0f32; rows.rows() * rows.width()];
@@ -327,6 +322,3 @@ impl Cuda {
         Ok(())
     }
 }
-
-/// A layer's turn: experts that have to be brought, on their way from the store.
-pub struct DeviceTurn<'s>(pub(super) Option<Turn<'s>>);

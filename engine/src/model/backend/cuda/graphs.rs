@@ -6,7 +6,7 @@
 //! down, then replayed, until memory was asked for anew: from then on places may be others.
 
 use super::super::super::step::Row;
-use super::memory::best_at;
+use super::memory::{best_at, chunks_of, runs_of};
 use super::{Cuda, State, lock};
 use crate::cuda::{Device, Graph, Mode, Rows};
 use crate::error::Result;
@@ -18,6 +18,8 @@ const MOST: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
     rows: usize,
+    runs: usize,   // of rows of one sequence
+    chunks: usize, // of positions that a head's blocks take
     selected: usize,
     finds_best: bool,
     sequences: Vec<u64>,
@@ -27,6 +29,8 @@ impl Shape {
     pub(super) fn of(rows: &[Row], states: &[State]) -> Self {
         Self {
             rows: rows.len(),
+            runs: runs_of(rows).count(),
+            chunks: chunks_of(rows),
             selected: rows.iter().filter(|row| row.wants.logits()).count(),
             finds_best: best_at(rows).is_some(),
             sequences: states.iter().map(State::place).collect(),

@@ -1,57 +1,70 @@
-//! What a step and a sequence have on the device: the step's rows, a sequence's pages, a routing.
+//! What a step and a sequence have on the device: the step's rows, a sequence's pages and states, a routing.
 
-use super::super::super::config::Config;
-use super::super::super::kv_cache::{self, Memory as Shape, PAGE};
+use super::super::super::kv_cache::{KvCache, PAGE};
 use super::super::super::pool::{Claim, Pool};
+use super::super::super::recurrent::{Recurrent, SNAPSHOTS};
+use super::super::super::state::{self, Memory as Shape, Pages};
 use super::super::super::step::{Row, Wants};
-use crate::cuda::{ChoicesAt, Device, Memory, Mode, Pinned, StepAt};
+use crate::cuda::{CHUNK, ChoicesAt, Device, Memory, Mode, Pinned, StepAt};
 use crate::error::Result;
 use crate::quant::Format;
 use bytemuck::cast_slice;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes of a piece of the staging memory.
 const STAGE: usize = 1 << 20;
 
-/// One sequence's keys and values on the device, in pages of [`PAGE`] positions.
+/// One sequence's keys and values on the device, in pages of [`PAGE`] positions, and its recurrent states.
 pub struct State {
     device: Device,
     format: &'static Format,
-    shapes: Vec<kv_cache::Pages>,          // one per layer
+    layers: Vec<Shape>,
     pages: Vec<Arc<(Vec<Memory>, Claim)>>, // of all layers and sides each
-    table: Vec<u64>,                       // (layers, 2, max_pages): their addresses
-    home: Option<Memory>,                  // of the table, made when a step first needs it
-    has_changed: bool,                     // since the table was copied
+    recurrent: Recurrent<Memory>,
+    table: Vec<u64>,      // see `Table`
+    home: Option<Memory>, // of the table, made when a step first needs it
+    has_changed: bool,    // since the table was copied
     max_pages: usize,
     pool: Arc<Pool>,
     len: usize,
 }
+
+/// What a table of addresses holds: `(layers, 2, max_pages)` pages of keys and values, a layer's state in the place of its
+/// first page; behind them where all states begin, and for each snapshot after how many positions it is made and where it
+/// begins.
+const BEHIND_PAGES: usize = 1 + 2 * SNAPSHOTS;
 
 impl State {
     /// # Errors
     /// When the format does not fit the heads.
     pub(super) fn new(
         device: &Device,
-        config: &Config,
+        layers: &[state::Memory],
         format: &'static Format,
         max_pages: usize,
         pool: &Arc<Pool>,
     ) -> Result<Self> {
-        kv_cache::KvCache::page_bytes(config, format)?; // which checks the widths
-        let shapes: Vec<_> =
-            config.layers.iter().filter_map(|layer| layer.mixer.as_ref()?.memory().into_pages()).collect();
-        Ok(Self {
+        let size = KvCache::states(layers, format)?; // which checks the widths
+        let empty = Self {
             device: device.clone(),
             format,
-            table: vec![0; shapes.len() * 2 * max_pages],
-            shapes,
+            layers: layers.to_vec(),
             pages: vec![],
+            recurrent: Recurrent::new(size),
+            table: vec![],
             home: None,
             has_changed: true,
             max_pages,
             pool: pool.clone(),
             len: 0,
-        })
+        };
+        Ok(empty.with_table())
+    }
+
+    fn with_table(mut self) -> Self {
+        self.table = vec![0; self.layers.len() * 2 * self.max_pages + BEHIND_PAGES];
+        self
     }
 
     /// Tells it from others; where its table is.
@@ -59,31 +72,104 @@ impl State {
         self.home.as_ref().map_or(0, Memory::address)
     }
 
-    fn add_page(&mut self) -> Result<()> {
-        let claim = self.pool.claim()?;
-        let mut sides = vec![];
-        for shape in &self.shapes {
-            for width in [shape.key_length, shape.value_length].into_iter().filter(|width| *width > 0) {
-                sides.push(self.device.allocate(PAGE * shape.heads * self.format.row_bytes(width))?);
+    /// Pages in a table.
+    fn behind_pages(&self) -> usize {
+        self.table.len() - BEHIND_PAGES
+    }
+
+    /// Bytes of a page's sides.
+    fn sides(&self) -> impl Iterator<Item = usize> {
+        let widths = self.layers.iter().flat_map(|layer| match *layer {
+            Shape::Pages(Pages { heads, key_length, value_length }) => {
+                [(heads, key_length), (heads, value_length)]
             }
+            Shape::State(_) => [(0, 0); 2],
+        });
+        let present = widths.filter(|(_, width)| *width > 0);
+        present.map(|(heads, width)| PAGE * heads * self.format.row_bytes(width))
+    }
+
+    fn new_page(&mut self) -> Result<Arc<(Vec<Memory>, Claim)>> {
+        let claim = self.recurrent.claim(&self.pool)?;
+        let sides = self.sides().map(|bytes| self.device.allocate(bytes)).collect::<Result<_>>()?;
+        Ok(Arc::new((sides, claim)))
+    }
+
+    /// A page of its own for the positions that come next, with what was there of those before.
+    fn own_last_page(&mut self) -> Result<()> {
+        let (number, held) = (self.len / PAGE, self.len % PAGE);
+        if held == 0 || Arc::strong_count(&self.pages[number]) == 1 {
+            return Ok(());
         }
-        self.keep(Arc::new((sides, claim)));
+        let own = self.new_page()?;
+        for (from, to) in self.pages[number].0.iter().zip(&own.0) {
+            self.device.copy_within(from, to)?;
+        }
+        self.pages[number] = own;
+        self.write_page(number);
         Ok(())
     }
 
     /// Puts a page behind the others.
     fn keep(&mut self, page: Arc<(Vec<Memory>, Claim)>) {
-        let mut sides = page.0.iter().map(Memory::address);
-        for (layer, shape) in self.shapes.iter().enumerate() {
-            for (side, width) in [shape.key_length, shape.value_length].into_iter().enumerate() {
+        self.pages.push(page);
+        self.write_page(self.pages.len() - 1);
+    }
+
+    /// Writes a page's addresses into the table.
+    fn write_page(&mut self, number: usize) {
+        let mut sides = self.pages[number].0.iter().map(Memory::address);
+        for (layer, shape) in self.layers.iter().enumerate() {
+            let Shape::Pages(pages) = shape else { continue };
+            for (side, width) in [pages.key_length, pages.value_length].into_iter().enumerate() {
                 if width > 0 {
-                    let place = (layer * 2 + side) * self.max_pages + self.pages.len();
+                    let place = (layer * 2 + side) * self.max_pages + number;
                     self.table[place] = sides.next().expect("a side for each width");
                 }
             }
         }
-        self.pages.push(page);
         self.has_changed = true;
+    }
+
+    /// Writes into the table where states are and become snapshots.
+    fn write_states(&mut self) {
+        if !self.recurrent.is_any() {
+            return;
+        }
+        let start = self.recurrent.now().map_or(0, Memory::address);
+        let mut at = start;
+        for (layer, shape) in self.layers.iter().enumerate() {
+            if let Shape::State(numbers) = shape {
+                self.table[layer * 2 * self.max_pages] = at;
+                at += (numbers * size_of::<f32>()) as u64;
+            }
+        }
+        let behind = self.behind_pages();
+        self.table[behind..].fill(0);
+        self.table[behind] = start;
+        for (i, snapshot) in self.recurrent.snapshots().iter().enumerate() {
+            // One that lies behind the last position has been made, and one that others share with this was before.
+            if snapshot.len > self.len {
+                self.table[behind + 1 + 2 * i] = snapshot.len as u64;
+                self.table[behind + 2 + 2 * i] = snapshot.states.values.address();
+            }
+        }
+        self.has_changed = true;
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.recurrent.size().numbers * size_of::<f32>()
+    }
+
+    /// Its own states for the positions that come next; whether they are others than before.
+    fn own_states(&mut self) -> Result<bool> {
+        let (device, bytes) = (&self.device, self.state_bytes());
+        let copied = |states: Option<&Memory>| {
+            let Some(states) = states else { return device.zeros(bytes) };
+            let copy = device.allocate(bytes)?;
+            device.copy_within(states, &copy).map(|()| copy)
+        };
+        self.recurrent.own(&self.pool, copied)
     }
 }
 
@@ -93,61 +179,71 @@ impl super::super::State for State {
     }
 
     fn extend_to(&mut self, len: usize) -> Result<()> {
-        while self.pages.len() < len.div_ceil(PAGE) {
-            self.add_page()?;
+        if len > self.len {
+            let is_new = self.own_states()?;
+            self.own_last_page()?;
+            while self.pages.len() < len.div_ceil(PAGE) {
+                let page = self.new_page()?;
+                self.keep(page);
+            }
+            let (device, bytes) = (&self.device, self.state_bytes());
+            // Last, so that no page takes one of them away.
+            let has_more = self.recurrent.pass_marks(&self.pool, len, || device.allocate(bytes))?;
+            if is_new || has_more {
+                self.write_states();
+            }
+            self.len = len;
         }
-        self.len = self.len.max(len);
         Ok(())
     }
 
     fn pages_for(&self, len: usize) -> usize {
-        len.div_ceil(PAGE).saturating_sub(self.pages.len())
+        let has_to_copy = len > self.len
+            && !self.len.is_multiple_of(PAGE)
+            && self.pages.last().is_some_and(|page| Arc::strong_count(page) > 1);
+        let pages = len.div_ceil(PAGE).saturating_sub(self.pages.len()) + usize::from(has_to_copy);
+        if len <= self.len {
+            return pages;
+        }
+        pages.saturating_add_signed(self.recurrent.pages_to_own())
     }
 
-    /// Pages of its own stay for what comes next; of a shared one nothing is kept, for nobody may write to it.
     fn rewind(&mut self, len: usize) -> usize {
         if len < self.len {
-            let is_shared = |page: &Arc<_>| Arc::strong_count(page) > 1;
-            let from = len / PAGE;
-            self.len = len;
-            if self.pages[from..].iter().any(is_shared) {
-                self.pages.truncate(from);
-                self.len = from * PAGE;
-            }
+            self.len = self.recurrent.rewind(len, self.len);
+            self.pages.truncate(self.len.div_ceil(PAGE));
+            self.write_states();
         }
         self.len
     }
 
-    fn reach(&self, len: usize) -> usize {
-        len.min(self.len) / PAGE * PAGE
+    fn mark(&mut self, len: usize) {
+        self.recurrent.mark(len, self.len);
     }
 
-    /// Whole pages are shared.
+    fn reach(&self, len: usize) -> usize {
+        self.recurrent.reach(len, self.len)
+    }
+
     fn fork(&self, len: usize) -> Self {
-        let pages = self.reach(len) / PAGE;
-        let mut fork = Self {
+        let reached = self.reach(len);
+        let fork = Self {
             device: self.device.clone(),
             format: self.format,
-            shapes: self.shapes.clone(),
+            layers: self.layers.clone(),
             pages: vec![],
-            table: vec![0; self.table.len()],
+            recurrent: self.recurrent.fork(len, self.len, reached),
+            table: vec![],
             home: None,
             has_changed: true,
             max_pages: self.max_pages,
             pool: self.pool.clone(),
-            len: pages * PAGE,
+            len: reached,
         };
-        self.pages[..pages].iter().for_each(|page| fork.keep(page.clone()));
+        let mut fork = fork.with_table();
+        self.pages[..reached.div_ceil(PAGE)].iter().for_each(|page| fork.keep(page.clone()));
+        fork.write_states();
         fork
-    }
-}
-
-impl Shape {
-    fn into_pages(self) -> Option<kv_cache::Pages> {
-        match self {
-            Self::Pages(pages) => Some(pages),
-            Self::State(_) => None,
-        }
     }
 }
 
@@ -192,7 +288,7 @@ impl Step {
     /// # Errors
     /// When the driver refuses.
     pub(super) fn copy_tables(&mut self, states: &mut [State]) -> Result<()> {
-        for state in states.iter_mut().filter(|state| state.has_changed && !state.pages.is_empty()) {
+        for state in states.iter_mut().filter(|state| state.has_changed && state.len > 0) {
             if state.home.is_none() {
                 state.home = Some(self.device.allocate(state.table.len() * size_of::<u64>())?);
             }
@@ -219,7 +315,10 @@ impl Step {
         words.extend(numbers(|row| row.position).chain(numbers(|row| row.sequence)));
         words.extend(selected);
         let selected_count = words.len() - 3 * rows.len();
+        let runs_at = words.len() + best_at(rows).map_or(0, |temperatures| temperatures.len());
         words.extend(best_at(rows).into_iter().flatten().map(|temperature| temperature.to_bits() as i32));
+        let run_count = runs_of(rows).count();
+        words.extend(runs_of(rows).flat_map(|run| [run.start as i32, run.len() as i32]));
         words.resize(words.len().next_multiple_of(2), 0);
         let tables: Vec<u64> = states.iter().map(State::place).collect();
         let bytes = [cast_slice(&words), cast_slice::<u64, u8>(&tables)].concat();
@@ -238,7 +337,11 @@ impl Step {
             step: Some(StepAt {
                 positions: place(rows.len()),
                 sequences: place(2 * rows.len()),
+                runs: place(runs_at),
+                run_count,
+                chunks: chunks_of(rows),
                 tables: place(words.len()),
+                behind_pages: states.first().map_or(0, State::behind_pages),
                 max_pages: states.first().map_or(0, |state| state.max_pages),
                 cache_format,
             }),
@@ -276,6 +379,25 @@ impl Step {
     pub(super) fn end(&mut self) {
         self.at = (0, 0);
     }
+}
+
+/// Rows of a step up to which a head has a block for each chunk of its positions.
+const FEW_ROWS: usize = 16;
+
+/// How many: powers of two, for every other number is another graph.
+pub(super) fn chunks_of(rows: &[Row]) -> usize {
+    let most = rows.iter().map(|row| row.position / CHUNK + 1).max().unwrap_or(1);
+    if rows.len() <= FEW_ROWS { most.next_power_of_two() } else { 1 }
+}
+
+/// The rows of each sequence, which stand together.
+pub(super) fn runs_of(rows: &[Row]) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    rows.chunk_by(|a, b| a.sequence == b.sequence).map(move |run| {
+        let from = start;
+        start += run.len();
+        from..start
+    })
 }
 
 /// The temperatures of the rows that want something, if all of these want no more than the best tokens.
@@ -328,7 +450,7 @@ impl DeviceRouting {
     pub(super) fn at(&self) -> ChoicesAt {
         let address = |memory: &Option<Memory>| memory.as_ref().map_or(0, Memory::address);
         let (choices, scores) = (address(&self.choices), address(&self.scores));
-        ChoicesAt { choices, scores, rows: self.rows, used: self.used }
+        ChoicesAt { choices, scores, rows: self.rows, used: self.used, tiles: None }
     }
 
     /// Experts of all slots, -1 for what is left out; waits for them.

@@ -1,21 +1,23 @@
 //! The backend of a card: every step is a kernel, and weights, rows and sequences live in the card's memory.
 //!
-//! `memory.rs` has what a step and a sequence keep there, `experts.rs` the routed experts, `graphs.rs` steps that come
-//! again. A step's failure stays with the kernels until `finish`, which returns it; nothing is started after it.
+//! `memory.rs` has what a step and a sequence keep there, `experts.rs` the routed experts, `recurrent.rs` what carries a
+//! state along, `adapters.rs` what is added to matrices, `graphs.rs` steps that come again, `missing.rs` experts elsewhere. A step's failure stays with the
+//! kernels until `finish`, which returns it; nothing is started after it.
 
+mod adapters;
 mod experts;
 mod graphs;
-mod lacking;
 mod memory;
+mod missing;
+mod recurrent;
 
 use super::super::Model;
-use super::super::config::{Config, Norm};
-use super::super::ffn::experts::{Gating, Router, Shape};
-use super::super::moe::{Routing, capacity_of};
+use super::super::matrix::{Linear, Matrix, Norm, NormWeights};
+use super::super::moe::{Gating, Router, Routing, Shape, capacity_of};
 use super::super::observe::Observe;
 use super::super::pool::Pool;
+use super::super::state;
 use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span};
-use super::super::weights::{Linear, Matrix, NormWeights};
 use super::{Backend, ExpertStep};
 use crate::cuda::{
     AttentionBy, Device, Kernels, MOST_ROWS, MatrixAt, Memory, NormAt, Pieces, RouteBy, Rows, StepAt, Vector,
@@ -25,11 +27,15 @@ use crate::error::Result;
 use crate::experts::{ExpertStore, Plan};
 use crate::kernels::{Dispatch, Layout};
 use crate::ops::{Activation, Rope, RopeStyle};
-use crate::quant::{FORMATS, Format};
-use experts::{Bank, DeviceTurn};
+use crate::quant::Format;
+use crate::simd::Isa;
+use adapters::Adapters;
+use experts::Bank;
 use graphs::Graphs;
 pub use memory::State;
 use memory::{DeviceRouting, Places, Step, best_at};
+pub use missing::Missing;
+use missing::{Away, DeviceTurn, Host};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -37,13 +43,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// Kernels on a card.
 pub struct Cuda {
     kernels: Kernels,
-    layout: Layout,
+    isa: Isa,
     step: Mutex<Step>,
     graphs: Mutex<Graphs>,
     current: Mutex<Option<(graphs::Shape, graphs::Plan)>>, // the step that has begun, where it may come again
     scratch: Mutex<Vec<Rows>>,                             // for the inside of steps
     addresses: Mutex<HashMap<usize, Memory>>, // of matrices that are used together, by the first one's
     bank: Mutex<Bank>,
+    adapters: Mutex<Adapters>,
+    host: Option<Mutex<Host>>, // where not all experts are on the card
     exclusive: Mutex<()>,
     max_pages: usize,
 }
@@ -52,10 +60,14 @@ pub struct Cuda {
 pub struct Setup<'p> {
     /// Positions of a session.
     pub context_length: usize,
-    /// How weights lie: as the CPU's kernels want them, so that an expert is copied as it is in the store.
-    pub layout: Layout,
+    /// Weights lie as the CPU's kernels of this set want them, so that an expert is copied as it is in the store.
+    pub(crate) isa: Isa,
     /// Slots of experts on the card.
     pub experts: &'p Plan,
+    /// Who computes the others.
+    pub missing: Missing,
+    /// Threads of the processor that do.
+    pub threads: usize,
 }
 
 impl From<Span> for Pieces {
@@ -70,7 +82,7 @@ impl Cuda {
     /// # Errors
     /// When the card has no room, or the driver refuses.
     pub fn new(device: Device, model: &Model, setup: &Setup<'_>) -> Result<Self> {
-        let (weights, layout) = (&model.weights, setup.layout);
+        let (weights, isa) = (&model.weights, setup.isa);
         let kernels = Kernels::load(device, &model.formats())?;
         let mut known: HashMap<*const u8, Arc<_>> = HashMap::new();
         let mut packed = vec![];
@@ -79,7 +91,7 @@ impl Cuda {
             let home = match known.get(&matrix.bytes.as_ptr()) {
                 Some(home) => Arc::clone(home),
                 None => {
-                    experts::pack(matrix.in_file(), layout, &mut packed);
+                    experts::pack(matrix.in_file(), isa, &mut packed);
                     Arc::new(kernels.device().upload(&packed)?)
                 }
             };
@@ -87,18 +99,21 @@ impl Cuda {
             matrix.home.get_or_init(|| home);
         }
         let layers = model.config.layers.len();
-        let bank = Bank::new(kernels.device(), &weights.experts, layers, setup.experts, layout)?;
+        let bank = Bank::new(kernels.device(), &weights.experts, layers, setup.experts, isa)?;
         let max_pages = setup.context_length.div_ceil(super::super::PAGE);
         let step = Mutex::new(Step::new(kernels.device()));
         Ok(Self {
             kernels,
-            layout,
+            isa,
             step,
             graphs: Mutex::default(),
             current: Mutex::default(),
             scratch: Mutex::default(),
             addresses: Mutex::default(),
             bank: Mutex::new(bank),
+            adapters: Mutex::default(),
+            host: (!setup.experts.holds_all())
+                .then(|| Mutex::new(Host::new(isa, setup.threads, setup.missing))),
             exclusive: Mutex::default(),
             max_pages,
         })
@@ -107,11 +122,6 @@ impl Cuda {
     /// The card.
     pub fn device(&self) -> &Device {
         self.kernels.device()
-    }
-
-    /// What [`Cuda::supports`] refuses has come all the same.
-    fn lacks(&self, what: &str) {
-        self.kernels.fail(lacking::without_kernels(what));
     }
 
     fn places(&self) -> Places {
@@ -139,14 +149,14 @@ impl Cuda {
     fn matrix_at(&self, matrix: &Matrix) -> MatrixAt {
         let upload = || {
             let mut packed = vec![];
-            experts::pack(matrix.in_file(), self.layout, &mut packed);
+            experts::pack(matrix.in_file(), self.isa, &mut packed);
             let home = Arc::new(self.device().upload(&packed)?);
             Ok(matrix.home.get_or_init(|| home).address())
         };
         let home = matrix.home.get().map(|home| home.address());
         let bytes = home.or_else(|| self.kernels.ok(upload())).unwrap_or(0);
         let Matrix { format, rows, cols, .. } = *matrix;
-        MatrixAt { format, rows, cols, is_panels: self.layout.is_other_than_rows(format), bytes }
+        MatrixAt { format, rows, cols, is_panels: Layout::of(self.isa, format) == Layout::Panels, bytes }
     }
 
     /// Where the addresses of matrices are, made when they are first asked for.
@@ -181,8 +191,8 @@ impl Backend for Cuda {
         Rows::new(width)
     }
 
-    fn state(&self, config: &Config, format: &'static Format, pool: &Arc<Pool>) -> Result<State> {
-        State::new(self.device(), config, format, self.max_pages, pool)
+    fn state(&self, layers: &[state::Memory], format: &'static Format, pool: &Arc<Pool>) -> Result<State> {
+        State::new(self.device(), layers, format, self.max_pages, pool)
     }
 
     fn routing(&self) -> DeviceRouting {
@@ -301,6 +311,9 @@ impl Backend for Cuda {
         }
         let bias = self.vector(linear.bias.as_ref());
         self.kernels.multiply(self.matrix_at(&linear.matrix), bias, x, out, at);
+        if let Some(low_rank) = &linear.low_rank {
+            self.add_adapter(low_rank, x, out, at);
+        }
     }
 
     fn linear_heads(&self, heads: &[Matrix], x: &Rows, from: Span, out: &mut Rows, to: Span) {
@@ -344,23 +357,25 @@ impl Backend for Cuda {
             layer: step.layer,
             values_in_keys: step.values.width == 0,
         };
-        self.kernels.attention(queries, by, self.step_at(), out);
+        let mut parts = self.take_scratch();
+        self.kernels.attention(queries, by, self.step_at(), &mut parts, out);
+        self.give_scratch(parts);
     }
 
-    fn convolve(&self, _: &ConvStep<'_>, _: &mut Rows, _: &mut [State]) {
-        self.lacks("a convolution");
+    fn convolve(&self, step: &ConvStep<'_>, x: &mut Rows, _: &mut [State]) {
+        self.convolve_rows(step, x);
     }
 
-    fn scan(&self, _: &ScanStep<'_>, _: &Rows, _: &mut [State], _: &mut Rows) {
-        self.lacks("a recurrence");
+    fn scan(&self, step: &ScanStep<'_>, x: &Rows, _: &mut [State], out: &mut Rows) {
+        self.scan_rows(step, x, out);
     }
 
-    fn multiply_span(&self, _: Factor, _: &Rows, _: Span, _: &mut Rows, _: Span) {
-        self.lacks("a gate");
+    fn multiply_span(&self, factor: Factor, x: &Rows, from: Span, out: &mut Rows, to: Span) {
+        self.kernels.multiply_span(recurrent::number_of(factor), x, from.into(), out, to.into());
     }
 
-    fn copy_within(&self, _: &mut Rows, _: Span, _: Span) {
-        self.lacks("values out of keys");
+    fn copy_within(&self, x: &mut Rows, from: Span, to: Span) {
+        self.kernels.copy_within(x, from.into(), to.into());
     }
 
     fn activate(&self, activation: Activation, gate: Option<&Rows>, up: &mut Rows) {
@@ -392,6 +407,7 @@ impl Backend for Cuda {
             normalise: experts.normalise,
             scale: experts.scale,
             threshold: if capacity.is_some() { 0.0 } else { threshold },
+            expert_scale: self.vector(router.expert_scale.as_ref()),
         };
         self.kernels.route(logits, self.vector(router.choice_bias.as_ref()), by, routing.at());
         if let Some(capacity) = capacity {
@@ -422,7 +438,9 @@ impl Backend for Cuda {
         let mut dispatch = Dispatch::default();
         let expert = |slot: usize| u32::try_from(chosen[slot]).ok().filter(|expert| missing.contains(expert));
         dispatch.sort(routing.experts, routing.used, chosen.len(), expert);
-        store.turn(layer, routing.rows, &dispatch).map(|turn| DeviceTurn(Some(turn)))
+        let turn = store.turn(layer, routing.rows, &dispatch)?;
+        let routing = Routing::of(routing.used, routing.experts, &chosen, &vec![0.0; chosen.len()]);
+        Ok(DeviceTurn(Some(Away { turn, routing })))
     }
 
     fn collect<O: Observe>(
@@ -432,10 +450,13 @@ impl Backend for Cuda {
         observe: &mut O,
     ) -> Result<()> {
         self.size_slots(&mut step);
+        // Before the card begins, so that both compute at once.
+        let host = turn.0.as_ref().map(|_| self.host_for(&step, O::ACTIVE)).transpose()?.flatten();
         let addresses = lock(&self.bank).addresses(step.layer);
-        self.compute_experts(&mut step, addresses)?;
-        if let DeviceTurn(Some(mut turn)) = turn {
-            self.compute_missing(&mut turn, &mut step)?;
+        let choices = self.kernels.sorted(step.routing.at(), step.routing.experts);
+        self.compute_experts(&mut step, (choices, addresses))?;
+        if let Some(away) = turn.0 {
+            self.compute_missing(away, host, &mut step, choices)?;
         }
         if O::ACTIVE {
             self.show_experts(&step, observe)?;
@@ -466,18 +487,7 @@ impl Backend for Cuda {
         self.kernels.scale(x, factor);
     }
 
-    fn cap(&self, _: &mut Rows, _: f32) {
-        self.lacks("a bound of logits");
-    }
-}
-
-impl Model {
-    /// The formats that the model's matrices have.
-    fn formats(&self) -> Vec<&'static Format> {
-        let weights = &self.weights;
-        let tables = [Some(&weights.token_embedding), weights.position_embedding.as_ref()];
-        let dense = weights.dense().chain(tables.into_iter().flatten()).map(|matrix| matrix.format);
-        let all: Vec<_> = dense.chain(weights.experts.formats()).collect();
-        FORMATS.iter().filter(|format| all.contains(format)).collect()
+    fn cap(&self, x: &mut Rows, cap: f32) {
+        self.kernels.cap(x, cap);
     }
 }

@@ -1,24 +1,12 @@
 //! What chooses and weighs experts, and how their input comes out of a half of a layer and their sum into it.
 
 use super::super::super::backend::Backend;
-use super::super::super::bind::LayerBinder;
+use super::super::super::binder::LayerBinder;
 use super::super::super::kinds::{Half, Pass};
+use super::super::super::matrix::{Linear, NormWeights};
+use super::super::super::moe::{Inner, Router, Shape};
 use super::super::super::observe::Observe;
-use super::super::super::weights::{Linear, NormWeights};
-use super::{Inner, Shape};
-use crate::cuda::Vector;
 use crate::error::Result;
-
-/// What chooses and weighs experts.
-pub struct Router {
-    /// On the residual stream, where it does not read the half's input.
-    pub(super) norm: Option<NormWeights>,
-    pub(super) linear: Linear, // (expert_count, embedding_length)
-    /// Added to scores for the choice only, `(expert_count)`.
-    pub choice_bias: Option<Vector>,
-    /// Factor on each expert's weight, `(expert_count)`.
-    pub expert_scale: Option<Vector>,
-}
 
 impl Router {
     pub(super) fn bind(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Self> {

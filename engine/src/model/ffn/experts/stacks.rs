@@ -1,14 +1,14 @@
 //! Where the experts' matrices are in a file: 3-D tensors, joined ones, or one tensor for each.
 
-use super::super::super::bind::LayerBinder;
-use super::super::super::weights::Matrix;
+use super::super::super::binder::LayerBinder;
+use super::super::super::matrix::Matrix;
 use super::Shape;
 use crate::error::{Error, Result};
 use crate::experts::{ExpertLayer, Stack};
 
 /// The experts' matrices, for the store.
 pub(in crate::model) fn bind_stacks(shape: &Shape, layer: &LayerBinder<'_>) -> Result<ExpertLayer> {
-    let (length, width) = (shape.length, shape.width(layer));
+    let (length, width) = (shape.length, shape.width(layer.width()));
     let (gate, up) = match joined_gate_up(shape, layer)? {
         Some((gate, up)) => (Some(gate), up),
         None => (optional_stack("gate", shape, length, layer)?, stack("up", shape, (length, width), layer)?),
@@ -22,7 +22,7 @@ fn joined_gate_up(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Option<(Stac
     if !layer.has(NAME) {
         return Ok(None);
     }
-    let (rows, cols) = (shape.length, shape.width(layer));
+    let (rows, cols) = (shape.length, shape.width(layer.width()));
     let joined = layer.slices(NAME, shape.expert_count, 2 * rows, cols)?;
     let half = |second: usize| {
         let part = |matrix: &Matrix| {
@@ -39,7 +39,7 @@ fn joined_gate_up(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Option<(Stac
 
 fn optional_stack(part: &str, shape: &Shape, rows: usize, layer: &LayerBinder<'_>) -> Result<Option<Stack>> {
     let present = layer.has(&format!("ffn_{part}_exps.weight")) || layer.has(&format!("ffn_{part}.0.weight"));
-    present.then(|| stack(part, shape, (rows, shape.width(layer)), layer)).transpose()
+    present.then(|| stack(part, shape, (rows, shape.width(layer.width())), layer)).transpose()
 }
 
 /// One stack from a 3-D tensor, or from one tensor per expert as files before April 2024 have them.

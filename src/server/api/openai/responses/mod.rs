@@ -6,7 +6,7 @@ mod tell;
 use crate::server::Shared;
 use crate::server::api::choosing::{Choosing, refuse_unless_neutral};
 use crate::server::api::count_tokens;
-use crate::server::api::document::ResponseRequest;
+use crate::server::api::requests::requests;
 use crate::server::api::tell::{RESPONSES, tell as tell_answers};
 use crate::server::body::Body;
 use crate::server::chat::Chat;
@@ -23,6 +23,11 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use tell::Teller;
 use utoipa::ToSchema;
+
+requests! {
+    /// A response.
+    ResponseRequest { own: Response, choosing: Choosing }
+}
 
 #[derive(Deserialize, ToSchema)]
 pub(in crate::server::api) struct Response {
