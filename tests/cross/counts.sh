@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Instructions of the products of matrices, counted under an emulator: what a machine that is not here can be judged by.
 #   tests/cross/counts.sh PROGRAM [--write]
-# PROGRAM is the test `counts` of the engine for 64-bit ARM. Compared with counts.tsv: more by a tenth is a failure, and
+# PROGRAM is the engine's unit tests for 64-bit ARM. Compared with counts.tsv: more by a tenth is a failure, and
 # `--write` makes the file anew.
 #   tests/cross/counts.sh PROGRAM --loop FORMAT ISA INPUTS
 # prints the instructions of the loop that takes most of it instead, as words.
@@ -11,7 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 program=$(realpath "$1")
 shift
 kept=$here/counts.tsv
-multiplications=$((256 * 1024)) # of one input: `ROWS` times `COLS` in engine/tests/counts.rs
+multiplications=$((256 * 1024)) # of one input: `ROWS` times `COLS` in engine/src/eval/tests_counts.rs
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
@@ -21,7 +21,7 @@ traced() {
         -d in_asm,exec,nochain -D "$folder/trace" "$program" --quiet --test-threads=1 --ignored a_product_between_marks \
         >"$folder/said" 2>&1 || { cat "$folder/said" >&2 && return 1; }
     shift 3
-    awk -v mark=6counts4mark "$@" -f "$here/counts.awk" "$folder/trace"
+    awk -v mark=12tests_counts4mark "$@" -f "$here/counts.awk" "$folder/trace"
 }
 
 count_all() {

@@ -8,6 +8,8 @@ pub mod machine;
 pub mod moments;
 mod product;
 mod routing;
+#[cfg(test)]
+mod tests_counts;
 
 pub use compare::{Comparison, RouterAgreement, compare, compare_chunks};
 pub use importance::Importance;

@@ -2,13 +2,14 @@
 //!
 //! `tests/cross/counts.sh` asks for it by its name, under an emulator that writes down each instruction, and knows the
 //! marks by their symbol. How long products take is the matter of `moewe bench --kernels`, whether they are right that of
-//! the tests beside the kernels; here one output of the last input is checked, so that what was counted was computed.
+//! the tests of the kernels; here one output of the last input is checked, so that what was counted was computed.
 
-use moewe_engine::kernels::{Inputs, Job, Layout, MatrixRef, Output, Pick, Quantized, matmul, select};
-use moewe_engine::os::pages::Pages;
-use moewe_engine::quant::Format;
-use moewe_engine::simd::Isa;
-use moewe_engine::threads::Team;
+use super::product::Rows;
+use crate::kernels::{Layout, MatrixRef, select};
+use crate::os::pages::Pages;
+use crate::quant::Format;
+use crate::simd::Isa;
+use crate::threads::Team;
 use std::hint::black_box;
 
 /// Rows of the matrix; a task takes all of them.
@@ -48,28 +49,15 @@ fn a_product_between_marks() {
     let bytes = &row.repeat(ROWS);
     let matrix = MatrixRef { format, rows: ROWS, cols: COLS, layout: Layout::Rows, bytes };
     let mut packed = Pages::new(bytes.len()).unwrap();
-    Layout::of(isa).pack(matrix, &mut packed);
-    let matrix = MatrixRef { layout: Layout::of(isa), bytes: &packed, ..matrix };
+    Layout::of(isa, format).pack(matrix, &mut packed);
+    let matrix = MatrixRef { layout: Layout::of(isa, format), bytes: &packed, ..matrix };
 
     let kernel = select(format, isa);
     let values: Vec<f32> = (0..inputs * COLS).map(|i| (i % 17) as f32 - 8.0).collect();
-    let extras_len = Quantized::extras_len(COLS);
-    let (mut codes, mut extras) = (vec![0; values.len()], vec![0.0; inputs * extras_len]);
-    let quantized = codes.chunks_exact_mut(COLS).zip(extras.chunks_exact_mut(extras_len));
-    for (row, (codes, extras)) in values.chunks_exact(COLS).zip(quantized) {
-        kernel.quantize(row, &mut Quantized::new(codes, extras));
-    }
-    let picks: Vec<Pick> = (0..inputs as u32).map(|i| Pick { input: i, output: i }).collect();
+    let rows = Rows::new(kernel, values.clone(), COLS);
     let mut out = vec![f32::NAN; inputs * ROWS];
     let team = Team::new(1);
-    let mut product = || {
-        let mut rows = Inputs::floats(&values, COLS);
-        if let Some(grain) = kernel.inputs() {
-            rows = rows.with_codes(grain, &codes, &extras);
-        }
-        let output = Output::new(&mut out, ROWS, 0);
-        matmul(&team, kernel, &Job { matrix, inputs: rows, picks: &picks, output });
-    };
+    let mut product = || rows.meet(&team, kernel, matrix, &mut out);
     // The first makes room for what later ones use again.
     product();
     mark();
