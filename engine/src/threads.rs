@@ -1,18 +1,25 @@
 //! The worker team of the forward: a few threads that live as long as the engine and share one job at a time.
 //!
-//! A job is a number of tasks, of which every thread has a share that it claims one by one; who has none left takes
-//! half of what another has. So a thread that the system takes away delays one task and not its share, and a thread's
+//! A job is a number of tasks, of which every thread has a share; who has none left takes half of what another has
+//! (`claims.rs`). So a thread that the system takes away delays one task and not its share, and a thread's
 //! tasks mostly follow each other: what it asked for ahead is what it reads next.
 //! Waiting is a brief spin, then sleep: on a busy machine a spinning team collapses.
 #![allow(unsafe_code)]
 
+mod claims;
+
 use crate::os::cores;
-use std::ops::Range;
+use claims::Claims;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
+
+/// What claims are made of; where they are tried in every order of events, it is something else.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+}
 
 /// How long a waiting thread spins before it goes to sleep: longer than the pauses between the jobs of one token and
 /// shorter than a scheduler slice. On x86-64 rounds of `spin_loop`, which take about that; elsewhere a round is an
@@ -46,57 +53,9 @@ impl Spin {
 /// The work of one job, called with each task's number.
 type Work<'a> = dyn Fn(usize) + Sync + 'a;
 
-/// Bits of [`Ticket`] for the next task and, above them, as many for the end.
-const TASK_BITS: u32 = 20;
-const TASK_MASK: u64 = (1 << TASK_BITS) - 1;
-
-/// A thread's share of a job: job number, end and next unclaimed task in one word, so that they change together.
-#[derive(Clone, Copy)]
-struct Ticket(u64);
-
-impl Ticket {
-    fn new(job: u64, tasks: Range<usize>) -> Self {
-        Self(job << (2 * TASK_BITS) | (tasks.end as u64) << TASK_BITS | tasks.start as u64)
-    }
-    fn job(self) -> u64 {
-        self.0 >> (2 * TASK_BITS)
-    }
-    /// What is left of this job.
-    fn tasks(self, job: u64) -> Range<usize> {
-        if self.job() != job {
-            return 0..0;
-        }
-        (self.0 & TASK_MASK) as usize..(self.0 >> TASK_BITS & TASK_MASK) as usize
-    }
-}
-
-/// A [`Ticket`] on cache lines of its own (the processor fetches them by twos).
-#[derive(Default)]
-#[repr(align(128))]
-struct Share(AtomicU64);
-
-impl Share {
-    fn get(&self) -> Ticket {
-        Ticket(self.0.load(Ordering::Acquire))
-    }
-    fn set(&self, ticket: Ticket) {
-        self.0.store(ticket.0, Ordering::Release);
-    }
-    /// Whether the ticket was still `from` and is `to` now.
-    fn change(&self, from: Ticket, to: Ticket) -> bool {
-        self.0.compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-}
-
 #[derive(Default)]
 struct Shared {
-    /// Number of the current job, of which a ticket keeps 24 bits: a thread would have to sleep through sixteen million jobs
-    /// in the midst of a claim to take one for another. It changes after the shares: they may be touched only with this number, or a late
-    /// thread would take from a share that is written while another still is not, and lose what it took.
-    job: AtomicU64,
-    /// One per thread.
-    shares: Vec<Share>,
-    finished: AtomicUsize,
+    claims: Claims,
     /// Points to the `&Work` of the current job, on the stack of the thread inside [`Team::run`].
     work: AtomicPtr<&'static Work<'static>>,
     panicked: AtomicBool,
@@ -120,8 +79,7 @@ pub(crate) struct Team {
 impl Team {
     /// A team of `threads` (at least one: the caller itself).
     pub(crate) fn new(threads: usize) -> Self {
-        let shares = (0..threads.max(1)).map(|_| Share::default()).collect();
-        let shared = Arc::new(Shared { shares, ..Shared::default() });
+        let shared = Arc::new(Shared { claims: Claims::new(threads.max(1)), ..Shared::default() });
         let workers = (1..threads).map_while(|i| Worker::start(i, &shared)).collect();
         Self { shared, workers, running: std::sync::Mutex::new(()) }
     }
@@ -136,7 +94,6 @@ impl Team {
     /// # Panics
     /// Passes on a panic of `work`. `work` must not call `run` itself.
     pub(crate) fn run(&self, tasks: usize, work: impl Fn(usize) + Sync) {
-        assert!((tasks as u64) < TASK_MASK);
         if self.workers.is_empty() || tasks <= 1 {
             (0..tasks).for_each(work);
             return;
@@ -198,17 +155,8 @@ impl Team {
     }
 
     fn publish(&self, tasks: usize, work: *mut &'static Work<'static>) {
-        let shared = &self.shared;
-        shared.finished.store(0, Ordering::Relaxed);
-        shared.work.store(work, Ordering::Relaxed);
-        // As many bits as a ticket has for it.
-        let job = Ticket::new(shared.job.load(Ordering::Relaxed) + 1, 0..0).job();
-        let threads = self.threads().min(tasks);
-        for (i, share) in shared.shares.iter().enumerate() {
-            let first = |i: usize| tasks * i.min(threads) / threads;
-            share.set(Ticket::new(job, first(i)..first(i + 1)));
-        }
-        shared.job.store(job, Ordering::SeqCst);
+        self.shared.work.store(work, Ordering::Relaxed);
+        self.shared.claims.publish(tasks, self.threads());
         for worker in self.workers.iter().take(tasks - 1) {
             if worker.asleep.swap(false, Ordering::SeqCst) {
                 worker.thread.unpark();
@@ -230,61 +178,30 @@ impl Drop for Team {
 }
 
 impl Shared {
-    fn current(&self) -> u64 {
-        self.job.load(Ordering::SeqCst)
-    }
-
     /// Claims and does tasks until none is left, as the thread with this number; returns the job's number.
     fn work_on_current(&self, thread: usize) -> u64 {
-        let job = self.current();
-        while let Some(task) = self.claim(thread, job) {
+        let job = self.claims.current();
+        while let Some(task) = self.claims.claim(thread, job) {
             // SAFETY: with a task claimed the job cannot end, so `work` is the current job's pointer, and
             // `Team::run` keeps the pointee alive until `finished` reaches the number of tasks.
             let work = unsafe { *self.work.load(Ordering::Relaxed) };
             if catch_unwind(AssertUnwindSafe(|| work(task))).is_err() {
                 self.panicked.store(true, Ordering::Relaxed);
             }
-            self.finished.fetch_add(1, Ordering::Release);
+            self.claims.finish();
         }
         job
     }
 
-    /// The next task of the thread's share, or of half of the largest share once there is none.
-    fn claim(&self, thread: usize, job: u64) -> Option<usize> {
-        loop {
-            let own = &self.shares[thread];
-            let ticket = own.get();
-            let Range { start, end } = ticket.tasks(job);
-            if start < end {
-                if own.change(ticket, Ticket::new(job, start + 1..end)) {
-                    return Some(start);
-                }
-                continue;
-            }
-            let others = self.shares.iter().map(|share| (share, share.get()));
-            let (share, ticket) = others.max_by_key(|(_, ticket)| ticket.tasks(job).len())?;
-            let Range { start, end } = ticket.tasks(job);
-            if start == end {
-                return None;
-            }
-            let middle = start + (end - start) / 2;
-            if share.change(ticket, Ticket::new(job, start..middle)) {
-                // Nobody else writes an empty share, and the job does not end before these tasks.
-                own.set(Ticket::new(job, middle + 1..end));
-                return Some(middle);
-            }
-        }
-    }
-
     fn wait_until_finished(&self, tasks: usize) {
         let mut spin = Spin::default();
-        while self.finished.load(Ordering::Acquire) < tasks {
+        while !self.claims.are_finished(tasks) {
             if spin.is_over { thread::yield_now() } else { spin.round() }
         }
     }
 
     fn has_work(&self, seen: u64) -> bool {
-        self.current() != seen || self.closing.load(Ordering::SeqCst)
+        self.claims.current() != seen || self.closing.load(Ordering::SeqCst)
     }
 }
 
@@ -359,6 +276,7 @@ impl<'a, T> SharedSlice<'a, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
 
     #[test]
     fn every_task_runs_exactly_once() {

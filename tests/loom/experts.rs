@@ -14,20 +14,13 @@ mod sync {
 #[path = "../../engine/src/experts/queue.rs"]
 mod queue;
 
+use super::in_every_order;
 use super::os::pages::Pages;
 use loom::sync::Arc;
 use loom::sync::mpsc::{Receiver, channel};
 use loom::thread::{JoinHandle, spawn};
 use queue::{Job, Queue};
 use slots::Which;
-
-/// Runs `body` in every order of events in which a thread is interrupted at most twice where it could go on: faults need
-/// no more, and without a bound there are more orders than anyone waits for.
-fn in_every_order(body: impl Fn() + Send + Sync + 'static) {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(2);
-    model.check(body);
-}
 
 fn job(ticket: u64) -> Job {
     Job { ticket, layer: 0, expert: 0, which: Which, pages: Pages }

@@ -13,3 +13,12 @@ mod os {
 
 #[allow(dead_code, reason = "the file has more than is asked here")]
 mod experts;
+mod threads;
+
+/// Runs `body` in every order of events in which a thread is interrupted at most twice where it could go on: faults need
+/// no more, and without a bound there are more orders than anyone waits for.
+fn in_every_order(body: impl Fn() + Send + Sync + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(body);
+}
