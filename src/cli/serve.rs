@@ -201,11 +201,14 @@ impl Serve {
 }
 
 /// Whether others than its owner may read or change a file, where the system says so.
+#[cfg(unix)]
 fn is_open_to_others(file: &Path) -> bool {
-    #[cfg(unix)]
-    return fs::metadata(file).is_ok_and(|about| about.permissions().mode() & 0o077 != 0);
-    #[cfg(not(unix))]
-    return false;
+    fs::metadata(file).is_ok_and(|about| about.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_open_to_others(_: &Path) -> bool {
+    false
 }
 
 fn time(text: &str) -> Result<Time> {
