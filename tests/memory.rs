@@ -4,6 +4,7 @@
 mod command;
 #[path = "support/fixtures.rs"]
 mod fixtures;
+#[cfg(unix)]
 mod support;
 
 use fixtures::{fixture, options, rewrite, tokens};

@@ -14,7 +14,6 @@ use pulling::{FILE, Place, model};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use support::Tiny;
 
 #[test]
@@ -246,7 +245,7 @@ fn a_person_is_asked_once() {
     place.hub.add(FILE, &fs::read(&tiny).unwrap());
     let ask = |answer: &str| {
         let mut command = place.command(&["run", "hf:owner/repo", "--prompt", "x", "-n", "4"]);
-        command.stdin(Stdio::inherit()); // the terminal's
+        command.stdin(std::process::Stdio::inherit()); // the terminal's
         let mut terminal = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
         let asked = terminal.exp_string("[Y/n]").unwrap();
         assert!(
