@@ -7,7 +7,7 @@
 //! States are one array for all layers and count for as many pages as they are large; `recurrent.rs` says how they come
 //! and go.
 
-use super::pool::{Claim, Pool};
+use super::pool::{Claim, PAGE, Pool};
 use super::recurrent::{Recurrent, Size};
 use super::state::{Memory, Pages, State};
 use crate::error::{Error, Result};
@@ -16,8 +16,6 @@ use crate::quant::Format;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Positions per page.
-pub const PAGE: usize = 256;
 /// Layers begin at multiples of this in a page.
 const ALIGNMENT: usize = 64;
 
@@ -192,14 +190,7 @@ impl State for KvCache {
     }
 
     fn pages_for(&self, len: usize) -> usize {
-        let has_to_copy = len > self.len
-            && !self.len.is_multiple_of(PAGE)
-            && self.pages.last().is_some_and(|page| Arc::strong_count(page) > 1);
-        let pages = len.div_ceil(PAGE).saturating_sub(self.pages.len()) + usize::from(has_to_copy);
-        if len <= self.len {
-            return pages;
-        }
-        pages.saturating_add_signed(self.recurrent.pages_to_own())
+        self.recurrent.pages_for(len, self.len, &self.pages)
     }
 
     fn fork(&self, len: usize) -> Self {

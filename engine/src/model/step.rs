@@ -3,6 +3,7 @@
 use crate::cuda::Vector;
 use crate::kernels::STATE_COLUMNS;
 use crate::ops::{Activation, sigmoid};
+use std::ops::Range;
 
 /// One token of one conversation in a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,6 +16,15 @@ pub struct Row {
     pub token: u32,
     /// What is asked about the token after it.
     pub wants: Wants,
+}
+
+/// The rows of a batch cut where the sequence changes: a sequence's rows stand together.
+pub(super) fn runs(rows: &[Row]) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    rows.chunk_by(|a, b| a.sequence == b.sequence).map(move |run| {
+        start += run.len();
+        start - run.len()..start
+    })
 }
 
 /// What a row is asked about the token after it.

@@ -1,9 +1,10 @@
 //! The fast backend: quantized kernels on the worker team.
 
-use super::super::kv_cache::{KvCache, PAGE};
+use super::super::kv_cache::KvCache;
 use super::super::matrix::{Linear, Matrix, NormWeights};
 use super::super::moe::{Router, Routing, Shape};
 use super::super::observe::{Observe, Site};
+use super::super::pool::PAGE;
 use super::super::pool::Pool;
 use super::super::state::Memory;
 use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span, Update};

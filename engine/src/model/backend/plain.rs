@@ -1,9 +1,10 @@
 //! The slow twin: weights dequantized to f32 out of the file's own bytes, sums in f64, simple loops, one thread.
 
-use super::super::kv_cache::{KvCache, PAGE};
+use super::super::kv_cache::KvCache;
 use super::super::matrix::{Linear, Matrix, NormWeights};
 use super::super::moe::{Router, Routing, Shape};
 use super::super::observe::Observe;
+use super::super::pool::PAGE;
 use super::super::pool::Pool;
 use super::super::state::Memory;
 use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span, Update};
