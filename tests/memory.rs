@@ -27,6 +27,7 @@ const EXPERTS: &[&str] = &[
     "deepseek2",
     "deepseek3",
     "kimi-k2-int4",
+    "glm-dsa",
     "glm4moe",
     "minimax-m2",
     "bailingmoe2",

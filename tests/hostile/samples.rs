@@ -163,6 +163,7 @@ pub(crate) fn golden_models() -> Vec<Vec<u8>> {
         "deepseek3",
         "gemma4",
         "german-moe-gelu",
+        "glm-dsa",
         "glm4moe",
         "gpt-oss",
         "granitehybrid",

@@ -30,9 +30,11 @@ mod yarn;
 
 mod bailingmoe2;
 mod deepseek2;
+mod deepseek32;
 mod gemma3;
 mod gemma4;
 mod glm4moe;
+mod glm_dsa;
 mod gpt_oss;
 mod granitehybrid;
 mod granitemoe;
@@ -62,9 +64,11 @@ use serde_json::Value;
 pub static ARCHITECTURES: &[&Architecture] = &[
     &bailingmoe2::ARCHITECTURE,
     &deepseek2::ARCHITECTURE,
+    &deepseek32::ARCHITECTURE,
     &gemma3::ARCHITECTURE,
     &gemma4::ARCHITECTURE,
     &glm4moe::ARCHITECTURE,
+    &glm_dsa::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
     &granitehybrid::ARCHITECTURE,
     &granitemoe::ARCHITECTURE,

@@ -117,6 +117,14 @@ pub enum Dim {
     Latent,
     /// Width of what routed experts see.
     ExpertIn,
+    /// Heads of the indexer.
+    IndexHeads,
+    /// Width of the indexer's heads and keys.
+    IndexHead,
+    /// All heads of the indexer side by side.
+    IndexQ,
+    /// Positions that the indexer chooses.
+    IndexBest,
 }
 
 /// One of the names under which configurations hold a length (`models/names.rs` has the others), and the most it may be.
@@ -149,6 +157,9 @@ const NAMES: &[(Dim, u64, &str)] = &[
     (Dim::StateGroups, 1 << 14, "n_groups"),
     (Dim::State, 1 << 16, "ssm_state_size"),
     (Dim::Latent, 1 << 20, "moe_latent_size"),
+    (Dim::IndexHeads, 1 << 14, "index_n_heads"),
+    (Dim::IndexHead, 1 << 16, "index_head_dim"),
+    (Dim::IndexBest, 1 << 28, "index_topk"),
 ];
 
 /// A configuration, and the lengths that it says or implies.
@@ -277,6 +288,7 @@ impl Params {
             Dim::WideHeadsKv => self.wide_heads().map(|(heads, _)| Some(heads)),
             Dim::WideQ => product(Dim::Heads, Dim::WideHead),
             Dim::WideKv => product(Dim::WideHeadsKv, Dim::WideHead),
+            Dim::IndexQ => product(Dim::IndexHeads, Dim::IndexHead),
             Dim::ExpertGateUp => Ok(Some(2 * self.dim(Dim::ExpertFf)?)),
             Dim::One => Ok(Some(1)),
             Dim::Embedding3 => Ok(Some(3 * self.dim(Dim::Embedding)?)),

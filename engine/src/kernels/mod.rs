@@ -20,6 +20,7 @@ mod blocks;
 mod cache;
 mod experts;
 mod floats;
+mod index;
 mod job;
 mod kernel;
 mod layout;
@@ -34,11 +35,15 @@ mod recurrence;
 mod tests;
 
 pub(crate) use activations::{Inputs, Quantized};
-pub(crate) use attention::{Attended, CachedPages, Heads, Queries, RowBlock, attention, select_attention};
+pub(crate) use attention::{
+    Attended, AttentionKernel, CachedPages, Choice, Heads, Queries, RowBlock, attention, attention_to,
+    select_attention,
+};
 pub(crate) use cache::{grow, prefetch};
 pub(crate) use experts::{
     Dispatch, ExpertKernel, ExpertMatrices, Hidden, Share, SlotCodes, down, hidden, quantize_slots,
 };
+pub(crate) use index::{IndexJob, score_page};
 pub(crate) use job::{Job, Output, Pick, Picks};
 pub(crate) use kernel::{Kernel, matmul, select};
 pub(crate) use low_rank::LowRank;

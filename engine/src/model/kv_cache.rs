@@ -19,11 +19,12 @@ use std::sync::Arc;
 /// Layers begin at multiples of this in a page.
 const ALIGNMENT: usize = 64;
 
-/// Where a layer's keys and values begin in a page, or its state among all.
+/// Where a layer's keys, values and index begin in a page, or its state among all.
 #[derive(Clone, Copy, Default)]
 struct Place {
     keys: usize,
     values: usize,
+    index: usize,
     state: usize,
 }
 
@@ -89,9 +90,9 @@ impl KvCache {
         self.shape.format
     }
 
-    /// Writes one position of one layer: all key heads one after the other, likewise the values. The sequence has been
-    /// extended to it.
-    pub(super) fn store(&mut self, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
+    /// Writes one position of one layer: all key heads one after the other, likewise the values, and the key by which it is
+    /// chosen. The sequence has been extended to it.
+    pub(super) fn store(&mut self, layer: usize, position: usize, [keys, values, index]: [&[f32]; 3]) {
         let Shape { format, ref layers, .. } = *self.shape;
         let (Memory::Pages(shape), place) = layers[layer] else { return };
         let page = Arc::get_mut(&mut self.pages[position / PAGE]).expect("what is written to is not shared");
@@ -99,6 +100,9 @@ impl KvCache {
         store_heads(format, shape.key_length, at, keys, &mut page[place.keys..]);
         if shape.value_length > 0 {
             store_heads(format, shape.value_length, at, values, &mut page[place.values..]);
+        }
+        if shape.index_length > 0 {
+            store_heads(format, shape.index_length, at, index, &mut page[place.index..]);
         }
     }
 
@@ -135,6 +139,11 @@ impl KvCache {
         let (memory, place) = self.shape.layers[layer];
         let has_values = matches!(memory, Memory::Pages(pages) if pages.value_length > 0);
         has_values.then_some(CachedPages { pages: &self.pages, at: place.values })
+    }
+
+    /// Pages of a layer's keys by which positions are chosen, `(position in page, index_length)` each.
+    pub(super) fn index(&self, layer: usize) -> CachedPages<'_> {
+        CachedPages { pages: &self.pages, at: self.shape.layers[layer].1.index }
     }
 
     /// A page of its own for the positions that come next, with what was there of those before.
@@ -219,6 +228,7 @@ impl Shape {
                     check_widths(&pages, format)?;
                     place.keys = room(pages.key_length, pages.heads);
                     place.values = room(pages.value_length, pages.heads);
+                    place.index = room(pages.index_length, 1);
                 }
                 Memory::State(len) => state_len += len,
             }
@@ -242,15 +252,14 @@ impl Shape {
 }
 
 fn check_widths(pages: &Pages, format: &Format) -> Result<()> {
-    if pages.key_length.is_multiple_of(format.block_len)
-        && pages.value_length.is_multiple_of(format.block_len)
-    {
-        return Ok(());
+    let widths = [pages.key_length, pages.value_length, pages.index_length];
+    match widths.iter().find(|width| !width.is_multiple_of(format.block_len)) {
+        None => Ok(()),
+        Some(width) => Err(Error::request(format!(
+            "a {format} cache needs head widths in multiples of {}, this model has {width}; use f16",
+            format.block_len
+        ))),
     }
-    Err(Error::request(format!(
-        "a {format} cache needs head widths in multiples of {}, this model has {}; use f16",
-        format.block_len, pages.key_length
-    )))
 }
 
 fn store_heads(format: &Format, width: usize, at: usize, heads: &[f32], page: &mut [u8]) {

@@ -31,9 +31,11 @@ mod workspace;
 
 mod bailingmoe2;
 mod deepseek2;
+mod deepseek32;
 mod gemma3;
 mod gemma4;
 mod glm4moe;
+mod glm_dsa;
 mod gpt_oss;
 mod granitehybrid;
 mod granitemoe;
@@ -151,9 +153,11 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &nemotron_h_moe::ARCHITECTURE,
     &lfm2moe::ARCHITECTURE,
     &deepseek2::ARCHITECTURE,
+    &deepseek32::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
     &bailingmoe2::ARCHITECTURE,
     &glm4moe::ARCHITECTURE,
+    &glm_dsa::ARCHITECTURE,
     &minimax_m2::ARCHITECTURE,
     &moe_gpt::ARCHITECTURE,
     &moe_124m::ARCHITECTURE,

@@ -86,6 +86,9 @@ impl Span {
         Self { at, count, width, stride: width }
     }
 
+    /// No columns.
+    pub(super) const NONE: Self = Self { at: 0, count: 1, width: 0, stride: 0 };
+
     /// A single piece.
     pub(super) fn one(at: usize, width: usize) -> Self {
         Self::pieces(at, 1, width)
@@ -114,6 +117,8 @@ pub struct AttentionStep<'a> {
     pub keys: Span,
     /// New value heads; width 0 where the keys' first columns are the values.
     pub values: Span,
+    /// The new key by which the position is chosen; width 0 where there is none.
+    pub index: Span,
     /// Columns of a head's result.
     pub value_length: usize,
     /// Factor on the products.
@@ -122,6 +127,22 @@ pub struct AttentionStep<'a> {
     pub window: Option<usize>,
     /// One logit per query head.
     pub sinks: Option<&'a Vector>,
+}
+
+/// One layer's choice of positions over a batch: row `t` looks at the `most` positions `s <= t` of the largest
+/// `sum over heads of weight * max(0, query * key of s)`, the earlier ones where these are equal, and at all where there are
+/// no more (DeepSeek-V3.2, section 2.1).
+pub struct ChoiceStep<'a> {
+    /// Which layer of the cache.
+    pub layer: usize,
+    /// The batch.
+    pub rows: &'a [Row],
+    /// Query heads in the joined rows.
+    pub queries: Span,
+    /// Column of the first head's weight.
+    pub weights: usize,
+    /// Positions that a row looks at.
+    pub most: usize,
 }
 
 /// What a factor is made of.

@@ -30,7 +30,10 @@ impl Cuda {
 /// What of a layer there are no kernels for.
 fn lacking(layer: &Layer) -> Option<String> {
     let (taps, keys) = match layer.mixer.as_ref()? {
-        mixer::Shape::Grouped(_) | mixer::Shape::Latent(_) => return None,
+        mixer::Shape::Grouped(_) => return None,
+        mixer::Shape::Latent(shape) => {
+            return shape.indexer.as_ref().map(|_| "attention to chosen positions".to_owned());
+        }
         mixer::Shape::DeltaNet(shape) => (shape.taps, shape.key_length),
         mixer::Shape::Mamba2(shape) => (shape.taps, shape.state_length),
         mixer::Shape::ShortConv(shape) => (shape.taps, 0),

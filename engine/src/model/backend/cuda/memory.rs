@@ -79,7 +79,7 @@ impl State {
     /// Bytes of a page's sides.
     fn sides(&self) -> impl Iterator<Item = usize> {
         let widths = self.layers.iter().flat_map(|layer| match *layer {
-            Shape::Pages(Pages { heads, key_length, value_length }) => {
+            Shape::Pages(Pages { heads, key_length, value_length, .. }) => {
                 [(heads, key_length), (heads, value_length)]
             }
             Shape::State(_) => [(0, 0); 2],

@@ -186,6 +186,7 @@ impl Backend for Cuda {
     type Routing = DeviceRouting;
     type Turn<'s> = DeviceTurn<'s>;
     type Exclusive<'b> = MutexGuard<'b, ()>;
+    type Chosen = ();
 
     fn buffer(&self, width: usize) -> Rows {
         Rows::new(width)
@@ -198,6 +199,8 @@ impl Backend for Cuda {
     fn routing(&self) -> DeviceRouting {
         DeviceRouting::default()
     }
+
+    fn chosen(&self) {}
 
     fn host_routing<'a>(&self, routing: &'a DeviceRouting) -> Cow<'a, Routing> {
         let DeviceRouting { used, experts, .. } = *routing;
