@@ -8,7 +8,7 @@ use crate::report::{Padding, Planned, Progress, Report, Substitution, Suspicious
 use crate::settle::{Settled, WEIGHTS, settle};
 use crate::source::Source;
 use crate::tensor::{Tensor, head_of};
-use moewe_engine::gguf::{Destination, FileWriter, Metadata, Writer};
+use moewe_engine::gguf::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Destination, FileWriter, Metadata, Value, Writer};
 use moewe_engine::quant::{Format, QuantizeRow};
 use moewe_engine::simd::LANES;
 use moewe_engine::{Error, Result};
@@ -51,6 +51,9 @@ impl Job<'_> {
         let mut report = Report { unweighed, ..self.plan(&settled)? };
         let mut metadata = self.source.metadata().clone();
         note(&mut metadata, &report, self.options.recipe.file_type(&formats(tensors, choices)));
+        if tensors.iter().any(|tensor| tensor.subject.name.contains("_exps.")) {
+            align(&mut metadata)?;
+        }
         let entries = tensors.iter().zip(choices).map(|(tensor, choice)| {
             let shape: Vec<u64> = tensor.subject.shape.iter().rev().copied().collect();
             (tensor.subject.name.as_str(), choice.format, shape)
@@ -122,6 +125,13 @@ impl Job<'_> {
             ..Report::default()
         })
     }
+}
+
+/// Lets tensors begin where reads past the page cache can: experts are read one by one where memory does not hold all.
+fn align(metadata: &mut Metadata) -> Result<()> {
+    let before = metadata.u64(ALIGNMENT_KEY)?.unwrap_or(DEFAULT_ALIGNMENT);
+    metadata.set(ALIGNMENT_KEY, Value::U32(EXPERT_ALIGNMENT.max(before as u32)));
+    Ok(())
 }
 
 /// Writes into the file what it is: type, true bits per weight, and what is not as it was asked for.

@@ -1,10 +1,12 @@
 //! Where the weights of routed experts are: in the file, and packed for the kernels in slots within a memory budget.
 //!
 //! `slots.rs` is one expert's memory, `readers.rs` the threads that fill slots, `queue.rs` what they do first, `plan.rs`
-//! divides a budget among layers, `bank.rs` decides which expert is in which slot and hands a layer's experts out as
-//! they come; `trace.rs` and `replay.rs` measure other ways to decide. Nothing here knows what experts compute.
+//! divides a budget among layers, `bank.rs` decides which expert is in which slot, `turn.rs` hands a layer's experts out
+//! as they come; `trace.rs` and `replay.rs` measure other ways to decide. Nothing here knows what experts compute.
 
+mod activity;
 mod bank;
+mod files;
 mod frequency;
 mod plan;
 mod queue;
@@ -14,13 +16,14 @@ mod slots;
 mod statistics;
 mod sync;
 mod trace;
+mod turn;
 
-pub use bank::{Group, GroupMatrix, Turn};
 pub use plan::Plan;
-pub use readers::{READ_BUFFER_BYTES, THREADS as READ_THREADS};
-pub use replay::{Policy, hit_rate};
+pub use readers::{PIECE as READ_PIECE, READ_BUFFER_BYTES, THREADS as READ_THREADS};
+pub use replay::{Pace, Policy, Replayed, hit_rate, replay};
 pub use statistics::{LayerStatistics, Statistics};
 pub use trace::{Trace, TracedLayer};
+pub use turn::{Group, GroupMatrix, Turn};
 
 use crate::cuda::Vector;
 use crate::error::Result;
@@ -29,6 +32,7 @@ use crate::kernels::{Dispatch, Layout, LowRank, MatrixRef};
 use crate::quant::Format;
 use crate::simd::Isa;
 use bank::Bank;
+use files::Files;
 use queue::Queue;
 use statistics::Counters;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -117,6 +121,7 @@ pub struct ExpertStore {
     queue: Arc<Queue>,       // of the bank's readers
     counters: Arc<Counters>, // of the bank
     look_ahead: usize,       // experts per row to read on a guess; none where all have slots
+    are_reads_direct: bool,
 }
 
 impl ExpertStore {
@@ -128,6 +133,7 @@ impl ExpertStore {
             queue: Arc::default(),
             counters: Arc::default(),
             look_ahead: 0,
+            are_reads_direct: false,
         }
     }
 
@@ -165,13 +171,15 @@ impl ExpertStore {
     }
 
     /// Sets up the slots of a plan, empty, and the threads that fill them. `look_ahead` is how many experts per row are
-    /// read before their layer's turn, on a guess.
+    /// read before their layer's turn, on a guess; `disk_rate` the bytes per second that reads are slowed down to.
     ///
     /// # Errors
     /// When the system has no room or no threads for them.
-    pub fn provide(&mut self, plan: Plan, look_ahead: usize) -> Result<()> {
+    pub fn provide(&mut self, plan: Plan, look_ahead: usize, disk_rate: Option<f64>) -> Result<()> {
         self.look_ahead = if plan.holds_all() { 0 } else { look_ahead };
-        let bank = Bank::new(&self.layers, plan)?;
+        let files = Arc::new(Files::open(&self.layers, plan.past_cache, disk_rate)?);
+        self.are_reads_direct = files.are_direct();
+        let bank = Bank::new(&self.layers, plan, files)?;
         self.queue = bank.queue();
         self.counters = bank.counters();
         self.bank = Some(Mutex::new(bank));
@@ -199,9 +207,14 @@ impl ExpertStore {
         Turn::begin(&self.layers, bank, layer, rows, dispatch)
     }
 
-    /// Matrices asked for so far, guesses aside; may be asked in the middle of a turn.
+    /// Pieces of experts asked for so far, guesses aside; may be asked in the middle of a turn.
     pub fn asked(&self) -> u64 {
         self.queue.asked()
+    }
+
+    /// Whether reads leave no copy in the page cache.
+    pub fn are_reads_direct(&self) -> bool {
+        self.are_reads_direct
     }
 
     /// What the store did so far; `None` where it has no slots. May be asked in the middle of a turn, which does not

@@ -5,6 +5,7 @@
 
 mod batch;
 mod limit;
+mod measuring;
 mod memory;
 mod options;
 mod tokens;
@@ -17,6 +18,7 @@ mod recurrent_tests;
 
 pub use batch::{Batch, Sequence};
 pub use limit::MemoryLimit;
+pub use measuring::Measuring;
 pub use memory::{CardPlan, MemoryPlan};
 pub use options::{CapacityMode, DeviceChoice, Options, cache_format};
 
@@ -113,6 +115,7 @@ impl Engine {
             None => ends_of_metadata(gguf.metadata(), model.config.vocab_size)?,
         };
         model.use_experts(options.experts_used, options.expert_threshold)?;
+        measuring::follow(&mut model, &options)?;
         announce(&model);
         let (threads, isa) = options.hardware();
         let mut memory = MemoryPlan::new(&model, &options, isa)?;
@@ -128,7 +131,8 @@ impl Engine {
             Some(cuda) => AnyBackend::Cuda(Box::new(cuda)),
             None if options.plain => AnyBackend::Plain(Plain::new()),
             None => {
-                model.weights.experts.provide(memory.experts.clone(), options.look_ahead)?;
+                let store = &mut model.weights.experts;
+                store.provide(memory.experts.clone(), options.look_ahead, options.measuring.disk_rate)?;
                 model.pack(isa)?;
                 AnyBackend::Cpu(Cpu::new(isa, threads))
             }
@@ -141,6 +145,11 @@ impl Engine {
     /// The model's hyper-parameters.
     pub fn config(&self) -> &Config {
         &self.model.config
+    }
+
+    /// Whether experts are read past the page cache.
+    pub fn reads_are_direct(&self) -> bool {
+        self.model.weights.experts.are_reads_direct()
     }
 
     /// The opened file.
@@ -255,7 +264,7 @@ fn on_card(model: &mut Model, options: &Options, memory: &mut MemoryPlan, number
     let (context_length, missing) = (memory.context_length, options.missing);
     let setup = Setup { context_length, isa, experts: &plan.experts, missing, threads };
     let cuda = Cuda::new(device, model, &setup)?;
-    model.weights.experts.provide(host.clone(), 0)?;
+    model.weights.experts.provide(host.clone(), 0, options.measuring.disk_rate)?;
     (memory.experts, memory.card) = (host, Some(plan));
     Ok(cuda)
 }
