@@ -8,7 +8,7 @@ use crate::report::{Padding, Planned, Progress, Report, Substitution, Suspicious
 use crate::settle::{Settled, WEIGHTS, settle};
 use crate::source::Source;
 use crate::tensor::{Tensor, head_of};
-use moewe_engine::gguf::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Destination, FileWriter, Metadata, Value, Writer};
+use moewe_engine::gguf::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Destination, FileWriter, Metadata, Writer};
 use moewe_engine::quant::{Format, QuantizeRow};
 use moewe_engine::simd::LANES;
 use moewe_engine::{Error, Result};
@@ -21,6 +21,9 @@ const CHUNK: u64 = 4 << 20;
 const RELEASE: u64 = 64;
 /// Weights per task of a worker.
 const TASK: u64 = 128 << 10;
+
+/// Where experts' tensors begin: at multiples of what reads past the page cache are made of.
+const EXPERT_ALIGNMENT: u32 = 4096;
 
 /// What is to be written, how, and who watches.
 pub(crate) struct Job<'a> {
@@ -130,7 +133,8 @@ impl Job<'_> {
 /// Lets tensors begin where reads past the page cache can: experts are read one by one where memory does not hold all.
 fn align(metadata: &mut Metadata) -> Result<()> {
     let before = metadata.u64(ALIGNMENT_KEY)?.unwrap_or(DEFAULT_ALIGNMENT);
-    metadata.set(ALIGNMENT_KEY, Value::U32(EXPERT_ALIGNMENT.max(before as u32)));
+    let aligned = u32::try_from(before).unwrap_or(u32::MAX).max(EXPERT_ALIGNMENT);
+    metadata.set(ALIGNMENT_KEY, aligned);
     Ok(())
 }
 

@@ -161,6 +161,7 @@ impl Bench {
         }
         figures["expert_reads"] =
             if direct { "past the page cache" } else { "through the page cache" }.into();
+        figures["are_experts_packed"] = engine.has_packed_experts().into();
         figures["decode_reads_at_a_time"] = counted.depth().into();
     }
 

@@ -125,9 +125,12 @@ impl Bank {
         let facts = |(layer, &slots): (&Option<ExpertLayer>, &usize)| {
             (layer.as_ref().map_or(0, ExpertLayer::expert_bytes), slots, count_of(layer))
         };
+        let has_side_file = files.has_side_file();
         let readers = Readers::start(layers, &plan, files)?;
         let counters = Counters::new(layers.iter().zip(&plan.quotas).map(facts), readers.activity());
-        let pieces = |layer: &Option<ExpertLayer>| layer.as_ref().map_or_else(Vec::new, readers::pieces);
+        let pieces = |layer: &Option<ExpertLayer>| {
+            layer.as_ref().map_or_else(Vec::new, |layer| readers::pieces(layer, has_side_file))
+        };
         Ok(Self {
             plan,
             pieces: layers.iter().map(pieces).collect(),

@@ -3,7 +3,8 @@
 //! What is read when, and what becomes of it, is the readers' matter.
 
 use super::Layers;
-use crate::error::Result;
+use super::pack::SideFile;
+use crate::error::{Error, Result};
 use crate::gguf::Bytes;
 use crate::os::mapping::Mapping;
 use crate::os::read::{ReadBuffer, ReadFile};
@@ -12,15 +13,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Where experts are read from, besides the model's own files, and how fast.
+#[derive(Clone, Default)]
+pub struct ReadFrom {
+    /// Experts as the kernels want them.
+    pub side: Option<SideFile>,
+    /// Bytes per second that reads are slowed down to.
+    pub rate: Option<f64>,
+}
+
 /// The files that experts are in.
 pub(super) struct Files {
     files: Vec<(Arc<Mapping>, ReadFile)>,
+    side: Option<(SideFile, ReadFile)>,
     throttle: Option<Throttle>,
 }
 
 impl Files {
-    /// Opens them all. `past_cache` asks for reads that leave no copy in the page cache, `rate` for no more bytes per second.
-    pub(super) fn open(layers: &Layers, past_cache: bool, rate: Option<f64>) -> Result<Self> {
+    /// Opens them all. `past_cache` asks for reads that leave no copy in the page cache.
+    pub(super) fn open(layers: &Layers, past_cache: bool, from: ReadFrom) -> Result<Self> {
         let mut files: Vec<(Arc<Mapping>, ReadFile)> = vec![];
         for bytes in layers.iter().flatten().flat_map(|layer| layer.stacks()).flat_map(|stack| &stack.experts)
         {
@@ -30,12 +41,36 @@ impl Files {
                 files.push((mapping.clone(), ReadFile::open(mapping, past_cache)?));
             }
         }
-        Ok(Self { files, throttle: rate.map(Throttle::new) })
+        let open = |side: SideFile| {
+            let file = ReadFile::open(side.mapping(), past_cache)?;
+            Ok::<_, Error>((side, file))
+        };
+        let side = from.side.map(open).transpose()?;
+        Ok(Self { files, side, throttle: from.rate.map(Throttle::new) })
     }
 
     /// Whether reads leave no copy in the page cache.
     pub(super) fn are_direct(&self) -> bool {
-        !self.files.is_empty() && self.files.iter().all(|(_, file)| file.is_direct())
+        match &self.side {
+            Some((_, file)) => file.is_direct(),
+            None => !self.files.is_empty() && self.files.iter().all(|(_, file)| file.is_direct()),
+        }
+    }
+
+    /// Whether experts lie in a side file as slots have them.
+    pub(super) fn has_side_file(&self) -> bool {
+        self.side.is_some()
+    }
+
+    /// Fills a piece of a slot, which begins at `at`, from the side file.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub(super) fn fill(&self, (layer, expert): (usize, u32), at: usize, piece: &mut [u8]) -> Result<()> {
+        let (side, file) = self.side.as_ref().expect("a side file");
+        file.read_into(side.position(layer, expert) + at as u64, piece)?;
+        self.throttle.iter().for_each(|throttle| throttle.pass(piece.len()));
+        Ok(())
     }
 
     /// The bytes `range` of `bytes`, read where they are in a file.

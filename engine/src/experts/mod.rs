@@ -8,6 +8,7 @@ mod activity;
 mod bank;
 mod files;
 mod frequency;
+pub mod pack;
 mod plan;
 mod queue;
 mod readers;
@@ -27,15 +28,19 @@ pub use turn::{Group, GroupMatrix, Turn};
 
 use crate::cuda::Vector;
 use crate::error::Result;
-use crate::gguf::Bytes;
+use crate::gguf::{Bytes, Gguf};
 use crate::kernels::{Dispatch, Layout, LowRank, MatrixRef};
 use crate::quant::Format;
 use crate::simd::Isa;
 use bank::Bank;
 use files::Files;
+pub use files::ReadFrom;
+use pack::SideFile;
 use queue::Queue;
 use statistics::Counters;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// One matrix of every expert of a layer, as the file has it.
 pub struct Stack {
@@ -122,6 +127,7 @@ pub struct ExpertStore {
     counters: Arc<Counters>, // of the bank
     look_ahead: usize,       // experts per row to read on a guess; none where all have slots
     are_reads_direct: bool,
+    has_side_file: bool,
 }
 
 impl ExpertStore {
@@ -134,6 +140,7 @@ impl ExpertStore {
             counters: Arc::default(),
             look_ahead: 0,
             are_reads_direct: false,
+            has_side_file: false,
         }
     }
 
@@ -165,20 +172,76 @@ impl ExpertStore {
         self.layers[layer].as_ref().map_or(0, |layer| layer.expert_bytes() * layer.expert_count() as u64)
     }
 
+    /// The model's side file, where it has one that can be used on this instruction set. One that cannot is told in a line.
+    pub fn side_file(&self, gguf: &Gguf, isa: Isa) -> Option<SideFile> {
+        let side = match SideFile::beside(gguf) {
+            Ok(side) => side?,
+            Err(error) => {
+                tracing::warn!("packed experts are not used: {error}");
+                return None;
+            }
+        };
+        match side.why_not(gguf, &self.layers, isa) {
+            None => Some(side),
+            Some(reason) => {
+                let path = side.mapping().path().display();
+                tracing::warn!("{path} is not used: {reason}; `moewe pack` makes it anew");
+                None
+            }
+        }
+    }
+
+    /// Writes the model's side file; see [`pack::pack`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pack(
+        &self,
+        gguf: &Gguf,
+        isa: Isa,
+        progress: impl FnMut(u64, u64) -> bool,
+    ) -> Result<pack::Written> {
+        pack::pack(gguf, &self.layers, isa, progress)
+    }
+
+    /// Bytes that the side file of the model takes.
+    ///
+    /// # Errors
+    /// As [`pack::packed_bytes`].
+    pub fn packed_bytes(&self, gguf: &Gguf, isa: Isa) -> Result<u64> {
+        pack::packed_bytes(gguf, &self.layers, isa)
+    }
+
+    /// What a side file would gain; see [`pack::probe`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn probe_packing(&self, isa: Isa, limit: Duration, stop: &AtomicBool) -> Result<pack::Probed> {
+        pack::probe(&self.layers, isa, limit, stop)
+    }
+
+    /// Compares the side file with the model; see [`pack::verify`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn verify(&self, gguf: &Gguf, isa: Isa, progress: impl FnMut(u64, u64) -> bool) -> Result<u64> {
+        pack::verify(gguf, &self.layers, isa, progress)
+    }
+
     /// How `budget` bytes of slots are best divided among the layers; `None` for no limit.
     pub(crate) fn plan(&self, isa: Isa, budget: Option<u64>) -> Plan {
         Plan::new(&self.layers, isa, budget)
     }
 
     /// Sets up the slots of a plan, empty, and the threads that fill them. `look_ahead` is how many experts per row are
-    /// read before their layer's turn, on a guess; `disk_rate` the bytes per second that reads are slowed down to.
+    /// read before their layer's turn, on a guess.
     ///
     /// # Errors
     /// When the system has no room or no threads for them.
-    pub fn provide(&mut self, plan: Plan, look_ahead: usize, disk_rate: Option<f64>) -> Result<()> {
+    pub fn provide(&mut self, plan: Plan, look_ahead: usize, from: ReadFrom) -> Result<()> {
         self.look_ahead = if plan.holds_all() { 0 } else { look_ahead };
-        let files = Arc::new(Files::open(&self.layers, plan.past_cache, disk_rate)?);
-        self.are_reads_direct = files.are_direct();
+        let files = Arc::new(Files::open(&self.layers, plan.past_cache, from)?);
+        (self.are_reads_direct, self.has_side_file) = (files.are_direct(), files.has_side_file());
         let bank = Bank::new(&self.layers, plan, files)?;
         self.queue = bank.queue();
         self.counters = bank.counters();
@@ -210,6 +273,11 @@ impl ExpertStore {
     /// Pieces of experts asked for so far, guesses aside; may be asked in the middle of a turn.
     pub fn asked(&self) -> u64 {
         self.queue.asked()
+    }
+
+    /// Whether experts are read from a side file.
+    pub fn has_side_file(&self) -> bool {
+        self.has_side_file
     }
 
     /// Whether reads leave no copy in the page cache.

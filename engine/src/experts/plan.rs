@@ -68,6 +68,11 @@ impl Plan {
         (self.staging * self.largest_slot().bytes()) as u64
     }
 
+    /// For which kernels experts are packed.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
     /// Bytes of all slots once they are filled.
     pub fn bytes(&self) -> u64 {
         let own = self.quotas.iter().enumerate().map(|(layer, &quota)| quota as u64 * self.slot_bytes(layer));

@@ -99,19 +99,23 @@ impl Drop for Readers {
 }
 
 /// Rows that are read at once.
-fn piece_rows(stack: &Stack) -> usize {
+pub(super) fn piece_rows(stack: &Stack) -> usize {
     (PIECE / stack.row_bytes()).max(1).next_multiple_of(Layout::ROWS_TOGETHER).min(stack.rows)
 }
 
-fn largest_piece(layers: &Layers) -> usize {
+pub(super) fn largest_piece(layers: &Layers) -> usize {
     let stacks = layers.iter().flatten().flat_map(|layer| layer.stacks());
     stacks.map(|stack| piece_rows(stack) * stack.row_bytes()).max().unwrap_or(0)
 }
 
-/// The pieces in which a slot of the layer is filled, as lengths one after the other: whole rows, those of a matrix with
-/// what lies behind it.
-pub(super) fn pieces(layer: &ExpertLayer) -> Vec<usize> {
+/// The pieces in which a slot of the layer is filled, as lengths one after the other: from a side file as they lie there,
+/// else whole rows, those of a matrix with what lies behind it.
+pub(super) fn pieces(layer: &ExpertLayer, has_side_file: bool) -> Vec<usize> {
     let shape = SlotShape::of(layer);
+    if has_side_file {
+        let starts = (0..shape.len()).step_by(PIECE);
+        return starts.map(|start| PIECE.min(shape.len() - start)).collect();
+    }
     let mut starts = vec![];
     for which in Which::ALL {
         let Some(stack) = which.of(layer) else { continue };
@@ -146,12 +150,17 @@ impl Reader {
 
     /// Fills the job's pages.
     fn load(&mut self, job: &mut Job) -> Result<Cost> {
+        let start = Instant::now();
+        if self.files.has_side_file() {
+            let _reading = self.activity.begin();
+            self.files.fill((job.layer, job.expert), job.at, &mut job.pages)?;
+            return Ok(Cost { bytes: job.pages.len() as u64, time: start.elapsed() });
+        }
         let layer = self.layers[job.layer].as_ref().expect("jobs are for layers with experts");
         let (which, place) = SlotShape::of(layer).at(job.at);
         let stack = which.of(layer).expect("jobs are for matrices that exist");
         let bytes = (place.end - job.at).min(job.pages.len());
         let range = job.at - place.start..job.at - place.start + bytes;
-        let start = Instant::now();
         let read = {
             let _reading = self.activity.begin();
             self.files.read(&stack.experts[job.expert as usize], range, &mut self.buffer)?
