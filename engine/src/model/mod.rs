@@ -72,6 +72,7 @@ pub use weights::{Sublayer, Weights};
 pub use workspace::{Workspace, scratch_bytes};
 
 use crate::error::{Error, Result};
+use crate::experts::Trace;
 use crate::gguf::{Bytes, Gguf};
 use crate::ops::{Activation, Rope, RopeStyle};
 use ffn::Ffn;
@@ -228,6 +229,30 @@ impl Model {
             (experts.expert_used_count, experts.threshold) = (used, threshold);
         }
         Ok(())
+    }
+
+    /// Takes the choices of experts from a recording, by position, in the place of the routers'; beyond its end it begins
+    /// anew. What the model then says means nothing, but the expert store has the recorded model's work.
+    ///
+    /// # Errors
+    /// When the recording has other layers or experts, or fewer choices, or routers choose in groups or with a bias.
+    pub fn follow(&mut self, trace: &Trace) -> Result<()> {
+        let layers = self.weights.layers.iter_mut();
+        let experts = layers.filter_map(|layer| match &mut layer.ffn {
+            Some(Sublayer { kind: Ffn::Experts(experts), .. }) => Some(experts),
+            _ => None,
+        });
+        let experts: Vec<_> = experts.collect();
+        if experts.len() != trace.layers.len() || trace.tokens.is_empty() {
+            return Err(Error::request(format!(
+                "the recording has {} layers of experts and {} tokens, the model {} layers; give one of this model, or of \
+                 one with as many layers and experts",
+                trace.layers.len(),
+                trace.tokens.len(),
+                experts.len()
+            )));
+        }
+        experts.into_iter().enumerate().try_for_each(|(place, experts)| experts.follow(trace, place))
     }
 
     /// Bytes of all matrices but the routed experts'.
