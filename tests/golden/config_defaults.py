@@ -23,6 +23,8 @@ CLASSES = {
     "deepseek_v3": t.DeepseekV3Config,
     "deepseek_v32": t.DeepseekV32Config,
     "kimi_k2": t.DeepseekV3Config,  # its publisher's code is a copy of that class
+    "dots1": t.Dots1Config,
+    "ernie4_5_moe": t.Ernie4_5_MoeConfig,
     "gemma3": t.Gemma3Config,
     "gemma3_text": t.Gemma3TextConfig,
     "gemma4": t.Gemma4Config,

@@ -26,6 +26,8 @@ const READ_BESIDES: &[(&str, &[&str])] = &[
     ("kimi_k2", DEEPSEEK),
     ("deepseek_v32", DEEPSEEK),
     ("glm_moe_dsa", CHOOSERS),
+    ("dots1", ROUTER),
+    ("ernie4_5_moe", &["head_dim"]),
     ("glm4_moe", ROUTER),
     ("glm4_moe_lite", &["scoring_func", "topk_method", "first_k_dense_replace"]),
     ("gemma4_text", &["global_head_dim", "num_global_key_value_heads", "per_layer_config"]),

@@ -31,6 +31,8 @@ mod yarn;
 mod bailingmoe2;
 mod deepseek2;
 mod deepseek32;
+mod dots1;
+mod ernie4_5_moe;
 mod gemma3;
 mod gemma4;
 mod glm4moe;
@@ -69,6 +71,8 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &gemma4::ARCHITECTURE,
     &glm4moe::ARCHITECTURE,
     &glm_dsa::ARCHITECTURE,
+    &dots1::ARCHITECTURE,
+    &ernie4_5_moe::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
     &granitehybrid::ARCHITECTURE,
     &granitemoe::ARCHITECTURE,

@@ -30,6 +30,8 @@ const FIXTURES: &[Fixture] = &[
     ("deepseek2", "deepseek2", 29, &[], "blk.1.attn_k_b.weight", &[4, 64, 64]),
     ("kimi-k2-int4", "deepseek2", 34, &[], "blk.1.ffn_up_exps.weight", &[12, 32, 64]),
     ("deepseek32", "deepseek32", 67, &[], "blk.0.indexer.attn_q_b.weight", &[384, 32]),
+    ("dots1", "dots1", 46, &[], "blk.0.attn_q_norm.weight", &[32]),
+    ("ernie4-5-moe", "ernie4_5-moe", 39, &[], "blk.1.exp_probs_b.bias", &[8]),
     ("german-moe-bias", "moe-gpt", 53, &["w_noise", "w_noise"], "blk.0.ffn_up_exps.bias", &[4, 256]),
     ("german-moe-gelu", "moe-gpt", 20, &["w_noise"], "blk.0.ffn_up_exps.weight", &[4, 1024, 256]),
     (
@@ -140,6 +142,8 @@ fn keys_that_only_one_architecture_has() {
         ("deepseek3", "deepseek2.rope.scaling.yarn_log_multiplier", 0.1f32.into()),
         ("glm4-moe-lite", "deepseek2.expert_weights_norm", true.into()),
         ("glm4-moe-lite", "deepseek2.leading_dense_block_count", 1u32.into()),
+        ("ernie4-5-moe", "ernie4_5-moe.expert_gating_func", 1u32.into()),
+        ("ernie4-5-moe", "ernie4_5-moe.leading_dense_block_count", 1u32.into()),
         ("glm4moe", "glm4moe.rope.dimension_count", 16u32.into()),
         ("glm-dsa", "glm-dsa.attention.indexer.types", vec![true, true, false, true].into()),
         ("deepseek32", "deepseek32.attention.indexer.top_k", 10u32.into()),

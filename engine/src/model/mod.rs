@@ -32,6 +32,8 @@ mod workspace;
 mod bailingmoe2;
 mod deepseek2;
 mod deepseek32;
+mod dots1;
+mod ernie4_5_moe;
 mod gemma3;
 mod gemma4;
 mod glm4moe;
@@ -155,6 +157,8 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &lfm2moe::ARCHITECTURE,
     &deepseek2::ARCHITECTURE,
     &deepseek32::ARCHITECTURE,
+    &dots1::ARCHITECTURE,
+    &ernie4_5_moe::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
     &bailingmoe2::ARCHITECTURE,
     &glm4moe::ARCHITECTURE,
