@@ -61,7 +61,7 @@ impl SlotShape {
     /// The matrix that has the byte `at` of a slot, with where it begins there.
     pub(super) fn at(&self, at: usize) -> (Which, Range<usize>) {
         let all = Which::ALL.into_iter().map(|which| (which, self.range(which)));
-        all.filter(|(_, range)| range.contains(&at)).last().expect("jobs begin within a matrix")
+        all.filter(|(_, range)| range.contains(&at)).next_back().expect("jobs begin within a matrix")
     }
 }
 
