@@ -125,7 +125,7 @@ fn a_slow_disk_computes_the_same_bits() {
     let packed = packed(&mini(), folder.path());
     for file in [&mini(), &packed] {
         for (direct_reads, disk_rate) in [(false, Some(50e6)), (true, Some(50e6)), (true, None)] {
-            let measuring = Measuring { disk_rate, direct_reads, route: None };
+            let measuring = Measuring { disk_rate, direct_reads, ..Measuring::default() };
             let memory = Some(MemoryLimit::Experts(whole.memory().experts.bytes() / 2));
             let options = Options { measuring, memory, look_ahead: 1, context: Some(100), ..options("f16") };
             let engine = Engine::open(file, options).unwrap();

@@ -10,6 +10,7 @@ mod files;
 mod frequency;
 pub mod pack;
 mod plan;
+mod probe;
 mod queue;
 mod readers;
 mod replay;
@@ -20,6 +21,7 @@ mod trace;
 mod turn;
 
 pub use plan::Plan;
+pub use probe::Probed;
 pub use readers::{PIECE as READ_PIECE, READ_BUFFER_BYTES, THREADS as READ_THREADS};
 pub use replay::{Pace, Policy, Replayed, hit_rate, replay};
 pub use statistics::{LayerStatistics, Statistics};
@@ -212,12 +214,13 @@ impl ExpertStore {
         pack::packed_bytes(gguf, &self.layers, isa)
     }
 
-    /// What a side file would gain; see [`pack::probe`].
+    /// What a side file would gain: reads for `limit` in both ways.
     ///
     /// # Errors
-    /// As there.
-    pub fn probe_packing(&self, isa: Isa, limit: Duration, stop: &AtomicBool) -> Result<pack::Probed> {
-        pack::probe(&self.layers, isa, limit, stop)
+    /// When the model has no experts in a file, or that cannot be read, or [`Error::Stopped`](crate::Error::Stopped) once
+    /// `stop` is up.
+    pub fn probe_packing(&self, isa: Isa, limit: Duration, stop: &AtomicBool) -> Result<Probed> {
+        probe::probe(&self.layers, isa, limit, stop)
     }
 
     /// Compares the side file with the model; see [`pack::verify`].

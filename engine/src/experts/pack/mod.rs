@@ -5,11 +5,9 @@
 //! layouts that are wanted.
 
 mod head;
-mod probe;
 mod write;
 
 pub use head::Head;
-pub use probe::{Probed, probe};
 pub use write::{Written, pack, verify};
 
 use super::Layers;

@@ -1,11 +1,10 @@
 //! What a side file would gain on this disk and these cores, found out before one is written: experts read as the model
 //! has them and packed, against stretches as long of the same file, read as they are.
 
-use super::super::files::{Files, ReadFrom};
-use super::super::readers::{PIECE, THREADS, largest_piece, piece_rows};
-use super::super::slots::{ALIGNMENT, SlotShape, Which};
-use super::super::{ExpertLayer, Layers};
-use super::no_experts;
+use super::files::{Files, ReadFrom};
+use super::readers::{PIECE, THREADS, largest_piece, piece_rows};
+use super::slots::{ALIGNMENT, SlotShape, Which};
+use super::{ExpertLayer, Layers};
 use crate::error::{Error, Result};
 use crate::kernels::{Layout, MatrixRef};
 use crate::os::pages::Pages;
@@ -28,9 +27,9 @@ pub struct Probed {
 ///
 /// # Errors
 /// When the model has no experts in a file, or that cannot be read, or [`Error::Stopped`] once `stop` is up.
-pub fn probe(layers: &Layers, isa: Isa, limit: Duration, stop: &AtomicBool) -> Result<Probed> {
+pub(super) fn probe(layers: &Layers, isa: Isa, limit: Duration, stop: &AtomicBool) -> Result<Probed> {
     let all: Vec<&ExpertLayer> = layers.iter().flatten().collect();
-    let first = *all.first().ok_or_else(no_experts)?;
+    let first = *all.first().ok_or_else(|| Error::request("this model has no experts to pack"))?;
     let Some((mapping, _)) = first.up.experts[0].file_position() else {
         return Err(Error::request("a model in memory has no side file"));
     };
