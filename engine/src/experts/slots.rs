@@ -60,8 +60,8 @@ impl SlotShape {
 
     /// The matrix that has the byte `at` of a slot, with where it begins there.
     pub(super) fn at(&self, at: usize) -> (Which, Range<usize>) {
-        let all = Which::ALL.into_iter().map(|which| (which, self.range(which)));
-        all.filter(|(_, range)| range.contains(&at)).next_back().expect("jobs begin within a matrix")
+        let mut all = Which::ALL.into_iter().map(|which| (which, self.range(which)));
+        all.rfind(|(_, range)| range.contains(&at)).expect("jobs begin within a matrix")
     }
 }
 
