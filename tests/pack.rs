@@ -181,7 +181,7 @@ fn a_split_model_has_one_side_file_and_one_in_the_program_none() {
         metadata.set("split.tensors.count", Value::I32(tensors.len() as i32));
         let directory = half.iter().map(|tensor| (tensor.name.clone(), tensor.format, tensor.shape.clone()));
         let mut writer =
-            Writer::new(metadata, directory.collect()).unwrap().create(&path(number + 1)).unwrap();
+            Writer::new(metadata, directory.collect()).unwrap().create(path(number + 1)).unwrap();
         half.iter().for_each(|tensor| writer.write_tensor(&source.bytes(tensor)).unwrap());
         writer.finish().unwrap();
     }
