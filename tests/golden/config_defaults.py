@@ -21,6 +21,7 @@ logging.disable(logging.CRITICAL)
 CLASSES = {
     "deepseek_v2": t.DeepseekV2Config,
     "deepseek_v3": t.DeepseekV3Config,
+    "deepseek_v4": t.DeepseekV4Config,
     "kimi_k2": t.DeepseekV3Config,  # its publisher's code is a copy of that class
     "gemma3": t.Gemma3Config,
     "gemma3_text": t.Gemma3TextConfig,

@@ -7,6 +7,7 @@ mod architecture;
 mod checks;
 mod class;
 mod common;
+mod compressed;
 pub mod config;
 mod delta;
 mod keys;
@@ -30,6 +31,7 @@ mod yarn;
 
 mod bailingmoe2;
 mod deepseek2;
+mod deepseek4;
 mod gemma3;
 mod gemma4;
 mod glm4moe;
@@ -62,6 +64,7 @@ use serde_json::Value;
 pub static ARCHITECTURES: &[&Architecture] = &[
     &bailingmoe2::ARCHITECTURE,
     &deepseek2::ARCHITECTURE,
+    &deepseek4::ARCHITECTURE,
     &gemma3::ARCHITECTURE,
     &gemma4::ARCHITECTURE,
     &glm4moe::ARCHITECTURE,

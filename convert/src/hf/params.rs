@@ -3,7 +3,7 @@
 
 use super::class::Class;
 use super::config::{Config, names_of};
-use super::wide;
+use super::{compressed, wide};
 use moewe_engine::{Error, Result};
 use serde_json::{Map, Value};
 use std::ops::Deref;
@@ -117,6 +117,36 @@ pub enum Dim {
     Latent,
     /// Width of what routed experts see.
     ExpertIn,
+    /// Three.
+    Three,
+    /// Residual streams.
+    Streams,
+    /// All residual streams side by side.
+    StreamsWide,
+    /// What mixes streams: weights of each for the input and the output, and of each for each.
+    StreamMix,
+    /// Compressed attention: positions that become one where an indexer chooses.
+    RatioSparse,
+    /// Compressed attention: positions that become one where all are seen.
+    RatioHeavy,
+    /// Compressed attention: a position's parts in two neighbouring entries.
+    Head2,
+    /// Heads of the indexer.
+    IndexHeads,
+    /// Width of the indexer's heads and keys.
+    IndexHead,
+    /// A position's parts in two neighbouring keys of the indexer.
+    IndexHead2,
+    /// All heads of the indexer side by side.
+    IndexQ,
+    /// Groups of heads that have an output matrix each.
+    OutGroups,
+    /// What such a matrix yields.
+    OutRank,
+    /// What all of them yield, side by side.
+    OutRanks,
+    /// All heads of such a group side by side.
+    OutGroupIn,
 }
 
 /// One of the names under which configurations hold a length (`models/names.rs` has the others), and the most it may be.
@@ -345,7 +375,7 @@ impl Params {
                 let rows = self.dim(Dim::Inner)? + self.dim(Dim::Channels)?;
                 Ok(Some(rows + self.dim(Dim::StateHeads)?))
             }
-            _ => Ok(None),
+            _ => compressed::implied(self, dim),
         }
     }
 }

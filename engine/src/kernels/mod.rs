@@ -20,6 +20,7 @@ mod blocks;
 mod cache;
 mod experts;
 mod floats;
+mod gathered;
 mod job;
 mod kernel;
 mod layout;
@@ -39,6 +40,7 @@ pub(crate) use cache::{grow, prefetch};
 pub(crate) use experts::{
     Dispatch, ExpertKernel, ExpertMatrices, Hidden, Share, SlotCodes, down, hidden, quantize_slots,
 };
+pub(crate) use gathered::{Gathered, Relevance, attend_gathered, relevance};
 pub(crate) use job::{Job, Output, Pick, Picks};
 pub(crate) use kernel::{Kernel, matmul, select};
 pub(crate) use low_rank::LowRank;

@@ -23,6 +23,7 @@ mod recurrent;
 mod rope_scaling;
 mod state;
 mod step;
+mod streams;
 mod supported;
 mod transformer;
 mod unread;
@@ -31,6 +32,7 @@ mod workspace;
 
 mod bailingmoe2;
 mod deepseek2;
+mod deepseek4;
 mod gemma3;
 mod gemma4;
 mod glm4moe;
@@ -63,8 +65,9 @@ pub use moe::Routing;
 pub use observe::{Nothing, Observe, Site};
 pub use pool::Pool;
 pub use recurrent::SNAPSHOTS;
-pub use state::{Memory, Pages, State};
-pub use step::{Best, ConvStep, Factor, KeyHeads, Row, ScanStep, Update, Wants};
+pub use state::{Entries, Memory, Pages, State};
+pub use step::{Best, ConvStep, EntriesStep, Factor, KeyHeads, Row, ScanStep, Update, Wants};
+pub use streams::{Ends, Mixing, Streams};
 pub use transformer::forward;
 pub use weights::{Sublayer, Weights};
 pub use workspace::{Workspace, scratch_bytes};
@@ -109,6 +112,8 @@ pub struct Architecture {
     pub embedding_scale: fn(&Keys<'_>) -> Result<f32>,
     /// The bound of logits.
     pub logit_cap: fn(&Keys<'_>) -> Result<Option<f32>>,
+    /// Residual streams, where there are several.
+    pub streams: fn(&Keys<'_>) -> Result<Option<Streams>>,
 }
 
 impl Architecture {
@@ -130,6 +135,7 @@ impl Architecture {
         ffn: ffn::read,
         embedding_scale: |keys| Ok(keys.float("embedding_scale")?.unwrap_or(1.0)),
         logit_cap: |_| Ok(None),
+        streams: |_| Ok(None),
     };
 }
 
@@ -151,6 +157,7 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &nemotron_h_moe::ARCHITECTURE,
     &lfm2moe::ARCHITECTURE,
     &deepseek2::ARCHITECTURE,
+    &deepseek4::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
     &bailingmoe2::ARCHITECTURE,
     &glm4moe::ARCHITECTURE,
@@ -215,10 +222,10 @@ impl Model {
         }
         for layer in &mut self.weights.layers {
             let Some(Sublayer { kind: Ffn::Experts(experts), .. }) = &mut layer.ffn else { continue };
+            let count = experts.most_used();
             let experts = experts.shape_mut();
             let used = used.unwrap_or(experts.expert_used_count);
-            if !(1..=experts.expert_count).contains(&used) {
-                let count = experts.expert_count;
+            if !(1..=count).contains(&used) {
                 return Err(Error::request(format!("this model can use 1 to {count} experts, not {used}")));
             }
             (experts.expert_used_count, experts.threshold) = (used, threshold);

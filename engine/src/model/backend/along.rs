@@ -3,7 +3,7 @@
 use super::super::kv_cache::KvCache;
 use super::super::step::{Row, ScanStep, Update};
 use super::host::{HostBuffer, each_row};
-use crate::ops::{exp, sigmoid};
+use crate::ops::{exp, sigmoid, softplus};
 use crate::threads::Team;
 use std::ops::Range;
 
@@ -22,11 +22,6 @@ pub(super) fn scan_factors(team: &Team, step: &ScanStep<'_>, x: &HostBuffer, out
             *factors = [exp(step.rate[head] * length), strength];
         }
     });
-}
-
-/// `ln(1 + e^x)`.
-fn softplus(x: f32) -> f32 {
-    if x > 20.0 { x } else { libm::log1pf(exp(x)) }
 }
 
 /// Walks along the sequences of a batch: `work` gets a part of a sequence's state of a layer and rows that change it one after
@@ -51,7 +46,7 @@ pub(super) fn along(
 }
 
 /// The rows of a batch cut where the sequence changes.
-fn runs(rows: &[Row]) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn runs(rows: &[Row]) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     rows.chunk_by(|a, b| a.sequence == b.sequence).map(move |run| {
         start += run.len();

@@ -6,16 +6,20 @@ use super::super::moe::{Router, Routing, Shape};
 use super::super::observe::{Observe, Site};
 use super::super::pool::Pool;
 use super::super::state::Memory;
-use super::super::step::{AttentionStep, Best, ConvStep, Factor, Row, ScanStep, Span, Update};
+use super::super::step::{AttentionStep, Best, ConvStep, EntriesStep, Factor, Row, ScanStep, Span, Update};
+use super::super::streams::{Mixing, Streams};
 use super::along;
+use super::entries::{self, Look, Seen};
 use super::host::{self, HostBuffer, Kept, Step, host_steps};
+use super::streams;
 use super::{Backend, ExpertStep};
 use crate::error::Result;
 use crate::experts::{ExpertLayer, ExpertStore, Group, GroupMatrix, Turn};
 use crate::gguf::TensorName;
 use crate::kernels::{
-    self, Attended, Convolution, ExpertKernel, Heads, Hidden, Job, Kernel, MatrixRef, Output, Queries,
-    RowBlock, Scan, ScanHead, Share, Taken, attention, convolve, matmul, scan, select, select_attention,
+    self, Attended, Convolution, ExpertKernel, Gathered, Heads, Hidden, Job, Kernel, MatrixRef, Output,
+    Queries, Relevance, RowBlock, Scan, ScanHead, Share, Taken, attend_gathered, attention, convolve, matmul,
+    relevance, scan, select, select_attention,
 };
 use crate::ops::{Activation, Rope};
 use crate::quant::{FORMATS, Format};
@@ -36,6 +40,7 @@ pub struct Cpu {
     kernels: Vec<Kernel>,
     blocks: Kept<Vec<RowBlock>>,
     scratch: Kept<HostBuffer>,
+    seen: Box<Kept<Seen>>,
     step: Step,
 }
 
@@ -46,8 +51,8 @@ impl Cpu {
     /// When this machine lacks the instruction set.
     pub fn new(isa: Isa, threads: usize) -> Self {
         let kernels = FORMATS.iter().map(|format| select(format, isa)).collect();
-        let (blocks, scratch, step) = Default::default();
-        Self { team: Team::new(threads), isa, kernels, blocks, scratch, step }
+        let (blocks, scratch, seen, step) = Default::default();
+        Self { team: Team::new(threads), isa, kernels, blocks, scratch, seen, step }
     }
 
     /// The instruction set in use.
@@ -213,6 +218,19 @@ impl Backend for Cpu {
         self.scratch.give(factors);
     }
 
+    fn attend_entries(
+        &self,
+        step: &EntriesStep<'_>,
+        x: &HostBuffer,
+        angles: &HostBuffer,
+        states: &mut [KvCache],
+        out: &mut HostBuffer,
+    ) {
+        let mut seen = self.seen.take();
+        entries::attend((&self.team, &self.isa), step, (x, angles), states, (out, &mut seen));
+        self.seen.give(seen);
+    }
+
     fn ask<'s>(&self, store: &'s ExpertStore, layer: usize, routing: &Routing) -> Result<Turn<'s>> {
         store.turn(layer, routing.rows(), routing.dispatch())
     }
@@ -236,6 +254,17 @@ impl Backend for Cpu {
         drop(turn);
         self.combine(&mut step);
         Ok(())
+    }
+}
+
+/// The kernels' products of attention to entries.
+impl Look for Isa {
+    fn relevance(&self, of: &Relevance<'_>, key: &[f32]) -> f32 {
+        relevance(*self, of, key)
+    }
+
+    fn attend(&self, gathered: &Gathered<'_>, scores: &mut [f32], out: &mut [f32]) {
+        attend_gathered(*self, gathered, scores, out);
     }
 }
 
