@@ -34,6 +34,9 @@ const NAMES: &[&[&str]] = &[
     &["n_groups", "mamba_n_groups"],
     &["ssm_state_size", "mamba_d_state"],
     &["moe_latent_size"],
+    &["index_n_heads"],
+    &["index_head_dim"],
+    &["index_topk"],
 ];
 
 /// All names of the size that `name` is one of; none for what is no size.

@@ -13,7 +13,7 @@ use std::alloc::System;
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const FIXTURES: [&str; 24] = [
+const FIXTURES: [&str; 25] = [
     "bailingmoe2",
     "deepseek2",
     "deepseek3",
@@ -21,6 +21,7 @@ const FIXTURES: [&str; 24] = [
     "gemma3-linear",
     "gemma4",
     "german-moe-bias",
+    "glm-dsa",
     "glm4moe",
     "gpt-oss",
     "granitehybrid",

@@ -33,6 +33,32 @@ fn kernels_need_no_model() {
     assert!(stderr(&unknown).contains("F16 is not a block format"));
 }
 
+/// Another model's routing on another machine's disk.
+#[cfg(unix)]
+#[test]
+fn a_recording_stands_in_for_the_router_and_a_rate_for_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    Tiny::default().write(&folder.path().join("tiny.gguf"));
+    let layer = |layer: usize| serde_json::json!({ "layer": layer, "expert_count": 4, "expert_bytes": 1 });
+    let heading = serde_json::json!({ "layers": [layer(0), layer(1)] });
+    // Every token another pair, so with no slots everything is read for each.
+    std::fs::write(folder.path().join("trace"), format!("{heading}\n[[0,1],[2,3]]\n[[2,3],[0,1]]\n"))
+        .unwrap();
+    let flags = ["tiny.gguf", "-p", "0", "-n", "8", "-r", "1", "-t", "1", "--memory", "0", "--json"];
+    let route = ["--route", "trace", "--direct", "--disk", "1M"];
+    let figures = json(&bench(folder.path(), &[&flags[..], &route].concat()));
+    let figure = |name: &str| figures[name].as_f64().unwrap();
+    assert_eq!(figure("decode_expert_hit_rate"), 0.0, "{figures}");
+    let bytes = figure("decode_bytes_read_per_token");
+    assert!(figure("decode_disk_busy_ms_per_token") >= bytes / 1e6 * 1e3 * 0.99, "{figures}");
+    assert!(figures["expert_reads"].as_str().unwrap().contains("the page cache"), "{figures}");
+    let wrong = bench(folder.path(), &["tiny.gguf", "--disk", "fast"]);
+    assert!(stderr(&wrong).contains("such as 3G"), "{}", stderr(&wrong));
+    std::fs::write(folder.path().join("trace"), format!("{heading}\n[[0],[2,3]]\n")).unwrap();
+    let short = bench(folder.path(), &[&flags[..], &route].concat());
+    assert!(stderr(&short).contains("1 of 4 experts in layer 0"), "{}", stderr(&short));
+}
+
 /// A script stands for llama-bench: it checks what it is asked and prints what that prints.
 #[cfg(unix)]
 #[test]

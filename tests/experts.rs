@@ -90,6 +90,21 @@ fn use_is_drawn_recorded_and_replayed() {
     let rates = |row: usize| json["policies"][row]["hit_rates"].as_array().unwrap().clone();
     let bound = json["policies"].as_array().unwrap().len() - 1;
     assert!(rates(0).iter().zip(rates(bound)).all(|(lru, bound)| lru.as_f64() <= bound.as_f64()));
+    let timed = ["experts", "--replay", "trace", "--disk", "1M", "--compute", "20ms"];
+    let (good, table, said) = moewe(folder.path(), &timed, "");
+    assert!(good && table.contains("TOKENS/S IF THERE FIT"), "{table}{said}");
+    let (good, json, _) = moewe(folder.path(), &[&timed[..], &["--json"]].concat(), "");
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let row = &json["policies"][0];
+    let figure = |name: &str, share: usize| row[name][share].as_f64().unwrap();
+    for share in 0..8 {
+        let (rate, stall) = (figure("tokens_per_second", share), figure("stall_ms_per_token", share));
+        assert!(good && (1e3 / rate - 20.0 - stall).abs() < 1e-6, "a token is computing and waiting: {row}");
+    }
+    assert!(figure("tokens_per_second", 0) < figure("tokens_per_second", 7), "{row}");
+    let (good, _, said) =
+        moewe(folder.path(), &[&timed[..3], &["--disk", "fast", "--compute", "20ms"]].concat(), "");
+    assert!(!good && said.contains("such as 3G"), "{said}");
     std::fs::write(folder.path().join("trace"), "{}").unwrap();
     let (good, _, said) = moewe(folder.path(), &["experts", "--replay", "trace"], "");
     assert!(!good && said.contains("trace: line 1"), "{said}");

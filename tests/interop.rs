@@ -51,6 +51,7 @@ const FIXTURES: &[(&str, bool)] = &[
     ("kimi-k2-int4", true),
     ("glm4-moe-lite", true),
     ("glm4moe", true),
+    ("glm-dsa", true),
     ("minimax-m2", true),
     ("bailingmoe2", true),
     ("gpt-oss", true),

@@ -10,8 +10,9 @@ mod support;
 use fixtures::{fixture, options, rewrite, tokens};
 use moewe_engine::Error;
 use moewe_engine::gguf::Gguf;
-use moewe_engine::model::ffn;
-use moewe_engine::session::{Engine, MemoryLimit, Options, Session};
+use moewe_engine::model::{Model, ffn};
+use moewe_engine::session::{Engine, Measuring, MemoryLimit, Options, Session};
+use moewe_engine::simd::Isa;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,7 @@ const EXPERTS: &[&str] = &[
     "deepseek3",
     "deepseek4",
     "kimi-k2-int4",
+    "glm-dsa",
     "glm4moe",
     "minimax-m2",
     "bailingmoe2",
@@ -45,6 +47,18 @@ fn mini() -> PathBuf {
 
 fn open(file: &Path, experts: u64, threads: usize) -> Engine {
     open_ahead(file, experts, threads, 0)
+}
+
+/// A copy of a model that has its experts packed beside it.
+fn packed(file: &Path, folder: &Path) -> PathBuf {
+    let copy = folder.join("packed").join(file.file_name().unwrap());
+    std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+    std::fs::copy(file, &copy).unwrap();
+    let gguf = Gguf::open(&copy).unwrap();
+    let model = Model::bind(&gguf).unwrap();
+    model.weights.experts.pack(&gguf, Isa::detect(), |_, _| true).unwrap();
+    model.weights.experts.verify(&gguf, Isa::detect(), |_, _| true).unwrap();
+    copy
 }
 
 fn open_ahead(file: &Path, experts: u64, threads: usize, look_ahead: usize) -> Engine {
@@ -85,9 +99,11 @@ fn any_budget_computes_the_same_bits() {
         assert!(whole.memory().experts.holds_all());
         let all = whole.memory().experts.bytes();
         let expected = answer(&mut whole.session().unwrap());
+        let packed = packed(&file, folder.path());
         for (part, budget) in [("nothing", 0), ("a fifth", all / 5), ("two thirds", all / 3 * 2)] {
-            for threads in [1, 3] {
-                let engine = open(&file, budget, threads);
+            for (file, threads) in [(&file, 1), (&file, 3), (&packed, 2)] {
+                let engine = open(file, budget, threads);
+                assert_eq!(engine.has_packed_experts(), file == &packed);
                 let mut session = engine.session().unwrap();
                 let (cold, warm) = (answer(&mut session), answer(&mut session));
                 for (state, found) in [("cold", cold), ("warm", warm)] {
@@ -99,6 +115,29 @@ fn any_budget_computes_the_same_bits() {
         }
     }
     assert!(failures.is_empty(), "other bits than with all experts in memory:\n{}", failures.join("\n"));
+}
+
+/// Neither the disk nor where its bytes come from may change a bit.
+#[test]
+fn a_slow_disk_computes_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = open(&mini(), u64::MAX, 1);
+    let expected = answer(&mut whole.session().unwrap());
+    let packed = packed(&mini(), folder.path());
+    for file in [&mini(), &packed] {
+        for (direct_reads, disk_rate) in [(false, Some(50e6)), (true, Some(50e6)), (true, None)] {
+            let measuring = Measuring { disk_rate, direct_reads, route: None };
+            let memory = Some(MemoryLimit::Experts(whole.memory().experts.bytes() / 2));
+            let options = Options { measuring, memory, look_ahead: 1, context: Some(100), ..options("f16") };
+            let engine = Engine::open(file, options).unwrap();
+            let mut session = engine.session().unwrap();
+            assert!(answer(&mut session) == expected, "{}: {disk_rate:?}", file.display());
+            let counted = engine.expert_statistics().unwrap();
+            let read = counted.bytes_read as f64 / disk_rate.unwrap_or(f64::INFINITY);
+            assert!(counted.disk_busy.as_secs_f64() >= 0.99 * read, "{counted:?}");
+            assert!(counted.hidden <= counted.disk_busy && counted.depth() >= 1.0, "{counted:?}");
+        }
+    }
 }
 
 /// Guesses come true and do not, are taken back and arrive late: none of it may change a bit, or a slot go missing.

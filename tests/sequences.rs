@@ -40,7 +40,11 @@ fn extend(batch: &mut Batch<'_>, sequence: usize, tokens: &[u32], chunk: usize) 
 #[test]
 fn sequences_share_their_beginning() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, isas) in [("mixtral", Isa::available().collect()), ("deepseek2", vec![Isa::detect()])] {
+    for (name, isas) in [
+        ("mixtral", Isa::available().collect()),
+        ("deepseek2", vec![Isa::detect()]),
+        ("glm-dsa", vec![Isa::detect()]),
+    ] {
         for isa in isas {
             println!("{name} on {isa}");
             let engine = engine(folder.path(), name, isa, Some(3));
@@ -103,7 +107,7 @@ fn the_pool_ends() {
 #[test]
 fn company_changes_no_bit() {
     let folder = tempfile::tempdir().unwrap();
-    let others = ["qwen3moe", "deepseek2", "gpt-oss"].map(|name| (name, vec![Isa::detect()]));
+    let others = ["qwen3moe", "deepseek2", "glm-dsa", "gpt-oss"].map(|name| (name, vec![Isa::detect()]));
     for (name, isas) in others.into_iter().chain([("mixtral", Isa::available().collect())]) {
         for isa in isas {
             println!("{name} on {isa}");

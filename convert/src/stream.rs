@@ -8,7 +8,7 @@ use crate::report::{Padding, Planned, Progress, Report, Substitution, Suspicious
 use crate::settle::{Settled, WEIGHTS, settle};
 use crate::source::Source;
 use crate::tensor::{Tensor, head_of};
-use moewe_engine::gguf::{Destination, FileWriter, Metadata, Writer};
+use moewe_engine::gguf::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Destination, FileWriter, Metadata, Writer};
 use moewe_engine::quant::{Format, QuantizeRow};
 use moewe_engine::simd::LANES;
 use moewe_engine::{Error, Result};
@@ -21,6 +21,9 @@ const CHUNK: u64 = 4 << 20;
 const RELEASE: u64 = 64;
 /// Weights per task of a worker.
 const TASK: u64 = 128 << 10;
+
+/// Where experts' tensors begin: at multiples of what reads past the page cache are made of.
+const EXPERT_ALIGNMENT: u32 = 4096;
 
 /// What is to be written, how, and who watches.
 pub(crate) struct Job<'a> {
@@ -51,6 +54,9 @@ impl Job<'_> {
         let mut report = Report { unweighed, ..self.plan(&settled)? };
         let mut metadata = self.source.metadata().clone();
         note(&mut metadata, &report, self.options.recipe.file_type(&formats(tensors, choices)));
+        if tensors.iter().any(|tensor| tensor.subject.name.contains("_exps.")) {
+            align(&mut metadata)?;
+        }
         let entries = tensors.iter().zip(choices).map(|(tensor, choice)| {
             let shape: Vec<u64> = tensor.subject.shape.iter().rev().copied().collect();
             (tensor.subject.name.as_str(), choice.format, shape)
@@ -122,6 +128,14 @@ impl Job<'_> {
             ..Report::default()
         })
     }
+}
+
+/// Lets tensors begin where reads past the page cache can: experts are read one by one where memory does not hold all.
+fn align(metadata: &mut Metadata) -> Result<()> {
+    let before = metadata.u64(ALIGNMENT_KEY)?.unwrap_or(DEFAULT_ALIGNMENT);
+    let aligned = u32::try_from(before).unwrap_or(u32::MAX).max(EXPERT_ALIGNMENT);
+    metadata.set(ALIGNMENT_KEY, aligned);
+    Ok(())
 }
 
 /// Writes into the file what it is: type, true bits per weight, and what is not as it was asked for.

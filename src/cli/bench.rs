@@ -7,19 +7,21 @@
 mod kernels;
 mod peer;
 
-use super::options::{self, ModelOptions, within};
+use super::options::{self, ModelOptions, byte_rate, within};
 use super::output::{self, Table};
 use super::{Command, heat};
 use crate::facts;
 use anyhow::{Result, bail};
 use clap::Parser;
 use moewe_engine::eval::machine::ReadBench;
-use moewe_engine::experts::Statistics;
+use moewe_engine::experts::{Statistics, Trace};
 use moewe_engine::model::Model;
 use moewe_engine::os::{interrupt, memory};
-use moewe_engine::session::{Engine, Session};
+use moewe_engine::session::{Engine, Measuring, Session};
 use moewe_engine::tokenizer::Tokenizer;
 use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Tokens of a prompt or an answer, of which a list is made.
@@ -49,6 +51,16 @@ pub(super) struct Bench {
     /// A llama-bench, with its options, to measure in turns with this program; may come several times
     #[arg(long, value_name = "CMD", conflicts_with_all = ["load", "kernels"])]
     peer: Vec<String>,
+    /// Take the choices of experts from a recording of `moewe experts --trace` instead of from the routers: another
+    /// model's routing, for which the expert store then works
+    #[arg(long, value_name = "TRACE")]
+    route: Option<PathBuf>,
+    /// Slow reads of experts down to so many bytes per second: 3G, 500M
+    #[arg(long, value_name = "RATE", value_parser = byte_rate)]
+    disk: Option<f64>,
+    /// Read experts past the page cache, also where it has room
+    #[arg(long)]
+    direct: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -88,7 +100,7 @@ impl Bench {
 
     fn speed_figures(&mut self) -> Result<Value> {
         self.model.context.get_or_insert(self.prompt.max(self.generate).max(1));
-        let engine = self.model.open()?;
+        let engine = self.model.open_measured(self.measuring()?)?;
         let (wanted, context) = (self.prompt.max(self.generate), engine.context_length());
         if wanted > context {
             bail!(
@@ -111,7 +123,7 @@ impl Bench {
             && heat::has_experts(&after)
             && self.generate > 0
         {
-            self.report_experts(&after.since(&before), &mut figures);
+            self.report_experts(&engine, &after.since(&before), &mut figures);
         }
         // What is measured for this must not share the memory with the model.
         let (threads, is_on_card) = (engine.hardware().0, engine.memory().card.is_some());
@@ -126,13 +138,31 @@ impl Bench {
         Ok(figures)
     }
 
+    fn measuring(&self) -> Result<Measuring> {
+        let route = self.route.as_deref().map(Trace::read).transpose()?.map(Arc::new);
+        Ok(Measuring { disk_rate: self.disk, direct_reads: self.direct, route })
+    }
+
     /// What the expert store did while tokens were generated.
-    fn report_experts(&self, counted: &Statistics, figures: &mut Value) {
+    fn report_experts(&self, engine: &Engine, counted: &Statistics, figures: &mut Value) {
+        let direct = engine.reads_are_direct();
         let tokens = (self.generate * usize::from(self.repetitions)) as f64;
         figures["expert_slots"] = counted.layers.iter().map(|layer| layer.slots).sum::<usize>().into();
         figures["decode_expert_hit_rate"] = counted.hit_rate().into();
         figures["decode_bytes_read_per_token"] = ((counted.bytes_read as f64 / tokens) as u64).into();
         figures["decode_stall_ms_per_token"] = (counted.stall_ms() / tokens).into();
+        for (name, time) in [
+            ("decode_disk_busy_ms_per_token", counted.disk_busy),
+            ("decode_disk_hidden_ms_per_token", counted.hidden),
+            ("decode_packing_ms_per_token", counted.packing),
+            ("decode_wasted_ms_per_token", counted.wasted),
+        ] {
+            figures[name] = (time.as_secs_f64() * 1e3 / tokens).into();
+        }
+        figures["expert_reads"] =
+            if direct { "past the page cache" } else { "through the page cache" }.into();
+        figures["are_experts_packed"] = engine.has_packed_experts().into();
+        figures["decode_reads_at_a_time"] = counted.depth().into();
     }
 
     fn report(&self, engine: &Engine, prefill_ms: Option<f64>, decode_ms: Option<f64>) -> Value {

@@ -1,14 +1,14 @@
 //! `moewe experts`: which experts a text uses, recorded routing, and what other ways of keeping experts would have hit.
 
-use super::options::ModelOptions;
+use super::options::{ModelOptions, byte_rate, duration};
 use super::output::{self, Table};
 use super::{Command, heat, target, text::read};
 use anyhow::{Result, bail};
 use clap::Parser;
 use moewe_engine::eval::trace_routing;
-use moewe_engine::experts::{Policy, Trace, hit_rate};
+use moewe_engine::experts::{Pace, Policy, Replayed, Trace, replay};
 use moewe_engine::os::interrupt;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::stdout;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,12 @@ pub(super) struct Look {
     /// Print what several ways of keeping experts hit on a recording, by the share of experts that fit
     #[arg(long, value_name = "TRACE", conflicts_with_all = ["text", "model"])]
     replay: Option<PathBuf>,
+    /// With --replay: bytes per second of a disk, such as 3G; prints tokens per second instead of hits
+    #[arg(long, value_name = "RATE", requires_all = ["replay", "compute"], value_parser = byte_rate)]
+    disk: Option<f64>,
+    /// With --disk: what a token takes where all experts are in memory, such as 20ms
+    #[arg(long, value_name = "TIME", requires = "disk", value_parser = duration)]
+    compute: Option<f64>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -79,26 +85,57 @@ impl Look {
     fn replay(&self, path: &Path) -> Result<()> {
         let trace = Trace::read(path)?;
         let experts: usize = trace.layers.iter().map(|layer| layer.expert_count).sum();
-        let rates = |policy| SHARES.map(|share| hit_rate(&trace, policy, experts * share / 100));
+        let given = self.disk.zip(self.compute).map(|(disk, compute)| Pace { disk, compute });
+        let pace = given.unwrap_or(Pace { disk: f64::INFINITY, compute: 0.0 });
+        let played = |policy| SHARES.map(|share| replay(&trace, policy, experts * share / 100, pace));
         if self.json {
-            let rows = Policy::ALL
-                .iter()
-                .map(|&(policy, name)| json!({ "policy": name, "hit_rates": rates(policy) }));
-            return output::json(&json!({
-                "tokens": trace.tokens.len(),
-                "experts": experts,
-                "shares": SHARES.map(|share| share as f64 / 100.0),
-                "policies": rows.collect::<Vec<_>>(),
-            }));
+            return output::json(&replay_figures(&trace, given, |policy| played(policy).to_vec()));
         }
+        let (title, cell): (_, Box<dyn Fn(Replayed) -> String>) = match given {
+            None => ("HITS IF THERE FIT", Box::new(|played| format!("{:.1} %", played.hit_rate * 100.0))),
+            Some(_) => (
+                "TOKENS/S IF THERE FIT",
+                Box::new(|played| format!("{:.2}", tokens_per_second(&trace, &played))),
+            ),
+        };
         let percent = SHARES.map(|share| format!("{share} %"));
-        let heading: Vec<&str> =
-            ["HITS IF THERE FIT"].into_iter().chain(percent.iter().map(String::as_str)).collect();
+        let heading: Vec<&str> = [title].into_iter().chain(percent.iter().map(String::as_str)).collect();
         let mut table = Table::new(&heading, &[1, 2, 3, 4, 5, 6, 7, 8]);
         for (policy, name) in Policy::ALL {
-            let cells = rates(policy).map(|rate| format!("{:.1} %", rate * 100.0));
-            table.row([name.to_owned()].into_iter().chain(cells));
+            table.row([name.to_owned()].into_iter().chain(played(policy).map(&cell)));
         }
         table.print()
     }
+}
+
+fn tokens_per_second(trace: &Trace, played: &Replayed) -> f64 {
+    trace.tokens.len() as f64 / played.time.max(f64::MIN_POSITIVE)
+}
+
+/// A replay for programs: hits, and where a machine is given, times.
+fn replay_figures(trace: &Trace, pace: Option<Pace>, played: impl Fn(Policy) -> Vec<Replayed>) -> Value {
+    let row = |(policy, name): (Policy, &str)| {
+        let all = played(policy);
+        let each = |figure: &dyn Fn(&Replayed) -> f64| all.iter().map(figure).collect::<Vec<_>>();
+        let mut row = json!({ "policy": name, "hit_rates": each(&|played| played.hit_rate) });
+        if pace.is_some() {
+            let tokens = trace.tokens.len().max(1) as f64;
+            row["tokens_per_second"] = each(&|played| tokens_per_second(trace, played)).into();
+            row["stall_ms_per_token"] = each(&|played| played.stall * 1e3 / tokens).into();
+            row["disk_busy_ms_per_token"] = each(&|played| played.disk_busy * 1e3 / tokens).into();
+            row["bytes_read_per_token"] = each(&|played| played.bytes as f64 / tokens).into();
+        }
+        row
+    };
+    let mut figures = json!({
+        "tokens": trace.tokens.len(),
+        "experts": trace.layers.iter().map(|layer| layer.expert_count).sum::<usize>(),
+        "shares": SHARES.map(|share| share as f64 / 100.0),
+        "policies": Policy::ALL.map(row).to_vec(),
+    });
+    if let Some(Pace { disk, compute }) = pace {
+        figures["disk_bytes_per_second"] = disk.into();
+        figures["compute_ms_per_token"] = (compute * 1e3).into();
+    }
+    figures
 }

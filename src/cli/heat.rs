@@ -5,6 +5,7 @@
 use super::output;
 use moewe_engine::experts::{LayerStatistics, Statistics};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// Columns of the map; experts beyond share one, and the column shows their mean.
 const WIDTH: usize = 96;
@@ -29,12 +30,35 @@ pub(crate) fn has_experts(counted: &Statistics) -> bool {
 /// One line.
 pub(crate) fn summary(counted: &Statistics) -> String {
     format!(
-        "{} in memory; {:.1} % of those wanted were there; {} read, {:.0} ms waited",
+        "{} in memory; {:.1} % of those wanted were there; {} read, {:.0} ms waited{}",
         counted.resident(),
         counted.hit_rate() * 100.0,
         output::bytes(counted.bytes_read),
-        counted.stall_ms()
+        counted.stall_ms(),
+        reads(counted)
     )
+}
+
+/// What the disk did, where it did anything.
+fn reads(counted: &Statistics) -> String {
+    if counted.disk_busy.is_zero() {
+        return String::new();
+    }
+    let share = |part: f64, whole: f64| 100.0 * part / whole.max(f64::MIN_POSITIVE);
+    format!(
+        "; disk busy {:.0} ms, {:.0} % of it while computing, {:.1} reads at a time; {:.0} % of misses asked for at \
+         once; {} ({:.0} ms) for nothing",
+        milliseconds(counted.disk_busy),
+        share(counted.hidden.as_secs_f64(), counted.disk_busy.as_secs_f64()),
+        counted.depth(),
+        share(counted.asked as f64, counted.misses() as f64),
+        output::bytes(counted.wasted_bytes),
+        milliseconds(counted.wasted),
+    )
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 /// The same for programs.
@@ -47,7 +71,14 @@ pub(crate) fn figures(counted: &Statistics) -> Value {
         "misses": counted.misses(),
         "hit_rate": counted.hit_rate(),
         "bytes_read": counted.bytes_read,
+        "misses_asked_at_once": counted.asked,
         "stall_ms": counted.stall_ms(),
+        "disk_busy_ms": milliseconds(counted.disk_busy),
+        "disk_hidden_ms": milliseconds(counted.hidden),
+        "reads_at_a_time": counted.depth(),
+        "packing_ms": milliseconds(counted.packing),
+        "wasted_bytes": counted.wasted_bytes,
+        "wasted_ms": milliseconds(counted.wasted),
         "uses": counted.layers.iter().map(|layer| &layer.uses).collect::<Vec<_>>(),
     })
 }
@@ -96,6 +127,19 @@ mod tests {
         assert_eq!(lines.len(), 3, "a dense layer has no row");
         let coloured = map(&counted(&[&[4, 0]]), true);
         assert!(coloured[0].contains("\u{1b}[48;5;178m \u{1b}[0m\u{1b}[48;5;235m"), "{coloured:?}");
+    }
+
+    #[test]
+    fn a_line_tells_what_the_disk_did() {
+        let mut all = counted(&[&[1, 1]]);
+        assert!(summary(&all).ends_with("0 B read, 0 ms waited"), "{}", summary(&all));
+        all.layers[0].misses = 8;
+        (all.asked, all.wasted_bytes) = (6, 1 << 20);
+        let seconds = Duration::from_secs_f64;
+        (all.disk_busy, all.hidden, all.reading) = (seconds(0.4), seconds(0.1), seconds(1.2));
+        let expected = "disk busy 400 ms, 25 % of it while computing, 3.0 reads at a time; 75 % of misses asked for at \
+                        once; 1.0 MiB (0 ms) for nothing";
+        assert!(summary(&all).ends_with(expected), "{}", summary(&all));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{Command, catalogue, converted, folders};
 use crate::{embedded, facts};
 use anyhow::Result;
 use clap::Parser;
+use moewe_engine::experts::pack::SideFile;
 use moewe_engine::gguf::Gguf;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -41,6 +42,12 @@ struct Listed {
     parameters: u64,
     bytes: u64,
     path: String,
+    /// Of its experts' side file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packed_experts_bytes: Option<u64>,
+    /// Whether that is of this very file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    are_packed_experts_current: Option<bool>,
     /// What it was converted from on the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
@@ -100,6 +107,10 @@ fn read(found: Found) -> Option<Listed> {
 fn describe(found: Found, gguf: &Gguf) -> Listed {
     let is_adapter = gguf.metadata().str("general.type").ok().flatten() == Some("adapter");
     let what = if is_adapter { "an adapter for " } else { "" };
+    let side = SideFile::beside(gguf).unwrap_or_else(|error| {
+        output::note(error);
+        None
+    });
     Listed {
         name: found.name,
         architecture: format!("{what}{}", facts::architecture(gguf)),
@@ -107,6 +118,8 @@ fn describe(found: Found, gguf: &Gguf) -> Listed {
         parameters: facts::model(gguf).weights,
         bytes: gguf.file_len(),
         path: found.path.display().to_string(),
+        packed_experts_bytes: side.as_ref().map(SideFile::file_len),
+        are_packed_experts_current: side.as_ref().map(|side| side.is_of(gguf)),
         source: None,
     }
 }
@@ -119,11 +132,21 @@ fn table(all: &[Listed]) -> Table {
             output::excerpt(&model.architecture, 32),
             model.format.clone(),
             output::count(model.parameters),
-            output::bytes(model.bytes),
+            size(model),
             model.path.clone(),
         ]);
     }
     table
+}
+
+/// Bytes of a model, and of its packed experts.
+fn size(model: &Listed) -> String {
+    let bytes = output::bytes(model.bytes);
+    match (model.packed_experts_bytes, model.are_packed_experts_current) {
+        (Some(packed), Some(true)) => format!("{bytes} + {} packed experts", output::bytes(packed)),
+        (Some(packed), _) => format!("{bytes} + {} of another version", output::bytes(packed)),
+        (None, _) => bytes,
+    }
 }
 
 fn table_of_converted(all: &[Listed]) -> Table {

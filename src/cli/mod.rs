@@ -27,6 +27,7 @@ mod models;
 mod on_the_way;
 mod options;
 mod output;
+mod pack;
 mod perplexity;
 mod progress;
 mod prompt;
@@ -72,6 +73,7 @@ static COMMANDS: &[Entry] = &[
     entry::<pull::Pull>(),
     entry::<convert::Convert>(),
     entry::<merge::Merge>(),
+    entry::<pack::Pack>(),
     entry::<train::Train>(),
     entry::<inspect::Inspect>(),
     entry::<tokenize::Tokenize>(),

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use moewe_engine::gguf::Gguf;
 use moewe_engine::model::{Adapter, Missing, ffn};
 use moewe_engine::session::{
-    CapacityMode, CardPlan, DeviceChoice, Engine, MemoryLimit, MemoryPlan, Options, cache_format,
+    CapacityMode, CardPlan, DeviceChoice, Engine, Measuring, MemoryLimit, MemoryPlan, Options, cache_format,
 };
 use moewe_engine::simd::Isa;
 use std::ffi::OsString;
@@ -120,6 +120,7 @@ impl ModelOptions {
             expert_threshold: self.expert_threshold,
             adapters: self.lora.iter().map(|text| adapter(text)).collect::<Result<_>>()?,
             look_ahead: self.look_ahead,
+            measuring: Measuring::default(),
         })
     }
 
@@ -131,6 +132,11 @@ impl ModelOptions {
     /// The same for a text of which every token's logits are wanted.
     pub(crate) fn open_to_score(&self) -> Result<Engine> {
         self.open_with(Options { all_logits: true, ..self.options()? })
+    }
+
+    /// The same with another machine's disk or another model's routing.
+    pub(crate) fn open_measured(&self, measuring: Measuring) -> Result<Engine> {
+        self.open_with(Options { measuring, ..self.options()? })
     }
 
     fn open_with(&self, options: Options) -> Result<Engine> {
@@ -219,6 +225,28 @@ pub(crate) fn within<const LEAST: usize, const MOST: usize>(text: &str) -> Resul
         bail!("expected {LEAST} to {MOST}");
     }
     Ok(number)
+}
+
+/// Bytes per second: 3G, 500M, 2.5G.
+pub(crate) fn byte_rate(text: &str) -> Result<f64> {
+    let (number, factor) = [("G", 1e9), ("M", 1e6), ("K", 1e3)]
+        .into_iter()
+        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))
+        .unwrap_or((text, 1.0));
+    let rate = number.parse::<f64>().ok().map(|number| number * factor);
+    let rate = rate.filter(|rate| (1e3..1e15).contains(rate));
+    rate.with_context(|| {
+        format!("expected bytes per second, such as 3G (3,000,000,000) or 500M, not {text:?}")
+    })
+}
+
+/// Seconds: 20ms, 1.5s, 800us.
+pub(crate) fn duration(text: &str) -> Result<f64> {
+    let units = [("ms", 1e-3), ("us", 1e-6), ("s", 1.0)];
+    let read = units.into_iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)));
+    let seconds = read.and_then(|(number, factor)| Some(number.parse::<f64>().ok()? * factor));
+    let seconds = seconds.filter(|seconds| (0.0..1e6).contains(seconds));
+    seconds.with_context(|| format!("expected a time, such as 20ms, 1.5s or 800us, not {text:?}"))
 }
 
 /// Lines about a context that is not what was asked for, or not what the model was made for.

@@ -3,15 +3,25 @@
 use super::Shared;
 use super::interface::Interface;
 use super::refusal::Refusal;
-use axum::body::to_bytes;
+use axum::body::{Body as Raw, BodyDataStream, Bytes, to_bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use futures_util::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// How long, and for how many bytes, the rest of a refused body is heard out.
+const PATIENCE: Duration = Duration::from_secs(2);
+const MOST_HEARD: usize = 64 << 20;
 
 /// The bytes of a body that says that it is JSON.
-pub(super) struct Body(axum::body::Bytes);
+pub(super) struct Body(Bytes);
 
 impl FromRequest<Arc<Shared>> for Body {
     type Rejection = Refusal;
@@ -65,6 +75,55 @@ impl Body {
         json.end().map_err(|error| Refusal::invalid(error.to_string()))?;
         Ok(read)
     }
+}
+
+/// A body that can be read on when its request is answered.
+#[derive(Clone)]
+struct Heard(Arc<Mutex<Rest>>);
+
+struct Rest {
+    body: BodyDataStream,
+    was_asked_for: bool,
+    has_ended: bool,
+}
+
+impl Stream for Heard {
+    type Item = Result<Bytes, axum::Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut rest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        rest.was_asked_for = true;
+        let next = rest.body.poll_next_unpin(context);
+        rest.has_ended |= matches!(next, Poll::Ready(None | Some(Err(_))));
+        next
+    }
+}
+
+/// Answers once the body has come, within limits, even where its first bytes were enough to refuse it: a connection that is
+/// closed while its client still writes takes the answer with it.
+pub(super) async fn hear_out(request: Request, next: Next) -> Response {
+    // Who asks before it sends will not send.
+    let asks_first = request.headers().contains_key(header::EXPECT);
+    let (head, body) = request.into_parts();
+    let rest = Rest { body: body.into_data_stream(), was_asked_for: false, has_ended: false };
+    let mut body = Heard(Arc::new(Mutex::new(rest)));
+    let response = next.run(Request::from_parts(head, Raw::from_stream(body.clone()))).await;
+    let is_over = {
+        let rest = body.0.lock().unwrap_or_else(PoisonError::into_inner);
+        rest.has_ended || asks_first && !rest.was_asked_for
+    };
+    if !is_over {
+        let mut heard = 0;
+        let rest = async {
+            while let Some(Ok(bytes)) = body.next().await
+                && heard < MOST_HEARD
+            {
+                heard += bytes.len();
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, rest).await;
+    }
+    response
 }
 
 /// A number of a field, in a range.

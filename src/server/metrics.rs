@@ -74,6 +74,10 @@ pub(crate) struct Metrics {
     experts_read: Counter,
     experts_read_bytes: Counter,
     experts_hits: Counter,
+    experts_wasted_bytes: Counter,
+    experts_stalled: Seconds,
+    experts_disk_busy: Seconds,
+    experts_disk_hidden: Seconds,
     resident: Gauge,
     turn_since: Mutex<Option<Instant>>, // while one is computed
 }
@@ -126,6 +130,10 @@ impl Metrics {
             experts_read: Counter::default(),
             experts_read_bytes: Counter::default(),
             experts_hits: Counter::default(),
+            experts_wasted_bytes: Counter::default(),
+            experts_stalled: Seconds::default(),
+            experts_disk_busy: Seconds::default(),
+            experts_disk_hidden: Seconds::default(),
             resident: Gauge::default(),
             turn_since: Mutex::default(),
         };
@@ -163,15 +171,31 @@ impl Metrics {
         own.register("step_seconds", "Steps of answers and of prompts", self.steps.clone());
         own.register("step_rows", "Rows of these steps", self.rows.clone());
         own.register("open_connections", "Connections", self.connections.clone());
-        own.register("experts_read", "Experts that were read from the file", self.experts_read.clone());
-        own.register("experts_read_bytes", "Bytes of these", self.experts_read_bytes.clone());
-        own.register("experts_hits", "Experts that were in memory when wanted", self.experts_hits.clone());
+        self.register_reads(own);
         own.register("resident_bytes", "Memory of the process", self.resident.clone());
         let build: Family<Build, Gauge> = Family::default();
         build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
         own.register("build_info", "The program", build);
         self.registry = registry;
         self
+    }
+
+    fn register_reads(&self, own: &mut Registry) {
+        own.register("experts_read", "Experts that were read from the file", self.experts_read.clone());
+        own.register("experts_read_bytes", "Bytes of these", self.experts_read_bytes.clone());
+        own.register("experts_hits", "Experts that were in memory when wanted", self.experts_hits.clone());
+        own.register("experts_wasted_bytes", "Bytes read for nothing", self.experts_wasted_bytes.clone());
+        for (name, help, counter) in [
+            ("experts_stalled_seconds", "Nothing could be computed without a read", &self.experts_stalled),
+            ("experts_disk_busy_seconds", "A read was under way", &self.experts_disk_busy),
+            (
+                "experts_disk_hidden_seconds",
+                "A read was under way and something computed",
+                &self.experts_disk_hidden,
+            ),
+        ] {
+            own.register(name, help, counter.clone());
+        }
     }
 
     /// An answer that ended, or was given up.
@@ -278,8 +302,16 @@ impl Metrics {
                 (&self.experts_read, experts.misses()),
                 (&self.experts_read_bytes, experts.bytes_read),
                 (&self.experts_hits, experts.hits()),
+                (&self.experts_wasted_bytes, experts.wasted_bytes),
             ] {
                 counter.inc_by(now.saturating_sub(counter.get()));
+            }
+            for (counter, now) in [
+                (&self.experts_stalled, experts.stall),
+                (&self.experts_disk_busy, experts.disk_busy),
+                (&self.experts_disk_hidden, experts.hidden),
+            ] {
+                counter.inc_by((now.as_secs_f64() - counter.get()).max(0.0));
             }
         }
         self.resident.set(memory::resident() as i64);

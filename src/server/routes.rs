@@ -1,6 +1,7 @@
 //! Which path is answered by what, and what every answer has.
 
 use super::api::{RequestId, anthropic, identifier, native, ollama, openai};
+use super::body::hear_out;
 use super::document::document;
 use super::health::{health, metrics};
 use super::interface::Interface;
@@ -9,7 +10,7 @@ use super::{Shared, experts, page};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .method_not_allowed_fallback(async || Refusal::method())
         .fallback(async |request: Request| Refusal::no_route(request.uri().path()))
         .layer(from_fn_with_state(shared.clone(), guard))
+        .layer(from_fn(hear_out))
         .with_state(shared)
 }
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// Largest difference from the reference, relative to its largest logit.
 const TOLERANCE: f32 = 2e-5;
+/// Models that a card does not compute: it says so.
+const REFUSED: [&str; 2] = ["deepseek32", "glm-dsa"];
 /// Positions of each golden model.
 const POSITIONS: usize = 8;
 
@@ -96,6 +98,11 @@ fn every_golden_model_computes_its_reference_logits() {
             match all.as_ref().map(|found| (difference(found, &expected), hash(found))) {
                 Ok((error, _)) if error > TOLERANCE => failures.push(format!("{name} {way}: {error:.1e}")),
                 Ok((error, hash)) => println!("{name:24} {error:.1e}\nbits {name} {way} {hash:016x}"),
+                Err(complaint)
+                    if REFUSED.contains(&name) && complaint.contains("without kernels for cards") =>
+                {
+                    break;
+                }
                 Err(complaint) => failures.push(format!("{name} {way}: {complaint}")),
             }
             // From the second token on, a step is a graph of joined kernels.

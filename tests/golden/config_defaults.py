@@ -21,6 +21,7 @@ logging.disable(logging.CRITICAL)
 CLASSES = {
     "deepseek_v2": t.DeepseekV2Config,
     "deepseek_v3": t.DeepseekV3Config,
+    "deepseek_v32": t.DeepseekV32Config,
     "deepseek_v4": t.DeepseekV4Config,
     "kimi_k2": t.DeepseekV3Config,  # its publisher's code is a copy of that class
     "gemma3": t.Gemma3Config,
@@ -29,6 +30,7 @@ CLASSES = {
     "gemma4_text": t.Gemma4TextConfig,
     "glm4_moe": t.Glm4MoeConfig,
     "glm4_moe_lite": t.Glm4MoeLiteConfig,
+    "glm_moe_dsa": t.GlmMoeDsaConfig,
     "gpt_oss": t.GptOssConfig,
     "granitemoe": t.GraniteMoeConfig,
     "granitemoehybrid": t.GraniteMoeHybridConfig,

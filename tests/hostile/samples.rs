@@ -164,6 +164,7 @@ pub(crate) fn golden_models() -> Vec<Vec<u8>> {
         "deepseek4",
         "gemma4",
         "german-moe-gelu",
+        "glm-dsa",
         "glm4moe",
         "gpt-oss",
         "granitehybrid",

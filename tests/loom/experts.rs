@@ -1,10 +1,6 @@
 //! The queue of the threads that read experts, with two of them and the one that asks: no job is lost or done twice, and
 //! nobody sleeps for ever.
 
-mod slots {
-    pub(super) struct Which;
-}
-
 mod sync {
     pub(super) use loom::sync::atomic::{AtomicU64, Ordering};
     pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
@@ -20,10 +16,9 @@ use loom::sync::Arc;
 use loom::sync::mpsc::{Receiver, channel};
 use loom::thread::{JoinHandle, spawn};
 use queue::{Job, Queue};
-use slots::Which;
 
 fn job(ticket: u64) -> Job {
-    Job { ticket, layer: 0, expert: 0, which: Which, pages: Pages }
+    Job { ticket, layer: 0, expert: 0, at: 0, pages: Pages }
 }
 
 /// Threads that tell which jobs they got.

@@ -124,6 +124,39 @@ fn bodies_that_are_traps_are_refused() {
     assert_eq!(serving.get("/health").status, 200);
 }
 
+/// A refusal reaches a client that is still writing, and one that asks first is told before it writes.
+#[test]
+fn refusals_are_heard_by_those_who_write() {
+    let serving = Serving::start(&["--max-body", "1M", "--api-key", "sixteen-bytes-or-more"]);
+    let length = 24 << 20;
+    let head = |more: &str| {
+        format!(
+            "POST /v1/completions HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n{more}\r\n",
+            serving.address
+        )
+    };
+    for (more, status) in [("authorization: Bearer sixteen-bytes-or-more\r\n", "413"), ("", "401")] {
+        let mut stream = std::net::TcpStream::connect(&serving.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(head(more).as_bytes()).unwrap();
+        for _ in 0..length >> 20 {
+            stream.write_all(&vec![b' '; 1 << 20]).unwrap();
+        }
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{said}");
+    }
+    let mut stream = std::net::TcpStream::connect(&serving.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream
+        .write_all(head("authorization: Bearer sixteen-bytes-or-more\r\nexpect: 100-continue\r\n").as_bytes())
+        .unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 413"), "{said}");
+}
+
 /// What one client says reaches no other by errors, figures or the log.
 #[test]
 fn nobody_hears_what_others_say() {

@@ -25,6 +25,8 @@ const READ_BESIDES: &[(&str, &[&str])] = &[
     ("deepseek_v3", DEEPSEEK),
     ("deepseek_v4", COMPRESSED),
     ("kimi_k2", DEEPSEEK),
+    ("deepseek_v32", DEEPSEEK),
+    ("glm_moe_dsa", CHOOSERS),
     ("glm4_moe", ROUTER),
     ("glm4_moe_lite", &["scoring_func", "topk_method", "first_k_dense_replace"]),
     ("gemma4_text", &["global_head_dim", "num_global_key_value_heads", "per_layer_config"]),
@@ -55,6 +57,14 @@ const READ_BESIDES: &[(&str, &[&str])] = &[
             "shared_intermediate_size",
         ],
     ),
+];
+const CHOOSERS: &[&str] = &[
+    "scoring_func",
+    "topk_method",
+    "moe_layer_freq",
+    "index_topk_freq",
+    "index_topk_pattern",
+    "index_skip_topk_offset",
 ];
 const DELTA: &[&str] = &["full_attention_interval", "attn_output_gate"];
 const ROUTER: &[&str] = &["scoring_func", "topk_method"];

@@ -1,16 +1,11 @@
-//! Attention over compressed positions, and several residual streams: the lengths that follow from a configuration, and
-//! which layers compress how many positions into one. Tables ask layer by layer, so `supported` refuses before what
-//! cannot be understood.
+//! Attention over compressed positions: which layers make one of how many, as configurations list it. Tables ask layer by
+//! layer, so `supported` refuses before what cannot be understood.
 
 use super::keys::Pairs;
-use super::params::{Dim, Params};
+use super::params::{Dim, HEAVY, Params, SPARSE};
 use moewe_engine::gguf::Value;
 use moewe_engine::{Error, Result};
 
-/// Positions that become one where an indexer chooses among them.
-pub(super) const SPARSE: u64 = 4;
-/// Positions that become one where all of them are seen.
-pub(super) const HEAVY: u64 = 128;
 /// What transformers calls the kinds of layers.
 const WORDS: [(&str, u64); 3] = [
     ("sliding_attention", 0),
@@ -54,7 +49,7 @@ pub(super) fn ratios_key(params: &Params) -> Result<Pairs> {
 }
 
 pub(super) fn window(params: &Params) -> Result<Pairs> {
-    let window = length(params, "sliding_window", 1 << 28)?;
+    let window = params.length("sliding_window", 1 << 28)?;
     Ok(vec![("attention.sliding_window", Value::from(window as u32))])
 }
 
@@ -70,36 +65,4 @@ pub(super) fn supported(params: &Params) -> Result<()> {
     }
     let (heads, groups) = (params.dim(Dim::Heads)?, params.dim(Dim::OutGroups)?);
     params.refuse(heads % groups != 0, &format!("{heads} heads in {groups} groups (o_groups)"))
-}
-
-/// A length that must be there, and above 0.
-fn length(params: &Params, name: &str, most: u64) -> Result<u64> {
-    let found = params.uint(&[name])?;
-    found.filter(|length| (1..=most).contains(length)).ok_or_else(|| {
-        let found = found.map_or_else(|| "none".to_owned(), |found| found.to_string());
-        Error::malformed(format!("config, {name}"), format!("a number from 1 to {most}"), found)
-    })
-}
-
-/// Lengths of such models that a configuration says or implies; all factors are bounded, so products fit.
-pub(super) fn implied(params: &Params, dim: Dim) -> Result<Option<u64>> {
-    let of = |dim: Dim| params.dim(dim);
-    Ok(Some(match dim {
-        Dim::Three => 3,
-        Dim::RatioSparse => SPARSE,
-        Dim::RatioHeavy => HEAVY,
-        Dim::Streams => length(params, "hc_mult", 1 << 6)?,
-        Dim::StreamsWide => of(Dim::Streams)? * of(Dim::Embedding)?,
-        Dim::StreamMix => of(Dim::Streams)? * (of(Dim::Streams)? + 2),
-        Dim::Head2 => 2 * of(Dim::Head)?,
-        Dim::IndexHeads => length(params, "index_n_heads", 1 << 14)?,
-        Dim::IndexHead => length(params, "index_head_dim", 1 << 16)?,
-        Dim::IndexHead2 => 2 * of(Dim::IndexHead)?,
-        Dim::IndexQ => of(Dim::IndexHeads)? * of(Dim::IndexHead)?,
-        Dim::OutGroups => length(params, "o_groups", 1 << 14)?,
-        Dim::OutRank => length(params, "o_lora_rank", 1 << 20)?,
-        Dim::OutRanks => of(Dim::OutGroups)? * of(Dim::OutRank)?,
-        Dim::OutGroupIn => of(Dim::Q)? / of(Dim::OutGroups)?,
-        _ => return Ok(None),
-    }))
 }

@@ -23,28 +23,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
         "Kimi_K25ForConditionalGeneration",
     ],
     model_types: &["deepseek_v3", "deepseek_v2", "kimi_k2", "glm4_moe_lite", "kimi_k25"],
-    keys: &[
-        SIZES,
-        EXPERTS,
-        router::WEIGHTS,
-        &[
-            Key("attention.head_count_kv", From::Uint(1)),
-            Key("attention.layer_norm_rms_epsilon", From::Float(&["rms_norm_eps"])),
-            Key("rope.*", From::Computed(rope::keys)),
-            Key("attention.q_lora_rank", From::Computed(q_rank)),
-            Key("attention.kv_lora_rank", From::Dim(Dim::KvRank)),
-            Key("attention.key_length", From::Dim(Dim::KvLatent)),
-            Key("attention.value_length", From::Dim(Dim::KvRank)),
-            Key("attention.key_length_mla", From::Dim(Dim::HeadKey)),
-            Key("attention.value_length_mla", From::Dim(Dim::HeadValue)),
-            Key("", From::Computed(leading_key)),
-            Key("expert_feed_forward_length", From::Dim(Dim::ExpertFf)),
-            Key("expert_shared_count", From::Dim(Dim::ExpertsShared)),
-            Key("", From::Computed(router_keys)),
-            Key("", From::Computed(supported)),
-            Key("", From::Computed(common::silu_only)),
-        ],
-    ],
+    keys: &[SIZES, EXPERTS, router::WEIGHTS, LATENT, &[Key("", From::Computed(router_keys))]],
     rules,
     computed: &[],
     ignored: &[
@@ -54,13 +33,31 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     expert_layer,
 };
 
+/// Latent attention, and the experts of layers that follow dense ones.
+pub(super) const LATENT: &[Key] = &[
+    Key("attention.head_count_kv", From::Uint(1)),
+    Key("attention.layer_norm_rms_epsilon", From::Float(&["rms_norm_eps"])),
+    Key("rope.*", From::Computed(rope::keys)),
+    Key("attention.q_lora_rank", From::Computed(q_rank)),
+    Key("attention.kv_lora_rank", From::Dim(Dim::KvRank)),
+    Key("attention.key_length", From::Dim(Dim::KvLatent)),
+    Key("attention.value_length", From::Dim(Dim::KvRank)),
+    Key("attention.key_length_mla", From::Dim(Dim::HeadKey)),
+    Key("attention.value_length_mla", From::Dim(Dim::HeadValue)),
+    Key("", From::Computed(leading_key)),
+    Key("expert_feed_forward_length", From::Dim(Dim::ExpertFf)),
+    Key("expert_shared_count", From::Dim(Dim::ExpertsShared)),
+    Key("", From::Computed(supported)),
+    Key("", From::Computed(common::silu_only)),
+];
+
 /// Layers in front that have no experts.
 fn leading(params: &Params) -> Result<u64> {
     let stated = params.uint(&["first_k_dense_replace"])?;
-    if !params.is("glm4_moe_lite") {
-        return Ok(stated.unwrap_or(0));
-    }
     let Some((_, kinds)) = params.get(&["mlp_layer_types"]) else {
+        if !params.is("glm4_moe_lite") {
+            return Ok(stated.unwrap_or(0));
+        }
         // The class does not read the number and has one such layer.
         params.refuse(stated.is_some_and(|stated| stated != 1), "first_k_dense_replace other than 1")?;
         return Ok(1);
@@ -80,7 +77,7 @@ fn leading_key(params: &Params) -> Result<Pairs> {
     Ok(vec![("leading_dense_block_count", Value::from(leading(params)? as u32))])
 }
 
-fn expert_layer(params: &Params, layer: u64) -> bool {
+pub(super) fn expert_layer(params: &Params, layer: u64) -> bool {
     let step = params.uint(&["moe_layer_freq"]).ok().flatten().unwrap_or(1).max(1);
     layer >= leading(params).unwrap_or(0) && layer.is_multiple_of(step)
 }
@@ -125,7 +122,7 @@ fn has_q_rank(params: &Params) -> bool {
     params.maybe(Dim::QRank).ok().flatten().is_some()
 }
 
-fn rules() -> Vec<Rule> {
+pub(super) fn rules() -> Vec<Rule> {
     let mut rules = common::ends();
     rules.extend(latent_attention());
     rules.push(common::ffn_norm());

@@ -4,9 +4,9 @@
 
 use super::architecture::Architecture;
 use super::common::{self, BODY, EXPERTS};
-use super::compressed::{self, HEAVY, SPARSE, ratio_of};
+use super::compressed::{self, ratio_of};
 use super::keys::{From, Key, Pairs};
-use super::params::{Dim, Params};
+use super::params::{Dim, HEAVY, Params, SPARSE};
 use super::rope;
 use super::router;
 use super::rules::{Rule, rule};
@@ -34,7 +34,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
             Key("attention.output_lora_rank", From::Dim(Dim::OutRank)),
             Key("attention.indexer.head_count", From::Dim(Dim::IndexHeads)),
             Key("attention.indexer.key_length", From::Dim(Dim::IndexHead)),
-            Key("attention.indexer.top_k", From::MaybeUint(&["index_topk"])),
+            Key("attention.indexer.top_k", From::Dim(Dim::IndexBest)),
             Key("attention.compress_ratios", From::Computed(compressed::ratios_key)),
             Key("hyper_connection.count", From::Dim(Dim::Streams)),
             Key("hyper_connection.sinkhorn_iterations", From::MaybeUint(&["hc_sinkhorn_iters"])),

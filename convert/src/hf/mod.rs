@@ -31,10 +31,12 @@ mod yarn;
 
 mod bailingmoe2;
 mod deepseek2;
+mod deepseek32;
 mod deepseek4;
 mod gemma3;
 mod gemma4;
 mod glm4moe;
+mod glm_dsa;
 mod gpt_oss;
 mod granitehybrid;
 mod granitemoe;
@@ -64,10 +66,12 @@ use serde_json::Value;
 pub static ARCHITECTURES: &[&Architecture] = &[
     &bailingmoe2::ARCHITECTURE,
     &deepseek2::ARCHITECTURE,
+    &deepseek32::ARCHITECTURE,
     &deepseek4::ARCHITECTURE,
     &gemma3::ARCHITECTURE,
     &gemma4::ARCHITECTURE,
     &glm4moe::ARCHITECTURE,
+    &glm_dsa::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
     &granitehybrid::ARCHITECTURE,
     &granitemoe::ARCHITECTURE,

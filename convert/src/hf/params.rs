@@ -3,7 +3,7 @@
 
 use super::class::Class;
 use super::config::{Config, names_of};
-use super::{compressed, wide};
+use super::wide;
 use moewe_engine::{Error, Result};
 use serde_json::{Map, Value};
 use std::ops::Deref;
@@ -117,6 +117,24 @@ pub enum Dim {
     Latent,
     /// Width of what routed experts see.
     ExpertIn,
+    /// Heads of the indexer.
+    IndexHeads,
+    /// Width of the indexer's heads and keys.
+    IndexHead,
+    /// All heads of the indexer side by side.
+    IndexQ,
+    /// Positions that the indexer chooses.
+    IndexBest,
+    /// A position's parts in two neighbouring keys of the indexer.
+    IndexHead2,
+    /// Groups of heads that have an output matrix each.
+    OutGroups,
+    /// What such a matrix yields.
+    OutRank,
+    /// What all of them yield, side by side.
+    OutRanks,
+    /// All heads of such a group side by side.
+    OutGroupIn,
     /// Three.
     Three,
     /// Residual streams.
@@ -131,23 +149,12 @@ pub enum Dim {
     RatioHeavy,
     /// Compressed attention: a position's parts in two neighbouring entries.
     Head2,
-    /// Heads of the indexer.
-    IndexHeads,
-    /// Width of the indexer's heads and keys.
-    IndexHead,
-    /// A position's parts in two neighbouring keys of the indexer.
-    IndexHead2,
-    /// All heads of the indexer side by side.
-    IndexQ,
-    /// Groups of heads that have an output matrix each.
-    OutGroups,
-    /// What such a matrix yields.
-    OutRank,
-    /// What all of them yield, side by side.
-    OutRanks,
-    /// All heads of such a group side by side.
-    OutGroupIn,
 }
+
+/// Positions that become one where an indexer chooses among them.
+pub(super) const SPARSE: u64 = 4;
+/// Positions that become one where all of them are seen.
+pub(super) const HEAVY: u64 = 128;
 
 /// One of the names under which configurations hold a length (`models/names.rs` has the others), and the most it may be.
 const NAMES: &[(Dim, u64, &str)] = &[
@@ -179,6 +186,9 @@ const NAMES: &[(Dim, u64, &str)] = &[
     (Dim::StateGroups, 1 << 14, "n_groups"),
     (Dim::State, 1 << 16, "ssm_state_size"),
     (Dim::Latent, 1 << 20, "moe_latent_size"),
+    (Dim::IndexHeads, 1 << 14, "index_n_heads"),
+    (Dim::IndexHead, 1 << 16, "index_head_dim"),
+    (Dim::IndexBest, 1 << 28, "index_topk"),
 ];
 
 /// A configuration, and the lengths that it says or implies.
@@ -307,6 +317,7 @@ impl Params {
             Dim::WideHeadsKv => self.wide_heads().map(|(heads, _)| Some(heads)),
             Dim::WideQ => product(Dim::Heads, Dim::WideHead),
             Dim::WideKv => product(Dim::WideHeadsKv, Dim::WideHead),
+            Dim::IndexQ => product(Dim::IndexHeads, Dim::IndexHead),
             Dim::ExpertGateUp => Ok(Some(2 * self.dim(Dim::ExpertFf)?)),
             Dim::One => Ok(Some(1)),
             Dim::Embedding3 => Ok(Some(3 * self.dim(Dim::Embedding)?)),
@@ -336,6 +347,35 @@ impl Params {
             return Err(Error::malformed("config, layers_block_type", "at most 4096 layers", layers));
         }
         Ok(count)
+    }
+
+    /// A length that no architecture has under another name, and that must be there.
+    pub(super) fn length(&self, name: &str, most: u64) -> Result<u64> {
+        let found = self.uint(&[name])?;
+        found.filter(|length| (1..=most).contains(length)).ok_or_else(|| {
+            let found = found.map_or_else(|| "none".to_owned(), |found| found.to_string());
+            Error::malformed(format!("config, {name}"), format!("a number from 1 to {most}"), found)
+        })
+    }
+
+    /// Lengths of residual streams and compressed attention; all factors are bounded.
+    fn of_compressed(&self, dim: Dim) -> Result<Option<u64>> {
+        let of = |dim: Dim| self.dim(dim);
+        Ok(Some(match dim {
+            Dim::Three => 3,
+            Dim::RatioSparse => SPARSE,
+            Dim::RatioHeavy => HEAVY,
+            Dim::Streams => self.length("hc_mult", 1 << 6)?,
+            Dim::StreamsWide => of(Dim::Streams)? * of(Dim::Embedding)?,
+            Dim::StreamMix => of(Dim::Streams)? * (of(Dim::Streams)? + 2),
+            Dim::Head2 => 2 * of(Dim::Head)?,
+            Dim::IndexHead2 => 2 * of(Dim::IndexHead)?,
+            Dim::OutGroups => self.length("o_groups", 1 << 14)?,
+            Dim::OutRank => self.length("o_lora_rank", 1 << 20)?,
+            Dim::OutRanks => of(Dim::OutGroups)? * of(Dim::OutRank)?,
+            Dim::OutGroupIn => of(Dim::Q)? / of(Dim::OutGroups)?,
+            _ => return Ok(None),
+        }))
     }
 
     /// Lengths of recurrent layers that follow from others.
@@ -375,7 +415,7 @@ impl Params {
                 let rows = self.dim(Dim::Inner)? + self.dim(Dim::Channels)?;
                 Ok(Some(rows + self.dim(Dim::StateHeads)?))
             }
-            _ => compressed::implied(self, dim),
+            _ => self.of_compressed(dim),
         }
     }
 }

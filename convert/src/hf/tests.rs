@@ -30,6 +30,7 @@ const FIXTURES: &[Fixture] = &[
     ("deepseek2", "deepseek2", 29, &[], "blk.1.attn_k_b.weight", &[4, 64, 64]),
     ("deepseek4", "deepseek4", 126, &[], "blk.1.indexer_compressor_ape.weight", &[4, 128]),
     ("kimi-k2-int4", "deepseek2", 34, &[], "blk.1.ffn_up_exps.weight", &[12, 32, 64]),
+    ("deepseek32", "deepseek32", 67, &[], "blk.0.indexer.attn_q_b.weight", &[384, 32]),
     ("german-moe-bias", "moe-gpt", 53, &["w_noise", "w_noise"], "blk.0.ffn_up_exps.bias", &[4, 256]),
     ("german-moe-gelu", "moe-gpt", 20, &["w_noise"], "blk.0.ffn_up_exps.weight", &[4, 1024, 256]),
     (
@@ -88,15 +89,20 @@ fn fixtures_are_planned_completely() {
 /// A layer after the last that predicts further tokens is left out, and nothing else.
 #[test]
 fn layers_that_predict_further_tokens_are_left_out() {
-    for (folder, layers, count) in
-        [("deepseek3", 3, 52), ("deepseek3-fp8", 2, 34), ("glm4moe", 3, 55), ("glm4-moe-lite", 3, 52)]
-    {
+    for (folder, layers, count) in [
+        ("deepseek3", 3, 52),
+        ("deepseek3-fp8", 2, 34),
+        ("glm4moe", 3, 55),
+        ("glm4-moe-lite", 3, 52),
+        ("glm-dsa", 4, 85),
+    ] {
         let mut checkpoint = open(folder);
         let (_, tensors, dropped) = planned(&checkpoint).unwrap_or_else(|e| panic!("{folder}: {e}"));
         assert_eq!(tensors.len(), count, "{folder}");
         let prefix = format!("model.layers.{layers}.");
         assert!(dropped.len() > 10 && dropped.iter().all(|name| name.starts_with(&prefix)), "{dropped:?}");
         // Fewer layers than there are is an error all the same.
+        checkpoint.config.as_object_mut().unwrap().remove("mlp_layer_types");
         checkpoint.config["num_hidden_layers"] = (layers - 1).into();
         let message = planned(&checkpoint).unwrap_err().to_string();
         assert!(message.contains(&format!("unknown model.layers.{}.", layers - 1)), "{message}");
@@ -136,6 +142,8 @@ fn keys_that_only_one_architecture_has() {
         ("glm4-moe-lite", "deepseek2.expert_weights_norm", true.into()),
         ("glm4-moe-lite", "deepseek2.leading_dense_block_count", 1u32.into()),
         ("glm4moe", "glm4moe.rope.dimension_count", 16u32.into()),
+        ("glm-dsa", "glm-dsa.attention.indexer.types", vec![true, true, false, true].into()),
+        ("deepseek32", "deepseek32.attention.indexer.top_k", 10u32.into()),
         ("minimax-m2", "minimax-m2.rope.dimension_count", 16u32.into()),
         ("minimax-m2", "minimax-m2.expert_feed_forward_length", 32u32.into()),
         ("bailingmoe2", "bailingmoe2.rope.dimension_count", 8u32.into()),
@@ -230,7 +238,7 @@ fn names_and_keys_are_llama_cpps() {
         }
         compared += 1;
     }
-    assert_eq!(compared, 14);
+    assert_eq!(compared, 15);
 }
 
 /// A value as a `gguf.txt` has it.

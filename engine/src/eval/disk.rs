@@ -1,10 +1,10 @@
 //! How fast a file is read: in order, as at a first start, and an expert here and there, as where experts do not all fit.
 //!
-//! As many threads read as the expert store has, past the page cache where the system can. What a disk does between
+//! As many threads read as the expert store has, in pieces as large, past the page cache where the system can. What a disk does between
 //! requests is not known here.
 
 use crate::error::{Error, Result};
-use crate::experts::READ_THREADS;
+use crate::experts::{READ_PIECE, READ_THREADS};
 use crate::os::mapping::Mapping;
 use crate::os::read::{ReadBuffer, ReadFile};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Bytes of a request, and the multiple at which each begins.
-const REQUEST: u64 = 2 << 20;
+const REQUEST: u64 = READ_PIECE as u64;
 const ALIGNMENT: u64 = 4096;
 
 /// Rates in bytes per second.

@@ -4,6 +4,7 @@ use super::Reader;
 use crate::error::{Error, Result};
 use crate::experts::{Trace, TracedLayer};
 use crate::model::{Observe, Routing};
+use crate::ops::{Choice, top_k};
 use crate::session::Engine;
 use crate::tokenizer::Special;
 
@@ -32,7 +33,7 @@ pub fn trace_routing(
         return Err(Error::request("this model has no experts"));
     }
     let tokens = engine.tokenizer()?.encode_with_bos(text, Special::Plain)?;
-    let mut recorder = Recorder { trace: Trace { layers, tokens: vec![] }, start: 0 };
+    let mut recorder = Recorder { trace: Trace { layers, ..Trace::default() }, start: 0, scores: vec![] };
     let (mut reader, mut done) = (Reader::new(engine)?, 0);
     let no_logits = |_: usize| false;
     for piece in tokens.chunks(context.min(engine.context_length()).max(1)) {
@@ -46,10 +47,16 @@ pub fn trace_routing(
 
 struct Recorder {
     trace: Trace,
-    start: usize, // the batch's first token
+    start: usize,     // the batch's first token
+    scores: Vec<f32>, // of the layer that is about to choose
 }
 
 impl Observe for Recorder {
+    fn scored(&mut self, _: usize, scores: &[f32], _: usize) {
+        self.scores.clear();
+        self.scores.extend_from_slice(scores);
+    }
+
     fn routed(&mut self, layer: usize, routing: &Routing) {
         let Some(place) = self.trace.layers.iter().position(|traced| traced.layer == layer) else { return };
         if place == 0 {
@@ -57,6 +64,15 @@ impl Observe for Recorder {
             self.start = self.trace.tokens.len();
             let none = vec![vec![]; self.trace.layers.len()];
             self.trace.tokens.resize(self.start + routing.rows(), none);
+            let none = vec![vec![]; self.trace.layers.len()];
+            self.trace.best.resize(self.start + routing.rows(), none);
+        }
+        let expert_count = self.trace.layers[place].expert_count;
+        let rows = self.trace.best[self.start..].iter_mut().zip(self.scores.chunks_exact(expert_count));
+        for (token, scores) in rows {
+            let mut best = vec![Choice::default(); expert_count.min(2 * routing.used())];
+            top_k(scores, &mut best);
+            token[place] = best.iter().map(|choice| (choice.index, choice.score)).collect();
         }
         for (row, token) in self.trace.tokens[self.start..].iter_mut().enumerate() {
             let choices = routing.choices(row).iter().enumerate();

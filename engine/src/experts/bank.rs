@@ -1,39 +1,36 @@
-//! The slot bank: which expert of which layer is in memory, and a layer's turn to compute with its experts.
-//!
-//! A turn hands out groups of experts: first those that are in slots, then whichever have arrived while the last group
-//! was computed. Where a batch wants more experts than fit, slots are used again for the next as soon as their group
-//! is done, so every expert is read at most once per batch. Which expert leaves: the one that its layer used least
-//! often lately.
+//! The slot bank: which expert of which layer is in memory, which is on its way, and who leaves for whom: the one that
+//! its layer used least often lately.
 //!
 //! What the next layer will choose is guessed, and read when nothing else is to be read. When that layer's turn comes,
 //! guesses that came true are as good as experts that were there; others that no thread has begun are taken back.
 
+use super::files::Files;
 use super::frequency::Frequency;
 use super::plan::Plan;
 use super::queue::{Job, Queue};
-use super::readers::{Done, Readers};
-use super::slots::{Slot, SlotShape, Which};
-use super::statistics::Counters;
-use super::{ExpertLayer, Layers, Stack, count_of};
+use super::readers::{self, Done, Readers};
+use super::slots::Slot;
+use super::statistics::{Cost, Counters};
+use super::{ExpertLayer, Layers, count_of};
 use crate::error::{Error, Result};
-use crate::kernels::{Dispatch, ExpertMatrices, Layout, LowRank, MatrixRef};
+use crate::kernels::Dispatch;
 use crate::os::pages::Pages;
-use crate::simd::Isa;
-use std::sync::{Arc, MutexGuard};
-use std::time::Instant;
+use std::sync::Arc;
 
 /// An expert in a slot.
-struct Held {
-    slot: Slot,
+pub(super) struct Held {
+    pub(super) slot: Slot,
     /// The turn that used it last.
     turn: u64,
     /// Whether the current turn has yet to compute with it, or the next is guessed to.
     is_wanted: bool,
     /// Whether the slot belongs to no layer.
     is_staging: bool,
+    /// What reading it on a guess took, as long as nothing was computed with it.
+    unused: Option<Cost>,
 }
 
-/// An expert on its way, matrix by matrix.
+/// An expert on its way, piece by piece.
 struct Incoming {
     ticket: u64,
     layer: usize,
@@ -41,8 +38,9 @@ struct Incoming {
     slot: Slot,
     is_staging: bool,
     why: Why,
-    /// Matrices still to come.
+    /// Pieces still to come.
     missing: usize,
+    cost: Cost,
     has_failed: bool,
 }
 
@@ -82,18 +80,20 @@ struct Shelf {
 
 impl Shelf {
     /// Takes the slot of the expert that was used least often lately, of several the longest ago, unless all are wanted.
-    fn evict(&mut self) -> Option<(usize, Slot)> {
+    fn evict(&mut self) -> Option<(usize, Held)> {
         let may_leave = |held: &Held| !held.is_wanted && !held.is_staging;
         let worth = |(expert, held): &(usize, &Held)| (self.lately.of(*expert), held.turn);
         let held = self.held.iter().enumerate().filter_map(|(expert, held)| Some((expert, held.as_ref()?)));
         let (leaving, _) = held.filter(|(_, held)| may_leave(held)).min_by_key(worth)?;
-        self.held[leaving].take().map(|held| (leaving, held.slot))
+        self.held[leaving].take().map(|held| (leaving, held))
     }
 }
 
 /// All slots.
 pub(super) struct Bank {
     plan: Plan,
+    /// The pieces in which a slot of each layer is filled.
+    pieces: Vec<Vec<usize>>,
     shelves: Vec<Shelf>,
     /// Free slots that belong to no layer, and how many of those there are in all.
     staging: Vec<Slot>,
@@ -113,7 +113,7 @@ pub(super) struct Bank {
 }
 
 impl Bank {
-    pub(super) fn new(layers: &Arc<Layers>, plan: Plan) -> Result<Self> {
+    pub(super) fn new(layers: &Arc<Layers>, plan: Plan, files: Arc<Files>) -> Result<Self> {
         let shelf = |(layer, &quota): (&Option<ExpertLayer>, &usize)| Shelf {
             quota,
             slots: 0,
@@ -125,10 +125,15 @@ impl Bank {
         let facts = |(layer, &slots): (&Option<ExpertLayer>, &usize)| {
             (layer.as_ref().map_or(0, ExpertLayer::expert_bytes), slots, count_of(layer))
         };
-        let counters = Counters::new(layers.iter().zip(&plan.quotas).map(facts));
-        let readers = Readers::start(layers, &plan)?;
+        let has_side_file = files.has_side_file();
+        let readers = Readers::start(layers, &plan, files)?;
+        let counters = Counters::new(layers.iter().zip(&plan.quotas).map(facts), readers.activity());
+        let pieces = |layer: &Option<ExpertLayer>| {
+            layer.as_ref().map_or_else(Vec::new, |layer| readers::pieces(layer, has_side_file))
+        };
         Ok(Self {
             plan,
+            pieces: layers.iter().map(pieces).collect(),
             shelves,
             staging: vec![],
             staging_slots: 0,
@@ -153,8 +158,17 @@ impl Bank {
         self.counters.clone()
     }
 
-    /// Sorts a batch's experts into those that are here and those to be read.
-    fn begin(&mut self, layer: usize, rows: usize, dispatch: &Dispatch) {
+    /// Sorts a batch's experts into those that are here and those to be read, and asks for these.
+    pub(super) fn begin(&mut self, layer: usize, rows: usize, dispatch: &Dispatch) -> Result<()> {
+        self.sort(layer, rows, dispatch);
+        self.settle_guesses();
+        let missing = self.waiting.len();
+        self.request(layer)?;
+        self.counters.asked(missing - self.waiting.len());
+        Ok(())
+    }
+
+    fn sort(&mut self, layer: usize, rows: usize, dispatch: &Dispatch) {
         self.turn += 1;
         let (shelf, counters) = (&mut self.shelves[layer], self.counters.layer(layer));
         shelf.lately.pass(rows);
@@ -165,14 +179,17 @@ impl Bank {
             counters.uses[expert as usize].add(picks as u64);
             match &mut shelf.held[expert as usize] {
                 Some(held) => {
-                    held.is_wanted = true;
+                    (held.is_wanted, held.unused) = (true, None);
                     self.arrived.push(expert);
                 }
                 None => {
                     let may_come_true =
                         |i: &&mut Incoming| i.is_for(layer, expert) && i.why == Why::Guessed && !i.has_failed;
                     match self.incoming.iter_mut().find(may_come_true) {
-                        Some(incoming) => incoming.why = Why::Wanted,
+                        Some(incoming) => {
+                            incoming.why = Why::Wanted;
+                            self.counters.asked(1);
+                        }
                         None => self.waiting.push(expert),
                     }
                     counters.misses.add(1);
@@ -186,7 +203,7 @@ impl Bank {
     }
 
     /// Takes note of what the layer after `layer` is guessed to choose.
-    fn expect(&mut self, layer: usize, experts: impl Iterator<Item = u32>) {
+    pub(super) fn expect(&mut self, layer: usize, experts: impl Iterator<Item = u32>) {
         self.ahead.extend(experts);
         self.ahead.reverse();
         for &expert in &self.ahead {
@@ -201,10 +218,10 @@ impl Bank {
         let Self { readers, incoming, taken_back, .. } = self;
         let came_true = |job: &Job| incoming[place_of(job.ticket, incoming)].why == Why::Wanted;
         readers.queue().settle(came_true, taken_back);
-        while let Some(Job { ticket, which, pages, .. }) = self.taken_back.pop() {
+        while let Some(Job { ticket, pages, .. }) = self.taken_back.pop() {
             let place = place_of(ticket, &self.incoming);
             self.incoming[place].why = Why::ForNothing;
-            self.returned(place, which, pages);
+            self.returned(place, pages);
         }
     }
 
@@ -248,24 +265,23 @@ impl Bank {
         Ok(())
     }
 
-    /// Gives a slot's memory to the readers, matrix by matrix.
+    /// Gives a slot's memory to the readers, piece by piece.
     fn send(&mut self, layer: usize, expert: u32, slot: Slot, is_staging: bool, why: Why) {
-        let shape = self.plan.shapes[layer].unwrap_or_default();
         self.tickets += 1;
-        let ticket = self.tickets;
+        let (ticket, pieces) = (self.tickets, &self.pieces[layer]);
+        let (missing, cost) = (pieces.len(), Cost::default());
         let mut incoming =
-            Incoming { ticket, layer, expert, slot, is_staging, why, missing: 0, has_failed: false };
-        for which in Which::ALL.into_iter().filter(|&which| shape.bytes_of(which) > 0) {
-            if let Some(pages) = incoming.slot.take(which) {
-                let job = Job { ticket, layer, expert, which, pages };
-                let queue = self.readers.queue();
-                if why == Why::Guessed {
-                    queue.guess(job)
-                } else {
-                    queue.want(job)
-                }
-                incoming.missing += 1;
+            Incoming { ticket, layer, expert, slot, is_staging, why, missing, cost, has_failed: false };
+        let mut at = 0;
+        for &len in pieces {
+            let job = Job { ticket, layer, expert, at, pages: incoming.slot.cut(len) };
+            let queue = self.readers.queue();
+            if why == Why::Guessed {
+                queue.guess(job)
+            } else {
+                queue.want(job)
             }
+            at += len;
         }
         self.incoming.push(incoming);
     }
@@ -277,13 +293,14 @@ impl Bank {
             return Ok(Some(slot));
         }
         if shelf.slots < shelf.quota {
-            let slot = Slot::new(self.plan.shapes[layer].unwrap_or_default())?;
+            let slot = Slot::new(self.plan.shapes[layer].unwrap_or_default().len())?;
             shelf.slots += 1;
             return Ok(Some(slot));
         }
-        let Some((leaving, slot)) = shelf.evict() else { return Ok(None) };
+        let Some((leaving, held)) = shelf.evict() else { return Ok(None) };
         self.counters.layer(layer).hold(leaving, false);
-        Ok(Some(slot))
+        held.unused.into_iter().for_each(|cost| self.counters.wasted(cost));
+        Ok(Some(held.slot))
     }
 
     /// A slot to be filled, and whether it belongs to no layer.
@@ -292,7 +309,7 @@ impl Bank {
             return Ok(Some((slot, false)));
         }
         if self.staging.is_empty() && self.staging_slots < self.plan.staging {
-            self.staging.push(Slot::new(self.plan.largest_slot())?);
+            self.staging.push(Slot::new(self.plan.largest_slot().len())?);
             self.staging_slots += 1;
         }
         Ok(self.staging.pop().map(|slot| (slot, true)))
@@ -300,14 +317,18 @@ impl Bank {
 
     /// Takes a finished read in.
     fn accept(&mut self, done: Done) -> Result<()> {
-        let Done { job: Job { ticket, which, pages, .. }, outcome } = done;
+        let Done { job: Job { ticket, pages, .. }, outcome } = done;
         let place = place_of(ticket, &self.incoming);
         let incoming = &mut self.incoming[place];
         incoming.has_failed |= outcome.is_err();
+        if let Ok(cost) = outcome {
+            incoming.cost.bytes += cost.bytes;
+            incoming.cost.time += cost.time;
+        }
         let is_wanted = incoming.why == Why::Wanted;
-        self.returned(place, which, pages);
+        self.returned(place, pages);
         match outcome {
-            Ok(bytes) => self.counters.read(bytes),
+            Ok(cost) => self.counters.read(cost.bytes),
             Err(error) if is_wanted => return Err(error),
             // Should it be wanted after all, it is read again.
             Err(_) => {}
@@ -315,25 +336,30 @@ impl Bank {
         Ok(())
     }
 
-    /// A matrix of an incoming expert is back from the readers.
-    fn returned(&mut self, place: usize, which: Which, pages: Pages) {
+    /// A piece of an incoming expert is back from the readers.
+    fn returned(&mut self, place: usize, pages: Pages) {
         let incoming = &mut self.incoming[place];
-        incoming.slot.put(which, pages);
+        incoming.slot.put(pages);
         incoming.missing -= 1;
         if incoming.missing == 0 {
-            let incoming = self.incoming.swap_remove(place);
+            let mut incoming = self.incoming.swap_remove(place);
+            incoming.slot.mend();
             self.settle(incoming);
         }
     }
 
     /// An expert is here, or its slot is free again.
     fn settle(&mut self, incoming: Incoming) {
-        let Incoming { layer, expert, slot, is_staging, why, has_failed, .. } = incoming;
+        let Incoming { layer, expert, slot, is_staging, why, has_failed, cost, .. } = incoming;
         if has_failed || why == Why::ForNothing {
+            if why != Why::Wanted {
+                self.counters.wasted(cost);
+            }
             let free = if is_staging { &mut self.staging } else { &mut self.shelves[layer].spare };
             return free.push(slot);
         }
-        let held = Held { slot, turn: self.turn, is_wanted: true, is_staging };
+        let unused = (why == Why::Guessed).then_some(cost);
+        let held = Held { slot, turn: self.turn, is_wanted: true, is_staging, unused };
         self.shelves[layer].held[expert as usize] = Some(held);
         self.counters.layer(layer).hold(expert as usize, true);
         if why == Why::Wanted {
@@ -348,15 +374,13 @@ impl Bank {
 
     /// Waits for one read.
     fn wait(&mut self) -> Result<()> {
-        let start = Instant::now();
-        let done = self.readers.next();
-        self.counters.stalled(start.elapsed());
+        let done = self.counters.stall(|| self.readers.next());
         let gone = || Error::request("the threads that read experts have ended; load the model again");
         self.accept(done.ok_or_else(gone)?)
     }
 
     /// Ends a turn, finished or not.
-    fn end(&mut self, layer: usize) {
+    pub(super) fn end(&mut self, layer: usize) {
         self.waiting.clear();
         self.ahead.clear();
         while self.awaits_reads() {
@@ -366,133 +390,29 @@ impl Bank {
         self.group.append(&mut self.arrived);
         self.release(layer);
     }
-}
 
-/// A layer's turn to compute with its experts.
-pub struct Turn<'a> {
-    bank: MutexGuard<'a, Bank>,
-    layers: &'a Layers,
-    layer: usize,
-}
-
-impl<'a> Turn<'a> {
-    pub(super) fn begin(
-        layers: &'a Layers,
-        mut bank: MutexGuard<'a, Bank>,
-        layer: usize,
-        rows: usize,
-        dispatch: &Dispatch,
-    ) -> Result<Self> {
-        bank.begin(layer, rows, dispatch);
-        bank.settle_guesses();
-        let mut turn = Self { bank, layers, layer };
-        turn.bank.request(layer)?;
-        Ok(turn)
-    }
-
-    /// Notes what the next layer is guessed to choose, the likeliest first: it is read when nothing else is to be read.
-    pub fn expect(&mut self, ahead: impl Iterator<Item = u32>) {
-        self.bank.expect(self.layer, ahead);
-    }
-
-    /// The next experts to compute with, `None` after the last: each expert of the batch is in one group. The group
-    /// before is done with.
-    ///
-    /// # Errors
-    /// When an expert cannot be read; the turn is then over.
-    pub fn next_group(&mut self) -> Result<Option<Group<'_>>> {
-        let (bank, layer) = (&mut *self.bank, self.layer);
-        bank.release(layer);
-        bank.request(layer)?;
-        bank.request_ahead(layer)?;
-        while let Some(done) = bank.readers.try_next() {
-            bank.accept(done)?;
+    /// Makes the next experts to compute with the group, and the ones before free to leave. `false` after the last.
+    pub(super) fn next_group(&mut self, layer: usize) -> Result<bool> {
+        self.release(layer);
+        self.request(layer)?;
+        self.request_ahead(layer)?;
+        while let Some(done) = self.readers.try_next() {
+            self.accept(done)?;
         }
-        while bank.arrived.is_empty() && bank.awaits_reads() {
-            bank.wait()?;
+        while self.arrived.is_empty() && self.awaits_reads() {
+            self.wait()?;
         }
-        if bank.arrived.is_empty() {
-            return Ok(None);
-        }
-        std::mem::swap(&mut bank.arrived, &mut bank.group);
-        let (Some(layer), Some(shape)) = (&self.layers[layer], bank.plan.shapes[layer]) else {
-            unreachable!("dense layers have no turn")
-        };
-        let isa = bank.plan.isa;
-        Ok(Some(Group { layer, shape, isa, held: &bank.shelves[self.layer].held, experts: &bank.group }))
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.bank.end(self.layer);
-    }
-}
-
-/// Experts whose weights are here.
-pub struct Group<'a> {
-    layer: &'a ExpertLayer,
-    shape: SlotShape,
-    isa: Isa,
-    held: &'a [Option<Held>],
-    experts: &'a [u32],
-}
-
-impl<'a> Group<'a> {
-    /// Which ones.
-    pub fn experts(&self) -> &'a [u32] {
-        self.experts
+        std::mem::swap(&mut self.arrived, &mut self.group);
+        Ok(!self.group.is_empty())
     }
 
-    /// Their gates, where the model has any.
-    pub fn gate(&self) -> Option<GroupMatrix<'a>> {
-        self.layer.gate.as_ref().map(|gate| self.part(gate, Which::Gate))
+    /// How everything is divided.
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
     }
 
-    /// Their matrices to the hidden width.
-    pub fn up(&self) -> GroupMatrix<'a> {
-        self.part(&self.layer.up, Which::Up)
-    }
-
-    /// Their matrices back.
-    pub fn down(&self) -> GroupMatrix<'a> {
-        self.part(&self.layer.down, Which::Down)
-    }
-
-    fn part(&self, stack: &'a Stack, which: Which) -> GroupMatrix<'a> {
-        GroupMatrix { stack, held: self.held, which, isa: self.isa, bytes: self.shape.bytes_of(which) }
-    }
-}
-
-/// One matrix of every expert of a group.
-pub struct GroupMatrix<'a> {
-    stack: &'a Stack,
-    held: &'a [Option<Held>],
-    which: Which,
-    isa: Isa,
-    bytes: usize, // a staging slot may have more
-}
-
-impl GroupMatrix<'_> {
-    /// Shape and format.
-    pub fn stack(&self) -> &Stack {
-        self.stack
-    }
-}
-
-impl ExpertMatrices for GroupMatrix<'_> {
-    fn matrix(&self, expert: u32) -> MatrixRef<'_> {
-        let held = self.held[expert as usize].as_ref().expect("an expert of the group");
-        let Stack { format, rows, cols, .. } = *self.stack;
-        let bytes = &held.slot.matrix(self.which)[..self.bytes];
-        MatrixRef { format, rows, cols, layout: Layout::of(self.isa, format), bytes }
-    }
-
-    fn bias(&self, expert: u32) -> Option<&[f32]> {
-        self.stack.bias(expert)
-    }
-
-    fn low_rank(&self, expert: u32) -> Option<&LowRank> {
-        self.stack.low_rank(expert)
+    /// A layer's experts in slots, `(expert_count)`, and which of them the group is.
+    pub(super) fn group(&self, layer: usize) -> (&[Option<Held>], &[u32]) {
+        (&self.shelves[layer].held, &self.group)
     }
 }

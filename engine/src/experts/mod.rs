@@ -1,11 +1,14 @@
 //! Where the weights of routed experts are: in the file, and packed for the kernels in slots within a memory budget.
 //!
 //! `slots.rs` is one expert's memory, `readers.rs` the threads that fill slots, `queue.rs` what they do first, `plan.rs`
-//! divides a budget among layers, `bank.rs` decides which expert is in which slot and hands a layer's experts out as
-//! they come; `trace.rs` and `replay.rs` measure other ways to decide. Nothing here knows what experts compute.
+//! divides a budget among layers, `bank.rs` decides which expert is in which slot, `turn.rs` hands a layer's experts out
+//! as they come; `trace.rs` and `replay.rs` measure other ways to decide. Nothing here knows what experts compute.
 
+mod activity;
 mod bank;
+mod files;
 mod frequency;
+pub mod pack;
 mod plan;
 mod queue;
 mod readers;
@@ -14,24 +17,30 @@ mod slots;
 mod statistics;
 mod sync;
 mod trace;
+mod turn;
 
-pub use bank::{Group, GroupMatrix, Turn};
 pub use plan::Plan;
-pub use readers::{READ_BUFFER_BYTES, THREADS as READ_THREADS};
-pub use replay::{Policy, hit_rate};
+pub use readers::{PIECE as READ_PIECE, READ_BUFFER_BYTES, THREADS as READ_THREADS};
+pub use replay::{Pace, Policy, Replayed, hit_rate, replay};
 pub use statistics::{LayerStatistics, Statistics};
 pub use trace::{Trace, TracedLayer};
+pub use turn::{Group, GroupMatrix, Turn};
 
 use crate::cuda::Vector;
 use crate::error::Result;
-use crate::gguf::Bytes;
+use crate::gguf::{Bytes, Gguf};
 use crate::kernels::{Dispatch, Layout, LowRank, MatrixRef};
 use crate::quant::Format;
 use crate::simd::Isa;
 use bank::Bank;
+use files::Files;
+pub use files::ReadFrom;
+use pack::SideFile;
 use queue::Queue;
 use statistics::Counters;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// One matrix of every expert of a layer, as the file has it.
 pub struct Stack {
@@ -117,6 +126,8 @@ pub struct ExpertStore {
     queue: Arc<Queue>,       // of the bank's readers
     counters: Arc<Counters>, // of the bank
     look_ahead: usize,       // experts per row to read on a guess; none where all have slots
+    are_reads_direct: bool,
+    has_side_file: bool,
 }
 
 impl ExpertStore {
@@ -128,6 +139,8 @@ impl ExpertStore {
             queue: Arc::default(),
             counters: Arc::default(),
             look_ahead: 0,
+            are_reads_direct: false,
+            has_side_file: false,
         }
     }
 
@@ -159,6 +172,62 @@ impl ExpertStore {
         self.layers[layer].as_ref().map_or(0, |layer| layer.expert_bytes() * layer.expert_count() as u64)
     }
 
+    /// The model's side file, where it has one that can be used on this instruction set. One that cannot is told in a line.
+    pub fn side_file(&self, gguf: &Gguf, isa: Isa) -> Option<SideFile> {
+        let side = match SideFile::beside(gguf) {
+            Ok(side) => side?,
+            Err(error) => {
+                tracing::warn!("packed experts are not used: {error}");
+                return None;
+            }
+        };
+        match side.why_not(gguf, &self.layers, isa) {
+            None => Some(side),
+            Some(reason) => {
+                let path = side.mapping().path().display();
+                tracing::warn!("{path} is not used: {reason}; `moewe pack` makes it anew");
+                None
+            }
+        }
+    }
+
+    /// Writes the model's side file; see [`pack::pack`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pack(
+        &self,
+        gguf: &Gguf,
+        isa: Isa,
+        progress: impl FnMut(u64, u64) -> bool,
+    ) -> Result<pack::Written> {
+        pack::pack(gguf, &self.layers, isa, progress)
+    }
+
+    /// Bytes that the side file of the model takes.
+    ///
+    /// # Errors
+    /// As [`pack::packed_bytes`].
+    pub fn packed_bytes(&self, gguf: &Gguf, isa: Isa) -> Result<u64> {
+        pack::packed_bytes(gguf, &self.layers, isa)
+    }
+
+    /// What a side file would gain; see [`pack::probe`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn probe_packing(&self, isa: Isa, limit: Duration, stop: &AtomicBool) -> Result<pack::Probed> {
+        pack::probe(&self.layers, isa, limit, stop)
+    }
+
+    /// Compares the side file with the model; see [`pack::verify`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn verify(&self, gguf: &Gguf, isa: Isa, progress: impl FnMut(u64, u64) -> bool) -> Result<u64> {
+        pack::verify(gguf, &self.layers, isa, progress)
+    }
+
     /// How `budget` bytes of slots are best divided among the layers; `None` for no limit.
     pub(crate) fn plan(&self, isa: Isa, budget: Option<u64>) -> Plan {
         Plan::new(&self.layers, isa, budget)
@@ -169,9 +238,11 @@ impl ExpertStore {
     ///
     /// # Errors
     /// When the system has no room or no threads for them.
-    pub fn provide(&mut self, plan: Plan, look_ahead: usize) -> Result<()> {
+    pub fn provide(&mut self, plan: Plan, look_ahead: usize, from: ReadFrom) -> Result<()> {
         self.look_ahead = if plan.holds_all() { 0 } else { look_ahead };
-        let bank = Bank::new(&self.layers, plan)?;
+        let files = Arc::new(Files::open(&self.layers, plan.past_cache, from)?);
+        (self.are_reads_direct, self.has_side_file) = (files.are_direct(), files.has_side_file());
+        let bank = Bank::new(&self.layers, plan, files)?;
         self.queue = bank.queue();
         self.counters = bank.counters();
         self.bank = Some(Mutex::new(bank));
@@ -199,9 +270,19 @@ impl ExpertStore {
         Turn::begin(&self.layers, bank, layer, rows, dispatch)
     }
 
-    /// Matrices asked for so far, guesses aside; may be asked in the middle of a turn.
+    /// Pieces of experts asked for so far, guesses aside; may be asked in the middle of a turn.
     pub fn asked(&self) -> u64 {
         self.queue.asked()
+    }
+
+    /// Whether experts are read from a side file.
+    pub fn has_side_file(&self) -> bool {
+        self.has_side_file
+    }
+
+    /// Whether reads leave no copy in the page cache.
+    pub fn are_reads_direct(&self) -> bool {
+        self.are_reads_direct
     }
 
     /// What the store did so far; `None` where it has no slots. May be asked in the middle of a turn, which does not

@@ -59,13 +59,18 @@ impl Plan {
         self.shapes[layer].as_ref().map_or(0, |shape| shape.bytes() as u64)
     }
 
-    /// A slot that any layer's experts fit.
+    /// The shape of the largest expert, whose slot any fits.
     pub(super) fn largest_slot(&self) -> SlotShape {
-        self.shapes.iter().flatten().copied().fold(SlotShape::default(), SlotShape::union)
+        self.shapes.iter().flatten().copied().max_by_key(SlotShape::len).unwrap_or_default()
     }
 
     fn staging_bytes(&self) -> u64 {
         (self.staging * self.largest_slot().bytes()) as u64
+    }
+
+    /// For which kernels experts are packed.
+    pub fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// Bytes of all slots once they are filled.

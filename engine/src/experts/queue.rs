@@ -1,17 +1,17 @@
 //! Jobs for the threads that read experts: what is wanted goes first, a guess only when nothing is wanted.
 
-use super::slots::Which;
 use super::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, PoisonError};
 use crate::os::pages::Pages;
 use std::collections::VecDeque;
 
-/// A matrix of an expert wanted in a slot.
+/// A piece of an expert wanted in a slot.
 pub(super) struct Job {
     /// Which of the bank's requests it is part of.
     pub(super) ticket: u64,
     pub(super) layer: usize,
     pub(super) expert: u32,
-    pub(super) which: Which,
+    /// Where in the slot the piece begins.
+    pub(super) at: usize,
     pub(super) pages: Pages,
 }
 

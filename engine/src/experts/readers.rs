@@ -1,27 +1,30 @@
 //! Threads that bring experts from the file into slots: large positional reads, packed piece by piece.
 //!
-//! They know nothing of layers' turns: a matrix and its memory go in, the filled memory or an error comes out.
+//! They know nothing of layers' turns: a piece of a slot goes in, the filled memory or an error comes out.
 
-use super::Layers;
-use super::Stack;
+use super::activity::Activity;
+use super::files::Files;
 use super::plan::Plan;
 use super::queue::{Job, Queue};
+use super::slots::{SlotShape, Which};
+use super::statistics::Cost;
+use super::{ExpertLayer, Layers, Stack};
 use crate::error::{Error, Result};
-use crate::gguf::Bytes;
 use crate::kernels::{Layout, MatrixRef};
-use crate::os::mapping::Mapping;
-use crate::os::read::{ReadBuffer, ReadFile};
+use crate::os::read::ReadBuffer;
 use crate::simd::Isa;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
-/// Reads under way at a time, an expert being up to three; they wait for the disk, not for a core.
-pub const THREADS: usize = 4;
+/// Reads under way at a time; they wait for the disk, not for a core. Disks give their full rate from about four mebibytes
+/// under way on, which the pieces of one expert mostly are.
+pub const THREADS: usize = 8;
 
-/// Bytes per read: large enough for a disk's full speed, small enough that packing finds them in a core's cache.
-const PIECE: usize = 2 << 20;
+/// Bytes per read: large enough for a disk's full speed, small enough that an expert is read by several threads and that
+/// packing finds them in a core's cache.
+pub const PIECE: usize = 1 << 20;
 
 /// What the threads' own buffers take, panels of more than a piece aside.
 pub const READ_BUFFER_BYTES: u64 = (THREADS * PIECE) as u64;
@@ -29,28 +32,28 @@ pub const READ_BUFFER_BYTES: u64 = (THREADS * PIECE) as u64;
 /// A job that ended.
 pub(super) struct Done {
     pub(super) job: Job,
-    /// Bytes read.
-    pub(super) outcome: Result<u64>,
+    pub(super) outcome: Result<Cost>,
 }
 
 /// The threads; dropping them ends them after their current job.
 pub(super) struct Readers {
     queue: Arc<Queue>,
+    activity: Arc<Activity>,
     done: Receiver<Done>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Readers {
-    pub(super) fn start(layers: &Arc<Layers>, plan: &Plan) -> Result<Self> {
-        let files = Arc::new(Files::open(layers, plan.past_cache)?);
+    pub(super) fn start(layers: &Arc<Layers>, plan: &Plan, files: Arc<Files>) -> Result<Self> {
         let (finished, done) = mpsc::channel();
-        let queue = Arc::new(Queue::default());
+        let (queue, activity) = (Arc::new(Queue::default()), Arc::new(Activity::default()));
         let mut threads = vec![];
         for number in 0..THREADS {
             let reader = Reader {
                 layers: layers.clone(),
                 isa: plan.isa,
                 files: files.clone(),
+                activity: activity.clone(),
                 buffer: ReadBuffer::new(largest_piece(layers))?,
             };
             let (jobs, finished) = (queue.clone(), finished.clone());
@@ -64,12 +67,17 @@ impl Readers {
                 }
             }
         }
-        Ok(Self { queue, done, threads })
+        Ok(Self { queue, activity, done, threads })
     }
 
     /// Jobs that no thread has begun.
     pub(super) fn queue(&self) -> &Arc<Queue> {
         &self.queue
+    }
+
+    /// When they read.
+    pub(super) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
     }
 
     /// A job that has ended already.
@@ -90,49 +98,31 @@ impl Drop for Readers {
     }
 }
 
-/// The files that experts are in.
-struct Files(Vec<(Arc<Mapping>, ReadFile)>);
-
-impl Files {
-    fn open(layers: &Layers, past_cache: bool) -> Result<Self> {
-        let mut files: Vec<(Arc<Mapping>, ReadFile)> = vec![];
-        for bytes in layers.iter().flatten().flat_map(|layer| layer.stacks()).flat_map(|stack| &stack.experts)
-        {
-            if let Some((mapping, _)) = bytes.file_position()
-                && !files.iter().any(|(known, _)| Arc::ptr_eq(known, mapping))
-            {
-                files.push((mapping.clone(), ReadFile::open(mapping, past_cache)?));
-            }
-        }
-        Ok(Self(files))
-    }
-
-    /// The bytes `range` of `bytes`, read where they are in a file.
-    fn read<'b>(
-        &self,
-        bytes: &'b Bytes,
-        range: Range<usize>,
-        buffer: &'b mut ReadBuffer,
-    ) -> Result<&'b [u8]> {
-        let file = bytes.file_position().and_then(|(mapping, position)| {
-            let (_, file) = self.0.iter().find(|(known, _)| Arc::ptr_eq(known, mapping))?;
-            Some((file, position + range.start as u64))
-        });
-        match file {
-            Some((file, position)) => file.read(position, range.len(), buffer),
-            None => Ok(&bytes[range]),
-        }
-    }
-}
-
 /// Rows that are read at once.
-fn piece_rows(stack: &Stack) -> usize {
+pub(super) fn piece_rows(stack: &Stack) -> usize {
     (PIECE / stack.row_bytes()).max(1).next_multiple_of(Layout::ROWS_TOGETHER).min(stack.rows)
 }
 
-fn largest_piece(layers: &Layers) -> usize {
+pub(super) fn largest_piece(layers: &Layers) -> usize {
     let stacks = layers.iter().flatten().flat_map(|layer| layer.stacks());
     stacks.map(|stack| piece_rows(stack) * stack.row_bytes()).max().unwrap_or(0)
+}
+
+/// The pieces in which a slot of the layer is filled, as lengths one after the other: from a side file as they lie there,
+/// else whole rows, those of a matrix with what lies behind it.
+pub(super) fn pieces(layer: &ExpertLayer, has_side_file: bool) -> Vec<usize> {
+    let shape = SlotShape::of(layer);
+    if has_side_file {
+        let starts = (0..shape.len()).step_by(PIECE);
+        return starts.map(|start| PIECE.min(shape.len() - start)).collect();
+    }
+    let mut starts = vec![];
+    for which in Which::ALL {
+        let Some(stack) = which.of(layer) else { continue };
+        starts.extend(shape.range(which).step_by(piece_rows(stack) * stack.row_bytes()));
+    }
+    starts.push(shape.len());
+    starts.windows(2).map(|edges| edges[1] - edges[0]).collect()
 }
 
 /// One thread's tools.
@@ -140,6 +130,7 @@ struct Reader {
     layers: Arc<Layers>,
     isa: Isa,
     files: Arc<Files>,
+    activity: Arc<Activity>,
     buffer: ReadBuffer,
 }
 
@@ -158,19 +149,26 @@ impl Reader {
     }
 
     /// Fills the job's pages.
-    fn load(&mut self, job: &mut Job) -> Result<u64> {
-        let Some(stack) = self.layers[job.layer].as_ref().and_then(|layer| job.which.of(layer)) else {
-            unreachable!("jobs are for matrices that exist")
-        };
-        let source = &stack.experts[job.expert as usize];
-        let (row_bytes, piece_rows) = (stack.row_bytes(), piece_rows(stack));
-        for start in (0..stack.rows).step_by(piece_rows) {
-            let rows = start..stack.rows.min(start + piece_rows);
-            let range = rows.start * row_bytes..rows.end * row_bytes;
-            let bytes = self.files.read(source, range.clone(), &mut self.buffer)?;
-            let piece = MatrixRef { rows: rows.len(), bytes, ..stack.matrix(job.expert) };
-            Layout::of(self.isa, stack.format).pack(piece, &mut job.pages[range]);
+    fn load(&mut self, job: &mut Job) -> Result<Cost> {
+        let start = Instant::now();
+        if self.files.has_side_file() {
+            let _reading = self.activity.begin();
+            self.files.fill((job.layer, job.expert), job.at, &mut job.pages)?;
+            return Ok(Cost { bytes: job.pages.len() as u64, time: start.elapsed() });
         }
-        Ok(source.len() as u64)
+        let layer = self.layers[job.layer].as_ref().expect("jobs are for layers with experts");
+        let (which, place) = SlotShape::of(layer).at(job.at);
+        let stack = which.of(layer).expect("jobs are for matrices that exist");
+        let bytes = (place.end - job.at).min(job.pages.len());
+        let range = job.at - place.start..job.at - place.start + bytes;
+        let read = {
+            let _reading = self.activity.begin();
+            self.files.read(&stack.experts[job.expert as usize], range, &mut self.buffer)?
+        };
+        let time = start.elapsed();
+        let rows = MatrixRef { rows: bytes / stack.row_bytes(), bytes: read, ..stack.matrix(job.expert) };
+        Layout::of(self.isa, stack.format).pack(rows, &mut job.pages[..bytes]);
+        self.activity.packed(start.elapsed() - time);
+        Ok(Cost { bytes: bytes as u64, time })
     }
 }

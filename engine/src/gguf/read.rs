@@ -131,6 +131,11 @@ impl Gguf {
         self
     }
 
+    /// Its files, whole, in the order of their parts.
+    pub(crate) fn parts(&self) -> &[Bytes] {
+        &self.parts
+    }
+
     /// The file it was opened from, the first one of a split model.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()

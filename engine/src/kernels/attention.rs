@@ -7,6 +7,7 @@
 //! not depend on which other rows are computed with it, but for that choice.
 
 mod cached;
+mod chosen;
 mod exact;
 mod pairs;
 mod task;
@@ -20,23 +21,15 @@ use crate::quant::{Block, Float, Format, Visit, visit};
 use crate::simd::{Isa, LANES, Lanes, Work};
 use crate::threads::Team;
 use cached::{Blocks, Cached, Columns, Floats, Rows};
+pub(crate) use chosen::{Choice, attention_to};
 use exact::Exact;
 use pairs::Pairs;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
-pub(crate) use task::{Attended, CachedPages, Heads, Queries, RowBlock};
-use task::{AttentionTask, BLOCK, TILE};
+pub(crate) use task::{Attended, AttentionKernel, CachedPages, Heads, Queries, RowBlock};
+use task::{AttentionTask, BLOCK, FEW, TILE};
 use tile::{Numbers, Sight, weigh};
-
-/// Fewer queries do not make up for the turning of keys and the pairing of values.
-const FEW: usize = 16;
-
-/// Computes every query of a task.
-///
-/// # Safety
-/// No other task may have the same rows and heads of the output.
-pub(crate) type AttentionKernel = unsafe fn(&AttentionTask<'_>);
 
 /// Attention of all blocks and key heads: `attended` describes a block's first key head, the others follow.
 ///

@@ -21,6 +21,7 @@ mod cache;
 mod experts;
 mod floats;
 mod gathered;
+mod index;
 mod job;
 mod kernel;
 mod layout;
@@ -35,12 +36,16 @@ mod recurrence;
 mod tests;
 
 pub(crate) use activations::{Inputs, Quantized};
-pub(crate) use attention::{Attended, CachedPages, Heads, Queries, RowBlock, attention, select_attention};
+pub(crate) use attention::{
+    Attended, AttentionKernel, CachedPages, Choice, Heads, Queries, RowBlock, attention, attention_to,
+    select_attention,
+};
 pub(crate) use cache::{grow, prefetch};
 pub(crate) use experts::{
     Dispatch, ExpertKernel, ExpertMatrices, Hidden, Share, SlotCodes, down, hidden, quantize_slots,
 };
 pub(crate) use gathered::{Gathered, Relevance, attend_gathered, relevance};
+pub(crate) use index::{IndexJob, score_page};
 pub(crate) use job::{Job, Output, Pick, Picks};
 pub(crate) use kernel::{Kernel, matmul, select};
 pub(crate) use low_rank::LowRank;

@@ -21,7 +21,7 @@ fn key_lengths(keys: &Keys<'_>) -> Result<(usize, usize)> {
     Ok((rope_length, key_length))
 }
 
-fn ropes(keys: &Keys<'_>, architecture: &Architecture) -> Result<Vec<Rope>> {
+pub(super) fn ropes(keys: &Keys<'_>, architecture: &Architecture) -> Result<Vec<Rope>> {
     let (rope_length, _) = key_lengths(keys)?;
     let mut rope = rope_scaling::read(keys, architecture, RopeStyle::Norm, rope_length)?;
     for name in ["rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor"] {
@@ -37,6 +37,11 @@ fn ropes(keys: &Keys<'_>, architecture: &Architecture) -> Result<Vec<Rope>> {
 }
 
 fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Option<mixer::Shape>> {
+    Ok(Some(mixer::Shape::Latent(shape(keys, architecture, layer)?)))
+}
+
+/// Sizes of a layer's latent attention, which looks at all positions.
+pub(super) fn shape(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<latent::Shape> {
     if keys.has(layer, "attn_kv_b.weight") {
         let what = "the old layout of latent attention (tensor `attn_kv_b`) is not read";
         return Err(Error::unsupported(what, "convert the original checkpoint again"));
@@ -45,7 +50,7 @@ fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<O
     let log_multiplier = keys.float("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
     let factor = keys.float("rope.scaling.factor")?.filter(|factor| *factor > 1.0).unwrap_or(1.0);
     let stretch = 1.0 + log_multiplier * factor.ln();
-    Ok(Some(mixer::Shape::Latent(latent::Shape {
+    Ok(latent::Shape {
         head_count: grouped::Shape::read(keys, architecture, layer)?.head_count,
         q_lora_rank: keys.number("attention.q_lora_rank", WIDTH)?.filter(|rank| *rank > 0),
         kv_lora_rank: keys.require("attention.kv_lora_rank", WIDTH)?,
@@ -54,5 +59,6 @@ fn mixer(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<O
         value_length: keys.require("attention.value_length_mla", WIDTH)?,
         scale: stretch * stretch / (key_length as f32).sqrt(),
         rope: 0,
-    })))
+        indexer: None,
+    })
 }

@@ -135,8 +135,10 @@ impl<'a> Keys<'a> {
 
     fn of_layer<T: Copy>(&self, key: &str, values: &[T], layer: usize) -> Result<T> {
         let layers = self.require("block_count", usize::MAX)?;
+        let predicting = self.number("nextn_predict_layers", usize::MAX)?.unwrap_or(0).min(layers);
         match values.get(layer) {
-            Some(&value) if values.len() == layers => Ok(value),
+            // Layers at the end that predict further tokens need not be counted.
+            Some(&value) if values.len() == layers || values.len() == layers - predicting => Ok(value),
             _ => {
                 let place = format!("key `{key}`");
                 Err(Error::malformed(place, format!("a value for each of {layers} layers"), values.len()))

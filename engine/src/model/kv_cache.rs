@@ -7,7 +7,7 @@
 //! States are one array for all layers and count for as many pages as they are large; `recurrent.rs` says how they come
 //! and go.
 
-use super::pool::{Claim, Pool};
+use super::pool::{Claim, PAGE, Pool};
 use super::recurrent::{Recurrent, Size};
 use super::state::{Entries, Memory, State};
 use crate::error::{Error, Result};
@@ -16,16 +16,15 @@ use crate::quant::Format;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Positions per page.
-pub const PAGE: usize = 256;
 /// Layers begin at multiples of this in a page.
 const ALIGNMENT: usize = 64;
 
-/// Where a layer's keys and values, or its entries and its indexer's, begin in a page, and its state among all.
+/// Where a layer's keys, values and index, or its entries and their index, begin in a page, and its state among all.
 #[derive(Clone, Copy, Default)]
 struct Place {
     keys: usize,
     values: usize,
+    index: usize,
     state: usize,
 }
 
@@ -91,9 +90,9 @@ impl KvCache {
         self.shape.format
     }
 
-    /// Writes one position of one layer: all key heads one after the other, likewise the values. The sequence has been
-    /// extended to it.
-    pub(super) fn store(&mut self, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
+    /// Writes one position of one layer: all key heads one after the other, likewise the values, and the key by which it is
+    /// chosen. The sequence has been extended to it.
+    pub(super) fn store(&mut self, layer: usize, position: usize, [keys, values, index]: [&[f32]; 3]) {
         let Shape { format, ref layers, .. } = *self.shape;
         let (Memory::Pages(shape), place) = layers[layer] else { return };
         let page = Arc::get_mut(&mut self.pages[position / PAGE]).expect("what is written to is not shared");
@@ -101,6 +100,9 @@ impl KvCache {
         store_heads(format, shape.key_length, at, keys, &mut page[place.keys..]);
         if shape.value_length > 0 {
             store_heads(format, shape.value_length, at, values, &mut page[place.values..]);
+        }
+        if shape.index_length > 0 {
+            store_heads(format, shape.index_length, at, index, &mut page[place.index..]);
         }
     }
 
@@ -111,7 +113,7 @@ impl KvCache {
         let (page, at) = entries.place(number);
         let page = Arc::get_mut(&mut self.pages[page]).expect("what is written to is not shared");
         write_row(format, at, entry, &mut page[place.keys..]);
-        write_row(format, at, index, &mut page[place.values..]);
+        write_row(format, at, index, &mut page[place.index..]);
     }
 
     /// Reads an entry of a layer.
@@ -121,7 +123,7 @@ impl KvCache {
 
     /// Reads an entry of a layer's indexer.
     pub(super) fn index_entry(&self, layer: usize, number: usize, out: &mut [f32]) {
-        self.read_entry((layer, number), self.shape.layers[layer].1.values, out);
+        self.read_entry((layer, number), self.shape.layers[layer].1.index, out);
     }
 
     fn read_entry(&self, (layer, number): (usize, usize), start: usize, out: &mut [f32]) {
@@ -170,6 +172,11 @@ impl KvCache {
         let (memory, place) = self.shape.layers[layer];
         let has_values = matches!(memory, Memory::Pages(pages) if pages.value_length > 0);
         has_values.then_some(CachedPages { pages: &self.pages, at: place.values })
+    }
+
+    /// Pages of a layer's keys by which positions are chosen, `(position in page, index_length)` each.
+    pub(super) fn index(&self, layer: usize) -> CachedPages<'_> {
+        CachedPages { pages: &self.pages, at: self.shape.layers[layer].1.index }
     }
 
     /// A page of its own for the positions that come next, with what was there of those before.
@@ -225,14 +232,7 @@ impl State for KvCache {
     }
 
     fn pages_for(&self, len: usize) -> usize {
-        let has_to_copy = len > self.len
-            && !self.len.is_multiple_of(PAGE)
-            && self.pages.last().is_some_and(|page| Arc::strong_count(page) > 1);
-        let pages = len.div_ceil(PAGE).saturating_sub(self.pages.len()) + usize::from(has_to_copy);
-        if len <= self.len {
-            return pages;
-        }
-        pages.saturating_add_signed(self.recurrent.pages_to_own())
+        self.recurrent.pages_for(len, self.len, &self.pages)
     }
 
     fn fork(&self, len: usize) -> Self {
@@ -258,16 +258,17 @@ impl Shape {
             let mut place = Place { state: state_len, ..Place::default() };
             match memory {
                 Memory::Pages(pages) => {
-                    check_widths([pages.key_length, pages.value_length], format)?;
+                    check_widths([pages.key_length, pages.value_length, pages.index_length], format)?;
                     place.keys = room(pages.key_length, PAGE * pages.heads);
                     place.values = room(pages.value_length, PAGE * pages.heads);
+                    place.index = room(pages.index_length, PAGE);
                 }
                 Memory::State(len) => state_len += len,
                 Memory::Entries(entries) => {
                     check_entries(&entries, format)?;
                     let rows = PAGE / entries.ratio;
                     place.keys = room(entries.key_length, rows);
-                    place.values = room(entries.index_length, rows);
+                    place.index = room(entries.index_length, rows);
                     state_len += entries.state;
                 }
             }
@@ -302,7 +303,7 @@ impl Entries {
     }
 }
 
-fn check_widths(widths: [usize; 2], format: &Format) -> Result<()> {
+fn check_widths(widths: [usize; 3], format: &Format) -> Result<()> {
     match widths.iter().find(|width| !width.is_multiple_of(format.block_len)) {
         None => Ok(()),
         Some(width) => Err(Error::request(format!(
@@ -314,7 +315,7 @@ fn check_widths(widths: [usize; 2], format: &Format) -> Result<()> {
 
 fn check_entries(entries: &Entries, format: &Format) -> Result<()> {
     assert!(PAGE.is_multiple_of(entries.ratio), "entries do not cross pages");
-    check_widths([entries.key_length, entries.index_length], format)
+    check_widths([entries.key_length, entries.index_length, 0], format)
 }
 
 fn write_row(format: &Format, at: usize, values: &[f32], page: &mut [u8]) {

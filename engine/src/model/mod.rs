@@ -23,6 +23,7 @@ mod recurrent;
 mod rope_scaling;
 mod state;
 mod step;
+mod stream_rows;
 mod streams;
 mod supported;
 mod transformer;
@@ -32,10 +33,12 @@ mod workspace;
 
 mod bailingmoe2;
 mod deepseek2;
+mod deepseek32;
 mod deepseek4;
 mod gemma3;
 mod gemma4;
 mod glm4moe;
+mod glm_dsa;
 mod gpt_oss;
 mod granitehybrid;
 mod granitemoe;
@@ -58,12 +61,12 @@ pub use adapter::{Adapter, Pair};
 pub use backend::{Backend, Cpu, Cuda, CudaState, HostBuffer, Missing, Plain, Setup};
 pub use config::{Config, Layer};
 pub use keys::Keys;
-pub use kv_cache::{KvCache, PAGE};
+pub use kv_cache::KvCache;
 pub use matrix::{Linear, Matrix, Norm};
 pub use mixer::grouped::QkNorm;
 pub use moe::Routing;
 pub use observe::{Nothing, Observe, Site};
-pub use pool::Pool;
+pub use pool::{PAGE, Pool};
 pub use recurrent::SNAPSHOTS;
 pub use state::{Entries, Memory, Pages, State};
 pub use step::{Best, ConvStep, EntriesStep, Factor, KeyHeads, Row, ScanStep, Update, Wants};
@@ -73,6 +76,7 @@ pub use weights::{Sublayer, Weights};
 pub use workspace::{Workspace, scratch_bytes};
 
 use crate::error::{Error, Result};
+use crate::experts::Trace;
 use crate::gguf::{Bytes, Gguf};
 use crate::ops::{Activation, Rope, RopeStyle};
 use ffn::Ffn;
@@ -157,10 +161,12 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &nemotron_h_moe::ARCHITECTURE,
     &lfm2moe::ARCHITECTURE,
     &deepseek2::ARCHITECTURE,
+    &deepseek32::ARCHITECTURE,
     &deepseek4::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
     &bailingmoe2::ARCHITECTURE,
     &glm4moe::ARCHITECTURE,
+    &glm_dsa::ARCHITECTURE,
     &minimax_m2::ARCHITECTURE,
     &moe_gpt::ARCHITECTURE,
     &moe_124m::ARCHITECTURE,
@@ -231,6 +237,30 @@ impl Model {
             (experts.expert_used_count, experts.threshold) = (used, threshold);
         }
         Ok(())
+    }
+
+    /// Takes the choices of experts from a recording, by position, in the place of the routers'; beyond its end it begins
+    /// anew. What the model then says means nothing, but the expert store has the recorded model's work.
+    ///
+    /// # Errors
+    /// When the recording has other layers or experts, or fewer choices, or routers choose in groups or with a bias.
+    pub fn follow(&mut self, trace: &Trace) -> Result<()> {
+        let layers = self.weights.layers.iter_mut();
+        let experts = layers.filter_map(|layer| match &mut layer.ffn {
+            Some(Sublayer { kind: Ffn::Experts(experts), .. }) => Some(experts),
+            _ => None,
+        });
+        let experts: Vec<_> = experts.collect();
+        if experts.len() != trace.layers.len() || trace.tokens.is_empty() {
+            return Err(Error::request(format!(
+                "the recording has {} layers of experts and {} tokens, the model {} layers; give one of this model, or of \
+                 one with as many layers and experts",
+                trace.layers.len(),
+                trace.tokens.len(),
+                experts.len()
+            )));
+        }
+        experts.into_iter().enumerate().try_for_each(|(place, experts)| experts.follow(trace, place))
     }
 
     /// Bytes of all matrices but the routed experts'.

@@ -22,6 +22,9 @@ pub trait Observe {
     /// Input rows `(rows, width)` of a matrix.
     fn matmul_input(&mut self, _site: Site<'_>, _rows: &[f32], _width: usize) {}
 
+    /// A router's scores of a batch's rows `(rows, expert_count)`, before anything is chosen by them.
+    fn scored(&mut self, _layer: usize, _scores: &[f32], _expert_count: usize) {}
+
     /// Which experts the rows of a batch chose, with weights.
     fn routed(&mut self, _layer: usize, _routing: &Routing) {}
 

@@ -6,7 +6,10 @@ use crate::error::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// So many pages, each with [`PAGE`](super::PAGE) positions of every layer.
+/// Positions per page.
+pub const PAGE: usize = 256;
+
+/// So many pages, each with [`PAGE`] positions of every layer.
 #[derive(Debug)]
 pub struct Pool {
     most: usize,

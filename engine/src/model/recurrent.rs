@@ -4,7 +4,7 @@
 //! which [`Recurrent::rewind`] and [`Recurrent::fork`] go back. They are a convenience, and give way where pages run out.
 //! Where the numbers are, in the program's memory or on a card, is for those who have them to say.
 
-use super::pool::{Claim, Pool};
+use super::pool::{Claim, PAGE, Pool};
 use crate::error::Result;
 use std::sync::Arc;
 
@@ -190,12 +190,18 @@ impl<S> Recurrent<S> {
         }
     }
 
-    /// Pages that have to be claimed before positions behind the held ones can follow; fewer than none, where snapshots
-    /// can give way.
-    pub(super) fn pages_to_own(&self) -> isize {
+    /// Pages that have to be claimed before `len` positions are held, where `held` are in these pages: new ones, copies of the
+    /// last one and of the states where others have them, too, less those of snapshots, which give way.
+    pub(super) fn pages_for<P>(&self, len: usize, held: usize, pages: &[Arc<P>]) -> usize {
+        let new = len.div_ceil(PAGE).saturating_sub(pages.len());
+        if len <= held {
+            return new;
+        }
+        let is_shared = pages.last().is_some_and(|page| Arc::strong_count(page) > 1);
+        let copied = usize::from(!held.is_multiple_of(PAGE) && is_shared);
+        let states = usize::from(self.has_to_own()) * self.size.pages;
         let own = self.snapshots.iter().filter(|snapshot| Arc::strong_count(&snapshot.states) == 1).count();
-        let to_claim = usize::from(self.has_to_own()) * self.size.pages;
-        to_claim as isize - (own * self.size.pages) as isize
+        (new + copied + states).saturating_sub(own * self.size.pages)
     }
 
     /// What a sequence begins with that takes over [`Recurrent::reach`] of `len` of the `held` positions, `reached`.

@@ -24,6 +24,8 @@ pub struct Pages {
     pub key_length: usize,
     /// Width of a value; 0 where values are the head of the key (latent attention).
     pub value_length: usize,
+    /// Width of the key by which positions are chosen, one for all heads; 0 where all are looked at.
+    pub index_length: usize,
 }
 
 /// Sizes of what one layer keeps of positions that become one entry.

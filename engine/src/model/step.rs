@@ -4,6 +4,7 @@ use super::matrix::NormWeights;
 use crate::cuda::Vector;
 use crate::kernels::STATE_COLUMNS;
 use crate::ops::{Activation, Rope, sigmoid};
+use std::ops::Range;
 
 /// One token of one conversation in a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,6 +17,15 @@ pub struct Row {
     pub token: u32,
     /// What is asked about the token after it.
     pub wants: Wants,
+}
+
+/// The rows of a batch cut where the sequence changes: a sequence's rows stand together.
+pub(super) fn runs(rows: &[Row]) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    rows.chunk_by(|a, b| a.sequence == b.sequence).map(move |run| {
+        start += run.len();
+        start - run.len()..start
+    })
 }
 
 /// What a row is asked about the token after it.
@@ -77,6 +87,9 @@ impl Span {
         Self { at, count, width, stride: width }
     }
 
+    /// No columns.
+    pub(super) const NONE: Self = Self { at: 0, count: 1, width: 0, stride: 0 };
+
     /// A single piece.
     pub(super) fn one(at: usize, width: usize) -> Self {
         Self::pieces(at, 1, width)
@@ -105,6 +118,8 @@ pub struct AttentionStep<'a> {
     pub keys: Span,
     /// New value heads; width 0 where the keys' first columns are the values.
     pub values: Span,
+    /// The new key by which the position is chosen; width 0 where there is none.
+    pub index: Span,
     /// Columns of a head's result.
     pub value_length: usize,
     /// Factor on the products.
@@ -113,6 +128,22 @@ pub struct AttentionStep<'a> {
     pub window: Option<usize>,
     /// One logit per query head.
     pub sinks: Option<&'a Vector>,
+}
+
+/// One layer's choice of positions over a batch: row `t` looks at the `most` positions `s <= t` of the largest
+/// `sum over heads of weight * max(0, query * key of s)`, the earlier ones where these are equal, and at all where there are
+/// no more (DeepSeek-V3.2, section 2.1).
+pub struct ChoiceStep<'a> {
+    /// Which layer of the cache.
+    pub layer: usize,
+    /// The batch.
+    pub rows: &'a [Row],
+    /// Query heads in the joined rows.
+    pub queries: Span,
+    /// Column of the first head's weight.
+    pub weights: usize,
+    /// Positions that a row looks at.
+    pub most: usize,
 }
 
 /// How a layer makes one entry of every `ratio` positions: per channel the mixture of their values by the softmax of their

@@ -40,8 +40,11 @@ fn lacking(layer: &Layer) -> Option<String> {
         return Some("a router or an activation of experts".to_owned());
     }
     let (taps, keys) = match layer.mixer.as_ref()? {
-        mixer::Shape::Grouped(_) | mixer::Shape::Latent(_) => return None,
         mixer::Shape::Compressed(_) => return Some("attention to compressed positions".to_owned()),
+        mixer::Shape::Grouped(_) => return None,
+        mixer::Shape::Latent(shape) => {
+            return shape.indexer.as_ref().map(|_| "attention to chosen positions".to_owned());
+        }
         mixer::Shape::DeltaNet(shape) => (shape.taps, shape.key_length),
         mixer::Shape::Mamba2(shape) => (shape.taps, shape.state_length),
         mixer::Shape::ShortConv(shape) => (shape.taps, 0),

@@ -8,9 +8,6 @@ use memmap2::{MmapMut, MmapRaw};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-/// Pieces of one allocation begin at multiples of this, the largest page that is common.
-const PIECE_ALIGNMENT: usize = 4096;
-
 /// A private, page-aligned buffer; dereferences to its bytes. Several may be pieces of one allocation.
 #[derive(Debug)]
 pub struct Pages {
@@ -33,20 +30,29 @@ impl Pages {
         Ok(Self { map: Arc::new(map.into()), start: 0, len })
     }
 
-    /// One allocation in pieces of these lengths, each in pages of its own.
+    /// Takes the first `len` bytes off, as a piece of its own.
     ///
-    /// # Errors
-    /// As [`Pages::new`].
-    pub fn pieces<const N: usize>(lens: [usize; N]) -> Result<[Self; N]> {
-        let room = |len: usize| len.checked_next_multiple_of(PIECE_ALIGNMENT);
-        let all = lens.iter().try_fold(0usize, |sum, &len| sum.checked_add(room(len)?));
-        let whole = Self::new(all.unwrap_or(usize::MAX >> 1))?;
-        let mut start = 0;
-        Ok(lens.map(|len| {
-            let piece = Self { map: whole.map.clone(), start, len };
-            start += len.next_multiple_of(PIECE_ALIGNMENT);
-            piece
-        }))
+    /// # Panics
+    /// When there are not as many.
+    pub fn split_to(&mut self, len: usize) -> Self {
+        assert!(len <= self.len, "{len} of {} bytes", self.len);
+        let first = Self { map: self.map.clone(), start: self.start, len };
+        (self.start, self.len) = (self.start + len, self.len - len);
+        first
+    }
+
+    /// Puts the piece back that lies before these bytes.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn prepend(&mut self, before: Self) {
+        assert!(Arc::ptr_eq(&self.map, &before.map) && before.start + before.len == self.start);
+        (self.start, self.len) = (before.start, before.len + self.len);
+    }
+
+    /// Where these bytes begin in their allocation.
+    pub fn place(&self) -> usize {
+        self.start
     }
 }
 
@@ -82,18 +88,29 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_apart() {
-        let mut pieces = Pages::pieces([10, 0, 5000]).unwrap();
+    fn pieces_are_apart_and_come_together_again() {
+        let mut rest = Pages::new(8192).unwrap();
+        let mut pieces = [10, 0, 4086, 96].map(|len| rest.split_to(len));
         for (number, piece) in pieces.iter_mut().enumerate() {
-            assert!((piece.as_ptr() as usize).is_multiple_of(4096) && piece.iter().all(|&byte| byte == 0));
+            assert!(piece.iter().all(|&byte| byte == 0));
             piece.fill(number as u8 + 1);
         }
-        assert_eq!(pieces[1].len(), 0);
-        let [first, _, last] = pieces;
-        assert_eq!(last.as_ptr() as usize - first.as_ptr() as usize, 4096);
-        drop(first);
-        assert!(last.iter().all(|&byte| byte == 3), "the allocation lives as long as a piece");
-        assert!(Pages::pieces([usize::MAX, 1]).is_err());
+        assert_eq!(pieces.each_ref().map(Pages::place), [0, 10, 10, 4096]);
+        pieces.into_iter().rev().for_each(|piece| rest.prepend(piece));
+        assert!(rest.len() == 8192 && rest.place() == 0);
+        assert!(rest[..10].iter().all(|&byte| byte == 1) && rest[10..4096].iter().all(|&byte| byte == 3));
+        assert!(rest[4096..4192].iter().all(|&byte| byte == 4) && rest[4192..].iter().all(|&byte| byte == 0));
+        let last = rest.split_to(100);
+        drop(rest);
+        assert_eq!(last[99], 3, "the allocation lives as long as a piece");
+    }
+
+    #[test]
+    #[should_panic(expected = "before.start")]
+    fn only_neighbours_come_together() {
+        let mut rest = Pages::new(100).unwrap();
+        let (first, _) = (rest.split_to(10), rest.split_to(10));
+        rest.prepend(first);
     }
 
     #[test]

@@ -79,6 +79,21 @@ impl ReadFile {
         Ok(&buffer.pages[skip..skip + len])
     }
 
+    /// Fills `out` with the bytes from `position` on.
+    ///
+    /// # Errors
+    /// As [`ReadFile::read`].
+    ///
+    /// # Panics
+    /// When reads go past the page cache and place, length or memory is no multiple of a sector.
+    pub fn read_into(&self, position: u64, out: &mut [u8]) -> Result<()> {
+        let is_aligned = [position, out.len() as u64, out.as_ptr() as u64];
+        assert!(!self.is_direct || is_aligned.iter().all(|place| place.is_multiple_of(SECTOR as u64)));
+        let len = out.len();
+        self.fill(position, out, len)
+            .map_err(|e| Error::io(&self.path, format!("read {len} bytes at {position}"), e))
+    }
+
     /// Reads into `window` until `needed` bytes are there.
     fn fill(&self, position: u64, window: &mut [u8], needed: usize) -> io::Result<()> {
         let mut done = 0;
@@ -273,6 +288,10 @@ mod tests {
                 let count = portable.read_at(&mut twin, start as u64).unwrap();
                 assert_eq!(twin[..count], mapping[start..end], "{start}..{end}");
             }
+            let mut pages = Pages::new(2 * SECTOR).unwrap();
+            file.read_into(SECTOR as u64, &mut pages).unwrap();
+            assert_eq!(*pages, mapping[SECTOR..3 * SECTOR]);
+            assert!(file.read_into(2 * SECTOR as u64, &mut pages).is_err(), "beyond the end");
         }
     }
 

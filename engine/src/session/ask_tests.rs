@@ -1,6 +1,7 @@
 //! A layer's missing experts are asked for before its shared expert and the guess for the next layer are computed.
 
 use super::{Engine, MemoryLimit, Options, made};
+use crate::error::Result;
 use crate::experts::ExpertStore;
 use crate::model::{Observe, Routing, Row, Site, Wants};
 
@@ -9,7 +10,7 @@ const EXPERTS: u64 = 8;
 const USED: u32 = 2;
 
 /// Two layers of experts, with a shared one in each.
-fn engine() -> Engine {
+pub(super) fn engine(options: Options) -> Result<Engine> {
     let mut tensors = vec![
         ("token_embd.weight".to_owned(), vec![WIDTH, 16]),
         ("output_norm.weight".to_owned(), vec![WIDTH]),
@@ -37,9 +38,7 @@ fn engine() -> Engine {
         ("expert_count", EXPERTS as u32),
         ("expert_used_count", USED),
     ];
-    // No slots of their own: every expert of every token is missing.
-    let options = Options { memory: Some(MemoryLimit::Experts(0)), look_ahead: 1, ..Options::default() };
-    Engine::from_gguf(made::file("qwen2moe", &numbers, &tensors), options).unwrap()
+    Engine::from_gguf(made::file("qwen2moe", &numbers, &tensors), options)
 }
 
 /// What the store had been asked for when a matrix got its input.
@@ -62,7 +61,9 @@ impl Observe for Watch<'_> {
 
 #[test]
 fn what_is_missing_is_asked_for_before_the_shared_expert() {
-    let engine = engine();
+    // No slots of their own: every expert of every token is missing.
+    let options = Options { memory: Some(MemoryLimit::Experts(0)), look_ahead: 1, ..Options::default() };
+    let engine = engine(options).unwrap();
     let mut watch = Watch { store: &engine.model.weights.experts, events: vec![] };
     let row = Row { sequence: 0, position: 0, token: 3, wants: Wants::Logits };
     engine.batch(1).unwrap().observed_step(&[row], &mut watch).unwrap();

@@ -144,7 +144,8 @@ impl MemoryPlan {
         let mut experts = model.weights.experts.plan(isa, left);
         let besides =
             free.zip(limit).map_or(u64::MAX, |(free, limit)| (free + program).saturating_sub(limit));
-        experts.past_cache = !experts.holds_all() && besides < all_experts.bytes();
+        experts.past_cache =
+            options.measuring.direct_reads || !experts.holds_all() && besides < all_experts.bytes();
         Ok(Self {
             limit,
             machine,

@@ -4,7 +4,9 @@
 //! computes only what follows the longest common prefix with what it holds.
 
 mod batch;
+mod home;
 mod limit;
+mod measuring;
 mod memory;
 mod options;
 mod tokens;
@@ -17,17 +19,18 @@ mod recurrent_tests;
 
 pub use batch::{Batch, Sequence};
 pub use limit::MemoryLimit;
+pub use measuring::Measuring;
 pub use memory::{CardPlan, MemoryPlan};
 pub use options::{CapacityMode, DeviceChoice, Options, cache_format};
 
-use crate::cuda::Device;
 use crate::error::{Error, Result};
 use crate::experts::Statistics;
 use crate::gguf::{Bytes, Gguf, Metadata};
 use crate::grammar::Vocabulary;
-use crate::model::{Config, Cpu, Cuda, Model, Plain, Pool, Row, Setup, Wants};
+use crate::model::{Config, Cpu, Model, Plain, Pool, Row, Wants};
 use crate::tokenizer::{Tokenizer, ends_of_metadata};
 use batch::AnyBackend;
+use home::{follow, on_card, read_from};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -113,14 +116,15 @@ impl Engine {
             None => ends_of_metadata(gguf.metadata(), model.config.vocab_size)?,
         };
         model.use_experts(options.experts_used, options.expert_threshold)?;
+        follow(&mut model, &options)?;
         announce(&model);
         let (threads, isa) = options.hardware();
         let mut memory = MemoryPlan::new(&model, &options, isa)?;
         let card = match options.device {
             _ if options.plain => None,
             DeviceChoice::Cpu => None,
-            DeviceChoice::Cuda(number) => Some(on_card(&mut model, &options, &mut memory, number)?),
-            DeviceChoice::Auto => on_card(&mut model, &options, &mut memory, 0)
+            DeviceChoice::Cuda(number) => Some(on_card((&gguf, &mut model), &options, &mut memory, number)?),
+            DeviceChoice::Auto => on_card((&gguf, &mut model), &options, &mut memory, 0)
                 .map_err(|error| tracing::warn!("computing on the CPU: {error}"))
                 .ok(),
         };
@@ -128,7 +132,9 @@ impl Engine {
             Some(cuda) => AnyBackend::Cuda(Box::new(cuda)),
             None if options.plain => AnyBackend::Plain(Plain::new()),
             None => {
-                model.weights.experts.provide(memory.experts.clone(), options.look_ahead)?;
+                let store = &mut model.weights.experts;
+                let from = read_from(store, &gguf, isa, &options);
+                store.provide(memory.experts.clone(), options.look_ahead, from)?;
                 model.pack(isa)?;
                 AnyBackend::Cpu(Cpu::new(isa, threads))
             }
@@ -141,6 +147,16 @@ impl Engine {
     /// The model's hyper-parameters.
     pub fn config(&self) -> &Config {
         &self.model.config
+    }
+
+    /// Whether experts are read from a side file that `moewe pack` made.
+    pub fn has_packed_experts(&self) -> bool {
+        self.model.weights.experts.has_side_file()
+    }
+
+    /// Whether experts are read past the page cache.
+    pub fn reads_are_direct(&self) -> bool {
+        self.model.weights.experts.are_reads_direct()
     }
 
     /// The opened file.
@@ -238,26 +254,6 @@ impl Engine {
             rows: vec![],
         })
     }
-}
-
-/// Brings a model onto a card. Where not all experts have a place there, the others wait in slots of the program's memory.
-fn on_card(model: &mut Model, options: &Options, memory: &mut MemoryPlan, number: usize) -> Result<Cuda> {
-    Cuda::supports(model)?;
-    let device = Device::open(number)?;
-    let (threads, isa) = options.hardware();
-    let room = (memory.context_length, memory.cache + memory.states);
-    let plan = CardPlan::new(model, options, isa, room, device.memory()?.0)?;
-    let host = if plan.experts.holds_all() {
-        model.weights.experts.plan(isa, Some(0))
-    } else {
-        memory.experts.clone()
-    };
-    let (context_length, missing) = (memory.context_length, options.missing);
-    let setup = Setup { context_length, isa, experts: &plan.experts, missing, threads };
-    let cuda = Cuda::new(device, model, &setup)?;
-    model.weights.experts.provide(host.clone(), 0)?;
-    (memory.experts, memory.card) = (host, Some(plan));
-    Ok(cuda)
 }
 
 /// Has the system read what every token needs while the rest is set up: page by page a disk takes several times as long.

@@ -1,6 +1,6 @@
 //! How a model is loaded: threads, memory, context, and what is computed differently on a person's wish.
 
-use super::MemoryLimit;
+use super::{Measuring, MemoryLimit};
 use crate::error::{Error, Result};
 use crate::model::{Adapter, Missing};
 use crate::os::cores;
@@ -85,6 +85,8 @@ pub struct Options {
     pub adapters: Vec<Adapter>,
     /// Experts per token to read before their layer's turn, on a guess, where they do not all fit.
     pub look_ahead: usize,
+    /// Nothing but where a benchmark runs.
+    pub measuring: Measuring,
 }
 
 impl Options {
@@ -114,6 +116,7 @@ impl Default for Options {
             expert_threshold: 0.0,
             adapters: vec![],
             look_ahead: 0,
+            measuring: Measuring::default(),
         }
     }
 }

@@ -10,6 +10,15 @@ pub(super) const BLOCK: usize = 8;
 /// Positions per tile: keys of width 128 then fill half of a first-level cache.
 pub(super) const TILE: usize = 32;
 
+/// Fewer queries do not make up for the turning of keys and the pairing of values.
+pub(super) const FEW: usize = 16;
+
+/// Computes every query of a task.
+///
+/// # Safety
+/// No other task may have the same rows and heads of the output.
+pub(crate) type AttentionKernel = unsafe fn(&AttentionTask<'_>);
+
 /// Rows of all heads in pages.
 #[derive(Clone, Copy)]
 pub(crate) struct CachedPages<'a> {

@@ -148,7 +148,9 @@ impl Scheme {
         let keeps_signs = B::LARGEST > W::LARGEST_CODE;
         let columns = if is_whole { 2 * B::GROUP } else { B::GROUP };
         let steps = B::LEN / columns;
-        let stretch = if steps < B::STRETCH { steps } else { B::STRETCH };
+        let reads_sums = B::HAS_MIN && !is_whole;
+        let most = if reads_sums && W::HALVES_BLOCKS { B::STRETCH / 2 } else { B::STRETCH };
+        let stretch = if steps < most { steps } else { most };
         assert!(steps.is_multiple_of(stretch));
         Self {
             columns,
@@ -156,7 +158,7 @@ impl Scheme {
             stretch,
             is_whole,
             is_scaled: B::WHOLE && W::SCALES_CODES,
-            reads_sums: B::HAS_MIN && !is_whole,
+            reads_sums,
             reads_offsets: B::BIAS > 0 && !keeps_signs,
             keeps_signs,
         }

@@ -16,6 +16,8 @@ pub(super) trait Words: Copy {
     const LARGEST_CODE: i32;
     /// For so few inputs the steps of a block are written out.
     const WRITTEN_OUT: usize;
+    /// Whether scales and mins of a block leave so few registers that half of its steps are written out.
+    const HALVES_BLOCKS: bool = false;
     /// Whether blocks with whole scales are added up as whole numbers.
     const SUMS_BLOCKS: bool;
     /// Whether their codes are multiplied with the scales before the inputs come.

@@ -46,6 +46,7 @@ impl<const I8MM: bool> Words for Quad<I8MM> {
     const LARGEST_CODE: i32 = 127;
     const LINE: usize = 16;
     const WRITTEN_OUT: usize = usize::MAX;
+    const HALVES_BLOCKS: bool = true;
     const SUMS_BLOCKS: bool = true;
     const SCALES_CODES: bool = true;
     const ASKS_TWICE: bool = false;

@@ -1,7 +1,7 @@
 //! What both host backends share of steps that carry a state along a sequence.
 
 use super::super::kv_cache::KvCache;
-use super::super::step::{Row, ScanStep, Update};
+use super::super::step::{Row, ScanStep, Update, runs};
 use super::host::{HostBuffer, each_row};
 use crate::ops::{exp, sigmoid, softplus};
 use crate::threads::Team;
@@ -43,13 +43,4 @@ pub(super) fn along(
             from += count;
         }
     }
-}
-
-/// The rows of a batch cut where the sequence changes.
-pub(super) fn runs(rows: &[Row]) -> impl Iterator<Item = Range<usize>> {
-    let mut start = 0;
-    rows.chunk_by(|a, b| a.sequence == b.sequence).map(move |run| {
-        start += run.len();
-        start - run.len()..start
-    })
 }

@@ -1,14 +1,18 @@
 //! The fast backend: quantized kernels on the worker team.
 
-use super::super::kv_cache::{KvCache, PAGE};
+use super::super::kv_cache::KvCache;
 use super::super::matrix::{Linear, Matrix, NormWeights};
 use super::super::moe::{Router, Routing, Shape};
 use super::super::observe::{Observe, Site};
+use super::super::pool::PAGE;
 use super::super::pool::Pool;
 use super::super::state::Memory;
-use super::super::step::{AttentionStep, Best, ConvStep, EntriesStep, Factor, Row, ScanStep, Span, Update};
+use super::super::step::{
+    AttentionStep, Best, ChoiceStep, ConvStep, EntriesStep, Factor, Row, ScanStep, Span, Update,
+};
 use super::super::streams::{Mixing, Streams};
 use super::along;
+use super::chosen::{self, Chosen};
 use super::entries::{self, Look, Seen};
 use super::host::{self, HostBuffer, Kept, Step, host_steps};
 use super::streams;
@@ -17,15 +21,17 @@ use crate::error::Result;
 use crate::experts::{ExpertLayer, ExpertStore, Group, GroupMatrix, Turn};
 use crate::gguf::TensorName;
 use crate::kernels::{
-    self, Attended, Convolution, ExpertKernel, Gathered, Heads, Hidden, Job, Kernel, MatrixRef, Output,
-    Queries, Relevance, RowBlock, Scan, ScanHead, Share, Taken, attend_gathered, attention, convolve, matmul,
-    relevance, scan, select, select_attention,
+    self, Attended, AttentionKernel, Choice, Convolution, ExpertKernel, Gathered, Heads, Hidden, IndexJob,
+    Job, Kernel, MatrixRef, Output, Queries, Relevance, RowBlock, Scan, ScanHead, Share, Taken,
+    attend_gathered, attention, attention_to, convolve, matmul, relevance, scan, score_page, select,
+    select_attention,
 };
 use crate::ops::{Activation, Rope};
 use crate::quant::{FORMATS, Format};
 use crate::simd::Isa;
 use crate::threads::Team;
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::{Arc, MutexGuard};
 
 /// Queries that share one pass over the cache, in so many rows of a sequence.
@@ -39,6 +45,7 @@ pub struct Cpu {
     /// One per entry of [`FORMATS`].
     kernels: Vec<Kernel>,
     blocks: Kept<Vec<RowBlock>>,
+    scores: Kept<Vec<f32>>,
     scratch: Kept<HostBuffer>,
     seen: Box<Kept<Seen>>,
     step: Step,
@@ -51,8 +58,8 @@ impl Cpu {
     /// When this machine lacks the instruction set.
     pub fn new(isa: Isa, threads: usize) -> Self {
         let kernels = FORMATS.iter().map(|format| select(format, isa)).collect();
-        let (blocks, scratch, seen, step) = Default::default();
-        Self { team: Team::new(threads), isa, kernels, blocks, scratch, seen, step }
+        let (blocks, scores, scratch, seen, step) = Default::default();
+        Self { team: Team::new(threads), isa, kernels, blocks, scores, scratch, seen, step }
     }
 
     /// The instruction set in use.
@@ -82,15 +89,16 @@ impl Cpu {
     }
 }
 
-/// Cuts a batch where the sequence changes or positions do not follow, and after so many rows that there are
-/// [`ATTENTION_QUERIES`], each row having `queries`.
-fn row_blocks(rows: &[Row], queries: usize, blocks: &mut Vec<RowBlock>) {
+/// Cuts the rows of a batch that are `wanted` where the sequence changes or positions do not follow, and after so many that
+/// there are [`ATTENTION_QUERIES`], each row having `queries`.
+fn row_blocks(rows: &[Row], queries: usize, wanted: impl Fn(usize) -> bool, blocks: &mut Vec<RowBlock>) {
     blocks.clear();
     let most = (ATTENTION_QUERIES / queries).clamp(*ATTENTION_ROWS.start(), *ATTENTION_ROWS.end());
-    for (i, row) in rows.iter().enumerate() {
+    for (i, row) in rows.iter().enumerate().filter(|(i, _)| wanted(*i)) {
         match blocks.last_mut() {
             Some(block)
                 if block.sequence == row.sequence
+                    && block.row + block.rows == i
                     && block.position + block.rows == row.position
                     && block.rows < most =>
             {
@@ -141,37 +149,57 @@ impl Backend for Cpu {
         states: &[KvCache],
         out: &mut HostBuffer,
     ) {
-        let width = step.queries.count * step.value_length;
-        out.resize(step.rows.len(), width);
-        let output = Output::new(out.values_mut(), width, 0);
-        let mut blocks = self.blocks.take();
-        let sharing = step.queries.count / step.keys.count;
-        row_blocks(step.rows, sharing, &mut blocks);
-        let format = states.first().map_or(&FORMATS[0], |cache| cache.format());
-        let kernel = select_attention(format, self.isa);
-        let heads = Heads { keys: step.keys.count, sharing, value_length: step.value_length };
-        let attended = |block: &RowBlock| {
-            let cache = &states[block.sequence];
-            Attended {
-                keys: cache.keys(step.layer),
-                values: cache.values(step.layer),
-                page_len: PAGE,
+        self.attend(step, queries, states, |_| true, out);
+    }
+
+    fn choose(&self, step: &ChoiceStep<'_>, x: &HostBuffer, states: &[KvCache], chosen: &mut Chosen) {
+        let mut scores = self.scores.take();
+        let score = |cache: &KvCache, page: usize, rows: Range<usize>, out: &mut [f32]| {
+            let job = IndexJob {
+                keys: cache.index(step.layer),
+                page,
+                format: cache.format(),
                 key_length: step.queries.width,
-                value_length: step.value_length,
-                scale: step.scale,
-                window: step.window,
-                sinks: step.sinks.map(|sinks| &**sinks),
-                queries: Queries {
-                    values: queries.values(),
-                    width: queries.width(),
-                    at: step.queries.at,
-                    first: 0,
-                    count: sharing,
-                    stride: step.queries.stride,
-                },
-            }
+                x: x.values(),
+                width: x.width(),
+                rows,
+                queries: step.queries.at,
+                weights: step.weights,
+                heads: step.queries.count,
+            };
+            score_page(self.isa, &job, out);
         };
-        attention(&self.team, kernel, &blocks, heads, attended, output);
+        chosen::choose(&self.team, step, states, &mut scores, score, chosen);
+        self.scores.give(scores);
+    }
+
+    fn attention_to(
+        &self,
+        chosen: &Chosen,
+        step: &AttentionStep<'_>,
+        queries: &HostBuffer,
+        states: &[KvCache],
+        out: &mut HostBuffer,
+    ) {
+        let heads = self.attend(step, queries, states, |row| chosen.of(row).is_none(), out);
+        let mut blocks = self.blocks.take();
+        blocks.clear();
+        let rows = step.rows.iter().enumerate().filter(|(i, _)| chosen.of(*i).is_some());
+        blocks.extend(rows.map(|(i, row)| RowBlock {
+            row: i,
+            rows: 1,
+            position: row.position,
+            sequence: row.sequence,
+        }));
+        let width = out.width();
+        let output = Output::new(out.values_mut(), width, 0);
+        let attended = |block: &RowBlock| attended(step, queries, &states[block.sequence]);
+        let (format, kernel) = self.cached(states);
+        let choice = Choice {
+            of: |block: &RowBlock| chosen.of(block.row).unwrap_or_default(),
+            key_bytes: format.row_bytes(step.queries.width),
+        };
+        attention_to(&self.team, kernel, (&blocks, heads), attended, choice, output);
         self.blocks.give(blocks);
     }
 
@@ -265,6 +293,58 @@ impl Look for Isa {
 
     fn attend(&self, gathered: &Gathered<'_>, scores: &mut [f32], out: &mut [f32]) {
         attend_gathered(*self, gathered, scores, out);
+    }
+}
+
+/// What the queries of a sequence's first key head look at.
+fn attended<'a>(step: &AttentionStep<'a>, queries: &'a HostBuffer, cache: &'a KvCache) -> Attended<'a> {
+    Attended {
+        keys: cache.keys(step.layer),
+        values: cache.values(step.layer),
+        page_len: PAGE,
+        key_length: step.queries.width,
+        value_length: step.value_length,
+        scale: step.scale,
+        window: step.window,
+        sinks: step.sinks.map(|sinks| &**sinks),
+        queries: Queries {
+            values: queries.values(),
+            width: queries.width(),
+            at: step.queries.at,
+            first: 0,
+            count: step.queries.count / step.keys.count,
+            stride: step.queries.stride,
+        },
+    }
+}
+
+impl Cpu {
+    /// The format of caches and its kernel.
+    fn cached(&self, states: &[KvCache]) -> (&'static Format, AttentionKernel) {
+        let format = states.first().map_or(&FORMATS[0], |cache| cache.format());
+        (format, select_attention(format, self.isa))
+    }
+
+    /// Attention of the rows that are wanted over all that they may see.
+    fn attend(
+        &self,
+        step: &AttentionStep<'_>,
+        queries: &HostBuffer,
+        states: &[KvCache],
+        wanted: impl Fn(usize) -> bool,
+        out: &mut HostBuffer,
+    ) -> Heads {
+        let width = step.queries.count * step.value_length;
+        out.resize(step.rows.len(), width);
+        let output = Output::new(out.values_mut(), width, 0);
+        let mut blocks = self.blocks.take();
+        let sharing = step.queries.count / step.keys.count;
+        row_blocks(step.rows, sharing, wanted, &mut blocks);
+        let heads = Heads { keys: step.keys.count, sharing, value_length: step.value_length };
+        let attended = |block: &RowBlock| attended(step, queries, &states[block.sequence]);
+        attention(&self.team, self.cached(states).1, &blocks, heads, attended, output);
+        self.blocks.give(blocks);
+        heads
     }
 }
 

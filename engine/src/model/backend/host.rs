@@ -234,7 +234,7 @@ pub(super) fn store(step: &AttentionStep<'_>, qkv: &HostBuffer, states: &mut [Kv
     for (i, row) in step.rows.iter().enumerate() {
         let values = qkv.row(i);
         let span = |span: Span| &values[span.at..span.at + span.count * span.width];
-        states[row.sequence].store(step.layer, row.position, span(step.keys), span(step.values));
+        states[row.sequence].store(step.layer, row.position, [step.keys, step.values, step.index].map(span));
     }
 }
 
@@ -333,6 +333,7 @@ macro_rules! host_steps {
         type Buffer = HostBuffer;
         type State = KvCache;
         type Routing = Routing;
+        type Chosen = Chosen;
         type Exclusive<'b> = MutexGuard<'b, ()>;
 
         fn buffer(&self, width: usize) -> HostBuffer {
@@ -343,6 +344,9 @@ macro_rules! host_steps {
         }
         fn routing(&self) -> Routing {
             Routing::default()
+        }
+        fn chosen(&self) -> Chosen {
+            Chosen::default()
         }
         fn host_routing<'a>(&self, routing: &'a Routing) -> Cow<'a, Routing> {
             Cow::Borrowed(routing)

@@ -4,6 +4,7 @@
 //! host memory and share the row maths of `host.rs`.
 
 mod along;
+mod chosen;
 mod cpu;
 mod cuda;
 mod entries;
@@ -21,7 +22,7 @@ use super::moe::{Router, Routing, Shape};
 use super::observe::Observe;
 use super::pool::Pool;
 use super::state::{Memory, State};
-use super::step::{AttentionStep, Best, ConvStep, EntriesStep, Factor, Row, ScanStep, Span};
+use super::step::{AttentionStep, Best, ChoiceStep, ConvStep, EntriesStep, Factor, Row, ScanStep, Span};
 use super::streams::{Mixing, Streams};
 use crate::error::Result;
 use crate::experts::ExpertStore;
@@ -47,6 +48,8 @@ pub trait Backend {
         Self: 'b;
     /// A layer's turn at the expert store.
     type Turn<'s>;
+    /// Which positions rows look at.
+    type Chosen;
 
     /// An empty buffer, `width` wide.
     fn buffer(&self, width: usize) -> Self::Buffer;
@@ -59,6 +62,8 @@ pub trait Backend {
     fn routing(&self) -> Self::Routing;
     /// A routing where the program can read it.
     fn host_routing<'a>(&self, routing: &'a Self::Routing) -> Cow<'a, Routing>;
+    /// No choice of positions.
+    fn chosen(&self) -> Self::Chosen;
     /// Makes a routing one of no rows.
     fn forget(&self, routing: &mut Self::Routing);
     /// Gets ready for a step of these rows.
@@ -123,6 +128,28 @@ pub trait Backend {
         states: &[Self::State],
         out: &mut Self::Buffer,
     );
+    /// Chooses the positions that rows look at; `x` has the joined rows, whose keys have been stored. Who computes neither
+    /// this nor [`Backend::attention_to`] refuses models that need it.
+    fn choose(
+        &self,
+        _step: &ChoiceStep<'_>,
+        _x: &Self::Buffer,
+        _states: &[Self::State],
+        _chosen: &mut Self::Chosen,
+    ) {
+        unreachable!("models that choose positions are refused");
+    }
+    /// [`Backend::attention`] over chosen positions.
+    fn attention_to(
+        &self,
+        _chosen: &Self::Chosen,
+        _step: &AttentionStep<'_>,
+        _queries: &Self::Buffer,
+        _states: &[Self::State],
+        _out: &mut Self::Buffer,
+    ) {
+        unreachable!("models that choose positions are refused");
+    }
     /// A causal convolution along each sequence, channel by channel, in place in `x`.
     fn convolve(&self, step: &ConvStep<'_>, x: &mut Self::Buffer, states: &mut [Self::State]);
     /// A linear recurrence with a matrix as state, row after row of each sequence.

@@ -1,14 +1,18 @@
 //! The slow twin: weights dequantized to f32 out of the file's own bytes, sums in f64, simple loops, one thread.
 
-use super::super::kv_cache::{KvCache, PAGE};
+use super::super::kv_cache::KvCache;
 use super::super::matrix::{Linear, Matrix, NormWeights};
 use super::super::moe::{Router, Routing, Shape};
 use super::super::observe::Observe;
+use super::super::pool::PAGE;
 use super::super::pool::Pool;
 use super::super::state::Memory;
-use super::super::step::{AttentionStep, Best, ConvStep, EntriesStep, Factor, Row, ScanStep, Span, Update};
+use super::super::step::{
+    AttentionStep, Best, ChoiceStep, ConvStep, EntriesStep, Factor, Row, ScanStep, Span, Update,
+};
 use super::super::streams::{Mixing, Streams};
 use super::along;
+use super::chosen::{self, Chosen};
 use super::entries::{self, Look, Seen};
 use super::host::{self, HostBuffer, Kept, Step, host_steps};
 use super::streams;
@@ -21,6 +25,7 @@ use crate::quant::Format;
 use crate::simd::Isa;
 use crate::threads::Team;
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::{Arc, MutexGuard};
 
 /// Computes with plain loops what [`super::Cpu`] computes with kernels.
@@ -93,23 +98,41 @@ fn cached(format: &Format, pages: CachedPages<'_>, head: usize, position: usize,
     out
 }
 
+/// Every query head of every row, over the positions that it sees.
+fn attend_rows<S: Iterator<Item = usize> + Clone>(
+    step: &AttentionStep<'_>,
+    queries: &HostBuffer,
+    states: &[KvCache],
+    out: &mut HostBuffer,
+    seen: impl Fn(usize, &Row) -> S,
+) {
+    out.resize(step.rows.len(), step.queries.count * step.value_length);
+    for (i, row) in step.rows.iter().enumerate() {
+        let seen = seen(i, row);
+        for head in 0..step.queries.count {
+            let start = step.queries.at + head * step.queries.stride;
+            let query = &queries.row(i)[start..start + step.queries.width];
+            let value = attend(step, &states[row.sequence], query, head, seen.clone());
+            out.row_mut(i)[head * step.value_length..][..step.value_length].copy_from_slice(&value);
+        }
+    }
+}
+
 /// One query head of one row.
 fn attend(
     step: &AttentionStep<'_>,
     cache: &KvCache,
     query: &[f32],
     head: usize,
-    position: usize,
+    seen: impl Iterator<Item = usize> + Clone,
 ) -> Vec<f32> {
     let kv_head = head * step.keys.count / step.queries.count;
-    let first = step.window.map_or(0, |window| (position + 1).saturating_sub(window));
     let key = |p| cached(cache.format(), cache.keys(step.layer), kv_head, p, step.queries.width);
-    let mut scores: Vec<f64> =
-        (first..=position).map(|p| (dot(query, &key(p)) * step.scale) as f64).collect();
+    let mut scores: Vec<f64> = seen.clone().map(|p| (dot(query, &key(p)) * step.scale) as f64).collect();
     scores.extend(step.sinks.map(|sinks| sinks[head] as f64));
     softmax(&mut scores);
     let mut out = vec![0f64; step.value_length];
-    for (p, score) in (first..=position).zip(&scores) {
+    for (p, score) in seen.zip(&scores) {
         let value = match cache.values(step.layer) {
             Some(values) => cached(cache.format(), values, kv_head, p, step.value_length),
             None => key(p),
@@ -202,15 +225,43 @@ impl Backend for Plain {
         states: &[KvCache],
         out: &mut HostBuffer,
     ) {
-        out.resize(step.rows.len(), step.queries.count * step.value_length);
-        for (i, row) in step.rows.iter().enumerate() {
-            for head in 0..step.queries.count {
-                let start = step.queries.at + head * step.queries.stride;
-                let query = &queries.row(i)[start..start + step.queries.width];
-                let value = attend(step, &states[row.sequence], query, head, row.position);
-                out.row_mut(i)[head * step.value_length..][..step.value_length].copy_from_slice(&value);
+        attend_rows(step, queries, states, out, |_, row| {
+            let first = step.window.map_or(0, |window| (row.position + 1).saturating_sub(window));
+            first..row.position + 1
+        });
+    }
+
+    fn choose(&self, step: &ChoiceStep<'_>, x: &HostBuffer, states: &[KvCache], chosen: &mut Chosen) {
+        let (heads, width) = (step.queries.count, step.queries.width);
+        let score = |cache: &KvCache, page: usize, rows: Range<usize>, out: &mut [f32]| {
+            for (row, out) in rows.zip(out.chunks_exact_mut(PAGE)) {
+                for (at, out) in out.iter_mut().enumerate() {
+                    let key = cached(cache.format(), cache.index(step.layer), 0, page * PAGE + at, width);
+                    let x = x.row(row);
+                    let queries = x[step.queries.at..][..heads * width].chunks_exact(width);
+                    let weighed = queries
+                        .zip(&x[step.weights..])
+                        .map(|(query, weight)| (weight * dot(query, &key).max(0.0)) as f64);
+                    *out = weighed.sum::<f64>() as f32;
+                }
             }
-        }
+        };
+        let mut scores = vec![];
+        chosen::choose(&self.team, step, states, &mut scores, score, chosen);
+    }
+
+    fn attention_to(
+        &self,
+        chosen: &Chosen,
+        step: &AttentionStep<'_>,
+        queries: &HostBuffer,
+        states: &[KvCache],
+        out: &mut HostBuffer,
+    ) {
+        attend_rows(step, queries, states, out, |i, row| {
+            let all = || (0..=row.position as u32).collect();
+            chosen.of(i).map_or_else(all, <[u32]>::to_vec).into_iter().map(|position| position as usize)
+        });
     }
 
     fn convolve(&self, step: &ConvStep<'_>, x: &mut HostBuffer, states: &mut [KvCache]) {

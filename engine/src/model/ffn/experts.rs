@@ -1,5 +1,6 @@
 //! Some of many FFNs: the router chooses, the store brings what is missing, a shared FFN is computed meanwhile.
 
+mod recorded;
 mod router;
 mod stacks;
 
@@ -15,6 +16,8 @@ use super::super::observe::Observe;
 use super::super::step::Span;
 use super::dense::{self, Dense};
 use crate::error::{Error, Result};
+use crate::experts::Trace;
+use recorded::Recorded;
 use router::Ways;
 
 /// An expert layer with what of it is always needed; the experts' matrices are in the store.
@@ -22,6 +25,7 @@ pub struct Experts {
     shape: Shape,
     router: Router,
     ways: Ways,
+    recorded: Option<Recorded>,              // in the place of the router's scores
     shared: Option<(Dense, Option<Linear>)>, // the always active FFN, and the row of its sigmoid gate
 }
 
@@ -51,6 +55,7 @@ impl Kind for Experts {
         Ok(Self {
             router: Router::bind(shape, layer)?,
             ways: Ways::bind(shape, layer)?,
+            recorded: None,
             shared: shape.shared.map(shared).transpose()?,
             shape: shape.clone(),
         })
@@ -97,6 +102,11 @@ impl Kind for Experts {
     ) -> Result<()> {
         let Scratch { logits, input, sum, shared, hidden, routing, ahead } = scratch;
         self.router.logits(pass, half, input, logits);
+        self.recorded.iter().for_each(|recorded| recorded.overwrite(pass, logits));
+        if O::ACTIVE {
+            let scores = pass.backend.host(logits);
+            pass.observe.scored(half.layer, &scores, self.shape.expert_count);
+        }
         pass.backend.route((&self.shape, &self.router), pass.drop_tokens, (pass.rows, logits), routing);
         if O::ACTIVE {
             pass.observe.routed(half.layer, &pass.backend.host_routing(routing));
@@ -120,6 +130,15 @@ impl Experts {
     /// The sizes in use.
     pub(in crate::model) fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// Takes choices from the layer of a recording at `place` instead of from the router.
+    ///
+    /// # Errors
+    /// As [`Model::follow`](super::super::Model::follow).
+    pub(in crate::model) fn follow(&mut self, trace: &Trace, place: usize) -> Result<()> {
+        self.recorded = Some(Recorded::new(&self.shape, &self.router, trace, place)?);
+        Ok(())
     }
 
     /// What chooses among them, which stands behind `norm` where it has none of its own.

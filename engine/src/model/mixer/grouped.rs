@@ -214,6 +214,7 @@ impl Kind for Grouped {
             heads: shape.head_count_kv,
             key_length: shape.key_length,
             value_length: shape.value_length,
+            index_length: 0,
         })
     }
 
@@ -263,6 +264,7 @@ impl Kind for Grouped {
             queries,
             keys,
             values,
+            index: Span::NONE,
             value_length: self.shape.value_length,
             scale: self.shape.scale,
             window: self.shape.window,

@@ -1,5 +1,7 @@
 //! Latent attention, absorbed: queries move into the latent space, so that the cache holds one small row per position
-//! (DeepSeek-V2, section 2.1).
+//! (DeepSeek-V2, section 2.1). With an indexer rows look at chosen positions only (`latent/indexer.rs`).
+
+mod indexer;
 
 use super::super::backend::Backend;
 use super::super::binder::LayerBinder;
@@ -8,7 +10,8 @@ use super::super::matrix::{Linear, Matrix, Norm, NormWeights};
 use super::super::observe::Observe;
 use super::super::state::{Memory, Pages};
 use super::super::step::{AttentionStep, Span};
-use crate::error::Result;
+use crate::error::{Error, Result};
+pub use indexer::{Choice, Indexer};
 
 /// On latent rows, whatever the file says of its other norms: transformers' classes give these norms no epsilon.
 const NORM: Norm = Norm::Rms { epsilon: 1e-6 };
@@ -32,9 +35,16 @@ pub struct Shape {
     pub scale: f32,
     /// Index into [`Config::ropes`](super::super::Config::ropes).
     pub rope: usize,
+    /// What chooses the positions that rows look at; `None` where they look at all.
+    pub indexer: Option<Indexer>,
 }
 
 impl Shape {
+    /// The indexer of a layer that chooses for itself.
+    fn own_indexer(&self) -> Option<&Indexer> {
+        self.indexer.as_ref().filter(|indexer| indexer.choice == Choice::Own)
+    }
+
     fn head(&self) -> usize {
         self.nope_length + self.rope_length
     }
@@ -65,15 +75,17 @@ pub struct Latent {
     k_b: Vec<Matrix>,                   // per head (kv_lora_rank, nope_length)
     v_b: Vec<Matrix>,                   // per head (value_length, kv_lora_rank)
     output: Linear,                     // back to the residual stream
+    indexer: Option<indexer::Bound>,    // of the layer itself
 }
 
 /// Rows between the steps.
 pub struct Scratch<B: Backend> {
-    joined: B::Buffer,     // query heads, latent row and rotated key (rows, queries + absorbed)
+    joined: B::Buffer, // query heads, latent row and rotated key (rows, queries + absorbed), what chooses positions
     compressed: B::Buffer, // (rows, q_lora_rank)
-    absorbed: B::Buffer,   // queries in the latent space (rows, head_count * absorbed)
-    attended: B::Buffer,   // latent values (rows, head_count * kv_lora_rank)
-    values: B::Buffer,     // heads' values (rows, head_count * value_length)
+    absorbed: B::Buffer, // queries in the latent space (rows, head_count * absorbed)
+    attended: B::Buffer, // latent values (rows, head_count * kv_lora_rank)
+    values: B::Buffer, // heads' values (rows, head_count * value_length)
+    chosen: B::Chosen, // positions, by the last layer that chose some
 }
 
 impl Kind for Latent {
@@ -90,6 +102,17 @@ impl Kind for Latent {
                 (Some((down, norm)), layer.linear("attn_q_b", shape.queries(), rank)?)
             }
         };
+        let at = shape.queries() + shape.absorbed();
+        let indexer = match (shape.own_indexer(), shape.q_lora_rank) {
+            (None, _) => None,
+            (Some(indexer), Some(rank)) => Some(indexer::Bound::bind(indexer, at, rank, layer)?),
+            (Some(_), None) => {
+                return Err(Error::unsupported(
+                    "a choice of positions without a compressed query (q_lora_rank 0)",
+                    "no published model has that",
+                ));
+            }
+        };
         let heads = |name: &str, rows, cols| layer.slices(name, shape.head_count, rows, cols);
         Ok(Self {
             q_a,
@@ -99,12 +122,14 @@ impl Kind for Latent {
             k_b: heads("attn_k_b.weight", shape.kv_lora_rank, shape.nope_length)?,
             v_b: heads("attn_v_b.weight", shape.value_length, shape.kv_lora_rank)?,
             output: layer.linear("attn_output", width, shape.head_count * shape.value_length)?,
+            indexer,
             shape: shape.clone(),
         })
     }
 
     fn memory(shape: &Shape) -> Memory {
-        Memory::Pages(Pages { heads: 1, key_length: shape.absorbed(), value_length: 0 })
+        let index_length = shape.own_indexer().map_or(0, |indexer| indexer.key_length);
+        Memory::Pages(Pages { heads: 1, key_length: shape.absorbed(), value_length: 0, index_length })
     }
 
     fn scratch<B: Backend>(backend: &B) -> Scratch<B> {
@@ -114,19 +139,23 @@ impl Kind for Latent {
             absorbed: backend.buffer(0),
             attended: backend.buffer(0),
             values: backend.buffer(0),
+            chosen: backend.chosen(),
         }
     }
 
     fn scratch_columns(&self) -> usize {
         let shape = &self.shape;
         let latent = shape.absorbed() + shape.kv_lora_rank + shape.value_length;
-        shape.queries() + shape.absorbed() + shape.q_lora_rank.unwrap_or(0) + shape.head_count * latent
+        let joined = shape.queries() + shape.absorbed() + self.index_columns();
+        joined + shape.q_lora_rank.unwrap_or(0) + shape.head_count * latent
     }
 
     fn matrices(&self) -> Vec<&Matrix> {
         let before = self.q_a.iter().map(|(linear, _)| linear).chain([&self.q, &self.kv_a]);
         let heads = self.k_b.iter().chain(&self.v_b);
-        before.map(|linear| &linear.matrix).chain(heads).chain([&self.output.matrix]).collect()
+        let index = self.indexer.iter().flat_map(indexer::Bound::matrices);
+        let after = heads.chain([&self.output.matrix]);
+        before.map(|linear| &linear.matrix).chain(index).chain(after).collect()
     }
 
     fn step<B: Backend, O: Observe>(
@@ -137,7 +166,7 @@ impl Kind for Latent {
     ) -> Result<()> {
         self.project(pass, half, scratch);
         self.absorb(pass, scratch);
-        let Scratch { joined, absorbed, attended, values, .. } = scratch;
+        let Scratch { joined, absorbed, attended, values, chosen, .. } = scratch;
         let shape = &self.shape;
         let key = Span::one(shape.queries(), shape.absorbed());
         let step = AttentionStep {
@@ -145,14 +174,21 @@ impl Kind for Latent {
             rows: pass.rows,
             queries: Span::pieces(0, shape.head_count, shape.absorbed()),
             keys: key,
-            values: Span { width: 0, ..key },
+            values: Span::NONE,
+            index: self.indexer.as_ref().map_or(Span::NONE, indexer::Bound::key),
             value_length: shape.kv_lora_rank,
             scale: shape.scale,
             window: None,
             sinks: None,
         };
         pass.backend.store(&step, joined, pass.states);
-        pass.backend.attention(&step, absorbed, pass.states, attended);
+        if let Some(indexer) = &self.indexer {
+            indexer.choose(pass, half.layer, joined, chosen);
+        }
+        match shape.indexer {
+            None => pass.backend.attention(&step, absorbed, pass.states, attended),
+            Some(_) => pass.backend.attention_to(chosen, &step, absorbed, pass.states, attended),
+        }
         let from = Span::pieces(0, shape.head_count, shape.kv_lora_rank);
         let to = Span::pieces(0, shape.head_count, shape.value_length);
         pass.resize(values, to.as_one().width);
@@ -163,6 +199,10 @@ impl Kind for Latent {
 }
 
 impl Latent {
+    fn index_columns(&self) -> usize {
+        self.indexer.as_ref().map_or(0, indexer::Bound::columns)
+    }
+
     /// Queries, the latent row and the rotated key, normed and turned, in a joined row.
     fn project<B: Backend, O: Observe>(
         &self,
@@ -171,23 +211,26 @@ impl Latent {
         scratch: &mut Scratch<B>,
     ) {
         let Scratch { joined, compressed, .. } = scratch;
-        let (shape, normed) = (&self.shape, &mut *half.normed);
+        let shape = &self.shape;
         let at = shape.queries();
-        pass.resize(joined, at + shape.absorbed());
+        pass.resize(joined, at + shape.absorbed() + self.index_columns());
         match &self.q_a {
-            None => pass.linear(&self.q, normed, joined, 0),
+            None => pass.linear(&self.q, half.normed, joined, 0),
             Some((down, norm)) => {
                 pass.resize(compressed, down.matrix.rows);
-                pass.linear(down, normed, compressed, 0);
+                pass.linear(down, half.normed, compressed, 0);
                 pass.backend.norm_span(norm, compressed, Span::one(0, down.matrix.rows));
                 pass.linear(&self.q, compressed, joined, 0);
             }
         }
-        pass.linear(&self.kv_a, normed, joined, at);
+        pass.linear(&self.kv_a, half.normed, joined, at);
         pass.backend.norm_span(&self.kv_a_norm, joined, Span::one(at, shape.kv_lora_rank));
         let key = Span::one(at + shape.kv_lora_rank, shape.rope_length);
         for span in [shape.turned(), key] {
             pass.backend.rope(&pass.ropes[shape.rope], &half.angles[shape.rope], joined, span);
+        }
+        if let Some(indexer) = &self.indexer {
+            indexer.project(pass, half, compressed, joined);
         }
     }
 

@@ -1,16 +1,14 @@
 //! What adapters add to matrices on a card. Their numbers are copied when a step first needs them.
 
+use super::experts::MATRICES;
 use super::{Cuda, lock};
 use crate::cuda::{ChoicesAt, MatrixAt, Memory, Rows};
 use crate::error::Result;
 use crate::experts::Stack;
 use crate::kernels::LowRank;
 use crate::quant::Format;
-use bytemuck::cast_slice;
+use bytemuck::{Pod, cast_slice};
 use std::collections::HashMap;
-
-/// An expert's matrices in a table of addresses: gate, up, down.
-const MATRICES: usize = 3;
 
 /// Adapters by the address of what they belong to.
 #[derive(Default)]
@@ -20,7 +18,7 @@ pub(super) struct Adapters(HashMap<usize, Home>);
 struct Home {
     a: MatrixAt,
     b: u64,
-    _memory: Vec<Memory>,
+    _memory: [Memory; 2],
 }
 
 /// `A` of an adapter: a matrix like others.
@@ -31,40 +29,40 @@ fn a_of(low_rank: &LowRank, bytes: u64) -> MatrixAt {
 }
 
 impl Cuda {
-    /// Where an adapter is.
-    fn adapter(&self, low_rank: &LowRank) -> Result<(MatrixAt, u64)> {
-        let key = std::ptr::from_ref(low_rank) as usize;
+    /// Where the adapter of `owner` is: what `contents` gives for `A` and `B` is copied when it is first asked for.
+    fn home<T, P: Pod>(
+        &self,
+        owner: &T,
+        like: &LowRank,
+        contents: impl FnOnce() -> Result<[Vec<P>; 2]>,
+    ) -> Result<(MatrixAt, u64)> {
+        let key = std::ptr::from_ref(owner) as usize;
         if let Some(Home { a, b, .. }) = lock(&self.adapters).0.get(&key) {
             return Ok((*a, *b));
         }
-        let memory = [low_rank.a(), low_rank.b()].map(|values| self.device().upload(cast_slice(values)));
-        let [a, b] = memory;
-        let (a, b) = (a?, b?);
-        let found = (a_of(low_rank, a.address()), b.address());
-        let home = Home { a: found.0, b: found.1, _memory: vec![a, b] };
-        lock(&self.adapters).0.insert(key, home);
-        Ok(found)
+        let [a, b] = contents()?;
+        let memory = [self.device().upload(cast_slice(&a))?, self.device().upload(cast_slice(&b))?];
+        let (a, b) = (a_of(like, memory[0].address()), memory[1].address());
+        lock(&self.adapters).0.insert(key, Home { a, b, _memory: memory });
+        Ok((a, b))
     }
 
-    /// Where those of all experts are.
+    /// Where an adapter is.
+    fn adapter(&self, low_rank: &LowRank) -> Result<(MatrixAt, u64)> {
+        self.home(low_rank, low_rank, || Ok([low_rank.a().to_vec(), low_rank.b().to_vec()]))
+    }
+
+    /// Where the addresses of all experts' are.
     fn adapters_of(&self, stack: &Stack, which: usize) -> Result<(MatrixAt, u64)> {
-        let key = std::ptr::from_ref(stack) as usize;
-        if let Some(Home { a, b, .. }) = lock(&self.adapters).0.get(&key) {
-            return Ok((*a, *b));
-        }
-        let count = stack.low_ranks.len();
-        let (mut a_at, mut b_at) = (vec![0u64; count * MATRICES], vec![0u64; count * MATRICES]);
-        for (expert, low_rank) in stack.low_ranks.iter().enumerate() {
-            let (a, b) = self.adapter(low_rank)?;
-            a_at[expert * MATRICES + which] = a.bytes;
-            b_at[expert * MATRICES + which] = b;
-        }
-        let (a_home, b_home) =
-            (self.device().upload(cast_slice(&a_at))?, self.device().upload(cast_slice(&b_at))?);
-        let found = (a_of(&stack.low_ranks[0], a_home.address()), b_home.address());
-        let home = Home { a: found.0, b: found.1, _memory: vec![a_home, b_home] };
-        lock(&self.adapters).0.insert(key, home);
-        Ok(found)
+        self.home(stack, &stack.low_ranks[0], || {
+            let mut tables = [(); 2].map(|()| vec![0u64; stack.low_ranks.len() * MATRICES]);
+            for (expert, low_rank) in stack.low_ranks.iter().enumerate() {
+                let (a, b) = self.adapter(low_rank)?;
+                tables[0][expert * MATRICES + which] = a.bytes;
+                tables[1][expert * MATRICES + which] = b;
+            }
+            Ok(tables)
+        })
     }
 
     /// `out[.., at..] += B (A x)`.

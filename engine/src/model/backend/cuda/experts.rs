@@ -17,7 +17,7 @@ use crate::simd::Isa;
 use bytemuck::cast_slice;
 
 /// Matrices of an expert: gate, up, down.
-const MATRICES: usize = 3;
+pub(super) const MATRICES: usize = 3;
 /// Matrices begin at multiples of this: what one load of a warp reaches.
 const ALIGNMENT: usize = 256;
 
@@ -98,7 +98,8 @@ impl Shelf {
     }
 }
 
-fn stacks(layer: &ExpertLayer) -> [Option<&Stack>; MATRICES] {
+/// The matrices of a layer's experts in the order of a table of addresses.
+pub(super) fn stacks(layer: &ExpertLayer) -> [Option<&Stack>; MATRICES] {
     [layer.gate.as_ref(), Some(&layer.up), Some(&layer.down)]
 }
 

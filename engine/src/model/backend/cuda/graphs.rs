@@ -5,8 +5,8 @@
 //! the graph itself. A step is first computed as it is, which makes all buffers as large as it needs them, then written
 //! down, then replayed, until memory was asked for anew: from then on places may be others.
 
-use super::super::super::step::Row;
-use super::memory::{best_at, chunks_of, runs_of};
+use super::super::super::step::{Row, runs};
+use super::memory::{best_at, chunks_of};
 use super::{Cuda, State, lock};
 use crate::cuda::{Device, Graph, Mode, Rows};
 use crate::error::Result;
@@ -29,7 +29,7 @@ impl Shape {
     pub(super) fn of(rows: &[Row], states: &[State]) -> Self {
         Self {
             rows: rows.len(),
-            runs: runs_of(rows).count(),
+            runs: runs(rows).count(),
             chunks: chunks_of(rows),
             selected: rows.iter().filter(|row| row.wants.logits()).count(),
             finds_best: best_at(rows).is_some(),

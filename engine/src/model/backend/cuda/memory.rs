@@ -1,15 +1,14 @@
 //! What a step and a sequence have on the device: the step's rows, a sequence's pages and states, a routing.
 
-use super::super::super::kv_cache::{KvCache, PAGE};
-use super::super::super::pool::{Claim, Pool};
+use super::super::super::kv_cache::KvCache;
+use super::super::super::pool::{Claim, PAGE, Pool};
 use super::super::super::recurrent::{Recurrent, SNAPSHOTS};
 use super::super::super::state::{self, Memory as Shape, Pages};
-use super::super::super::step::{Row, Wants};
+use super::super::super::step::{Row, Wants, runs};
 use crate::cuda::{CHUNK, ChoicesAt, Device, Memory, Mode, Pinned, StepAt};
 use crate::error::Result;
 use crate::quant::Format;
 use bytemuck::cast_slice;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes of a piece of the staging memory.
@@ -22,7 +21,7 @@ pub struct State {
     layers: Vec<Shape>,
     pages: Vec<Arc<(Vec<Memory>, Claim)>>, // of all layers and sides each
     recurrent: Recurrent<Memory>,
-    table: Vec<u64>,      // see `Table`
+    table: Vec<u64>,      // see `BEHIND_PAGES`
     home: Option<Memory>, // of the table, made when a step first needs it
     has_changed: bool,    // since the table was copied
     max_pages: usize,
@@ -80,7 +79,7 @@ impl State {
     /// Bytes of a page's sides.
     fn sides(&self) -> impl Iterator<Item = usize> {
         let widths = self.layers.iter().flat_map(|layer| match *layer {
-            Shape::Pages(Pages { heads, key_length, value_length }) => {
+            Shape::Pages(Pages { heads, key_length, value_length, .. }) => {
                 [(heads, key_length), (heads, value_length)]
             }
             Shape::State(_) | Shape::Entries(_) => [(0, 0); 2],
@@ -198,14 +197,7 @@ impl super::super::State for State {
     }
 
     fn pages_for(&self, len: usize) -> usize {
-        let has_to_copy = len > self.len
-            && !self.len.is_multiple_of(PAGE)
-            && self.pages.last().is_some_and(|page| Arc::strong_count(page) > 1);
-        let pages = len.div_ceil(PAGE).saturating_sub(self.pages.len()) + usize::from(has_to_copy);
-        if len <= self.len {
-            return pages;
-        }
-        pages.saturating_add_signed(self.recurrent.pages_to_own())
+        self.recurrent.pages_for(len, self.len, &self.pages)
     }
 
     fn rewind(&mut self, len: usize) -> usize {
@@ -317,8 +309,8 @@ impl Step {
         let selected_count = words.len() - 3 * rows.len();
         let runs_at = words.len() + best_at(rows).map_or(0, |temperatures| temperatures.len());
         words.extend(best_at(rows).into_iter().flatten().map(|temperature| temperature.to_bits() as i32));
-        let run_count = runs_of(rows).count();
-        words.extend(runs_of(rows).flat_map(|run| [run.start as i32, run.len() as i32]));
+        let run_count = runs(rows).count();
+        words.extend(runs(rows).flat_map(|run| [run.start as i32, run.len() as i32]));
         words.resize(words.len().next_multiple_of(2), 0);
         let tables: Vec<u64> = states.iter().map(State::place).collect();
         let bytes = [cast_slice(&words), cast_slice::<u64, u8>(&tables)].concat();
@@ -388,16 +380,6 @@ const FEW_ROWS: usize = 16;
 pub(super) fn chunks_of(rows: &[Row]) -> usize {
     let most = rows.iter().map(|row| row.position / CHUNK + 1).max().unwrap_or(1);
     if rows.len() <= FEW_ROWS { most.next_power_of_two() } else { 1 }
-}
-
-/// The rows of each sequence, which stand together.
-pub(super) fn runs_of(rows: &[Row]) -> impl Iterator<Item = Range<usize>> {
-    let mut start = 0;
-    rows.chunk_by(|a, b| a.sequence == b.sequence).map(move |run| {
-        let from = start;
-        start += run.len();
-        from..start
-    })
 }
 
 /// The temperatures of the rows that want something, if all of these want no more than the best tokens.

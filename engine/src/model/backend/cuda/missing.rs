@@ -4,6 +4,7 @@
 use super::super::super::moe::Routing;
 use super::super::cpu::Cpu;
 use super::super::{Backend, ExpertStep, Hidden, HostBuffer};
+use super::experts::stacks;
 use super::{Cuda, lock};
 use crate::cuda::ChoicesAt;
 use crate::error::{Error, Result};
@@ -106,7 +107,7 @@ impl Cuda {
                 && stack.rows.is_multiple_of(PANEL)
                 && stack.low_ranks.is_empty()
         };
-        [layer.gate.as_ref(), Some(&layer.up), Some(&layer.down)].into_iter().flatten().all(is_alike)
+        stacks(layer).into_iter().flatten().all(is_alike)
     }
 
     /// The processor's side, ready for the step's rows where it may be asked.

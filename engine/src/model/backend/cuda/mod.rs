@@ -1,8 +1,8 @@
 //! The backend of a card: every step is a kernel, and weights, rows and sequences live in the card's memory.
 //!
-//! `memory.rs` has what a step and a sequence keep there, `experts.rs` the routed experts, `recurrent.rs` what carries a
-//! state along, `adapters.rs` what is added to matrices, `graphs.rs` steps that come again, `missing.rs` experts elsewhere. A step's failure stays with the
-//! kernels until `finish`, which returns it; nothing is started after it.
+//! `memory.rs` has what a step and a sequence keep there, `experts.rs` the routed experts, `missing.rs` those that are
+//! elsewhere, `recurrent.rs` what carries a state along, `adapters.rs` what is added to matrices, `graphs.rs` steps that
+//! come again. A step's failure stays with the kernels until `finish`, which returns it; nothing is started after it.
 
 mod adapters;
 mod experts;
@@ -186,6 +186,7 @@ impl Backend for Cuda {
     type Routing = DeviceRouting;
     type Turn<'s> = DeviceTurn<'s>;
     type Exclusive<'b> = MutexGuard<'b, ()>;
+    type Chosen = ();
 
     fn buffer(&self, width: usize) -> Rows {
         Rows::new(width)
@@ -198,6 +199,8 @@ impl Backend for Cuda {
     fn routing(&self) -> DeviceRouting {
         DeviceRouting::default()
     }
+
+    fn chosen(&self) {}
 
     fn host_routing<'a>(&self, routing: &'a DeviceRouting) -> Cow<'a, Routing> {
         let DeviceRouting { used, experts, .. } = *routing;
