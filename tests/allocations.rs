@@ -13,10 +13,11 @@ use std::alloc::System;
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const FIXTURES: [&str; 24] = [
+const FIXTURES: [&str; 25] = [
     "bailingmoe2",
     "deepseek2",
     "deepseek3",
+    "deepseek4",
     "gemma3-linear",
     "gemma4",
     "german-moe-bias",

@@ -47,6 +47,7 @@ const FIXTURES: &[(&str, bool)] = &[
     ("granitemoe", true),
     ("deepseek2", true),
     ("deepseek3", true),
+    ("deepseek4", true),
     ("kimi-k2-int4", true),
     ("glm4-moe-lite", true),
     ("glm4moe", true),

@@ -27,6 +27,7 @@ const EXPERTS: &[&str] = &[
     "granitemoe",
     "deepseek2",
     "deepseek3",
+    "deepseek4",
     "kimi-k2-int4",
     "glm-dsa",
     "glm4moe",

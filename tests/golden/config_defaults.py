@@ -22,6 +22,7 @@ CLASSES = {
     "deepseek_v2": t.DeepseekV2Config,
     "deepseek_v3": t.DeepseekV3Config,
     "deepseek_v32": t.DeepseekV32Config,
+    "deepseek_v4": t.DeepseekV4Config,
     "kimi_k2": t.DeepseekV3Config,  # its publisher's code is a copy of that class
     "dots1": t.Dots1Config,
     "ernie4_5_moe": t.Ernie4_5_MoeConfig,

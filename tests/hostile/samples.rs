@@ -161,6 +161,7 @@ pub(crate) fn golden_models() -> Vec<Vec<u8>> {
     let names = [
         "deepseek2",
         "deepseek3",
+        "deepseek4",
         "gemma4",
         "german-moe-gelu",
         "glm-dsa",

@@ -20,6 +20,7 @@ pub enum Dtype {
     Bf16,
     F8E4M3,
     F8E5M2,
+    F8E8M0,
     I64,
     I32,
     I16,
@@ -35,7 +36,7 @@ impl Dtype {
             Self::F64 | Self::I64 => 8,
             Self::F32 | Self::I32 => 4,
             Self::F16 | Self::Bf16 | Self::I16 => 2,
-            Self::F8E4M3 | Self::F8E5M2 | Self::I8 | Self::U8 | Self::Bool => 1,
+            Self::F8E4M3 | Self::F8E5M2 | Self::F8E8M0 | Self::I8 | Self::U8 | Self::Bool => 1,
         }
     }
 

@@ -66,8 +66,8 @@ fn dtype(dtype: safetensors::Dtype, name: &str) -> Result<Dtype> {
         S::I32 => Dtype::I32,
         S::I16 => Dtype::I16,
         S::I8 => Dtype::I8,
-        // Scales of block formats (E8M0) are bytes to us: who knows the block knows what they mean.
-        S::U8 | S::F8_E8M0 => Dtype::U8,
+        S::F8_E8M0 => Dtype::F8E8M0,
+        S::U8 => Dtype::U8,
         S::BOOL => Dtype::Bool,
         other => {
             let what = format!("tensor {name} has element type {other:?}");

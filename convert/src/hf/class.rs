@@ -23,6 +23,7 @@ const ROTARY: &[&str] =
 const READ_BESIDES: &[(&str, &[&str])] = &[
     ("deepseek_v2", DEEPSEEK),
     ("deepseek_v3", DEEPSEEK),
+    ("deepseek_v4", COMPRESSED),
     ("kimi_k2", DEEPSEEK),
     ("deepseek_v32", DEEPSEEK),
     ("glm_moe_dsa", CHOOSERS),
@@ -69,6 +70,15 @@ const CHOOSERS: &[&str] = &[
 ];
 const DELTA: &[&str] = &["full_attention_interval", "attn_output_gate"];
 const ROUTER: &[&str] = &["scoring_func", "topk_method"];
+const COMPRESSED: &[&str] = &[
+    "compress_ratios",
+    "compress_rate_csa",
+    "compress_rate_hca",
+    "expert_dtype",
+    "num_hash_layers",
+    "qk_rope_head_dim",
+    "topk_method",
+];
 const DEEPSEEK: &[&str] = &["scoring_func", "topk_method", "moe_layer_freq"];
 
 /// Keys that cannot change what a model computes: of training, of loading, of earlier versions.

@@ -7,6 +7,7 @@ mod architecture;
 mod checks;
 mod class;
 mod common;
+mod compressed;
 pub mod config;
 mod delta;
 mod keys;
@@ -31,6 +32,7 @@ mod yarn;
 mod bailingmoe2;
 mod deepseek2;
 mod deepseek32;
+mod deepseek4;
 mod dots1;
 mod ernie4_5_moe;
 mod gemma3;
@@ -67,6 +69,7 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &bailingmoe2::ARCHITECTURE,
     &deepseek2::ARCHITECTURE,
     &deepseek32::ARCHITECTURE,
+    &deepseek4::ARCHITECTURE,
     &gemma3::ARCHITECTURE,
     &gemma4::ARCHITECTURE,
     &glm4moe::ARCHITECTURE,

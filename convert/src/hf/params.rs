@@ -125,7 +125,36 @@ pub enum Dim {
     IndexQ,
     /// Positions that the indexer chooses.
     IndexBest,
+    /// A position's parts in two neighbouring keys of the indexer.
+    IndexHead2,
+    /// Groups of heads that have an output matrix each.
+    OutGroups,
+    /// What such a matrix yields.
+    OutRank,
+    /// What all of them yield, side by side.
+    OutRanks,
+    /// All heads of such a group side by side.
+    OutGroupIn,
+    /// Three.
+    Three,
+    /// Residual streams.
+    Streams,
+    /// All residual streams side by side.
+    StreamsWide,
+    /// What mixes streams: weights of each for the input and the output, and of each for each.
+    StreamMix,
+    /// Compressed attention: positions that become one where an indexer chooses.
+    RatioSparse,
+    /// Compressed attention: positions that become one where all are seen.
+    RatioHeavy,
+    /// Compressed attention: a position's parts in two neighbouring entries.
+    Head2,
 }
+
+/// Positions that become one where an indexer chooses among them.
+pub(super) const SPARSE: u64 = 4;
+/// Positions that become one where all of them are seen.
+pub(super) const HEAVY: u64 = 128;
 
 /// One of the names under which configurations hold a length (`models/names.rs` has the others), and the most it may be.
 const NAMES: &[(Dim, u64, &str)] = &[
@@ -320,6 +349,35 @@ impl Params {
         Ok(count)
     }
 
+    /// A length that no architecture has under another name, and that must be there.
+    pub(super) fn length(&self, name: &str, most: u64) -> Result<u64> {
+        let found = self.uint(&[name])?;
+        found.filter(|length| (1..=most).contains(length)).ok_or_else(|| {
+            let found = found.map_or_else(|| "none".to_owned(), |found| found.to_string());
+            Error::malformed(format!("config, {name}"), format!("a number from 1 to {most}"), found)
+        })
+    }
+
+    /// Lengths of residual streams and compressed attention; all factors are bounded.
+    fn of_compressed(&self, dim: Dim) -> Result<Option<u64>> {
+        let of = |dim: Dim| self.dim(dim);
+        Ok(Some(match dim {
+            Dim::Three => 3,
+            Dim::RatioSparse => SPARSE,
+            Dim::RatioHeavy => HEAVY,
+            Dim::Streams => self.length("hc_mult", 1 << 6)?,
+            Dim::StreamsWide => of(Dim::Streams)? * of(Dim::Embedding)?,
+            Dim::StreamMix => of(Dim::Streams)? * (of(Dim::Streams)? + 2),
+            Dim::Head2 => 2 * of(Dim::Head)?,
+            Dim::IndexHead2 => 2 * of(Dim::IndexHead)?,
+            Dim::OutGroups => self.length("o_groups", 1 << 14)?,
+            Dim::OutRank => self.length("o_lora_rank", 1 << 20)?,
+            Dim::OutRanks => of(Dim::OutGroups)? * of(Dim::OutRank)?,
+            Dim::OutGroupIn => of(Dim::Q)? / of(Dim::OutGroups)?,
+            _ => return Ok(None),
+        }))
+    }
+
     /// Lengths of recurrent layers that follow from others.
     fn of_states(&self, dim: Dim) -> Result<Option<u64>> {
         let product = |a: Dim, b: Dim| Ok(Some(self.dim(a)? * self.dim(b)?));
@@ -357,7 +415,7 @@ impl Params {
                 let rows = self.dim(Dim::Inner)? + self.dim(Dim::Channels)?;
                 Ok(Some(rows + self.dim(Dim::StateHeads)?))
             }
-            _ => Ok(None),
+            _ => self.of_compressed(dim),
         }
     }
 }

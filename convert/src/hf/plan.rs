@@ -4,11 +4,11 @@
 use super::architecture::Architecture;
 use super::names::Names;
 use super::params::Params;
-use super::rules::{Change, Join, Layers, Op, Presence, Rule, Source, fits};
+use super::rules::{Change, Holds, Join, Layers, Op, Presence, Rule, Source, fits};
 use super::view::{Elements, View};
 use super::{params::Dim, scales, tied};
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
-use moewe_engine::quant::Format;
+use moewe_engine::quant::{Format, INDICES};
 use moewe_engine::{Error, Result};
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
@@ -83,7 +83,8 @@ impl Output<'_> {
         }
         let of = |band: &Vec<View<'_>>| if let [view] = &band[..] { view.stored() } else { None };
         let name = of(bands.first()?)?;
-        bands.iter().all(|band| of(band) == Some(name)).then(|| Format::by_name(name))?
+        let format = if name == INDICES.name { Some(&INDICES) } else { Format::by_name(name) };
+        format.filter(|_| bands.iter().all(|band| of(band) == Some(name)))
     }
 
     /// The floats that the source holds all of it in; none for blocks and for what is computed.
@@ -256,7 +257,7 @@ impl<'c> Planner<'_, 'c> {
         for pattern in &source.names {
             for e in 0..count {
                 let name = expand(pattern, layer, e);
-                let Some(view) = self.view(&name)? else {
+                let Some(view) = self.view(&name, source.holds)? else {
                     self.missing.push(name);
                     return Ok((vec![], vec![]));
                 };
@@ -319,9 +320,13 @@ impl<'c> Planner<'_, 'c> {
     }
 
     /// A tensor with the scales that belong to it.
-    fn view(&mut self, name: &str) -> Result<Option<View<'c>>> {
+    fn view(&mut self, name: &str, holds: Holds) -> Result<Option<View<'c>>> {
         let Some(tensor) = self.find(name) else { return Ok(None) };
         self.used.insert(&tensor.name);
+        if holds == Holds::Indices {
+            let elements = Elements::indices(tensor.dtype, self.checkpoint.elements(tensor), name)?;
+            return Ok(Some(View::new(elements, &tensor.shape, &tensor.strides)));
+        }
         if name.ends_with("_blocks") {
             let scales = self.partner(name, &name.replace("_blocks", "_scales"))?;
             return scales::mxfp4(self.checkpoint, name, tensor, scales).map(Some);
@@ -330,6 +335,11 @@ impl<'c> Planner<'_, 'c> {
             let scales = self.partner(&tensor.name, &format!("{name}_scale"))?;
             let shape = self.partner(&tensor.name, &format!("{name}_shape"))?;
             return scales::int4(self.checkpoint, tensor, scales, shape).map(Some);
+        }
+        let in_place = scales::in_place(name).and_then(|name| self.names.find(&name));
+        if let (Dtype::I8, Some(scales)) = (tensor.dtype, in_place) {
+            self.used.insert(&scales.name);
+            return scales::mxfp4_rows(self.checkpoint, tensor, scales).map(Some);
         }
         let elements = match tensor.dtype {
             Dtype::F8E4M3 | Dtype::F8E5M2 => self.eight_bits(name, tensor)?,
@@ -340,7 +350,7 @@ impl<'c> Planner<'_, 'c> {
 
     /// 8-bit floats with the factors beside them, or as they stand where nothing says that there are any.
     fn eight_bits(&mut self, name: &str, tensor: &'c Tensor) -> Result<Elements<'c>> {
-        let factors = scales::FACTORS.iter().find_map(|end| self.find(&format!("{name}{end}")));
+        let factors = scales::names_of_factors(name).find_map(|name| self.find(&name));
         if let Some(factors) = factors {
             self.used.insert(&factors.name);
             return scales::tiled(self.checkpoint, self.params, tensor, factors);

@@ -11,8 +11,12 @@ use moewe_engine::gguf::Value;
 /// `rope.freq_base`, `rope.dimension_count` and the scaling keys.
 pub(super) fn keys(params: &Params) -> Result<Pairs> {
     let rotation = Rotation::of(params)?;
-    let mut pairs: Pairs = vec![("rope.freq_base", Value::from(rotation.theta()? as f32))];
-    pairs.extend(rotation.local.map(|local| ("rope.freq_base_swa", Value::from(local as f32))));
+    let (own, other) = match params.is("deepseek_v4") {
+        true => ("attention.compress_rope_freq_base", "rope.freq_base"),
+        false => ("rope.freq_base", "rope.freq_base_swa"),
+    };
+    let mut pairs: Pairs = vec![(own, Value::from(rotation.theta()? as f32))];
+    pairs.extend(rotation.local.map(|local| (other, Value::from(local as f32))));
     pairs.push(("rope.dimension_count", Value::from(rotated(params)? as u32)));
     match rotation.kind()? {
         "default" => {}

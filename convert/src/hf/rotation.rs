@@ -40,8 +40,17 @@ pub(super) const FIELDS: &[(&str, &[&str])] = &[
 ];
 
 /// The classes that turn a part of each head; all others turn heads whole, whatever the configuration says.
-const PARTIAL: &[&str] =
-    &["bailing_moe_v2", "glm4_moe", "minimax_m2", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"];
+const PARTIAL: &[&str] = &[
+    "bailing_moe_v2",
+    "deepseek_v4",
+    "glm4_moe",
+    "minimax_m2",
+    "qwen3_5_moe_text",
+    "qwen3_5_text",
+    "qwen3_next",
+];
+/// What a class calls the rotation of layers with compressed positions.
+pub(super) const COMPRESSED: &str = "compress";
 /// The class whose layers that see everything turn a share of their pairs, and what it calls that.
 const PROPORTIONAL: &str = "gemma4_text";
 const PROPORTION: &str = "proportional";
@@ -85,6 +94,7 @@ impl Rotation {
             Some(defaults) if defaults.contains_key("full_attention") => {
                 Self::by_layer_type(params, defaults)?
             }
+            Some(defaults) if defaults.contains_key(COMPRESSED) => Self::compressed(params, defaults)?,
             _ => Self::of_all_layers(params, by_class)?,
         };
         rotation.check(params)?;
@@ -155,6 +165,37 @@ impl Rotation {
         let what = format!("a {:?} rotation by {factor} in layers that see everything", full.kind()?);
         params.refuse(!is_known, &what)?;
         Ok(full)
+    }
+
+    /// DeepSeek V4: one rotation, which may be stretched, for layers with compressed positions, a plain one for the others.
+    fn compressed(params: &Params, defaults: &Map<String, Json>) -> Result<Self> {
+        let given = object(params, "rope_parameters")?;
+        let of = |kind: &str| given.and_then(|given| given.get(kind)?.as_object()).cloned();
+        let theta = |key: &str| params.raw(key).cloned();
+        let (mut fields, plain) = match (of(COMPRESSED), of("main")) {
+            (Some(fields), Some(plain)) => (fields, plain),
+            _ => {
+                let mut fields = object(params, "rope_scaling")?.or(given).cloned().unwrap_or_default();
+                // transformers stretches these layers' own base, whatever stands there.
+                fields.remove("rope_theta");
+                fields.extend(theta("compress_rope_theta").map(|theta| ("rope_theta".to_owned(), theta)));
+                (
+                    fields,
+                    theta("rope_theta").map(|theta| ("rope_theta".to_owned(), theta)).into_iter().collect(),
+                )
+            }
+        };
+        let plain = Self { fields: plain, local: None };
+        params
+            .refuse(plain.kind()? != "default", "scaled rotation in layers without compressed positions")?;
+        if fields.get("rope_type").or(fields.get("type")).is_some_and(|kind| kind == "yarn") {
+            fields.entry("attention_factor").or_insert(1.0.into());
+        }
+        if let Some(part) = defaults[COMPRESSED].get("partial_rotary_factor") {
+            let beside = params.raw("partial_rotary_factor").filter(|part| !part.is_null());
+            fields.entry("partial_rotary_factor").or_insert(beside.unwrap_or(part).clone());
+        }
+        Ok(Self { fields, local: Some(plain.theta()?) })
     }
 
     fn check(&self, params: &Params) -> Result<()> {

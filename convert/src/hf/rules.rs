@@ -75,11 +75,20 @@ pub(super) struct Source {
     /// Where a tensor is joined of parts of itself: what is done to it for each.
     pub(super) pieces: Vec<Vec<Op>>,
     pub(super) when: Option<fn(&Params) -> bool>,
+    pub(super) holds: Holds,
+}
+
+/// What a tensor of the checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Holds {
+    Weights,
+    /// Whole numbers that name experts; they stay what they are.
+    Indices,
 }
 
 impl Source {
     fn of(names: Vec<&'static str>, join: Join) -> Self {
-        Self { names, join, ops: vec![], pieces: vec![], when: None }
+        Self { names, join, ops: vec![], pieces: vec![], when: None, holds: Holds::Weights }
     }
 }
 
@@ -166,6 +175,14 @@ impl Rule {
     pub(super) fn only_if(mut self, when: fn(&Params) -> bool) -> Self {
         if let Some(source) = self.sources.last_mut() {
             source.when = Some(when);
+        }
+        self
+    }
+
+    /// The last source holds no weights.
+    pub(super) fn indices(mut self) -> Self {
+        if let Some(source) = self.sources.last_mut() {
+            source.holds = Holds::Indices;
         }
         self
     }

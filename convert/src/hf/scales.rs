@@ -7,7 +7,18 @@ use crate::checkpoint::{Checkpoint, Dtype, Tensor, row_major};
 use moewe_engine::{Error, Result};
 
 /// Names of the factors beside a tensor.
-pub(super) const FACTORS: [&str; 2] = ["_scale_inv", "_scale"];
+const FACTORS: [&str; 2] = ["_scale_inv", "_scale"];
+
+/// What the factors beside a tensor may be called. DeepSeek V4 has them in the place of the weights.
+pub(super) fn names_of_factors(name: &str) -> impl Iterator<Item = String> {
+    let beside = FACTORS.iter().map(move |end| format!("{name}{end}"));
+    beside.chain(in_place(name))
+}
+
+/// The name of scales that stand in the place of the weights: `w1.scale` for `w1.weight`.
+pub(super) fn in_place(name: &str) -> Option<String> {
+    name.strip_suffix(".weight").map(|stem| format!("{stem}.scale"))
+}
 
 /// What conversion does with packed weights, by `quant_method`.
 ///
@@ -81,8 +92,8 @@ pub(super) fn tiled<'c>(
     let tile = tile(params, tensor, scales, rows, columns).ok_or_else(|| {
         broken(format!("a factor per tensor, per row or per tile of {:?}", stated_tile(params)))
     })?;
-    if !matches!(scales.dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
-        return Err(broken("factors of F32, BF16 or F16".into()));
+    if !matches!(scales.dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16 | Dtype::F8E8M0) {
+        return Err(broken("factors of F32, BF16, F16 or E8M0".into()));
     }
     if !is_row_major(tensor) || !is_row_major(scales) {
         return Err(broken("rows one after the other".into()));
@@ -187,7 +198,8 @@ pub(super) fn mxfp4<'c>(
     scales: &'c Tensor,
 ) -> Result<View<'c>> {
     let place = || format!("tensor {name}");
-    let sound = |tensor: &Tensor| tensor.dtype == Dtype::U8 && is_row_major(tensor);
+    let is_byte = |tensor: &Tensor| matches!(tensor.dtype, Dtype::U8 | Dtype::F8E8M0);
+    let sound = |tensor: &Tensor| is_byte(tensor) && is_row_major(tensor);
     let outer = match &blocks.shape[..] {
         [outer @ .., 16] if *outer == scales.shape && sound(blocks) && sound(scales) && outer.len() >= 2 => {
             outer
@@ -205,6 +217,33 @@ pub(super) fn mxfp4<'c>(
     let elements =
         Elements::Mxfp4 { codes: checkpoint.elements(blocks), exponents: checkpoint.elements(scales) };
     Ok(View::new(elements, &shape, &strides))
+}
+
+/// Rows of codes `[rows, columns / 2]`, the earlier of two in the low half, with scales `[rows, columns / 32]`.
+pub(super) fn mxfp4_rows<'c>(
+    checkpoint: &'c Checkpoint,
+    codes: &'c Tensor,
+    scales: &'c Tensor,
+) -> Result<View<'c>> {
+    let is_sound = matches!(codes.dtype, Dtype::I8 | Dtype::U8)
+        && matches!(scales.dtype, Dtype::U8 | Dtype::F8E8M0)
+        && is_row_major(codes)
+        && is_row_major(scales);
+    let shape = match (&codes.shape[..], &scales.shape[..]) {
+        (&[rows, bytes], &[of, groups])
+            if is_sound && rows == of && groups.checked_mul(16) == Some(bytes) =>
+        {
+            [rows, groups * 32] // there are half as many bytes in memory: no overflow
+        }
+        _ => {
+            let found = format!("{:?} with scales {:?} {:?}", codes.shape, scales.shape, scales.dtype);
+            let expected = "bytes of two codes each, and a scale (E8M0) for every 32 codes";
+            return Err(Error::malformed(format!("tensor {}", codes.name), expected, found));
+        }
+    };
+    let elements =
+        Elements::Mxfp4 { codes: checkpoint.elements(codes), exponents: checkpoint.elements(scales) };
+    Ok(View::new(elements, &shape, &[shape[1], 1]))
 }
 
 fn is_row_major(tensor: &Tensor) -> bool {

@@ -28,6 +28,7 @@ type Fixture = (&'static str, &'static str, usize, &'static [&'static str], &'st
 const FIXTURES: &[Fixture] = &[
     ("bailingmoe2", "bailingmoe2", 40, &[], "blk.0.attn_qkv.weight", &[128, 64]),
     ("deepseek2", "deepseek2", 29, &[], "blk.1.attn_k_b.weight", &[4, 64, 64]),
+    ("deepseek4", "deepseek4", 126, &[], "blk.1.indexer_compressor_ape.weight", &[4, 128]),
     ("kimi-k2-int4", "deepseek2", 34, &[], "blk.1.ffn_up_exps.weight", &[12, 32, 64]),
     ("deepseek32", "deepseek32", 67, &[], "blk.0.indexer.attn_q_b.weight", &[384, 32]),
     ("dots1", "dots1", 46, &[], "blk.0.attn_q_norm.weight", &[32]),
@@ -241,7 +242,7 @@ fn names_and_keys_are_llama_cpps() {
         }
         compared += 1;
     }
-    assert_eq!(compared, 14);
+    assert_eq!(compared, 15);
 }
 
 /// A value as a `gguf.txt` has it.
@@ -250,9 +251,10 @@ fn as_python(value: &Gguf) -> String {
     let Some(array) = value.as_array() else {
         return value.as_bool().map_or_else(|| value.as_str().unwrap().to_owned(), word);
     };
-    let items: Vec<String> = match (array.as_bools(), array.as_i32s()) {
-        (Some(flags), _) => flags.iter().copied().map(word).collect(),
-        (_, Some(numbers)) => numbers.iter().map(i32::to_string).collect(),
+    let items: Vec<String> = match (array.as_bools(), array.as_i32s(), array.as_f32s()) {
+        (Some(flags), ..) => flags.iter().copied().map(word).collect(),
+        (_, Some(numbers), _) => numbers.iter().map(i32::to_string).collect(),
+        (.., Some(numbers)) => numbers.iter().map(|number| format!("{number:?}")).collect(),
         _ => panic!("{array:?}"),
     };
     format!("[{}]", items.join(", "))

@@ -4,6 +4,7 @@
 use super::params::{Dim, Params};
 use super::rules::Op;
 use crate::checkpoint::Dtype;
+use moewe_engine::quant::INDICES;
 use moewe_engine::{Error, Result};
 use std::ops::Range;
 
@@ -229,6 +230,7 @@ impl<'c> View<'c> {
         let name = match self.elements {
             Elements::Mxfp4 { .. } => "MXFP4",
             Elements::Int4 { group, .. } if group.is_multiple_of(BLOCK) => "Q4_0",
+            Elements::Plain(Dtype::I64 | Dtype::I32, _) => return Some(INDICES.name),
             _ => return None,
         };
         let whole = |&(len, step): &Steps| step == 1 && len % BLOCK == 0;
@@ -249,6 +251,16 @@ impl<'c> View<'c> {
                     let scale = element(scale_dtype, scales, block / (group / BLOCK) as usize);
                     half::f16::from_f32(scale).to_le_bytes()
                 });
+            }
+            Elements::Plain(Dtype::I64 | Dtype::I32, _) => {
+                let columns = self.columns() as usize;
+                let mut numbers = vec![0f32; columns];
+                for (row, out) in rows.zip(out.chunks_exact_mut(columns * INDICES.block_bytes)) {
+                    self.read(row..row + 1, &mut numbers, columns);
+                    out.as_chunks_mut().0.iter_mut().zip(&numbers).for_each(|(out, number)| {
+                        *out = (*number as i32).to_le_bytes();
+                    });
+                }
             }
             Elements::Plain(..) | Elements::Tiled { .. } => {}
         }
@@ -302,6 +314,26 @@ impl<'c> Elements<'c> {
         Err(Error::unsupported(format!("tensor {name} has elements of type {dtype:?}"), hint))
     }
 
+    /// Whole numbers from 0 on, small enough for f32.
+    pub(super) fn indices(dtype: Dtype, bytes: &'c [u8], name: &str) -> Result<Self> {
+        const MOST: i64 = 1 << 24;
+        let broken = |found: String| {
+            let expected = format!("indices from 0 to {MOST}, as I64 or I32");
+            Error::malformed(format!("tensor {name}"), expected, found)
+        };
+        let wrong = match dtype {
+            Dtype::I64 => {
+                bytes.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b)).find(|n| !(0..=MOST).contains(n))
+            }
+            Dtype::I32 => {
+                let all = bytes.as_chunks().0.iter().map(|&b| i64::from(i32::from_le_bytes(b)));
+                all.into_iter().find(|n| !(0..=MOST).contains(n))
+            }
+            other => return Err(broken(format!("{other:?}"))),
+        };
+        wrong.map_or(Ok(Self::Plain(dtype, bytes)), |number| Err(broken(number.to_string())))
+    }
+
     fn get(&self, index: u64) -> f32 {
         match *self {
             Self::Plain(dtype, bytes) => element(dtype, bytes, index as usize),
@@ -343,8 +375,11 @@ fn element(dtype: Dtype, bytes: &[u8], index: usize) -> f32 {
         Dtype::F64 => f64::from_le_bytes(bytes.as_chunks().0[index]) as f32,
         Dtype::F8E4M3 => e4m3(bytes[index]),
         Dtype::F8E5M2 => half::f16::from_bits((bytes[index] as u16) << 8).to_f32(),
-        Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::I8 | Dtype::U8 | Dtype::Bool => {
-            unreachable!("Elements::plain lets floats pass only")
+        Dtype::F8E8M0 => power_of_two(bytes[index]),
+        Dtype::I64 => i64::from_le_bytes(bytes.as_chunks().0[index]) as f32,
+        Dtype::I32 => i32::from_le_bytes(bytes.as_chunks().0[index]) as f32,
+        Dtype::I16 | Dtype::I8 | Dtype::U8 | Dtype::Bool => {
+            unreachable!("Elements::plain and Elements::indices let others pass only")
         }
     }
 }

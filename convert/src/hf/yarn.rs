@@ -52,7 +52,8 @@ impl Yarn {
 
     /// The scaling keys.
     pub(super) fn keys(&self, params: &Params) -> Result<Pairs> {
-        if params.is_latent() {
+        let has_no_factor = params.is_latent() || params.is("deepseek_v4");
+        if has_no_factor {
             // Its files have no factor on cosines and sines; there is none where both are equal, as in all published.
             let what =
                 format!("a factor of {} on cosines and sines (mscale, mscale_all_dim)", self.attention);
@@ -79,6 +80,9 @@ impl Yarn {
             let multiplier = Value::from((0.1 * self.mscale_all) as f32);
             pairs
                 .extend((self.mscale_all != 0.0).then_some(("rope.scaling.yarn_log_multiplier", multiplier)));
+            return Ok(pairs);
+        }
+        if has_no_factor {
             return Ok(pairs);
         }
         // transformers takes the factor on cos and sin as given; llama.cpp multiplies what YaRN's formula yields.

@@ -16,7 +16,7 @@ pub(crate) use question::{by_name, is_quantizable};
 pub use role::{Role, role_of};
 
 use moewe_engine::gguf::TensorName;
-use moewe_engine::quant::{FORMATS, Format};
+use moewe_engine::quant::{FORMATS, Format, INDICES};
 use moewe_engine::{Error, Result};
 use question::{nearest, plain};
 use regex::Regex;
@@ -91,8 +91,10 @@ impl Recipe {
         overrides: &[Override],
         measure: &Measure,
     ) -> Result<Vec<Choice>> {
-        let fixed: Vec<Option<Choice>> =
-            questions.iter().map(|q| overridden(*q, overrides).or_else(|| self.at_least(*q))).collect();
+        let fixed: Vec<Option<Choice>> = questions
+            .iter()
+            .map(|q| indices(*q).or_else(|| overridden(*q, overrides)).or_else(|| self.at_least(*q)))
+            .collect();
         let mut choices = match self {
             Self::Uniform(format) => {
                 questions.iter().map(|question| uniform::choose(*question, format)).collect()
@@ -112,9 +114,17 @@ impl Recipe {
         Ok(choices)
     }
 
-    /// Eight bits for matrices that are small and decide what a state forgets and takes in, where it would be fewer.
+    /// Eight bits for matrices that are small and decide what a state or a compressed position takes in, or which positions
+    /// are looked at, where it would be fewer.
     fn at_least(&self, question: Question) -> Option<Choice> {
-        const DELICATE: [&str; 3] = ["ssm_alpha.weight", "ssm_beta.weight", "ssm_ba.weight"];
+        const DELICATE: [&str; 6] = [
+            "ssm_alpha.weight",
+            "ssm_beta.weight",
+            "ssm_ba.weight",
+            "_compressor_gate.weight",
+            "_compressor_kv.weight",
+            "indexer.proj.weight",
+        ];
         let eight = by_name("Q8_0");
         let is_coarse = match self {
             Self::Uniform(format) => format.bits_per_weight() < eight.bits_per_weight(),
@@ -125,7 +135,7 @@ impl Recipe {
         let is_delicate = DELICATE.iter().any(|end| question.name.ends_with(end)) && is_quantizable(question);
         let choice = (is_coarse && is_delicate).then(|| nearest(question, eight))?;
         // Mixes and budgets choose tensor by tensor anyway; one format for all is a wish.
-        let why = matches!(self, Self::Uniform(_)).then_some("it decides what a state forgets and takes in");
+        let why = matches!(self, Self::Uniform(_)).then_some("it is small and decides what is remembered");
         Some(Choice { because: choice.because.or(why), ..choice })
     }
 
@@ -157,6 +167,11 @@ impl std::fmt::Display for Recipe {
             Self::Keep => f.write_str("keep"),
         }
     }
+}
+
+/// Tables of whole numbers stay what they are.
+fn indices(question: Question) -> Option<Choice> {
+    question.stored.filter(|stored| **stored == INDICES).map(plain)
 }
 
 fn overridden(question: Question, overrides: &[Override]) -> Option<Choice> {

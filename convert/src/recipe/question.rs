@@ -102,8 +102,8 @@ pub(super) fn nearest(question: Question, aim: &'static Format) -> Choice {
     Choice { format: format.unwrap_or(by_name("F16")), because }
 }
 
-/// Matrices are; what is small, added or decisive is not: norms, biases, routers, positions, sinks, what states decay by
-/// and the short convolutions before them.
+/// Matrices are; what is small, added or decisive is not: norms, biases, routers, positions, sinks, what states decay by,
+/// the short convolutions before them, what mixes residual streams, and tables.
 pub(crate) fn is_quantizable(question: Question) -> bool {
     let Question { name, shape, .. } = question;
     let small = [
@@ -116,6 +116,11 @@ pub(crate) fn is_quantizable(question: Question) -> bool {
         "ssm_d",
         "ssm_conv1d.weight",
         "shortconv.conv.weight",
+        "_compressor_ape.weight",
+        "hc_attn_fn.weight",
+        "hc_ffn_fn.weight",
+        "hc_fn.weight",
+        "tid2eid.weight",
     ];
     let is_matrix = shape.len() >= 2 && shape.iter().rev().skip(1).any(|&len| len > 1);
     is_matrix && name != "position_embd.weight" && !small.iter().any(|ending| name.ends_with(ending))

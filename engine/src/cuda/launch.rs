@@ -434,6 +434,7 @@ pub fn kind_of(activation: Activation) -> i32 {
         Activation::Relu => 3,
         Activation::SwigluOai => 4,
         Activation::ReluSquared => 5,
+        Activation::SwigluClamped(_) => unreachable!("refused when the model was opened"),
     }
 }
 

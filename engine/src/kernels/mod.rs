@@ -20,6 +20,7 @@ mod blocks;
 mod cache;
 mod experts;
 mod floats;
+mod gathered;
 mod index;
 mod job;
 mod kernel;
@@ -43,6 +44,7 @@ pub(crate) use cache::{grow, prefetch};
 pub(crate) use experts::{
     Dispatch, ExpertKernel, ExpertMatrices, Hidden, Share, SlotCodes, down, hidden, quantize_slots,
 };
+pub(crate) use gathered::{Gathered, Relevance, attend_gathered, relevance};
 pub(crate) use index::{IndexJob, score_page};
 pub(crate) use job::{Job, Output, Pick, Picks};
 pub(crate) use kernel::{Kernel, matmul, select};

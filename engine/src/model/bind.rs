@@ -10,6 +10,7 @@ use super::config::{self, Config};
 use super::ffn::{self, Ffn};
 use super::matrix::Linear;
 use super::mixer::Mixer;
+use super::streams::{Ends, Mixing, Streams};
 use super::weights::{Layer, Sublayer, Weights};
 use crate::error::{Error, Result};
 use crate::experts::{ExpertLayer, ExpertStore};
@@ -34,12 +35,14 @@ pub(super) fn bind(
         None => Linear { name: "output".into(), matrix: token_embedding.clone(), bias: None, low_rank: None },
     };
     let output_norm = binder.norm(architecture.output_norm, config.output_norm, width)?;
+    let ends =
+        config.streams.map(|streams| Ends::bind(streams, config.output_norm, width, &binder)).transpose()?;
     binder.ignore("rope_freqs.weight");
     let mut layers = Vec::with_capacity(config.layers.len());
     let mut experts = Vec::with_capacity(config.layers.len());
     for (i, layer) in config.layers.iter().enumerate() {
         let tensors = LayerBinder { binder: &binder, layer: i, norm: layer.norm, width };
-        let layer = Described { layer, architecture, tensors };
+        let layer = Described { layer, architecture, streams: config.streams, tensors };
         layers.push(layer.bind()?);
         experts.push(layer.experts()?);
     }
@@ -47,13 +50,23 @@ pub(super) fn bind(
     adapters.refuse_surplus()?;
     let experts = ExpertStore::new(experts);
     let is_adapted = adapters.is_any();
-    Ok(Weights { token_embedding, position_embedding, layers, output_norm, output, experts, is_adapted })
+    Ok(Weights {
+        token_embedding,
+        position_embedding,
+        layers,
+        output_norm,
+        ends,
+        output,
+        experts,
+        is_adapted,
+    })
 }
 
 /// One layer's description and where its tensors are.
 struct Described<'a> {
     layer: &'a config::Layer,
     architecture: &'a Architecture,
+    streams: Option<Streams>,
     tensors: LayerBinder<'a>,
 }
 
@@ -62,15 +75,18 @@ impl Described<'_> {
         let Self { layer, tensors, .. } = self;
         let norm = |name: &str| tensors.norm(name, tensors.width());
         let post = |name: &str| if self.architecture.post_norms { norm(name).map(Some) } else { Ok(None) };
+        let mixing = |name| self.streams.map(|streams| Mixing::bind(name, streams, tensors)).transpose();
         let mixer = |shape| {
             let (norm, kind) = (norm("attn_norm")?, Mixer::bind(shape, tensors)?);
-            Ok::<_, Error>(Sublayer { norm, kind, post_norm: post("post_attention_norm")? })
+            let (post_norm, mixing) = (post("post_attention_norm")?, mixing("hc_attn")?);
+            Ok::<_, Error>(Sublayer { norm, kind, post_norm, mixing })
         };
         let ffn = |shape| {
             // Layers of one half have one norm, whatever it stands before.
             let name = if layer.mixer.is_some() { self.architecture.ffn_norm } else { "attn_norm" };
             let (norm, kind) = (norm(name)?, Ffn::bind(shape, tensors)?);
-            Ok::<_, Error>(Sublayer { norm, kind, post_norm: post("post_ffw_norm")? })
+            let (post_norm, mixing) = (post("post_ffw_norm")?, mixing("hc_ffn")?);
+            Ok::<_, Error>(Sublayer { norm, kind, post_norm, mixing })
         };
         Ok(Layer {
             mixer: layer.mixer.as_ref().map(mixer).transpose()?,

@@ -8,6 +8,7 @@ use crate::cuda::Vector;
 use crate::error::{Error, Result};
 use crate::gguf::{Bytes, Gguf, TensorInfo, TensorName};
 use crate::kernels::LowRank;
+use crate::quant::INDICES;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::OnceLock;
@@ -56,9 +57,18 @@ impl<'a> Binder<'a> {
         Ok(self.gguf.bytes(tensor))
     }
 
+    /// The same of weights: no products are made with whole numbers.
+    fn checked_weights(&self, tensor: &TensorInfo, shape: &[usize]) -> Result<Bytes> {
+        if *tensor.format == INDICES {
+            let place = format!("tensor `{}`", tensor.name);
+            return Err(Error::malformed(place, "weights", INDICES.name));
+        }
+        self.checked(tensor, shape)
+    }
+
     pub(super) fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
         let tensor = self.require(name)?;
-        let bytes = self.checked(tensor, &[cols, rows])?;
+        let bytes = self.checked_weights(tensor, &[cols, rows])?;
         Ok(Matrix {
             format: tensor.format,
             rows,
@@ -69,7 +79,7 @@ impl<'a> Binder<'a> {
         })
     }
 
-    fn vector(&self, name: &str, shape: &[usize]) -> Result<Vector> {
+    pub(super) fn vector(&self, name: &str, shape: &[usize]) -> Result<Vector> {
         let tensor = self.require(name)?;
         let bytes = self.checked(tensor, shape)?;
         let mut values = vec![0f32; shape.iter().product()];
@@ -81,7 +91,7 @@ impl<'a> Binder<'a> {
         self.gguf.tensor(name).map(|_| self.vector(name, &[len])).transpose()
     }
 
-    fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<Linear> {
+    pub(super) fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<Linear> {
         Ok(Linear {
             name: name.to_owned(),
             matrix: self.matrix(&format!("{name}.weight"), rows, cols)?,
@@ -104,7 +114,7 @@ impl<'a> Binder<'a> {
     /// One matrix per head or expert out of a 3-D tensor.
     fn slices(&self, name: &str, count: usize, rows: usize, cols: usize) -> Result<Vec<Matrix>> {
         let tensor = self.require(name)?;
-        let bytes = self.checked(tensor, &[cols, rows, count])?;
+        let bytes = self.checked_weights(tensor, &[cols, rows, count])?;
         let len = bytes.len() / count.max(1);
         let slice = |i: usize| Matrix {
             format: tensor.format,
@@ -203,6 +213,17 @@ impl LayerBinder<'_> {
     /// One matrix per head or expert out of a 3-D tensor.
     pub(super) fn slices(&self, name: &str, count: usize, rows: usize, cols: usize) -> Result<Vec<Matrix>> {
         self.binder.slices(&self.name(name), count, rows, cols)
+    }
+
+    /// A matrix cut into `count` of so many rows each.
+    pub(super) fn parts(&self, name: &str, count: usize, rows: usize, cols: usize) -> Result<Vec<Matrix>> {
+        let whole = self.matrix(name, count * rows, cols)?;
+        let len = whole.bytes.len() / count;
+        let part = |i: usize| {
+            let bytes = whole.bytes.slice(i * len..(i + 1) * len);
+            Matrix { format: whole.format, rows, cols, bytes, packed: OnceLock::new(), home: OnceLock::new() }
+        };
+        Ok((0..count).map(part).collect())
     }
 
     /// What adapters add to each expert's matrix of a stack; nothing without any.

@@ -3,6 +3,7 @@
 use super::keys::Keys;
 use super::matrix::Norm;
 use super::state::Memory;
+use super::streams::Streams;
 use super::{Architecture, ffn, limit, mixer, unread};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorName};
@@ -31,6 +32,8 @@ pub struct Config {
     pub logit_cap: Option<f32>,
     /// The norm before the head.
     pub output_norm: Norm,
+    /// Residual streams, where there are several.
+    pub streams: Option<Streams>,
     /// The distinct rotations; layers name one by index.
     pub ropes: Vec<Rope>,
     /// One per layer, in order.
@@ -38,6 +41,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Columns of the residual stream, or of all streams side by side.
+    pub fn residual_length(&self) -> usize {
+        self.embedding_length * self.streams.map_or(1, |streams| streams.count)
+    }
+
     /// What a sequence keeps of each layer.
     pub fn memories(&self) -> Vec<Memory> {
         let memory = |layer: &Layer| layer.mixer.as_ref().map_or(Memory::State(0), mixer::Shape::memory);
@@ -90,6 +98,7 @@ pub(super) fn read(gguf: &Gguf, architecture: &'static Architecture) -> Result<C
             .map_or(1.0, |scale| 1.0 / scale),
         logit_cap: (architecture.logit_cap)(&keys)?,
         output_norm: norm,
+        streams: (architecture.streams)(&keys)?,
         ropes: (architecture.ropes)(&keys, architecture)?,
         layers: Vec::with_capacity(layers),
     };

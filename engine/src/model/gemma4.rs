@@ -80,6 +80,6 @@ fn ffn(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Result<Opt
     let shape = ffn::read(keys, architecture, layer)?;
     let Some(ffn::Shape::Experts(shape)) = shape else { return Ok(shape) };
     let length = keys.per_layer("feed_forward_length", layer, WIDTH)?.unwrap_or(0);
-    let shared = Some(Shared { length, gated: false }).filter(|_| length > 0);
+    let shared = Some(Shared { length, gated: false, activation: shape.activation }).filter(|_| length > 0);
     Ok(Some(ffn::Shape::Experts(experts::Shape { inner: Inner::Normed, shared, ..shape })))
 }

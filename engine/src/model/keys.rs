@@ -90,6 +90,36 @@ impl<'a> Keys<'a> {
         bounded(&key, self.of_layer(&key, &numbers, layer)?, limit).map(Some)
     }
 
+    /// Numbers of an array, where the file has it.
+    ///
+    /// # Errors
+    /// When it is no array of whole numbers, or one is above `limit`.
+    pub fn numbers(&self, name: &str, limit: usize) -> Result<Option<Vec<usize>>> {
+        let key = self.reading(name);
+        let Some(value) = self.metadata().get(&key) else { return Ok(None) };
+        let numbers = value.as_array().and_then(|array| array.as_u64s()).ok_or_else(|| {
+            Error::malformed(format!("key `{key}`"), "an array of numbers from 0 on", value.describe())
+        })?;
+        numbers.iter().map(|&number| bounded(&key, number, limit)).collect::<Result<_>>().map(Some)
+    }
+
+    /// A finite number that may differ from layer to layer: one value for all, or an array with one per layer.
+    ///
+    /// # Errors
+    /// When it is neither, has not one value for each layer, or one that is not finite.
+    pub fn float_per_layer(&self, name: &str, layer: usize) -> Result<Option<f32>> {
+        let key = self.reading(name);
+        let array = self.metadata().get(&key).and_then(|value| value.as_array());
+        let Some(array) = array else { return self.float(name) };
+        let numbers = array.as_f32s().ok_or_else(|| {
+            Error::malformed(format!("key `{key}`"), "a number or an array of numbers", array.element_name())
+        })?;
+        match self.of_layer(&key, &numbers, layer)? {
+            number if number.is_finite() => Ok(Some(number)),
+            number => Err(Error::malformed(format!("key `{key}`"), "finite numbers", number)),
+        }
+    }
+
     /// True or false of a layer, where the file has an array of that.
     ///
     /// # Errors

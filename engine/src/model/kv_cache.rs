@@ -9,7 +9,7 @@
 
 use super::pool::{Claim, PAGE, Pool};
 use super::recurrent::{Recurrent, Size};
-use super::state::{Memory, Pages, State};
+use super::state::{Entries, Memory, State};
 use crate::error::{Error, Result};
 use crate::kernels::CachedPages;
 use crate::quant::Format;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// Layers begin at multiples of this in a page.
 const ALIGNMENT: usize = 64;
 
-/// Where a layer's keys, values and index begin in a page, or its state among all.
+/// Where a layer's keys, values and index, or its entries and their index, begin in a page, and its state among all.
 #[derive(Clone, Copy, Default)]
 struct Place {
     keys: usize,
@@ -104,6 +104,39 @@ impl KvCache {
         if shape.index_length > 0 {
             store_heads(format, shape.index_length, at, index, &mut page[place.index..]);
         }
+    }
+
+    /// Writes an entry of a layer, and the indexer's where it has one. The sequence has been extended to its positions.
+    pub(super) fn store_entry(&mut self, layer: usize, number: usize, entry: &[f32], index: &[f32]) {
+        let Shape { format, ref layers, .. } = *self.shape;
+        let (Memory::Entries(entries), place) = layers[layer] else { return };
+        let (page, at) = entries.place(number);
+        let page = Arc::get_mut(&mut self.pages[page]).expect("what is written to is not shared");
+        write_row(format, at, entry, &mut page[place.keys..]);
+        write_row(format, at, index, &mut page[place.index..]);
+    }
+
+    /// Reads an entry of a layer.
+    pub(super) fn entry(&self, layer: usize, number: usize, out: &mut [f32]) {
+        self.read_entry((layer, number), self.shape.layers[layer].1.keys, out);
+    }
+
+    /// Reads an entry of a layer's indexer.
+    pub(super) fn index_entry(&self, layer: usize, number: usize, out: &mut [f32]) {
+        self.read_entry((layer, number), self.shape.layers[layer].1.index, out);
+    }
+
+    fn read_entry(&self, (layer, number): (usize, usize), start: usize, out: &mut [f32]) {
+        let (Memory::Entries(entries), _) = self.shape.layers[layer] else { return };
+        let (page, at) = entries.place(number);
+        let bytes = self.shape.format.row_bytes(out.len());
+        let row = &self.pages[page][start + at * bytes..][..bytes];
+        (self.shape.format.dequantize)(row, out);
+    }
+
+    /// [`KvCache::state`] to be read.
+    pub(super) fn state_now(&self, layer: usize) -> &[f32] {
+        self.recurrent.now().map_or(&[], |states| &states[self.shape.state(layer)])
     }
 
     /// The recurrent state of a layer; empty where it keeps pages. The sequence has been extended.
@@ -215,9 +248,9 @@ impl State for KvCache {
 impl Shape {
     fn new(layers: &[Memory], format: &'static Format) -> Result<Self> {
         let mut page_bytes = 0;
-        let mut room = |width: usize, heads: usize| {
+        let mut room = |width: usize, rows: usize| {
             let start = page_bytes;
-            page_bytes += (PAGE * heads * format.row_bytes(width)).next_multiple_of(ALIGNMENT);
+            page_bytes += (rows * format.row_bytes(width)).next_multiple_of(ALIGNMENT);
             start
         };
         let (mut placed, mut state_len) = (vec![], 0);
@@ -225,12 +258,19 @@ impl Shape {
             let mut place = Place { state: state_len, ..Place::default() };
             match memory {
                 Memory::Pages(pages) => {
-                    check_widths(&pages, format)?;
-                    place.keys = room(pages.key_length, pages.heads);
-                    place.values = room(pages.value_length, pages.heads);
-                    place.index = room(pages.index_length, 1);
+                    check_widths([pages.key_length, pages.value_length, pages.index_length], format)?;
+                    place.keys = room(pages.key_length, PAGE * pages.heads);
+                    place.values = room(pages.value_length, PAGE * pages.heads);
+                    place.index = room(pages.index_length, PAGE);
                 }
                 Memory::State(len) => state_len += len,
+                Memory::Entries(entries) => {
+                    check_entries(&entries, format)?;
+                    let rows = PAGE / entries.ratio;
+                    place.keys = room(entries.key_length, rows);
+                    place.index = room(entries.index_length, rows);
+                    state_len += entries.state;
+                }
             }
             placed.push((memory, place));
         }
@@ -240,7 +280,11 @@ impl Shape {
     /// Where a layer's state is among those of all.
     fn state(&self, layer: usize) -> Range<usize> {
         let (memory, Place { state, .. }) = self.layers[layer];
-        let len = if let Memory::State(len) = memory { len } else { 0 };
+        let len = match memory {
+            Memory::State(len) => len,
+            Memory::Entries(entries) => entries.state,
+            Memory::Pages(_) => 0,
+        };
         state..state + len
     }
 
@@ -251,8 +295,15 @@ impl Shape {
     }
 }
 
-fn check_widths(pages: &Pages, format: &Format) -> Result<()> {
-    let widths = [pages.key_length, pages.value_length, pages.index_length];
+impl Entries {
+    /// The page of an entry, and which it is there.
+    fn place(&self, number: usize) -> (usize, usize) {
+        let rows = PAGE / self.ratio;
+        (number / rows, number % rows)
+    }
+}
+
+fn check_widths(widths: [usize; 3], format: &Format) -> Result<()> {
     match widths.iter().find(|width| !width.is_multiple_of(format.block_len)) {
         None => Ok(()),
         Some(width) => Err(Error::request(format!(
@@ -260,6 +311,17 @@ fn check_widths(pages: &Pages, format: &Format) -> Result<()> {
             format.block_len
         ))),
     }
+}
+
+fn check_entries(entries: &Entries, format: &Format) -> Result<()> {
+    assert!(PAGE.is_multiple_of(entries.ratio), "entries do not cross pages");
+    check_widths([entries.key_length, entries.index_length, 0], format)
+}
+
+fn write_row(format: &Format, at: usize, values: &[f32], page: &mut [u8]) {
+    let bytes = format.row_bytes(values.len());
+    let quantize = format.quantize.expect("cache formats can be written");
+    quantize(values, None, &mut page[at * bytes..][..bytes]);
 }
 
 fn store_heads(format: &Format, width: usize, at: usize, heads: &[f32], page: &mut [u8]) {

@@ -23,6 +23,8 @@ mod recurrent;
 mod rope_scaling;
 mod state;
 mod step;
+mod stream_rows;
+mod streams;
 mod supported;
 mod transformer;
 mod unread;
@@ -32,6 +34,7 @@ mod workspace;
 mod bailingmoe2;
 mod deepseek2;
 mod deepseek32;
+mod deepseek4;
 mod dots1;
 mod ernie4_5_moe;
 mod gemma3;
@@ -67,8 +70,9 @@ pub use moe::Routing;
 pub use observe::{Nothing, Observe, Site};
 pub use pool::{PAGE, Pool};
 pub use recurrent::SNAPSHOTS;
-pub use state::{Memory, Pages, State};
-pub use step::{Best, ConvStep, Factor, KeyHeads, Row, ScanStep, Update, Wants};
+pub use state::{Entries, Memory, Pages, State};
+pub use step::{Best, ConvStep, EntriesStep, Factor, KeyHeads, Row, ScanStep, Update, Wants};
+pub use streams::{Ends, Mixing, Streams};
 pub use transformer::forward;
 pub use weights::{Sublayer, Weights};
 pub use workspace::{Workspace, scratch_bytes};
@@ -114,6 +118,8 @@ pub struct Architecture {
     pub embedding_scale: fn(&Keys<'_>) -> Result<f32>,
     /// The bound of logits.
     pub logit_cap: fn(&Keys<'_>) -> Result<Option<f32>>,
+    /// Residual streams, where there are several.
+    pub streams: fn(&Keys<'_>) -> Result<Option<Streams>>,
 }
 
 impl Architecture {
@@ -135,6 +141,7 @@ impl Architecture {
         ffn: ffn::read,
         embedding_scale: |keys| Ok(keys.float("embedding_scale")?.unwrap_or(1.0)),
         logit_cap: |_| Ok(None),
+        streams: |_| Ok(None),
     };
 }
 
@@ -157,6 +164,7 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &lfm2moe::ARCHITECTURE,
     &deepseek2::ARCHITECTURE,
     &deepseek32::ARCHITECTURE,
+    &deepseek4::ARCHITECTURE,
     &dots1::ARCHITECTURE,
     &ernie4_5_moe::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
@@ -224,10 +232,10 @@ impl Model {
         }
         for layer in &mut self.weights.layers {
             let Some(Sublayer { kind: Ffn::Experts(experts), .. }) = &mut layer.ffn else { continue };
+            let count = experts.most_used();
             let experts = experts.shape_mut();
             let used = used.unwrap_or(experts.expert_used_count);
-            if !(1..=experts.expert_count).contains(&used) {
-                let count = experts.expert_count;
+            if !(1..=count).contains(&used) {
                 return Err(Error::request(format!("this model can use 1 to {count} experts, not {used}")));
             }
             (experts.expert_used_count, experts.threshold) = (used, threshold);

@@ -6,11 +6,12 @@ mod router;
 mod sizes;
 
 pub(in crate::model) use router::Choosing;
-pub use router::Router;
-pub use sizes::{Capacity, Gating, Groups, Inner, Shape, Shared};
+pub use router::{Router, Table};
+pub use sizes::{Capacity, ChosenBy, Gating, Groups, Inner, Shape, Shared};
 
+use super::step::Row;
 use crate::kernels::Dispatch;
-use crate::ops::{Choice, exp, sigmoid, softmax, top_k};
+use crate::ops::{Choice, exp, sigmoid, softmax, softplus, top_k};
 
 /// What a layer's router has beside its matrix.
 #[derive(Clone, Copy, Default)]
@@ -19,6 +20,8 @@ pub struct Weighing<'a> {
     pub choice_bias: Option<&'a [f32]>,
     /// Factor on each expert's weight, `(expert_count)`.
     pub expert_scale: Option<&'a [f32]>,
+    /// What names experts by their row's token.
+    pub by_token: Option<(&'a Table, &'a [Row])>,
 }
 
 /// The routing of one batch through one layer. Buffers are kept between layers.
@@ -89,10 +92,16 @@ impl Routing {
         let rows = logits.len() / experts.expert_count;
         self.choices.clear();
         self.choices.resize(rows * self.used, Choice::default());
-        for (logits, choices) in
-            logits.chunks_exact(experts.expert_count).zip(self.choices.chunks_exact_mut(self.used))
+        let rows_of_logits = logits.chunks_exact(experts.expert_count);
+        for (row, (logits, choices)) in
+            rows_of_logits.zip(self.choices.chunks_exact_mut(self.used)).enumerate()
         {
-            choose(logits, experts, by, &mut self.scores, choices);
+            score(logits, experts.gating, &mut self.scores);
+            match by.by_token {
+                None => choose(experts, by, &mut self.scores, choices),
+                Some((table, rows)) => take(table.of(rows[row].token), &self.scores, choices),
+            }
+            weigh(experts, by, choices);
         }
         self.dropped.clear();
         self.dropped.resize(rows * self.used, false);
@@ -139,14 +148,32 @@ impl Routing {
     }
 }
 
-fn choose(logits: &[f32], experts: &Shape, by: Weighing<'_>, scores: &mut Vec<f32>, choices: &mut [Choice]) {
+fn score(logits: &[f32], gating: Gating, scores: &mut Vec<f32>) {
     scores.clear();
     scores.extend_from_slice(logits);
-    match experts.gating {
+    match gating {
         Gating::Softmax => softmax(scores),
         Gating::Sigmoid => scores.iter_mut().for_each(|score| *score = sigmoid(*score)),
+        Gating::SqrtSoftplus => scores.iter_mut().for_each(|score| *score = softplus(*score).sqrt()),
         Gating::SoftmaxChosen => {}
     }
+}
+
+/// The strongest of those that are named, of equals the first.
+fn take(named: &[u32], scores: &[f32], choices: &mut [Choice]) {
+    let mut found = 0;
+    for &index in named {
+        let score = scores[index as usize];
+        let place = choices[..found].partition_point(|choice| choice.score >= score);
+        if place < choices.len() {
+            found = (found + 1).min(choices.len());
+            choices[place..found].rotate_right(1);
+            choices[place] = Choice { index, score };
+        }
+    }
+}
+
+fn choose(experts: &Shape, by: Weighing<'_>, scores: &mut Vec<f32>, choices: &mut [Choice]) {
     let unbiased = scores.len();
     if by.choice_bias.is_none() && experts.groups.is_none() {
         top_k(scores, choices);
@@ -161,6 +188,9 @@ fn choose(logits: &[f32], experts: &Shape, by: Weighing<'_>, scores: &mut Vec<f3
         top_k(choosing, choices);
         choices.iter_mut().for_each(|choice| choice.score = scores[choice.index as usize]);
     }
+}
+
+fn weigh(experts: &Shape, by: Weighing<'_>, choices: &mut [Choice]) {
     if experts.gating == Gating::SoftmaxChosen {
         let largest = choices.iter().map(|choice| choice.score).fold(f32::NEG_INFINITY, f32::max);
         choices.iter_mut().for_each(|choice| choice.score = exp(choice.score - largest));
@@ -213,6 +243,7 @@ pub(super) fn capacity_of(used: usize, factor: f32, rows: usize, expert_count: u
 mod tests {
     use super::*;
     use crate::kernels::Pick;
+    use crate::model::step::Wants;
     use crate::ops::Activation;
 
     fn experts(expert_count: usize, used: usize, gating: Gating) -> Shape {
@@ -222,6 +253,7 @@ mod tests {
             length: 1,
             activation: Activation::Silu,
             gating,
+            chosen_by: ChosenBy::Scores,
             groups: None,
             normalise: true,
             scale: 1.0,
@@ -283,14 +315,37 @@ mod tests {
         let mut routing = Routing::default();
         let mut sigmoid = experts(3, 1, Gating::Sigmoid);
         sigmoid.normalise = false;
-        let by = Weighing { choice_bias: Some(&[0.0, 5.0, 0.0]), expert_scale: None };
+        let by = Weighing { choice_bias: Some(&[0.0, 5.0, 0.0]), ..Weighing::default() };
         routing.route(&[2.0, 0.0, 1.0], &sigmoid, by, false);
         assert_eq!(routing.choices(0)[0], Choice { index: 1, score: 0.5 });
     }
 
     #[test]
+    fn a_table_names_experts_and_scores_weigh_them() {
+        let table = Table { width: 2, experts: vec![0, 1, 3, 2] };
+        let row = |token| Row { sequence: 0, position: 0, token, wants: Wants::Nothing };
+        let rows = [row(1), row(0)];
+        let by = Weighing { by_token: Some((&table, &rows)), ..Weighing::default() };
+        let mut routing = Routing::default();
+        let logits = [9.0, 9.0, 2.0, -1.0, 0.0, 0.0, 9.0, 9.0];
+        routing.route(&logits, &experts(4, 2, Gating::SqrtSoftplus), by, false);
+        // ln(1 + e^2) and ln(1 + e^-1), by mpmath.
+        let roots = [2.126_928_f32.sqrt(), 0.313_261_7_f32.sqrt()];
+        let expected = roots.map(|root| root / (roots[0] + roots[1]));
+        let found: Vec<_> = routing.choices(0).iter().map(|choice| (choice.index, choice.score)).collect();
+        assert!(found.iter().map(|found| found.0).eq([2, 3]), "{found:?}");
+        assert!(found.iter().zip(expected).all(|(found, expected)| (found.1 - expected).abs() < 1e-6));
+        assert!(
+            routing.choices(1).iter().map(|choice| (choice.index, choice.score)).eq([(0, 0.5), (1, 0.5)])
+        );
+        // With fewer experts the stronger of those that are named.
+        routing.route(&logits, &experts(4, 1, Gating::SqrtSoftplus), by, false);
+        assert_eq!(routing.choices(0)[0], Choice { index: 2, score: 1.0 });
+    }
+
+    #[test]
     fn experts_have_factors_that_nothing_divides() {
-        let by = Weighing { choice_bias: None, expert_scale: Some(&[1.0, 3.0, 5.0]) };
+        let by = Weighing { expert_scale: Some(&[1.0, 3.0, 5.0]), ..Weighing::default() };
         let mut routing = Routing::default();
         routing.route(&[0.0, 0.0, -90.0], &experts(3, 2, Gating::Softmax), by, false);
         let scores: Vec<_> = routing.choices(0).iter().map(|choice| choice.score).collect();

@@ -21,6 +21,16 @@ pub(super) fn read(
     if base <= 0.0 {
         return Err(keys.wrong("rope.freq_base", "above 0", base));
     }
+    read_with(keys, architecture, (style, dims), base)
+}
+
+/// The same with a base from elsewhere, for so many columns of a head.
+pub(super) fn read_with(
+    keys: &Keys<'_>,
+    architecture: &Architecture,
+    (style, dims): (RopeStyle, usize),
+    base: f32,
+) -> Result<Rope> {
     let mut frequencies = plain(base, dims);
     let factor = read_factor(keys)?;
     // As llama.cpp reads files: a factor without a type is linear.

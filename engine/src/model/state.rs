@@ -9,6 +9,8 @@ use crate::error::Result;
 pub enum Memory {
     /// Keys and values of every position.
     Pages(Pages),
+    /// An entry for every few positions, and a state.
+    Entries(Entries),
     /// So many numbers that every position changes: a recurrent state, zero before the first.
     State(usize),
 }
@@ -24,6 +26,19 @@ pub struct Pages {
     pub value_length: usize,
     /// Width of the key by which positions are chosen, one for all heads; 0 where all are looked at.
     pub index_length: usize,
+}
+
+/// Sizes of what one layer keeps of positions that become one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entries {
+    /// Positions that become one, a divisor of a page's.
+    pub ratio: usize,
+    /// Width of an entry.
+    pub key_length: usize,
+    /// Width of an indexer's entry; 0 without one.
+    pub index_length: usize,
+    /// Numbers that every position changes: a window of keys, and what is not an entry yet.
+    pub state: usize,
 }
 
 /// What one sequence keeps between steps: keys and values of its positions, recurrent states.

@@ -1,8 +1,9 @@
 //! What one step of a batch is made of: its rows, columns that belong together, and a layer's attention.
 
+use super::matrix::NormWeights;
 use crate::cuda::Vector;
 use crate::kernels::STATE_COLUMNS;
-use crate::ops::{Activation, sigmoid};
+use crate::ops::{Activation, Rope, sigmoid};
 use std::ops::Range;
 
 /// One token of one conversation in a batch.
@@ -143,6 +144,85 @@ pub struct ChoiceStep<'a> {
     pub weights: usize,
     /// Positions that a row looks at.
     pub most: usize,
+}
+
+/// How a layer makes one entry of every `ratio` positions: per channel the mixture of their values by the softmax of their
+/// gates, normed, and turned by the first position.
+pub struct Pooling<'a> {
+    /// Column of the new values in the joined rows; as many gates stand behind them.
+    pub at: usize,
+    /// Width of an entry.
+    pub width: usize,
+    /// Positions that become one.
+    pub ratio: usize,
+    /// Whether a position has a part for the entry after its own as well, in front of the other.
+    pub overlaps: bool,
+    /// Added to gates, `(ratio, columns)`.
+    pub bias: &'a Vector,
+    /// On an entry, before it is turned.
+    pub norm: &'a NormWeights,
+}
+
+impl Pooling<'_> {
+    /// Columns of a position's values, and of its gates.
+    pub fn columns(&self) -> usize {
+        pooling_columns(self.width, self.overlaps)
+    }
+
+    /// Numbers that are kept of positions which are not an entry yet, and of those before them.
+    pub fn state_len(&self) -> usize {
+        pooling_state_len(self.width, self.ratio, self.overlaps)
+    }
+}
+
+/// Columns of a position's values, and of its gates.
+pub(super) fn pooling_columns(width: usize, overlaps: bool) -> usize {
+    if overlaps { 2 * width } else { width }
+}
+
+/// Numbers of a pooling's state.
+pub(super) fn pooling_state_len(width: usize, ratio: usize, overlaps: bool) -> usize {
+    let before = if overlaps { 2 * ratio * width } else { 0 };
+    before + 2 * ratio * pooling_columns(width, overlaps)
+}
+
+/// What chooses among entries: keys of their own, pooled in the same way.
+pub struct IndexStep<'a> {
+    /// How its keys are made.
+    pub pooling: Pooling<'a>,
+    /// Queries in the joined rows.
+    pub queries: Span,
+    /// Column of a weight per query.
+    pub weights: usize,
+    /// Factor on the sums.
+    pub factor: f32,
+    /// Entries that a row sees at most.
+    pub top_k: usize,
+}
+
+/// One layer's attention over a batch, to a window of keys that are values as well, and to entries behind it. A state holds
+/// the window, then what both poolings keep.
+pub struct EntriesStep<'a> {
+    /// Which layer of the states.
+    pub layer: usize,
+    /// The batch.
+    pub rows: &'a [Row],
+    /// Query heads in the joined rows.
+    pub queries: Span,
+    /// Column of the new key.
+    pub key: usize,
+    /// How many positions back a row sees, itself included.
+    pub window: usize,
+    /// Factor on the products.
+    pub scale: f32,
+    /// One logit per query head.
+    pub sinks: &'a Vector,
+    /// What turned queries and keys, and turns entries: their last columns.
+    pub rope: &'a Rope,
+    /// How entries are made, where there are any.
+    pub pooling: Option<Pooling<'a>>,
+    /// What chooses among them; all are seen without it.
+    pub index: Option<IndexStep<'a>>,
 }
 
 /// What a factor is made of.

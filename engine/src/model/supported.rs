@@ -2,9 +2,11 @@
 
 use super::backend::Cuda;
 use super::config::Layer;
-use super::{Model, mixer};
+use super::ffn::experts::{self, ChosenBy, Gating};
+use super::{Model, ffn, mixer};
 use crate::cuda::{MOST_TAPS, scan_shared};
 use crate::error::{Error, Result};
+use crate::ops::Activation;
 use crate::quant::{FORMATS, Format};
 
 /// Shared memory that every block may have.
@@ -17,7 +19,8 @@ impl Cuda {
     /// Names what there are none for.
     pub fn supports(model: &Model) -> Result<()> {
         let config = &model.config;
-        match config.layers.iter().find_map(lacking) {
+        let streams = config.streams.map(|_| "several residual streams".to_owned());
+        match streams.or_else(|| config.layers.iter().find_map(lacking)) {
             None => Ok(()),
             Some(what) => {
                 let what = format!("{}: {what} without kernels for cards", config.architecture);
@@ -29,7 +32,15 @@ impl Cuda {
 
 /// What of a layer there are no kernels for.
 fn lacking(layer: &Layer) -> Option<String> {
+    let is_new = |experts: &experts::Shape| {
+        let is_clamped = matches!(experts.activation, Activation::SwigluClamped(_));
+        experts.gating == Gating::SqrtSoftplus || experts.chosen_by != ChosenBy::Scores || is_clamped
+    };
+    if matches!(&layer.ffn, Some(ffn::Shape::Experts(experts)) if is_new(experts)) {
+        return Some("a router or an activation of experts".to_owned());
+    }
     let (taps, keys) = match layer.mixer.as_ref()? {
+        mixer::Shape::Compressed(_) => return Some("attention to compressed positions".to_owned()),
         mixer::Shape::Grouped(_) => return None,
         mixer::Shape::Latent(shape) => {
             return shape.indexer.as_ref().map(|_| "attention to chosen positions".to_owned());

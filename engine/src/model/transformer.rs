@@ -9,7 +9,8 @@ use super::kinds::{Half, Pass};
 use super::matrix::NormWeights;
 use super::observe::Observe;
 use super::step::Row;
-use super::weights::{Layer, Sublayer};
+use super::streams::Mixing;
+use super::weights::{Layer, Sublayer, Weights};
 use super::workspace::Workspace;
 use crate::error::Result;
 
@@ -41,19 +42,21 @@ pub fn forward<B: Backend, O: Observe>(
     embed(&pass, model, ws);
     for (i, layer) in weights.layers.iter().enumerate() {
         if O::ACTIVE {
-            pass.observe.hidden(i, &backend.host(&ws.x), config.embedding_length);
+            pass.observe.hidden(i, &backend.host(&ws.x), config.residual_length());
         }
         let next = weights.layers.get(i + 1).and_then(Layer::choosing);
-        if let Some(Sublayer { norm, kind, post_norm }) = &layer.mixer {
-            backend.norm(norm, &ws.x, &mut ws.normed);
-            let Workspace { x, normed, added, mixer, angles, .. } = &mut *ws;
+        if let Some(Sublayer { norm, kind, post_norm, mixing }) = &layer.mixer {
+            let has_several = enter(&mut pass, weights, (norm, mixing.as_ref()), ws);
+            let Workspace { x, normed, added, mixer, angles, streams, .. } = &mut *ws;
+            let x = if has_several { &streams.input } else { &*x };
             let mut half = Half { layer: i, next, angles, x, normed, added };
             kind.step(&mut pass, &mut half, mixer)?;
             add(&pass, model, post_norm.as_ref(), ws);
         }
-        if let Some(Sublayer { norm, kind, post_norm }) = &layer.ffn {
-            backend.norm(norm, &ws.x, &mut ws.normed);
-            let Workspace { x, normed, added, ffn, angles, .. } = &mut *ws;
+        if let Some(Sublayer { norm, kind, post_norm, mixing }) = &layer.ffn {
+            let has_several = enter(&mut pass, weights, (norm, mixing.as_ref()), ws);
+            let Workspace { x, normed, added, ffn, angles, streams, .. } = &mut *ws;
+            let x = if has_several { &streams.input } else { &*x };
             let mut half = Half { layer: i, next, angles, x, normed, added };
             kind.step(&mut pass, &mut half, ffn)?;
             add(&pass, model, post_norm.as_ref(), ws);
@@ -63,7 +66,7 @@ pub fn forward<B: Backend, O: Observe>(
         }
     }
     if O::ACTIVE {
-        pass.observe.hidden(weights.layers.len(), &backend.host(&ws.x), config.embedding_length);
+        pass.observe.hidden(weights.layers.len(), &backend.host(&ws.x), config.residual_length());
     }
     head(&mut pass, model, ws);
     backend.find_best(rows, &ws.logits, &mut ws.best);
@@ -76,12 +79,31 @@ fn embed<B: Backend, O: Observe>(pass: &Pass<'_, B, O>, model: &Model, ws: &mut 
     if let Some(positions) = &weights.position_embedding {
         pass.backend.add_positions(positions, pass.rows, &mut ws.x);
     }
+    if let Some(streams) = config.streams {
+        ws.streams.begin(pass, (streams, config.embedding_length), &mut ws.x);
+    }
     for (rope, angles) in config.ropes.iter().zip(&mut ws.angles) {
         pass.backend.angles(rope, pass.rows, angles);
     }
 }
 
-/// Adds a half's output to the residual stream.
+/// A half's input, out of the residual stream or of several; tells whether there are several.
+fn enter<B: Backend, O: Observe>(
+    pass: &mut Pass<'_, B, O>,
+    weights: &Weights,
+    (norm, mixing): (&NormWeights, Option<&Mixing>),
+    ws: &mut Workspace<B>,
+) -> bool {
+    let Some((ends, mixing)) = weights.ends.as_ref().zip(mixing) else {
+        pass.backend.norm(norm, &ws.x, &mut ws.normed);
+        return false;
+    };
+    ws.streams.open(pass, (ends, mixing), &ws.x);
+    pass.backend.norm(norm, &ws.streams.input, &mut ws.normed);
+    true
+}
+
+/// Adds a half's output to the residual stream, or to each of several.
 fn add<B: Backend, O: Observe>(
     pass: &Pass<'_, B, O>,
     model: &Model,
@@ -92,12 +114,18 @@ fn add<B: Backend, O: Observe>(
         pass.backend.norm(norm, &ws.added, &mut ws.normed);
         std::mem::swap(&mut ws.added, &mut ws.normed);
     }
-    pass.backend.add(&mut ws.x, &ws.added, model.config.residual_scale);
+    match model.config.streams {
+        None => pass.backend.add(&mut ws.x, &ws.added, model.config.residual_scale),
+        Some(streams) => ws.streams.close(pass, streams, &ws.added, &mut ws.x),
+    }
 }
 
 fn head<B: Backend, O: Observe>(pass: &mut Pass<'_, B, O>, model: &Model, ws: &mut Workspace<B>) {
     let (config, weights) = (&model.config, &model.weights);
-    pass.backend.select(pass.rows, &ws.x, &mut ws.added);
+    match &weights.ends {
+        None => pass.backend.select(pass.rows, &ws.x, &mut ws.added),
+        Some(ends) => ws.streams.end(pass, ends, &ws.x, &mut ws.added),
+    }
     pass.backend.norm(&weights.output_norm, &ws.added, &mut ws.normed);
     pass.linear(&weights.output, &mut ws.normed, &mut ws.logits, 0);
     if config.logit_scale != 1.0 {

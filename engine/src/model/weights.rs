@@ -4,6 +4,7 @@ use super::ffn::Ffn;
 use super::matrix::{Linear, Matrix, NormWeights};
 use super::mixer::Mixer;
 use super::moe::Choosing;
+use super::streams::{Ends, Mixing};
 use crate::experts::ExpertStore;
 
 /// All tensors of a model.
@@ -16,6 +17,8 @@ pub struct Weights {
     pub layers: Vec<Layer>,
     /// Before the head.
     pub output_norm: NormWeights,
+    /// What several residual streams have alike, and what ends them.
+    pub ends: Option<Ends>,
     /// The head; the token embedding where the file ties them.
     pub output: Linear,
     /// Routed experts of all layers.
@@ -38,7 +41,12 @@ impl Weights {
             let mixer = layer.mixer().map(Mixer::matrices).unwrap_or_default();
             mixer.into_iter().chain(layer.ffn().map(Ffn::matrices).unwrap_or_default())
         });
-        layers.chain([&self.output.matrix])
+        let of_streams = self.layers.iter().flat_map(|layer| {
+            let mixer = layer.mixer.as_ref().and_then(|half| half.mixing.as_ref());
+            mixer.into_iter().chain(layer.ffn.as_ref().and_then(|half| half.mixing.as_ref()))
+        });
+        let of_streams = of_streams.chain(self.ends.as_ref().map(|ends| &ends.output));
+        layers.chain(of_streams.map(|mixing| &mixing.linear.matrix)).chain([&self.output.matrix])
     }
 
     /// Bytes of [`Weights::dense`].
@@ -83,4 +91,6 @@ pub struct Sublayer<K> {
     pub kind: K,
     /// On its output.
     pub post_norm: Option<NormWeights>,
+    /// What chooses its part of several residual streams.
+    pub mixing: Option<Mixing>,
 }

@@ -5,6 +5,7 @@ use super::backend::Backend;
 use super::config::Config;
 use super::ffn::{self, Ffn};
 use super::mixer::{self, Mixer};
+use super::stream_rows;
 use super::weights::Layer;
 
 /// Scratch of a forward, allocated once and grown to the largest batch seen.
@@ -16,7 +17,8 @@ pub struct Workspace<B: Backend> {
     pub(super) ffn: ffn::Scratch<B>,
     pub(super) angles: Vec<B::Buffer>, // cosines and sines per rotation (rows, dims)
     pub(super) logits: B::Buffer,      // (rows that want them, vocab_size)
-    pub(super) best: B::Buffer,        // of rows that want no more than the best tokens
+    pub(super) streams: stream_rows::Scratch<B>,
+    pub(super) best: B::Buffer, // of rows that want no more than the best tokens
     /// Whether routing drops tokens beyond the capacity, as the original does.
     pub drop_tokens: bool,
 }
@@ -33,6 +35,7 @@ impl<B: Backend> Workspace<B> {
             ffn: ffn::Scratch::new(backend),
             angles: config.ropes.iter().map(|rope| buffer(rope.dims())).collect(),
             logits: buffer(config.vocab_size),
+            streams: stream_rows::Scratch::new(backend),
             best: buffer(0),
             drop_tokens: false,
         }
@@ -59,6 +62,7 @@ impl<B: Backend> Workspace<B> {
 pub fn scratch_bytes(model: &Model, rows: usize, with_logits: usize) -> u64 {
     let (config, layers) = (&model.config, model.weights.layers.iter());
     let row = 3 * config.embedding_length
+        + stream_rows::columns(config.streams, config.embedding_length)
         + Mixer::scratch_columns(layers.clone().filter_map(Layer::mixer))
         + Ffn::scratch_columns(layers.filter_map(Layer::ffn));
     (rows * row * (4 + 1 + 1) + with_logits * config.vocab_size * 4) as u64

@@ -18,6 +18,8 @@ pub enum Activation {
     ReluSquared,
     /// gpt-oss: `g * sigmoid(1.702 g) * (u + 1)` with `g <= 7` and `-7 <= u <= 7`.
     SwigluOai,
+    /// `silu(g) * u` with `g` at most this, and `u` at most this far from 0 (DeepSeek V4).
+    SwigluClamped(f32),
 }
 
 impl Activation {
@@ -38,6 +40,7 @@ impl Activation {
                 let x = x.min(7.0);
                 x / (1.0 + exp(-1.702 * x))
             }
+            Self::SwigluClamped(limit) => Self::Silu.apply(x.min(limit)),
         }
     }
 
@@ -52,6 +55,11 @@ impl Activation {
             (Self::SwigluOai, Some(gate)) => {
                 for (up, gate) in up.iter_mut().zip(gate) {
                     *up = self.apply(*gate) * (up.clamp(-7.0, 7.0) + 1.0);
+                }
+            }
+            (Self::SwigluClamped(limit), Some(gate)) => {
+                for (up, gate) in up.iter_mut().zip(gate) {
+                    *up = Self::Silu.apply(gate.min(limit)) * up.min(limit).max(-limit);
                 }
             }
             (Self::Silu, Some(gate)) => {
@@ -84,6 +92,20 @@ impl Work for Combine<'_> {
 #[cfg(test)]
 mod tests {
     use super::Activation::*;
+    use crate::simd::Isa;
+
+    #[test]
+    fn both_sides_are_clamped_and_the_gate_from_above_alone() {
+        for isa in Isa::available() {
+            let mut up = [1.0, 4.0, -4.0, -4.0];
+            SwigluClamped(1.5).combine(isa, Some(&[1.0, 9.0, 9.0, -9.0]), &mut up);
+            let silu = |x: f32| Silu.apply(x);
+            let expected = [silu(1.0), 1.5 * silu(1.5), -1.5 * silu(1.5), -1.5 * silu(-9.0)];
+            for (found, expected) in up.iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-6, "{isa}: {up:?}");
+            }
+        }
+    }
 
     #[test]
     fn known_values() {
@@ -98,6 +120,8 @@ mod tests {
             (ReluSquared, -1.0, 0.0),
             (ReluSquared, 3.0, 9.0),
             (SwigluOai, 9.0, 6.999_953),
+            (SwigluClamped(1.5), 9.0, 1.226_361_7),
+            (SwigluClamped(1.5), -3.0, -0.142_277_6),
         ] {
             let found: f32 = activation.apply(x);
             assert!((found - expected).abs() < 2e-6, "{activation:?}({x}) = {found}, expected {expected}");

@@ -36,6 +36,11 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// `ln(1 + e^x)`.
+pub fn softplus(x: f32) -> f32 {
+    if x > 20.0 { x } else { libm::log1pf(exp(x)) }
+}
+
 /// [`exp`] of sixteen numbers that are 0 or less, in half of the instructions; what would be subnormal may be 0.
 #[inline(always)]
 pub fn exp_of_negatives<L: Lanes>(x: L) -> L {

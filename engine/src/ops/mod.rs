@@ -8,7 +8,7 @@ mod rope;
 mod route;
 
 pub use activation::Activation;
-pub use exp::{exp, exp_of_negatives, sigmoid};
+pub use exp::{exp, exp_of_negatives, sigmoid, softplus};
 pub use norm::{layer_norm, rms_norm};
 pub use rope::{Rope, RopeStyle, rotate};
-pub use route::{Choice, softmax, top_k};
+pub use route::{Choice, best, softmax, top_k};

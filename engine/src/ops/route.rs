@@ -37,6 +37,24 @@ pub fn top_k(scores: &[f32], out: &mut [Choice]) {
     }
 }
 
+/// The places of the `count` largest scores, rising; of equals the lowest. NaN counts as smallest.
+pub fn best(scores: &[f32], count: usize, places: &mut Vec<u32>) {
+    places.clear();
+    places.extend(0..scores.len() as u32);
+    if count >= scores.len() {
+        return;
+    }
+    let key = |place: u32| {
+        let score = scores[place as usize];
+        if score.is_nan() { f32::NEG_INFINITY } else { score }
+    };
+    if count > 0 {
+        places.select_nth_unstable_by(count - 1, |a, b| key(*b).total_cmp(&key(*a)).then(a.cmp(b)));
+    }
+    places.truncate(count);
+    places.sort_unstable();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +67,19 @@ mod tests {
         let mut out = [Choice::default(); 2];
         top_k(&[f32::NAN, f32::NAN], &mut out);
         assert_eq!(out.map(|choice| choice.index), [0, 1]);
+    }
+
+    #[test]
+    fn the_best_are_found_in_the_order_of_their_places() {
+        let mut places = vec![];
+        for (count, expected) in
+            [(0, &[][..]), (1, &[1]), (3, &[1, 3, 4]), (4, &[0, 1, 3, 4]), (9, &[0, 1, 2, 3, 4])]
+        {
+            best(&[1.0, 5.0, f32::NAN, 5.0, 2.0], count, &mut places);
+            assert_eq!(places, expected, "{count}");
+        }
+        best(&[0.5; 6], 2, &mut places);
+        assert_eq!(places, [0, 1]);
     }
 
     #[test]

@@ -199,12 +199,12 @@ impl Format {
         }
     }
 
-    /// The format of a GGUF type number.
+    /// The format of a GGUF type number, [`INDICES`] included.
     pub fn by_id(id: u32) -> Option<&'static Format> {
-        FORMATS.iter().find(|format| format.id == id)
+        FORMATS.iter().chain([&INDICES]).find(|format| format.id == id)
     }
 
-    /// The format of a name, upper or lower case.
+    /// The format of weights of a name, upper or lower case.
     pub fn by_name(name: &str) -> Option<&'static Format> {
         FORMATS.iter().find(|format| format.name.eq_ignore_ascii_case(name))
     }
@@ -284,6 +284,25 @@ impl<B: Quantize> Work for QuantizeBlocks<'_, B> {
         }
     }
 }
+
+/// Whole numbers of 32 bits, for tables of indices. No weights are in it, so it is not in [`FORMATS`].
+pub static INDICES: Format = Format {
+    name: "I32",
+    id: 26,
+    kind: Kind::Float,
+    block_len: 1,
+    block_bytes: 4,
+    dequantize: |bytes, numbers| {
+        let found = bytes.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes) as f32);
+        numbers.iter_mut().zip(found).for_each(|(number, found)| *number = found);
+    },
+    quantize: Some(|numbers, _, bytes| {
+        for (bytes, number) in bytes.as_chunks_mut().0.iter_mut().zip(numbers) {
+            *bytes = (number.round() as i32).to_le_bytes();
+        }
+    }),
+    recoding: None,
+};
 
 /// Something to do with a format whose type is known only at run time; see [`visit`].
 pub trait Visit {

@@ -84,6 +84,12 @@ fn the_table_is_consistent() {
     }
     assert_eq!(Format::by_name("Q9_Z"), None);
     assert_eq!(Format::by_id(4), None);
+    assert_eq!((Format::by_id(26), Format::by_name("I32")), (Some(&INDICES), None));
+    let (numbers, mut bytes, mut back) = ([0.0, 255.0, -1.0, 16_777_215.0], [0; 16], [9.0; 4]);
+    (INDICES.quantize.unwrap())(&numbers, None, &mut bytes);
+    assert_eq!(bytes[4..8], [255, 0, 0, 0]);
+    (INDICES.dequantize)(&bytes, &mut back);
+    assert_eq!(back, numbers);
 }
 
 #[test]

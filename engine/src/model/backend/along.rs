@@ -3,7 +3,7 @@
 use super::super::kv_cache::KvCache;
 use super::super::step::{Row, ScanStep, Update, runs};
 use super::host::{HostBuffer, each_row};
-use crate::ops::{exp, sigmoid};
+use crate::ops::{exp, sigmoid, softplus};
 use crate::threads::Team;
 use std::ops::Range;
 
@@ -22,11 +22,6 @@ pub(super) fn scan_factors(team: &Team, step: &ScanStep<'_>, x: &HostBuffer, out
             *factors = [exp(step.rate[head] * length), strength];
         }
     });
-}
-
-/// `ln(1 + e^x)`.
-fn softplus(x: f32) -> f32 {
-    if x > 20.0 { x } else { libm::log1pf(exp(x)) }
 }
 
 /// Walks along the sequences of a batch: `work` gets a part of a sequence's state of a layer and rows that change it one after

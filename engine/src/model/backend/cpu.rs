@@ -7,18 +7,24 @@ use super::super::observe::{Observe, Site};
 use super::super::pool::PAGE;
 use super::super::pool::Pool;
 use super::super::state::Memory;
-use super::super::step::{AttentionStep, Best, ChoiceStep, ConvStep, Factor, Row, ScanStep, Span, Update};
+use super::super::step::{
+    AttentionStep, Best, ChoiceStep, ConvStep, EntriesStep, Factor, Row, ScanStep, Span, Update,
+};
+use super::super::streams::{Mixing, Streams};
 use super::along;
 use super::chosen::{self, Chosen};
+use super::entries::{self, Look, Seen};
 use super::host::{self, HostBuffer, Kept, Step, host_steps};
+use super::streams;
 use super::{Backend, ExpertStep};
 use crate::error::Result;
 use crate::experts::{ExpertLayer, ExpertStore, Group, GroupMatrix, Turn};
 use crate::gguf::TensorName;
 use crate::kernels::{
-    self, Attended, AttentionKernel, Choice, Convolution, ExpertKernel, Heads, Hidden, IndexJob, Job, Kernel,
-    MatrixRef, Output, Queries, RowBlock, Scan, ScanHead, Share, Taken, attention, attention_to, convolve,
-    matmul, scan, score_page, select, select_attention,
+    self, Attended, AttentionKernel, Choice, Convolution, ExpertKernel, Gathered, Heads, Hidden, IndexJob,
+    Job, Kernel, MatrixRef, Output, Queries, Relevance, RowBlock, Scan, ScanHead, Share, Taken,
+    attend_gathered, attention, attention_to, convolve, matmul, relevance, scan, score_page, select,
+    select_attention,
 };
 use crate::ops::{Activation, Rope};
 use crate::quant::{FORMATS, Format};
@@ -41,6 +47,7 @@ pub struct Cpu {
     blocks: Kept<Vec<RowBlock>>,
     scores: Kept<Vec<f32>>,
     scratch: Kept<HostBuffer>,
+    seen: Box<Kept<Seen>>,
     step: Step,
 }
 
@@ -51,8 +58,8 @@ impl Cpu {
     /// When this machine lacks the instruction set.
     pub fn new(isa: Isa, threads: usize) -> Self {
         let kernels = FORMATS.iter().map(|format| select(format, isa)).collect();
-        let (blocks, scores, scratch, step) = Default::default();
-        Self { team: Team::new(threads), isa, kernels, blocks, scores, scratch, step }
+        let (blocks, scores, scratch, seen, step) = Default::default();
+        Self { team: Team::new(threads), isa, kernels, blocks, scores, scratch, seen, step }
     }
 
     /// The instruction set in use.
@@ -239,6 +246,19 @@ impl Backend for Cpu {
         self.scratch.give(factors);
     }
 
+    fn attend_entries(
+        &self,
+        step: &EntriesStep<'_>,
+        x: &HostBuffer,
+        angles: &HostBuffer,
+        states: &mut [KvCache],
+        out: &mut HostBuffer,
+    ) {
+        let mut seen = self.seen.take();
+        entries::attend((&self.team, &self.isa), step, (x, angles), states, (out, &mut seen));
+        self.seen.give(seen);
+    }
+
     fn ask<'s>(&self, store: &'s ExpertStore, layer: usize, routing: &Routing) -> Result<Turn<'s>> {
         store.turn(layer, routing.rows(), routing.dispatch())
     }
@@ -262,6 +282,17 @@ impl Backend for Cpu {
         drop(turn);
         self.combine(&mut step);
         Ok(())
+    }
+}
+
+/// The kernels' products of attention to entries.
+impl Look for Isa {
+    fn relevance(&self, of: &Relevance<'_>, key: &[f32]) -> f32 {
+        relevance(*self, of, key)
+    }
+
+    fn attend(&self, gathered: &Gathered<'_>, scores: &mut [f32], out: &mut [f32]) {
+        attend_gathered(*self, gathered, scores, out);
     }
 }
 

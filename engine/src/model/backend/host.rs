@@ -197,7 +197,7 @@ pub(super) fn angles(rope: &Rope, rows: &[Row], out: &mut HostBuffer) {
     }
 }
 
-fn norm_piece(norm: &NormWeights, piece: &mut [f32]) {
+pub(super) fn norm_piece(norm: &NormWeights, piece: &mut [f32]) {
     match norm.kind {
         Norm::Rms { epsilon } => rms_norm(piece, &norm.weight, epsilon),
         Norm::Layer { epsilon } => layer_norm(piece, &norm.weight, norm.bias.as_deref(), epsilon),
@@ -277,14 +277,14 @@ pub(super) fn activate(
 }
 
 pub(super) fn route(
-    experts: &Shape,
-    router: &Router,
+    (experts, router): (&Shape, &Router),
     drop: bool,
-    logits: &HostBuffer,
+    (rows, logits): (&[Row], &HostBuffer),
     routing: &mut Routing,
 ) {
     let (choice_bias, expert_scale) = (router.choice_bias.as_deref(), router.expert_scale.as_deref());
-    routing.route(logits.values(), experts, Weighing { choice_bias, expert_scale }, drop);
+    let by_token = router.table.as_ref().map(|table| (table, rows));
+    routing.route(logits.values(), experts, Weighing { choice_bias, expert_scale, by_token }, drop);
 }
 
 pub(super) fn add(team: &Team, x: &mut HostBuffer, added: &HostBuffer, scale: f32) {
@@ -421,13 +421,12 @@ macro_rules! host_steps {
         }
         fn route(
             &self,
-            experts: &Shape,
-            router: &Router,
+            by: (&Shape, &Router),
             drop: bool,
-            logits: &HostBuffer,
+            logits: (&[Row], &HostBuffer),
             routing: &mut Routing,
         ) {
-            host::route(experts, router, drop, logits, routing);
+            host::route(by, drop, logits, routing);
         }
         fn weigh_by_sigmoid(&self, gate: &Linear, x: &mut HostBuffer, out: &mut HostBuffer) {
             let mut weights = self.scratch.take();
@@ -441,6 +440,18 @@ macro_rules! host_steps {
         }
         fn add(&self, x: &mut HostBuffer, added: &HostBuffer, scale: f32) {
             host::add(&self.team, x, added, scale);
+        }
+        fn open_streams(
+            &self,
+            by: (Streams, &Mixing),
+            weights: &mut HostBuffer,
+            x: &HostBuffer,
+            out: &mut HostBuffer,
+        ) {
+            streams::open(&self.team, by, weights, x, out);
+        }
+        fn close_streams(&self, of: Streams, weights: &HostBuffer, added: &HostBuffer, x: &mut HostBuffer) {
+            streams::close(&self.team, of, weights, added, x);
         }
         fn select(&self, rows: &[Row], x: &HostBuffer, out: &mut HostBuffer) {
             host::select(rows, x, out);

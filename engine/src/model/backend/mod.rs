@@ -7,8 +7,10 @@ mod along;
 mod chosen;
 mod cpu;
 mod cuda;
+mod entries;
 mod host;
 mod plain;
+mod streams;
 
 pub use cpu::Cpu;
 pub use cuda::{Cuda, Missing, Setup, State as CudaState};
@@ -20,13 +22,17 @@ use super::moe::{Router, Routing, Shape};
 use super::observe::Observe;
 use super::pool::Pool;
 use super::state::{Memory, State};
-use super::step::{AttentionStep, Best, ChoiceStep, ConvStep, Factor, Row, ScanStep, Span};
+use super::step::{AttentionStep, Best, ChoiceStep, ConvStep, EntriesStep, Factor, Row, ScanStep, Span};
+use super::streams::{Mixing, Streams};
 use crate::error::Result;
 use crate::experts::ExpertStore;
 use crate::ops::{Activation, Rope};
 use crate::quant::Format;
 use std::borrow::Cow;
 use std::sync::Arc;
+
+/// Steps with a body here are not every backend's: one without them refuses models that need them ([`Cuda::supports`]).
+const REFUSED: &str = "a model that needs this step is refused when it is opened";
 
 /// The steps of a forward. Buffers are row-major matrices of f32; shapes have been checked when weights were bound.
 pub trait Backend {
@@ -154,13 +160,12 @@ pub trait Backend {
     fn copy_within(&self, x: &mut Self::Buffer, from: Span, to: Span);
     /// The activation between up and down, in place in `up`.
     fn activate(&self, activation: Activation, gate: Option<&Self::Buffer>, up: &mut Self::Buffer);
-    /// Chooses experts from router logits.
+    /// Chooses experts from the rows and their router logits.
     fn route(
         &self,
-        experts: &Shape,
-        router: &Router,
+        by: (&Shape, &Router),
         drop: bool,
-        logits: &Self::Buffer,
+        logits: (&[Row], &Self::Buffer),
         routing: &mut Self::Routing,
     );
     /// Begins a layer's turn at the store: what the batch wants and is not in memory is asked for.
@@ -187,6 +192,38 @@ pub trait Backend {
     fn weigh_by_sigmoid(&self, gate: &Linear, x: &mut Self::Buffer, out: &mut Self::Buffer);
     /// `x += added * scale`.
     fn add(&self, x: &mut Self::Buffer, added: &Self::Buffer, scale: f32);
+    /// Makes weights of streams out of raw sums, and of all streams in `x` what is read of them.
+    fn open_streams(
+        &self,
+        _by: (Streams, &Mixing),
+        _weights: &mut Self::Buffer,
+        _x: &Self::Buffer,
+        _out: &mut Self::Buffer,
+    ) {
+        unreachable!("{REFUSED}");
+    }
+    /// Mixes the streams in `x` by weights that were made so, and adds a half's output to each.
+    fn close_streams(
+        &self,
+        _streams: Streams,
+        _weights: &Self::Buffer,
+        _added: &Self::Buffer,
+        _x: &mut Self::Buffer,
+    ) {
+        unreachable!("{REFUSED}");
+    }
+    /// Takes the batch's keys into the sequences' states, a row after the other, and attends to windows and entries; results
+    /// are turned back by their rows' angles.
+    fn attend_entries(
+        &self,
+        _step: &EntriesStep<'_>,
+        _x: &Self::Buffer,
+        _angles: &Self::Buffer,
+        _states: &mut [Self::State],
+        _out: &mut Self::Buffer,
+    ) {
+        unreachable!("{REFUSED}");
+    }
     /// The rows that want logits, in order.
     fn select(&self, rows: &[Row], x: &Self::Buffer, out: &mut Self::Buffer);
     /// `x *= factor`.

@@ -7,14 +7,19 @@ use super::super::observe::Observe;
 use super::super::pool::PAGE;
 use super::super::pool::Pool;
 use super::super::state::Memory;
-use super::super::step::{AttentionStep, Best, ChoiceStep, ConvStep, Factor, Row, ScanStep, Span, Update};
+use super::super::step::{
+    AttentionStep, Best, ChoiceStep, ConvStep, EntriesStep, Factor, Row, ScanStep, Span, Update,
+};
+use super::super::streams::{Mixing, Streams};
 use super::along;
 use super::chosen::{self, Chosen};
+use super::entries::{self, Look, Seen};
 use super::host::{self, HostBuffer, Kept, Step, host_steps};
+use super::streams;
 use super::{Backend, ExpertStep};
 use crate::error::Result;
 use crate::experts::{ExpertStore, Stack};
-use crate::kernels::{CachedPages, LowRank, MatrixRef, STATE_COLUMNS};
+use crate::kernels::{CachedPages, Gathered, LowRank, MatrixRef, Relevance, STATE_COLUMNS};
 use crate::ops::{Activation, Rope};
 use crate::quant::Format;
 use crate::simd::Isa;
@@ -165,6 +170,27 @@ fn scan_head(
     }
 }
 
+/// Products of attention to entries, in f64.
+struct Loops;
+
+impl Look for Loops {
+    fn relevance(&self, of: &Relevance<'_>, key: &[f32]) -> f32 {
+        let heads = of.queries.chunks_exact(key.len()).zip(of.weights);
+        let parts = heads.map(|(query, weight)| *weight as f64 * dot(query, key).max(0.0) as f64);
+        (parts.sum::<f64>() * of.factor as f64) as f32
+    }
+
+    fn attend(&self, gathered: &Gathered<'_>, _: &mut [f32], out: &mut [f32]) {
+        let keys = || gathered.keys.chunks_exact(gathered.query.len());
+        let products = keys().map(|key| (dot(gathered.query, key) * gathered.scale) as f64);
+        let mut scores: Vec<f64> = products.chain([gathered.sink as f64]).collect();
+        softmax(&mut scores);
+        for (column, out) in out.iter_mut().enumerate() {
+            *out = keys().zip(&scores).map(|(key, score)| key[column] as f64 * score).sum::<f64>() as f32;
+        }
+    }
+}
+
 impl Backend for Plain {
     type Turn<'s> = ();
 
@@ -275,6 +301,18 @@ impl Backend for Plain {
             }
         });
         self.scratch.give(factors);
+    }
+
+    fn attend_entries(
+        &self,
+        step: &EntriesStep<'_>,
+        x: &HostBuffer,
+        angles: &HostBuffer,
+        states: &mut [KvCache],
+        out: &mut HostBuffer,
+    ) {
+        let mut seen = Seen::default();
+        entries::attend((&self.team, &Loops), step, (x, angles), states, (out, &mut seen));
     }
 
     fn ask(&self, _: &ExpertStore, _: usize, _: &Routing) -> Result<()> {

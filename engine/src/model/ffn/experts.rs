@@ -4,7 +4,7 @@ mod recorded;
 mod router;
 mod stacks;
 
-pub use super::super::moe::{Capacity, Gating, Groups, Inner, Router, Shape, Shared};
+pub use super::super::moe::{Capacity, ChosenBy, Gating, Groups, Inner, Router, Shape, Shared, Table};
 pub(in crate::model) use stacks::bind_stacks;
 
 use super::super::backend::{Backend, ExpertStep, Hidden};
@@ -46,7 +46,7 @@ impl Kind for Experts {
 
     fn bind(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Self> {
         let shared = |shared: Shared| {
-            let inner = dense::Shape { length: shared.length, activation: shape.activation };
+            let inner = dense::Shape { length: shared.length, activation: shared.activation };
             // Gemma 4 has names of its own for experts' norms and none for the FFN beside them.
             let suffix = if shape.inner == Inner::Normed { "" } else { "_shexp" };
             let ffn = Dense::bind_as(suffix, &inner, layer)?;
@@ -107,7 +107,7 @@ impl Kind for Experts {
             let scores = pass.backend.host(logits);
             pass.observe.scored(half.layer, &scores, self.shape.expert_count);
         }
-        pass.backend.route(&self.shape, &self.router, pass.drop_tokens, logits, routing);
+        pass.backend.route((&self.shape, &self.router), pass.drop_tokens, (pass.rows, logits), routing);
         if O::ACTIVE {
             pass.observe.routed(half.layer, &pass.backend.host_routing(routing));
         }
@@ -145,6 +145,11 @@ impl Experts {
     pub(in crate::model) fn choosing<'a>(&'a self, norm: &'a NormWeights) -> Choosing<'a> {
         let Self { shape, router, .. } = self;
         Choosing { shape, router, norm: router.norm.as_ref().unwrap_or(norm) }
+    }
+
+    /// The most experts that a token can use.
+    pub(in crate::model) fn most_used(&self) -> usize {
+        self.router.table.as_ref().map_or(self.shape.expert_count, |table| table.width)
     }
 
     /// The sizes, to be changed as a person wishes.
@@ -228,6 +233,6 @@ fn look_ahead<B: Backend, O: Observe>(
         pass.backend.norm(norm, half.x, half.added);
         pass.resize(logits, shape.expert_count);
         pass.backend.linear(&router.linear, half.added, logits, 0);
-        pass.backend.route(shape, router, false, logits, ahead);
+        pass.backend.route((shape, router), false, (pass.rows, logits), ahead);
     }
 }

@@ -1,5 +1,6 @@
 //! What mixes positions, the first half of a layer: a room for each kind and its line in the table below.
 
+pub mod compressed;
 mod convolution;
 pub mod delta_net;
 pub mod grouped;
@@ -23,6 +24,8 @@ kinds! {
         Grouped: grouped,
         /// Keys and values come from one small latent row.
         Latent: latent,
+        /// Keys are values, and entries stand for several positions.
+        Compressed: compressed,
         /// A recurrence that corrects itself.
         DeltaNet: delta_net,
         /// A recurrence that decays.

@@ -4,6 +4,21 @@ use super::Shape;
 use crate::cuda::Vector;
 use crate::model::matrix::{Linear, NormWeights};
 
+/// The experts of every token, whatever its scores.
+pub struct Table {
+    /// Of a token.
+    pub(in crate::model) width: usize,
+    /// `(vocab_size, width)`.
+    pub(in crate::model) experts: Vec<u32>,
+}
+
+impl Table {
+    /// The experts of a token.
+    pub(in crate::model) fn of(&self, token: u32) -> &[u32] {
+        &self.experts[token as usize * self.width..][..self.width]
+    }
+}
+
 /// What chooses and weighs experts.
 pub struct Router {
     /// On the residual stream, where it does not read the half's input.
@@ -13,6 +28,8 @@ pub struct Router {
     pub choice_bias: Option<Vector>,
     /// Factor on each expert's weight, `(expert_count)`.
     pub expert_scale: Option<Vector>,
+    /// What names the experts in the place of the scores.
+    pub table: Option<Table>,
 }
 
 /// What chooses a layer's experts, for whoever wants to know before its turn.

@@ -17,6 +17,8 @@ pub struct Shape {
     pub activation: Activation,
     /// Router logits to weights.
     pub gating: Gating,
+    /// What names the experts of a row.
+    pub chosen_by: ChosenBy,
     /// The groups among which experts are chosen first.
     pub groups: Option<Groups>,
     /// Whether the chosen weights are divided by their sum.
@@ -42,6 +44,20 @@ pub enum Gating {
     Sigmoid,
     /// Choose, then softmax over the chosen.
     SoftmaxChosen,
+    /// Square root of the softplus of each (DeepSeek V4).
+    SqrtSoftplus,
+}
+
+/// What names the experts of a row; their weights come from its scores in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChosenBy {
+    /// The best scores.
+    Scores,
+    /// A table with a row for each token of the vocabulary (hash routing, Roller et al. 2021).
+    Token {
+        /// Rows of the table.
+        vocab_size: usize,
+    },
 }
 
 /// Experts in groups of neighbours: the best groups of a row are chosen, then experts in these.
@@ -75,6 +91,8 @@ pub struct Shared {
     pub length: usize,
     /// Whether a sigmoid gate weighs its output.
     pub gated: bool,
+    /// Between up and down.
+    pub activation: Activation,
 }
 
 /// Token dropping of a batch (German MoE GPT v8): see [`Routing`](super::Routing).
@@ -109,10 +127,11 @@ impl Shape {
             length,
             activation: architecture.activation,
             gating,
+            chosen_by: ChosenBy::Scores,
             groups: read_groups(keys, gating, (expert_count, expert_used_count))?,
             normalise: keys.flag("expert_weights_norm")?.unwrap_or(architecture.normalise),
             scale: keys.float("expert_weights_scale")?.filter(|scale| *scale != 0.0).unwrap_or(1.0),
-            shared: read_shared(keys, layer, length)?,
+            shared: read_shared(keys, architecture, layer, length)?,
             inner: match keys.number("moe_latent_size", limit::WIDTH)? {
                 None | Some(0) => Inner::Same,
                 Some(width) => Inner::Latent(width),
@@ -132,9 +151,10 @@ fn read_gating(keys: &Keys<'_>, architecture: &Architecture, layer: usize) -> Re
         Some(1) => Ok(Gating::Softmax),
         Some(2) => Ok(Gating::Sigmoid),
         Some(3) => Ok(Gating::SoftmaxChosen),
+        Some(4) => Ok(Gating::SqrtSoftplus),
         Some(other) => Err(keys.wrong(
             "expert_gating_func",
-            "1 (softmax), 2 (sigmoid) or 3 (softmax of the chosen)",
+            "1 (softmax), 2 (sigmoid), 3 (softmax of the chosen) or 4 (root of softplus)",
             other,
         )),
     }
@@ -161,7 +181,12 @@ fn read_groups(
 }
 
 /// The shared expert's width comes from its key, or from how many experts' widths it is.
-fn read_shared(keys: &Keys<'_>, layer: usize, expert_length: usize) -> Result<Option<Shared>> {
+fn read_shared(
+    keys: &Keys<'_>,
+    architecture: &Architecture,
+    layer: usize,
+    expert_length: usize,
+) -> Result<Option<Shared>> {
     if !keys.has(layer, "ffn_up_shexp.weight") {
         return Ok(None);
     }
@@ -170,5 +195,6 @@ fn read_shared(keys: &Keys<'_>, layer: usize, expert_length: usize) -> Result<Op
         Some(length) if length > 0 => length,
         _ => expert_length.saturating_mul(count).min(limit::WIDTH),
     };
-    Ok(Some(Shared { length, gated: keys.has(layer, "ffn_gate_inp_shexp.weight") }))
+    let gated = keys.has(layer, "ffn_gate_inp_shexp.weight");
+    Ok(Some(Shared { length, gated, activation: architecture.activation }))
 }

@@ -82,7 +82,7 @@ impl State {
             Shape::Pages(Pages { heads, key_length, value_length, .. }) => {
                 [(heads, key_length), (heads, value_length)]
             }
-            Shape::State(_) => [(0, 0); 2],
+            Shape::State(_) | Shape::Entries(_) => [(0, 0); 2],
         });
         let present = widths.filter(|(_, width)| *width > 0);
         present.map(|(heads, width)| PAGE * heads * self.format.row_bytes(width))

@@ -387,10 +387,9 @@ impl Backend for Cuda {
 
     fn route(
         &self,
-        experts: &Shape,
-        router: &Router,
+        (experts, router): (&Shape, &Router),
         drop: bool,
-        logits: &Rows,
+        (_, logits): (&[Row], &Rows),
         routing: &mut DeviceRouting,
     ) {
         let Shape { expert_count, expert_used_count, groups, threshold, .. } = *experts;
@@ -403,6 +402,7 @@ impl Backend for Cuda {
                 Gating::Softmax => 0,
                 Gating::Sigmoid => 1,
                 Gating::SoftmaxChosen => 2,
+                Gating::SqrtSoftplus => unreachable!("refused when the model was opened"),
             },
             groups: groups.map_or(0, |groups| groups.count),
             groups_used: groups.map_or(0, |groups| groups.used),

@@ -4,9 +4,9 @@ use super::super::super::backend::Backend;
 use super::super::super::binder::LayerBinder;
 use super::super::super::kinds::{Half, Pass};
 use super::super::super::matrix::{Linear, NormWeights};
-use super::super::super::moe::{Inner, Router, Shape};
+use super::super::super::moe::{ChosenBy, Inner, Router, Shape, Table};
 use super::super::super::observe::Observe;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 impl Router {
     pub(super) fn bind(shape: &Shape, layer: &LayerBinder<'_>) -> Result<Self> {
@@ -20,6 +20,10 @@ impl Router {
             linear: layer.linear("ffn_gate_inp", experts, width)?,
             choice_bias: layer.optional_vector("exp_probs_b.bias", experts)?,
             expert_scale: layer.optional_vector("ffn_down_exps.scale", experts)?,
+            table: match shape.chosen_by {
+                ChosenBy::Scores => None,
+                ChosenBy::Token { vocab_size } => Some(Table::bind(shape, vocab_size, layer)?),
+            },
         })
     }
 
@@ -40,6 +44,20 @@ impl Router {
             }
         };
         pass.linear(&self.linear, input, logits, 0);
+    }
+}
+
+impl Table {
+    fn bind(shape: &Shape, vocab_size: usize, layer: &LayerBinder<'_>) -> Result<Self> {
+        let (name, width) = ("ffn_gate_tid2eid.weight", shape.expert_used_count);
+        let numbers = layer.vector(name, &[width, vocab_size])?;
+        let index = |&number: &f32| {
+            let is_one = number >= 0.0 && number < shape.expert_count as f32 && number.fract() == 0.0;
+            let expected = || format!("numbers of experts, below {}", shape.expert_count);
+            let place = || format!("tensor `{}`", layer.name(name));
+            is_one.then_some(number as u32).ok_or_else(|| Error::malformed(place(), expected(), number))
+        };
+        Ok(Self { width, experts: numbers.iter().map(index).collect::<Result<_>>()? })
     }
 }
 
