@@ -129,7 +129,6 @@ fn what_does_not_fit_is_said_on_the_command_line() {
 fn families_are_calibrated_and_measured() {
     for name in [
         "deepseek3",
-        "deepseek4",
         "kimi-k2-int4",
         "glm4moe",
         "minimax-m2",

@@ -7,7 +7,7 @@ mod fixtures;
 #[cfg(unix)]
 mod support;
 
-use fixtures::{fixture, options, rewrite, tokens};
+use fixtures::{few_tokens as tokens, fixture, options, rewrite};
 use moewe_engine::Error;
 use moewe_engine::gguf::Gguf;
 use moewe_engine::model::{Model, ffn};

@@ -9,7 +9,7 @@
 #[allow(dead_code, reason = "nothing is rewritten here")]
 mod fixtures;
 
-use fixtures::{golden, options, tokens};
+use fixtures::{few_tokens as tokens, golden, options};
 use moewe_convert::{Options as ConvertOptions, convert};
 use moewe_engine::model::{Row, Wants};
 use moewe_engine::quant::Format;

@@ -3,6 +3,7 @@
 use super::super::kv_cache::KvCache;
 use super::super::pool::PAGE;
 use super::super::step::{ChoiceStep, Row, runs};
+use crate::ops::best;
 use crate::threads::Team;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -61,48 +62,23 @@ pub(super) fn choose(
             team.each_row(scores, width, 1, |page, out| score(cache, page, rows.clone(), out));
             let places = &mut chosen.positions[rows.start * step.most..rows.end * step.most];
             team.each_row(places, step.most, 1, |i, places| {
-                let score = |position: u32| {
-                    let (page, at) = (position as usize / PAGE, position as usize % PAGE);
-                    scores[page * width + i * PAGE + at]
-                };
-                find_best(step.rows[rows.start + i].position, score, places);
+                let seen = 0..=step.rows[rows.start + i].position;
+                find_best(seen.map(|p| scores[p / PAGE * width + i * PAGE + p % PAGE]), places);
             });
             start = rows.end;
         }
     }
 }
 
-/// The positions up to `last` of the largest scores, rising; the earlier ones where scores are equal.
-fn find_best(last: usize, score: impl Fn(u32) -> f32, best: &mut [u32]) {
+/// The places of the largest scores, rising.
+fn find_best(scores: impl Iterator<Item = f32>, places: &mut [u32]) {
     thread_local! {
-        static POSITIONS: RefCell<Vec<u32>> = RefCell::default();
+        static ROW: RefCell<(Vec<f32>, Vec<u32>)> = RefCell::default();
     }
-    POSITIONS.with_borrow_mut(|positions| {
-        positions.clear();
-        positions.extend(0..=last as u32);
-        let largest_first = |a: &u32, b: &u32| score(*b).total_cmp(&score(*a)).then(a.cmp(b));
-        positions.select_nth_unstable_by(best.len() - 1, largest_first);
-        best.copy_from_slice(&positions[..best.len()]);
-        best.sort_unstable();
+    ROW.with_borrow_mut(|(row, found)| {
+        row.clear();
+        row.extend(scores);
+        best(row, places.len(), found);
+        places.copy_from_slice(found);
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_largest_scores_win_and_of_equal_ones_the_earlier() {
-        let scores = [1.0, 3.0, 2.0, 3.0, -1.0, 2.0, 2.0, 9.0];
-        let best = |last, count| {
-            let mut best = vec![0; count];
-            find_best(last, |position| scores[position as usize], &mut best);
-            best
-        };
-        assert_eq!(best(6, 2), [1, 3]);
-        assert_eq!(best(6, 3), [1, 2, 3]);
-        assert_eq!(best(6, 4), [1, 2, 3, 5]);
-        assert_eq!(best(7, 1), [7]);
-        assert_eq!(best(3, 4), [0, 1, 2, 3]);
-    }
 }
