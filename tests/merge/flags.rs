@@ -358,7 +358,8 @@ fn experts_finds_the_loads_that_the_check_found() {
         let trace = std::fs::read_to_string(place.path("trace")).unwrap();
         // The first line says which layers there are.
         for line in trace.lines().skip(1) {
-            let layers: Vec<Vec<usize>> = serde_json::from_str(line).unwrap();
+            let token: Value = serde_json::from_str(line).unwrap();
+            let layers: Vec<Vec<usize>> = serde_json::from_value(token["chosen"].clone()).unwrap();
             rows += 1;
             for (layer, choices) in layers.iter().enumerate() {
                 counts[layer][choices[0]] += 1;
