@@ -10,9 +10,11 @@ use moewe_engine::quant::Kind;
 use moewe_engine::{Error, Result};
 use std::collections::HashSet;
 
-/// The two halves of latent attention's `attn_kv_b`. Our forward does not observe them; llama.cpp writes entries of one
-/// row or of one per head, or of the whole, as its version has it. So they say nothing about whose importance this is.
-const ABSORBED: [&str; 3] = ["attn_k_b.weight", "attn_v_b.weight", "attn_kv_b.weight"];
+/// A matrix for each head or group of heads: the two halves of latent attention's `attn_kv_b`, and what puts heads out in
+/// groups. Our forward does not observe them; llama.cpp writes entries of one row or of one per head, or of the whole, as
+/// its version has it. So they say nothing about whose importance this is.
+const PER_HEAD: [&str; 4] =
+    ["attn_k_b.weight", "attn_v_b.weight", "attn_kv_b.weight", "attn_output_a.weight"];
 /// Names in a message; the others are counted.
 const NAMED: usize = 4;
 
@@ -54,14 +56,14 @@ fn wrong_lengths(importance: &Importance, tensors: &[Tensor], head: &str) -> Vec
         let inputs = Inputs::of(&tensor.subject, head);
         let (found, expected) =
             (importance.entries.get(inputs.observed())?.sums.len(), inputs.experts * inputs.columns);
-        (found != expected && !is_absorbed(inputs.name))
+        (found != expected && !is_per_head(inputs.name))
             .then(|| format!("{} with {found} columns, not {expected}", inputs.observed()))
     };
     tensors.iter().filter_map(wrong).collect()
 }
 
-fn is_absorbed(name: &str) -> bool {
-    ABSORBED.iter().any(|ending| name.ends_with(ending))
+fn is_per_head(name: &str) -> bool {
+    PER_HEAD.iter().any(|ending| name.ends_with(ending))
 }
 
 /// Entries for tensors that the model does not have.
@@ -70,7 +72,7 @@ fn strange(importance: &Importance, tensors: &[Tensor], head: &str) -> Vec<Strin
         .iter()
         .flat_map(|tensor| [tensor.subject.name.as_str(), Inputs::of(&tensor.subject, head).observed()]);
     let known: HashSet<&str> = known.collect();
-    let strange = |name: &&String| !known.contains(name.as_str()) && !is_absorbed(name);
+    let strange = |name: &&String| !known.contains(name.as_str()) && !is_per_head(name);
     importance.entries.keys().filter(strange).cloned().collect()
 }
 
@@ -85,7 +87,7 @@ fn missing(importance: &Importance, tensors: &[Tensor], head: &str, options: &Op
         let question = nothing.question(&tensor.subject, head);
         is_quantizable(question)
             && !question.is_original
-            && !is_absorbed(question.name)
+            && !is_per_head(question.name)
             && !matches!(question.role(), Role::Embedding | Role::Head)
             && !is_known(importance, question.name)
     };
